@@ -1,0 +1,59 @@
+"""What every test file shares: reproducible hypothesis runs, and threads put back after each test.
+
+Tests run on the instruction set that STOPE_ISA names (the widest by default); those that compare
+instruction sets loop over `stope.isa.available()` themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("stope", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.load_profile("stope")
+
+
+@pytest.fixture
+def threads():
+    """set_num_threads, undone after the test."""
+    import stope
+
+    before = stope.get_num_threads()
+    yield stope.set_num_threads
+    stope.set_num_threads(before)
+
+
+@pytest.fixture
+def python(tmp_path):
+    """python(code, **environment) -> the finished process of a fresh interpreter."""
+
+    def run(code, *, timeout=120, **environment):
+        path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", **environment}
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={name: value for name, value in env.items() if value is not None},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
+@pytest.fixture
+def succeeds(python):
+    """succeeds(code, **environment) -> stdout of code that must end well."""
+
+    def run(code, **options):
+        done = python(code, **options)
+        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run

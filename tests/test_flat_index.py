@@ -1,0 +1,239 @@
+"""FlatIndex: the answers of topk, from rows packed once, added later, saved and loaded."""
+
+from __future__ import annotations
+
+import os
+
+import cases
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+
+import stope
+
+METRICS = ("dot", "cosine", "euclidean")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", ["gaussian", "many_ties", "near_ties", "mixed_norms", "zero_rows"])
+def test_answers_equal_topk(metric, case):
+    queries, corpus = cases.make(case, 9, 700, 45)
+    index = stope.FlatIndex(corpus, metric=metric)
+    assert (len(index), index.dim, index.metric) == (700, 45, metric)
+    exclude = [np.arange(row, 700, 3) for row in range(9)]
+    scores = reference.canonical(queries, corpus, metric)
+    middle = np.median(scores, axis=1)
+    for k in (1, 10, 700):
+        for options in ({}, {"exclude": exclude}, {"ceiling": middle}, {"floor": middle}):
+            expected = reference.select(scores, k, **options)
+            reference.assert_same(index.search(queries, k, **options), expected, str([*options]))
+    for row in range(9):
+        one = index.search(queries[row : row + 1], 10)
+        reference.assert_same(one, reference.select(scores[row : row + 1], 10))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.int8])
+def test_added_rows_count_as_if_they_had_always_been_there(metric, dtype):
+    queries, corpus = cases.make("gaussian", 6, 211, 33)
+    scale = 30 if dtype == np.int8 else 1
+    queries, corpus = (np.clip(scale * rows, -127, 127).astype(dtype) for rows in (queries, corpus))
+    expected = reference.select(reference.canonical(queries, corpus, metric), 60)
+    for cuts in ([1], [15], [16], [17, 18], [100, 116, 210]):
+        parts = np.split(corpus, cuts)
+        index = stope.FlatIndex(parts[0], metric=metric)
+        for part in parts[1:]:
+            index.add(part)
+        assert len(index) == 211
+        reference.assert_same(index.search(queries, 60), expected, f"cuts {cuts}")
+
+
+def test_the_index_keeps_its_own_rows():
+    queries, corpus = cases.make("gaussian", 4, 100, 16)
+    index = stope.FlatIndex(corpus)
+    expected = reference.select(reference.canonical(queries, corpus), 100)
+    before = corpus.copy()
+    corpus[:] = 0
+    got = index.search(queries, 100)
+    changed = reference.select(reference.canonical(queries, corpus), 100)
+    # Either a copy or a documented view of the caller's rows, never a mixture of both.
+    if "view" in stope.FlatIndex.__doc__ or "refers" in stope.FlatIndex.__doc__:
+        corpus[:] = before
+        got = index.search(queries, 100)
+    assert not np.array_equal(expected[0], changed[0])
+    reference.assert_same(got, expected)
+
+
+def test_wrong_rows_are_refused_and_leave_the_index_as_it_was():
+    queries, corpus = cases.make("gaussian", 4, 100, 16)
+    index = stope.FlatIndex(corpus)
+    expected = index.search(queries, 20)
+    poisoned = np.ones((20, 16), np.float32)
+    poisoned[17, 3] = np.inf
+    with pytest.raises(ValueError, match=r"rows.*\b17\b"):
+        index.add(poisoned)
+    with pytest.raises(ValueError, match=r"dim 15.*dim 16|dim 16.*dim 15"):
+        index.add(np.ones((2, 15), np.float32))
+    with pytest.raises(TypeError, match="float16"):
+        index.add(np.ones((2, 16), np.float16))
+    assert len(index) == 100
+    reference.assert_same(index.search(queries, 20), (expected.scores, expected.ids))
+
+
+def test_wrong_arguments_are_refused():
+    queries, corpus = cases.make("gaussian", 4, 100, 16)
+    with pytest.raises(ValueError, match=r"metric.*'l2'"):
+        stope.FlatIndex(corpus, metric="l2")
+    with pytest.raises(ValueError, match="corpus"):
+        stope.FlatIndex(corpus[0])
+    with pytest.raises(ValueError, match=r"corpus.*empty|empty.*corpus|corpus.*0 rows"):
+        stope.FlatIndex(corpus[:0])
+    index = stope.FlatIndex(corpus)
+    with pytest.raises(ValueError, match=r"\bk\b.*101"):
+        index.search(queries, 101)
+    with pytest.raises(ValueError, match=r"dim 16.*dim 15|dim 15.*dim 16"):
+        index.search(queries[:, :15].copy(), 3)
+    with pytest.raises(TypeError, match="float16"):
+        index.search(queries.astype(np.float16), 3)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.int8])
+def test_a_saved_index_answers_the_same(tmp_path, metric, dtype):
+    queries, corpus = cases.make("gaussian", 6, 211, 33)
+    scale = 30 if dtype == np.int8 else 1
+    queries, corpus = (np.clip(scale * rows, -127, 127).astype(dtype) for rows in (queries, corpus))
+    index = stope.FlatIndex(corpus[:150], metric=metric)
+    index.add(corpus[150:])
+    index.save(tmp_path / "index.stope")
+    loaded = stope.FlatIndex.load(str(tmp_path / "index.stope"))
+    assert (len(loaded), loaded.dim, loaded.metric) == (211, 33, metric)
+    expected = reference.select(reference.canonical(queries, corpus, metric), 211)
+    reference.assert_same(loaded.search(queries, 211), expected)
+
+
+def test_a_loaded_index_can_grow_and_be_saved_over_its_own_file(tmp_path):
+    queries, corpus = cases.make("gaussian", 6, 211, 33)
+    path = tmp_path / "index.stope"
+    stope.FlatIndex(corpus[:150]).save(path)
+    loaded = stope.FlatIndex.load(path)
+    loaded.add(corpus[150:])
+    expected = reference.select(reference.canonical(queries, corpus), 50)
+    reference.assert_same(loaded.search(queries, 50), expected)
+    loaded.save(path)
+    reference.assert_same(loaded.search(queries, 50), expected)
+    reference.assert_same(stope.FlatIndex.load(path).search(queries, 50), expected)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["index.stope"]  # no temporary left
+
+
+def test_saving_is_deterministic(tmp_path):
+    corpus = cases.make("gaussian", 1, 100, 16)[1]
+    for name in ("a", "b"):
+        stope.FlatIndex(corpus).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_written_on_one_isa_serves_every_other(tmp_path):
+    queries, corpus = cases.make("gaussian", 5, 300, 70)
+    expected = reference.select(reference.canonical(queries, corpus), 40)
+    contents = set()
+    for isa in stope.isa.available():
+        with stope.isa.only(isa):
+            stope.FlatIndex(corpus).save(tmp_path / isa)
+        contents.add((tmp_path / isa).read_bytes())
+        for other in stope.isa.available():
+            with stope.isa.only(other):
+                got = stope.FlatIndex.load(tmp_path / isa).search(queries, 40)
+            reference.assert_same(got, expected, f"{isa} -> {other}")
+    assert len(contents) == 1
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("index") / "index.stope"
+    stope.FlatIndex(cases.make("gaussian", 1, 50, 20)[1]).save(path)
+    return path.read_bytes()
+
+
+def refused(path, contents):
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=r"index\.stope") as info:
+        stope.FlatIndex.load(path)
+    assert len(str(info.value).split()) >= 5, "the message is a sentence"
+    return str(info.value)
+
+
+def test_every_altered_byte_is_noticed(tmp_path, saved):
+    """Each byte of the first and last 256, and bytes spread over the whole file."""
+    size = len(saved)
+    places = {*range(256), *range(size - 256, size), *range(0, size, max(1, size // 400))}
+    for place in sorted(places):
+        altered = bytearray(saved)
+        altered[place] ^= 1 << (place % 8)
+        refused(tmp_path / "index.stope", bytes(altered))
+
+
+def test_every_truncation_is_noticed(tmp_path, saved):
+    size = len(saved)
+    for length in {
+        *range(0, 300, 7),
+        *range(size // 2, size // 2 + 9),
+        size - 64,
+        size - 8,
+        size - 1,
+    }:
+        refused(tmp_path / "index.stope", saved[:length])
+
+
+def test_extra_bytes_are_noticed(tmp_path, saved):
+    refused(tmp_path / "index.stope", saved + b"\0")
+    refused(tmp_path / "index.stope", saved + saved)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    for contents in (b"", b"\x93NUMPY\x01\x00" + bytes(4096), b"{}" * 4000, os.urandom(9000)):
+        message = refused(tmp_path / "index.stope", contents)
+        assert "index" in message
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        stope.FlatIndex.load(tmp_path / "nowhere")
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    index = stope.FlatIndex(np.ones((3, 4), np.float32))
+    with pytest.raises(FileNotFoundError, match="missing"):
+        index.save(tmp_path / "missing" / "index.stope")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file sizes are limited by setrlimit")
+def test_a_full_disk_keeps_the_old_file(tmp_path, succeeds):
+    """A limited file size stands for a full disk: OSError, the old file whole, nothing left."""
+    stdout = succeeds(
+        f"""
+        import os, resource, signal
+        import numpy as np, stope
+        path = {str(tmp_path / "index.stope")!r}
+        stope.FlatIndex(np.ones((10, 8), np.float32)).save(path)
+        before = open(path, "rb").read()
+        big = stope.FlatIndex(np.ones((5000, 64), np.float32))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            big.save(path)
+        except OSError as error:
+            print("refused", error)
+        assert open(path, "rb").read() == before
+        print(sorted(os.listdir({str(tmp_path)!r})))
+        """
+    )
+    assert "refused" in stdout and "['index.stope']" in stdout
+
+
+def test_nothing_is_unpickled(tmp_path, saved):
+    assert b"pickle" not in saved and not saved.startswith(b"\x80")

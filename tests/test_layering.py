@@ -1,0 +1,256 @@
+"""Who may include or import whom (house section 2), read from the #include and import lines."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "python" / "stope"
+CONTRACTS = {path.name for path in (ROOT / "cpp/include/stope").glob("*.h")}
+INTRINSICS = {
+    "immintrin.h",
+    "x86intrin.h",
+    "arm_neon.h",
+    "xmmintrin.h",
+    "emmintrin.h",
+    "amxintrin.h",
+}
+FOREIGN = re.compile(r"Python\.h|pybind11|numpy/|torch/|ATen|cuda|cub/|omp\.h")
+PIPELINES = {"data", "mining", "retrieval", "evaluation", "training", "report", "demo"}
+PLAIN = {"stdint.h", "stddef.h", "string.h", "math.h", "cstdint", "cstddef", "cstring", "cmath"}
+
+
+def sources(folder):
+    folder = ROOT / folder
+    return sorted(p for p in folder.rglob("*") if p.suffix in {".h", ".cpp", ".cu", ".cuh"})
+
+
+def without_comments(text):
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S)
+
+
+def includes(path):
+    """(name, quoted) of every #include line."""
+    found = re.findall(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', path.read_text(), flags=re.M)
+    return [(name, mark == '"') for mark, name in found]
+
+
+def is_contract(name):
+    return name.startswith("stope/") and name.removeprefix("stope/") in CONTRACTS
+
+
+def is_standard(name, quoted):
+    """A header of the C or C++ library or of the operating system."""
+    return not quoted and name not in INTRINSICS and not FOREIGN.search(name)
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def every(folder):
+    paths = sources(folder)
+    assert paths, f"{folder} holds no sources: this test would check nothing"
+    return pytest.mark.parametrize("path", paths, ids=relative)
+
+
+# --- C++ ---------------------------------------------------------------------------------------
+
+
+@every("cpp/include/stope")
+def test_contracts(path):
+    allowed = {"cstdint", "cstddef", "stdexcept"}
+    for name, _ in includes(path):
+        assert name in allowed or is_contract(name), f"{relative(path)} includes {name}"
+
+
+@every("cpp/kernels")
+def test_kernels(path):
+    own = path.stem.split("_")[0]
+    simd = {f"simd/{own}.h"} | ({"simd/avx512.h"} if own == "amx" else set())
+    beside = {entry.name for entry in (ROOT / "cpp/kernels").glob("*.inl.h")} | {"kernel_table.h"}
+    for name, quoted in includes(path):
+        if path.parent.name == "simd":
+            ours = name == "kernel_table.h" or (
+                own == "amx" and name.removeprefix("simd/") == "avx512.h"
+            )
+        elif path.name == "kernel_table.h":
+            ours = False
+        else:
+            ours = name in beside or (path.suffix == ".cpp" and name in simd)
+        ok = ours or name == "stope/dtype.h" or (not quoted and name in PLAIN | INTRINSICS)
+        assert ok, f"{relative(path)} includes {name}"
+
+
+@every("cpp/kernels")
+def test_kernels_keep_everything_to_themselves(path):
+    text = without_comments(path.read_text())
+    if path.name == "kernel_table.h":  # the contract; the next test looks at it
+        return
+    assert re.search(r"namespace\s*\{", text), f"{relative(path)} has no anonymous namespace"
+    assert not re.search(r"\bstd::(?!(u?int\d+_t|size_t|fma\w?|uintptr_t)\b)\w+", text), relative(
+        path
+    )
+
+
+def test_headers_that_kernels_include_hold_no_functions():
+    """An inline function there becomes a weak symbol, perhaps built with AVX-512 flags."""
+    for name in ("cpp/include/stope/dtype.h", "cpp/kernels/kernel_table.h"):
+        text = without_comments((ROOT / name).read_text())
+        assert not re.search(r"\)\s*(const)?\s*(noexcept)?\s*\{", text), (
+            f"{name} defines a function"
+        )
+
+
+@every("cpp/runtime")
+def test_runtime(path):
+    for name, quoted in includes(path):
+        own = (ROOT / "cpp/runtime" / Path(name).name).exists() and name.split("/")[0] in {
+            "runtime",
+            Path(name).name,
+        }
+        ok = own or is_contract(name) or name == "kernel_table.h" or is_standard(name, quoted)
+        assert ok, f"{relative(path)} includes {name}"
+        assert not name.startswith("ops/")
+    assert not re.search(r"\b_mm\d*_|\b_tile_", without_comments(path.read_text())), relative(path)
+
+
+@every("cpp/ops")
+def test_ops(path):
+    for name, quoted in includes(path):
+        base = Path(name).name
+        own = (ROOT / "cpp/ops" / base).exists() and name in {base, f"ops/{base}"}
+        runtime = (ROOT / "cpp/runtime" / base).exists() and name in {base, f"runtime/{base}"}
+        ok = (
+            own
+            or runtime
+            or is_contract(name)
+            or name == "kernel_table.h"
+            or is_standard(name, quoted)
+        )
+        assert ok and "simd" not in name, f"{relative(path)} includes {name}"
+    assert not re.search(r"\b_mm\d*_|\b_tile_|__m\d{3}", without_comments(path.read_text())), (
+        relative(path)
+    )
+
+
+@every("cuda")
+def test_cuda(path):
+    for name, quoted in includes(path):
+        assert is_contract(name) or not quoted, f"{relative(path)} includes {name}"
+        assert not re.search(r"^(ops|runtime|kernels)/|Python|pybind11", name), (
+            f"{relative(path)}: {name}"
+        )
+
+
+def test_only_the_stub_knows_whether_cuda_is_there():
+    for path in [*sources("cpp"), *sources("python/bindings"), *sources("cuda")]:
+        assert not re.search(r"#\s*if.*CUDA", path.read_text()), relative(path)
+
+
+@every("python/bindings")
+def test_bindings(path):
+    for name, quoted in includes(path):
+        own = quoted and (ROOT / "python/bindings" / name).exists()
+        standard = is_standard(name, quoted)
+        pybind = re.fullmatch(r"pybind11/(?!numpy|eigen)\w+\.h", name)
+        ok = own or is_contract(name) or standard or pybind
+        assert ok, f"{relative(path)} includes {name}"
+
+
+def test_flags_of_one_instruction_set_reach_only_its_kernels():
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert len(text.splitlines()) <= 150
+    code = re.sub(r"#[^\n]*", "", text)
+    assert not re.search(r"march=native|\bGLOB", code)
+    for flag in re.finditer(r"-m(?:avx|amx|fma|f16c|sse|bmi)", code):
+        statement = code[: flag.start()].rpartition(")")[2].strip()
+        assert re.match(
+            r"set\(\w+_flags\b|set_source_files_properties\(\s*cpp/kernels/\w+\.cpp\s", statement
+        ), statement
+
+
+# --- Python ------------------------------------------------------------------------------------
+
+
+def modules():
+    return sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path):
+    """(absolute module name, runs at import time) of every import in the file."""
+    package = ("stope", *path.relative_to(PACKAGE).parent.parts)
+    found = []
+
+    def visit(node, top):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found.extend((f"{module}.{alias.name}", top) for alias in node.names)
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, top and not inside)
+
+    visit(ast.parse(path.read_text()), True)
+    return found
+
+
+def layer(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def uses(name, *modules):
+    return any(name == f"stope.{m}" or name.startswith(f"stope.{m}.") for m in modules)
+
+
+@pytest.mark.parametrize("path", modules(), ids=relative)
+def test_python(path):
+    where, names = layer(path), imports(path)
+    assert isinstance(where, str) and modules()
+    for name, top in names:
+        said = f"{relative(path)} imports {name}"
+        root = name.split(".")[0]
+        if where in {"_arrays", "ops", "isa", "errors", "_extras", "__init__"}:
+            if top:
+                assert (
+                    root in {"stope", "numpy", "__future__"} or root in sys.stdlib_module_names
+                ), said
+            if where != "__init__":
+                assert not uses(name, *PIPELINES, "torch", "weighting", "integrations", "cli"), said
+        if where == "ops" and path.name != "__init__.py" and uses(name, "ops"):
+            assert path.stem == name.split(".")[2], f"{said}: operations do not use each other"
+        if where in {"isa", "_arrays"}:
+            assert not uses(name, "ops"), said
+        if where in {"torch", "weighting"}:
+            assert not uses(name, *PIPELINES, "integrations", "cli"), said
+        if where in PIPELINES | {"integrations", "cli", "__main__"}:
+            assert not uses(name, "_core", "_arrays"), said
+        if where in PIPELINES:
+            assert not uses(name, "cli", "integrations"), said
+
+
+def test_nothing_is_unpickled():
+    for path in modules():
+        text = path.read_text()
+        assert not re.search(
+            r"\b(pickle|joblib|dill|marshal|shelve)\b|allow_pickle\s*=\s*True", text
+        ), relative(path)
+        assert not re.search(r"torch\.load\((?![^)]*weights_only\s*=\s*True)", text), relative(path)
+
+
+def test_files_have_one_purpose():
+    folders = ("cpp", "cuda", "python", "tests", "benchmarks")
+    for folder in folders:
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in {".py", ".h", ".cpp", ".cu", ".cuh", ".pyi"}:
+                assert len(path.read_text().splitlines()) <= 450, relative(path)

@@ -1,0 +1,251 @@
+"""topk: shapes, ties, exclusions, ceilings and floors against the oracle's selection."""
+
+from __future__ import annotations
+
+import cases
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+
+import stope
+
+METRICS = ("dot", "cosine", "euclidean")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [1, 3, 15, 16, 17, 63, 64, 65, 100, 252, 384])
+def test_ragged_shapes(metric, dim):
+    for n in (1, 15, 16, 17, 63, 65, 200):
+        queries, corpus = cases.make("gaussian", 5, n, dim)
+        scores = reference.canonical(queries, corpus, metric)
+        for k in sorted({1, min(10, n), n}):
+            got = stope.topk(queries, corpus, k, metric=metric)
+            assert got.scores.shape == got.ids.shape == (5, k)
+            assert got.scores.dtype == np.float32 and got.ids.dtype == np.int64
+            reference.assert_same(got, reference.select(scores, k), f"n={n} k={k}")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n", [1000, 5000])
+@pytest.mark.parametrize("dim", [17, 100])
+def test_larger_corpora_and_every_kind_of_k(metric, n, dim):
+    queries, corpus = cases.make("gaussian", 9, n, dim)
+    scores = reference.canonical(queries, corpus, metric)
+    for k in (1, 2, 10, 99, 100, 1000, n - 1, n):
+        got = stope.topk(queries, corpus, k, metric=metric)
+        reference.assert_same(got, reference.select(scores, k), f"k={k}")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_many_blocks_against_the_oracle(metric):
+    queries, corpus = cases.make("gaussian", 70, 60_000, 48)
+    oracle = reference.similarity(queries, corpus, metric)
+    bound = reference.error_bound(queries, corpus, metric)
+    for k in (1, 10, 100, 1000):
+        got = stope.topk(queries, corpus, k, metric=metric)
+        assert (np.diff(got.scores, axis=1) <= 0).all()
+        assert all(len(set(row)) == k for row in got.ids.tolist())
+        pairs = np.repeat(queries, k, axis=0), corpus[got.ids.ravel()]
+        expected = reference.canonical_pairs(*pairs, metric)
+        np.testing.assert_array_equal(reference.bits(got.scores.ravel()), reference.bits(expected))
+        # No document left out is surely better than the last one kept.
+        left_out = oracle - bound
+        np.put_along_axis(left_out, got.ids, -np.inf, axis=1)
+        assert (left_out.max(axis=1) <= got.scores[:, -1]).all()
+
+
+def test_ties_go_to_the_smaller_id():
+    corpus = np.tile(np.eye(4, dtype=np.float32), (300, 1))
+    queries = np.array([[0, 1, 0, 0], [1, 0, 0, 0]], np.float32)
+    got = stope.topk(queries, corpus, 310)
+    np.testing.assert_array_equal(got.ids[0, :300], np.arange(1, 1200, 4))
+    np.testing.assert_array_equal(got.ids[1, :300], np.arange(0, 1200, 4))
+    np.testing.assert_array_equal(got.ids[0, 300:], [0, 2, 3, 4, 6, 7, 8, 10, 11, 12])
+
+
+def test_minus_zero_ties_with_zero():
+    """An underflowing negative product is -0, which equals +0: the smaller id wins."""
+    corpus = np.array([[-1e-30], [0.0], [-1e-30], [1.0], [0.0]], np.float32)
+    got = stope.topk(np.array([[1e-30]], np.float32), corpus, 5)
+    np.testing.assert_array_equal(got.ids, [[3, 0, 1, 2, 4]])
+    expected = reference.canonical(np.array([[1e-30]], np.float32), corpus)
+    reference.assert_same(got, reference.select(expected, 5))
+
+
+def test_result_is_a_named_tuple():
+    queries, corpus = cases.make("gaussian", 3, 20, 8)
+    got = stope.topk(queries, corpus, 4)
+    scores, ids = got
+    assert isinstance(got, stope.TopK) and scores is got.scores and ids is got.ids
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", ["gaussian", "many_ties", "identical", "near_ties"])
+def test_exclusions(metric, case):
+    queries, corpus = cases.make(case, 6, 300, 24)
+    rng = np.random.default_rng(0)
+    scores = reference.canonical(queries, corpus, metric)
+    best = reference.select(scores, 300)[1]
+    exclude = [
+        np.array([], np.int64),  # nothing
+        best[1, :5],  # the very best, unsorted
+        np.arange(300),  # everything
+        rng.permutation(300)[:299],  # all but one
+        np.array([0, 15, 16, 31, 32, 299]),  # panel edges
+        best[5, 3:200],
+    ]
+    csr = (
+        np.cumsum([0, *map(len, exclude)]).astype(np.int64),
+        np.concatenate(exclude).astype(np.int64),
+    )
+    for k in (1, 7, 300):
+        expected = reference.select(scores, k, exclude=exclude)
+        assert (expected[1][2] == -1).all()
+        reference.assert_same(
+            stope.topk(queries, corpus, k, metric=metric, exclude=exclude), expected
+        )
+        reference.assert_same(stope.topk(queries, corpus, k, metric=metric, exclude=csr), expected)
+        as_lists = [row.tolist() for row in exclude]
+        reference.assert_same(
+            stope.topk(queries, corpus, k, metric=metric, exclude=as_lists), expected
+        )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", cases.CASES)
+def test_ceilings_and_floors_are_inclusive(metric, case):
+    queries, corpus = cases.make(case, 8, 500, 40)
+    scores = reference.canonical(queries, corpus, metric)
+    ordered = -np.sort(-scores, axis=1)
+    inf = np.float32(np.inf)
+    # Exactly a score that occurs, one step beside it, and thresholds that keep all or nothing.
+    ceiling = ordered[np.arange(8), [0, 1, 3, 100, 250, 499, 20, 20]].copy()
+    ceiling[6], ceiling[7] = np.nextafter(ceiling[6], -inf), inf
+    floor = ordered[np.arange(8), [0, 9, 3, 140, 499, 499, 60, 60]].copy()
+    floor[6], floor[7] = np.nextafter(floor[6], inf), -inf
+    for k in (1, 12, 500):
+        for limits in (
+            {"ceiling": ceiling},
+            {"floor": floor},
+            {"ceiling": ceiling, "floor": floor},
+        ):
+            got = stope.topk(queries, corpus, k, metric=metric, **limits)
+            reference.assert_same(got, reference.select(scores, k, **limits), f"k={k} {[*limits]}")
+
+
+def test_limits_that_leave_nothing_pad_the_row():
+    queries, corpus = cases.make("gaussian", 2, 50, 8)
+    got = stope.topk(queries, corpus, 3, floor=np.array([1e9, -1e9], np.float32))
+    assert (got.ids[0] == -1).all() and (got.scores[0] == -np.inf).all()
+    assert (got.ids[1] >= 0).all()
+
+
+@given(st.data())
+def test_any_small_problem(data):
+    """Small integers give exact scores with many ties under every metric's selection rules."""
+    integers = st.integers
+    num_queries, n, dim = (data.draw(integers(1, top)) for top in (4, 70, 20))
+    metric = data.draw(st.sampled_from(METRICS))
+    rng = np.random.default_rng(data.draw(integers(0, 10_000)))
+    spread = data.draw(integers(1, 3))
+    queries = rng.integers(-spread, spread + 1, (num_queries, dim)).astype(np.float32)
+    corpus = rng.integers(-spread, spread + 1, (n, dim)).astype(np.float32)
+    k = data.draw(integers(1, n))
+    limits = {}
+    scores = reference.canonical(queries, corpus, metric)
+    if data.draw(st.booleans()):
+        limits["exclude"] = [rng.permutation(n)[: rng.integers(0, n + 1)] for _ in queries]
+    for name in ("ceiling", "floor"):
+        if data.draw(st.booleans()):
+            limits[name] = scores[np.arange(num_queries), rng.integers(0, n, num_queries)]
+    got = stope.topk(queries, corpus, k, metric=metric, **limits)
+    reference.assert_same(got, reference.select(scores, k, **limits))
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_approximate_precisions_come_close(precision, metric):
+    queries, corpus = cases.make("gaussian", 20, 3000, 64)
+    exact = stope.topk(queries, corpus, 50, metric=metric)
+    got = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
+    found = [
+        len(set(a) & set(b)) / 50 for a, b in zip(got.ids.tolist(), exact.ids.tolist(), strict=True)
+    ]
+    assert np.mean(found) > 0.85
+    assert (np.diff(got.scores, axis=1) <= 0).all()
+    oracle = reference.similarity(queries, corpus, metric)
+    expected = np.take_along_axis(oracle, got.ids, axis=1)
+    np.testing.assert_allclose(got.scores, expected, atol=0.03 * np.abs(oracle).max())
+
+
+def test_out_is_written_and_returned():
+    queries, corpus = cases.make("gaussian", 5, 40, 20)
+    out = np.empty((5, 3), np.float32), np.empty((5, 3), np.int64)
+    got = stope.topk(queries, corpus, 3, out=out)
+    assert got.scores is out[0] and got.ids is out[1]
+    expected = reference.select(reference.canonical(queries, corpus), 3)
+    reference.assert_same(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "ids", "kind"),
+    [
+        (np.empty((5, 4), np.float32), np.empty((5, 3), np.int64), ValueError),
+        (np.empty((5, 3), np.float32), np.empty((4, 3), np.int64), ValueError),
+        (np.empty((5, 3), np.float64), np.empty((5, 3), np.int64), TypeError),
+        (np.empty((5, 3), np.float32), np.empty((5, 3), np.int32), TypeError),
+        (np.empty((3, 5), np.float32).T, np.empty((5, 3), np.int64), ValueError),
+    ],
+)
+def test_out_that_does_not_fit_is_refused(scores, ids, kind):
+    queries, corpus = cases.make("gaussian", 5, 40, 20)
+    with pytest.raises(kind, match="out"):
+        stope.topk(queries, corpus, 3, out=(scores, ids))
+
+
+@pytest.mark.parametrize("k", [0, -1, 41])
+def test_k_outside_the_corpus_is_refused(k):
+    queries, corpus = cases.make("gaussian", 5, 40, 20)
+    with pytest.raises(ValueError, match=rf"\bk\b.*{k}"):
+        stope.topk(queries, corpus, k)
+
+
+def test_k_that_is_no_integer_is_refused():
+    queries, corpus = cases.make("gaussian", 5, 40, 20)
+    with pytest.raises(TypeError, match=r"\bk\b"):
+        stope.topk(queries, corpus, 2.5)
+
+
+@pytest.mark.parametrize("option", [{"metric": "l2"}, {"precision": "float8"}])
+def test_unknown_words_are_refused(option):
+    queries, corpus = cases.make("gaussian", 5, 40, 20)
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=rf"{name}.*'{value}'"):
+        stope.topk(queries, corpus, 3, **option)
+
+
+@pytest.mark.parametrize("name", ["ceiling", "floor"])
+def test_wrong_limits_are_refused(name):
+    queries, corpus = cases.make("gaussian", 5, 40, 20)
+    with pytest.raises(ValueError, match=name):
+        stope.topk(queries, corpus, 3, **{name: np.zeros(4, np.float32)})
+    limits = np.zeros(5, np.float32)
+    limits[2] = np.nan
+    with pytest.raises(ValueError, match=rf"{name}.*\b2\b"):
+        stope.topk(queries, corpus, 3, **{name: limits})
+
+
+@pytest.mark.parametrize("dim", [131_073, 140_001])
+def test_a_very_deep_row_is_exact_or_refused(dim):
+    """Here the sums of int8 codes pass 2^24 (float32) and 2^31 (int32)."""
+    rng = np.random.default_rng(0)
+    corpus = np.ones((40, dim), np.float32)
+    corpus[:, ::2] += 1e-3 * rng.standard_normal((40, 1))
+    try:
+        got = stope.topk(corpus[:2], corpus, 5)
+    except ValueError as error:
+        assert "dim" in str(error) and str(dim) in str(error).replace(",", "")
+    else:
+        reference.assert_same(got, reference.select(reference.canonical(corpus[:2], corpus), 5))
