@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import warnings
 
-import cases
 import ml_dtypes
 import numpy as np
 import pytest
-import reference
 
+import cases
+import reference
 import stope
 
 METRICS = ("dot", "cosine", "euclidean")

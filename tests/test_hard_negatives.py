@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import cases
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import reference
 from hypothesis import given
 
+import cases
+import reference
 import stope
 
 METRICS = ("dot", "cosine", "euclidean")
@@ -143,9 +143,12 @@ def test_the_minimum_over_the_positives_decides():
     values = np.array([10, 9, 8, 4, 3, 2], np.float32)[:, None]
     queries = np.ones((1, 1), np.float32)
     got = stope.mine_hard_negatives(queries, values, [[0, 3]], 5, metric="dot", absolute_margin=0.5)
-    assert got.positive_scores[0] == 4 and got.ids[0].tolist() == [4, 5, -1, -1, -1]
-    assert got.counts[0] == 2 and got.scores[0, 2] == -np.inf
-    assert got.rejected["positive"][0] == 2 and got.rejected["absolute_margin"][0] == 2
+    assert got.positive_scores[0] == 4
+    assert got.ids[0].tolist() == [4, 5, -1, -1, -1]
+    assert got.counts[0] == 2
+    assert got.scores[0, 2] == -np.inf
+    assert got.rejected["positive"][0] == 2
+    assert got.rejected["absolute_margin"][0] == 2
 
 
 def test_a_query_gets_every_eligible_negative_however_deep():
@@ -208,7 +211,8 @@ def test_random_sampling_stays_in_the_pool_ordered_and_distinct():
         )
         chosen = [i for i in got.ids[row] if i >= 0]
         assert len(chosen) == min(4, len(inside)) == got.counts[row]
-        assert len(set(chosen)) == len(chosen) and set(chosen) <= set(inside)
+        assert len(set(chosen)) == len(chosen)
+        assert set(chosen) <= set(inside)
         np.testing.assert_array_equal(got.scores[row, : len(chosen)], scores[row, chosen])
         assert chosen == [i for i in inside if i in set(chosen)]
 

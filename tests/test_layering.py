@@ -92,7 +92,8 @@ def test_kernels_keep_everything_to_themselves(path):
     text = without_comments(path.read_text())
     if path.name == "kernel_table.h":  # the contract; the next test looks at it
         return
-    assert re.search(r"namespace\s*\{", text), f"{relative(path)} has no anonymous namespace"
+    if path.suffix == ".h":
+        assert re.search(r"namespace\s*\{", text), f"{relative(path)} has no anonymous namespace"
     assert not re.search(r"\bstd::(?!(u?int\d+_t|size_t|fma\w?|uintptr_t)\b)\w+", text), relative(
         path
     )
@@ -133,7 +134,7 @@ def test_ops(path):
             or name == "kernel_table.h"
             or is_standard(name, quoted)
         )
-        assert ok and "simd" not in name, f"{relative(path)} includes {name}"
+        assert ok, f"{relative(path)} includes {name}"
     assert not re.search(r"\b_mm\d*_|\b_tile_|__m\d{3}", without_comments(path.read_text())), (
         relative(path)
     )
@@ -216,7 +217,8 @@ def uses(name, *modules):
 @pytest.mark.parametrize("path", modules(), ids=relative)
 def test_python(path):
     where, names = layer(path), imports(path)
-    assert isinstance(where, str) and modules()
+    assert isinstance(where, str)
+    assert modules()
     for name, top in names:
         said = f"{relative(path)} imports {name}"
         root = name.split(".")[0]
@@ -228,7 +230,8 @@ def test_python(path):
             if where != "__init__":
                 assert not uses(name, *PIPELINES, "torch", "weighting", "integrations", "cli"), said
         if where == "ops" and path.name != "__init__.py" and uses(name, "ops"):
-            assert path.stem == name.split(".")[2], f"{said}: operations do not use each other"
+            ours = name.split(".")[2]  # what operations share lies in a module with an underscore
+            assert ours.startswith("_") or ours == path.stem, f"{said}, sideways"
         if where in {"isa", "_arrays"}:
             assert not uses(name, "ops"), said
         if where in {"torch", "weighting"}:

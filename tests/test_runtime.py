@@ -10,11 +10,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cases
 import numpy as np
 import pytest
-import reference
 
+import cases
+import reference
 import stope
 
 # --- instruction sets --------------------------------------------------------------------------
@@ -67,7 +67,9 @@ def test_the_environment_chooses_the_isa(python, succeeds):
     done = python("import stope; stope.isa.current()", STOPE_ISA="sse9")
     assert done.returncode != 0
     last = done.stderr.strip().splitlines()[-1]
-    assert "STOPE_ISA" in last and "sse9" in last and "generic" in last
+    assert "STOPE_ISA" in last
+    assert "sse9" in last
+    assert "generic" in last
 
 
 def test_isas_do_the_arithmetic_themselves():
@@ -118,7 +120,9 @@ def test_the_environment_sizes_the_pool(python, succeeds):
     for wrong in ("many", "0", "-2"):
         done = python(code, STOPE_NUM_THREADS=wrong)
         last = done.stderr.strip().splitlines()[-1]
-        assert done.returncode != 0 and "STOPE_NUM_THREADS" in last and wrong in last
+        assert done.returncode != 0
+        assert "STOPE_NUM_THREADS" in last
+        assert wrong in last
 
 
 def test_two_python_threads_at_once():
@@ -266,10 +270,13 @@ def test_progress_rises_to_the_total(number):
     calls = []
     plain = list(operations(None))[number]()
     with_progress = list(operations(lambda *arguments: calls.append(arguments)))[number]()
-    assert calls and all(len(call) == 2 and type(call[0]) is type(call[1]) is int for call in calls)
+    assert calls
+    assert all(len(call) == 2 and type(call[0]) is type(call[1]) is int for call in calls)
     done, totals = zip(*calls, strict=True)
-    assert len(set(totals)) == 1 and done[-1] == totals[0]
-    assert list(done) == sorted(done) and done[0] >= 0
+    assert len(set(totals)) == 1
+    assert done[-1] == totals[0]
+    assert list(done) == sorted(done)
+    assert done[0] >= 0
     np.testing.assert_array_equal(with_progress.ids, plain.ids)
 
 
