@@ -1,0 +1,36 @@
+// The library's own state: which instruction set is in use, how many threads, how it was built.
+#pragma once
+
+#include <cstdint>
+
+namespace stope {
+
+// Instruction sets from the plainest to the widest; available_isas() lists those that this machine
+// and this build can run, ended by nullptr.
+const char* const* available_isas();
+const char* current_isa();
+void select_isa(const char* name);  // std::invalid_argument when it is not available
+
+int num_threads();
+void set_num_threads(int count);
+
+struct BuildInfo {
+  const char* version;
+  const char* compiler;
+  const char* flags;
+  const char* build_type;
+  const char* build_folder;
+  bool cuda;
+};
+BuildInfo build_info();
+bool cuda_built();
+
+// Operations per second of one core's widest int8 multiply-add of the named instruction set,
+// measured on registers for about `seconds`.
+struct Peak {
+  double int8_operations_per_second;
+  double float32_operations_per_second;
+};
+Peak measure_peak(double seconds);
+
+}  // namespace stope

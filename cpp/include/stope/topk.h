@@ -1,0 +1,50 @@
+// topk: the k best corpus rows of every query, ordered by (score descending, id ascending).
+#pragma once
+
+#include "stope/matrix.h"
+
+namespace stope {
+
+enum class Precision : std::int32_t { kExact, kInt8, kBFloat16 };
+
+// A corpus packed once for many searches; `data` holds packed_bytes(rows, columns) bytes, 64-byte
+// aligned. The layout is the same on every ISA.
+struct PackedCorpus {
+  const void* data = nullptr;
+};
+
+struct PackCall {
+  Matrix corpus;
+  Metric metric = Metric::kDot;
+  std::int64_t first_row = 0;  // rows before the panel that holds this one are packed already
+  void* packed = nullptr;
+  Execution execution;
+};
+
+struct TopkCall {
+  Matrix queries;
+  Matrix corpus;
+  PackedCorpus packed;  // optional
+  Metric metric = Metric::kDot;
+  Precision precision = Precision::kExact;
+  std::int64_t k = 0;
+  IdLists exclude;                        // optional
+  const float* ceilings = nullptr;        // optional [queries.rows], inclusive
+  const float* floors = nullptr;          // optional [queries.rows], inclusive
+  float* scores = nullptr;                // [queries.rows, k], short rows end in -infinity
+  std::int64_t* ids = nullptr;            // [queries.rows, k], short rows end in -1
+  std::int64_t* above_ceiling = nullptr;  // optional [queries.rows]: rows refused by the ceiling
+  Execution execution;
+};
+
+std::size_t packed_bytes(std::int64_t rows, std::int64_t columns);
+std::size_t pack_workspace_bytes(const PackCall& call);
+void pack(const PackCall& call);
+
+std::size_t topk_workspace_bytes(const TopkCall& call);
+void topk(const TopkCall& call);
+
+// The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+void topk_cuda(const TopkCall& call);
+
+}  // namespace stope

@@ -1,0 +1,119 @@
+// The kernel table: block sizes and function pointers, one table per instruction set.
+//
+// Corpus panel, the same bytes on every ISA: 16 rows of the corpus side by side,
+//   int8 values[depth_padded / 4][16][4]   row c's elements 4g .. 4g+3 at [g][c]
+//   PanelFooter                            what the 16 rows were scaled by and lost
+// with depth_padded = depth rounded up to 64. Row x is stored as x ~ scale * u, |u| <= 127.
+//
+// Kernels check nothing, allocate nothing, throw nothing. All pointers are valid for what the
+// comment beside them says; nothing is assumed aligned unless stated.
+#pragma once
+
+#include <cstdint>
+
+#include "stope/dtype.h"
+
+namespace stope {
+
+inline constexpr int kLanes = 16;           // the canonical sum has 16 lanes; a panel has 16 rows
+inline constexpr int kDepthMultiple = 64;   // one AMX tile row
+inline constexpr int kMaxTileRows = 32;     // over all tables
+inline constexpr int kMaxTilePanels = 4;    // over all tables
+inline constexpr std::int32_t kExcluded = INT32_MIN;  // a tile entry that is no candidate
+
+struct PanelFooter {
+  float scale[kLanes];
+  float inverse[kLanes];            // 1 / scale
+  float residual[kLanes];           // upper bound of ||x - scale*u|| / scale
+  float norm[kLanes];               // upper bound of ||x|| / scale
+  float half_square[kLanes];        // lower bound of ||x||^2 / (2 * scale)
+  std::int32_t correction[kLanes];  // -128 * sum(u): undoes the offset of unsigned queries
+};
+
+// What one quantised row was scaled by and lost; the footer's four numbers for a single row.
+struct RowStats {
+  float scale;
+  float residual;
+  float norm;
+  std::int32_t sum;
+  bool finite;
+};
+
+// select keeps a candidate when
+//   dot >= lower * inverse + bias * half_square - residual * x.residual - norm * x.norm
+// and, with ceilings, counts it as above and drops it when
+//   dot >  upper * inverse + upper_bias * half_square + residual * x.residual + norm * x.norm.
+struct RowTerms {
+  float lower;
+  float upper;
+  float residual;
+  float norm;
+  float bias;  // 0 unless the metric is euclidean
+  float upper_bias;
+};
+
+// A block of quantised queries: `rows` rows, `stride` bytes apart, zero-padded to depth_padded.
+struct QueryTile {
+  const std::int8_t* data;
+  std::int64_t stride;
+  int rows;
+};
+
+struct KernelTable {
+  const char* name;
+  int tile_rows;    // queries of one score_panels call, at most kMaxTileRows
+  int tile_panels;  // panels of one score_panels call, at most kMaxTilePanels
+
+  // dst[0..depth) = float32 of src; exact for every DType.
+  void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);
+
+  // out = row / ||row|| by the canonical recipe; a zero row stays zero. May work in place.
+  void (*normalise)(const float* row, std::int64_t depth, float* out);
+
+  // Quantise one query row to int8 (written to depth_padded bytes, in this table's own encoding).
+  // fixed_scale > 0 replaces max|x| / 127.
+  void (*quantise)(const float* row, std::int64_t depth, std::int64_t depth_padded,
+                   float fixed_scale, std::int8_t* out, RowStats* stats);
+
+  // Quantise up to 16 corpus rows into one panel; missing rows become zero rows. Returns a bit
+  // mask of the rows that hold a NaN or an infinity.
+  std::uint32_t (*pack_panel)(const float* const* rows, int count, std::int64_t depth,
+                              std::int64_t depth_padded, float fixed_scale, std::int8_t* panel);
+
+  // Surround the score_panels calls of one thread.
+  void (*begin_tiles)();
+  void (*end_tiles)();
+
+  // tile[r * stride + 16 * p + c] = int32 dot of query r and row c of panel p.
+  void (*score_panels)(const QueryTile* queries, const std::int8_t* panels,
+                       std::int64_t panel_bytes, int panel_count, std::int64_t depth_padded,
+                       std::int32_t* tile, std::int64_t stride);
+
+  // masks[r * panel_count + p] = candidates kept of the rows of panel p; above[r] += candidates
+  // above the ceiling (above may be nullptr: no ceilings). `biased` says that some bias is not 0.
+  // Returns whether any mask is not zero.
+  bool (*select)(const std::int32_t* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                 const std::int8_t* panels, std::int64_t panel_bytes, int panel_count,
+                 std::int64_t depth_padded, bool biased, std::uint16_t* masks,
+                 std::int64_t* above);
+
+  // scores[r * stride + c] = canonical dot (or -distance) of rows of float32.
+  void (*exact_dot)(const float* const* queries, int rows, const float* const* corpus,
+                    int columns, std::int64_t depth, float* scores, std::int64_t stride);
+  void (*exact_distance)(const float* const* queries, int rows, const float* const* corpus,
+                         int columns, std::int64_t depth, float* scores, std::int64_t stride);
+
+  // Exact int32 dot product of two int8 rows.
+  std::int32_t (*exact_dot_int8)(const std::int8_t* a, const std::int8_t* b, std::int64_t depth);
+
+  // Register-only loops of the widest multiply-add; each returns the number of operations done.
+  std::int64_t (*peak_int8)(std::int64_t rounds);
+  std::int64_t (*peak_float32)(std::int64_t rounds);
+};
+
+void fill_generic(KernelTable* table);
+void fill_avx2(KernelTable* table);
+void fill_avx512(KernelTable* table);
+void fill_amx(KernelTable* table);
+
+}  // namespace stope

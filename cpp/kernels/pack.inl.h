@@ -1,0 +1,196 @@
+// Widening, normalising and quantising rows; included after one simd header.
+//
+// Quantisation: scale = max|x| / 127 (at least 2^-100, so that 1 / scale is finite), u = round(x /
+// scale). What the scan needs later are rigorous upper bounds in units of scale:
+//   residual >= ||x - scale*u|| / scale,   norm >= ||x|| / scale.
+// Both sums are float32; `inflation` covers the rounding of any summation order.
+#pragma once
+
+#include "kernel_table.h"
+
+namespace {
+
+using stope::DType;
+using stope::kLanes;
+using stope::PanelFooter;
+using stope::RowStats;
+
+constexpr float kSmallestScale = 0x1p-100f;
+constexpr float kLargestCode = 127.0f;
+
+inline float inflation(std::int64_t depth) {
+  return 1.0f + static_cast<float>(depth + 64) * 0x1p-23f;
+}
+
+void widen(DType dtype, const void* src, std::int64_t depth, float* dst) {
+  switch (dtype) {
+    case DType::kFloat32:
+      __builtin_memcpy(dst, src, static_cast<std::size_t>(depth) * sizeof(float));
+      return;
+    case DType::kFloat16: {
+      const auto* halves = static_cast<const std::uint16_t*>(src);
+      std::int64_t i = 0;
+      for (; i + kLanes <= depth; i += kLanes) store_f32(dst + i, load_half(halves + i));
+      if (i < depth) {
+        std::uint16_t tail[kLanes] = {};
+        float wide[kLanes];
+        const auto rest = static_cast<std::size_t>(depth - i);
+        __builtin_memcpy(tail, halves + i, rest * sizeof(std::uint16_t));
+        store_f32(wide, load_half(tail));
+        __builtin_memcpy(dst + i, wide, rest * sizeof(float));
+      }
+      return;
+    }
+    case DType::kBFloat16: {
+      const auto* words = static_cast<const std::uint16_t*>(src);
+      for (std::int64_t i = 0; i < depth; ++i) {
+        const std::uint32_t bits = static_cast<std::uint32_t>(words[i]) << 16;
+        __builtin_memcpy(dst + i, &bits, sizeof(bits));
+      }
+      return;
+    }
+    case DType::kInt8: {
+      const auto* bytes = static_cast<const std::int8_t*>(src);
+      for (std::int64_t i = 0; i < depth; ++i) dst[i] = static_cast<float>(bytes[i]);
+      return;
+    }
+  }
+}
+
+// body(i, count) for every group of 16 elements; count < 16 only in the last.
+template <typename Body>
+inline void for_each_group(std::int64_t depth, Body body) {
+  for (std::int64_t i = 0; i < depth; i += kLanes) {
+    const std::int64_t rest = depth - i;
+    body(i, rest < kLanes ? static_cast<int>(rest) : kLanes);
+  }
+}
+inline f32x16 load_group(const float* p, int count) {
+  return count == kLanes ? load_f32(p) : load_partial_f32(p, count);
+}
+
+inline float largest_magnitude(const float* row, std::int64_t depth, bool* finite) {
+  f32x16 largest = set_f32(0.0f), poison = set_f32(0.0f);
+  for_each_group(depth, [&](std::int64_t i, int count) {
+    const f32x16 x = load_group(row + i, count);
+    largest = max_f32(largest, abs_f32(x));
+    poison = fma_f32(x, set_f32(0.0f), poison);  // NaN and infinity times zero are NaN
+  });
+  *finite = reduce_add(poison) == 0.0f;
+  return reduce_max(largest);
+}
+
+// 2^-exponent(m), so that m * it lies in [1, 2); within float32's normal range.
+inline float power_of_two_inverse(float m) {
+  std::uint32_t bits;
+  __builtin_memcpy(&bits, &m, sizeof(bits));
+  int exponent = static_cast<int>((bits >> 23) & 0xffu) - 127;
+  if (exponent > 126) exponent = 126;
+  if (exponent < -126) exponent = -126;
+  bits = static_cast<std::uint32_t>(127 - exponent) << 23;
+  float out;
+  __builtin_memcpy(&out, &bits, sizeof(out));
+  return out;
+}
+
+// Canonical: x' = x * s with s a power of two (1 for ordinary magnitudes), out = x' * (1 / ||x'||).
+void normalise(const float* row, std::int64_t depth, float* out) {
+  bool finite;
+  const float largest = largest_magnitude(row, depth, &finite);
+  const bool ordinary = largest >= 0x1p-40f && largest <= 0x1p40f;
+  const f32x16 prescale =
+      set_f32(ordinary || largest == 0.0f ? 1.0f : power_of_two_inverse(largest));
+  f32x16 sum = set_f32(0.0f);
+  for_each_group(depth, [&](std::int64_t i, int count) {
+    const f32x16 x = mul_f32(load_group(row + i, count), prescale);
+    sum = fma_f32(x, x, sum);
+  });
+  const float norm = __builtin_sqrtf(reduce_add(sum));
+  const f32x16 inverse = set_f32(norm == 0.0f ? 0.0f : 1.0f / norm);
+  for_each_group(depth, [&](std::int64_t i, int count) {
+    const f32x16 x = mul_f32(mul_f32(load_group(row + i, count), prescale), inverse);
+    if (count == kLanes) {
+      store_f32(out + i, x);
+    } else {
+      float tail[kLanes];
+      store_f32(tail, x);
+      __builtin_memcpy(out + i, tail, static_cast<std::size_t>(count) * sizeof(float));
+    }
+  });
+}
+
+// write(i, codes) receives the 16 codes of the group at element i; zeros beyond the depth.
+template <typename Write>
+inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale,
+                             Write write) {
+  RowStats stats;
+  const float largest = largest_magnitude(row, depth, &stats.finite);
+  float scale = fixed_scale > 0.0f ? fixed_scale : largest * (1.0f / kLargestCode);
+  if (scale < kSmallestScale) scale = kSmallestScale;
+  if (largest == 0.0f || !stats.finite) scale = 1.0f;
+  const f32x16 inverse = set_f32(1.0f / scale), minus_scale = set_f32(-scale);
+  const f32x16 limit = set_f32(kLargestCode), minus_limit = set_f32(-kLargestCode);
+  f32x16 residual = set_f32(0.0f), norm = set_f32(0.0f), sum = set_f32(0.0f);
+  for_each_group(depth, [&](std::int64_t i, int count) {
+    const f32x16 x = load_group(row + i, count);
+    const f32x16 t = mul_f32(x, inverse);
+    f32x16 u = round_f32(t);
+    u = min_f32(max_f32(u, minus_limit), limit);
+    const f32x16 r = mul_f32(fma_f32(minus_scale, u, x), inverse);
+    residual = fma_f32(r, r, residual);
+    norm = fma_f32(t, t, norm);
+    sum = add_f32(sum, u);
+    write(i, u);
+  });
+  const float inflate = inflation(depth);
+  stats.scale = scale;
+  stats.residual =
+      largest == 0.0f ? 0.0f : __builtin_sqrtf(reduce_add(residual)) * inflate + 0x1p-10f;
+  stats.norm = __builtin_sqrtf(reduce_add(norm)) * inflate;
+  stats.sum = static_cast<std::int32_t>(reduce_add(sum));
+  return stats;
+}
+
+void quantise(const float* row, std::int64_t depth, std::int64_t depth_padded, float fixed_scale,
+              std::int8_t* out, RowStats* stats) {
+  *stats = quantise_row(row, depth, fixed_scale,
+                        [&](std::int64_t i, f32x16 codes) { store_i8(out + i, codes); });
+  const std::int64_t written = (depth + kLanes - 1) / kLanes * kLanes;
+  for (std::int64_t i = written; i < depth_padded; ++i) out[i] = 0;
+  if constexpr (kQueryOffset != 0)
+    for (std::int64_t i = 0; i < depth_padded; ++i)
+      out[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(out[i]) + kQueryOffset);
+}
+
+std::uint32_t pack_panel(const float* const* rows, int count, std::int64_t depth,
+                         std::int64_t depth_padded, float fixed_scale, std::int8_t* panel) {
+  const std::int64_t value_bytes = depth_padded * kLanes;
+  const std::int64_t written = (depth + kLanes - 1) / kLanes * kLanes;
+  if (count < kLanes || written < depth_padded)
+    __builtin_memset(panel, 0, static_cast<std::size_t>(value_bytes));
+  PanelFooter footer;
+  std::uint32_t not_finite = 0;
+  for (int c = 0; c < kLanes; ++c) {
+    RowStats stats = {1.0f, 0.0f, 0.0f, 0, true};
+    if (c < count) {
+      stats = quantise_row(rows[c], depth, fixed_scale, [&](std::int64_t i, f32x16 codes) {
+        std::int8_t bytes[kLanes];
+        store_i8(bytes, codes);
+        for (int g = 0; g < 4; ++g)
+          __builtin_memcpy(panel + (i / 4 + g) * 4 * kLanes + 4 * c, bytes + 4 * g, 4);
+      });
+      if (!stats.finite) not_finite |= 1u << c;
+    }
+    const float least_norm = stats.norm * (1.0f - 3.0f * (inflation(depth) - 1.0f));
+    footer.scale[c] = stats.scale;
+    footer.inverse[c] = 1.0f / stats.scale;
+    footer.half_square[c] = 0.5f * (1.0f - 0x1p-18f) * least_norm * least_norm * stats.scale;
+    footer.residual[c] = stats.residual;
+    footer.norm[c] = stats.norm;
+    footer.correction[c] = -128 * stats.sum;
+  }
+  __builtin_memcpy(panel + value_bytes, &footer, sizeof(footer));
+  return not_finite;
+}
+
+}  // namespace

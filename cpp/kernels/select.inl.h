@@ -1,0 +1,58 @@
+// Select from a tile: which candidates could still be among the best of their query.
+//
+// The thresholds are exact bounds in units of the two scales (kernel_table.h); the float32
+// rounding of this comparison is part of the error term the caller put in.
+#pragma once
+
+#include "kernel_table.h"
+
+namespace {
+
+using stope::RowTerms;
+
+template <bool kBias, bool kCeiling>
+inline bool select_block(const std::int32_t* tile, std::int64_t stride, int rows,
+                         const RowTerms* terms, const std::int8_t* panels,
+                         std::int64_t panel_bytes, int panel_count, std::int64_t depth_padded,
+                         std::uint16_t* masks, std::int64_t* above) {
+  std::uint32_t any = 0;
+  const f32x16 excluded = set_f32(static_cast<float>(stope::kExcluded));
+  for (int p = 0; p < panel_count; ++p) {
+    const auto* footer = reinterpret_cast<const PanelFooter*>(panels + p * panel_bytes +
+                                                              depth_padded * kLanes);
+    const f32x16 inverse = load_f32(footer->inverse), residual = load_f32(footer->residual);
+    const f32x16 norm = load_f32(footer->norm), half_square = load_f32(footer->half_square);
+    for (int r = 0; r < rows; ++r) {
+      const RowTerms& row = terms[r];
+      const f32x16 dot = to_f32(load_i32(tile + r * stride + p * kLanes));
+      const f32x16 error =
+          fma_f32(set_f32(row.norm), norm, mul_f32(set_f32(row.residual), residual));
+      f32x16 least = sub_f32(mul_f32(set_f32(row.lower), inverse), error);
+      if constexpr (kBias) least = fma_f32(set_f32(row.bias), half_square, least);
+      std::uint32_t mask = mask_ge(dot, least);
+      if constexpr (kCeiling) {
+        f32x16 most = fma_f32(set_f32(row.upper), inverse, error);
+        if constexpr (kBias) most = fma_f32(set_f32(row.upper_bias), half_square, most);
+        const std::uint32_t refused = mask_gt(dot, most) & mask_gt(dot, excluded);
+        above[r] += __builtin_popcount(refused);
+        mask &= ~refused;
+      }
+      masks[r * panel_count + p] = static_cast<std::uint16_t>(mask);
+      any |= mask;
+    }
+  }
+  return any != 0;
+}
+
+bool select(const std::int32_t* tile, std::int64_t stride, int rows, const RowTerms* terms,
+            const std::int8_t* panels, std::int64_t panel_bytes, int panel_count,
+            std::int64_t depth_padded, bool biased, std::uint16_t* masks, std::int64_t* above) {
+  const auto run = [&](auto bias, auto ceiling) {
+    return select_block<decltype(bias)::value != 0, decltype(ceiling)::value != 0>(
+        tile, stride, rows, terms, panels, panel_bytes, panel_count, depth_padded, masks, above);
+  };
+  if (biased) return above == nullptr ? run(Count<1>{}, Count<0>{}) : run(Count<1>{}, Count<1>{});
+  return above == nullptr ? run(Count<0>{}, Count<0>{}) : run(Count<0>{}, Count<1>{});
+}
+
+}  // namespace

@@ -1,0 +1,179 @@
+// The candidates of one query: a bounded buffer that keeps whatever could still be among the k best.
+//
+// An entry carries bounds of its canonical score; lower == upper means that it is exact. A lower of
+// -infinity marks an entry whose eligibility (floor, ceiling) is not yet proven, so that it never
+// raises the threshold. `least` is a proven lower bound of the k-th best eligible score.
+#pragma once
+
+#include <algorithm>
+
+#include "bounds.h"
+#include "rows.h"
+
+namespace stope {
+
+struct Candidate {
+  float upper;
+  float lower;
+  std::int32_t id;
+
+  bool exact() const { return lower == upper; }
+};
+
+// (score descending, id ascending), on exact entries.
+inline bool ranks_before(const Candidate& a, const Candidate& b) {
+  return a.upper != b.upper ? a.upper > b.upper : a.id < b.id;
+}
+
+// Which scores a query accepts, and how many it refused for being too high.
+struct Eligibility {
+  float floor = -kInfinity;
+  float ceiling = kInfinity;
+  std::int64_t above = 0;
+
+  // Returns false when the entry is out; an entry that straddles a limit loses its lower bound.
+  bool admit(Candidate* entry) {
+    if (entry->lower > ceiling) {
+      ++above;
+      return false;
+    }
+    if (entry->upper < floor) return false;
+    if (entry->upper > ceiling || entry->lower < floor) entry->lower = -kInfinity;
+    return true;
+  }
+};
+
+struct CandidateList {
+  Candidate* entries = nullptr;
+  std::int64_t count = 0;
+  float least = -kInfinity;
+};
+
+// What a thread lends to the candidates while it works on them.
+struct CandidateScratch {
+  float* lowers;       // [splits * capacity]
+  float* rows;         // [ExactScorer::scratch_floats(depth)]
+  Candidate* merged;   // [splits * capacity], unused when splits == 1
+};
+
+// The query that a list belongs to.
+struct QueryRow {
+  std::int64_t row;
+  const float* values;
+};
+
+class CandidateSelector {
+ public:
+  CandidateSelector(std::int64_t k, std::int64_t capacity, const ExactScorer& scorer)
+      : k_(k), capacity_(capacity), scorer_(scorer) {}
+
+  static std::int64_t capacity_for(std::int64_t k) { return 4 * k + 640; }
+
+  bool full(const CandidateList& list) const { return list.count == capacity_; }
+
+  // Make room: raise the threshold, drop what is below it, and settle the rest when that is not
+  // enough. Afterwards at most three quarters of the buffer are in use.
+  void compact(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
+               const CandidateScratch& scratch) const {
+    tighten(list, scratch.lowers);
+    if (list->count > capacity_ / 4 * 3) settle(list, query, eligibility, scratch);
+  }
+
+  // Drop what cannot be among the k best any more.
+  void tighten(CandidateList* list, float* lowers) const {
+    if (list->count >= k_) {
+      for (std::int64_t i = 0; i < list->count; ++i) lowers[i] = list->entries[i].lower;
+      float* kth = lowers + (k_ - 1);
+      std::nth_element(lowers, kth, lowers + list->count, std::greater<float>());
+      list->least = std::max(list->least, *kth);
+    }
+    const float least = list->least;
+    Candidate* end = std::remove_if(list->entries, list->entries + list->count,
+                                    [least](const Candidate& c) { return c.upper < least; });
+    list->count = end - list->entries;
+  }
+
+  // Leaves the k best, exact and in order; later entries of the list are gone.
+  void finish(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
+              const CandidateScratch& scratch) const {
+    Candidate* entries = list->entries;
+    std::sort(entries, entries + list->count,
+              [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; });
+    // Best first: once the k-th exact score beats an upper bound, it beats all later ones. The
+    // settled entries are gathered, as a heap with the worst on top, in the part already read.
+    std::int64_t best = 0;
+    for (std::int64_t i = 0; i < list->count; i += ExactScorer::kBatch) {
+      if (best == k_ && entries[i].upper < entries[0].upper) break;
+      const int batch =
+          static_cast<int>(std::min<std::int64_t>(ExactScorer::kBatch, list->count - i));
+      for (std::int64_t ahead = i + batch;
+           ahead < std::min(i + batch + ExactScorer::kBatch, list->count); ++ahead)
+        scorer_.prefetch(entries[ahead].id);
+      Candidate settled[ExactScorer::kBatch];
+      std::copy(entries + i, entries + i + batch, settled);
+      const int kept = settle_batch(settled, batch, query, eligibility, scratch.rows);
+      for (int s = 0; s < kept; ++s) {
+        if (best < k_) {
+          entries[best++] = settled[s];
+          std::push_heap(entries, entries + best, ranks_before);
+        } else if (ranks_before(settled[s], entries[0])) {
+          std::pop_heap(entries, entries + best, ranks_before);
+          entries[best - 1] = settled[s];
+          std::push_heap(entries, entries + best, ranks_before);
+        }
+      }
+    }
+    std::sort_heap(entries, entries + best, ranks_before);
+    list->count = best;
+  }
+
+ private:
+  // Score every entry that is not exact, drop the ineligible, keep the k best.
+  void settle(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
+              const CandidateScratch& scratch) const {
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < list->count; i += ExactScorer::kBatch) {
+      const int batch =
+          static_cast<int>(std::min<std::int64_t>(ExactScorer::kBatch, list->count - i));
+      Candidate settled[ExactScorer::kBatch];
+      std::copy(list->entries + i, list->entries + i + batch, settled);
+      const int count = settle_batch(settled, batch, query, eligibility, scratch.rows);
+      std::copy(settled, settled + count, list->entries + kept);
+      kept += count;
+    }
+    list->count = kept;
+    if (kept > k_) {
+      std::nth_element(list->entries, list->entries + (k_ - 1), list->entries + kept,
+                       ranks_before);
+      list->count = k_;
+      list->least = std::max(list->least, list->entries[k_ - 1].upper);
+    }
+  }
+
+  // Makes the entries exact, removes those that are not eligible; returns how many remain.
+  int settle_batch(Candidate* entries, int count, const QueryRow& query,
+                   Eligibility* eligibility, float* rows) const {
+    std::int32_t open[ExactScorer::kBatch];
+    int open_count = 0;
+    for (int i = 0; i < count; ++i)
+      if (!entries[i].exact()) open[open_count++] = i;
+    if (open_count > 0) {
+      float scores[ExactScorer::kBatch];
+      scorer_.score(
+          query.row, query.values, [&](int i) { return std::int64_t{entries[open[i]].id}; },
+          open_count, rows, scores);
+      for (int i = 0; i < open_count; ++i)
+        entries[open[i]].lower = entries[open[i]].upper = scores[i];
+    }
+    int kept = 0;
+    for (int i = 0; i < count; ++i)
+      if (eligibility->admit(&entries[i])) entries[kept++] = entries[i];
+    return kept;
+  }
+
+  std::int64_t k_;
+  std::int64_t capacity_;
+  const ExactScorer& scorer_;
+};
+
+}  // namespace stope

@@ -1,0 +1,93 @@
+#include "packing.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "dispatch.h"
+#include "parallel.h"
+#include "rows.h"
+#include "stope/error.h"
+#include "stope/topk.h"
+
+namespace stope {
+
+void RowFault::raise(const char* argument) const {
+  const std::string name(argument);
+  if (const std::int64_t row = not_finite_.load(); row != INT64_MAX)
+    throw std::invalid_argument(name + " has a NaN or an infinity in row " +
+                                std::to_string(row) + "; remove or repair that row");
+  if (const std::int64_t row = too_long_.load(); row != INT64_MAX)
+    throw std::invalid_argument(
+        name + " has a norm of 2^63 (9.2e18) or more in row " + std::to_string(row) +
+        ", so float32 scores could overflow; scale it down or use metric='cosine'");
+}
+
+float fixed_scale(const Matrix& matrix, Metric metric) {
+  return scored_as_int8(matrix, metric) ? 1.0f : 0.0f;
+}
+
+void pack_one_panel(const KernelTable& kernels, const Matrix& corpus, Metric metric,
+                    std::int64_t panel, const PanelShape& shape, float* scratch,
+                    std::int8_t* out, RowFault* fault) {
+  const std::int64_t first = panel * kLanes;
+  const int count = static_cast<int>(std::min<std::int64_t>(kLanes, corpus.rows - first));
+  const float* rows[kLanes] = {};
+  for (int c = 0; c < count; ++c)
+    rows[c] = float_row(kernels, corpus, metric, first + c, scratch + c * shape.depth);
+  const std::uint32_t not_finite = kernels.pack_panel(
+      rows, count, shape.depth, shape.depth_padded, fixed_scale(corpus, metric), out);
+  const auto* footer =
+      reinterpret_cast<const PanelFooter*>(out + shape.depth_padded * kLanes);
+  for (int c = 0; c < count; ++c) {
+    if ((not_finite >> c & 1u) != 0)
+      fault->note_not_finite(first + c);
+    else if (!(footer->norm[c] * footer->scale[c] < kLargestNorm))
+      fault->note_too_long(first + c);
+  }
+}
+
+std::size_t packed_bytes(std::int64_t rows, std::int64_t columns) {
+  return static_cast<std::size_t>(divide_up(rows, kLanes) * PanelShape(columns).bytes);
+}
+
+std::size_t pack_workspace_bytes(const PackCall& call) {
+  Workspace workspace;
+  workspace.take<float>(call.execution.threads * kLanes * call.corpus.columns);
+  return workspace.bytes();
+}
+
+void pack(const PackCall& call) {
+  const KernelTable& kernels = stope::kernels();
+  const PanelShape shape(call.corpus.columns);
+  Workspace workspace(call.execution.workspace);
+  const std::int64_t scratch_floats = kLanes * shape.depth;
+  auto* scratch = workspace.take<float>(call.execution.threads * scratch_floats);
+  const std::int64_t first = call.first_row / kLanes;
+  const std::int64_t panels = divide_up(call.corpus.rows, kLanes) - first;
+  constexpr std::int64_t kPanelsPerTask = 64;
+  const Progress& progress = call.execution.progress;
+  std::int64_t done = 0;
+  RowFault fault;
+  // In slices, so that progress is reported and a stop is heard.
+  constexpr std::int64_t kSlice = 64 * kPanelsPerTask;
+  for (std::int64_t begin = 0; begin < panels; begin += kSlice) {
+    const std::int64_t end = std::min(begin + kSlice, panels);
+    parallel_for(call.execution.threads, divide_up(end - begin, kPanelsPerTask),
+                 [&](std::int64_t task, int thread) {
+                   const std::int64_t start = begin + task * kPanelsPerTask;
+                   for (std::int64_t p = start; p < std::min(start + kPanelsPerTask, end); ++p)
+                     pack_one_panel(kernels, call.corpus, call.metric, first + p, shape,
+                                    scratch + thread * scratch_floats,
+                                    static_cast<std::int8_t*>(call.packed) +
+                                        (first + p) * shape.bytes,
+                                    &fault);
+                 });
+    fault.raise("corpus");
+    done = std::min(end * kLanes, call.corpus.rows);
+    if (progress.step != nullptr && !progress.step(progress.context, done, call.corpus.rows))
+      throw Interrupted();
+  }
+}
+
+}  // namespace stope

@@ -1,0 +1,52 @@
+// Packing the corpus: sixteen rows to a panel, refused when a row is not finite or too long.
+#pragma once
+
+#include <atomic>
+
+#include "kernel_table.h"
+#include "stope/matrix.h"
+#include "workspace.h"
+
+namespace stope {
+
+// Products of norms below this limit cannot overflow float32, in any order of summation.
+inline constexpr float kLargestNorm = 0x1p63f;
+
+struct PanelShape {
+  std::int64_t depth;
+  std::int64_t depth_padded;
+  std::int64_t bytes;
+
+  explicit PanelShape(std::int64_t columns)
+      : depth(columns),
+        depth_padded(round_up(columns, kDepthMultiple)),
+        bytes(depth_padded * kLanes + static_cast<std::int64_t>(sizeof(PanelFooter))) {}
+};
+
+// The first row that may not be searched, shared by the threads that look for it.
+class RowFault {
+ public:
+  void note_not_finite(std::int64_t row) { lower(&not_finite_, row); }
+  void note_too_long(std::int64_t row) { lower(&too_long_, row); }
+  // Throws std::invalid_argument naming the argument and the row, when there is one.
+  void raise(const char* argument) const;
+
+ private:
+  static void lower(std::atomic<std::int64_t>* least, std::int64_t row) {
+    std::int64_t seen = least->load(std::memory_order_relaxed);
+    while (row < seen && !least->compare_exchange_weak(seen, row)) {
+    }
+  }
+  std::atomic<std::int64_t> not_finite_{INT64_MAX};
+  std::atomic<std::int64_t> too_long_{INT64_MAX};
+};
+
+// The scale that stands for "as it is": int8 rows under the dot product.
+float fixed_scale(const Matrix& matrix, Metric metric);
+
+// Packs panel `panel` (rows 16 * panel ..) to `out`; `scratch` holds 16 rows of floats.
+void pack_one_panel(const KernelTable& kernels, const Matrix& corpus, Metric metric,
+                    std::int64_t panel, const PanelShape& shape, float* scratch,
+                    std::int8_t* out, RowFault* fault);
+
+}  // namespace stope

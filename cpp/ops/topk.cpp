@@ -1,0 +1,351 @@
+// topk: scan int8 tiles, keep what the bounds cannot rule out, rescore that canonically.
+//
+//   for each group of queries (their candidates fit kCandidateBytes)
+//     quantise the queries
+//     for each region of the corpus (packed here, or the whole index)
+//       for each task = (block of queries) x (split of the region), in parallel
+//         scan: score a tile -> exclude -> select -> candidates
+//     for each query, in parallel: rescore, order, write
+//
+// With few queries the panels are split among the threads, each split with candidates of its own.
+// Extra memory: kCandidateBytes + kRegionBytes + O(k) per query of one group.
+#include "stope/topk.h"
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <stdexcept>
+
+#include "bounds.h"
+#include "candidates.h"
+#include "dispatch.h"
+#include "packing.h"
+#include "parallel.h"
+#include "rows.h"
+#include "scan.h"
+#include "stope/error.h"
+
+namespace stope {
+namespace {
+
+constexpr std::int64_t kCandidateBytes = 32 << 20;
+constexpr std::int64_t kRegionBytes = 8 << 20;
+constexpr std::int64_t kIndexRegionBytes = 64 << 20;  // how often an index search reports progress
+constexpr std::int64_t kBlockQueries = 96;
+constexpr std::int64_t kFewQueries = 64;  // per thread; below it the corpus is split
+
+class Topk {
+ public:
+  explicit Topk(const TopkCall& call, void* workspace = nullptr)
+      : call_(call),
+        kernels_(stope::kernels()),
+        shape_(call.corpus.columns),
+        bounds_(call.metric, call.corpus.columns, call.precision != Precision::kExact),
+        scorer_(kernels_, call.queries, call.corpus, call.metric),
+        selector_(call.k, CandidateSelector::capacity_for(call.k), scorer_),
+        workspace_(workspace) {
+    plan();
+  }
+
+  std::size_t bytes() const { return workspace_.bytes(); }
+
+  void run() {
+    total_ = divide_up(call_.queries.rows, group_) * call_.corpus.rows;
+    for (std::int64_t first = 0; first < call_.queries.rows; first += group_) {
+      first_query_ = first;
+      group_rows_ = std::min(group_, call_.queries.rows - first);
+      prepare_queries();
+      for (std::int64_t panel = 0; panel < panels_; panel += region_panels_)
+        scan_region(panel, std::min(panel + region_panels_, panels_));
+      finish_group();
+    }
+  }
+
+ private:
+  struct QueryState {
+    QueryBound bound;
+    const float* values;
+    float floor, ceiling;
+  };
+  // One split's view of one query.
+  struct SplitState {
+    CandidateList list;
+    Eligibility eligibility;
+    std::int64_t next_excluded;
+  };
+  struct ThreadScratch {
+    float* pack;
+    CandidateScratch candidates;
+  };
+
+  void plan() {
+    const std::int64_t threads = call_.execution.threads;
+    const std::int64_t depth = shape_.depth;
+    const std::int64_t capacity = CandidateSelector::capacity_for(call_.k);
+    panels_ = divide_up(call_.corpus.rows, kLanes);
+    splits_ = std::clamp<std::int64_t>(
+        divide_up(kFewQueries * threads, std::max<std::int64_t>(call_.queries.rows, 1)), 1,
+        threads);
+    const std::int64_t list_bytes =
+        capacity * static_cast<std::int64_t>(sizeof(Candidate)) * splits_;
+    group_ = std::min(std::max<std::int64_t>(kCandidateBytes / list_bytes, 2 * kMaxTileRows),
+                      std::max<std::int64_t>(call_.queries.rows, 1));
+    const bool packed = call_.packed.data != nullptr;
+    const std::int64_t region_bytes =
+        packed ? kIndexRegionBytes : kRegionBytes * std::max<std::int64_t>(threads / 4, 1);
+    region_panels_ = std::min(
+        std::max<std::int64_t>(region_bytes / shape_.bytes, kMaxTilePanels * splits_), panels_);
+    // Blocks small enough that every thread gets several.
+    block_ = std::clamp<std::int64_t>(
+        round_up(divide_up(group_, 4 * threads), kernels_.tile_rows), kernels_.tile_rows,
+        round_up(kBlockQueries, kernels_.tile_rows));
+
+    queries_ = workspace_.take<QueryState>(group_);
+    codes_ = workspace_.take<std::int8_t>((group_ + kMaxTileRows) * shape_.depth_padded);
+    if (!read_in_place(call_.queries, call_.metric))
+      query_values_ = workspace_.take<float>(group_ * depth);
+    terms_ = workspace_.take<RowTerms>(splits_ * group_);
+    states_ = workspace_.take<SplitState>(splits_ * group_);
+    entries_ = workspace_.take<Candidate>(splits_ * group_ * capacity);
+    above_ = workspace_.take<std::int64_t>(splits_ * group_);
+    if (!packed) region_ = workspace_.take<std::int8_t>(region_panels_ * shape_.bytes);
+    scratch_ = workspace_.take<ThreadScratch>(threads);
+    for (std::int64_t t = 0; t < threads; ++t) {
+      ThreadScratch scratch = {};
+      if (!packed) scratch.pack = workspace_.take<float>(kLanes * depth);
+      scratch.candidates.rows = workspace_.take<float>(ExactScorer::scratch_floats(depth));
+      scratch.candidates.lowers = workspace_.take<float>(splits_ * capacity);
+      if (splits_ > 1) scratch.candidates.merged = workspace_.take<Candidate>(splits_ * capacity);
+      if (codes_ != nullptr) scratch_[t] = scratch;
+    }
+  }
+
+  template <typename Body>
+  void parallel(std::int64_t tasks, Body&& body) {
+    const Poll poll = [](void* self) { return static_cast<Topk*>(self)->report(); };
+    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+  }
+  bool report() const {
+    const Progress& progress = call_.execution.progress;
+    return progress.step == nullptr || progress.step(progress.context, done_, total_);
+  }
+
+  void prepare_queries() {
+    RowFault fault;
+    const float scale = fixed_scale(call_.queries, call_.metric);
+    constexpr std::int64_t kRowsPerTask = 64;
+    parallel(divide_up(group_rows_, kRowsPerTask), [&](std::int64_t task, int) {
+      const std::int64_t begin = task * kRowsPerTask;
+      for (std::int64_t i = begin; i < std::min(begin + kRowsPerTask, group_rows_); ++i)
+        prepare_query(i, scale, &fault);
+    });
+    fault.raise("queries");
+    std::fill_n(codes_ + group_rows_ * shape_.depth_padded, kMaxTileRows * shape_.depth_padded,
+                std::int8_t{0});
+  }
+
+  void prepare_query(std::int64_t i, float scale, RowFault* fault) {
+    const std::int64_t row = first_query_ + i;
+    QueryState& query = queries_[i];
+    float* scratch = query_values_ == nullptr ? nullptr : query_values_ + i * shape_.depth;
+    query.values = float_row(kernels_, call_.queries, call_.metric, row, scratch);
+    RowStats stats;
+    kernels_.quantise(query.values, shape_.depth, shape_.depth_padded, scale,
+                      codes_ + i * shape_.depth_padded, &stats);
+    if (!stats.finite)
+      fault->note_not_finite(row);
+    else if (!(stats.norm * stats.scale < kLargestNorm))
+      fault->note_too_long(row);
+    query.bound = bounds_.query(stats);
+    query.floor = call_.floors == nullptr ? -kInfinity : call_.floors[row];
+    query.ceiling = call_.ceilings == nullptr ? kInfinity : call_.ceilings[row];
+    for (std::int64_t split = 0; split < splits_; ++split) {
+      const std::int64_t s = split * group_ + i;
+      states_[s] = {};
+      states_[s].list.entries = entries_ + s * CandidateSelector::capacity_for(call_.k);
+      states_[s].list.least = query.floor;
+      states_[s].eligibility = {query.floor, query.ceiling, 0};
+      terms_[s] = bounds_.terms(query.bound, query.floor, query.ceiling);
+      above_[s] = 0;
+    }
+  }
+
+  void scan_region(std::int64_t first, std::int64_t end) {
+    const std::int8_t* data;
+    if (call_.packed.data == nullptr) {
+      pack_region(first, end);
+      data = region_;
+    } else {
+      data = static_cast<const std::int8_t*>(call_.packed.data) + first * shape_.bytes;
+    }
+    const std::int64_t blocks = divide_up(group_rows_, block_);
+    const std::int64_t per_split =
+        round_up(divide_up(end - first, splits_), kernels_.tile_panels);
+    parallel(blocks * splits_, [&](std::int64_t task, int thread) {
+      const std::int64_t split = task % splits_, row = task / splits_ * block_;
+      const std::int64_t begin = first + split * per_split;
+      const ScanPanels panels = {data + (begin - first) * shape_.bytes, begin,
+                                 std::min(begin + per_split, end)};
+      if (panels.first < panels.end)
+        scan_block(split, {codes_, row, std::min(row + block_, group_rows_)}, panels,
+                   scratch_[thread].candidates);
+    });
+    done_ += std::min(end * kLanes, call_.corpus.rows) - first * kLanes;
+  }
+
+  void pack_region(std::int64_t first, std::int64_t end) {
+    RowFault fault;
+    constexpr std::int64_t kPanelsPerTask = 32;
+    parallel(divide_up(end - first, kPanelsPerTask), [&](std::int64_t task, int thread) {
+      const std::int64_t begin = first + task * kPanelsPerTask;
+      for (std::int64_t p = begin; p < std::min(begin + kPanelsPerTask, end); ++p)
+        pack_one_panel(kernels_, call_.corpus, call_.metric, p, shape_, scratch_[thread].pack,
+                       region_ + (p - first) * shape_.bytes, &fault);
+    });
+    fault.raise("corpus");
+  }
+
+  void scan_block(std::int64_t split, const ScanQueries& queries, const ScanPanels& panels,
+                  const CandidateScratch& scratch) {
+    SplitState* states = states_ + split * group_;
+    RowTerms* terms = terms_ + split * group_;
+    std::int64_t* above = call_.ceilings == nullptr ? nullptr : above_ + split * group_;
+    const bool excludes = call_.exclude.offsets != nullptr;
+    if (excludes)
+      for (std::int64_t i = queries.first; i < queries.end; ++i)
+        states[i].next_excluded = first_excluded(first_query_ + i, panels.first * kLanes);
+    std::uint16_t masks[kMaxTileRows * kMaxTilePanels];
+    scan(kernels_, shape_, queries, panels,
+         [&](std::int64_t row, int rows, std::int64_t panel, int count, const std::int8_t* data,
+             std::int32_t* tile) {
+           if (excludes) exclude(states + row, row, rows, panel, count, tile);
+           if ((panel + count) * kLanes > call_.corpus.rows) exclude_padding(rows, panel, tile);
+           if (!kernels_.select(tile, kTileStride, rows, terms + row, data, shape_.bytes, count,
+                                shape_.depth_padded, bounds_.euclidean(), masks,
+                                above == nullptr ? nullptr : above + row))
+             return;
+           for (int r = 0; r < rows; ++r)
+             for (int p = 0; p < count; ++p)
+               if (const std::uint32_t mask = masks[r * count + p]; mask != 0)
+                 collect(row + r, &states[row + r], &terms[row + r], mask, panel + p,
+                         data + p * shape_.bytes, tile + r * kTileStride + p * kLanes, scratch);
+         });
+  }
+
+  std::int64_t first_excluded(std::int64_t query, std::int64_t id) const {
+    const IdLists& lists = call_.exclude;
+    const std::int64_t* end = lists.ids + lists.offsets[query + 1];
+    return std::lower_bound(lists.ids + lists.offsets[query], end, id) - lists.ids;
+  }
+
+  void exclude(SplitState* states, std::int64_t row, int rows, std::int64_t panel, int count,
+               std::int32_t* tile) const {
+    const std::int64_t begin = panel * kLanes, end = (panel + count) * kLanes;
+    for (int r = 0; r < rows; ++r) {
+      const std::int64_t list_end = call_.exclude.offsets[first_query_ + row + r + 1];
+      std::int64_t& next = states[r].next_excluded;
+      // A chunk is scanned once per query, in ascending panels, so the cursor never goes back.
+      for (; next < list_end && call_.exclude.ids[next] < end; ++next)
+        tile[r * kTileStride + call_.exclude.ids[next] - begin] = kExcluded;
+    }
+  }
+
+  void exclude_padding(int rows, std::int64_t panel, std::int32_t* tile) const {
+    const std::int64_t valid = call_.corpus.rows - panel * kLanes;
+    for (int r = 0; r < rows; ++r)
+      std::fill(tile + r * kTileStride + valid, tile + (r + 1) * kTileStride, kExcluded);
+  }
+
+  void collect(std::int64_t i, SplitState* state, RowTerms* terms, std::uint32_t mask,
+               std::int64_t panel, const std::int8_t* data, const std::int32_t* dots,
+               const CandidateScratch& scratch) {
+    const auto* footer =
+        reinterpret_cast<const PanelFooter*>(data + shape_.depth_padded * kLanes);
+    const QueryState& query = queries_[i];
+    for (; mask != 0; mask &= mask - 1) {
+      const int lane = std::countr_zero(mask);
+      if (dots[lane] == kExcluded) continue;
+      const Interval score = bounds_.score(query.bound, *footer, lane, dots[lane]);
+      Candidate entry = {score.upper, score.lower,
+                         static_cast<std::int32_t>(panel * kLanes + lane)};
+      if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
+      state->list.entries[state->list.count++] = entry;
+      if (selector_.full(state->list)) {
+        selector_.compact(&state->list, {first_query_ + i, query.values}, &state->eligibility,
+                          scratch);
+        bounds_.set_lower(query.bound, state->list.least, terms);
+      }
+    }
+  }
+
+  void finish_group() {
+    constexpr std::int64_t kRowsPerTask = 16;
+    parallel(divide_up(group_rows_, kRowsPerTask), [&](std::int64_t task, int thread) {
+      const std::int64_t begin = task * kRowsPerTask;
+      for (std::int64_t i = begin; i < std::min(begin + kRowsPerTask, group_rows_); ++i)
+        finish_query(i, scratch_[thread].candidates);
+    });
+  }
+
+  void finish_query(std::int64_t i, const CandidateScratch& scratch) {
+    const std::int64_t row = first_query_ + i;
+    CandidateList list = states_[i].list;
+    Eligibility eligibility = states_[i].eligibility;
+    std::int64_t above = above_[i];
+    if (splits_ > 1) {
+      list.entries = scratch.merged;
+      list.count = 0;
+      for (std::int64_t split = 0; split < splits_; ++split) {
+        const SplitState& part = states_[split * group_ + i];
+        std::copy_n(part.list.entries, part.list.count, list.entries + list.count);
+        list.count += part.list.count;
+        list.least = std::max(list.least, part.list.least);
+        if (split > 0) {
+          eligibility.above += part.eligibility.above;
+          above += above_[split * group_ + i];
+        }
+      }
+    }
+    selector_.tighten(&list, scratch.lowers);
+    selector_.finish(&list, {row, queries_[i].values}, &eligibility, scratch);
+    float* scores = call_.scores + row * call_.k;
+    std::int64_t* ids = call_.ids + row * call_.k;
+    for (std::int64_t r = 0; r < call_.k; ++r) {
+      scores[r] = r < list.count ? list.entries[r].upper : -kInfinity;
+      ids[r] = r < list.count ? list.entries[r].id : -1;
+    }
+    if (call_.above_ceiling != nullptr) call_.above_ceiling[row] = above + eligibility.above;
+  }
+
+  const TopkCall& call_;
+  const KernelTable& kernels_;
+  PanelShape shape_;
+  Bounds bounds_;
+  ExactScorer scorer_;
+  CandidateSelector selector_;
+  Workspace workspace_;
+
+  std::int64_t panels_ = 0, splits_ = 1, group_ = 0, region_panels_ = 0, block_ = 0;
+  std::int64_t first_query_ = 0, group_rows_ = 0, done_ = 0, total_ = 0;
+
+  QueryState* queries_ = nullptr;
+  std::int8_t* codes_ = nullptr;
+  float* query_values_ = nullptr;
+  RowTerms* terms_ = nullptr;        // [splits][group]
+  SplitState* states_ = nullptr;     // [splits][group]
+  Candidate* entries_ = nullptr;     // [splits][group][capacity]
+  std::int64_t* above_ = nullptr;    // [splits][group], counted by select
+  std::int8_t* region_ = nullptr;    // the packed panels of one region
+  ThreadScratch* scratch_ = nullptr;
+};
+
+}  // namespace
+
+std::size_t topk_workspace_bytes(const TopkCall& call) { return Topk(call).bytes(); }
+
+void topk(const TopkCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return topk_cuda(call);
+  Topk(call, call.execution.workspace).run();
+}
+
+}  // namespace stope

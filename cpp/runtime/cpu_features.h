@@ -1,0 +1,15 @@
+// Which instruction sets this processor and this operating system can run.
+#pragma once
+
+namespace stope {
+
+struct CpuFeatures {
+  bool avx2 = false;    // with FMA and F16C
+  bool avx512 = false;  // F, BW, DQ, VL and VNNI
+  bool amx = false;     // tiles and int8, with the kernel's permission to use them
+};
+
+// Detected once; asks Linux for the AMX tile state when the processor has it.
+const CpuFeatures& cpu_features();
+
+}  // namespace stope

@@ -1,0 +1,30 @@
+// The CUDA functions of a build without CUDA: each says so.
+#include "stope/error.h"
+#include "stope/hard_negatives.h"
+#include "stope/runtime.h"
+#include "stope/similarity.h"
+#include "stope/topk.h"
+
+namespace stope {
+namespace {
+
+[[noreturn]] void refuse(const char* operation) {
+  static constexpr char kText[] =
+      " was given arrays on a CUDA device, but this stope was built without CUDA; move them to the "
+      "CPU, or build with STOPE_CUDA=ON";
+  char message[256];
+  std::size_t n = 0;
+  for (const char* p = operation; *p != '\0' && n < 64; ++p) message[n++] = *p;
+  for (const char* p = kText; *p != '\0'; ++p) message[n++] = *p;
+  message[n] = '\0';
+  throw DeviceError(message);
+}
+
+}  // namespace
+
+void similarity_cuda(const SimilarityCall&) { refuse("similarity"); }
+void topk_cuda(const TopkCall&) { refuse("topk"); }
+void pair_scores_cuda(const PairScoresCall&) { refuse("mine_hard_negatives"); }
+bool cuda_built() { return false; }
+
+}  // namespace stope

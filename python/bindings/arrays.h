@@ -1,0 +1,79 @@
+// The border for memory: rank, dtype, strides, device and writability of the caller's arrays.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "stope/error.h"
+#include "stope/matrix.h"
+
+namespace stope::python {
+
+namespace py = pybind11;
+
+// A borrowed array. `owner` keeps the memory alive.
+struct Array {
+  Matrix matrix;
+  py::object owner;
+};
+
+// A matrix by DLPack, then __cuda_array_interface__, __array_interface__ (ml_dtypes.bfloat16), then
+// the buffer protocol. Refuses, naming the argument: not an array, wrong rank, wrong dtype, a
+// strided last axis.
+Array import_matrix(const py::object& object, const char* name);
+
+// Same device, same dim, both int8 or neither.
+void check_pair(const Array& queries, const Array& corpus);
+
+// The elements of a C-contiguous array of exactly `size` elements (any size when negative).
+template <typename T>
+T* import_vector(const py::buffer& buffer, const char* name, py::ssize_t size, bool writable);
+
+Metric parse_metric(const std::string& metric);
+
+// Scratch memory from Python's `allocate(bytes)`, aligned for the core, lent to an execution.
+class WorkspaceLoan {
+ public:
+  WorkspaceLoan(const py::object& allocate, std::size_t bytes, Execution* execution);
+
+ private:
+  py::buffer memory_;
+};
+
+// The progress callback and Ctrl-C, as the core asks for them: at most every 30 ms, with the GIL.
+class PythonProgress {
+ public:
+  explicit PythonProgress(py::object callback) : callback_(std::move(callback)) {}
+  Progress progress() { return {&PythonProgress::step, this}; }
+  // Re-raises what the callback or the signal handler raised.
+  void raise_pending();
+  // The last report: everything is done.
+  void finish();
+
+ private:
+  static bool step(void* context, std::int64_t done, std::int64_t total);
+  bool call(std::int64_t done);
+
+  py::object callback_;
+  std::int64_t last_nanoseconds_ = 0;
+  std::int64_t total_ = 0;
+  std::optional<py::error_already_set> pending_;
+};
+
+// operation(call) without the GIL; a stop asked for by Python comes back as Python's exception.
+template <typename Call>
+void run_without_gil(void (*operation)(const Call&), const Call& call, PythonProgress* progress) {
+  try {
+    const py::gil_scoped_release release;
+    operation(call);
+  } catch (const Interrupted&) {
+    progress->raise_pending();
+    throw;
+  }
+  progress->finish();
+}
+
+}  // namespace stope::python

@@ -1,0 +1,105 @@
+#include "stope/topk.h"
+
+#include <pybind11/stl.h>
+
+#include "arrays.h"
+
+namespace stope::python {
+namespace {
+
+Precision parse_precision(const std::string& precision) {
+  if (precision == "exact") return Precision::kExact;
+  if (precision == "int8") return Precision::kInt8;
+  if (precision == "bfloat16") return Precision::kBFloat16;
+  throw py::value_error("precision is '" + precision + "'; give 'exact', 'bfloat16' or 'int8'");
+}
+
+template <typename T>
+T* optional_vector(const std::optional<py::buffer>& buffer, const char* name, py::ssize_t size,
+                   bool writable) {
+  return buffer ? import_vector<T>(*buffer, name, size, writable) : nullptr;
+}
+
+void run_topk(const py::object& queries, const py::object& corpus, std::int64_t k,
+              const std::string& metric, const std::string& precision,
+              const std::optional<py::buffer>& packed,
+              const std::optional<py::buffer>& exclude_offsets,
+              const std::optional<py::buffer>& exclude_ids,
+              const std::optional<py::buffer>& ceilings, const std::optional<py::buffer>& floors,
+              const py::buffer& scores, const py::buffer& ids,
+              const std::optional<py::buffer>& above_ceiling, int threads,
+              const py::object& allocate, const py::object& progress) {
+  const Array q = import_matrix(queries, "queries"), c = import_matrix(corpus, "corpus");
+  check_pair(q, c);
+  PythonProgress reporter(progress);
+  const std::int64_t rows = q.matrix.rows;
+  TopkCall call;
+  call.queries = q.matrix;
+  call.corpus = c.matrix;
+  call.k = k;
+  call.metric = parse_metric(metric);
+  call.precision = parse_precision(precision);
+  if (packed)
+    call.packed.data = import_vector<std::uint8_t>(
+        *packed, "packed",
+        static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)), false);
+  call.exclude.offsets =
+      optional_vector<std::int64_t>(exclude_offsets, "exclude offsets", rows + 1, false);
+  call.exclude.ids = optional_vector<std::int64_t>(exclude_ids, "exclude ids", -1, false);
+  call.ceilings = optional_vector<float>(ceilings, "ceiling", rows, false);
+  call.floors = optional_vector<float>(floors, "floor", rows, false);
+  call.scores = import_vector<float>(scores, "out scores", rows * k, true);
+  call.ids = import_vector<std::int64_t>(ids, "out ids", rows * k, true);
+  call.above_ceiling =
+      optional_vector<std::int64_t>(above_ceiling, "above_ceiling", rows, true);
+  call.execution.device = q.matrix.device;
+  call.execution.threads = threads;
+  call.execution.progress = reporter.progress();
+  const WorkspaceLoan loan(allocate, topk_workspace_bytes(call), &call.execution);
+  run_without_gil(topk, call, &reporter);
+}
+
+void run_pack(const py::object& corpus, const std::string& metric, std::int64_t first_row,
+              const py::buffer& packed, int threads, const py::object& allocate,
+              const py::object& progress) {
+  const Array c = import_matrix(corpus, "corpus");
+  PythonProgress reporter(progress);
+  PackCall call;
+  call.corpus = c.matrix;
+  call.metric = parse_metric(metric);
+  call.first_row = first_row;
+  call.packed = import_vector<std::uint8_t>(
+      packed, "packed",
+      static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)), true);
+  call.execution.device = c.matrix.device;
+  call.execution.threads = threads;
+  call.execution.progress = reporter.progress();
+  const WorkspaceLoan loan(allocate, pack_workspace_bytes(call), &call.execution);
+  run_without_gil(pack, call, &reporter);
+}
+
+}  // namespace
+
+void register_topk(py::module_& module) {
+  module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"),
+             py::arg("k"), py::arg("metric"), py::arg("precision"), py::arg("packed"),
+             py::arg("exclude_offsets"), py::arg("exclude_ids"), py::arg("ceilings"),
+             py::arg("floors"), py::arg("scores"), py::arg("ids"), py::arg("above_ceiling"),
+             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+  module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("metric"),
+             py::arg("first_row"), py::arg("packed"), py::arg("threads"), py::arg("allocate"),
+             py::arg("progress"));
+  module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));
+  module.def(
+      "matrix_shape",
+      [](const py::object& object, const char* name) {
+        const Matrix matrix = import_matrix(object, name).matrix;
+        const bool cuda = matrix.device.kind == DeviceKind::kCuda;
+        constexpr const char* kDtypes[] = {"float32", "float16", "bfloat16", "int8"};
+        return py::make_tuple(matrix.rows, matrix.columns,
+                              kDtypes[static_cast<int>(matrix.dtype)], cuda ? "cuda" : "cpu");
+      },
+      py::arg("array"), py::arg("name"));
+}
+
+}  // namespace stope::python

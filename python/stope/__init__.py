@@ -1,0 +1,65 @@
+"""stope: exact top-k, hard negatives and contrastive training for dense retrieval.
+
+Importing this package needs NumPy only. Pipelines live in ``stope.data``, ``stope.mining``,
+``stope.retrieval``, ``stope.evaluation`` and ``stope.training``, and are imported by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stope import _core, errors, isa
+from stope.ops.flat_index import FlatIndex
+from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
+from stope.ops.similarity import similarity
+from stope.ops.topk import TopK, topk
+
+__version__: str = _core.build_info()["version"]
+
+__all__ = [
+    "FlatIndex",
+    "HardNegatives",
+    "TopK",
+    "build_info",
+    "errors",
+    "get_num_threads",
+    "isa",
+    "mine_hard_negatives",
+    "set_num_threads",
+    "similarity",
+    "topk",
+]
+
+
+def build_info() -> dict[str, Any]:
+    """How the core was built and what it runs on.
+
+    Returns:
+        ``version``, ``compiler``, ``flags``, ``build_type``, ``build_dir``, ``cuda`` (whether the
+        CUDA core is in), ``isa`` (in use), ``isas`` (available) and ``threads``.
+
+    >>> build_info()["version"] == __version__
+    True
+    """
+    return {
+        **_core.build_info(),
+        "isa": isa.current(),
+        "isas": isa.available(),
+        "threads": get_num_threads(),
+    }
+
+
+def get_num_threads() -> int:
+    """Return how many threads an operation uses."""
+    return _core.num_threads()
+
+
+def set_num_threads(count: int) -> None:
+    """Set how many threads an operation uses, from 1 to 1024, for the whole process.
+
+    The default is ``STOPE_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the processors that this
+    process may use. Results do not depend on it.
+
+    >>> set_num_threads(get_num_threads())
+    """
+    _core.set_num_threads(count)

@@ -1,0 +1,257 @@
+"""Arrays in and out: shapes, id lists, limits per query, results in the caller's own kind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope import _core
+
+
+class MatrixShape(NamedTuple):
+    """What the core saw of a matrix."""
+
+    rows: int
+    dim: int
+    dtype: str
+    device: str
+
+
+def matrix_shape(array: object, name: str) -> MatrixShape:
+    """Check one matrix (rank, dtype, strides) and return its shape."""
+    return MatrixShape(*_core.matrix_shape(array, name))
+
+
+def corpus_and_queries(queries: object, corpus: object) -> tuple[MatrixShape, MatrixShape]:
+    """Check both matrices; neither may be empty and their dims must agree."""
+    q = matrix_shape(queries, "queries")
+    c = matrix_shape(corpus, "corpus")
+    if "cuda" in (q.device, c.device):
+        raise RuntimeError(
+            "queries or corpus is on a CUDA device, but this stope was built without CUDA; "
+            "move them to the CPU with .cpu()"
+        )
+    if q.rows == 0:
+        raise ValueError("queries is empty (0 rows); give at least one query")
+    if c.rows == 0:
+        raise ValueError("corpus is empty (0 rows); give at least one row to search")
+    if q.dim != c.dim:
+        raise ValueError(f"corpus has dim {c.dim} but queries have dim {q.dim}")
+    return q, c
+
+
+def workspace(size: int) -> NDArray[np.uint8]:
+    """Scratch memory for one call of the core; pages that are not touched cost nothing."""
+    return np.empty(size, dtype=np.uint8)
+
+
+class IdLists(NamedTuple):
+    """One ascending list of corpus ids per query: list i is ids[offsets[i]:offsets[i + 1]]."""
+
+    offsets: NDArray[np.int64]
+    ids: NDArray[np.int64]
+
+
+def host(array: Any) -> NDArray[Any]:
+    """An integer or float vector of any kind as NumPy."""
+    if hasattr(array, "detach") and hasattr(array, "cpu"):
+        array = array.detach().cpu().numpy()
+    return np.asarray(array)
+
+
+def as_id_vector(value: Any) -> NDArray[np.int64] | None:
+    """A flat vector of integers, if the value is one; None for lists of lists and CSR."""
+    if isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], int):
+        return None
+    if isinstance(value, Sequence) and not all(isinstance(v, (int, np.integer)) for v in value):
+        return None
+    values = host(value)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        return None
+    return values.astype(np.int64)
+
+
+def contains(
+    lists: IdLists, ids: NDArray[np.int64], corpus_rows: int
+) -> NDArray[np.bool_]:
+    """Whether ids[i, r] is in list i, for a whole matrix of ids."""
+    rows = np.arange(ids.shape[0], dtype=np.int64)
+    keys = np.repeat(rows, np.diff(lists.offsets)) * corpus_rows + lists.ids
+    wanted = rows[:, None] * corpus_rows + ids
+    return np.isin(wanted, keys)
+
+
+def _integers(array: Any, name: str) -> NDArray[np.int64]:
+    values = host(array)
+    if values.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"{name} has dtype {values.dtype}; ids are integers")
+    if values.ndim != 1:
+        raise ValueError(f"{name} has {values.ndim} dimensions; give a vector of ids")
+    return values.astype(np.int64, copy=False)
+
+
+def _is_csr(value: object, rows: int) -> bool:
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    # A pair of lists for two queries is not CSR: its first element is not rows + 1 offsets.
+    first = np.asarray(host(value[0])) if not isinstance(value[0], int) else None
+    if first is None or first.ndim != 1:
+        return False
+    return bool(
+        rows != 2
+        or (
+            first.size == rows + 1
+            and first[0] == 0
+            and bool(np.all(np.diff(first) >= 0))
+            and first[-1] == len(value[1])
+        )
+    )
+
+
+def id_lists(value: Any, name: str, rows: int, corpus_rows: int) -> IdLists:
+    """Ids per query as sorted CSR, from CSR ``(offsets, ids)`` or a sequence of id arrays.
+
+    Ids may come in any order; one that is repeated within a query or lies outside the corpus is
+    refused, naming the query.
+    """
+    if _is_csr(value, rows):
+        offsets = _integers(value[0], f"{name} offsets")
+        ids = _integers(value[1], f"{name} ids")
+        if offsets.size != rows + 1:
+            raise ValueError(
+                f"{name} has {offsets.size} offsets for {rows} queries; give {rows + 1}, "
+                "from 0 to the number of ids"
+            )
+        if offsets[0] != 0 or offsets[-1] != ids.size or np.any(np.diff(offsets) < 0):
+            raise ValueError(
+                f"{name} offsets must rise from 0 to the number of ids ({ids.size}), "
+                f"but go from {offsets[0]} to {offsets[-1]}"
+            )
+    else:
+        if not isinstance(value, Sequence) and not hasattr(value, "__len__"):
+            raise TypeError(
+                f"{name} is a {type(value).__name__}; give one id array per query, "
+                "or CSR as a tuple (offsets, ids)"
+            )
+        if len(value) != rows:
+            raise ValueError(f"{name} has {len(value)} id lists for {rows} queries; give one each")
+        lists = [_integers(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        offsets = np.zeros(rows + 1, dtype=np.int64)
+        np.cumsum([item.size for item in lists], out=offsets[1:])
+        ids = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
+    return _sorted_lists(np.ascontiguousarray(offsets), ids, name, corpus_rows)
+
+
+def _sorted_lists(
+    offsets: NDArray[np.int64], ids: NDArray[np.int64], name: str, corpus_rows: int
+) -> IdLists:
+    owner = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+    outside = np.flatnonzero((ids < 0) | (ids >= corpus_rows))
+    if outside.size:
+        at = outside[0]
+        raise ValueError(
+            f"{name} of query {owner[at]} has id {ids[at]}, but corpus ids run from 0 to "
+            f"{corpus_rows - 1}"
+        )
+    ids = ids[np.lexsort((ids, owner))]
+    repeated = np.flatnonzero((np.diff(ids) == 0) & (np.diff(owner) == 0))
+    if repeated.size:
+        at = repeated[0]
+        raise ValueError(f"{name} of query {owner[at]} has id {ids[at]} more than once")
+    return IdLists(offsets, np.ascontiguousarray(ids))
+
+
+def limits(
+    value: Any, name: str, rows: int, toward: float
+) -> NDArray[np.float32] | None:
+    """One float32 score limit per query from a scalar or a vector; None stays None.
+
+    A limit between two float32 numbers moves ``toward`` (-inf for a ceiling, inf for a floor), so
+    that comparing float32 scores with it means what comparing them with the given value would.
+    """
+    if value is None:
+        return None
+    values = host(value)
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} has dtype {values.dtype}; give one score per query")
+    if values.ndim == 0:
+        values = np.full(rows, values)
+    if values.shape != (rows,):
+        raise ValueError(
+            f"{name} has shape {values.shape}; give one score per query, shape ({rows},)"
+        )
+    wide = values.astype(np.float64)
+    missing = np.flatnonzero(np.isnan(wide))
+    if missing.size:
+        raise ValueError(f"{name} is NaN for query {missing[0]}; use infinity for no limit")
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    passed = narrow > wide if toward < 0 else narrow < wide
+    return np.where(passed, np.nextafter(narrow, np.float32(toward)), narrow)
+
+
+def aligned_bytes(size: int) -> NDArray[np.uint8]:
+    """Uninitialised bytes that start on a cache line."""
+    line = 64
+    raw = np.empty(size + line, dtype=np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + size]
+
+
+def output(
+    given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic]
+) -> NDArray[Any]:
+    """The caller's result array after a check, or a new one."""
+    if given is None:
+        return np.empty(shape, dtype=dtype)
+    array = given.numpy() if type(given).__module__.split(".")[0] == "torch" else given
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is a {type(given).__name__}; give a NumPy array or torch tensor")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} has dtype {array.dtype}; results are {np.dtype(dtype)}")
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; results have shape {shape}")
+    if not array.flags.c_contiguous or not array.flags.writeable:
+        raise ValueError(f"{name} must be C-contiguous and writable")
+    return array
+
+
+def like(result: NDArray[Any], model: object) -> Any:
+    """A NumPy result as the kind of array that ``model`` is: torch and JAX, else NumPy."""
+    kind = type(model).__module__.split(".")[0]
+    if kind == "torch":
+        return sys.modules["torch"].from_numpy(result)
+    if kind in ("jax", "jaxlib"):
+        return sys.modules["jax"].numpy.asarray(result)
+    return result
+
+
+def bits(matrix: Any) -> NDArray[Any]:
+    """A matrix as NumPy without changing a bit; bfloat16 becomes uint16."""
+    if type(matrix).__module__.split(".")[0] == "torch":
+        torch = sys.modules["torch"]
+        tensor = matrix.detach().cpu()
+        return np.asarray((tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy())
+    if hasattr(matrix, "__dlpack__") and not isinstance(matrix, np.ndarray):
+        matrix = np.from_dlpack(matrix)
+    array = np.asarray(matrix)
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
+def from_bits(array: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Undo :func:`bits`; NumPy knows bfloat16 by way of ml_dtypes."""
+    if dtype != "bfloat16":
+        return array
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            "a bfloat16 matrix in NumPy needs ml_dtypes; run: pip install ml_dtypes"
+        ) from None
+    return array.view(ml_dtypes.bfloat16)

@@ -1,0 +1,79 @@
+"""The compiled core; see python/bindings."""
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+Allocate = Callable[[int], NDArray[Any]]
+Progress = Callable[[int, int], object]
+
+def similarity(
+    *,
+    queries: object,
+    corpus: object,
+    metric: str,
+    scores: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def topk(
+    *,
+    queries: object,
+    corpus: object,
+    k: int,
+    metric: str,
+    precision: str,
+    packed: NDArray[Any] | None,
+    exclude_offsets: NDArray[Any] | None,
+    exclude_ids: NDArray[Any] | None,
+    ceilings: NDArray[Any] | None,
+    floors: NDArray[Any] | None,
+    scores: NDArray[Any],
+    ids: NDArray[Any],
+    above_ceiling: NDArray[Any] | None,
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def pack(
+    *,
+    corpus: object,
+    metric: str,
+    first_row: int,
+    packed: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def packed_bytes(rows: int, columns: int) -> int: ...
+def matrix_shape(array: object, name: str) -> tuple[int, int, str, str]: ...
+def pair_scores(
+    *,
+    queries: object,
+    corpus: object,
+    metric: str,
+    offsets: NDArray[Any],
+    ids: NDArray[Any],
+    scores: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def sampling_keys(
+    *,
+    seed: int,
+    first_query: int,
+    ids: NDArray[Any],
+    rows: int,
+    columns: int,
+    keys: NDArray[Any],
+) -> None: ...
+def available_isas() -> list[str]: ...
+def current_isa() -> str: ...
+def select_isa(name: str) -> None: ...
+def num_threads() -> int: ...
+def set_num_threads(count: int) -> None: ...
+def build_info() -> dict[str, Any]: ...
+def measure_peak(seconds: float = 0.1) -> dict[str, float]: ...

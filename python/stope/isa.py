@@ -1,0 +1,49 @@
+"""Which instruction set the kernels use.
+
+The best one that the processor and the operating system can run is chosen once, when the library
+is first used; the environment variable ``STOPE_ISA`` overrides the choice. Results are the same
+bits on every instruction set; only the speed differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stope import _core
+
+
+def available() -> list[str]:
+    """Instruction sets that this machine can run, from the plainest to the fastest.
+
+    >>> "generic" in available()
+    True
+    """
+    return _core.available_isas()
+
+
+def current() -> str:
+    """The instruction set in use.
+
+    >>> current() in available()
+    True
+    """
+    return _core.current_isa()
+
+
+@contextmanager
+def only(name: str) -> Iterator[None]:
+    """Use one instruction set inside a ``with`` block, for the whole process.
+
+    Raises ``ValueError`` when this machine cannot run it.
+
+    >>> with only("generic"):
+    ...     current()
+    'generic'
+    """
+    previous = _core.current_isa()
+    _core.select_isa(name)
+    try:
+        yield
+    finally:
+        _core.select_isa(previous)

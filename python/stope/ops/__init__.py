@@ -1,0 +1,1 @@
+"""The operations: meaning and allocation in Python, arithmetic in the core."""

@@ -1,0 +1,370 @@
+"""mine_hard_negatives: the hardest documents that are not answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope import _arrays, _core
+from stope.ops.topk import as_integer, search
+
+REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
+
+
+class HardNegatives(NamedTuple):
+    """What :func:`mine_hard_negatives` found.
+
+    Attributes:
+        ids: int64 ``[q, m]`` corpus ids, hardest first; short rows end in -1.
+        scores: float32 ``[q, m]`` canonical scores; short rows end in -inf.
+        positive_scores: float32 ``[q]``, the lowest score among the query's positives.
+        counts: int64 ``[q]``, how many negatives the row holds.
+        rejected: int64 ``[q]`` per reason: candidates skipped on the way down the ranking.
+    """
+
+    ids: Any
+    scores: Any
+    positive_scores: Any
+    counts: Any
+    rejected: dict[str, Any]
+
+
+class _Rules(NamedTuple):
+    """The limits of every query and, per query, which rule sets the ceiling."""
+
+    ceiling: NDArray[np.float64] | None
+    binding: NDArray[np.int64]  # index into REASONS, -1 where there is no ceiling
+    floor: float | None
+
+
+def mine_hard_negatives(
+    queries: Any,
+    corpus: Any,
+    positives: Any,
+    num_negatives: int = 5,
+    *,
+    metric: str = "cosine",
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    range_min: int = 0,
+    range_max: int | None = None,
+    range_counts: str = "eligible",
+    sampling: str = "top",
+    seed: int = 0,
+    exclude: Any = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> HardNegatives:
+    """Find hard negatives for every query, exactly.
+
+    With p the lowest canonical score among a query's positives, a candidate with score s is
+    *eligible* when it is neither positive nor excluded and
+
+    - s <= p - absolute_margin,
+    - s <= p - |p| · relative_margin (0.05 keeps at most 95% of a positive p; safe for p < 0),
+    - s <= max_score and s >= min_score,
+
+    for each limit that is given; equality is kept. Eligibility is decided *inside* the search, so a
+    query gets all the negatives that exist, however many candidates the limits refuse. Candidates
+    are ordered by (score descending, id ascending).
+
+    Args:
+        queries: ``[q, dim]``, as for :func:`stope.topk`.
+        corpus: ``[n, dim]``, likewise.
+        positives: ids that answer each query: one id per query ``[q]``, a sequence of id arrays, or
+            CSR ``(offsets, ids)``. Every query needs at least one.
+        num_negatives: how many negatives a query gets at most (m).
+        metric: ``"cosine"``, ``"dot"`` or ``"euclidean"``.
+        absolute_margin: see above; not negative.
+        relative_margin: see above; not negative.
+        max_score: highest score of a negative.
+        min_score: lowest score of a negative.
+        range_min: ranks to skip.
+        range_max: rank to stop before. Default: ``range_min + num_negatives`` for ``"top"``,
+            ``range_min + 10 * num_negatives`` for ``"random"``.
+        range_counts: ``"eligible"``: ranks count eligible candidates (sentence-transformers).
+            ``"raw"``: ranks count all corpus rows, positives included (FlagEmbedding); only the
+            rows of that window are considered.
+        sampling: ``"top"``: the hardest of the window. ``"random"``: a uniform choice without
+            replacement from it.
+        seed: of the random choice, 0 to 2^64 - 1. The choice depends on the seed, the query's row
+            number and the candidates' ids alone: not on threads, chunks or instruction set.
+        exclude: more ids never to return, per query, such as known duplicates of the positives.
+        progress: called now and then with ``(done, total)``.
+
+    Returns:
+        :class:`HardNegatives`, arrays of the kind of ``queries``. ``rejected`` has one entry per
+        reason: ``positive``, ``excluded`` (the query's own lists), ``absolute_margin``,
+        ``relative_margin``, ``max_score`` (scores above the ceiling, counted under the rule that
+        sets the query's ceiling) and ``min_score`` (only rows that ran out reach the floor; 0 for
+        full rows). With ``range_counts="raw"`` they count inside the window.
+
+    Raises:
+        ValueError: a query without positives, ids out of range or repeated, a negative margin, an
+            empty window, and what :func:`stope.topk` raises.
+
+    Memory beyond inputs and outputs: as :func:`stope.topk` with k = the window's end, and
+    12 · q · k bytes for the window.
+
+    Source: margins of sentence-transformers' ``mine_hard_negatives`` and NV-Retriever's
+    TopK-PercPos (``methods.md`` C1, C2).
+
+    >>> import numpy as np
+    >>> corpus = np.array([[1, 0], [0.99, 0.1], [0.8, 0.6], [0, 1]], dtype=np.float32)
+    >>> query = np.array([[1, 0]], dtype=np.float32)
+    >>> mined = mine_hard_negatives(query, corpus, [0], 2, relative_margin=0.05)
+    >>> mined.ids.tolist(), mined.rejected["relative_margin"].tolist()
+    ([[2, 3]], [1])
+    """
+    q, c = _arrays.corpus_and_queries(queries, corpus)
+    window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
+    own = _positive_lists(positives, q.rows, c.rows)
+    extra = None if exclude is None else _arrays.id_lists(exclude, "exclude", q.rows, c.rows)
+    positive_scores = _lowest_positive(queries, corpus, metric, own)
+    rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
+    never = own if extra is None else _union(own, extra)
+    pool = (_eligible_pool if range_counts == "eligible" else _raw_pool)(
+        queries, corpus, metric, own, never, rules, window, c.rows, progress
+    )
+    ids, scores = _choose(pool, window)
+    like = _arrays.like
+    return HardNegatives(
+        ids=like(ids, queries),
+        scores=like(scores, queries),
+        positive_scores=like(positive_scores, queries),
+        counts=like(np.count_nonzero(ids >= 0, axis=1), queries),
+        rejected={reason: like(pool.rejected[reason], queries) for reason in REASONS},
+    )
+
+
+class _Window(NamedTuple):
+    """Which ranks are considered and how many of them are taken, and how."""
+
+    first: int
+    end: int
+    wanted: int
+    sampling: str
+    seed: int
+
+
+class _Pool(NamedTuple):
+    """The candidates of the window, best first, padded with -1 and -inf at the end."""
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    rejected: dict[str, NDArray[np.int64]]
+
+
+def _window(
+    num_negatives: Any, range_min: Any, range_max: Any, counts: str, sampling: str, seed: Any
+) -> _Window:
+    wanted = as_integer(num_negatives, "num_negatives")
+    first = as_integer(range_min, "range_min")
+    if wanted < 1:
+        raise ValueError(f"num_negatives is {wanted}; ask for at least 1")
+    if first < 0:
+        raise ValueError(f"range_min is {first}; give the number of ranks to skip, 0 or more")
+    if sampling not in ("top", "random"):
+        raise ValueError(f"sampling is {sampling!r}; give 'top' or 'random'")
+    if counts not in ("eligible", "raw"):
+        raise ValueError(f"range_counts is {counts!r}; give 'eligible' or 'raw'")
+    if range_max is None:
+        end = first + wanted * (10 if sampling == "random" else 1)
+    else:
+        end = as_integer(range_max, "range_max")
+        if end < first + wanted:
+            raise ValueError(
+                f"range_max is {end}, which leaves {end - first} ranks after range_min={first}; "
+                f"num_negatives={wanted} needs range_max={first + wanted} or more"
+            )
+    if sampling == "top" and counts == "eligible":
+        end = first + wanted  # the hardest come first: later ranks are never reached
+    seed = as_integer(seed, "seed")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is {seed}; give an integer from 0 to 2^64 - 1")
+    return _Window(first, end, wanted, sampling, seed)
+
+
+def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> _arrays.IdLists:
+    single = _arrays.as_id_vector(positives)
+    if single is not None:
+        if single.size != rows:
+            raise ValueError(
+                f"positives has {single.size} ids for {rows} queries; give one each, "
+                "or lists of ids"
+            )
+        positives = (np.arange(rows + 1), single)
+    lists = _arrays.id_lists(positives, "positives", rows, corpus_rows)
+    empty = np.flatnonzero(np.diff(lists.offsets) == 0)
+    if empty.size:
+        raise ValueError(
+            f"query {empty[0]} has no positives; margins are measured from a positive score, "
+            "so drop the query or give it one"
+        )
+    return lists
+
+
+def _lowest_positive(
+    queries: Any, corpus: Any, metric: str, own: _arrays.IdLists
+) -> NDArray[np.float32]:
+    scores = np.empty(own.ids.size, dtype=np.float32)
+    _core.pair_scores(
+        queries=queries,
+        corpus=corpus,
+        metric=metric,
+        offsets=own.offsets,
+        ids=own.ids,
+        scores=scores,
+        threads=_core.num_threads(),
+        allocate=_arrays.workspace,
+        progress=None,
+    )
+    return np.minimum.reduceat(scores, own.offsets[:-1])
+
+
+def _rules(
+    positive_scores: NDArray[np.float32],
+    absolute_margin: float | None,
+    relative_margin: float | None,
+    max_score: float | None,
+    min_score: float | None,
+) -> _Rules:
+    for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
+        if margin is not None and not 0 <= margin < math.inf:
+            raise ValueError(
+                f"{name} is {margin}; give a number of at least 0: how far below the positive "
+                "a negative must stay"
+            )
+    for name, limit in (("max_score", max_score), ("min_score", min_score)):
+        if limit is not None and math.isnan(limit):
+            raise ValueError(f"{name} is NaN; give a score, or None for no limit")
+    if max_score is not None and min_score is not None and min_score > max_score:
+        raise ValueError(f"min_score is {min_score}, above max_score={max_score}: nothing is left")
+    p = positive_scores.astype(np.float64)
+    limits: list[tuple[str, NDArray[np.float64]]] = []
+    if absolute_margin is not None:
+        limits.append(("absolute_margin", p - absolute_margin))
+    if relative_margin is not None:
+        limits.append(("relative_margin", p - np.abs(p) * relative_margin))
+    if max_score is not None:
+        limits.append(("max_score", np.full(p.shape, float(max_score))))
+    ceiling = np.full(p.shape, np.inf)
+    binding = np.full(p.shape, -1, dtype=np.int64)
+    for reason, limit in limits:
+        tighter = limit < ceiling
+        ceiling = np.where(tighter, limit, ceiling)
+        binding[tighter] = REASONS.index(reason)
+    return _Rules(ceiling if limits else None, binding, min_score)
+
+
+def _eligible_pool(
+    queries: Any,
+    corpus: Any,
+    metric: str,
+    own: _arrays.IdLists,
+    never: _arrays.IdLists,
+    rules: _Rules,
+    window: _Window,
+    corpus_rows: int,
+    progress: Callable[[int, int], object] | None,
+) -> _Pool:
+    above = np.zeros(own.offsets.size - 1, dtype=np.int64)
+    k = min(window.end, corpus_rows)
+    found = search(
+        queries,
+        corpus,
+        k,
+        metric=metric,
+        exclude=never,
+        ceiling=rules.ceiling,
+        floor=rules.floor,
+        above_ceiling=above,
+        progress=progress,
+    )
+    ids, scores = _arrays.host(found.ids), _arrays.host(found.scores)
+    own_counts, never_counts = np.diff(own.offsets), np.diff(never.offsets)
+    rejected = {reason: np.zeros_like(above) for reason in REASONS}
+    rejected["positive"] = own_counts
+    rejected["excluded"] = never_counts - own_counts
+    for reason in ("absolute_margin", "relative_margin", "max_score"):
+        rejected[reason] = np.where(rules.binding == REASONS.index(reason), above, 0)
+    counts = np.count_nonzero(ids >= 0, axis=1)
+    below = corpus_rows - never_counts - above - counts
+    rejected["min_score"] = np.where(counts < k, below, 0)
+    return _Pool(ids[:, window.first :], scores[:, window.first :], rejected)
+
+
+def _raw_pool(
+    queries: Any,
+    corpus: Any,
+    metric: str,
+    own: _arrays.IdLists,
+    never: _arrays.IdLists,
+    rules: _Rules,
+    window: _Window,
+    corpus_rows: int,
+    progress: Callable[[int, int], object] | None,
+) -> _Pool:
+    k = min(window.end, corpus_rows)
+    found = search(queries, corpus, k, metric=metric, progress=progress)
+    ids = _arrays.host(found.ids)[:, window.first :]
+    scores = _arrays.host(found.scores)[:, window.first :]
+    positive = _arrays.contains(own, ids, corpus_rows)
+    excluded = _arrays.contains(never, ids, corpus_rows) & ~positive
+    left = ~(positive | excluded)
+    above = np.zeros_like(left)
+    if rules.ceiling is not None:
+        above = left & (scores > rules.ceiling[:, None])
+    below = np.zeros_like(left)
+    if rules.floor is not None:
+        below = left & ~above & (scores < rules.floor)
+    rejected = {"positive": positive, "excluded": excluded, "min_score": below}
+    for reason in ("absolute_margin", "relative_margin", "max_score"):
+        rejected[reason] = above & (rules.binding == REASONS.index(reason))[:, None]
+    kept = left & ~above & ~below
+    order = np.argsort(~kept, axis=1, kind="stable")
+    kept_first = np.take_along_axis(kept, order, axis=1)
+    return _Pool(
+        np.where(kept_first, np.take_along_axis(ids, order, axis=1), -1),
+        np.where(kept_first, np.take_along_axis(scores, order, axis=1), np.float32(-np.inf)),
+        {reason: np.count_nonzero(mask, axis=1) for reason, mask in rejected.items()},
+    )
+
+
+def _choose(pool: _Pool, window: _Window) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The negatives of every row, in the order of the pool, padded to the wanted number."""
+    rows, width = pool.ids.shape
+    taken = min(width, window.wanted)
+    if window.sampling == "random" and width > taken:
+        keys = np.empty((rows, width), dtype=np.uint64)
+        pool_ids = np.ascontiguousarray(pool.ids)
+        _core.sampling_keys(
+            seed=window.seed, first_query=0, ids=pool_ids, rows=rows, columns=width, keys=keys
+        )
+        places = np.sort(np.argsort(keys, axis=1, kind="stable")[:, :taken], axis=1)
+    else:
+        places = np.broadcast_to(np.arange(taken), (rows, taken))
+    ids = np.full((rows, window.wanted), -1, dtype=np.int64)
+    scores = np.full((rows, window.wanted), -np.inf, dtype=np.float32)
+    ids[:, :taken] = np.take_along_axis(pool.ids, places, axis=1)
+    scores[:, :taken] = np.take_along_axis(pool.scores, places, axis=1)
+    return ids, scores
+
+
+def _union(a: _arrays.IdLists, b: _arrays.IdLists) -> _arrays.IdLists:
+    """Both lists of every query, without repetition."""
+    rows = a.offsets.size - 1
+    owner = np.concatenate([np.repeat(np.arange(rows), np.diff(x.offsets)) for x in (a, b)])
+    ids = np.concatenate([a.ids, b.ids])
+    order = np.lexsort((ids, owner))
+    owner, ids = owner[order], ids[order]
+    first = np.ones(ids.size, dtype=bool)
+    first[1:] = (np.diff(ids) != 0) | (np.diff(owner) != 0)
+    offsets = np.zeros(rows + 1, dtype=np.int64)
+    np.cumsum(np.bincount(owner[first], minlength=rows), out=offsets[1:])
+    return _arrays.IdLists(offsets, np.ascontiguousarray(ids[first]))

@@ -1,0 +1,176 @@
+"""The file format of FlatIndex.
+
+::
+
+    bytes 0-7    b"STOPEIDX"
+    bytes 8-11   format version, little-endian uint32
+    bytes 12-15  length of the header, uint32
+    bytes 16-19  CRC-32 of the header, uint32
+    bytes 20-    the header, JSON: metric, dtype, rows, dim, and offset, size and CRC-32 of sections
+    sections     the corpus row by row, then the panels, each at a multiple of 4096 bytes
+
+Nothing is pickled. A file that is shorter, longer or different in any byte is refused; the bytes
+between sections are zero and checked as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope import _core
+from stope.errors import IndexFileError
+
+_MAGIC = b"STOPEIDX"
+_VERSION = 1
+_ALIGNMENT = 4096
+_BLOCK = 1 << 24
+_STORAGE = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "|i1"}
+
+
+class IndexContents(NamedTuple):
+    """A memory-mapped index file."""
+
+    corpus: NDArray[Any]
+    packed: NDArray[np.uint8]
+    metric: str
+    dtype: str
+
+
+def write(
+    path: Path, *, corpus: NDArray[Any], packed: NDArray[np.uint8], metric: str, dtype: str
+) -> None:
+    """Write to a temporary name beside ``path``, then rename."""
+    sections = {"corpus": corpus, "packed": packed}
+    header: dict[str, Any] = {
+        "metric": metric,
+        "dtype": dtype,
+        "rows": corpus.shape[0],
+        "dim": corpus.shape[1],
+        "sections": {},
+    }
+    offset = _ALIGNMENT
+    for name, array in sections.items():
+        size = array.size * array.itemsize
+        header["sections"][name] = {"offset": offset, "size": size, "crc32": _checksum(array)}
+        offset = _aligned(offset + size)
+    text = json.dumps(header).encode()
+    start = _MAGIC + struct.pack("<III", _VERSION, len(text), zlib.crc32(text)) + text
+    if len(start) > _ALIGNMENT:
+        raise AssertionError("the header outgrew its page")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(start)
+            for name, array in sections.items():
+                _pad(file, header["sections"][name]["offset"])
+                for block in _blocks(array):
+                    file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        os.unlink(temporary)
+        raise OSError(error.errno, f"cannot write the index: {error.strerror}", str(path)) from None
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read(path: Path, *, verify: bool) -> IndexContents:
+    """Map a file after checking its header, its length and, if asked, every byte."""
+    with path.open("rb") as file:
+        header = _read_header(path, file)
+        size = os.fstat(file.fileno()).st_size
+    sections = header["sections"]
+    last = sections["packed"]
+    if size != last["offset"] + last["size"]:
+        raise IndexFileError(
+            f"{path} is truncated or has grown: it has {size} bytes, its header says "
+            f"{last['offset'] + last['size']}; build the index again"
+        )
+    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    if verify:
+        _verify(path, whole, header)
+    at, count = sections["corpus"]["offset"], sections["corpus"]["size"]
+    corpus = whole[at : at + count].view(_STORAGE[header["dtype"]])
+    packed = whole[last["offset"] : last["offset"] + last["size"]]
+    return IndexContents(
+        corpus.reshape(header["rows"], header["dim"]), packed, header["metric"], header["dtype"]
+    )
+
+
+def _read_header(path: Path, file: BinaryIO) -> dict[str, Any]:
+    start = file.read(20)
+    if start[:8] != _MAGIC:
+        raise IndexFileError(f"{path} is not a stope index (it does not start with STOPEIDX)")
+    if len(start) < 20:
+        raise IndexFileError(f"{path} is truncated: it ends inside its header")
+    version, length, checksum = struct.unpack("<III", start[8:])
+    if version != _VERSION:
+        raise IndexFileError(
+            f"{path} has format version {version}, this stope reads {_VERSION}; "
+            "build the index again"
+        )
+    text = file.read(length) if length <= _ALIGNMENT else b""
+    if zlib.crc32(text) != checksum:
+        raise IndexFileError(f"{path} is truncated or altered: its header's checksum is wrong")
+    header: dict[str, Any] = json.loads(text)
+    item = np.dtype(_STORAGE[header["dtype"]]).itemsize
+    expected = {
+        "corpus": header["rows"] * header["dim"] * item,
+        "packed": _core.packed_bytes(header["rows"], header["dim"]),
+    }
+    for name, size in expected.items():
+        if header["sections"][name]["size"] != size:
+            raise IndexFileError(
+                f"{path} has a section '{name}' of {header['sections'][name]['size']} bytes where "
+                f"{size} are needed; it was written by another stope: build the index again"
+            )
+    return header
+
+
+def _verify(path: Path, whole: NDArray[np.uint8], header: dict[str, Any]) -> None:
+    end = 20 + len(json.dumps(header).encode())
+    for name, section in header["sections"].items():
+        if np.any(whole[end : section["offset"]]):
+            raise IndexFileError(f"{path} is altered between its sections; build the index again")
+        end = section["offset"] + section["size"]
+        if _checksum(whole[section["offset"] : end]) != section["crc32"]:
+            raise IndexFileError(
+                f"{path} is altered: the checksum of its {name} is wrong; build the index again"
+            )
+
+
+def _blocks(array: NDArray[Any]) -> Any:
+    """The bytes of a row-major array in blocks; rows may be strided."""
+    if array.ndim == 1:
+        for at in range(0, array.size, _BLOCK):
+            yield memoryview(array[at : at + _BLOCK])
+        return
+    rows = max(1, _BLOCK // max(1, array.shape[1] * array.itemsize))
+    for row in range(0, array.shape[0], rows):
+        yield memoryview(np.ascontiguousarray(array[row : row + rows])).cast("B")
+
+
+def _checksum(array: NDArray[Any]) -> int:
+    checksum = 0
+    for block in _blocks(array):
+        checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+
+
+def _pad(file: BinaryIO, offset: int) -> None:
+    file.write(bytes(offset - file.tell()))

@@ -1,0 +1,65 @@
+"""similarity: the whole score matrix, when it is small enough to be wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from stope import _arrays, _core
+
+
+def similarity(
+    queries: Any,
+    corpus: Any,
+    *,
+    metric: str = "dot",
+    out: Any = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Any:
+    """Score every query against every corpus row.
+
+    ``dot``: q·x. ``cosine``: q·x / (‖q‖ ‖x‖), 0 for a zero row. ``euclidean``: -‖q - x‖, so that
+    more is better, as in sentence-transformers. Scores are *canonical*: float32 with a fixed order
+    of summation, the same bits on every instruction set and for any number of threads.
+
+    Args:
+        queries: ``[q, dim]``, float32, float16, bfloat16 or int8 (NumPy, torch, DLPack).
+        corpus: ``[n, dim]``, likewise; int8 goes with int8.
+        metric: ``"dot"``, ``"cosine"`` or ``"euclidean"``.
+        out: a float32 array ``[q, n]`` to write to, instead of a new one.
+        progress: called now and then with ``(done, total)``.
+
+    Returns:
+        float32 ``[q, n]``, of the kind of ``queries`` (``out`` if given).
+
+    Raises:
+        ValueError: wrong shapes, an empty matrix, NaN or infinity (naming the row), a norm of 2^63
+            or more under ``dot`` or ``euclidean``.
+        TypeError: a dtype that is not supported, such as float64 (cast it).
+
+    Memory: the result, and 2 · 64 rows of float32 per thread.
+
+    Source: ``methods.md`` H; the order of summation is house 3.1.
+
+    >>> import numpy as np
+    >>> q = np.array([[1.0, 0.0]], dtype=np.float32)
+    >>> x = np.array([[2.0, 0.0], [3.0, 4.0]], dtype=np.float32)
+    >>> similarity(q, x).tolist()
+    [[2.0, 3.0]]
+    >>> similarity(q, x, metric="cosine").round(2).tolist()
+    [[1.0, 0.6]]
+    """
+    q, c = _arrays.corpus_and_queries(queries, corpus)
+    scores = _arrays.output(out, "out", (q.rows, c.rows), np.float32)
+    _core.similarity(
+        queries=queries,
+        corpus=corpus,
+        metric=metric,
+        scores=scores,
+        threads=_core.num_threads(),
+        allocate=_arrays.workspace,
+        progress=progress,
+    )
+    return out if out is not None else _arrays.like(scores, queries)
