@@ -84,6 +84,7 @@ def merge(parts, k):
 def pool(
     scores,
     positives,
+    end,
     *,
     exclude=(),
     absolute_margin=None,
@@ -91,42 +92,57 @@ def pool(
     max_score=None,
     min_score=None,
     range_min=0,
-    range_max=None,
     range_counts="eligible",
 ):
-    """One query: (eligible ids inside the range, best first; positive score; rejected by reason).
+    """One query: (eligible ids of ranks range_min to end, positive score, rejected by reason).
 
     A candidate is kept when score <= p - absolute_margin, score <= p - |p| relative_margin,
     score <= max_score and score >= min_score (equality kept), with p the smallest score of a
-    positive. `rejected` covers the whole corpus; a candidate counts for the first reason it meets.
+    positive. Scores above the ceiling count for the rule that sets it. `rejected` covers the
+    corpus, or the window where raw ranks count; the floor counts only where candidates run out.
     """
     p = np.float64(min(scores[i] for i in positives))
-    reason_of = {}
-    for i, score in enumerate(scores.astype(np.float64)):
+    ceilings = {"absolute_margin": np.inf, "relative_margin": np.inf, "max_score": np.inf}
+    if absolute_margin is not None:
+        ceilings["absolute_margin"] = p - absolute_margin
+    if relative_margin is not None:
+        ceilings["relative_margin"] = p - abs(p) * relative_margin
+    if max_score is not None:
+        ceilings["max_score"] = max_score
+    tightest = min(ceilings, key=ceilings.get)  # the first of equal ones
+
+    def reason(i):
         if i in positives:
-            reason_of[i] = "positive"
-        elif i in exclude:
-            reason_of[i] = "excluded"
-        elif absolute_margin is not None and score > p - absolute_margin:
-            reason_of[i] = "absolute_margin"
-        elif relative_margin is not None and score > p - abs(p) * relative_margin:
-            reason_of[i] = "relative_margin"
-        elif max_score is not None and score > max_score:
-            reason_of[i] = "max_score"
-        elif min_score is not None and score < min_score:
-            reason_of[i] = "min_score"
-    ranked = ranking(scores)
+            return "positive"
+        if i in exclude:
+            return "excluded"
+        if np.float64(scores[i]) > ceilings[tightest]:
+            return tightest
+        if min_score is not None and np.float64(scores[i]) < min_score:
+            return "min_score"
+        return None
+
+    reasons = [(i, reason(i)) for i in ranking(scores)]
     if range_counts == "raw":
-        inside = [i for i in ranked[range_min:range_max] if i not in reason_of]
+        reasons = reasons[range_min:end]
+        inside = [i for i, why in reasons if why is None]
+        ran_out = True
     else:
-        inside = [i for i in ranked if i not in reason_of][range_min:range_max]
-    counted = list(reason_of.values())
-    return inside, p, {reason: counted.count(reason) for reason in REASONS}
+        eligible = [i for i, why in reasons if why is None]
+        inside = eligible[range_min:end]
+        ran_out = len(eligible) < min(end, len(scores))
+    rejected = {name: sum(why == name for _, why in reasons) for name in REASONS}
+    if not ran_out:
+        rejected["min_score"] = 0
+    return inside, p, rejected
 
 
-def mine(scores, positives, num_negatives, *, exclude=None, **options):
+def mine(scores, positives, num_negatives, *, exclude=None, range_min=0, range_max=None, **options):
     """Top mining over a matrix of scores: (ids, scores, positive_scores, counts, rejected)."""
     num_queries = len(scores)
+    end = range_min + num_negatives
+    if range_max is not None and options.get("range_counts") == "raw":
+        end = range_max
     ids = np.full((num_queries, num_negatives), -1, np.int64)
     values = np.full((num_queries, num_negatives), -np.inf, np.float32)
     positive_scores = np.empty(num_queries, np.float32)
@@ -134,7 +150,9 @@ def mine(scores, positives, num_negatives, *, exclude=None, **options):
     rejected = {reason: np.empty(num_queries, np.int64) for reason in REASONS}
     for row in range(num_queries):
         excluded = () if exclude is None else exclude[row]
-        inside, p, why = pool(scores[row], positives[row], exclude=excluded, **options)
+        inside, p, why = pool(
+            scores[row], positives[row], end, exclude=excluded, range_min=range_min, **options
+        )
         chosen = inside[:num_negatives]
         ids[row, : len(chosen)], values[row, : len(chosen)] = chosen, scores[row][chosen]
         positive_scores[row], counts[row] = p, len(chosen)

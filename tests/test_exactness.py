@@ -183,7 +183,8 @@ def check_real(queries, corpus, threads):
                     threads(count)
                     answers[isa, count] = stope.topk(queries, corpus, 100, metric=metric)
         threads(2)
-        chunks = in_chunks(queries, corpus, 100, [1000, 1016, 3001], metric=metric)
+        n = len(corpus)
+        chunks = in_chunks(queries, corpus, 100, [n // 5, n // 5 + 16, n // 2 + 1], metric=metric)
         rows = [0, len(queries) // 2, len(queries) - 1]
         canonical = reference.canonical(queries[rows], corpus, metric)
         expected = reference.select(canonical, 100)
@@ -215,6 +216,6 @@ def test_real_texts_with_a_real_encoder(threads):
         encoder.max_seq_length = 16
         queries, corpus = (
             encoder.encode([text[:60] for text in part], batch_size=128, show_progress_bar=False)
-            for part in (texts[0][:100], texts[0][100:2500] + texts[1])
+            for part in (texts[0][:40], texts[0][40:500] + texts[1][:300])
         )
     check_real(np.asarray(queries, np.float32), np.asarray(corpus, np.float32), threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -92,7 +93,7 @@ def test_isas_do_the_arithmetic_themselves():
 
 def test_build_info():
     info = stope.build_info()
-    assert info["version"] == stope.__version__
+    assert info["version"] == importlib.metadata.version("stope")
     assert {"compiler", "flags", "cuda"} <= set(info)
 
 
