@@ -1,0 +1,56 @@
+"""Read and write: BEIR folders, JSON lines, Parquet, TREC files, datasets, mined negatives.
+
+Readers stream where the source allows it and report a malformed line with file and line number.
+Files are written to a temporary name and renamed, so that a file is there whole or not at all.
+"""
+
+from stope.data._atomic import AtomicFile, atomic_path, open_atomic
+from stope.data.beir import iter_beir_corpus, read_beir, write_beir
+from stope.data.collection import Collection, Qrels, Run, Split
+from stope.data.export import (
+    FORMATS,
+    ExportSummary,
+    NegativeRows,
+    export_negatives,
+    negative_rows,
+    negatives_dataset,
+)
+from stope.data.jsonl import read_jsonl, write_jsonl
+from stope.data.negatives import NegativeTable
+from stope.data.tables import read_rows
+from stope.data.texts import iter_texts, read_pairs, read_texts
+from stope.data.training_rows import TrainingExample, read_flagembedding, read_tevatron
+from stope.data.trec import read_qrels, read_run, write_qrels, write_run
+
+__all__ = [
+    "FORMATS",
+    "AtomicFile",
+    "Collection",
+    "ExportSummary",
+    "NegativeRows",
+    "NegativeTable",
+    "Qrels",
+    "Run",
+    "Split",
+    "TrainingExample",
+    "atomic_path",
+    "export_negatives",
+    "iter_beir_corpus",
+    "iter_texts",
+    "negative_rows",
+    "negatives_dataset",
+    "open_atomic",
+    "read_beir",
+    "read_flagembedding",
+    "read_jsonl",
+    "read_pairs",
+    "read_qrels",
+    "read_rows",
+    "read_run",
+    "read_tevatron",
+    "read_texts",
+    "write_beir",
+    "write_jsonl",
+    "write_qrels",
+    "write_run",
+]

@@ -1,0 +1,89 @@
+"""Checked access to the fields of one row; every error names the place the row was read from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def names(row: Row) -> str:
+    """The field names of a row for an error message: "query", "positive"."""
+    return ", ".join(f'"{name}"' for name in row) or "none"
+
+
+def require(row: Row, name: str, where: str) -> Any:
+    """Return row[name], or raise ValueError naming the fields there are."""
+    if name not in row:
+        raise ValueError(f'{where}: field "{name}" is missing; the fields are {names(row)}')
+    return row[name]
+
+
+def text_of(value: Any, name: str, where: str) -> str:
+    """Return a string value unchanged, or raise ValueError."""
+    if not isinstance(value, str):
+        raise ValueError(f'{where}: field "{name}" must be a string, but it is {_kind(value)}')
+    return value
+
+
+def id_of(value: Any, name: str, where: str) -> str:
+    """Return an identifier as a string; whole numbers are accepted, empty strings are not."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError(
+            f'{where}: field "{name}" must be a string or a whole number, but it is {_kind(value)}'
+        )
+    if not value:
+        raise ValueError(f'{where}: field "{name}" is empty; every row needs an id')
+    return value
+
+
+def texts_of(value: Any, name: str, where: str) -> list[str]:
+    """Return a list of strings, or raise ValueError naming the first wrong element."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f'{where}: field "{name}" must be a list of strings, but it is {_kind(value)}'
+        )
+    return [text_of(item, f"{name}[{index}]", where) for index, item in enumerate(value)]
+
+
+def scores_of(value: Any, name: str, where: str, length: int) -> list[float]:
+    """Return a list of `length` finite numbers, or raise ValueError."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f'{where}: field "{name}" must be a list of numbers, but it is {_kind(value)}'
+        )
+    if len(value) != length:
+        raise ValueError(f'{where}: field "{name}" has {len(value)} scores for {length} texts')
+    return [number_of(item, f"{name}[{index}]", where) for index, item in enumerate(value)]
+
+
+def number_of(value: Any, name: str, where: str) -> float:
+    """Return a finite number as float, or raise ValueError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'{where}: field "{name}" must be a number, but it is {_kind(value)}')
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(
+            f'{where}: field "{name}" must be a finite number, but it is {_kind(value)}'
+        )
+    return number
+
+
+def join_title(title: str, text: str) -> str:
+    """The text a document is encoded as: title, a space, text; or the one that is not empty."""
+    return f"{title} {text}" if title and text else title or text
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    shown = repr(value)
+    shown = shown if len(shown) <= 40 else shown[:37] + "..."
+    return f"{type(value).__name__} {shown}"

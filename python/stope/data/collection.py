@@ -1,0 +1,145 @@
+"""A test collection in memory: documents, queries, relevance judgements by split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+Qrels = dict[str, dict[str, int]]
+Run = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The judged queries of one split of a Collection, in the collection's order.
+
+    Attributes:
+        name: name of the split, "test" for instance.
+        query_ids: ids of the queries that have at least one judgement in the split.
+        query_texts: their texts, aligned with query_ids.
+        qrels: {query id: {document id: relevance}}.
+
+    Example:
+        >>> split = Split("test", ["q1"], ["what is ore"], {"q1": {"d1": 2, "d2": 0}})
+        >>> split.positives()
+        [['d1']]
+    """
+
+    name: str
+    query_ids: list[str]
+    query_texts: list[str]
+    qrels: Qrels
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    def positives(self, min_relevance: int = 1) -> list[list[str]]:
+        """Document ids judged at least `min_relevance`, one list per query (it may be empty)."""
+        return [
+            [doc for doc, relevance in self.qrels[query].items() if relevance >= min_relevance]
+            for query in self.query_ids
+        ]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Documents, queries and judgements, in the order of their files.
+
+    Attributes:
+        corpus_ids: document ids, no duplicates.
+        corpus_texts: what is encoded: title, a space, text (or the one of them that is not empty).
+        query_ids: query ids, no duplicates.
+        query_texts: query texts.
+        qrels: {split: {query id: {document id: relevance}}}.
+        corpus_titles: titles, "" where there is none; each is the beginning of its text.
+
+    Raises:
+        ValueError: lengths differ, an id appears twice, a title is not the beginning of its text.
+
+    Memory: the strings, once.
+
+    Example:
+        >>> collection = Collection(
+        ...     corpus_ids=["d1", "d2"],
+        ...     corpus_texts=["Ore is rock with metal in it.", "A stope is a stepped working."],
+        ...     query_ids=["q1", "q2"],
+        ...     query_texts=["what is ore", "what is a stope"],
+        ...     qrels={"train": {"q2": {"d2": 1}}, "test": {"q1": {"d1": 1}}},
+        ... )
+        >>> collection.split("test").query_texts
+        ['what is ore']
+        >>> collection.corpus["d2"]
+        'A stope is a stepped working.'
+    """
+
+    corpus_ids: list[str]
+    corpus_texts: list[str]
+    query_ids: list[str]
+    query_texts: list[str]
+    qrels: dict[str, Qrels] = field(default_factory=dict)
+    corpus_titles: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.corpus_titles and self.corpus_ids:
+            object.__setattr__(self, "corpus_titles", [""] * len(self.corpus_ids))
+        _same_length("corpus_texts", self.corpus_texts, "corpus_ids", self.corpus_ids)
+        _same_length("corpus_titles", self.corpus_titles, "corpus_ids", self.corpus_ids)
+        _same_length("query_texts", self.query_texts, "query_ids", self.query_ids)
+        _no_duplicates("corpus_ids", self.corpus_ids)
+        _no_duplicates("query_ids", self.query_ids)
+        for row, (title, text) in enumerate(
+            zip(self.corpus_titles, self.corpus_texts, strict=True)
+        ):
+            if title and text != title and not text.startswith(title + " "):
+                raise ValueError(
+                    f"corpus_titles[{row}] is {title!r} but corpus_texts[{row}] does not begin "
+                    "with it; corpus_texts holds title, a space, text"
+                )
+
+    @cached_property
+    def corpus(self) -> dict[str, str]:
+        """{document id: text}, in order."""
+        return dict(zip(self.corpus_ids, self.corpus_texts, strict=True))
+
+    @cached_property
+    def queries(self) -> dict[str, str]:
+        """{query id: text}, in order."""
+        return dict(zip(self.query_ids, self.query_texts, strict=True))
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that have judgements."""
+        return list(self.qrels)
+
+    def split(self, name: str) -> Split:
+        """The queries judged in split `name`; ValueError names the splits there are."""
+        if name not in self.qrels:
+            known = ", ".join(f'"{split}"' for split in self.qrels) or "none"
+            raise ValueError(f'there is no split "{name}"; the splits are {known}')
+        qrels = self.qrels[name]
+        rows = [row for row, query in enumerate(self.query_ids) if qrels.get(query)]
+        return Split(
+            name,
+            [self.query_ids[row] for row in rows],
+            [self.query_texts[row] for row in rows],
+            {self.query_ids[row]: dict(qrels[self.query_ids[row]]) for row in rows},
+        )
+
+
+def _same_length(name: str, values: Sequence[str], other: str, others: Sequence[str]) -> None:
+    if len(values) != len(others):
+        raise ValueError(f"{name} has {len(values)} entries but {other} has {len(others)}")
+
+
+def _no_duplicates(name: str, ids: Sequence[str]) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    seen: dict[str, int] = {}
+    for row, identifier in enumerate(ids):
+        if identifier in seen:
+            raise ValueError(
+                f"{name}[{row}] is {identifier!r}, which is also {name}[{seen[identifier]}]; "
+                "ids must be unique"
+            )
+        seen[identifier] = row

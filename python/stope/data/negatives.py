@@ -1,0 +1,281 @@
+"""Mined negatives as a table of row numbers, with the texts they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class NegativeTable:
+    """Queries with their positives and negatives, as rows of a list of documents.
+
+    Args:
+        query_ids: nq ids.
+        query_texts: nq texts.
+        document_ids: n ids, no duplicates.
+        document_texts: n texts.
+        positives: document rows: one per query (a 1-D integer array), CSR (a tuple of int arrays:
+            offsets [nq + 1], rows [nnz]), or a sequence of nq integer arrays.
+        negatives: document rows, int [nq, m] best first, or a sequence of nq integer arrays;
+            -1 is padding and is dropped wherever it stands.
+        positive_scores: as positives: a flat array [nnz], or a sequence of nq arrays.
+        negative_scores: as negatives: [nq, m], or a sequence of nq arrays; ignored at padding.
+
+    Raises:
+        ValueError: lengths that do not agree, a row out of range, a duplicate document id, a score
+            that is not finite beside a row that is not padding; names the argument and the query.
+        TypeError: rows that are not integers.
+
+    Memory: int64 rows and float64 scores of all positives and negatives.
+
+    Example:
+        >>> table = NegativeTable(
+        ...     query_ids=["q1"], query_texts=["what is ore"],
+        ...     document_ids=["d1", "d2", "d3"], document_texts=["rock", "pit", "lamp"],
+        ...     positives=[0], negatives=[[2, 1, -1]], negative_scores=[[0.5, 0.25, float("-inf")]],
+        ... )
+        >>> table.negatives_of(0)
+        [2, 1]
+    """
+
+    query_ids: Sequence[str]
+    query_texts: Sequence[str]
+    document_ids: Sequence[str]
+    document_texts: Sequence[str]
+    positives: Any
+    negatives: Any
+    positive_scores: Any = None
+    negative_scores: Any = None
+    width: int = field(init=False)
+    _positives: tuple[Ids, Ids, Scores | None] = field(init=False, repr=False)
+    _negatives: tuple[Ids, Ids, Scores | None] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        number = len(self.query_ids)
+        if len(self.query_texts) != number:
+            raise ValueError(
+                f"query_texts has {len(self.query_texts)} entries but query_ids has {number}"
+            )
+        if len(self.document_texts) != len(self.document_ids):
+            raise ValueError(
+                f"document_texts has {len(self.document_texts)} entries but document_ids has "
+                f"{len(self.document_ids)}"
+            )
+        if len(set(self.document_ids)) != len(self.document_ids):
+            raise ValueError("document_ids has an id twice; ids must be unique")
+        offsets, rows = _positive_csr(self.positives, number)
+        scores = _flat_scores(self.positive_scores, offsets, "positive_scores")
+        self._check(offsets, rows, scores, "positives", padding=False)
+        object.__setattr__(self, "_positives", (offsets, rows, scores))
+        offsets, rows = _ragged(self.negatives, number, "negatives")
+        object.__setattr__(self, "width", int(np.diff(offsets).max(initial=0)))
+        scores = _flat_scores(self.negative_scores, offsets, "negative_scores")
+        self._check(offsets, rows, scores, "negatives", padding=True)
+        kept = rows >= 0
+        counts = np.concatenate([[0], np.cumsum(kept)])
+        object.__setattr__(
+            self,
+            "_negatives",
+            (counts[offsets], rows[kept], None if scores is None else scores[kept]),
+        )
+
+    @classmethod
+    def from_ids(
+        cls,
+        queries: Mapping[str, str],
+        documents: Mapping[str, str],
+        positives: Mapping[str, Sequence[str]],
+        negatives: Mapping[str, Sequence[tuple[str, float]]],
+        positive_scores: Mapping[str, Sequence[float]] | None = None,
+    ) -> NegativeTable:
+        """Build a table from ids; the queries are those of `positives`, in its order.
+
+        Args:
+            queries: {query id: text}.
+            documents: {document id: text}.
+            positives: {query id: document ids}.
+            negatives: {query id: (document id, score) pairs}, best first; a query may be missing.
+            positive_scores: {query id: scores}, aligned with positives.
+
+        Raises:
+            ValueError: an id that has no text; lengths that do not agree.
+
+        Example:
+            >>> table = NegativeTable.from_ids(
+            ...     {"q": "what is ore"}, {"d1": "rock", "d2": "pit"},
+            ...     positives={"q": ["d1"]}, negatives={"q": [("d2", 0.5)]},
+            ... )
+            >>> table.negatives_of(0)
+            [1]
+        """
+        rows = {identifier: row for row, identifier in enumerate(documents)}
+
+        def row_of(query: str, document: str) -> int:
+            if document not in rows:
+                raise ValueError(
+                    f'query "{query}" names document "{document}", which is not among the documents'
+                )
+            return rows[document]
+
+        for query in positives:
+            if query not in queries:
+                raise ValueError(f'positives name query "{query}", which is not among the queries')
+        for query in negatives:
+            if query not in positives:
+                raise ValueError(f'negatives name query "{query}", which has no entry in positives')
+        if positive_scores is not None:
+            for query in positives:
+                if query not in positive_scores:
+                    raise ValueError(f'positive_scores has no entry for query "{query}"')
+        found = [negatives.get(query, ()) for query in positives]
+        return cls(
+            list(positives),
+            [queries[query] for query in positives],
+            list(documents),
+            list(documents.values()),
+            [[row_of(query, name) for name in named] for query, named in positives.items()],
+            [
+                [row_of(query, name) for name, _ in pairs]
+                for query, pairs in zip(positives, found, strict=True)
+            ],
+            None if positive_scores is None else [positive_scores[query] for query in positives],
+            [[score for _, score in pairs] for pairs in found],
+        )
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    def positives_of(self, query: int) -> list[int]:
+        """Document rows of the positives of query number `query`."""
+        return _slice(self._positives[0], self._positives[1], query)
+
+    def negatives_of(self, query: int) -> list[int]:
+        """Document rows of the negatives of query number `query`, without padding."""
+        return _slice(self._negatives[0], self._negatives[1], query)
+
+    def positive_scores_of(self, query: int) -> list[float]:
+        """Scores aligned with positives_of(query); ValueError when the table has none."""
+        return self._scores_of(self._positives, "positive_scores", query)
+
+    def negative_scores_of(self, query: int) -> list[float]:
+        """Scores aligned with negatives_of(query); ValueError when the table has none."""
+        return self._scores_of(self._negatives, "negative_scores", query)
+
+    @property
+    def num_positives(self) -> Ids:
+        """Number of positives of each query, int64 [nq]."""
+        return np.diff(self._positives[0])
+
+    @property
+    def num_negatives(self) -> Ids:
+        """Number of negatives of each query without padding, int64 [nq]."""
+        return np.diff(self._negatives[0])
+
+    def _scores_of(
+        self, table: tuple[Ids, Ids, Scores | None], name: str, query: int
+    ) -> list[float]:
+        if table[2] is None:
+            raise ValueError(f"{name} was not given, so scores cannot be exported")
+        return _slice(table[0], table[2], query)
+
+    def _check(
+        self, offsets: Ids, rows: Ids, scores: Scores | None, name: str, *, padding: bool
+    ) -> None:
+        number = len(self.document_ids)
+        wrong = (rows >= number) | (rows < (-1 if padding else 0))
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            raise ValueError(
+                f"{name} of query {_query_of(offsets, place)} has document row {rows[place]}, but "
+                f"there are {number} documents"
+            )
+        if scores is not None:
+            bad = ~np.isfinite(scores) & (rows >= 0)
+            if bad.any():
+                place = int(np.argmax(bad))
+                raise ValueError(
+                    f"the score of document row {rows[place]} in {name} of query "
+                    f"{_query_of(offsets, place)} is {scores[place]}; scores must be finite"
+                )
+
+
+def _positive_csr(positives: Any, number: int) -> tuple[Ids, Ids]:
+    if isinstance(positives, tuple) and len(positives) == 2 and np.ndim(positives[0]) == 1:
+        offsets = _integers(positives[0], "positives[0]")
+        rows = _integers(positives[1], "positives[1]")
+        valid = len(offsets) == number + 1 and offsets[0] == 0 and offsets[-1] == len(rows)
+        if not valid or (np.diff(offsets) < 0).any():
+            raise ValueError(
+                f"positives[0] must be {number + 1} offsets that rise from 0 to {len(rows)}, the "
+                "number of rows in positives[1]"
+            )
+        return offsets, rows
+    if len(positives) and all(np.ndim(entry) == 0 for entry in positives):
+        rows = _integers(positives, "positives")
+        _count(rows, number, "positives")
+        return np.arange(number + 1, dtype=np.int64), rows
+    return _ragged(positives, number, "positives")
+
+
+def _ragged(values: Any, number: int, name: str) -> tuple[Ids, Ids]:
+    _count(values, number, name)
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        offsets = np.arange(number + 1, dtype=np.int64) * values.shape[1]
+        return offsets, _integers(values.reshape(-1), name)
+    entries = [_integers(entry, f"{name}[{row}]") for row, entry in enumerate(values)]
+    offsets = np.zeros(number + 1, dtype=np.int64)
+    np.cumsum([len(entry) for entry in entries], out=offsets[1:])
+    return offsets, np.concatenate([np.empty(0, dtype=np.int64), *entries])
+
+
+def _flat_scores(values: Any, offsets: Ids, name: str) -> Scores | None:
+    if values is None:
+        return None
+    number = len(offsets) - 1
+    array = np.asarray(values) if isinstance(values, np.ndarray) else None
+    if array is not None and array.ndim == 2:
+        values = list(array)
+    elif array is not None and array.ndim == 1 and array.dtype != object:
+        if len(array) != offsets[-1]:
+            raise ValueError(f"{name} has {len(array)} entries for {offsets[-1]} documents")
+        return array.astype(np.float64)
+    _count(values, number, name)
+    entries = [np.asarray(entry, dtype=np.float64).reshape(-1) for entry in values]
+    for row, entry in enumerate(entries):
+        wanted = offsets[row + 1] - offsets[row]
+        if len(entry) != wanted:
+            raise ValueError(f"{name}[{row}] has {len(entry)} scores for {wanted} documents")
+    return np.concatenate([np.empty(0, dtype=np.float64), *entries])
+
+
+def _integers(values: Any, name: str) -> Ids:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one axis, but it has {array.ndim}")
+    if array.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must hold integers (document rows), but it is {array.dtype}")
+    return array.astype(np.int64)
+
+
+def _count(values: Any, number: int, name: str) -> None:
+    if len(values) != number:
+        raise ValueError(f"{name} has {len(values)} entries but there are {number} queries")
+
+
+def _query_of(offsets: Ids, place: int) -> int:
+    return int(np.searchsorted(offsets, place, side="right")) - 1
+
+
+def _slice(offsets: Ids, values: npt.NDArray[Any], query: int) -> list[Any]:
+    entries: list[Any] = values[offsets[query] : offsets[query + 1]].tolist()
+    return entries

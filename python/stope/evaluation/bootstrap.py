@@ -1,0 +1,179 @@
+"""Bootstrap over queries: a confidence interval of a mean, and of the difference of two runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stope.evaluation.metrics import Evaluation
+
+_BLOCK_ELEMENTS = 1 << 20
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; `mean_difference` is candidate minus baseline.
+
+    Attributes:
+        metric: name of the metric.
+        mean_difference: mean over queries of candidate - baseline.
+        low: lower end of the confidence interval of mean_difference.
+        high: upper end.
+        p_value: two-sided; the chance of a difference at least as large if there were none.
+        num_queries: number of queries.
+        confidence: of the interval.
+
+    Example:
+        >>> Comparison("RR@10", 0.1, 0.05, 0.15, 0.001, 300, 0.95).significant
+        True
+    """
+
+    metric: str
+    mean_difference: float
+    low: float
+    high: float
+    p_value: float
+    num_queries: int
+    confidence: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether p_value is below 1 - confidence."""
+        return self.p_value < 1 - self.confidence
+
+
+def compare(
+    baseline: Evaluation,
+    candidate: Evaluation,
+    metric: str,
+    *,
+    num_samples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compare two evaluations query by query with the paired bootstrap.
+
+    With d_q = candidate_q - baseline_q and n queries, `num_samples` samples of n queries are drawn
+    with replacement. The interval is the percentile interval of the sample means of d. The p-value
+    is that of the bootstrap test of Sakai (SIGIR 2006): the share of samples of the centred
+    differences d - mean(d) whose mean is at least |mean(d)| away from 0, counting the observed
+    one, (1 + count) / (1 + num_samples). With few queries (below about 30) both are too optimistic.
+
+    Args:
+        baseline: evaluation to compare with.
+        candidate: evaluation of the run in question, over the same queries.
+        metric: a metric both have.
+        num_samples: number of samples.
+        seed: seed of the samples; the same seed, the same result.
+        confidence: of the interval, between 0 and 1.
+
+    Raises:
+        ValueError: a metric that one has not, other queries in one than in the other, fewer than
+            two queries, num_samples below 1, a confidence outside (0, 1).
+
+    Memory: 16 MiB or 16 bytes a query, whichever is more, and 8 bytes a sample.
+
+    Example:
+        >>> names = [f"q{number}" for number in range(50)]
+        >>> flat = Evaluation({"RR@10": 0.5}, {"RR@10": {name: 0.5 for name in names}})
+        >>> better = Evaluation({"RR@10": 0.75}, {"RR@10": {name: 0.75 for name in names}})
+        >>> found = compare(flat, better, "RR@10")
+        >>> found.mean_difference, found.low, found.high, found.num_queries
+        (0.25, 0.25, 0.25, 50)
+    """
+    _check(num_samples, confidence)
+    first, second = _values(baseline, metric, "baseline"), _values(candidate, metric, "candidate")
+    if first.keys() != second.keys():
+        only = sorted(first.keys() ^ second.keys())[0]
+        raise ValueError(
+            f'baseline and candidate are not over the same queries: only one of them has "{only}"'
+        )
+    difference = np.array([second[query] - first[query] for query in first], dtype=np.float64)
+    mean = math.fsum(difference) / len(difference)
+    means = _sample_means(difference - mean, num_samples, seed)
+    low, high = _percentiles(means, confidence)
+    # Rounding in a mean of n terms of size at most 1 must not decide whether it reaches |mean|.
+    slack = 1e-12 * float(np.abs(difference).max())
+    extreme = int(np.count_nonzero(np.abs(means) >= abs(mean) - slack))
+    return Comparison(
+        metric,
+        mean,
+        mean + low,
+        mean + high,
+        (1 + extreme) / (1 + num_samples),
+        len(difference),
+        confidence,
+    )
+
+
+def confidence_interval(
+    evaluation: Evaluation,
+    metric: str,
+    *,
+    num_samples: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return (low, high), the bootstrap percentile interval of a mean over queries.
+
+    Args:
+        evaluation: evaluation of one run.
+        metric: one of its metrics.
+        num_samples: number of samples of the queries, drawn with replacement.
+        seed: seed of the samples; the same seed, the same result.
+        confidence: between 0 and 1.
+
+    Raises:
+        ValueError: unknown metric, fewer than two queries, num_samples below 1, a confidence
+            outside (0, 1).
+
+    Memory: 16 MiB or 16 bytes a query, whichever is more, and 8 bytes a sample.
+
+    Example:
+        >>> values = {f"q{number}": number % 2 for number in range(100)}
+        >>> low, high = confidence_interval(Evaluation({"P@1": 0.5}, {"P@1": values}), "P@1")
+        >>> round(low, 1), round(high, 1)
+        (0.4, 0.6)
+    """
+    _check(num_samples, confidence)
+    values = np.array(list(_values(evaluation, metric, "evaluation").values()), dtype=np.float64)
+    return _percentiles(_sample_means(values, num_samples, seed), confidence)
+
+
+def _sample_means(values: Values, num_samples: int, seed: int) -> Values:
+    number = len(values)
+    generator = np.random.default_rng(seed)
+    means = np.empty(num_samples, dtype=np.float64)
+    block = max(1, _BLOCK_ELEMENTS // number)
+    for start in range(0, num_samples, block):
+        size = min(block, num_samples - start)
+        chosen = generator.integers(0, number, size=(size, number))
+        means[start : start + size] = values[chosen].mean(axis=1)
+    return means
+
+
+def _percentiles(means: Values, confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _values(evaluation: Evaluation, metric: str, name: str) -> dict[str, float]:
+    if metric not in evaluation.per_query:
+        known = ", ".join(f'"{each}"' for each in evaluation.per_query) or "none"
+        raise ValueError(f'{name} has no metric "{metric}"; its metrics are {known}')
+    values = evaluation.per_query[metric]
+    if len(values) < 2:
+        raise ValueError(f"{name} has {len(values)} queries; a bootstrap needs at least two")
+    return values
+
+
+def _check(num_samples: int, confidence: float) -> None:
+    if num_samples < 1:
+        raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")
