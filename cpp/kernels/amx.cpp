@@ -46,8 +46,8 @@ inline void score_pair(const std::int8_t* queries, std::int64_t stride, const st
 }
 
 void score_panels(const QueryTile* queries, const std::int8_t* panels, std::int64_t panel_bytes,
-                  int panel_count, std::int64_t depth_padded, std::int32_t* tile,
-                  std::int64_t stride) {
+                  int panel_count, std::int64_t /*depth: tiles are padded*/,
+                  std::int64_t depth_padded, std::int32_t* tile, std::int64_t stride) {
   const bool two_rows = queries->rows > kAmxTileSide;
   for (int p = 0; p < panel_count; p += 2) {
     const bool two_panels = p + 1 < panel_count;

@@ -68,6 +68,7 @@ void fill(stope::KernelTable* table, const char* name) {
   table->end_tiles = no_tiles;
   table->score_panels = score_panels;
   table->select = select;
+  table->reached_by = reached_by;
   table->exact_dot = exact_dot;
   table->exact_distance = exact_distance;
   table->exact_dot_int8 = exact_dot_int8;

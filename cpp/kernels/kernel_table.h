@@ -86,16 +86,20 @@ struct KernelTable {
 
   // tile[r * stride + 16 * p + c] = int32 dot of query r and row c of panel p.
   void (*score_panels)(const QueryTile* queries, const std::int8_t* panels,
-                       std::int64_t panel_bytes, int panel_count, std::int64_t depth_padded,
-                       std::int32_t* tile, std::int64_t stride);
+                       std::int64_t panel_bytes, int panel_count, std::int64_t depth,
+                       std::int64_t depth_padded, std::int32_t* tile, std::int64_t stride);
 
-  // masks[r * panel_count + p] = candidates kept of the rows of panel p; above[r] += candidates
-  // above the ceiling (above may be nullptr: no ceilings). `biased` says that some bias is not 0.
+  // Bit 16 * p + c of masks[r]: candidate kept, row c of panel p; above[r] += candidates above
+  // the ceiling (above may be nullptr: no ceilings). `biased` says that some bias is not 0.
   // Returns whether any mask is not zero.
   bool (*select)(const std::int32_t* tile, std::int64_t stride, int rows, const RowTerms* terms,
                  const std::int8_t* panels, std::int64_t panel_bytes, int panel_count,
-                 std::int64_t depth_padded, bool biased, std::uint16_t* masks,
+                 std::int64_t depth_padded, bool biased, std::uint64_t* masks,
                  std::int64_t* above);
+
+  // A value that at least k of the `count` values reach, close to the k-th largest; -infinity when
+  // fewer than k are finite. The values are padded with -infinity to a multiple of 16.
+  float (*reached_by)(const float* values, std::int64_t count, std::int64_t k);
 
   // scores[r * stride + c] = canonical dot (or -distance) of rows of float32.
   void (*exact_dot)(const float* const* queries, int rows, const float* const* corpus,

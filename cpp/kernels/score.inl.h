@@ -16,7 +16,7 @@ using stope::QueryTile;
 
 template <int kRows, int kPanels>
 inline void score_block(const std::int8_t* queries, std::int64_t stride,
-                        const std::int8_t* panels, std::int64_t panel_bytes,
+                        const std::int8_t* panels, std::int64_t panel_bytes, std::int64_t depth,
                         std::int64_t depth_padded, std::int32_t* tile, std::int64_t tile_stride) {
   i32x16 acc[kRows][kPanels];
 #pragma GCC unroll 4
@@ -30,7 +30,8 @@ inline void score_block(const std::int8_t* queries, std::int64_t stride,
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) acc[r][p] = start;
   }
-  for (std::int64_t g = 0; g < depth_padded / 4; ++g) {
+  const std::int64_t groups = (depth + 3) / 4;
+  for (std::int64_t g = 0; g < groups; ++g) {
     s8x64 x[kPanels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) x[p] = load_s8(panels + p * panel_bytes + g * 4 * kLanes);
@@ -49,11 +50,11 @@ inline void score_block(const std::int8_t* queries, std::int64_t stride,
 
 template <int kPanels>
 inline void score_rows(const QueryTile* queries, const std::int8_t* panels,
-                       std::int64_t panel_bytes, std::int64_t depth_padded, std::int32_t* tile,
-                       std::int64_t tile_stride) {
+                       std::int64_t panel_bytes, std::int64_t depth, std::int64_t depth_padded,
+                       std::int32_t* tile, std::int64_t tile_stride) {
   const auto run = [&](auto rows) {
     score_block<decltype(rows)::value, kPanels>(queries->data, queries->stride, panels,
-                                                panel_bytes, depth_padded, tile, tile_stride);
+                                                panel_bytes, depth, depth_padded, tile, tile_stride);
   };
   switch (queries->rows) {
     case 1: return run(Count<1>{});
@@ -66,15 +67,15 @@ inline void score_rows(const QueryTile* queries, const std::int8_t* panels,
 }
 
 void score_panels(const QueryTile* queries, const std::int8_t* panels, std::int64_t panel_bytes,
-                  int panel_count, std::int64_t depth_padded, std::int32_t* tile,
-                  std::int64_t stride) {
+                  int panel_count, std::int64_t depth, std::int64_t depth_padded,
+                  std::int32_t* tile, std::int64_t stride) {
   int p = 0;
   for (; p + kTilePanels <= panel_count; p += kTilePanels)
-    score_rows<kTilePanels>(queries, panels + p * panel_bytes, panel_bytes, depth_padded,
-                            tile + p * kLanes, stride);
+    score_rows<kTilePanels>(queries, panels + p * panel_bytes, panel_bytes, depth,
+                            depth_padded, tile + p * kLanes, stride);
   for (; p < panel_count; ++p)
-    score_rows<1>(queries, panels + p * panel_bytes, panel_bytes, depth_padded, tile + p * kLanes,
-                  stride);
+    score_rows<1>(queries, panels + p * panel_bytes, panel_bytes, depth, depth_padded,
+                  tile + p * kLanes, stride);
 }
 
 }  // namespace

@@ -14,8 +14,9 @@ template <bool kBias, bool kCeiling>
 inline bool select_block(const std::int32_t* tile, std::int64_t stride, int rows,
                          const RowTerms* terms, const std::int8_t* panels,
                          std::int64_t panel_bytes, int panel_count, std::int64_t depth_padded,
-                         std::uint16_t* masks, std::int64_t* above) {
-  std::uint32_t any = 0;
+                         std::uint64_t* masks, std::int64_t* above) {
+  std::uint64_t any = 0;
+  for (int r = 0; r < rows; ++r) masks[r] = 0;
   const f32x16 excluded = set_f32(static_cast<float>(stope::kExcluded));
   for (int p = 0; p < panel_count; ++p) {
     const auto* footer = reinterpret_cast<const PanelFooter*>(panels + p * panel_bytes +
@@ -37,7 +38,7 @@ inline bool select_block(const std::int32_t* tile, std::int64_t stride, int rows
         above[r] += __builtin_popcount(refused);
         mask &= ~refused;
       }
-      masks[r * panel_count + p] = static_cast<std::uint16_t>(mask);
+      masks[r] |= static_cast<std::uint64_t>(mask) << (kLanes * p);
       any |= mask;
     }
   }
@@ -46,13 +47,54 @@ inline bool select_block(const std::int32_t* tile, std::int64_t stride, int rows
 
 bool select(const std::int32_t* tile, std::int64_t stride, int rows, const RowTerms* terms,
             const std::int8_t* panels, std::int64_t panel_bytes, int panel_count,
-            std::int64_t depth_padded, bool biased, std::uint16_t* masks, std::int64_t* above) {
+            std::int64_t depth_padded, bool biased, std::uint64_t* masks, std::int64_t* above) {
   const auto run = [&](auto bias, auto ceiling) {
     return select_block<decltype(bias)::value != 0, decltype(ceiling)::value != 0>(
         tile, stride, rows, terms, panels, panel_bytes, panel_count, depth_padded, masks, above);
   };
   if (biased) return above == nullptr ? run(Count<1>{}, Count<0>{}) : run(Count<1>{}, Count<1>{});
   return above == nullptr ? run(Count<0>{}, Count<0>{}) : run(Count<0>{}, Count<1>{});
+}
+
+// Float32 numbers in their order as integers, and back.
+inline std::int32_t ordered_bits(float value) {
+  std::int32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof(bits));
+  return bits >= 0 ? bits : INT32_MIN - bits;
+}
+inline float from_ordered_bits(std::int32_t bits) {
+  if (bits < 0) bits = INT32_MIN - bits;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// Bisection over the float32 numbers, one pass of compares a step, until the count is near enough.
+float reached_by(const float* values, std::int64_t count, std::int64_t k) {
+  const auto reaching = [&](float bound) {
+    const f32x16 bounds = set_f32(bound);
+    std::int64_t reached = 0;
+    for (std::int64_t i = 0; i < count; i += kLanes)
+      reached += __builtin_popcount(mask_ge(load_f32(values + i), bounds));
+    return reached;
+  };
+  constexpr float kLowest = -__FLT_MAX__;
+  if (reaching(kLowest) < k) return -__builtin_inff();
+  f32x16 largest = set_f32(kLowest);
+  for (std::int64_t i = 0; i < count; i += kLanes)
+    largest = max_f32(largest, load_f32(values + i));
+  // Invariant: at least k values reach `low`.
+  std::int32_t low = ordered_bits(kLowest);
+  std::int32_t high = ordered_bits(reduce_max(largest));
+  if (reaching(from_ordered_bits(high)) >= k) return from_ordered_bits(high);
+  const std::int64_t enough = k + k / 16;
+  while (static_cast<std::int64_t>(high) - low > 1) {
+    const auto middle = static_cast<std::int32_t>((static_cast<std::int64_t>(low) + high) / 2);
+    const std::int64_t reached = reaching(from_ordered_bits(middle));
+    (reached >= k ? low : high) = middle;
+    if (reached >= k && reached <= enough) break;
+  }
+  return from_ordered_bits(low);
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ struct CandidateList {
 
 // What a thread lends to the candidates while it works on them.
 struct CandidateScratch {
-  float* lowers;       // [splits * capacity]
+  float* lowers;       // [splits * capacity + 16]
   float* rows;         // [ExactScorer::scratch_floats(depth)]
   Candidate* merged;   // [splits * capacity], unused when splits == 1
 };
@@ -64,33 +64,34 @@ struct QueryRow {
 
 class CandidateSelector {
  public:
-  CandidateSelector(std::int64_t k, std::int64_t capacity, const ExactScorer& scorer)
-      : k_(k), capacity_(capacity), scorer_(scorer) {}
+  CandidateSelector(const KernelTable& kernels, std::int64_t k, const ExactScorer& scorer)
+      : kernels_(kernels), k_(k), capacity_(capacity_for(k)), scorer_(scorer) {}
 
   static std::int64_t capacity_for(std::int64_t k) { return 4 * k + 640; }
 
   bool full(const CandidateList& list) const { return list.count == capacity_; }
 
-  // Make room: raise the threshold, drop what is below it, and settle the rest when that is not
-  // enough. Afterwards at most three quarters of the buffer are in use.
+  // Make room, by cheap means first: the threshold that the lower bounds prove; when that leaves a
+  // crowd, the exact scores of the k most promising; when that leaves too many, exact scores of
+  // all. Afterwards at most three quarters of the buffer are in use.
   void compact(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
                const CandidateScratch& scratch) const {
     tighten(list, scratch.lowers);
+    if (list->count > k_ + (capacity_ - k_) / 4) {
+      settle_best(list, query, eligibility, scratch);
+      drop_below_least(list);
+    }
     if (list->count > capacity_ / 4 * 3) settle(list, query, eligibility, scratch);
   }
 
-  // Drop what cannot be among the k best any more.
+  // Drop what cannot be among the k best any more. `lowers` has room for 16 values more.
   void tighten(CandidateList* list, float* lowers) const {
     if (list->count >= k_) {
       for (std::int64_t i = 0; i < list->count; ++i) lowers[i] = list->entries[i].lower;
-      float* kth = lowers + (k_ - 1);
-      std::nth_element(lowers, kth, lowers + list->count, std::greater<float>());
-      list->least = std::max(list->least, *kth);
+      std::fill_n(lowers + list->count, kLanes, -kInfinity);
+      list->least = std::max(list->least, kernels_.reached_by(lowers, list->count, k_));
     }
-    const float least = list->least;
-    Candidate* end = std::remove_if(list->entries, list->entries + list->count,
-                                    [least](const Candidate& c) { return c.upper < least; });
-    list->count = end - list->entries;
+    drop_below_least(list);
   }
 
   // Leaves the k best, exact and in order; later entries of the list are gone.
@@ -128,6 +129,37 @@ class CandidateSelector {
   }
 
  private:
+  // Without branches: whether an entry stays is as good as random.
+  static void drop_below_least(CandidateList* list) {
+    Candidate* entries = list->entries;
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < list->count; ++i) {
+      const Candidate entry = entries[i];
+      entries[kept] = entry;
+      kept += entry.upper >= list->least ? 1 : 0;
+    }
+    list->count = kept;
+  }
+
+  // Make the k entries with the highest upper bounds exact: their lowest score is a threshold that
+  // no error widens.
+  void settle_best(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
+                   const CandidateScratch& scratch) const {
+    if (list->count <= k_) return;
+    std::nth_element(
+        list->entries, list->entries + (k_ - 1), list->entries + list->count,
+        [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; });
+    CandidateList best = {list->entries, k_, list->least};
+    settle(&best, query, eligibility, scratch);
+    if (best.count == k_) {
+      float least = kInfinity;
+      for (std::int64_t i = 0; i < k_; ++i) least = std::min(least, best.entries[i].upper);
+      list->least = std::max(list->least, least);
+    }
+    std::copy(list->entries + k_, list->entries + list->count, list->entries + best.count);
+    list->count -= k_ - best.count;
+  }
+
   // Score every entry that is not exact, drop the ineligible, keep the k best.
   void settle(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
               const CandidateScratch& scratch) const {
@@ -171,6 +203,7 @@ class CandidateSelector {
     return kept;
   }
 
+  const KernelTable& kernels_;
   std::int64_t k_;
   std::int64_t capacity_;
   const ExactScorer& scorer_;

@@ -12,14 +12,14 @@
 
 namespace stope {
 
-void RowFault::raise(const char* argument) const {
+void RowFault::raise(const char* argument, std::int64_t first_row) const {
   const std::string name(argument);
   if (const std::int64_t row = not_finite_.load(); row != INT64_MAX)
     throw std::invalid_argument(name + " has a NaN or an infinity in row " +
-                                std::to_string(row) + "; remove or repair that row");
+                                std::to_string(row - first_row) + "; remove or repair that row");
   if (const std::int64_t row = too_long_.load(); row != INT64_MAX)
     throw std::invalid_argument(
-        name + " has a norm of 2^63 (9.2e18) or more in row " + std::to_string(row) +
+        name + " has a norm of 2^63 (9.2e18) or more in row " + std::to_string(row - first_row) +
         ", so float32 scores could overflow; scale it down or use metric='cosine'");
 }
 
@@ -83,7 +83,7 @@ void pack(const PackCall& call) {
                                         (first + p) * shape.bytes,
                                     &fault);
                  });
-    fault.raise("corpus");
+    fault.raise(call.name, call.first_row);
     done = std::min(end * kLanes, call.corpus.rows);
     if (progress.step != nullptr && !progress.step(progress.context, done, call.corpus.rows))
       throw Interrupted();

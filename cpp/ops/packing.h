@@ -28,8 +28,8 @@ class RowFault {
  public:
   void note_not_finite(std::int64_t row) { lower(&not_finite_, row); }
   void note_too_long(std::int64_t row) { lower(&too_long_, row); }
-  // Throws std::invalid_argument naming the argument and the row, when there is one.
-  void raise(const char* argument) const;
+  // Throws std::invalid_argument naming the argument and the row, counted from first_row.
+  void raise(const char* argument, std::int64_t first_row = 0) const;
 
  private:
   static void lower(std::atomic<std::int64_t>* least, std::int64_t row) {

@@ -47,8 +47,8 @@ void scan(const KernelTable& kernels, const PanelShape& shape, const ScanQueries
       for (std::int64_t panel = begin; panel < end; panel += tile_panels) {
         const int count = static_cast<int>(std::min(tile_panels, end - panel));
         const std::int8_t* data = panels.data + (panel - panels.first) * shape.bytes;
-        kernels.score_panels(&block, data, shape.bytes, count, shape.depth_padded, tile,
-                             kTileStride);
+        kernels.score_panels(&block, data, shape.bytes, count, shape.depth,
+                             shape.depth_padded, tile, kTileStride);
         consume(row, block.rows, panel, count, data, tile);
       }
     }

@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <functional>
 #include <stdexcept>
 
 #include "bounds.h"
@@ -29,7 +28,7 @@ namespace stope {
 namespace {
 
 constexpr std::int64_t kCandidateBytes = 32 << 20;
-constexpr std::int64_t kRegionBytes = 8 << 20;
+constexpr std::int64_t kRegionBytes = 2 << 20;
 constexpr std::int64_t kIndexRegionBytes = 64 << 20;  // how often an index search reports progress
 constexpr std::int64_t kBlockQueries = 96;
 constexpr std::int64_t kFewQueries = 64;  // per thread; below it the corpus is split
@@ -42,7 +41,7 @@ class Topk {
         shape_(call.corpus.columns),
         bounds_(call.metric, call.corpus.columns, call.precision != Precision::kExact),
         scorer_(kernels_, call.queries, call.corpus, call.metric),
-        selector_(call.k, CandidateSelector::capacity_for(call.k), scorer_),
+        selector_(kernels_, call.k, scorer_),
         workspace_(workspace) {
     plan();
   }
@@ -114,7 +113,7 @@ class Topk {
       ThreadScratch scratch = {};
       if (!packed) scratch.pack = workspace_.take<float>(kLanes * depth);
       scratch.candidates.rows = workspace_.take<float>(ExactScorer::scratch_floats(depth));
-      scratch.candidates.lowers = workspace_.take<float>(splits_ * capacity);
+      scratch.candidates.lowers = workspace_.take<float>(splits_ * capacity + kLanes);
       if (splits_ > 1) scratch.candidates.merged = workspace_.take<Candidate>(splits_ * capacity);
       if (codes_ != nullptr) scratch_[t] = scratch;
     }
@@ -214,7 +213,7 @@ class Topk {
     if (excludes)
       for (std::int64_t i = queries.first; i < queries.end; ++i)
         states[i].next_excluded = first_excluded(first_query_ + i, panels.first * kLanes);
-    std::uint16_t masks[kMaxTileRows * kMaxTilePanels];
+    std::uint64_t masks[kMaxTileRows];
     scan(kernels_, shape_, queries, panels,
          [&](std::int64_t row, int rows, std::int64_t panel, int count, const std::int8_t* data,
              std::int32_t* tile) {
@@ -225,10 +224,9 @@ class Topk {
                                 above == nullptr ? nullptr : above + row))
              return;
            for (int r = 0; r < rows; ++r)
-             for (int p = 0; p < count; ++p)
-               if (const std::uint32_t mask = masks[r * count + p]; mask != 0)
-                 collect(row + r, &states[row + r], &terms[row + r], mask, panel + p,
-                         data + p * shape_.bytes, tile + r * kTileStride + p * kLanes, scratch);
+             if (masks[r] != 0)
+               collect(row + r, &states[row + r], &terms[row + r], masks[r], panel, data,
+                       tile + r * kTileStride, scratch);
          });
   }
 
@@ -256,18 +254,20 @@ class Topk {
       std::fill(tile + r * kTileStride + valid, tile + (r + 1) * kTileStride, kExcluded);
   }
 
-  void collect(std::int64_t i, SplitState* state, RowTerms* terms, std::uint32_t mask,
-               std::int64_t panel, const std::int8_t* data, const std::int32_t* dots,
+  // Bit 16 * p + c of the mask is row c of the p-th panel at `panels`.
+  void collect(std::int64_t i, SplitState* state, RowTerms* terms, std::uint64_t mask,
+               std::int64_t first_panel, const std::int8_t* panels, const std::int32_t* dots,
                const CandidateScratch& scratch) {
-    const auto* footer =
-        reinterpret_cast<const PanelFooter*>(data + shape_.depth_padded * kLanes);
     const QueryState& query = queries_[i];
     for (; mask != 0; mask &= mask - 1) {
-      const int lane = std::countr_zero(mask);
-      if (dots[lane] == kExcluded) continue;
-      const Interval score = bounds_.score(query.bound, *footer, lane, dots[lane]);
+      const int column = std::countr_zero(mask);
+      if (dots[column] == kExcluded) continue;
+      const auto* footer = reinterpret_cast<const PanelFooter*>(
+          panels + column / kLanes * shape_.bytes + shape_.depth_padded * kLanes);
+      const Interval score =
+          bounds_.score(query.bound, *footer, column % kLanes, dots[column]);
       Candidate entry = {score.upper, score.lower,
-                         static_cast<std::int32_t>(panel * kLanes + lane)};
+                         static_cast<std::int32_t>(first_panel * kLanes + column)};
       if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
       state->list.entries[state->list.count++] = entry;
       if (selector_.full(state->list)) {

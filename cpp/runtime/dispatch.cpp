@@ -43,20 +43,20 @@ const Registry& registry() {
   return instance;
 }
 
-const KernelTable* find(const std::string& name) {
+const KernelTable* find(const std::string& name, const char* source) {
   for (const KernelTable& table : registry().tables)
     if (name == table.name) return &table;
   std::string known;
   for (const KernelTable& table : registry().tables)
     known += (known.empty() ? "" : ", ") + std::string(table.name);
-  throw std::invalid_argument("isa is '" + name + "', which this machine cannot run; it has " +
+  throw std::invalid_argument(std::string(source) + " is '" + name + "', which this machine cannot run; it has " +
                               known);
 }
 
 std::atomic<const KernelTable*>& current() {
   static std::atomic<const KernelTable*> table{[] {
     const char* wanted = std::getenv("STOPE_ISA");
-    return wanted != nullptr && *wanted != '\0' ? find(wanted) : &registry().tables.back();
+    return wanted != nullptr && *wanted != '\0' ? find(wanted, "STOPE_ISA") : &registry().tables.back();
   }()};
   return table;
 }
@@ -80,7 +80,7 @@ const KernelTable& kernels() { return *current().load(std::memory_order_acquire)
 
 const char* const* available_isas() { return registry().names.data(); }
 const char* current_isa() { return kernels().name; }
-void select_isa(const char* name) { current().store(find(name), std::memory_order_release); }
+void select_isa(const char* name) { current().store(find(name, "isa"), std::memory_order_release); }
 
 Peak measure_peak(double seconds) {
   const KernelTable& table = kernels();

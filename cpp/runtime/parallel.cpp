@@ -123,20 +123,22 @@ Pool& pool() {
   return *the_pool.load();
 }
 
-int count_from_environment(const char* name) {
-  const char* text = std::getenv(name);
-  if (text == nullptr || *text == '\0') return 0;
+// 0 when the text is no number of threads. OMP_NUM_THREADS may be a list: its first number counts.
+int parse_count(const char* text) {
   char* end = nullptr;
   const long count = std::strtol(text, &end, 10);
-  // OMP_NUM_THREADS may be a list, of which the first number counts.
-  return end != text && (*end == '\0' || *end == ',') && count > 0 && count <= kMaxThreads
-             ? static_cast<int>(count)
-             : 0;
+  const bool whole = end != text && (*end == '\0' || *end == ',');
+  return whole && count > 0 && count <= kMaxThreads ? static_cast<int>(count) : 0;
 }
 
 int default_threads() {
-  for (const char* name : {"STOPE_NUM_THREADS", "OMP_NUM_THREADS"})
-    if (const int count = count_from_environment(name)) return count;
+  if (const char* text = std::getenv("STOPE_NUM_THREADS"); text != nullptr && *text != '\0') {
+    if (const int count = parse_count(text)) return count;
+    throw std::invalid_argument(std::string("STOPE_NUM_THREADS is '") + text +
+                                "'; give a number from 1 to " + std::to_string(kMaxThreads));
+  }
+  if (const char* text = std::getenv("OMP_NUM_THREADS"); text != nullptr)
+    if (const int count = parse_count(text)) return count;
 #if defined(__linux__)
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0)

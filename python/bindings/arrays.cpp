@@ -78,7 +78,13 @@ std::optional<Description> by_dlpack(const py::object& object, const char* name,
                                      py::object* owner) {
   if (!py::hasattr(object, "__dlpack__") || !py::hasattr(object, "__dlpack_device__"))
     return std::nullopt;
-  const auto device = object.attr("__dlpack_device__")().cast<py::tuple>();
+  py::tuple device;
+  try {
+    device = object.attr("__dlpack_device__")();
+  } catch (py::error_already_set& error) {
+    throw py::value_error(std::string(name) + " is on a device that cannot be read (" +
+                          std::string(py::str(error.value())) + "); move it to the CPU");
+  }
   const int kind = py::int_(device[0]).cast<int>();
   if (kind == kDlCuda || kind == kDlCudaManaged) return on_cuda(device[1].cast<int>());
   if (kind != kDlCpu && kind != kDlCudaHost)

@@ -59,12 +59,13 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   run_without_gil(topk, call, &reporter);
 }
 
-void run_pack(const py::object& corpus, const std::string& metric, std::int64_t first_row,
+void run_pack(const py::object& corpus, const std::string& name, const std::string& metric, std::int64_t first_row,
               const py::buffer& packed, int threads, const py::object& allocate,
               const py::object& progress) {
-  const Array c = import_matrix(corpus, "corpus");
+  const Array c = import_matrix(corpus, name.c_str());
   PythonProgress reporter(progress);
   PackCall call;
+  call.name = name.c_str();
   call.corpus = c.matrix;
   call.metric = parse_metric(metric);
   call.first_row = first_row;
@@ -86,7 +87,7 @@ void register_topk(py::module_& module) {
              py::arg("exclude_offsets"), py::arg("exclude_ids"), py::arg("ceilings"),
              py::arg("floors"), py::arg("scores"), py::arg("ids"), py::arg("above_ceiling"),
              py::arg("threads"), py::arg("allocate"), py::arg("progress"));
-  module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("metric"),
+  module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"), py::arg("metric"),
              py::arg("first_row"), py::arg("packed"), py::arg("threads"), py::arg("allocate"),
              py::arg("progress"));
   module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));

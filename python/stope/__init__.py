@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from stope import _core, errors, isa
+from stope.ops._search import TopK
 from stope.ops.flat_index import FlatIndex
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
 from stope.ops.similarity import similarity
-from stope.ops.topk import TopK, topk
+from stope.ops.topk import topk
 
 __version__: str = _core.build_info()["version"]
 

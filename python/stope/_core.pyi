@@ -40,6 +40,7 @@ def topk(
 def pack(
     *,
     corpus: object,
+    name: str,
     metric: str,
     first_row: int,
     packed: NDArray[Any],

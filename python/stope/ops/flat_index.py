@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope.ops import index_file
-from stope.ops.topk import TopK, search
+from stope.ops import _index_file
+from stope.ops._search import TopK, search
 
 _METRICS = ("dot", "cosine", "euclidean")
 
@@ -51,6 +51,7 @@ class FlatIndex:
     ) -> None:
         if metric not in _METRICS:
             raise ValueError(f"metric is {metric!r}; give 'dot', 'cosine' or 'euclidean'")
+        _arrays.check_progress(progress)
         shape = _arrays.matrix_shape(corpus, "corpus")
         if shape.rows == 0:
             raise ValueError("corpus is empty (0 rows); give at least one row to search")
@@ -105,11 +106,7 @@ class FlatIndex:
         before, after = len(self), len(self) + more.rows
         store = self._room_for(after)
         store[before:after] = _arrays.bits(rows)
-        try:
-            self._pack(_arrays.from_bits(store[:after], self.dtype), before, after, None)
-        except ValueError as error:
-            raise ValueError(str(error).replace("corpus has", "rows has, counted from the "
-                             f"index's first row (the new ones start at {before}),")) from None
+        self._pack(_arrays.from_bits(store[:after], self.dtype), before, after, None, "rows")
         self._corpus = _arrays.from_bits(store[:after], self.dtype)
         self._shape = self._shape._replace(rows=after)
 
@@ -151,7 +148,7 @@ class FlatIndex:
             OSError: the file cannot be written; nothing is left behind.
         """
         size = _core.packed_bytes(len(self), self.dim)
-        index_file.write(
+        _index_file.write(
             Path(path),
             corpus=_arrays.bits(self._corpus),
             packed=self._packed[:size],
@@ -172,7 +169,7 @@ class FlatIndex:
             stope.errors.IndexFileError: not an index, another version, truncated or altered.
             OSError: the file cannot be read.
         """
-        contents = index_file.read(Path(path), verify=verify)
+        contents = _index_file.read(Path(path), verify=verify)
         index = cls.__new__(cls)
         index._corpus = _arrays.from_bits(contents.corpus, contents.dtype)
         index._metric = contents.metric
@@ -182,11 +179,17 @@ class FlatIndex:
         return index
 
     def _pack(
-        self, corpus: Any, first: int, rows: int, progress: Callable[[int, int], object] | None
+        self,
+        corpus: Any,
+        first: int,
+        rows: int,
+        progress: Callable[[int, int], object] | None,
+        name: str = "corpus",
     ) -> None:
         size = _core.packed_bytes(rows, self.dim)
         _core.pack(
             corpus=corpus,
+            name=name,
             metric=self._metric,
             first_row=first,
             packed=self._packed[:size],

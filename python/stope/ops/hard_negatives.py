@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope.ops.topk import as_integer, search
+from stope.ops._search import as_integer, search
 
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
 
@@ -107,6 +107,7 @@ def mine_hard_negatives(
     Raises:
         ValueError: a query without positives, ids out of range or repeated, a negative margin, an
             empty window, and what :func:`stope.topk` raises.
+        TypeError: a margin or limit that is no number, and what :func:`stope.topk` raises.
 
     Memory beyond inputs and outputs: as :func:`stope.topk` with k = the window's end, and
     12 · q · k bytes for the window.
@@ -121,6 +122,7 @@ def mine_hard_negatives(
     >>> mined.ids.tolist(), mined.rejected["relative_margin"].tolist()
     ([[2, 3]], [1])
     """
+    _arrays.check_progress(progress)
     q, c = _arrays.corpus_and_queries(queries, corpus)
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
     own = _positive_lists(positives, q.rows, c.rows)
@@ -227,6 +229,12 @@ def _lowest_positive(
     return np.minimum.reduceat(scores, own.offsets[:-1])
 
 
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is {value!r}; give a number, or None for no limit")
+    return float(value)
+
+
 def _rules(
     positive_scores: NDArray[np.float32],
     absolute_margin: float | None,
@@ -235,13 +243,13 @@ def _rules(
     min_score: float | None,
 ) -> _Rules:
     for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
-        if margin is not None and not 0 <= margin < math.inf:
+        if margin is not None and not 0 <= _number(margin, name) < math.inf:
             raise ValueError(
                 f"{name} is {margin}; give a number of at least 0: how far below the positive "
                 "a negative must stay"
             )
     for name, limit in (("max_score", max_score), ("min_score", min_score)):
-        if limit is not None and math.isnan(limit):
+        if limit is not None and math.isnan(_number(limit, name)):
             raise ValueError(f"{name} is NaN; give a score, or None for no limit")
     if max_score is not None and min_score is not None and min_score > max_score:
         raise ValueError(f"min_score is {min_score}, above max_score={max_score}: nothing is left")

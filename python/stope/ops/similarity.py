@@ -48,9 +48,10 @@ def similarity(
     >>> x = np.array([[2.0, 0.0], [3.0, 4.0]], dtype=np.float32)
     >>> similarity(q, x).tolist()
     [[2.0, 3.0]]
-    >>> similarity(q, x, metric="cosine").round(2).tolist()
-    [[1.0, 0.6]]
+    >>> similarity(q, x, metric="euclidean").round(4).tolist()
+    [[-1.0, -4.472099781036377]]
     """
+    _arrays.check_progress(progress)
     q, c = _arrays.corpus_and_queries(queries, corpus)
     scores = _arrays.output(out, "out", (q.rows, c.rows), np.float32)
     _core.similarity(

@@ -1,0 +1,80 @@
+"""The search that topk, FlatIndex and mine_hard_negatives share: one call of the core."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope import _arrays, _core
+
+
+class TopK(NamedTuple):
+    """Scores and corpus ids, ``[queries, k]`` each, best first; short rows end in -inf and -1."""
+
+    scores: Any
+    ids: Any
+
+
+def as_integer(value: Any, name: str) -> int:
+    """The value as an int, or a sentence."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; give an integer") from None
+
+
+def search(
+    queries: Any,
+    corpus: Any,
+    k: int,
+    *,
+    metric: str,
+    exclude: Any = None,
+    ceiling: Any = None,
+    floor: Any = None,
+    precision: str = "exact",
+    out: tuple[Any, Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
+    packed: NDArray[np.uint8] | None = None,
+    above_ceiling: NDArray[np.int64] | None = None,
+) -> TopK:
+    """:func:`stope.topk`, and what an index and the miner need besides."""
+    _arrays.check_progress(progress)
+    q, c = _arrays.corpus_and_queries(queries, corpus)
+    k = as_integer(k, "k")
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least 1")
+    if k > c.rows:
+        raise ValueError(f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less")
+    lists = exclude
+    if lists is not None and not isinstance(lists, _arrays.IdLists):
+        lists = _arrays.id_lists(exclude, "exclude", q.rows, c.rows)
+    if out is not None and (not isinstance(out, tuple) or len(out) != 2):
+        raise TypeError("out must be a tuple (scores, ids)")
+    scores = _arrays.output(out and out[0], "out scores", (q.rows, k), np.float32)
+    ids = _arrays.output(out and out[1], "out ids", (q.rows, k), np.int64)
+    _core.topk(
+        queries=queries,
+        corpus=corpus,
+        k=k,
+        metric=metric,
+        precision=precision,
+        packed=packed,
+        exclude_offsets=None if lists is None else lists.offsets,
+        exclude_ids=None if lists is None else lists.ids,
+        ceilings=_arrays.limits(ceiling, "ceiling", q.rows, -np.inf),
+        floors=_arrays.limits(floor, "floor", q.rows, np.inf),
+        scores=scores,
+        ids=ids,
+        above_ceiling=above_ceiling,
+        threads=_core.num_threads(),
+        allocate=_arrays.workspace,
+        progress=progress,
+    )
+    if out is not None:
+        return TopK(*out)
+    return TopK(_arrays.like(scores, queries), _arrays.like(ids, queries))
