@@ -64,6 +64,7 @@ def test_beir_folder_is_read(tmp_path, packed):
     assert split.qrels == {"q1": {"d1": 2, "d2": 0}}
     assert len(split) == 1
     assert split.positives() == [["d1"]]
+    assert split.positives(min_relevance=2) == [["d1"]]
     assert split.positives(min_relevance=3) == [[]]
     with pytest.raises(ValueError, match=r'no split "dev"; the splits are "test"'):
         collection.split("dev")
@@ -199,6 +200,8 @@ def test_jsonl_round_trip(rows, packed, tmp_path_factory):
 def test_gzip_output_is_the_same_every_time(tmp_path):
     for name in ("a", "b"):
         write_jsonl(tmp_path / f"{name}.jsonl.gz", [{"x": 1}] * 100)
+    header = (tmp_path / "a.jsonl.gz").read_bytes()[:10]
+    assert header[3:8] == bytes(5), "neither a name nor a time"
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 

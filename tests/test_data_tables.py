@@ -69,6 +69,8 @@ def test_quotes_in_tsv_are_text_and_csv_cells_may_be_long(tmp_path):
     path = tmp_path / "pairs.tsv"
     path.write_text('query\tpositive\n"a" b\tsay "c\n')
     assert list(read_pairs(path)) == [('"a" b', 'say "c')]
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert list(read_pairs(path)) == [('"a" b', 'say "c')]
     long = "x" * 300_000
     assert list(read_pairs(write_pairs(tmp_path / "pairs.csv", [("q", long)]))) == [("q", long)]
 
@@ -235,7 +237,10 @@ def test_tevatron_rows_of_both_layouts():
         "query_id": 3,
         "query": "q",
         "positive_passages": [{"docid": "1", "title": "T", "text": "a", "score": 2}],
-        "negative_passages": [{"docid": 2, "text": "b"}, {"docid": "4", "title": "", "text": "c"}],
+        "negative_passages": [
+            {"docid": 2, "text": "b", "score": 1},
+            {"docid": "4", "title": "", "text": "c"},
+        ],
     }
     by_id = {
         "query_id": "3",

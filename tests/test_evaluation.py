@@ -114,12 +114,23 @@ def test_ties_are_broken_by_ascending_id_in_float64_for_every_metric(metric):
     assert evaluate(near, {"q": {"a": 1}}, [metric]).mean[metric] == pytest.approx(second)
 
 
-identifiers = st.sampled_from(["a", "b", "c", "d", "e\0", "e", "é", "1 2", "\ud800"])
+queries = st.sampled_from(["q", "q\0", "1 2"])
+documents = st.sampled_from(["a", "b", "e\0", "e", "\ud800"])
 scores = st.sampled_from([0.0, -1.0, 1.0, 1.0 + 1e-15, 1e300, -1e300, 0.5])
-runs = st.dictionaries(identifiers, st.dictionaries(identifiers, scores), max_size=4)
+runs = st.dictionaries(queries, st.dictionaries(documents, scores))
 judgements = st.dictionaries(
-    identifiers, st.dictionaries(identifiers, st.integers(-2, 4)), min_size=1, max_size=4
+    queries, st.dictionaries(documents, st.integers(-2, 4)), min_size=1, max_size=3
 )
+
+
+def test_negative_relevance_counts_as_zero_and_no_judgement_as_no_hit():
+    result = evaluate(
+        {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": -2, "b": 1}}, ["RR", "RR@9", "nDCG@9"]
+    )
+    assert result.mean == pytest.approx({"RR": 0.5, "RR@9": 0.5, "nDCG@9": 1 / math.log2(3)})
+    for metrics in (ALL, *([metric] for metric in ALL)):
+        found = evaluate({"q": {"a": 1.0}}, {"q": {}}, metrics)
+        assert found.mean == dict.fromkeys(metrics, 0.0)
 
 
 @given(run=runs, qrels=judgements, metrics=st.permutations(ALL))

@@ -144,14 +144,14 @@ def _calculate(
     for number, query in enumerate(queries):
         documents = _ranking(query, run.get(query, {}))
         places = {document: f"r{place}" for place, document in enumerate(documents)}
-        # A place that no document has keeps a query without judgements in the evaluation.
-        judged[str(number)] = {"unretrieved": 0}
-        for order, (document, relevance) in enumerate(qrels[query].items()):
-            name = places.get(document, f"u{order}")
-            judged[str(number)][name] = _relevance(query, document, relevance)
+        judged[str(number)] = {
+            places.get(document, f"u{order}"): _relevance(query, document, relevance)
+            for order, (document, relevance) in enumerate(qrels[query].items())
+        }
         ranked[str(number)] = {
             place: float(len(documents) - rank) for rank, place in enumerate(places.values())
         }
+    # Some of the library's providers leave out a query without judgements: its value is 0.
     values = {measure: [0.0] * len(queries) for measure in measures}
     for metric in library.iter_calc(list(measures), judged, ranked):
         values[metric.measure][int(metric.query_id)] = float(metric.value)
