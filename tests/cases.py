@@ -92,25 +92,56 @@ def cancelling(rng, n, dim):
     return rows
 
 
+def aligned_residuals(rng, n, dim):
+    """Elements just beside one half of an int8 step: all of a row's rounding errors agree in sign.
+
+    Against queries of equal elements, rows whose true scores are almost the same look far apart to
+    an int8 scan, by as much as the Cauchy-Schwarz bound of its error allows.
+    """
+    rows = np.full((n, dim), 1.5) + 1e-4 * rng.choice([-1, 1], (n, 1))
+    rows[:, 0] = 127 * (1 + 1e-4 * rng.standard_normal(n))
+    return rows / rows.sum(axis=1, keepdims=True) * (1 + 1e-5 * rng.standard_normal((n, 1)))
+
+
+def equal_elements(rng, n, dim):
+    return np.ones((n, dim)) * rng.choice([-1, 1], (n, 1))
+
+
+def aligned_query_residuals(rng, n, dim):
+    """The same for what the queries lose: rows that feel all of it, and rows that feel none."""
+    rows = np.ones((n, dim)) / (127 + 1.5 * (dim - 1))
+    spike = rng.random(n) < 0.5
+    rows[spike] = 0
+    rows[spike, 0] = 1 / 127
+    return rows * (1 + 1e-5 * rng.standard_normal((n, 1)))
+
+
+def halves(rng, n, dim):
+    rows = np.full((n, dim), 1.5) + 1e-4 * rng.choice([-1, 1], (n, 1))
+    rows[:, 0] = 127
+    return rows
+
+
 CASES = {
     function.__name__: function
     for function in (
         gaussian, clustered, duplicated, many_ties, near_ties, near_ties_of_unit_length, huge, tiny,
         mixed_norms, zero_rows, all_zero, denormals, dominating_dimension, outlier_rows, increasing,
-        identical, cancelling,
+        identical, cancelling, aligned_residuals, aligned_query_residuals,
     )
 }  # fmt: skip
+QUERIES = {"aligned_residuals": equal_elements, "aligned_query_residuals": halves}
 
 
 def make(name, num_queries, n, dim, seed=0):
     """(queries [num_queries, dim], corpus [n, dim]) float32; some queries are corpus rows."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), num_queries, n, dim])
     corpus = CASES[name](rng, n, dim).astype(np.float32)
-    queries = CASES[name](rng, num_queries, dim).astype(np.float32)
+    queries = QUERIES.get(name, CASES[name])(rng, num_queries, dim).astype(np.float32)
     if name == "cancelling":
         queries[:, 1::2] = np.abs(queries[:, 1::2])
         queries[:, : dim // 2 * 2 : 2] = queries[:, 1::2]
-    copied = rng.random(num_queries) < 0.4
+    copied = rng.random(num_queries) < (0 if name in QUERIES else 0.4)
     queries[copied] = corpus[rng.integers(0, n, num_queries)][copied]
     return queries, corpus
 

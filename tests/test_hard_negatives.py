@@ -75,6 +75,19 @@ def test_options_against_the_oracle(metric, case):
             check(got, reference.mine(scores, positives, num_negatives, **option), str(option))
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", ["gaussian", "clustered", "duplicated", "mixed_norms"])
+def test_reasons_are_counted_truly_where_nothing_is_eligible(case, metric):
+    """The floor lies above most ceilings: what lies above a ceiling still counts for it."""
+    queries, corpus, positives, scores = problem(case, metric=metric)
+    option = {
+        "absolute_margin": 2 * float(np.ptp(scores)) / 3,
+        "min_score": float(np.median(scores)),
+    }
+    got = stope.mine_hard_negatives(queries, corpus, positives, 5, metric=metric, **option)
+    check(got, reference.mine(scores, positives, 5, **option))
+
+
 @given(st.data())
 def test_margins_are_exact_on_exact_numbers(data):
     """Integer dot products and margins in quarters leave no rounding to argue about."""

@@ -168,20 +168,28 @@ def test_any_small_problem(data):
     reference.assert_same(got, reference.select(scores, k, **limits))
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@pytest.mark.parametrize(("precision", "error"), [("int8", 0.02), ("bfloat16", 0.006)])
 @pytest.mark.parametrize("metric", METRICS)
-def test_approximate_precisions_come_close(precision, metric):
+def test_approximate_precisions_come_close(precision, error, metric):
+    """Errors in units of |q| |x|, as the docstring states them, on every ISA the same."""
     queries, corpus = cases.make("gaussian", 20, 3000, 64)
-    exact = stope.topk(queries, corpus, 50, metric=metric)
+    exact = stope.topk(queries, corpus, 50, metric=metric).ids.tolist()
     got = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
-    found = [
-        len(set(a) & set(b)) / 50 for a, b in zip(got.ids.tolist(), exact.ids.tolist(), strict=True)
-    ]
-    assert np.mean(found) > 0.85
+    found = [len(set(a) & set(b)) / 50 for a, b in zip(got.ids.tolist(), exact, strict=True)]
+    assert np.mean(found) > 1 - 5 * error
     assert (np.diff(got.scores, axis=1) <= 0).all()
     oracle = reference.similarity(queries, corpus, metric)
     expected = np.take_along_axis(oracle, got.ids, axis=1)
-    np.testing.assert_allclose(got.scores, expected, atol=0.03 * np.abs(oracle).max())
+    norms = np.linalg.norm(queries, axis=1)[:, None] * np.linalg.norm(corpus[got.ids], axis=2)
+    if metric == "euclidean":  # -2 q.x is the part of the squared distance that is approximate
+        got_error = np.abs(got.scores.astype(np.float64) ** 2 - expected**2) / 2
+    else:
+        got_error = np.abs(got.scores - expected)
+    assert (got_error / (1 if metric == "cosine" else norms)).max() < error
+    for isa in stope.isa.available():
+        with stope.isa.only(isa):
+            again = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
+        reference.assert_same(again, (got.scores, got.ids), isa)
 
 
 def test_out_is_written_and_returned():
@@ -256,3 +264,17 @@ def test_the_deepest_rows_are_exact_and_deeper_ones_refused(sign):
     deeper = np.zeros((1, 65_537), np.float32)
     with pytest.raises(ValueError, match=r"dim 65537.*65536"):
         stope.topk(deeper, deeper, 1)
+
+
+def test_the_rounding_of_deep_sums_is_part_of_the_bound():
+    """Rows of exact int8 codes with equal true scores, told apart by rounding alone."""
+    rng = np.random.default_rng(0)
+    row = rng.integers(1, 128, 65_536).astype(np.float32)
+    row[:2] = 127
+    corpus = np.stack([row, *(rng.permutation(row) for _ in range(47))])
+    queries = np.full((2, 65_536), 127, np.float32)
+    queries[1] = 1
+    scores = reference.canonical(queries, corpus)
+    assert len(np.unique(scores[0])) > 10
+    for k in (1, 5, 20):
+        reference.assert_same(stope.topk(queries, corpus, k), reference.select(scores, k))
