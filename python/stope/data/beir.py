@@ -155,7 +155,7 @@ def write_beir(
 
 
 def _without_title(title: str, text: str) -> str:
-    return "" if title and text == title else text[len(title) + 1 :] if title else text
+    return text[len(title) + 1 :] if title else text
 
 
 def _find(root: Path, name: str) -> Path:
