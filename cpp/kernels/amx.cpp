@@ -1,4 +1,4 @@
-// int8 tiles: 32 queries against two panels at a time (simd/amx.h says why this shape).
+// int8 and bfloat16 tiles: 32 queries against two panels at a time (simd/amx.h says why this shape).
 #include <cstddef>
 
 #include "kernel_table.h"
@@ -8,66 +8,109 @@ namespace {
 
 using stope::kLanes;
 using stope::PanelFooter;
+using stope::PanelRun;
 using stope::QueryTile;
+using stope::ScanKernels;
+using stope::TileEntry;
 
-// Tile numbers are immediates, so the four accumulators are written out: C0 C1 / C2 C3.
-template <bool kTwoRows, bool kTwoPanels>
-inline void score_pair(const std::int8_t* queries, std::int64_t stride, const std::int8_t* panel,
-                       std::int64_t panel_bytes, std::int64_t depth_padded, std::int32_t* tile,
-                       std::int64_t tile_stride) {
-  const std::int8_t* lower_queries = queries + kAmxTileSide * stride;
-  const std::int8_t* next_panel = panel + panel_bytes;
-  const std::int64_t correction =
-      depth_padded * kLanes + static_cast<std::int64_t>(offsetof(PanelFooter, correction));
-  _tile_loadd(0, panel + correction, 0);
-  if constexpr (kTwoPanels) _tile_loadd(1, next_panel + correction, 0);
-  if constexpr (kTwoRows) _tile_loadd(2, panel + correction, 0);
-  if constexpr (kTwoRows && kTwoPanels) _tile_loadd(3, next_panel + correction, 0);
-  for (std::int64_t depth = 0; depth < depth_padded; depth += kAmxTileBytes) {
-    _tile_loadd(4, queries + depth, stride);
-    _tile_loadd(6, panel + depth * kLanes, kAmxTileBytes);
-    _tile_dpbusd(0, 4, 6);
+// Tile numbers are literals in gcc's intrinsics, so each product is written out. C0 C1 / C2 C3 are
+// tiles 0 to 3 (upper and lower queries x first and second panel), A is 4 and 5, B is 6 and 7.
+struct Int8Tiles {
+  static constexpr int kElementBytes = 1;
+  // A stride of 0 repeats the correction in all 16 rows.
+  static void start(const std::int8_t* footer, const std::int8_t* next_footer) {
+    constexpr std::size_t kCorrection = offsetof(PanelFooter, correction);
+    _tile_loadd(0, footer + kCorrection, 0);
+    _tile_loadd(1, next_footer + kCorrection, 0);
+    _tile_loadd(2, footer + kCorrection, 0);
+    _tile_loadd(3, next_footer + kCorrection, 0);
+  }
+  static void product0() { _tile_dpbusd(0, 4, 6); }
+  static void product1() { _tile_dpbusd(1, 4, 7); }
+  static void product2() { _tile_dpbusd(2, 5, 6); }
+  static void product3() { _tile_dpbusd(3, 5, 7); }
+};
+struct Bfloat16Tiles {
+  static constexpr int kElementBytes = 2;
+  static void start(const std::int8_t*, const std::int8_t*) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  static void product0() { _tile_dpbf16ps(0, 4, 6); }
+  static void product1() { _tile_dpbf16ps(1, 4, 7); }
+  static void product2() { _tile_dpbf16ps(2, 5, 6); }
+  static void product3() { _tile_dpbf16ps(3, 5, 7); }
+};
+
+template <typename Tiles, bool kTwoRows, bool kTwoPanels>
+inline void score_pair(const QueryTile& queries, const PanelRun& panels, int first,
+                       std::int64_t depth_bytes, TileEntry* tile, std::int64_t stride) {
+  const auto* upper = static_cast<const std::int8_t*>(queries.data);
+  const std::int8_t* lower = upper + kAmxTileSide * queries.stride;
+  const std::int8_t* panel = panels.data + first * panels.bytes;
+  const std::int8_t* next = panel + panels.bytes;
+  const std::int8_t* footer = panel + panels.footer_offset;
+  Tiles::start(footer, kTwoPanels ? next + panels.footer_offset : footer);
+  for (std::int64_t byte = 0; byte < depth_bytes; byte += kAmxTileBytes) {
+    _tile_loadd(4, upper + byte, queries.stride);
+    _tile_loadd(6, panel + byte * kLanes, kAmxTileBytes);
+    Tiles::product0();
     if constexpr (kTwoPanels) {
-      _tile_loadd(7, next_panel + depth * kLanes, kAmxTileBytes);
-      _tile_dpbusd(1, 4, 7);
+      _tile_loadd(7, next + byte * kLanes, kAmxTileBytes);
+      Tiles::product1();
     }
     if constexpr (kTwoRows) {
-      _tile_loadd(5, lower_queries + depth, stride);
-      _tile_dpbusd(2, 5, 6);
-      if constexpr (kTwoPanels) _tile_dpbusd(3, 5, 7);
+      _tile_loadd(5, lower + byte, queries.stride);
+      Tiles::product2();
+      if constexpr (kTwoPanels) Tiles::product3();
     }
   }
-  const std::int64_t stride_bytes = tile_stride * static_cast<std::int64_t>(sizeof(std::int32_t));
-  std::int32_t* lower_tile = tile + kAmxTileSide * tile_stride;
-  _tile_stored(0, tile, stride_bytes);
-  if constexpr (kTwoPanels) _tile_stored(1, tile + kLanes, stride_bytes);
-  if constexpr (kTwoRows) _tile_stored(2, lower_tile, stride_bytes);
-  if constexpr (kTwoRows && kTwoPanels) _tile_stored(3, lower_tile + kLanes, stride_bytes);
+  const std::int64_t stride_bytes = stride * static_cast<std::int64_t>(sizeof(TileEntry));
+  TileEntry* out = tile + first * kLanes;
+  TileEntry* lower_out = out + kAmxTileSide * stride;
+  _tile_stored(0, out, stride_bytes);
+  if constexpr (kTwoPanels) _tile_stored(1, out + kLanes, stride_bytes);
+  if constexpr (kTwoRows) _tile_stored(2, lower_out, stride_bytes);
+  if constexpr (kTwoRows && kTwoPanels) _tile_stored(3, lower_out + kLanes, stride_bytes);
 }
 
-void score_panels(const QueryTile* queries, const std::int8_t* panels, std::int64_t panel_bytes,
-                  int panel_count, std::int64_t /*depth: tiles are padded*/,
-                  std::int64_t depth_padded, std::int32_t* tile, std::int64_t stride) {
-  const bool two_rows = queries->rows > kAmxTileSide;
-  for (int p = 0; p < panel_count; p += 2) {
-    const bool two_panels = p + 1 < panel_count;
-    const auto score = two_rows ? (two_panels ? score_pair<true, true> : score_pair<true, false>)
-                                : (two_panels ? score_pair<false, true> : score_pair<false, false>);
-    score(queries->data, queries->stride, panels + p * panel_bytes, panel_bytes, depth_padded,
-          tile + p * kLanes, stride);
+template <typename Tiles>
+void score_panels(const QueryTile* queries, const PanelRun* panels, std::int64_t depth,
+                  TileEntry* tile, std::int64_t stride) {
+  const std::int64_t depth_bytes = depth * Tiles::kElementBytes;
+  for (int p = 0; p < panels->count; p += 2) {
+    const bool two_rows = queries->rows > kAmxTileSide, two_panels = p + 1 < panels->count;
+    const auto score =
+        two_rows ? (two_panels ? score_pair<Tiles, true, true> : score_pair<Tiles, true, false>)
+                 : (two_panels ? score_pair<Tiles, false, true> : score_pair<Tiles, false, false>);
+    score(*queries, *panels, p, depth_bytes, tile, stride);
   }
 }
 
-std::int64_t peak_int8(std::int64_t rounds) {
+template <typename Tiles>
+std::int64_t peak(std::int64_t rounds) {
   begin_tiles();
   for (std::int64_t i = 0; i < rounds; ++i) {
-    _tile_dpbusd(0, 4, 6);
-    _tile_dpbusd(1, 4, 7);
-    _tile_dpbusd(2, 5, 6);
-    _tile_dpbusd(3, 5, 7);
+    Tiles::product0();
+    Tiles::product1();
+    Tiles::product2();
+    Tiles::product3();
   }
   end_tiles();
-  return rounds * 4 * kAmxTileSide * kAmxTileSide * kAmxTileBytes * 2;
+  constexpr int kElements = kAmxTileBytes / Tiles::kElementBytes;
+  return rounds * 4 * kAmxTileSide * kAmxTileSide * kElements * 2;
+}
+
+template <typename Tiles>
+void fill_scan(ScanKernels* scan) {
+  scan->tile_rows = kAmxRows;
+  scan->tile_panels = stope::kMaxTilePanels;
+  scan->begin_tiles = begin_tiles;
+  scan->end_tiles = end_tiles;
+  scan->score_panels = score_panels<Tiles>;
+  scan->peak = peak<Tiles>;
 }
 
 }  // namespace
@@ -77,12 +120,8 @@ namespace stope {
 // On top of the AVX-512 table: what tiles do better, the rest as it is.
 void fill_amx(KernelTable* table) {
   table->name = "amx";
-  table->tile_rows = kAmxRows;
-  table->tile_panels = kMaxTilePanels;
-  table->begin_tiles = begin_tiles;
-  table->end_tiles = end_tiles;
-  table->score_panels = score_panels;
-  table->peak_int8 = peak_int8;
+  fill_scan<Int8Tiles>(&table->int8);
+  fill_scan<Bfloat16Tiles>(&table->bfloat16);
 }
 
 }  // namespace stope

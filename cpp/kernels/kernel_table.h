@@ -1,9 +1,11 @@
 // The kernel table: block sizes and function pointers, one table per instruction set.
 //
-// Corpus panel, the same bytes on every ISA: 16 rows of the corpus side by side,
-//   int8 values[depth_padded / 4][16][4]   row c's elements 4g .. 4g+3 at [g][c]
+// A scan has a format, int8 or bfloat16. Either way sixteen corpus rows lie side by side in a panel,
+// the same bytes on every ISA, in chunks of four bytes (four int8 or two bfloat16 of one row):
+//   chunk values[depth_padded * element_bytes / 4][16 rows]
 //   PanelFooter                            what the 16 rows were scaled by and lost
-// with depth_padded = depth rounded up to 64. Row x is stored as x ~ scale * u, |u| <= 127.
+// with depth_padded = depth rounded up to 64. Row x is stored as x ~ scale * u: for int8
+// |u| <= 127, for bfloat16 scale is a power of two and |u| < 2.
 //
 // Kernels check nothing, allocate nothing, throw nothing. All pointers are valid for what the
 // comment beside them says; nothing is assumed aligned unless stated.
@@ -19,7 +21,6 @@ inline constexpr int kLanes = 16;           // the canonical sum has 16 lanes; a
 inline constexpr int kDepthMultiple = 64;   // one AMX tile row
 inline constexpr int kMaxTileRows = 32;     // over all tables
 inline constexpr int kMaxTilePanels = 4;    // over all tables
-inline constexpr std::int32_t kExcluded = INT32_MIN;  // a tile entry that is no candidate
 
 struct PanelFooter {
   float scale[kLanes];
@@ -27,7 +28,7 @@ struct PanelFooter {
   float residual[kLanes];           // upper bound of ||x - scale*u|| / scale
   float norm[kLanes];               // upper bound of ||x|| / scale
   float half_square[kLanes];        // lower bound of ||x||^2 / (2 * scale)
-  std::int32_t correction[kLanes];  // -128 * sum(u): undoes the offset of unsigned queries
+  std::int32_t correction[kLanes];  // int8: -128 * sum(u), undoes the offset of unsigned queries
 };
 
 // What one quantised row was scaled by and lost; the footer's four numbers for a single row.
@@ -54,26 +55,36 @@ struct RowTerms {
 
 // A block of quantised queries: `rows` rows, `stride` bytes apart, zero-padded to depth_padded.
 struct QueryTile {
-  const std::int8_t* data;
+  const void* data;
   std::int64_t stride;
   int rows;
 };
 
-struct KernelTable {
-  const char* name;
-  int tile_rows;    // queries of one score_panels call, at most kMaxTileRows
-  int tile_panels;  // panels of one score_panels call, at most kMaxTilePanels
+// Panels one after another, `bytes` apart; each has its footer at `footer_offset`.
+struct PanelRun {
+  const std::int8_t* data;
+  std::int64_t bytes;
+  std::int64_t footer_offset;
+  int count;
+};
 
-  // dst[0..depth) = float32 of src; exact for every DType.
-  void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);
+// One entry of a tile: the scan's dot product in units of both scales, int32 or float32 bits.
+union TileEntry {
+  std::int32_t i32;
+  float f32;
+};
 
-  // out = row / ||row|| by the canonical recipe; a zero row stays zero. May work in place.
-  void (*normalise)(const float* row, std::int64_t depth, float* out);
+// The kernels of one format.
+struct ScanKernels {
+  int element_bytes;
+  TileEntry excluded;  // an entry that is no candidate: below every dot product
+  int tile_rows;       // queries of one score_panels call, at most kMaxTileRows
+  int tile_panels;     // panels of one score_panels call, at most kMaxTilePanels
 
-  // Quantise one query row to int8 (written to depth_padded bytes, in this table's own encoding).
-  // fixed_scale > 0 replaces max|x| / 127.
+  // Quantise one query row (written to depth_padded elements, in this table's own encoding).
+  // fixed_scale > 0 replaces the scale that suits the row.
   void (*quantise)(const float* row, std::int64_t depth, std::int64_t depth_padded,
-                   float fixed_scale, std::int8_t* out, RowStats* stats);
+                   float fixed_scale, void* out, RowStats* stats);
 
   // Quantise up to 16 corpus rows into one panel; missing rows become zero rows. Returns a bit
   // mask of the rows that hold a NaN or an infinity.
@@ -84,18 +95,30 @@ struct KernelTable {
   void (*begin_tiles)();
   void (*end_tiles)();
 
-  // tile[r * stride + 16 * p + c] = int32 dot of query r and row c of panel p.
-  void (*score_panels)(const QueryTile* queries, const std::int8_t* panels,
-                       std::int64_t panel_bytes, int panel_count, std::int64_t depth,
-                       std::int64_t depth_padded, std::int32_t* tile, std::int64_t stride);
+  // tile[r * stride + 16 * p + c] = dot product of query r and row c of panel p.
+  void (*score_panels)(const QueryTile* queries, const PanelRun* panels, std::int64_t depth,
+                       TileEntry* tile, std::int64_t stride);
 
   // Bit 16 * p + c of masks[r]: candidate kept, row c of panel p; above[r] += candidates above
   // the ceiling (above may be nullptr: no ceilings). `biased` says that some bias is not 0.
   // Returns whether any mask is not zero.
-  bool (*select)(const std::int32_t* tile, std::int64_t stride, int rows, const RowTerms* terms,
-                 const std::int8_t* panels, std::int64_t panel_bytes, int panel_count,
-                 std::int64_t depth_padded, bool biased, std::uint64_t* masks,
-                 std::int64_t* above);
+  bool (*select)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                 const PanelRun* panels, bool biased, std::uint64_t* masks, std::int64_t* above);
+
+  // A loop of multiply-adds on registers alone; returns the number of operations done.
+  std::int64_t (*peak)(std::int64_t rounds);
+};
+
+struct KernelTable {
+  const char* name;
+  ScanKernels int8;
+  ScanKernels bfloat16;
+
+  // dst[0..depth) = float32 of src; exact for every DType.
+  void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);
+
+  // out = row / ||row|| by the canonical recipe; a zero row stays zero. May work in place.
+  void (*normalise)(const float* row, std::int64_t depth, float* out);
 
   // A value that at least k of the `count` values reach, close to the k-th largest; -infinity when
   // fewer than k are finite. The values are padded with -infinity to a multiple of 16.
@@ -110,8 +133,7 @@ struct KernelTable {
   // Exact int32 dot product of two int8 rows.
   std::int32_t (*exact_dot_int8)(const std::int8_t* a, const std::int8_t* b, std::int64_t depth);
 
-  // Register-only loops of the widest multiply-add; each returns the number of operations done.
-  std::int64_t (*peak_int8)(std::int64_t rounds);
+  // As ScanKernels::peak, for float32 fused multiply-adds.
   std::int64_t (*peak_float32)(std::int64_t rounds);
 };
 

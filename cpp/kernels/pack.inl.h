@@ -1,12 +1,11 @@
 // Widening, normalising and quantising rows; included after one simd header.
 //
-// Quantisation: scale = max|x| / 127 (at least 2^-100, so that 1 / scale is finite), u = round(x /
-// scale). What the scan needs later are rigorous upper bounds in units of scale:
+// What the scan needs to know of a quantised row are rigorous upper bounds in units of its scale:
 //   residual >= ||x - scale*u|| / scale,   norm >= ||x|| / scale.
 // Both sums are float32; `inflation` covers the rounding of any summation order.
 #pragma once
 
-#include "kernel_table.h"
+#include "format.inl.h"
 
 namespace {
 
@@ -14,9 +13,6 @@ using stope::DType;
 using stope::kLanes;
 using stope::PanelFooter;
 using stope::RowStats;
-
-constexpr float kSmallestScale = 0x1p-100f;
-constexpr float kLargestCode = 127.0f;
 
 inline float inflation(std::int64_t depth) {
   return 1.0f + static_cast<float>(depth + 64) * 0x1p-23f;
@@ -80,19 +76,6 @@ inline float largest_magnitude(const float* row, std::int64_t depth, bool* finit
   return reduce_max(largest);
 }
 
-// 2^-exponent(m), so that m * it lies in [1, 2); within float32's normal range.
-inline float power_of_two_inverse(float m) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &m, sizeof(bits));
-  int exponent = static_cast<int>((bits >> 23) & 0xffu) - 127;
-  if (exponent > 126) exponent = 126;
-  if (exponent < -126) exponent = -126;
-  bits = static_cast<std::uint32_t>(127 - exponent) << 23;
-  float out;
-  __builtin_memcpy(&out, &bits, sizeof(out));
-  return out;
-}
-
 // Canonical: x' = x * s with s a power of two (1 for ordinary magnitudes), out = x' * (1 / ||x'||).
 void normalise(const float* row, std::int64_t depth, float* out) {
   bool finite;
@@ -120,22 +103,20 @@ void normalise(const float* row, std::int64_t depth, float* out) {
 }
 
 // write(i, codes) receives the 16 codes of the group at element i; zeros beyond the depth.
-template <typename Write>
+template <typename Format, typename Write>
 inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale,
                              Write write) {
   RowStats stats;
   const float largest = largest_magnitude(row, depth, &stats.finite);
-  float scale = fixed_scale > 0.0f ? fixed_scale : largest * (1.0f / kLargestCode);
+  float scale = fixed_scale > 0.0f ? fixed_scale : Format::scale(largest);
   if (scale < kSmallestScale) scale = kSmallestScale;
   if (largest == 0.0f || !stats.finite) scale = 1.0f;
   const f32x16 inverse = set_f32(1.0f / scale), minus_scale = set_f32(-scale);
-  const f32x16 limit = set_f32(kLargestCode), minus_limit = set_f32(-kLargestCode);
   f32x16 residual = set_f32(0.0f), norm = set_f32(0.0f), sum = set_f32(0.0f);
   for_each_group(depth, [&](std::int64_t i, int count) {
     const f32x16 x = load_group(row + i, count);
     const f32x16 t = mul_f32(x, inverse);
-    f32x16 u = round_f32(t);
-    u = min_f32(max_f32(u, minus_limit), limit);
+    const f32x16 u = Format::round(t);
     const f32x16 r = mul_f32(fma_f32(minus_scale, u, x), inverse);
     residual = fma_f32(r, r, residual);
     norm = fma_f32(t, t, norm);
@@ -145,26 +126,36 @@ inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_s
   const float inflate = inflation(depth);
   stats.scale = scale;
   stats.residual =
-      largest == 0.0f ? 0.0f : __builtin_sqrtf(reduce_add(residual)) * inflate + 0x1p-10f;
+      largest == 0.0f ? 0.0f
+                      : __builtin_sqrtf(reduce_add(residual)) * inflate + Format::kResidualFloor;
   stats.norm = __builtin_sqrtf(reduce_add(norm)) * inflate;
-  stats.sum = static_cast<std::int32_t>(reduce_add(sum));
+  const float total = reduce_add(sum);
+  stats.sum = stats.finite ? static_cast<std::int32_t>(total) : 0;
   return stats;
 }
 
+template <typename Format>
 void quantise(const float* row, std::int64_t depth, std::int64_t depth_padded, float fixed_scale,
-              std::int8_t* out, RowStats* stats) {
-  *stats = quantise_row(row, depth, fixed_scale,
-                        [&](std::int64_t i, f32x16 codes) { store_i8(out + i, codes); });
+              void* out, RowStats* stats) {
+  auto* bytes = static_cast<std::int8_t*>(out);
+  *stats = quantise_row<Format>(row, depth, fixed_scale, [&](std::int64_t i, f32x16 codes) {
+    Format::store(bytes + i * Format::kElementBytes, codes);
+  });
   const std::int64_t written = (depth + kLanes - 1) / kLanes * kLanes;
-  for (std::int64_t i = written; i < depth_padded; ++i) out[i] = 0;
-  if constexpr (kQueryOffset != 0)
+  for (std::int64_t i = written * Format::kElementBytes; i < depth_padded * Format::kElementBytes;
+       ++i)
+    bytes[i] = 0;
+  if constexpr (Format::kQueryOffset != 0)
     for (std::int64_t i = 0; i < depth_padded; ++i)
-      out[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(out[i]) + kQueryOffset);
+      bytes[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(bytes[i]) +
+                                          Format::kQueryOffset);
 }
 
+template <typename Format>
 std::uint32_t pack_panel(const float* const* rows, int count, std::int64_t depth,
                          std::int64_t depth_padded, float fixed_scale, std::int8_t* panel) {
-  const std::int64_t value_bytes = depth_padded * kLanes;
+  constexpr int kElements = kChunkBytes / Format::kElementBytes;  // of one chunk
+  const std::int64_t value_bytes = depth_padded * kLanes * Format::kElementBytes;
   const std::int64_t written = (depth + kLanes - 1) / kLanes * kLanes;
   if (count < kLanes || written < depth_padded)
     __builtin_memset(panel, 0, static_cast<std::size_t>(value_bytes));
@@ -173,20 +164,21 @@ std::uint32_t pack_panel(const float* const* rows, int count, std::int64_t depth
   for (int c = 0; c < kLanes; ++c) {
     RowStats stats = {1.0f, 0.0f, 0.0f, 0, true};
     if (c < count) {
-      stats = quantise_row(rows[c], depth, fixed_scale, [&](std::int64_t i, f32x16 codes) {
-        std::int8_t bytes[kLanes];
-        store_i8(bytes, codes);
-        for (int g = 0; g < 4; ++g)
-          __builtin_memcpy(panel + (i / 4 + g) * 4 * kLanes + 4 * c, bytes + 4 * g, 4);
+      stats = quantise_row<Format>(rows[c], depth, fixed_scale, [&](std::int64_t i, f32x16 codes) {
+        std::int8_t bytes[kLanes * Format::kElementBytes];
+        Format::store(bytes, codes);
+        for (int g = 0; g < kLanes / kElements; ++g)
+          __builtin_memcpy(panel + (i / kElements + g) * kChunkRowBytes + kChunkBytes * c,
+                           bytes + kChunkBytes * g, kChunkBytes);
       });
       if (!stats.finite) not_finite |= 1u << c;
     }
     const float least_norm = stats.norm * (1.0f - 3.0f * (inflation(depth) - 1.0f));
     footer.scale[c] = stats.scale;
     footer.inverse[c] = 1.0f / stats.scale;
-    footer.half_square[c] = 0.5f * (1.0f - 0x1p-18f) * least_norm * least_norm * stats.scale;
     footer.residual[c] = stats.residual;
     footer.norm[c] = stats.norm;
+    footer.half_square[c] = 0.5f * (1.0f - 0x1p-18f) * least_norm * least_norm * stats.scale;
     footer.correction[c] = -128 * stats.sum;
   }
   __builtin_memcpy(panel + value_bytes, &footer, sizeof(footer));

@@ -1,81 +1,74 @@
-// Score a tile: int32 dot products of up to kTileRows queries and kTilePanels panels.
+// Score a tile: dot products of a few queries with a few panels, accumulators in registers.
 //
-//   tile[r][c] = sum over g, j of query[r][4g + j] * panel[g][c][j]
+//   tile[r][c] = sum over chunks g, elements j of query[r][g][j] * panel[g][c][j]
 //
-// All accumulators stay in registers: kTileRows * kTilePanels of them, one load per panel and one
-// broadcast per query for each group of four elements.
+// One load per panel and one broadcast per query serve kRows * kPanels multiply-adds.
 #pragma once
 
-#include "kernel_table.h"
+#include "format.inl.h"
 
 namespace {
 
 using stope::kLanes;
 using stope::PanelFooter;
+using stope::PanelRun;
 using stope::QueryTile;
 
-template <int kRows, int kPanels>
-inline void score_block(const std::int8_t* queries, std::int64_t stride,
-                        const std::int8_t* panels, std::int64_t panel_bytes, std::int64_t depth,
-                        std::int64_t depth_padded, std::int32_t* tile, std::int64_t tile_stride) {
-  i32x16 acc[kRows][kPanels];
+constexpr int kChunkBytes = 4;
+constexpr int kChunkRowBytes = kChunkBytes * kLanes;
+
+template <typename Format, int kRows, int kPanels>
+inline void score_block(const QueryTile& queries, const PanelRun& panels, int first,
+                        std::int64_t depth, TileEntry* tile, std::int64_t stride) {
+  constexpr int kElements = kChunkBytes / Format::kElementBytes;
+  const std::int8_t* data = panels.data + first * panels.bytes;
+  const auto* query = static_cast<const std::int8_t*>(queries.data);
+  const std::int64_t query_stride = queries.stride;
+  typename Format::Sum sum[kRows][kPanels];
 #pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
-    i32x16 start = zero_i32();
-    if constexpr (kQueryOffset != 0) {
-      const std::int8_t* footer = panels + p * panel_bytes + depth_padded * kLanes;
-      start = load_i32(reinterpret_cast<const std::int32_t*>(
-          footer + offsetof(PanelFooter, correction)));
-    }
+    const auto start = Format::start(reinterpret_cast<const PanelFooter*>(
+        data + p * panels.bytes + panels.footer_offset));
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) acc[r][p] = start;
+    for (int r = 0; r < kRows; ++r) sum[r][p] = start;
   }
-  const std::int64_t groups = (depth + 3) / 4;
-  for (std::int64_t g = 0; g < groups; ++g) {
-    s8x64 x[kPanels];
+  const std::int64_t chunks = (depth + kElements - 1) / kElements;
+  for (std::int64_t g = 0; g < chunks; ++g) {
+    typename Format::Corpus x[kPanels];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) x[p] = load_s8(panels + p * panel_bytes + g * 4 * kLanes);
+    for (int p = 0; p < kPanels; ++p)
+      x[p] = Format::load(data + p * panels.bytes + g * kChunkRowBytes);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const q8x4 q = broadcast_q8(queries + r * stride + g * 4);
+      const auto q = Format::broadcast(query + r * query_stride + g * kChunkBytes);
 #pragma GCC unroll 4
-      for (int p = 0; p < kPanels; ++p) acc[r][p] = dot4(acc[r][p], q, x[p]);
+      for (int p = 0; p < kPanels; ++p) sum[r][p] = Format::multiply_add(sum[r][p], q, x[p]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) store_i32(tile + r * tile_stride + p * kLanes, acc[r][p]);
+    for (int p = 0; p < kPanels; ++p)
+      Format::store_tile(tile + r * stride + (first + p) * kLanes, sum[r][p]);
 }
 
-template <int kPanels>
-inline void score_rows(const QueryTile* queries, const std::int8_t* panels,
-                       std::int64_t panel_bytes, std::int64_t depth, std::int64_t depth_padded,
-                       std::int32_t* tile, std::int64_t tile_stride) {
-  const auto run = [&](auto rows) {
-    score_block<decltype(rows)::value, kPanels>(queries->data, queries->stride, panels,
-                                                panel_bytes, depth, depth_padded, tile, tile_stride);
-  };
-  switch (queries->rows) {
-    case 1: return run(Count<1>{});
-    case 2: return run(Count<2>{});
-    case 3: return run(Count<3>{});
-    case 4: return run(Count<4>{});
-    case 5: return run(Count<5>{});
-    default: return run(Count<6>{});
+template <typename Format, int kPanels, int kRows = Format::kRows>
+inline void score_rows(const QueryTile& queries, const PanelRun& panels, int first,
+                       std::int64_t depth, TileEntry* tile, std::int64_t stride) {
+  if constexpr (kRows > 1) {
+    if (queries.rows < kRows)
+      return score_rows<Format, kPanels, kRows - 1>(queries, panels, first, depth, tile, stride);
   }
+  score_block<Format, kRows, kPanels>(queries, panels, first, depth, tile, stride);
 }
 
-void score_panels(const QueryTile* queries, const std::int8_t* panels, std::int64_t panel_bytes,
-                  int panel_count, std::int64_t depth, std::int64_t depth_padded,
-                  std::int32_t* tile, std::int64_t stride) {
+template <typename Format>
+void score_panels(const QueryTile* queries, const PanelRun* panels, std::int64_t depth,
+                  TileEntry* tile, std::int64_t stride) {
   int p = 0;
-  for (; p + kTilePanels <= panel_count; p += kTilePanels)
-    score_rows<kTilePanels>(queries, panels + p * panel_bytes, panel_bytes, depth,
-                            depth_padded, tile + p * kLanes, stride);
-  for (; p < panel_count; ++p)
-    score_rows<1>(queries, panels + p * panel_bytes, panel_bytes, depth, depth_padded,
-                  tile + p * kLanes, stride);
+  for (; p + Format::kPanels <= panels->count; p += Format::kPanels)
+    score_rows<Format, Format::kPanels>(*queries, *panels, p, depth, tile, stride);
+  for (; p < panels->count; ++p) score_rows<Format, 1>(*queries, *panels, p, depth, tile, stride);
 }
 
 }  // namespace

@@ -4,28 +4,36 @@
 // rounding of this comparison is part of the error term the caller put in.
 #pragma once
 
-#include "kernel_table.h"
+#include "format.inl.h"
 
 namespace {
 
 using stope::RowTerms;
 
-template <bool kBias, bool kCeiling>
-inline bool select_block(const std::int32_t* tile, std::int64_t stride, int rows,
-                         const RowTerms* terms, const std::int8_t* panels,
-                         std::int64_t panel_bytes, int panel_count, std::int64_t depth_padded,
-                         std::uint64_t* masks, std::int64_t* above) {
+// A condition as a type, for choosing a template by a run-time value.
+template <bool kValue>
+struct Flag {
+  static constexpr bool value = kValue;
+};
+
+template <typename Format, bool kBias, bool kCeiling>
+inline bool select_block(const TileEntry* tile, std::int64_t stride, int rows,
+                         const RowTerms* terms, const PanelRun& panels, std::uint64_t* masks,
+                         std::int64_t* above) {
   std::uint64_t any = 0;
   for (int r = 0; r < rows; ++r) masks[r] = 0;
-  const f32x16 excluded = set_f32(static_cast<float>(stope::kExcluded));
-  for (int p = 0; p < panel_count; ++p) {
-    const auto* footer = reinterpret_cast<const PanelFooter*>(panels + p * panel_bytes +
-                                                              depth_padded * kLanes);
+  const TileEntry barred = Format::excluded();
+  alignas(64) TileEntry barred_lanes[kLanes];
+  for (auto& lane : barred_lanes) lane = barred;
+  const f32x16 excluded = Format::load_tile(barred_lanes);
+  for (int p = 0; p < panels.count; ++p) {
+    const auto* footer = reinterpret_cast<const PanelFooter*>(
+        panels.data + p * panels.bytes + panels.footer_offset);
     const f32x16 inverse = load_f32(footer->inverse), residual = load_f32(footer->residual);
     const f32x16 norm = load_f32(footer->norm), half_square = load_f32(footer->half_square);
     for (int r = 0; r < rows; ++r) {
       const RowTerms& row = terms[r];
-      const f32x16 dot = to_f32(load_i32(tile + r * stride + p * kLanes));
+      const f32x16 dot = Format::load_tile(tile + r * stride + p * kLanes);
       const f32x16 error =
           fma_f32(set_f32(row.norm), norm, mul_f32(set_f32(row.residual), residual));
       f32x16 least = sub_f32(mul_f32(set_f32(row.lower), inverse), error);
@@ -45,15 +53,16 @@ inline bool select_block(const std::int32_t* tile, std::int64_t stride, int rows
   return any != 0;
 }
 
-bool select(const std::int32_t* tile, std::int64_t stride, int rows, const RowTerms* terms,
-            const std::int8_t* panels, std::int64_t panel_bytes, int panel_count,
-            std::int64_t depth_padded, bool biased, std::uint64_t* masks, std::int64_t* above) {
+template <typename Format>
+bool select(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+            const PanelRun* panels, bool biased, std::uint64_t* masks, std::int64_t* above) {
   const auto run = [&](auto bias, auto ceiling) {
-    return select_block<decltype(bias)::value != 0, decltype(ceiling)::value != 0>(
-        tile, stride, rows, terms, panels, panel_bytes, panel_count, depth_padded, masks, above);
+    return select_block<Format, decltype(bias)::value, decltype(ceiling)::value>(
+        tile, stride, rows, terms, *panels, masks, above);
   };
-  if (biased) return above == nullptr ? run(Count<1>{}, Count<0>{}) : run(Count<1>{}, Count<1>{});
-  return above == nullptr ? run(Count<0>{}, Count<0>{}) : run(Count<0>{}, Count<1>{});
+  if (biased)
+    return above == nullptr ? run(Flag<true>{}, Flag<false>{}) : run(Flag<true>{}, Flag<true>{});
+  return above == nullptr ? run(Flag<false>{}, Flag<false>{}) : run(Flag<false>{}, Flag<true>{});
 }
 
 // Float32 numbers in their order as integers, and back.

@@ -1,10 +1,11 @@
-// The certificate: rigorous bounds of a canonical score from an int8 scan.
+// The certificate: rigorous bounds of a canonical score from a scan of codes.
 //
-// With q = a_q (u + r) and x = a_x (v + s), u and v the int8 codes, r and s what they lost,
+// With q = a_q (u + r) and x = a_x (v + s), u and v the codes, r and s what they lost,
 //   q.x = a_q a_x (u.v + u.s + r.(v + s)),  so  |q.x / (a_q a_x) - u.v| <= ||u|| S + R ||x|| / a_x
 // where R >= ||r||, S >= ||s||. To this comes the canonical score's own rounding, at most
-// gamma ||q|| ||x|| with gamma = (depth / 16 + 8) 2^-24, and the float32 rounding of the comparison
-// in the select kernel: `slop` covers both with room. `absolute` covers underflow.
+// gamma ||q|| ||x|| with gamma = (depth / 16 + 8) 2^-24, a bfloat16 scan's rounding (gamma with depth
+// + 2; int8 sums are exact), and the float32 rounding of the comparison in the select kernel: `slop`
+// covers them with room. `absolute` covers underflow.
 #pragma once
 
 #include <algorithm>
@@ -33,10 +34,10 @@ struct QueryBound {
 
 class Bounds {
  public:
-  Bounds(Metric metric, std::int64_t depth, bool approximate)
+  Bounds(Metric metric, std::int64_t depth, bool exact_sums, bool approximate)
       : metric_(metric),
         approximate_(approximate),
-        slop_(0x1p-19 + (static_cast<double>(depth) / 16 + 16) * 0x1p-22),
+        slop_(0x1p-19 + (static_cast<double>(depth) / (exact_sums ? 16 : 1) + 16) * 0x1p-22),
         absolute_(static_cast<double>(depth + 2) * 0x1p-149),
         inflation_(static_cast<double>(depth + 64) * 0x1p-23) {}
 
@@ -56,8 +57,8 @@ class Bounds {
     return q;
   }
 
-  // The bounds of the canonical score, given the int8 dot product and lane c of a footer.
-  Interval score(const QueryBound& q, const PanelFooter& x, int c, std::int32_t dot) const {
+  // The bounds of the canonical score, given the scan's dot product and lane c of a footer.
+  Interval score(const QueryBound& q, const PanelFooter& x, int c, double dot) const {
     const double unit = q.scale * x.scale[c];
     const double middle = unit * dot;
     const double error =

@@ -31,13 +31,17 @@ struct Eligibility {
   float ceiling = kInfinity;
   std::int64_t above = 0;
 
+  // Scores below this are of no use. A floor above the ceiling leaves nothing eligible, but what
+  // lies above the ceiling is still counted.
+  float least() const { return std::min(floor, ceiling); }
+
   // Returns false when the entry is out; an entry that straddles a limit loses its lower bound.
   bool admit(Candidate* entry) {
     if (entry->lower > ceiling) {
       ++above;
       return false;
     }
-    if (entry->upper < floor) return false;
+    if (entry->upper <= ceiling && entry->upper < floor) return false;
     if (entry->upper > ceiling || entry->lower < floor) entry->lower = -kInfinity;
     return true;
   }

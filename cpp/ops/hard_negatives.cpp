@@ -28,7 +28,7 @@ PairScratch take(Workspace* workspace, const PairScoresCall& call) {
   const std::int64_t threads = call.execution.threads, depth = call.corpus.columns;
   return {workspace->take<float>(threads * ExactScorer::scratch_floats(depth)),
           workspace->take<float>(threads * depth),
-          workspace->take<std::int8_t>(threads * PanelShape(depth).depth_padded)};
+          workspace->take<std::int8_t>(threads * PanelShape(depth, 1).depth_padded)};
 }
 
 std::uint64_t mix(std::uint64_t x) {
@@ -49,7 +49,7 @@ std::size_t pair_scores_workspace_bytes(const PairScoresCall& call) {
 void pair_scores(const PairScoresCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return pair_scores_cuda(call);
   const KernelTable& kernels = stope::kernels();
-  const PanelShape shape(call.corpus.columns);
+  const PanelShape shape(call.corpus.columns, 1);
   Workspace workspace(call.execution.workspace);
   const PairScratch scratch = take(&workspace, call);
   const ExactScorer scorer(kernels, call.queries, call.corpus, call.metric);
@@ -57,7 +57,7 @@ void pair_scores(const PairScoresCall& call) {
   const auto check = [&](const float* row, std::int64_t index, int thread, const Matrix& matrix,
                          RowFault* fault) {
     RowStats stats;
-    kernels.quantise(row, shape.depth, shape.depth_padded, fixed_scale(matrix, call.metric),
+    kernels.int8.quantise(row, shape.depth, shape.depth_padded, fixed_scale(matrix, call.metric),
                      scratch.codes + thread * shape.depth_padded, &stats);
     if (!stats.finite)
       fault->note_not_finite(index);

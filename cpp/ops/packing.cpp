@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "dispatch.h"
 #include "parallel.h"
@@ -23,32 +24,54 @@ void RowFault::raise(const char* argument, std::int64_t first_row) const {
         ", so float32 scores could overflow; scale it down or use metric='cosine'");
 }
 
+namespace {
+constexpr int kIndexElementBytes = 1;  // a packed corpus is int8
+}  // namespace
+
 float fixed_scale(const Matrix& matrix, Metric metric) {
   return scored_as_int8(matrix, metric) ? 1.0f : 0.0f;
 }
 
-void pack_one_panel(const KernelTable& kernels, const Matrix& corpus, Metric metric,
-                    std::int64_t panel, const PanelShape& shape, float* scratch,
+double int8_loss(const KernelTable& kernels, const Matrix& matrix, Metric metric) {
+  constexpr std::int64_t kSample = 64;
+  const PanelShape shape(matrix.columns, kernels.int8.element_bytes);
+  std::vector<float> row(static_cast<std::size_t>(shape.depth));
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(shape.query_bytes));
+  const std::int64_t step = std::max<std::int64_t>(matrix.rows / kSample, 1);
+  double loss = 0;
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < matrix.rows; i += step) {
+    RowStats stats;
+    kernels.int8.quantise(float_row(kernels, matrix, metric, i, row.data()), shape.depth,
+                          shape.depth_padded, fixed_scale(matrix, metric), codes.data(), &stats);
+    if (!stats.finite || stats.norm == 0.0f) continue;
+    loss += static_cast<double>(stats.residual) / stats.norm;
+    ++count;
+  }
+  return count == 0 ? 0 : loss / static_cast<double>(count);
+}
+
+void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
+                    Metric metric, std::int64_t panel, const PanelShape& shape, float* scratch,
                     std::int8_t* out, RowFault* fault) {
   const std::int64_t first = panel * kLanes;
   const int count = static_cast<int>(std::min<std::int64_t>(kLanes, corpus.rows - first));
   const float* rows[kLanes] = {};
   for (int c = 0; c < count; ++c)
     rows[c] = float_row(kernels, corpus, metric, first + c, scratch + c * shape.depth);
-  const std::uint32_t not_finite = kernels.pack_panel(
+  const std::uint32_t not_finite = scan.pack_panel(
       rows, count, shape.depth, shape.depth_padded, fixed_scale(corpus, metric), out);
-  const auto* footer =
-      reinterpret_cast<const PanelFooter*>(out + shape.depth_padded * kLanes);
+  const PanelFooter& footer = shape.footer(out);
   for (int c = 0; c < count; ++c) {
     if ((not_finite >> c & 1u) != 0)
       fault->note_not_finite(first + c);
-    else if (!(footer->norm[c] * footer->scale[c] < kLargestNorm))
+    else if (!(footer.norm[c] * footer.scale[c] < kLargestNorm))
       fault->note_too_long(first + c);
   }
 }
 
 std::size_t packed_bytes(std::int64_t rows, std::int64_t columns) {
-  return static_cast<std::size_t>(divide_up(rows, kLanes) * PanelShape(columns).bytes);
+  return static_cast<std::size_t>(divide_up(rows, kLanes) * PanelShape(columns, kIndexElementBytes).bytes);
 }
 
 std::size_t pack_workspace_bytes(const PackCall& call) {
@@ -59,7 +82,8 @@ std::size_t pack_workspace_bytes(const PackCall& call) {
 
 void pack(const PackCall& call) {
   const KernelTable& kernels = stope::kernels();
-  const PanelShape shape(call.corpus.columns);
+  const ScanKernels& scan = kernels.int8;
+  const PanelShape shape(call.corpus.columns, scan.element_bytes);
   Workspace workspace(call.execution.workspace);
   const std::int64_t scratch_floats = kLanes * shape.depth;
   auto* scratch = workspace.take<float>(call.execution.threads * scratch_floats);
@@ -77,7 +101,7 @@ void pack(const PackCall& call) {
                  [&](std::int64_t task, int thread) {
                    const std::int64_t start = begin + task * kPanelsPerTask;
                    for (std::int64_t p = start; p < std::min(start + kPanelsPerTask, end); ++p)
-                     pack_one_panel(kernels, call.corpus, call.metric, first + p, shape,
+                     pack_one_panel(kernels, scan, call.corpus, call.metric, first + p, shape,
                                     scratch + thread * scratch_floats,
                                     static_cast<std::int8_t*>(call.packed) +
                                         (first + p) * shape.bytes,

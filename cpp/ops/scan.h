@@ -12,7 +12,7 @@
 
 namespace stope {
 
-// Quantised queries: row i starts at codes + i * depth_padded; readable up to kMaxTileRows more.
+// Quantised queries: row i starts at codes + i * shape.query_bytes; readable kMaxTileRows beyond.
 struct ScanQueries {
   const std::int8_t* codes;
   std::int64_t first, end;
@@ -24,32 +24,32 @@ struct ScanPanels {
   std::int64_t first, end;
 };
 
-inline constexpr std::int64_t kChunkBytes = 192 << 10;
+inline constexpr std::int64_t kScanChunkBytes = 192 << 10;
 
-// consume(first_query, rows, first_panel, panel_count, panels, tile): tile has rows of
-// kTileStride int32.
+// Entries of a tile's row: the tile handed to a consumer has rows of this many.
 inline constexpr std::int64_t kTileStride = kMaxTilePanels * kLanes;
 
+// consume(first_query, rows, first_panel, panels, tile) for every tile.
 template <typename Consumer>
-void scan(const KernelTable& kernels, const PanelShape& shape, const ScanQueries& queries,
+void scan(const ScanKernels& kernels, const PanelShape& shape, const ScanQueries& queries,
           const ScanPanels& panels, Consumer&& consume) {
-  alignas(64) std::int32_t tile[kMaxTileRows * kTileStride];
+  alignas(64) TileEntry tile[kMaxTileRows * kTileStride];
   const std::int64_t tile_panels = kernels.tile_panels;
   const std::int64_t chunk =
-      std::max<std::int64_t>(round_up(kChunkBytes / shape.bytes, tile_panels), tile_panels);
+      std::max<std::int64_t>(round_up(kScanChunkBytes / shape.bytes, tile_panels), tile_panels);
   kernels.begin_tiles();
   for (std::int64_t begin = panels.first; begin < panels.end; begin += chunk) {
     const std::int64_t end = std::min(begin + chunk, panels.end);
     for (std::int64_t row = queries.first; row < queries.end; row += kernels.tile_rows) {
       const QueryTile block = {
-          queries.codes + row * shape.depth_padded, shape.depth_padded,
+          queries.codes + row * shape.query_bytes, shape.query_bytes,
           static_cast<int>(std::min<std::int64_t>(kernels.tile_rows, queries.end - row))};
       for (std::int64_t panel = begin; panel < end; panel += tile_panels) {
-        const int count = static_cast<int>(std::min(tile_panels, end - panel));
-        const std::int8_t* data = panels.data + (panel - panels.first) * shape.bytes;
-        kernels.score_panels(&block, data, shape.bytes, count, shape.depth,
-                             shape.depth_padded, tile, kTileStride);
-        consume(row, block.rows, panel, count, data, tile);
+        const PanelRun run = {panels.data + (panel - panels.first) * shape.bytes, shape.bytes,
+                              shape.footer_offset,
+                              static_cast<int>(std::min(tile_panels, end - panel))};
+        kernels.score_panels(&block, &run, shape.depth, tile, kTileStride);
+        consume(row, block.rows, panel, run, tile);
       }
     }
   }

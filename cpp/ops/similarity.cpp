@@ -30,7 +30,7 @@ class Similarity {
     const std::int64_t threads = call.execution.threads;
     query_rows_ = workspace_.take<float>(threads * kBlock * call.queries.columns);
     corpus_rows_ = workspace_.take<float>(threads * kBlock * call.corpus.columns);
-    codes_ = workspace_.take<std::int8_t>(threads * PanelShape(call.corpus.columns).depth_padded);
+    codes_ = workspace_.take<std::int8_t>(threads * PanelShape(call.corpus.columns, 1).depth_padded);
   }
 
   std::size_t bytes() const { return workspace_.bytes(); }
@@ -64,13 +64,13 @@ class Similarity {
 
   void check(const Matrix& matrix, const char* name) {
     RowFault fault;
-    const PanelShape shape(matrix.columns);
+    const PanelShape shape(matrix.columns, 1);
     parallel(divide_up(matrix.rows, kBlock), [&](std::int64_t task, int thread) {
       float* scratch = corpus_rows_ + thread * kBlock * matrix.columns;
       const std::int64_t end = std::min((task + 1) * kBlock, matrix.rows);
       for (std::int64_t row = task * kBlock; row < end; ++row) {
         RowStats stats;
-        kernels_.quantise(float_row(kernels_, matrix, call_.metric, row, scratch), shape.depth,
+        kernels_.int8.quantise(float_row(kernels_, matrix, call_.metric, row, scratch), shape.depth,
                           shape.depth_padded, fixed_scale(matrix, call_.metric),
                           codes_ + thread * shape.depth_padded, &stats);
         if (!stats.finite)

@@ -1,4 +1,4 @@
-// topk: scan int8 tiles, keep what the bounds cannot rule out, rescore that canonically.
+// topk: scan int8 (or bfloat16) tiles, keep what the bounds cannot rule out, rescore that canonically.
 //
 //   for each group of queries (their candidates fit kCandidateBytes)
 //     quantise the queries
@@ -31,6 +31,7 @@ constexpr std::int64_t kCandidateBytes = 32 << 20;
 constexpr std::int64_t kRegionBytes = 2 << 20;
 constexpr std::int64_t kIndexRegionBytes = 64 << 20;  // how often an index search reports progress
 constexpr std::int64_t kBlockQueries = 96;
+constexpr double kLargestInt8Loss = 0.04;  // of queries and corpus together
 constexpr std::int64_t kFewQueries = 64;  // per thread; below it the corpus is split
 
 class Topk {
@@ -38,8 +39,11 @@ class Topk {
   explicit Topk(const TopkCall& call, void* workspace = nullptr)
       : call_(call),
         kernels_(stope::kernels()),
-        shape_(call.corpus.columns),
-        bounds_(call.metric, call.corpus.columns, call.precision != Precision::kExact),
+        scan_(choose_scan(call, kernels_)),
+        int8_(&scan_ == &kernels_.int8),
+        packed_(int8_ ? static_cast<const std::int8_t*>(call.packed.data) : nullptr),
+        shape_(call.corpus.columns, scan_.element_bytes),
+        bounds_(call.metric, call.corpus.columns, int8_, call.precision != Precision::kExact),
         scorer_(kernels_, call.queries, call.corpus, call.metric),
         selector_(kernels_, call.k, scorer_),
         workspace_(workspace) {
@@ -77,6 +81,16 @@ class Topk {
     CandidateScratch candidates;
   };
 
+  // int8 is the fastest scan; an exact search takes bfloat16 where int8 would lose so much of the
+  // rows that rescoring the doubtful would cost more than it saves (measured on AVX-512 and AVX2).
+  static const ScanKernels& choose_scan(const TopkCall& call, const KernelTable& kernels) {
+    if (call.precision == Precision::kBFloat16) return kernels.bfloat16;
+    if (call.precision == Precision::kInt8 || call.packed.data != nullptr) return kernels.int8;
+    const double loss = int8_loss(kernels, call.queries, call.metric) +
+                        int8_loss(kernels, call.corpus, call.metric);
+    return loss > kLargestInt8Loss ? kernels.bfloat16 : kernels.int8;
+  }
+
   void plan() {
     const std::int64_t threads = call_.execution.threads;
     const std::int64_t depth = shape_.depth;
@@ -89,18 +103,18 @@ class Topk {
         capacity * static_cast<std::int64_t>(sizeof(Candidate)) * splits_;
     group_ = std::min(std::max<std::int64_t>(kCandidateBytes / list_bytes, 2 * kMaxTileRows),
                       std::max<std::int64_t>(call_.queries.rows, 1));
-    const bool packed = call_.packed.data != nullptr;
+    const bool packed = packed_ != nullptr;
     const std::int64_t region_bytes =
         packed ? kIndexRegionBytes : kRegionBytes * std::max<std::int64_t>(threads / 4, 1);
     region_panels_ = std::min(
         std::max<std::int64_t>(region_bytes / shape_.bytes, kMaxTilePanels * splits_), panels_);
     // Blocks small enough that every thread gets several.
     block_ = std::clamp<std::int64_t>(
-        round_up(divide_up(group_, 4 * threads), kernels_.tile_rows), kernels_.tile_rows,
-        round_up(kBlockQueries, kernels_.tile_rows));
+        round_up(divide_up(group_, 4 * threads), scan_.tile_rows), scan_.tile_rows,
+        round_up(kBlockQueries, scan_.tile_rows));
 
     queries_ = workspace_.take<QueryState>(group_);
-    codes_ = workspace_.take<std::int8_t>((group_ + kMaxTileRows) * shape_.depth_padded);
+    codes_ = workspace_.take<std::int8_t>((group_ + kMaxTileRows) * shape_.query_bytes);
     if (!read_in_place(call_.queries, call_.metric))
       query_values_ = workspace_.take<float>(group_ * depth);
     terms_ = workspace_.take<RowTerms>(splits_ * group_);
@@ -139,7 +153,7 @@ class Topk {
         prepare_query(i, scale, &fault);
     });
     fault.raise("queries");
-    std::fill_n(codes_ + group_rows_ * shape_.depth_padded, kMaxTileRows * shape_.depth_padded,
+    std::fill_n(codes_ + group_rows_ * shape_.query_bytes, kMaxTileRows * shape_.query_bytes,
                 std::int8_t{0});
   }
 
@@ -149,8 +163,8 @@ class Topk {
     float* scratch = query_values_ == nullptr ? nullptr : query_values_ + i * shape_.depth;
     query.values = float_row(kernels_, call_.queries, call_.metric, row, scratch);
     RowStats stats;
-    kernels_.quantise(query.values, shape_.depth, shape_.depth_padded, scale,
-                      codes_ + i * shape_.depth_padded, &stats);
+    scan_.quantise(query.values, shape_.depth, shape_.depth_padded, scale,
+                   codes_ + i * shape_.query_bytes, &stats);
     if (!stats.finite)
       fault->note_not_finite(row);
     else if (!(stats.norm * stats.scale < kLargestNorm))
@@ -162,24 +176,19 @@ class Topk {
       const std::int64_t s = split * group_ + i;
       states_[s] = {};
       states_[s].list.entries = entries_ + s * CandidateSelector::capacity_for(call_.k);
-      states_[s].list.least = query.floor;
       states_[s].eligibility = {query.floor, query.ceiling, 0};
-      terms_[s] = bounds_.terms(query.bound, query.floor, query.ceiling);
+      states_[s].list.least = states_[s].eligibility.least();
+      terms_[s] = bounds_.terms(query.bound, states_[s].list.least, query.ceiling);
       above_[s] = 0;
     }
   }
 
   void scan_region(std::int64_t first, std::int64_t end) {
-    const std::int8_t* data;
-    if (call_.packed.data == nullptr) {
-      pack_region(first, end);
-      data = region_;
-    } else {
-      data = static_cast<const std::int8_t*>(call_.packed.data) + first * shape_.bytes;
-    }
+    if (packed_ == nullptr) pack_region(first, end);
+    const std::int8_t* data = packed_ == nullptr ? region_ : packed_ + first * shape_.bytes;
     const std::int64_t blocks = divide_up(group_rows_, block_);
     const std::int64_t per_split =
-        round_up(divide_up(end - first, splits_), kernels_.tile_panels);
+        round_up(divide_up(end - first, splits_), scan_.tile_panels);
     parallel(blocks * splits_, [&](std::int64_t task, int thread) {
       const std::int64_t split = task % splits_, row = task / splits_ * block_;
       const std::int64_t begin = first + split * per_split;
@@ -198,8 +207,8 @@ class Topk {
     parallel(divide_up(end - first, kPanelsPerTask), [&](std::int64_t task, int thread) {
       const std::int64_t begin = first + task * kPanelsPerTask;
       for (std::int64_t p = begin; p < std::min(begin + kPanelsPerTask, end); ++p)
-        pack_one_panel(kernels_, call_.corpus, call_.metric, p, shape_, scratch_[thread].pack,
-                       region_ + (p - first) * shape_.bytes, &fault);
+        pack_one_panel(kernels_, scan_, call_.corpus, call_.metric, p, shape_,
+                       scratch_[thread].pack, region_ + (p - first) * shape_.bytes, &fault);
     });
     fault.raise("corpus");
   }
@@ -214,18 +223,17 @@ class Topk {
       for (std::int64_t i = queries.first; i < queries.end; ++i)
         states[i].next_excluded = first_excluded(first_query_ + i, panels.first * kLanes);
     std::uint64_t masks[kMaxTileRows];
-    scan(kernels_, shape_, queries, panels,
-         [&](std::int64_t row, int rows, std::int64_t panel, int count, const std::int8_t* data,
-             std::int32_t* tile) {
-           if (excludes) exclude(states + row, row, rows, panel, count, tile);
-           if ((panel + count) * kLanes > call_.corpus.rows) exclude_padding(rows, panel, tile);
-           if (!kernels_.select(tile, kTileStride, rows, terms + row, data, shape_.bytes, count,
-                                shape_.depth_padded, bounds_.euclidean(), masks,
-                                above == nullptr ? nullptr : above + row))
+    scan(scan_, shape_, queries, panels,
+         [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run,
+             TileEntry* tile) {
+           if (excludes) exclude(states + row, row, rows, panel, run.count, tile);
+           if ((panel + run.count) * kLanes > call_.corpus.rows) exclude_padding(rows, panel, tile);
+           if (!scan_.select(tile, kTileStride, rows, terms + row, &run, bounds_.euclidean(),
+                             masks, above == nullptr ? nullptr : above + row))
              return;
            for (int r = 0; r < rows; ++r)
              if (masks[r] != 0)
-               collect(row + r, &states[row + r], &terms[row + r], masks[r], panel, data,
+               collect(row + r, &states[row + r], &terms[row + r], masks[r], panel, run.data,
                        tile + r * kTileStride, scratch);
          });
   }
@@ -237,35 +245,34 @@ class Topk {
   }
 
   void exclude(SplitState* states, std::int64_t row, int rows, std::int64_t panel, int count,
-               std::int32_t* tile) const {
+               TileEntry* tile) const {
     const std::int64_t begin = panel * kLanes, end = (panel + count) * kLanes;
     for (int r = 0; r < rows; ++r) {
       const std::int64_t list_end = call_.exclude.offsets[first_query_ + row + r + 1];
       std::int64_t& next = states[r].next_excluded;
       // A chunk is scanned once per query, in ascending panels, so the cursor never goes back.
       for (; next < list_end && call_.exclude.ids[next] < end; ++next)
-        tile[r * kTileStride + call_.exclude.ids[next] - begin] = kExcluded;
+        tile[r * kTileStride + call_.exclude.ids[next] - begin] = scan_.excluded;
     }
   }
 
-  void exclude_padding(int rows, std::int64_t panel, std::int32_t* tile) const {
+  void exclude_padding(int rows, std::int64_t panel, TileEntry* tile) const {
     const std::int64_t valid = call_.corpus.rows - panel * kLanes;
     for (int r = 0; r < rows; ++r)
-      std::fill(tile + r * kTileStride + valid, tile + (r + 1) * kTileStride, kExcluded);
+      std::fill(tile + r * kTileStride + valid, tile + (r + 1) * kTileStride, scan_.excluded);
   }
 
   // Bit 16 * p + c of the mask is row c of the p-th panel at `panels`.
   void collect(std::int64_t i, SplitState* state, RowTerms* terms, std::uint64_t mask,
-               std::int64_t first_panel, const std::int8_t* panels, const std::int32_t* dots,
+               std::int64_t first_panel, const std::int8_t* panels, const TileEntry* dots,
                const CandidateScratch& scratch) {
     const QueryState& query = queries_[i];
     for (; mask != 0; mask &= mask - 1) {
       const int column = std::countr_zero(mask);
-      if (dots[column] == kExcluded) continue;
-      const auto* footer = reinterpret_cast<const PanelFooter*>(
-          panels + column / kLanes * shape_.bytes + shape_.depth_padded * kLanes);
-      const Interval score =
-          bounds_.score(query.bound, *footer, column % kLanes, dots[column]);
+      if (dots[column].i32 == scan_.excluded.i32) continue;
+      const PanelFooter& footer = shape_.footer(panels + column / kLanes * shape_.bytes);
+      const double dot = int8_ ? dots[column].i32 : dots[column].f32;
+      const Interval score = bounds_.score(query.bound, footer, column % kLanes, dot);
       Candidate entry = {score.upper, score.lower,
                          static_cast<std::int32_t>(first_panel * kLanes + column)};
       if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
@@ -319,6 +326,9 @@ class Topk {
 
   const TopkCall& call_;
   const KernelTable& kernels_;
+  const ScanKernels& scan_;
+  bool int8_;
+  const std::int8_t* packed_;  // nullptr: packed here, region by region
   PanelShape shape_;
   Bounds bounds_;
   ExactScorer scorer_;

@@ -54,8 +54,8 @@ CpuFeatures detect() {
   found.avx512 = found.avx2 && (states & kZmm) == kZmm && bit(seven.ebx, 16) &&
                  bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) &&
                  bit(seven.ecx, 11);
-  found.amx = found.avx512 && (states & kTiles) == kTiles && bit(seven.edx, 24) &&
-              bit(seven.edx, 25) && request_amx();
+  found.amx = found.avx512 && (states & kTiles) == kTiles && bit(seven.edx, 22) &&
+              bit(seven.edx, 24) && bit(seven.edx, 25) && request_amx();
   return found;
 }
 

@@ -84,7 +84,8 @@ void select_isa(const char* name) { current().store(find(name, "isa"), std::memo
 
 Peak measure_peak(double seconds) {
   const KernelTable& table = kernels();
-  return {operations_per_second(table.peak_int8, seconds),
+  return {operations_per_second(table.int8.peak, seconds),
+          operations_per_second(table.bfloat16.peak, seconds),
           operations_per_second(table.peak_float32, seconds)};
 }
 

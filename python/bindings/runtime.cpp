@@ -36,6 +36,7 @@ void register_runtime(py::module_& module) {
         }
         py::dict out;
         out["int8"] = peak.int8_operations_per_second;
+        out["bfloat16"] = peak.bfloat16_operations_per_second;
         out["float32"] = peak.float32_operations_per_second;
         return out;
       },

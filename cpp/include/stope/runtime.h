@@ -25,10 +25,11 @@ struct BuildInfo {
 BuildInfo build_info();
 bool cuda_built();
 
-// Operations per second of one core's widest int8 multiply-add of the named instruction set,
-// measured on registers for about `seconds`.
+// Operations per second of one core with the current instruction set: the scan's int8 and bfloat16
+// multiply-adds and the float32 one, each measured on registers for about `seconds`.
 struct Peak {
   double int8_operations_per_second;
+  double bfloat16_operations_per_second;
   double float32_operations_per_second;
 };
 Peak measure_peak(double seconds);

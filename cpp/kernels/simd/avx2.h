@@ -20,6 +20,8 @@ constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
 constexpr int kExactRows = 2;
 constexpr int kExactColumns = 2;
+constexpr int kBfloat16TileRows = 4;
+constexpr int kBfloat16TilePanels = 1;
 constexpr int kQueryOffset = 0;
 
 struct f32x16 {
@@ -33,6 +35,9 @@ struct s8x64 {
 };
 struct q8x4 {
   __m256i value, magnitude;
+};
+struct bf16x32 {
+  f32x16 even, odd;
 };
 
 inline f32x16 set_f32(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
@@ -131,6 +136,30 @@ inline __m256i dot4_half(__m256i acc, q8x4 q, __m256i x) {
 }
 inline i32x16 dot4(i32x16 acc, q8x4 q, s8x64 x) {
   return {dot4_half(acc.low, q, x.low), dot4_half(acc.high, q, x.high)};
+}
+
+inline bf16x32 widen_pairs(__m256i low, __m256i high) {
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(low, 16)),
+           _mm256_castsi256_ps(_mm256_slli_epi32(high, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(low, upper)),
+           _mm256_castsi256_ps(_mm256_and_si256(high, upper))}};
+}
+inline bf16x32 load_bf16(const std::int8_t* p) {
+  const s8x64 pairs = load_s8(p);
+  return widen_pairs(pairs.low, pairs.high);
+}
+inline bf16x32 broadcast_bf16(const std::int8_t* p) {
+  std::int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  const __m256i pair = _mm256_set1_epi32(bytes);
+  return widen_pairs(pair, pair);
+}
+inline void store_bf16(std::uint16_t* p, f32x16 a) {
+  const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(a.low), 16);
+  const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(a.high), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xd8));
 }
 
 inline f32x16 load_half(const std::uint16_t* p) {

@@ -20,12 +20,17 @@ constexpr int kTileRows = 6;
 constexpr int kTilePanels = 4;
 constexpr int kExactRows = 4;
 constexpr int kExactColumns = 4;
+constexpr int kBfloat16TileRows = 6;
+constexpr int kBfloat16TilePanels = 3;
 constexpr int kQueryOffset = 128;
 
 using f32x16 = __m512;
 using i32x16 = __m512i;
 using s8x64 = __m512i;
 using q8x4 = __m512i;
+struct bf16x32 {
+  __m512 even, odd;
+};
 
 inline f32x16 set_f32(float value) { return _mm512_set1_ps(value); }
 inline f32x16 load_f32(const float* p) { return _mm512_loadu_ps(p); }
@@ -69,6 +74,18 @@ inline q8x4 broadcast_q8(const std::int8_t* p) {
   return _mm512_set1_epi32(bytes);
 }
 inline i32x16 dot4(i32x16 acc, q8x4 q, s8x64 x) { return _mm512_dpbusd_epi32(acc, q, x); }
+
+inline bf16x32 widen_pairs(__m512i pairs) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)),
+          _mm512_castsi512_ps(_mm512_and_si512(pairs, upper))};
+}
+inline bf16x32 load_bf16(const std::int8_t* p) { return widen_pairs(load_s8(p)); }
+inline bf16x32 broadcast_bf16(const std::int8_t* p) { return widen_pairs(broadcast_q8(p)); }
+inline void store_bf16(std::uint16_t* p, f32x16 a) {
+  const __m512i words = _mm512_srli_epi32(_mm512_castps_si512(a), 16);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(words));
+}
 
 inline f32x16 load_half(const std::uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

@@ -9,6 +9,8 @@ constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
 constexpr int kExactRows = 1;
 constexpr int kExactColumns = 1;
+constexpr int kBfloat16TileRows = 4;
+constexpr int kBfloat16TilePanels = 1;
 constexpr int kQueryOffset = 0;  // added to a query's int8 before it is stored
 
 struct f32x16 {
@@ -22,6 +24,10 @@ struct s8x64 {
 };
 struct q8x4 {
   const std::int8_t* data;
+};
+// Pairs of bfloat16, widened: lane c holds the first (even) and the second (odd) of pair c.
+struct bf16x32 {
+  f32x16 even, odd;
 };
 
 template <typename F>
@@ -116,6 +122,31 @@ inline i32x16 dot4(i32x16 acc, q8x4 q, s8x64 x) {
   for (int c = 0; c < 16; ++c)
     for (int j = 0; j < 4; ++j) acc.lane[c] += q.data[j] * x.data[4 * c + j];
   return acc;
+}
+
+inline float bf16_to_float(const std::int8_t* p) {
+  std::uint16_t word;
+  __builtin_memcpy(&word, p, sizeof(word));
+  const std::uint32_t bits = static_cast<std::uint32_t>(word) << 16;
+  float out;
+  __builtin_memcpy(&out, &bits, sizeof(out));
+  return out;
+}
+inline bf16x32 load_bf16(const std::int8_t* p) {
+  return {map_lanes([=](int l) { return bf16_to_float(p + 4 * l); }),
+          map_lanes([=](int l) { return bf16_to_float(p + 4 * l + 2); })};
+}
+// One pair in every lane.
+inline bf16x32 broadcast_bf16(const std::int8_t* p) {
+  return {set_f32(bf16_to_float(p)), set_f32(bf16_to_float(p + 2))};
+}
+// Values with eight significant bits, so dropping the lower half is exact.
+inline void store_bf16(std::uint16_t* p, f32x16 a) {
+  for (int l = 0; l < 16; ++l) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &a.lane[l], sizeof(bits));
+    p[l] = static_cast<std::uint16_t>(bits >> 16);
+  }
 }
 
 inline float half_to_float(std::uint16_t half) {
