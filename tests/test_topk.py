@@ -170,11 +170,17 @@ def test_any_small_problem(data):
 
 @pytest.mark.parametrize(("precision", "error"), [("int8", 0.02), ("bfloat16", 0.006)])
 @pytest.mark.parametrize("metric", METRICS)
-def test_approximate_precisions_come_close(precision, error, metric):
-    """Errors in units of |q| |x|, as the docstring states them, on every ISA the same."""
+@pytest.mark.parametrize("isa", stope.isa.available())
+def test_approximate_precisions_come_close(precision, error, metric, isa, threads):
+    """Errors in units of |q| |x|, as the docstring states them."""
     queries, corpus = cases.make("gaussian", 20, 3000, 64)
     exact = stope.topk(queries, corpus, 50, metric=metric).ids.tolist()
-    got = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
+    with stope.isa.only(isa):
+        got = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
+        for count in (1, 3):
+            threads(count)
+            again = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
+            reference.assert_same(again, (got.scores, got.ids), f"{count} threads")
     found = [len(set(a) & set(b)) / 50 for a, b in zip(got.ids.tolist(), exact, strict=True)]
     assert np.mean(found) > 1 - 5 * error
     assert (np.diff(got.scores, axis=1) <= 0).all()
@@ -186,10 +192,6 @@ def test_approximate_precisions_come_close(precision, error, metric):
     else:
         got_error = np.abs(got.scores - expected)
     assert (got_error / (1 if metric == "cosine" else norms)).max() < error
-    for isa in stope.isa.available():
-        with stope.isa.only(isa):
-            again = stope.topk(queries, corpus, 50, metric=metric, precision=precision)
-        reference.assert_same(again, (got.scores, got.ids), isa)
 
 
 def test_out_is_written_and_returned():
