@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +112,7 @@ class EmbeddingCache:
             final, partial = folder / "embeddings.npy", folder / "embeddings.partial"
             if not state.complete:
                 if not final.exists():
-                    with partial.open("a+b") as file:
+                    with partial.open("a+b", buffering=0) as file:
                         _resume(file, state)
                         self._fill(file, state, folder, encoder, texts, batch_size, progress)
                     os.replace(partial, final)
@@ -131,7 +132,7 @@ class EmbeddingCache:
 
     def _fill(
         self,
-        file: IO[bytes],
+        file: FileIO,
         state: _Manifest,
         folder: Path,
         encoder: Any,
@@ -165,10 +166,11 @@ def _header(state: _Manifest) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("latin1")
 
 
-def _write(file: IO[bytes], data: bytes) -> None:
+def _write(file: FileIO, data: bytes) -> None:
     try:
-        file.write(data)
-        file.flush()
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
         os.fsync(file.fileno())
     except OSError as error:
         raise OSError(
@@ -178,7 +180,7 @@ def _write(file: IO[bytes], data: bytes) -> None:
         ) from error
 
 
-def _resume(file: IO[bytes], state: _Manifest) -> None:
+def _resume(file: FileIO, state: _Manifest) -> None:
     """Cut the file after the last shard that is whole and unaltered, and stand there."""
     header = _header(state) if state.shards else b""
     file.seek(0)
