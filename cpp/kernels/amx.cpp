@@ -1,4 +1,5 @@
-// int8 and bfloat16 tiles: 32 queries against two panels at a time (simd/amx.h says why this shape).
+// int8 and bfloat16 tiles: 32 queries against two panels at a time (simd/amx.h says why this
+// shape).
 #include <cstddef>
 
 #include "kernel_table.h"

@@ -1,7 +1,7 @@
 // The canonical scores: every ISA, thread count and device produces these bits.
 //
-// Sixteen float32 lanes start at +0; lane l takes elements l, l + 16, ... by fused multiply-add, and
-// the missing elements of the last group count as zeros (their fma is done too). The lanes are
+// Sixteen float32 lanes start at +0; lane l takes elements l, l + 16, ... by fused multiply-add,
+// and the missing elements of the last group count as zeros (their fma is done too). The lanes are
 // then added l + (l+8), l + (l+4), l + (l+2), l + (l+1).
 //   dot:      sum of q_i * x_i
 //   distance: -sqrt of the sum of t_i * t_i, t_i = q_i - x_i
@@ -22,8 +22,8 @@ inline f32x16 accumulate(f32x16 q, f32x16 x, f32x16 sum) {
 }
 
 template <bool kDistance, int kRows, int kColumns>
-inline void exact_block(const float* const* queries, const float* const* corpus,
-                        std::int64_t depth, float* scores, std::int64_t stride) {
+inline void exact_block(const float* const* queries, const float* const* corpus, std::int64_t depth,
+                        float* scores, std::int64_t stride) {
   f32x16 sum[kRows][kColumns];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
@@ -64,8 +64,8 @@ inline void exact_scores(const float* const* queries, int rows, const float* con
       exact_block<kDistance, kExactRows, kExactColumns>(queries + r, corpus + c, depth,
                                                         scores + r * stride + c, stride);
     for (; c < columns; ++c)
-      exact_block<kDistance, kExactRows, 1>(queries + r, corpus + c, depth,
-                                            scores + r * stride + c, stride);
+      exact_block<kDistance, kExactRows, 1>(queries + r, corpus + c, depth, scores + r * stride + c,
+                                            stride);
   }
   for (; r < rows; ++r) {
     int c = 0;
@@ -73,8 +73,7 @@ inline void exact_scores(const float* const* queries, int rows, const float* con
       exact_block<kDistance, 1, kExactColumns>(queries + r, corpus + c, depth,
                                                scores + r * stride + c, stride);
     for (; c < columns; ++c)
-      exact_block<kDistance, 1, 1>(queries + r, corpus + c, depth, scores + r * stride + c,
-                                   stride);
+      exact_block<kDistance, 1, 1>(queries + r, corpus + c, depth, scores + r * stride + c, stride);
   }
 }
 
@@ -82,8 +81,8 @@ void exact_dot(const float* const* queries, int rows, const float* const* corpus
                std::int64_t depth, float* scores, std::int64_t stride) {
   exact_scores<false>(queries, rows, corpus, columns, depth, scores, stride);
 }
-void exact_distance(const float* const* queries, int rows, const float* const* corpus,
-                    int columns, std::int64_t depth, float* scores, std::int64_t stride) {
+void exact_distance(const float* const* queries, int rows, const float* const* corpus, int columns,
+                    std::int64_t depth, float* scores, std::int64_t stride) {
   exact_scores<true>(queries, rows, corpus, columns, depth, scores, stride);
 }
 

@@ -1,7 +1,8 @@
 // The kernel table: block sizes and function pointers, one table per instruction set.
 //
-// A scan has a format, int8 or bfloat16. Either way sixteen corpus rows lie side by side in a panel,
-// the same bytes on every ISA, in chunks of four bytes (four int8 or two bfloat16 of one row):
+// A scan has a format, int8 or bfloat16. Either way sixteen corpus rows lie side by side in a
+// panel, the same bytes on every ISA, in chunks of four bytes (four int8 or two bfloat16 of one
+// row):
 //   chunk values[depth_padded * element_bytes / 4][16 rows]
 //   PanelFooter                            what the 16 rows were scaled by and lost
 // with depth_padded = depth rounded up to 64. Row x is stored as x ~ scale * u: for int8
@@ -17,10 +18,10 @@
 
 namespace stope {
 
-inline constexpr int kLanes = 16;           // the canonical sum has 16 lanes; a panel has 16 rows
-inline constexpr int kDepthMultiple = 64;   // one AMX tile row
-inline constexpr int kMaxTileRows = 32;     // over all tables
-inline constexpr int kMaxTilePanels = 4;    // over all tables
+inline constexpr int kLanes = 16;          // the canonical sum has 16 lanes; a panel has 16 rows
+inline constexpr int kDepthMultiple = 64;  // one AMX tile row
+inline constexpr int kMaxTileRows = 32;    // over all tables
+inline constexpr int kMaxTilePanels = 4;   // over all tables
 
 struct PanelFooter {
   float scale[kLanes];
@@ -125,8 +126,8 @@ struct KernelTable {
   float (*reached_by)(const float* values, std::int64_t count, std::int64_t k);
 
   // scores[r * stride + c] = canonical dot (or -distance) of rows of float32.
-  void (*exact_dot)(const float* const* queries, int rows, const float* const* corpus,
-                    int columns, std::int64_t depth, float* scores, std::int64_t stride);
+  void (*exact_dot)(const float* const* queries, int rows, const float* const* corpus, int columns,
+                    std::int64_t depth, float* scores, std::int64_t stride);
   void (*exact_distance)(const float* const* queries, int rows, const float* const* corpus,
                          int columns, std::int64_t depth, float* scores, std::int64_t stride);
 

@@ -104,8 +104,7 @@ void normalise(const float* row, std::int64_t depth, float* out) {
 
 // write(i, codes) receives the 16 codes of the group at element i; zeros beyond the depth.
 template <typename Format, typename Write>
-inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale,
-                             Write write) {
+inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale, Write write) {
   RowStats stats;
   const float largest = largest_magnitude(row, depth, &stats.finite);
   float scale = fixed_scale > 0.0f ? fixed_scale : Format::scale(largest);
@@ -125,9 +124,9 @@ inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_s
   });
   const float inflate = inflation(depth);
   stats.scale = scale;
-  stats.residual =
-      largest == 0.0f ? 0.0f
-                      : __builtin_sqrtf(reduce_add(residual)) * inflate + Format::kResidualFloor;
+  stats.residual = largest == 0.0f
+                       ? 0.0f
+                       : __builtin_sqrtf(reduce_add(residual)) * inflate + Format::kResidualFloor;
   stats.norm = __builtin_sqrtf(reduce_add(norm)) * inflate;
   const float total = reduce_add(sum);
   stats.sum = stats.finite ? static_cast<std::int32_t>(total) : 0;
@@ -147,8 +146,8 @@ void quantise(const float* row, std::int64_t depth, std::int64_t depth_padded, f
     bytes[i] = 0;
   if constexpr (Format::kQueryOffset != 0)
     for (std::int64_t i = 0; i < depth_padded; ++i)
-      bytes[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(bytes[i]) +
-                                          Format::kQueryOffset);
+      bytes[i] =
+          static_cast<std::int8_t>(static_cast<std::uint8_t>(bytes[i]) + Format::kQueryOffset);
 }
 
 template <typename Format>

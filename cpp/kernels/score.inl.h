@@ -27,8 +27,8 @@ inline void score_block(const QueryTile& queries, const PanelRun& panels, int fi
   typename Format::Sum sum[kRows][kPanels];
 #pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
-    const auto start = Format::start(reinterpret_cast<const PanelFooter*>(
-        data + p * panels.bytes + panels.footer_offset));
+    const auto start = Format::start(
+        reinterpret_cast<const PanelFooter*>(data + p * panels.bytes + panels.footer_offset));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) sum[r][p] = start;
   }

@@ -27,8 +27,8 @@ inline bool select_block(const TileEntry* tile, std::int64_t stride, int rows,
   for (auto& lane : barred_lanes) lane = barred;
   const f32x16 excluded = Format::load_tile(barred_lanes);
   for (int p = 0; p < panels.count; ++p) {
-    const auto* footer = reinterpret_cast<const PanelFooter*>(
-        panels.data + p * panels.bytes + panels.footer_offset);
+    const auto* footer =
+        reinterpret_cast<const PanelFooter*>(panels.data + p * panels.bytes + panels.footer_offset);
     const f32x16 inverse = load_f32(footer->inverse), residual = load_f32(footer->residual);
     const f32x16 norm = load_f32(footer->norm), half_square = load_f32(footer->half_square);
     for (int r = 0; r < rows; ++r) {
@@ -90,8 +90,7 @@ float reached_by(const float* values, std::int64_t count, std::int64_t k) {
   constexpr float kLowest = -__FLT_MAX__;
   if (reaching(kLowest) < k) return -__builtin_inff();
   f32x16 largest = set_f32(kLowest);
-  for (std::int64_t i = 0; i < count; i += kLanes)
-    largest = max_f32(largest, load_f32(values + i));
+  for (std::int64_t i = 0; i < count; i += kLanes) largest = max_f32(largest, load_f32(values + i));
   // Invariant: at least k values reach `low`.
   std::int32_t low = ordered_bits(kLowest);
   std::int32_t high = ordered_bits(reduce_max(largest));

@@ -3,9 +3,10 @@
 // With q = a_q (u + r) and x = a_x (v + s), u and v the codes, r and s what they lost,
 //   q.x = a_q a_x (u.v + u.s + r.(v + s)),  so  |q.x / (a_q a_x) - u.v| <= ||u|| S + R ||x|| / a_x
 // where R >= ||r||, S >= ||s||. To this comes the canonical score's own rounding, at most
-// gamma ||q|| ||x|| with gamma = (depth / 16 + 8) 2^-24, a bfloat16 scan's rounding (gamma with depth
-// + 2; int8 sums are exact), and the float32 rounding of the comparison in the select kernel: `slop`
-// covers them with room. `absolute` covers underflow.
+// gamma ||q|| ||x|| with gamma = (depth / 16 + 8) 2^-24, a bfloat16 scan's rounding (gamma with
+// depth
+// + 2; int8 sums are exact), and the float32 rounding of the comparison in the select kernel:
+// `slop` covers them with room. `absolute` covers underflow.
 #pragma once
 
 #include <algorithm>
@@ -27,8 +28,8 @@ struct Interval {
 // One query: its scale and the weights of the panel's residual and norm in the error.
 struct QueryBound {
   double scale = 1;
-  double residual_weight = 0;  // >= ||u||
-  double norm_weight = 0;      // >= R + slop * ||q|| / a_q
+  double residual_weight = 0;              // >= ||u||
+  double norm_weight = 0;                  // >= R + slop * ||q|| / a_q
   double square_low = 0, square_high = 0;  // bounds of ||q||^2
 };
 
@@ -61,10 +62,10 @@ class Bounds {
   Interval score(const QueryBound& q, const PanelFooter& x, int c, double dot) const {
     const double unit = q.scale * x.scale[c];
     const double middle = unit * dot;
-    const double error =
-        unit * (q.residual_weight * x.residual[c] + q.norm_weight * x.norm[c]) +
-        (approximate_ ? 0 : absolute_);
-    if (!euclidean()) return {static_cast<float>(middle - error), static_cast<float>(middle + error)};
+    const double error = unit * (q.residual_weight * x.residual[c] + q.norm_weight * x.norm[c]) +
+                         (approximate_ ? 0 : absolute_);
+    if (!euclidean())
+      return {static_cast<float>(middle - error), static_cast<float>(middle + error)};
     const double norm = static_cast<double>(x.norm[c]) * x.scale[c];
     const double square_high = norm * norm;
     const double square_low = 2.0 * x.half_square[c] * x.scale[c];
@@ -116,7 +117,8 @@ class Bounds {
     const double distance = most;
     const double reach = (distance * distance * (1 - 0x1p-18) - absolute_) / (1 + slop_);
     const double slack = (q.square_high + std::fabs(reach)) * 0x1p-20;
-    t->upper = std::max(static_cast<float>((q.square_high - reach + slack) / (2 * q.scale)), -1e38f);
+    t->upper =
+        std::max(static_cast<float>((q.square_high - reach + slack) / (2 * q.scale)), -1e38f);
     t->upper_bias = static_cast<float>((1 + 8 * inflation_ + 0x1p-16) / q.scale);
   }
 

@@ -1,4 +1,5 @@
-// The candidates of one query: a bounded buffer that keeps whatever could still be among the k best.
+// The candidates of one query: a bounded buffer that keeps whatever could still be among the k
+// best.
 //
 // An entry carries bounds of its canonical score; lower == upper means that it is exact. A lower of
 // -infinity marks an entry whose eligibility (floor, ceiling) is not yet proven, so that it never
@@ -55,9 +56,9 @@ struct CandidateList {
 
 // What a thread lends to the candidates while it works on them.
 struct CandidateScratch {
-  float* lowers;       // [splits * capacity + 16]
-  float* rows;         // [ExactScorer::scratch_floats(depth)]
-  Candidate* merged;   // [splits * capacity], unused when splits == 1
+  float* lowers;      // [splits * capacity + 16]
+  float* rows;        // [ExactScorer::scratch_floats(depth)]
+  Candidate* merged;  // [splits * capacity], unused when splits == 1
 };
 
 // The query that a list belongs to.
@@ -81,7 +82,7 @@ class CandidateSelector {
   void compact(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
                const CandidateScratch& scratch) const {
     tighten(list, scratch.lowers);
-    if (list->count > k_ + (capacity_ - k_) / 4) {
+    if (list->count > k_ + (capacity_ - k_) / 2) {
       settle_best(list, query, eligibility, scratch);
       drop_below_least(list);
     }
@@ -150,9 +151,8 @@ class CandidateSelector {
   void settle_best(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
                    const CandidateScratch& scratch) const {
     if (list->count <= k_) return;
-    std::nth_element(
-        list->entries, list->entries + (k_ - 1), list->entries + list->count,
-        [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; });
+    std::nth_element(list->entries, list->entries + (k_ - 1), list->entries + list->count,
+                     [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; });
     CandidateList best = {list->entries, k_, list->least};
     settle(&best, query, eligibility, scratch);
     if (best.count == k_) {
@@ -179,16 +179,15 @@ class CandidateSelector {
     }
     list->count = kept;
     if (kept > k_) {
-      std::nth_element(list->entries, list->entries + (k_ - 1), list->entries + kept,
-                       ranks_before);
+      std::nth_element(list->entries, list->entries + (k_ - 1), list->entries + kept, ranks_before);
       list->count = k_;
       list->least = std::max(list->least, list->entries[k_ - 1].upper);
     }
   }
 
   // Makes the entries exact, removes those that are not eligible; returns how many remain.
-  int settle_batch(Candidate* entries, int count, const QueryRow& query,
-                   Eligibility* eligibility, float* rows) const {
+  int settle_batch(Candidate* entries, int count, const QueryRow& query, Eligibility* eligibility,
+                   float* rows) const {
     std::int32_t open[ExactScorer::kBatch];
     int open_count = 0;
     for (int i = 0; i < count; ++i)

@@ -58,7 +58,7 @@ void pair_scores(const PairScoresCall& call) {
                          RowFault* fault) {
     RowStats stats;
     kernels.int8.quantise(row, shape.depth, shape.depth_padded, fixed_scale(matrix, call.metric),
-                     scratch.codes + thread * shape.depth_padded, &stats);
+                          scratch.codes + thread * shape.depth_padded, &stats);
     if (!stats.finite)
       fault->note_not_finite(index);
     else if (!(stats.norm * stats.scale < kLargestNorm))
@@ -68,8 +68,8 @@ void pair_scores(const PairScoresCall& call) {
     float* rows = scratch.rows + thread * ExactScorer::scratch_floats(shape.depth);
     const std::int64_t end = std::min((task + 1) * kRowsPerTask, call.queries.rows);
     for (std::int64_t i = task * kRowsPerTask; i < end; ++i) {
-      const float* query = float_row(kernels, call.queries, call.metric, i,
-                                     scratch.query + thread * shape.depth);
+      const float* query =
+          float_row(kernels, call.queries, call.metric, i, scratch.query + thread * shape.depth);
       check(query, i, thread, call.queries, &query_fault);
       const std::int64_t last = call.pairs.offsets[i + 1];
       for (std::int64_t p = call.pairs.offsets[i]; p < last; p += ExactScorer::kBatch) {

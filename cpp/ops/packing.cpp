@@ -59,8 +59,8 @@ void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const M
   const float* rows[kLanes] = {};
   for (int c = 0; c < count; ++c)
     rows[c] = float_row(kernels, corpus, metric, first + c, scratch + c * shape.depth);
-  const std::uint32_t not_finite = scan.pack_panel(
-      rows, count, shape.depth, shape.depth_padded, fixed_scale(corpus, metric), out);
+  const std::uint32_t not_finite = scan.pack_panel(rows, count, shape.depth, shape.depth_padded,
+                                                   fixed_scale(corpus, metric), out);
   const PanelFooter& footer = shape.footer(out);
   for (int c = 0; c < count; ++c) {
     if ((not_finite >> c & 1u) != 0)
@@ -71,7 +71,8 @@ void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const M
 }
 
 std::size_t packed_bytes(std::int64_t rows, std::int64_t columns) {
-  return static_cast<std::size_t>(divide_up(rows, kLanes) * PanelShape(columns, kIndexElementBytes).bytes);
+  return static_cast<std::size_t>(divide_up(rows, kLanes) *
+                                  PanelShape(columns, kIndexElementBytes).bytes);
 }
 
 std::size_t pack_workspace_bytes(const PackCall& call) {
@@ -101,11 +102,11 @@ void pack(const PackCall& call) {
                  [&](std::int64_t task, int thread) {
                    const std::int64_t start = begin + task * kPanelsPerTask;
                    for (std::int64_t p = start; p < std::min(start + kPanelsPerTask, end); ++p)
-                     pack_one_panel(kernels, scan, call.corpus, call.metric, first + p, shape,
-                                    scratch + thread * scratch_floats,
-                                    static_cast<std::int8_t*>(call.packed) +
-                                        (first + p) * shape.bytes,
-                                    &fault);
+                     pack_one_panel(
+                         kernels, scan, call.corpus, call.metric, first + p, shape,
+                         scratch + thread * scratch_floats,
+                         static_cast<std::int8_t*>(call.packed) + (first + p) * shape.bytes,
+                         &fault);
                  });
     fault.raise(call.name, call.first_row);
     done = std::min(end * kLanes, call.corpus.rows);

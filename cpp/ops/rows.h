@@ -59,8 +59,7 @@ class ExactScorer {
     const float* rows[kBatch];
     for (int i = 0; i < count; ++i)
       rows[i] = float_row(kernels_, corpus_, metric_, ids(i), scratch + i * corpus_.columns);
-    const auto exact =
-        metric_ == Metric::kEuclidean ? kernels_.exact_distance : kernels_.exact_dot;
+    const auto exact = metric_ == Metric::kEuclidean ? kernels_.exact_distance : kernels_.exact_dot;
     exact(&query, 1, rows, count, corpus_.columns, scores, kBatch);
   }
 

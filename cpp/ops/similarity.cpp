@@ -30,7 +30,8 @@ class Similarity {
     const std::int64_t threads = call.execution.threads;
     query_rows_ = workspace_.take<float>(threads * kBlock * call.queries.columns);
     corpus_rows_ = workspace_.take<float>(threads * kBlock * call.corpus.columns);
-    codes_ = workspace_.take<std::int8_t>(threads * PanelShape(call.corpus.columns, 1).depth_padded);
+    codes_ =
+        workspace_.take<std::int8_t>(threads * PanelShape(call.corpus.columns, 1).depth_padded);
   }
 
   std::size_t bytes() const { return workspace_.bytes(); }
@@ -71,8 +72,8 @@ class Similarity {
       for (std::int64_t row = task * kBlock; row < end; ++row) {
         RowStats stats;
         kernels_.int8.quantise(float_row(kernels_, matrix, call_.metric, row, scratch), shape.depth,
-                          shape.depth_padded, fixed_scale(matrix, call_.metric),
-                          codes_ + thread * shape.depth_padded, &stats);
+                               shape.depth_padded, fixed_scale(matrix, call_.metric),
+                               codes_ + thread * shape.depth_padded, &stats);
         if (!stats.finite)
           fault.note_not_finite(row);
         else if (!(stats.norm * stats.scale < kLargestNorm))

@@ -1,4 +1,5 @@
-// topk: scan int8 (or bfloat16) tiles, keep what the bounds cannot rule out, rescore that canonically.
+// topk: scan int8 (or bfloat16) tiles, keep what the bounds cannot rule out, rescore that
+// canonically.
 //
 //   for each group of queries (their candidates fit kCandidateBytes)
 //     quantise the queries
@@ -32,7 +33,7 @@ constexpr std::int64_t kRegionBytes = 2 << 20;
 constexpr std::int64_t kIndexRegionBytes = 64 << 20;  // how often an index search reports progress
 constexpr std::int64_t kBlockQueries = 96;
 constexpr double kLargestInt8Loss = 0.04;  // of queries and corpus together
-constexpr std::int64_t kFewQueries = 64;  // per thread; below it the corpus is split
+constexpr std::int64_t kFewQueries = 64;   // per thread; below it the corpus is split
 
 class Topk {
  public:
@@ -109,9 +110,8 @@ class Topk {
     region_panels_ = std::min(
         std::max<std::int64_t>(region_bytes / shape_.bytes, kMaxTilePanels * splits_), panels_);
     // Blocks small enough that every thread gets several.
-    block_ = std::clamp<std::int64_t>(
-        round_up(divide_up(group_, 4 * threads), scan_.tile_rows), scan_.tile_rows,
-        round_up(kBlockQueries, scan_.tile_rows));
+    block_ = std::clamp<std::int64_t>(round_up(divide_up(group_, 4 * threads), scan_.tile_rows),
+                                      scan_.tile_rows, round_up(kBlockQueries, scan_.tile_rows));
 
     queries_ = workspace_.take<QueryState>(group_);
     codes_ = workspace_.take<std::int8_t>((group_ + kMaxTileRows) * shape_.query_bytes);
@@ -187,8 +187,7 @@ class Topk {
     if (packed_ == nullptr) pack_region(first, end);
     const std::int8_t* data = packed_ == nullptr ? region_ : packed_ + first * shape_.bytes;
     const std::int64_t blocks = divide_up(group_rows_, block_);
-    const std::int64_t per_split =
-        round_up(divide_up(end - first, splits_), scan_.tile_panels);
+    const std::int64_t per_split = round_up(divide_up(end - first, splits_), scan_.tile_panels);
     parallel(blocks * splits_, [&](std::int64_t task, int thread) {
       const std::int64_t split = task % splits_, row = task / splits_ * block_;
       const std::int64_t begin = first + split * per_split;
@@ -224,12 +223,11 @@ class Topk {
         states[i].next_excluded = first_excluded(first_query_ + i, panels.first * kLanes);
     std::uint64_t masks[kMaxTileRows];
     scan(scan_, shape_, queries, panels,
-         [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run,
-             TileEntry* tile) {
+         [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run, TileEntry* tile) {
            if (excludes) exclude(states + row, row, rows, panel, run.count, tile);
            if ((panel + run.count) * kLanes > call_.corpus.rows) exclude_padding(rows, panel, tile);
-           if (!scan_.select(tile, kTileStride, rows, terms + row, &run, bounds_.euclidean(),
-                             masks, above == nullptr ? nullptr : above + row))
+           if (!scan_.select(tile, kTileStride, rows, terms + row, &run, bounds_.euclidean(), masks,
+                             above == nullptr ? nullptr : above + row))
              return;
            for (int r = 0; r < rows; ++r)
              if (masks[r] != 0)
@@ -341,11 +339,11 @@ class Topk {
   QueryState* queries_ = nullptr;
   std::int8_t* codes_ = nullptr;
   float* query_values_ = nullptr;
-  RowTerms* terms_ = nullptr;        // [splits][group]
-  SplitState* states_ = nullptr;     // [splits][group]
-  Candidate* entries_ = nullptr;     // [splits][group][capacity]
-  std::int64_t* above_ = nullptr;    // [splits][group], counted by select
-  std::int8_t* region_ = nullptr;    // the packed panels of one region
+  RowTerms* terms_ = nullptr;      // [splits][group]
+  SplitState* states_ = nullptr;   // [splits][group]
+  Candidate* entries_ = nullptr;   // [splits][group][capacity]
+  std::int64_t* above_ = nullptr;  // [splits][group], counted by select
+  std::int8_t* region_ = nullptr;  // the packed panels of one region
   ThreadScratch* scratch_ = nullptr;
 };
 

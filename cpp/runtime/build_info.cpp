@@ -4,8 +4,8 @@
 namespace stope {
 
 BuildInfo build_info() {
-  return {STOPE_VERSION, STOPE_COMPILER, STOPE_FLAGS, STOPE_BUILD_TYPE, STOPE_BUILD_FOLDER,
-          cuda_built()};
+  return {STOPE_VERSION,    STOPE_COMPILER,     STOPE_FLAGS,
+          STOPE_BUILD_TYPE, STOPE_BUILD_FOLDER, cuda_built()};
 }
 
 }  // namespace stope

@@ -49,8 +49,7 @@ CpuFeatures detect() {
   if (!bit(one.ecx, 27)) return found;  // OSXSAVE
   const std::uint64_t states = saved_states();
   constexpr std::uint64_t kYmm = 0x6, kZmm = 0xe6, kTiles = 0x60000;
-  found.avx2 = (states & kYmm) == kYmm && bit(one.ecx, 12) && bit(one.ecx, 29) &&
-               bit(seven.ebx, 5);
+  found.avx2 = (states & kYmm) == kYmm && bit(one.ecx, 12) && bit(one.ecx, 29) && bit(seven.ebx, 5);
   found.avx512 = found.avx2 && (states & kZmm) == kZmm && bit(seven.ebx, 16) &&
                  bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) &&
                  bit(seven.ecx, 11);

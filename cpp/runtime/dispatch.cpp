@@ -49,14 +49,15 @@ const KernelTable* find(const std::string& name, const char* source) {
   std::string known;
   for (const KernelTable& table : registry().tables)
     known += (known.empty() ? "" : ", ") + std::string(table.name);
-  throw std::invalid_argument(std::string(source) + " is '" + name + "', which this machine cannot run; it has " +
-                              known);
+  throw std::invalid_argument(std::string(source) + " is '" + name +
+                              "', which this machine cannot run; it has " + known);
 }
 
 std::atomic<const KernelTable*>& current() {
   static std::atomic<const KernelTable*> table{[] {
     const char* wanted = std::getenv("STOPE_ISA");
-    return wanted != nullptr && *wanted != '\0' ? find(wanted, "STOPE_ISA") : &registry().tables.back();
+    return wanted != nullptr && *wanted != '\0' ? find(wanted, "STOPE_ISA")
+                                                : &registry().tables.back();
   }()};
   return table;
 }

@@ -41,10 +41,10 @@ std::optional<DType> dlpack_dtype(const DlTensor& tensor) {
 }
 
 std::optional<DType> buffer_dtype(const std::string& format) {
-  const std::string code = format.size() == 2 && (format[0] == '=' || format[0] == '<' ||
-                                                  format[0] == '@')
-                               ? format.substr(1)
-                               : format;
+  const std::string code =
+      format.size() == 2 && (format[0] == '=' || format[0] == '<' || format[0] == '@')
+          ? format.substr(1)
+          : format;
   if (code == "f") return DType::kFloat32;
   if (code == "e") return DType::kFloat16;
   if (code == "b") return DType::kInt8;
@@ -101,8 +101,8 @@ std::optional<Description> by_dlpack(const py::object& object, const char* name,
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_BufferError) && !error.matches(PyExc_RuntimeError)) throw;
     if (PyObject_CheckBuffer(object.ptr()) != 0) return std::nullopt;
-    throw py::value_error(std::string(name) + " cannot be read: " +
-                          std::string(py::str(error.value())));
+    throw py::value_error(std::string(name) +
+                          " cannot be read: " + std::string(py::str(error.value())));
   }
   *owner = capsule;
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0)
@@ -134,8 +134,7 @@ std::optional<Description> by_buffer(const py::object& object, py::object* owner
       d.shape[axis] = view->shape[axis];
       d.stride_bytes[axis] = view->strides[axis];
     }
-  *owner = py::capsule(view.release(),
-                       [](void* p) { delete static_cast<py::buffer_info*>(p); });
+  *owner = py::capsule(view.release(), [](void* p) { delete static_cast<py::buffer_info*>(p); });
   return d;
 }
 
@@ -147,8 +146,8 @@ std::optional<Description> by_array_interface(const py::object& object) {
     return std::nullopt;
   Description d;
   const auto shape = interface["shape"].cast<py::tuple>();
-  d.data = reinterpret_cast<const void*>(
-      interface["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
+  d.data =
+      reinterpret_cast<const void*>(interface["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
   d.ndim = static_cast<std::int64_t>(shape.size());
   d.dtype = DType::kBFloat16;
   d.item_bytes = 2;
@@ -183,8 +182,7 @@ Matrix check(const Description& d, const py::object& object, const std::string& 
     throw py::value_error(name + " has " + std::to_string(d.shape[0]) + " rows; the most is " +
                           std::to_string(kMostRows) + ", so search it in parts");
   if (d.shape[1] > 1 && d.stride_bytes[1] != d.item_bytes)
-    throw py::value_error(name + " has a strided last axis (" +
-                          std::to_string(d.stride_bytes[1]) +
+    throw py::value_error(name + " has a strided last axis (" + std::to_string(d.stride_bytes[1]) +
                           " bytes apart); make its rows contiguous with numpy.ascontiguousarray(" +
                           name + ") or .contiguous()");
   return {d.data, d.shape[0], d.shape[1], d.stride_bytes[0], *d.dtype, d.device};
@@ -217,8 +215,8 @@ Array import_matrix(const py::object& object, const char* name) {
 template <typename T>
 T* import_vector(const py::buffer& buffer, const char* name, py::ssize_t size, bool writable) {
   const py::buffer_info info = buffer.request(writable);
-  const bool contiguous = info.size == 0 || info.ndim == 0 ||
-                          PyBuffer_IsContiguous(info.view(), 'C') != 0;
+  const bool contiguous =
+      info.size == 0 || info.ndim == 0 || PyBuffer_IsContiguous(info.view(), 'C') != 0;
   if (info.itemsize != static_cast<py::ssize_t>(sizeof(T)) || !contiguous ||
       (size >= 0 && info.size != size))
     throw py::value_error(std::string(name) + " must be a C-contiguous array of " +
@@ -239,8 +237,7 @@ bool PythonProgress::step(void* context, std::int64_t done, std::int64_t total) 
   auto* self = static_cast<PythonProgress*>(context);
   using Clock = std::chrono::steady_clock;
   const std::int64_t now =
-      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
-          .count();
+      std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count();
   constexpr std::int64_t kInterval = 30'000'000;
   self->total_ = total;
   if (now - self->last_nanoseconds_ < kInterval) return true;
@@ -285,8 +282,8 @@ void check_pair(const Array& queries, const Array& corpus) {
     throw py::value_error("queries and corpus are on different devices; move one to the other's");
   if (q.device.kind == DeviceKind::kCuda) return;
   if (q.columns != c.columns)
-    throw py::value_error("corpus has dim " + std::to_string(c.columns) +
-                          " but queries have dim " + std::to_string(q.columns));
+    throw py::value_error("corpus has dim " + std::to_string(c.columns) + " but queries have dim " +
+                          std::to_string(q.columns));
   if ((q.dtype == DType::kInt8) != (c.dtype == DType::kInt8))
     throw py::type_error(std::string(q.dtype == DType::kInt8 ? "queries are" : "corpus is") +
                          " int8 and the other is not; give both as int8 or neither");
@@ -295,8 +292,8 @@ void check_pair(const Array& queries, const Array& corpus) {
 WorkspaceLoan::WorkspaceLoan(const py::object& allocate, std::size_t bytes, Execution* execution) {
   constexpr std::size_t kAlignment = 64;
   memory_ = allocate(bytes + kAlignment);
-  auto address = reinterpret_cast<std::uintptr_t>(
-      import_vector<std::uint8_t>(memory_, "workspace", -1, true));
+  auto address =
+      reinterpret_cast<std::uintptr_t>(import_vector<std::uint8_t>(memory_, "workspace", -1, true));
   address = (address + kAlignment - 1) / kAlignment * kAlignment;
   execution->workspace = reinterpret_cast<void*>(address);
   execution->workspace_bytes = bytes;

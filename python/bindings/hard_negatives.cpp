@@ -36,8 +36,8 @@ void register_hard_negatives(py::module_& module) {
       [](std::uint64_t seed, std::int64_t first_query, const py::buffer& ids, std::int64_t rows,
          std::int64_t columns, const py::buffer& keys) {
         sampling_keys(seed, first_query,
-                      import_vector<std::int64_t>(ids, "ids", rows * columns, false), rows,
-                      columns, import_vector<std::uint64_t>(keys, "keys", rows * columns, true));
+                      import_vector<std::int64_t>(ids, "ids", rows * columns, false), rows, columns,
+                      import_vector<std::uint64_t>(keys, "keys", rows * columns, true));
       },
       py::kw_only(), py::arg("seed"), py::arg("first_query"), py::arg("ids"), py::arg("rows"),
       py::arg("columns"), py::arg("keys"));

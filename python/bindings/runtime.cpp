@@ -11,8 +11,8 @@ void register_runtime(py::module_& module) {
     return names;
   });
   module.def("current_isa", &current_isa);
-  module.def("select_isa", [](const std::string& name) { select_isa(name.c_str()); },
-             py::arg("name"));
+  module.def(
+      "select_isa", [](const std::string& name) { select_isa(name.c_str()); }, py::arg("name"));
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_num_threads, py::arg("count"));
   module.def("build_info", [] {

@@ -41,8 +41,8 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   call.precision = parse_precision(precision);
   if (packed)
     call.packed.data = import_vector<std::uint8_t>(
-        *packed, "packed",
-        static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)), false);
+        *packed, "packed", static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)),
+        false);
   call.exclude.offsets =
       optional_vector<std::int64_t>(exclude_offsets, "exclude offsets", rows + 1, false);
   call.exclude.ids = optional_vector<std::int64_t>(exclude_ids, "exclude ids", -1, false);
@@ -50,8 +50,7 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   call.floors = optional_vector<float>(floors, "floor", rows, false);
   call.scores = import_vector<float>(scores, "out scores", rows * k, true);
   call.ids = import_vector<std::int64_t>(ids, "out ids", rows * k, true);
-  call.above_ceiling =
-      optional_vector<std::int64_t>(above_ceiling, "above_ceiling", rows, true);
+  call.above_ceiling = optional_vector<std::int64_t>(above_ceiling, "above_ceiling", rows, true);
   call.execution.device = q.matrix.device;
   call.execution.threads = threads;
   call.execution.progress = reporter.progress();
@@ -59,9 +58,9 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   run_without_gil(topk, call, &reporter);
 }
 
-void run_pack(const py::object& corpus, const std::string& name, const std::string& metric, std::int64_t first_row,
-              const py::buffer& packed, int threads, const py::object& allocate,
-              const py::object& progress) {
+void run_pack(const py::object& corpus, const std::string& name, const std::string& metric,
+              std::int64_t first_row, const py::buffer& packed, int threads,
+              const py::object& allocate, const py::object& progress) {
   const Array c = import_matrix(corpus, name.c_str());
   PythonProgress reporter(progress);
   PackCall call;
@@ -70,8 +69,8 @@ void run_pack(const py::object& corpus, const std::string& name, const std::stri
   call.metric = parse_metric(metric);
   call.first_row = first_row;
   call.packed = import_vector<std::uint8_t>(
-      packed, "packed",
-      static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)), true);
+      packed, "packed", static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)),
+      true);
   call.execution.device = c.matrix.device;
   call.execution.threads = threads;
   call.execution.progress = reporter.progress();
@@ -82,14 +81,14 @@ void run_pack(const py::object& corpus, const std::string& name, const std::stri
 }  // namespace
 
 void register_topk(py::module_& module) {
-  module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"),
-             py::arg("k"), py::arg("metric"), py::arg("precision"), py::arg("packed"),
-             py::arg("exclude_offsets"), py::arg("exclude_ids"), py::arg("ceilings"),
-             py::arg("floors"), py::arg("scores"), py::arg("ids"), py::arg("above_ceiling"),
-             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
-  module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"), py::arg("metric"),
-             py::arg("first_row"), py::arg("packed"), py::arg("threads"), py::arg("allocate"),
+  module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("k"),
+             py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
+             py::arg("exclude_ids"), py::arg("ceilings"), py::arg("floors"), py::arg("scores"),
+             py::arg("ids"), py::arg("above_ceiling"), py::arg("threads"), py::arg("allocate"),
              py::arg("progress"));
+  module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
+             py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("threads"),
+             py::arg("allocate"), py::arg("progress"));
   module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));
   module.def(
       "matrix_shape",
@@ -97,8 +96,8 @@ void register_topk(py::module_& module) {
         const Matrix matrix = import_matrix(object, name).matrix;
         const bool cuda = matrix.device.kind == DeviceKind::kCuda;
         constexpr const char* kDtypes[] = {"float32", "float16", "bfloat16", "int8"};
-        return py::make_tuple(matrix.rows, matrix.columns,
-                              kDtypes[static_cast<int>(matrix.dtype)], cuda ? "cuda" : "cpu");
+        return py::make_tuple(matrix.rows, matrix.columns, kDtypes[static_cast<int>(matrix.dtype)],
+                              cuda ? "cuda" : "cpu");
       },
       py::arg("array"), py::arg("name"));
 }

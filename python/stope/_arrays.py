@@ -83,9 +83,7 @@ def as_id_vector(value: Any) -> NDArray[np.int64] | None:
     return values.astype(np.int64)
 
 
-def contains(
-    lists: IdLists, ids: NDArray[np.int64], corpus_rows: int
-) -> NDArray[np.bool_]:
+def contains(lists: IdLists, ids: NDArray[np.int64], corpus_rows: int) -> NDArray[np.bool_]:
     """Whether ids[i, r] is in list i, for a whole matrix of ids."""
     rows = np.arange(ids.shape[0], dtype=np.int64)
     keys = np.repeat(rows, np.diff(lists.offsets)) * corpus_rows + lists.ids
@@ -175,9 +173,7 @@ def _sorted_lists(
     return IdLists(offsets, np.ascontiguousarray(ids))
 
 
-def limits(
-    value: Any, name: str, rows: int, toward: float
-) -> NDArray[np.float32] | None:
+def limits(value: Any, name: str, rows: int, toward: float) -> NDArray[np.float32] | None:
     """One float32 score limit per query from a scalar or a vector; None stays None.
 
     A limit between two float32 numbers moves ``toward`` (-inf for a ceiling, inf for a floor), so
@@ -212,9 +208,7 @@ def aligned_bytes(size: int) -> NDArray[np.uint8]:
     return raw[start : start + size]
 
 
-def output(
-    given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic]
-) -> NDArray[Any]:
+def output(given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
     """The caller's result array after a check, or a new one."""
     if given is None:
         return np.empty(shape, dtype=dtype)
@@ -245,7 +239,9 @@ def bits(matrix: Any) -> NDArray[Any]:
     if type(matrix).__module__.split(".")[0] == "torch":
         torch = sys.modules["torch"]
         tensor = matrix.detach().cpu()
-        return np.asarray((tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy())
+        return np.asarray(
+            (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        )
     if hasattr(matrix, "__dlpack__") and not isinstance(matrix, np.ndarray):
         matrix = np.from_dlpack(matrix)
     array = np.asarray(matrix)

@@ -25,7 +25,8 @@ struct Matrix {
   Device device;
 };
 
-// One ascending list of row numbers per query: list i is ids[offsets[i]] .. ids[offsets[i + 1] - 1].
+// One ascending list of row numbers per query: list i is ids[offsets[i]] .. ids[offsets[i + 1] -
+// 1].
 struct IdLists {
   const std::int64_t* offsets = nullptr;
   const std::int64_t* ids = nullptr;

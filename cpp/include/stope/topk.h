@@ -16,7 +16,7 @@ struct PackedCorpus {
 struct PackCall {
   Matrix corpus;
   Metric metric = Metric::kDot;
-  std::int64_t first_row = 0;  // rows before the panel that holds this one are packed already
+  std::int64_t first_row = 0;   // rows before the panel that holds this one are packed already
   const char* name = "corpus";  // of the new rows, in messages, which count from first_row
   void* packed = nullptr;
   Execution execution;

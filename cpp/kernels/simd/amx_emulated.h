@@ -41,7 +41,9 @@ inline void emulate_loadconfig(const void* configuration) {
   state.configured = true;
 }
 inline void emulate_release() { emulated_tiles.configured = false; }
-inline void emulate_zero(int number) { std::memset(&emulated_tile(number), 0, sizeof(EmulatedTile)); }
+inline void emulate_zero(int number) {
+  std::memset(&emulated_tile(number), 0, sizeof(EmulatedTile));
+}
 inline void emulate_load(int number, const void* base, std::int64_t stride) {
   for (int r = 0; r < 16; ++r)
     std::memcpy(emulated_tile(number).bytes[r], static_cast<const char*>(base) + r * stride, 64);

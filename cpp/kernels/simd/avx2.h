@@ -104,8 +104,8 @@ inline std::uint32_t mask_gt(f32x16 a, f32x16 b) { return compare<_CMP_GT_OQ>(a,
 inline void store_i8(std::int8_t* p, f32x16 a) {
   const __m256i low = _mm256_cvtps_epi32(a.low), high = _mm256_cvtps_epi32(a.high);
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words),
-                                        _mm256_extracti128_si256(words, 1));
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
 }
 

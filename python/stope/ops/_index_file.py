@@ -20,6 +20,7 @@ import os
 import struct
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -150,15 +151,15 @@ def _verify(path: Path, whole: NDArray[np.uint8], header: dict[str, Any]) -> Non
             )
 
 
-def _blocks(array: NDArray[Any]) -> Any:
+def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:
     """The bytes of a row-major array in blocks; rows may be strided."""
     if array.ndim == 1:
         for at in range(0, array.size, _BLOCK):
-            yield memoryview(array[at : at + _BLOCK])
+            yield array[at : at + _BLOCK].data
         return
     rows = max(1, _BLOCK // max(1, array.shape[1] * array.itemsize))
     for row in range(0, array.shape[0], rows):
-        yield memoryview(np.ascontiguousarray(array[row : row + rows])).cast("B")
+        yield np.ascontiguousarray(array[row : row + rows]).data.cast("B")
 
 
 def _checksum(array: NDArray[Any]) -> int:

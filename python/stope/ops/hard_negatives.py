@@ -242,14 +242,17 @@ def _rules(
     max_score: float | None,
     min_score: float | None,
 ) -> _Rules:
-    for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
+    for name, margin in (
+        ("absolute_margin", absolute_margin),
+        ("relative_margin", relative_margin),
+    ):
         if margin is not None and not 0 <= _number(margin, name) < math.inf:
             raise ValueError(
                 f"{name} is {margin}; give a number of at least 0: how far below the positive "
                 "a negative must stay"
             )
-    for name, limit in (("max_score", max_score), ("min_score", min_score)):
-        if limit is not None and math.isnan(_number(limit, name)):
+    for name, score in (("max_score", max_score), ("min_score", min_score)):
+        if score is not None and math.isnan(_number(score, name)):
             raise ValueError(f"{name} is NaN; give a score, or None for no limit")
     if max_score is not None and min_score is not None and min_score > max_score:
         raise ValueError(f"min_score is {min_score}, above max_score={max_score}: nothing is left")
