@@ -269,7 +269,8 @@ class Topk {
       const int column = std::countr_zero(mask);
       if (dots[column].i32 == scan_.excluded.i32) continue;
       const PanelFooter& footer = shape_.footer(panels + column / kLanes * shape_.bytes);
-      const double dot = int8_ ? dots[column].i32 : dots[column].f32;
+      const double dot =
+          int8_ ? static_cast<double>(dots[column].i32) : static_cast<double>(dots[column].f32);
       const Interval score = bounds_.score(query.bound, footer, column % kLanes, dot);
       Candidate entry = {score.upper, score.lower,
                          static_cast<std::int32_t>(first_panel * kLanes + column)};
