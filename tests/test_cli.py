@@ -1,0 +1,654 @@
+"""The stope command as a person meets it: files in, files out, sentences and exit codes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import stope
+from stope.cli import app
+from stope.data import Collection, read_jsonl, read_run, write_beir
+
+WORDS = [f"w{i}" for i in range(200)]
+QUERIES, DOCUMENTS = 40, 150
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    documents = [" ".join(rng.choice(WORDS, 12, replace=False)) for _ in range(DOCUMENTS)]
+    queries = [" ".join(text.split()[:4]) for text in documents[:QUERIES]]
+    return queries, documents
+
+
+@pytest.fixture
+def folder(tmp_path, texts):
+    """A folder with one's own files, where the command runs."""
+    queries, documents = texts
+    lines = ["query\tpositive", *(f"{q}\t{d}" for q, d in zip(queries, documents, strict=False))]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    rows = [{"_id": f"d{i}", "text": text} for i, text in enumerate(documents)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"_id": f"q{i}", "query": text} for i, text in enumerate(queries)]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(QUERIES))]
+    (tmp_path / "qrels.tsv").write_text("\n".join(lines) + "\n")
+    rng = np.random.default_rng(1)
+    np.save(tmp_path / "q.npy", rng.standard_normal((QUERIES, 16), dtype=np.float32))
+    np.save(tmp_path / "c.npy", rng.standard_normal((DOCUMENTS, 16), dtype=np.float32))
+    return tmp_path
+
+
+@pytest.fixture
+def beir(tmp_path, texts):
+    queries, documents = texts
+    collection = Collection(
+        corpus_ids=[f"d{i}" for i in range(DOCUMENTS)],
+        corpus_texts=documents,
+        query_ids=[f"q{i}" for i in range(QUERIES)],
+        query_texts=queries,
+        qrels={
+            "train": {f"q{i}": {f"d{i}": 1} for i in range(30)},
+            "test": {f"q{i}": {f"d{i}": 1} for i in range(30, QUERIES)},
+        },
+    )
+    write_beir(collection, tmp_path / "beir")
+    return tmp_path / "beir"
+
+
+@pytest.fixture
+def call(folder, monkeypatch):
+    """call("mine", ...) -> the result of the command, run in the folder, in this process."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments, code=0):
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == code, done.output
+        return done
+
+    return run
+
+
+@pytest.fixture
+def process(folder):
+    """process("mine", ...) -> a real process of the command, run in the folder."""
+
+    def start(*arguments, module=True, **options):
+        environment = {**os.environ, "COLUMNS": "200", **options.pop("env", {})}
+        start = [sys.executable, "-m", "stope"] if module else []
+        return subprocess.Popen(
+            [*start, *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return start
+
+
+EMBEDDED = ("--query-embeddings", "q.npy", "--corpus-embeddings", "c.npy")
+
+
+def one_sentence(text):
+    """The last line of stderr; there must be no traceback before it."""
+    assert "Traceback" not in text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("stope: ")
+    assert last.endswith(".")
+    return last.removeprefix("stope: ")
+
+
+# --- mine --------------------------------------------------------------------------------------
+
+
+def test_mine_writes_what_the_kernel_finds(call, folder):
+    done = call(
+        "mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "--relative-margin", "0.05",
+        "-n", "3", "--ids", "ids.jsonl", "--summary", "counts.json",
+    )  # fmt: skip
+    q, c = np.load(folder / "q.npy"), np.load(folder / "c.npy")
+    want = stope.mine_hard_negatives(q, c, np.arange(QUERIES), 3, relative_margin=0.05)
+    rows = list(read_jsonl(folder / "ids.jsonl"))
+    got = [(row["query_id"], row["document_id"], row["rank"]) for row in rows]
+    expected = [
+        (f"q{query}", f"d{row}", rank)
+        for query, found in enumerate(want.ids.tolist())
+        for rank, row in enumerate(found, start=1)
+        if row >= 0
+    ]
+    assert got == expected
+    triplets = list(read_jsonl(folder / "negatives.jsonl"))
+    assert len(triplets) == len(expected)
+    assert set(triplets[0]) == {"query", "positive", "negative"}
+    counts = json.loads((folder / "counts.json").read_text())
+    assert counts["num_negatives"] == len(expected)
+    assert f"{len(expected)} rows in negatives.jsonl" in done.stdout
+    assert "turned away: relative margin" in done.stdout
+    assert "40 queries, 150 documents" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        (
+            ["--absolute-margin", "0.2", "--metric", "dot"],
+            {"absolute_margin": 0.2, "metric": "dot"},
+        ),
+        (["--max-score", "0.3", "--min-score", "-0.1"], {"max_score": 0.3, "min_score": -0.1}),
+        (
+            ["--range-min", "3", "--range-max", "40", "--sampling", "random", "--seed", "9"],
+            {"range_min": 3, "range_max": 40, "sampling": "random", "seed": 9},
+        ),
+        (
+            ["--range-counts", "raw", "--range-min", "2", "--range-max", "30"],
+            {"range_counts": "raw", "range_min": 2, "range_max": 30},
+        ),
+        (["--metric", "euclidean"], {"metric": "euclidean"}),
+    ],
+    ids=str,
+)
+def test_every_option_of_mine_reaches_the_kernel(call, folder, options, limits):
+    call("mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, *options, "--ids", "ids.jsonl", "-q")
+    q, c = np.load(folder / "q.npy"), np.load(folder / "c.npy")
+    want = stope.mine_hard_negatives(q, c, np.arange(QUERIES), 5, **{"metric": "cosine", **limits})
+    got = [row["document_id"] for row in read_jsonl(folder / "ids.jsonl")]
+    assert got == [f"d{row}" for row in want.ids.ravel().tolist() if row >= 0]
+
+
+@pytest.mark.parametrize(
+    ("format", "columns"),
+    [
+        ("triplet", {"query", "positive", "negative"}),
+        ("n-tuple", {"query", "positive", "negative_1", "negative_2"}),
+        ("labeled-pair", {"query", "document", "label"}),
+        ("labeled-list", {"query", "documents", "labels"}),
+        ("flagembedding", {"query", "pos", "neg"}),
+        ("tevatron", {"query_id", "query", "positive_passages", "negative_passages"}),
+    ],
+)
+def test_mine_writes_every_format(call, folder, format, columns):
+    call(
+        "mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "-n", 2, "--format", format, "-o", "x.jsonl"
+    )
+    assert columns <= set(next(iter(read_jsonl(folder / "x.jsonl"))))
+
+
+def test_mine_reads_a_beir_folder_and_a_gzip(call, folder, beir):
+    call("mine", "beir", *EMBEDDED, "--ids", "ids.jsonl.gz", "-o", "x.jsonl.gz")
+    with gzip.open(folder / "ids.jsonl.gz", "rt") as file:
+        queries = {json.loads(line)["query_id"] for line in file}
+    assert queries == {f"q{i}" for i in range(30)}
+    call("mine", "beir", *EMBEDDED, "--ids", "ids.jsonl", "--split", "test")
+    queries = {row["query_id"] for row in read_jsonl(folder / "ids.jsonl")}
+    assert queries == {f"q{i}" for i in range(30, 40)}
+
+
+def test_mine_with_ids_as_positives(call, folder):
+    lines = ["query,positive", *(f"what {i},d{i}" for i in range(QUERIES))]
+    (folder / "ids.csv").write_text("\n".join(lines))
+    common = ("corpus.jsonl", *EMBEDDED, "-q")
+    call("mine", "ids.csv", *common, "--positive-ids", "-o", "by_id.jsonl")
+    call("mine", "pairs.tsv", *common, "-o", "by_text.jsonl")
+    by_id, by_text = (list(read_jsonl(folder / f"{name}.jsonl")) for name in ("by_id", "by_text"))
+    assert [row["negative"] for row in by_id] == [row["negative"] for row in by_text]
+    (folder / "ids.csv").write_text("query,positive\nwhat,d999\n")
+    done = call("mine", "ids.csv", "corpus.jsonl", "--positive-ids", code=1)
+    assert "names the positive 'd999', an id that corpus.jsonl lacks" in one_sentence(done.stderr)
+
+
+def test_query_text_is_kept_only_when_asked(call, folder):
+    (folder / "p.csv").write_text("query,positive\naa,bb\n")
+    (folder / "c.csv").write_text("id,text\n1,aa\n2,bb\n3,cc\n")
+    np.save(folder / "q1.npy", np.array([[1, 0]], np.float32))
+    np.save(folder / "c3.npy", np.array([[1, 0], [0.5, 1], [0, 1]], np.float32))
+    common = ("mine", "p.csv", "c.csv", "--query-embeddings", "q1.npy", "--corpus-embeddings")
+    call(*common, "c3.npy")
+    assert [row["negative"] for row in read_jsonl(folder / "negatives.jsonl")] == ["cc"]
+    call(*common, "c3.npy", "--keep-query-text")
+    assert [row["negative"] for row in read_jsonl(folder / "negatives.jsonl")] == ["aa", "cc"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope.tsv"], r"nope\.tsv does not exist"),
+        (["pairs.tsv", "nope.jsonl"], r"nope\.jsonl does not exist"),
+        (["bad.jsonl"], r"bad\.jsonl:2: "),
+        (["pairs.xyz"], r"pairs\.xyz"),
+        (["pairs.tsv", "--query-column", "left"], 'query_column is "left"'),
+        (["pairs.tsv", "corpus.jsonl", "--text-column", "body"], 'text_column is "body"'),
+        (["pairs.tsv", "corpus.jsonl", *EMBEDDED[:2]], "no encoder and no corpus_embeddings"),
+        (
+            ["pairs.tsv", "corpus.jsonl", "--query-embeddings", "c.npy", *EMBEDDED[2:]],
+            "query_embeddings has 150 rows but 40 texts were given",
+        ),
+        (
+            ["pairs.tsv", "corpus.jsonl", "--query-embeddings", "pairs.tsv", *EMBEDDED[2:]],
+            r"pairs\.tsv is no \.npy file",
+        ),
+        (
+            ["pairs.tsv", "corpus.jsonl", "--query-embeddings", "double.npy", *EMBEDDED[2:]],
+            "float64",
+        ),
+        (
+            ["pairs.tsv", "corpus.jsonl", "--query-embeddings", "nan.npy", *EMBEDDED[2:]],
+            "row 3",
+        ),
+        (["pairs.tsv", "corpus.jsonl", *EMBEDDED, "--relative-margin", "-1"], "relative_margin is"),
+        (["pairs.tsv", "corpus.jsonl", *EMBEDDED, "--range-max", "2"], "range_max is 2"),
+        (["pairs.tsv", "-o", "x.csv"], r"cannot write x\.csv: its name must end in \.jsonl"),
+        (["pairs.tsv", "-o", "no/x.jsonl"], "the folder no does not exist"),
+        (["pairs.tsv", "--positive-ids"], "--positive-ids needs CORPUS"),
+        (["pairs.tsv", "--encoder", "no/such/model"], "no/such/model"),
+    ],
+    ids=str,
+)
+def test_mine_says_what_is_wrong(call, folder, arguments, message):
+    (folder / "bad.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": \n')
+    (folder / "pairs.xyz").write_text("query\tpositive\na\tb\n")
+    q = np.load(folder / "q.npy")
+    np.save(folder / "double.npy", q.astype(np.float64))
+    q[3, 5] = np.nan
+    np.save(folder / "nan.npy", q)
+    before = sorted(entry.name for entry in folder.iterdir())
+    done = call("mine", *arguments, code=1)
+    assert re.search(message, one_sentence(done.stderr))
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["mine"],
+        ["mine", "pairs.tsv", "-n", "0"],
+        ["mine", "pairs.tsv", "--metric", "jaccard"],
+        ["mine", "pairs.tsv", "--no-such-option"],
+        ["search", "queries.jsonl"],
+        ["search", "queries.jsonl", "corpus.jsonl", "--method", "dense"],
+        ["search", "queries.jsonl", "corpus.jsonl", "-k", "many"],
+        ["dig"],
+    ],
+    ids=str,
+)
+def test_wrong_usage_exits_with_2(call, arguments):
+    assert "Traceback" not in call(*arguments, code=2).stderr
+
+
+def test_debug_shows_the_traceback(call):
+    done = call("mine", "nope.tsv", "--debug", code=1)
+    assert "Traceback" in done.stderr
+    assert "FileNotFoundError" in done.stderr
+
+
+def test_an_unexpected_error_is_named_and_points_to_debug(call, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("stope.data.read_pairs", broken)
+    monkeypatch.setattr("stope._cli.inputs.read_pairs", broken, raising=False)
+    said = one_sentence(call("mine", "pairs.tsv", code=1).stderr)
+    assert said == "KeyError: 'surprise' (--debug shows the traceback)."
+
+
+# --- search ------------------------------------------------------------------------------------
+
+
+def test_search_finds_with_bm25(call, folder):
+    done = call("search", "queries.jsonl", "corpus.jsonl", "-k", 10)
+    run = read_run(folder / "run.trec")
+    assert list(run) == [f"q{i}" for i in range(QUERIES)]
+    assert all(max(found, key=found.get) == query.replace("q", "d") for query, found in run.items())
+    assert all(len(found) <= 10 for found in run.values())
+    assert "40 queries" in done.stdout
+    first = (folder / "run.trec").read_text().split("\n")[0].split()
+    assert first[:4] == ["q0", "Q0", "d0", "1"]
+    assert first[5] == "stope"
+
+
+def test_search_writes_json_lines_and_a_tag(call, folder):
+    call("search", "queries.jsonl", "corpus.jsonl", "-k", 3, "-o", "run.jsonl")
+    call("search", "queries.jsonl", "corpus.jsonl", "-k", 3, "--tag", "mine")
+    rows = list(read_jsonl(folder / "run.jsonl"))
+    run = read_run(folder / "run.trec")
+    assert {r["document_id"]: r["score"] for r in rows if r["query_id"] == "q7"} == run["q7"]
+    assert [row["rank"] for row in rows[:2]] == [1, 2]
+    assert (folder / "run.trec").read_text().split("\n")[0].endswith(" mine")
+
+
+def test_search_reads_texts_without_columns_and_beir(call, folder, beir, texts):
+    (folder / "q.txt").write_text("\n".join(texts[0]) + "\n")
+    (folder / "c.txt").write_text("\n".join(texts[1]) + "\n")
+    call("search", "q.txt", "c.txt", "-k", 1)
+    assert read_run(folder / "run.trec")["5"].keys() == {"5"}
+    call("search", "beir", "-k", 1)
+    assert set(read_run(folder / "run.trec")) == {f"q{i}" for i in range(30, 40)}
+
+
+def test_search_serves_at_most_the_corpus(call, folder):
+    (folder / "c.csv").write_text("id,text\n1,w1 w2\n2,w3\n")
+    call("search", "queries.jsonl", "c.csv")
+    done = call("search", "queries.jsonl", "c.csv", "-k", 3, code=1)
+    assert one_sentence(done.stderr) == "-k is 3 but the corpus has 2 documents; lower it."
+
+
+def test_search_splits_code(call, folder):
+    (folder / "q.csv").write_text("id,query\n1,socket\n")
+    (folder / "c.csv").write_text("id,text\na,openSocket\nb,read_file\n")
+    call("search", "q.csv", "c.csv", "-k", 1)
+    assert not read_run(folder / "run.trec")
+    call("search", "q.csv", "c.csv", "-k", 1, "--code")
+    assert read_run(folder / "run.trec")["1"].keys() == {"a"}
+
+
+# --- evaluate ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def runs(folder):
+    """Two runs with known metrics: the answer first for every query, and for half of them."""
+    good = "".join(f"q{i} Q0 d{i} 1 2.0 a\nq{i} Q0 x 2 1.0 a\n" for i in range(QUERIES))
+    half = "".join(
+        f"q{i} Q0 d{i} 1 {2.0 if i % 2 else 0.5} a\nq{i} Q0 x 2 1.0 a\n" for i in range(QUERIES)
+    )
+    (folder / "good.trec").write_text(good)
+    (folder / "half.trec").write_text(half)
+
+
+def test_evaluate_prints_means_with_intervals(call, runs):
+    text = call("evaluate", "half.trec", "qrels.tsv", "-m", "MRR@10", "-m", "R@5").stdout
+    line = next(line for line in text.splitlines() if "MRR@10" in line)
+    mean, low, high = (float(number) for number in re.findall(r"\d\.\d{4}", line))
+    assert mean == 0.75
+    assert 0.6 < low < 0.75 < high < 0.9
+    assert "1.0000 to 1.0000" in next(line for line in text.splitlines() if "R@5" in line)
+    assert "40 queries" in text
+
+
+def test_evaluate_compares_with_a_baseline(call, folder, runs):
+    arguments = ("evaluate", "good.trec", "qrels.tsv", "--baseline", "half.trec", "-m", "MRR@10")
+    text = call(*arguments, "-o", "out.json", "--per-query", "each.jsonl").stdout
+    assert "+0.2500" in text
+    row = json.loads((folder / "out.json").read_text())["metrics"][0]
+    assert (row["mean"], row["baseline"], row["difference"]["mean"]) == (1.0, 0.75, 0.25)
+    assert 0 < row["difference"]["low"] < 0.25 < row["difference"]["high"]
+    assert row["difference"]["p_value"] < 0.01
+    each = list(read_jsonl(folder / "each.jsonl"))
+    assert len(each) == QUERIES
+    assert each[3] == {"query_id": "q3", "MRR@10": 1.0}
+    backwards = call(
+        "evaluate", "half.trec", "qrels.tsv", "--baseline", "good.trec", "-m", "MRR@10"
+    )
+    assert "-0.2500" in backwards.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope.trec", "qrels.tsv"], "nope.trec does not exist"),
+        (["good.trec", "nope.tsv"], "nope.tsv does not exist"),
+        (["qrels.tsv", "qrels.tsv"], "qrels.tsv:1"),
+        (["good.trec", "qrels.tsv", "-m", "quality"], "quality"),
+        (["good.trec", "qrels.tsv", "--confidence", "95"], "confidence is 95"),
+        (["good.trec", "qrels.tsv", "-o", "x.csv"], "must end in .json"),
+    ],
+    ids=str,
+)
+def test_evaluate_says_what_is_wrong(call, runs, arguments, message):
+    assert message in one_sentence(call("evaluate", *arguments, code=1).stderr)
+
+
+# --- doctor and help ---------------------------------------------------------------------------
+
+
+def test_doctor_tells_the_truth(call):
+    report = json.loads(call("doctor", "--json").stdout)
+    assert report["stope"]["version"] == stope.build_info()["version"]
+    assert report["stope"]["isa"] == stope.isa.current()
+    assert report["stope"]["isas"] == stope.isa.available()
+    assert report["stope"]["threads"] == stope.get_num_threads()
+    assert report["extras"]["retrieval"]["bm25s"][0].isdigit()
+    text = call("doctor").stdout
+    for row in ("compiler", "flags", "ISA chosen", "threads", "CUDA", "extra: train"):
+        assert row in text
+
+
+def test_doctor_names_what_brings_a_missing_package(monkeypatch):
+    import importlib.metadata
+
+    from stope.doctor import describe, plain_text
+
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "hnswlib":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    text = plain_text(describe())
+    line = next(line for line in text.splitlines() if "hnswlib" in line)
+    assert line.split(maxsplit=1)[1] == 'not installed; pip install "stope[retrieval]"'
+    assert "bm25s" in text
+
+
+@pytest.mark.parametrize("command", ["mine", "train", "search", "evaluate", "demo", "doctor"])
+def test_every_command_has_help(call, command):
+    text = call(command, "--help").stdout
+    assert "Usage: stope" in text or f"{command} [OPTIONS]" in text
+    assert "--debug" in text
+    assert command in call("--help").stdout
+
+
+def test_version(call):
+    assert call("--version").stdout == f"stope {stope.build_info()['version']}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"]])
+def test_light_commands_import_nothing_heavy(python, arguments):
+    done = python(
+        f"""
+        import sys
+        sys.argv = ["stope", *{arguments!r}]
+        from stope.__main__ import main
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, end.code
+        heavy = {{"torch", "transformers", "datasets", "bm25s", "pandas", "pyarrow", "hnswlib"}}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_typer_or_rich_one_sentence(python, missing):
+    code = f"""
+        import importlib.util, sys
+        real = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, *a: None if name == {missing!r} else real(name, *a)
+        sys.argv = ["stope", *{{arguments!r}}]
+        from stope.__main__ import main
+        main()
+    """
+    done = python(code.format(arguments=["mine", "x"]))
+    assert done.returncode == 1
+    assert one_sentence(done.stderr.strip() + ".") == (
+        f'the command needs {missing}; install with: pip install "stope[cli]".'
+    )
+    done = python(code.format(arguments=["doctor"]))
+    assert done.returncode == 0
+    assert "ISA chosen" in done.stdout
+
+
+def test_python_m_stope_and_the_script(process):
+    script = os.path.join(os.path.dirname(sys.executable), "stope")
+    for start in ({}, {"module": False}):
+        arguments = ["--version"] if not start else [script, "--version"]
+        running = process(*arguments, **start)
+        assert running.communicate(timeout=60)[0].startswith("stope ")
+        assert running.returncode == 0
+
+
+# --- full disk and Ctrl-C ----------------------------------------------------------------------
+
+
+def limited(size):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "-o", "out.jsonl"],
+        ["mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "-o", "out.parquet"],
+        ["search", "queries.jsonl", "corpus.jsonl", "-o", "out.trec"],
+        ["search", "queries.jsonl", "corpus.jsonl", "-o", "out.jsonl"],
+    ],
+    ids=str,
+)
+def test_a_full_disk_is_told_and_leaves_nothing(process, folder, arguments):
+    earlier = folder / arguments[-1]
+    earlier.write_text("an earlier result")
+    before = sorted(entry.name for entry in folder.iterdir())
+    running = process(*arguments, preexec_fn=limited(1000))
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 1, said
+    assert "File too large" in one_sentence(said)
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+    assert earlier.read_text() == "an earlier result"
+
+
+def test_ctrl_c_stops_with_130_and_leaves_nothing(process, folder):
+    count, rows = 30_000, 3_000
+    rng = np.random.default_rng(0)
+    np.save(folder / "big_c.npy", rng.standard_normal((count, 64), dtype=np.float32))
+    np.save(folder / "big_q.npy", rng.standard_normal((rows, 64), dtype=np.float32))
+    (folder / "big.txt").write_text("".join(f"text {i}\n" for i in range(count)))
+    pairs = "".join(f"query {i}\ttext {i}\n" for i in range(rows))
+    (folder / "big.tsv").write_text("query\tpositive\n" + pairs)
+    before = sorted(entry.name for entry in folder.iterdir())
+    running = process(
+        "mine", "big.tsv", "big.txt", "--threads", "1",
+        "--query-embeddings", "big_q.npy", "--corpus-embeddings", "big_c.npy",
+        env={"STOPE_ISA": "generic"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert "3,000 queries" in running.stderr.readline()
+    time.sleep(0.2)  # into the search, which takes seconds on this instruction set
+    stopped = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert time.monotonic() - stopped < 2
+    assert one_sentence(said) == "interrupted; no half-written file was left."
+    assert sorted(entry.name for entry in folder.iterdir()) == before
+
+
+# --- encoders: with the extra train ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, texts):
+    """A model folder made by `stope train` on the pairs."""
+    pytest.importorskip("sentence_transformers", reason="needs the extra train")
+    folder = tmp_path_factory.mktemp("train")
+    queries, documents = texts
+    lines = ["query\tpositive", *(f"{q}\t{d}" for q, d in zip(queries, documents, strict=False))]
+    (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    done = CliRunner().invoke(
+        app,
+        ["train", str(folder / "pairs.tsv"), "-o", str(folder / "model"), "--epochs", "3"],
+        env={"COLUMNS": "200"},
+    )
+    assert done.exit_code == 0, done.output
+    assert "steps in" in done.stdout
+    return folder / "model"
+
+
+def test_a_trained_model_serves_every_command(call, folder, model):
+    for method in ("dense", "hybrid", "hnsw"):
+        call(
+            "search", "queries.jsonl", "corpus.jsonl", "--encoder", model, "--method", method,
+            "-k", 5, "-o", f"{method}.trec",
+        )  # fmt: skip
+        run = read_run(folder / f"{method}.trec")
+        hits = sum(query.replace("q", "d") in found for query, found in run.items())
+        assert hits > 30, method
+    call(
+        "mine", "pairs.tsv", "corpus.jsonl", "--encoder", model, "--cache", "cache", "-o", "1.jsonl"
+    )
+    saved = {path: path.stat().st_mtime_ns for path in folder.glob("cache/*/embeddings.npy")}
+    assert len(saved) == 2
+    call(
+        "mine", "pairs.tsv", "corpus.jsonl", "--encoder", model, "--cache", "cache", "-o", "2.jsonl"
+    )
+    assert (folder / "1.jsonl").read_text() == (folder / "2.jsonl").read_text()
+    assert saved == {
+        path: path.stat().st_mtime_ns for path in folder.glob("cache/*/embeddings.npy")
+    }
+
+
+def test_mine_trains_its_own_encoder_on_two_files(call, folder):
+    pytest.importorskip("sentence_transformers", reason="needs the extra train")
+    call("mine", "pairs.tsv", "corpus.jsonl", "-n", 2, "--ids", "ids.jsonl", "-q")
+    rows = list(read_jsonl(folder / "ids.jsonl"))
+    assert len(rows) == 2 * QUERIES
+    assert all(row["query_id"].replace("q", "d") != row["document_id"] for row in rows)
+    # learned, not random: most answers outrank the hardest negative
+    better = [row["positive_score"] > row["score"] for row in rows if row["rank"] == 1]
+    assert sum(better) > QUERIES * 0.7
+
+
+def test_train_takes_what_mine_wrote(call, folder):
+    pytest.importorskip("sentence_transformers", reason="needs the extra train")
+    call(
+        "mine",
+        "pairs.tsv",
+        "corpus.jsonl",
+        *EMBEDDED,
+        "-n",
+        2,
+        "--format",
+        "n-tuple",
+        "-o",
+        "t.jsonl",
+    )
+    done = call("train", "t.jsonl", "-o", "model", "--epochs", 1)
+    assert "40 pairs with 2 negatives each" in done.stderr
+    assert (folder / "model" / "modules.json").exists()
+    done = call("train", "t.jsonl", "-o", "model", code=1)
+    assert "cannot write model: it exists" in one_sentence(done.stderr)
+    call("train", "t.jsonl", "corpus.jsonl", "-o", "other", code=2)
+
+
+def test_train_mines_and_trains_on(call, folder):
+    pytest.importorskip("sentence_transformers", reason="needs the extra train")
+    once = call("train", "pairs.tsv", "corpus.jsonl", "-o", "once", "--epochs", 1).stdout
+    twice = call(
+        "train", "pairs.tsv", "corpus.jsonl", "-o", "twice", "--epochs", 1, "--num-negatives", 2
+    ).stdout
+    steps = [int(text.split(" steps")[0].replace(",", "")) for text in (once, twice)]
+    assert steps[1] == 2 * steps[0]
+    assert (folder / "twice" / "modules.json").exists()
