@@ -122,15 +122,39 @@ def halves(rng, n, dim):
     return rows
 
 
+def beside_bfloat16(rng, n, dim):
+    """Elements just beside the middle of two bfloat16 numbers, and one that spoils int8."""
+    rows = np.full((n, dim), 1 + 2.0**-8) + 1e-6 * rng.choice([-1, 1], (n, 1))
+    rows[:, 0] = 84.5
+    rows[:, 1] = 1e-3 * rng.standard_normal(n)
+    return rows
+
+
+def beside_bfloat16_queries(rng, n, dim):
+    """Rows that feel all that such a query loses, and rows that feel none, with equal scores."""
+    rows = np.ones((n, dim)) / (84.5 + (1 + 2.0**-8) * (dim - 2))
+    rows[:, 1] = 0
+    spike = rng.random(n) < 0.5
+    rows[spike] = 0
+    rows[spike, 0] = 1 / 84.5
+    return rows * (1 + 1e-5 * rng.standard_normal((n, 1)))
+
+
 CASES = {
     function.__name__: function
     for function in (
         gaussian, clustered, duplicated, many_ties, near_ties, near_ties_of_unit_length, huge, tiny,
         mixed_norms, zero_rows, all_zero, denormals, dominating_dimension, outlier_rows, increasing,
         identical, cancelling, aligned_residuals, aligned_query_residuals,
+        beside_bfloat16, beside_bfloat16_queries,
     )
 }  # fmt: skip
-QUERIES = {"aligned_residuals": equal_elements, "aligned_query_residuals": halves}
+QUERIES = {
+    "aligned_residuals": equal_elements,
+    "aligned_query_residuals": halves,
+    "beside_bfloat16": equal_elements,
+    "beside_bfloat16_queries": beside_bfloat16,
+}
 
 
 def make(name, num_queries, n, dim, seed=0):

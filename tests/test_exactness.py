@@ -108,6 +108,15 @@ def test_ragged_dimensions_on_every_isa(dim, metric):
             np.testing.assert_array_equal(bits, reference.bits(scores), err_msg=isa)
 
 
+@pytest.mark.parametrize("case", ["beside_bfloat16", "beside_bfloat16_queries", "outlier_rows"])
+def test_rows_that_int8_would_lose(case, threads):
+    """Deep enough that int8 loses several percent of the rows' lengths: bfloat16 has to serve."""
+    queries, corpus = cases.make(case, 6, 700, 256)
+    scores = reference.canonical(queries, corpus)
+    for k in (1, 30):
+        check_every_way(queries, corpus, k, "dot", reference.select(scores, k), threads)
+
+
 @pytest.mark.parametrize("case", ["gaussian", "many_ties", "increasing", "identical", "near_ties"])
 def test_many_queries_over_many_blocks(case, threads):
     """Enough rows and queries for every level of blocking; all ways must agree with each other."""

@@ -16,7 +16,7 @@ METRICS = ("dot", "cosine", "euclidean")
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("case", ["gaussian", "many_ties", "near_ties", "mixed_norms", "zero_rows"])
+@pytest.mark.parametrize("case", cases.CASES)
 def test_answers_equal_topk(metric, case):
     queries, corpus = cases.make(case, 9, 700, 45)
     index = stope.FlatIndex(corpus, metric=metric)
