@@ -39,7 +39,8 @@ def exported(objects):
 def flags_of(source):
     """The instruction-set flags that CMakeLists.txt gives to the file."""
     text = re.sub(r"#[^\n]*", "", (ROOT / "CMakeLists.txt").read_text())
-    variables = dict(re.findall(r"\bset\((\w+)\s+([^()]*)\)", text))
+    settings = re.findall(r"\bset\((\w+)\s+([^()]*)\)", text)
+    variables = dict(reversed(settings))  # the first one holds; later ones are for build options
     given = re.search(
         rf"set_source_files_properties\(\s*[\w/]*/{source.name}\s+PROPERTIES([^()]*)\)", text
     )
