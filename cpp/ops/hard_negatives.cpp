@@ -50,7 +50,7 @@ void pair_scores(const PairScoresCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return pair_scores_cuda(call);
   const KernelTable& kernels = stope::kernels();
   const PanelShape shape(call.corpus.columns, 1);
-  Workspace workspace(call.execution.workspace);
+  Workspace workspace(call.execution);
   const PairScratch scratch = take(&workspace, call);
   const ExactScorer scorer(kernels, call.queries, call.corpus, call.metric);
   RowFault query_fault, corpus_fault;
@@ -84,13 +84,13 @@ void pair_scores(const PairScoresCall& call) {
       }
     }
   };
-  const Progress& progress = call.execution.progress;
+  Progress progress = call.execution.progress;
   const Poll poll = [](void* context) {
     const auto* p = static_cast<const Progress*>(context);
     return p->step == nullptr || p->step(p->context, 0, 1);
   };
   if (!parallel_for(call.execution.threads, divide_up(call.queries.rows, kRowsPerTask), body, poll,
-                    const_cast<Progress*>(&progress)))
+                    &progress))
     throw Interrupted();
   query_fault.raise("queries");
   corpus_fault.raise("corpus");

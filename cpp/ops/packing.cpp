@@ -85,7 +85,7 @@ void pack(const PackCall& call) {
   const KernelTable& kernels = stope::kernels();
   const ScanKernels& scan = kernels.int8;
   const PanelShape shape(call.corpus.columns, scan.element_bytes);
-  Workspace workspace(call.execution.workspace);
+  Workspace workspace(call.execution);
   const std::int64_t scratch_floats = kLanes * shape.depth;
   auto* scratch = workspace.take<float>(call.execution.threads * scratch_floats);
   const std::int64_t first = call.first_row / kLanes;

@@ -25,7 +25,7 @@ struct Block {
 
 class Similarity {
  public:
-  explicit Similarity(const SimilarityCall& call, void* workspace = nullptr)
+  explicit Similarity(const SimilarityCall& call, Workspace workspace = {})
       : call_(call), kernels_(stope::kernels()), workspace_(workspace) {
     const std::int64_t threads = call.execution.threads;
     query_rows_ = workspace_.take<float>(threads * kBlock * call.queries.columns);
@@ -129,7 +129,7 @@ std::size_t similarity_workspace_bytes(const SimilarityCall& call) {
 
 void similarity(const SimilarityCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return similarity_cuda(call);
-  Similarity(call, call.execution.workspace).run();
+  Similarity(call, Workspace(call.execution)).run();
 }
 
 }  // namespace stope

@@ -37,7 +37,7 @@ constexpr std::int64_t kFewQueries = 64;   // per thread; below it the corpus is
 
 class Topk {
  public:
-  explicit Topk(const TopkCall& call, void* workspace = nullptr)
+  explicit Topk(const TopkCall& call, Workspace workspace = {})
       : call_(call),
         kernels_(stope::kernels()),
         scan_(choose_scan(call, kernels_)),
@@ -354,7 +354,7 @@ std::size_t topk_workspace_bytes(const TopkCall& call) { return Topk(call).bytes
 
 void topk(const TopkCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return topk_cuda(call);
-  Topk(call, call.execution.workspace).run();
+  Topk(call, Workspace(call.execution)).run();
 }
 
 }  // namespace stope

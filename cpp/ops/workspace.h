@@ -1,14 +1,19 @@
-// Carves the caller's workspace into arrays; without a base it only counts the bytes.
+// Carves the caller's workspace into arrays; without one it only counts the bytes.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+
+#include "stope/matrix.h"
 
 namespace stope {
 
 class Workspace {
  public:
-  explicit Workspace(void* base = nullptr) : base_(static_cast<std::byte*>(base)) {}
+  Workspace() = default;
+  explicit Workspace(const Execution& execution)
+      : base_(static_cast<std::byte*>(execution.workspace)), size_(execution.workspace_bytes) {}
 
   template <typename T>
   T* take(std::int64_t count) {
@@ -16,13 +21,18 @@ class Workspace {
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     std::byte* start = base_ == nullptr ? nullptr : base_ + used_;
     used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    // The size was asked for a moment ago; only another instruction set needs another.
+    if (base_ != nullptr && used_ > size_)
+      throw std::runtime_error(
+          "the instruction set was changed while an operation began; repeat it");
     return reinterpret_cast<T*>(start);
   }
 
   std::size_t bytes() const { return used_; }
 
  private:
-  std::byte* base_;
+  std::byte* base_ = nullptr;
+  std::size_t size_ = 0;
   std::size_t used_ = 0;
 };
 

@@ -23,8 +23,8 @@ def topk(
 ) -> TopK:
     """Find the k corpus rows with the highest score for every query, exactly.
 
-    The corpus is scanned in int8 with a proven error bound; whatever the bound cannot rule out is
-    scored again in canonical float32 (see :func:`stope.similarity`). Rows are ordered by (score
+    The corpus is scanned in int8 with a proven error bound (in bfloat16 where int8 would lose too
+    much of the rows); whatever the bound cannot rule out is scored again in canonical float32 (see :func:`stope.similarity`). Rows are ordered by (score
     descending, id ascending), so ids and score bits are the same for every instruction set, number
     of threads, batch of queries and partition of the corpus.
 
@@ -53,8 +53,8 @@ def topk(
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
     Memory beyond inputs and outputs, any n: about 32 MiB of candidates (48·k + 7,680 bytes a
-    query; queries go in groups that fit), 8 MiB of packed corpus (2 MiB a thread beyond four), and
-    5·dim bytes a query of the group.
+    query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB a thread beyond
+    four), and 5·dim bytes a query of the group.
 
     Source: ``methods.md`` H10 (order of ties), house 3.1 (the certificate).
 
