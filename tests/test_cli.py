@@ -150,7 +150,7 @@ def test_mine_writes_what_the_kernel_finds(call, folder):
             ["--absolute-margin", "0.2", "--metric", "dot"],
             {"absolute_margin": 0.2, "metric": "dot"},
         ),
-        (["--max-score", "0.3", "--min-score", "-0.1"], {"max_score": 0.3, "min_score": -0.1}),
+        (["--max-score", "0.3", "--min-score", "0.25"], {"max_score": 0.3, "min_score": 0.25}),
         (
             ["--range-min", "3", "--range-max", "40", "--sampling", "random", "--seed", "9"],
             {"range_min": 3, "range_max": 40, "sampling": "random", "seed": 9},
@@ -218,8 +218,9 @@ def test_query_text_is_kept_only_when_asked(call, folder):
     np.save(folder / "q1.npy", np.array([[1, 0]], np.float32))
     np.save(folder / "c3.npy", np.array([[1, 0], [0.5, 1], [0, 1]], np.float32))
     common = ("mine", "p.csv", "c.csv", "--query-embeddings", "q1.npy", "--corpus-embeddings")
-    call(*common, "c3.npy")
+    call(*common, "c3.npy", "--ids", "ids.jsonl")
     assert [row["negative"] for row in read_jsonl(folder / "negatives.jsonl")] == ["cc"]
+    assert [row["document_id"] for row in read_jsonl(folder / "ids.jsonl")] == ["3"]
     call(*common, "c3.npy", "--keep-query-text")
     assert [row["negative"] for row in read_jsonl(folder / "negatives.jsonl")] == ["aa", "cc"]
 
@@ -356,6 +357,24 @@ def test_search_splits_code(call, folder):
     assert read_run(folder / "run.trec")["1"].keys() == {"a"}
 
 
+def test_search_stems(call, folder):
+    (folder / "q.csv").write_text("id,query\n1,mining\n")
+    (folder / "c.csv").write_text("id,text\na,old mines\nb,the sea\n")
+    call("search", "q.csv", "c.csv", "-k", 1, "--stemmer", "english")
+    assert read_run(folder / "run.trec")["1"].keys() == {"a"}
+    call("search", "q.csv", "c.csv", "-k", 1)
+    assert not read_run(folder / "run.trec")
+
+
+def test_search_leaves_out_the_query_itself(call, folder):
+    (folder / "q.csv").write_text("id,query\na,old mines\n")
+    (folder / "c.csv").write_text("id,text\na,old mines\nb,old sea\n")
+    call("search", "q.csv", "c.csv", "-k", 1)
+    assert read_run(folder / "run.trec")["a"].keys() == {"a"}
+    call("search", "q.csv", "c.csv", "-k", 1, "--exclude-self")
+    assert read_run(folder / "run.trec")["a"].keys() == {"b"}
+
+
 # --- evaluate ----------------------------------------------------------------------------------
 
 
@@ -395,6 +414,21 @@ def test_evaluate_compares_with_a_baseline(call, folder, runs):
         "evaluate", "half.trec", "qrels.tsv", "--baseline", "good.trec", "-m", "MRR@10"
     )
     assert "-0.2500" in backwards.stdout
+
+
+def test_the_interval_follows_samples_seed_and_confidence(call, folder, runs):
+    common = ("evaluate", "half.trec", "qrels.tsv", "-m", "MRR@10", "-o", "out.json")
+
+    def interval(*options):
+        call(*common, *options)
+        row = json.loads((folder / "out.json").read_text())["metrics"][0]
+        return row["low"], row["high"]
+
+    few = ("--num-samples", 50)
+    assert interval(*few) == interval(*few, "--seed", 0) != interval(*few, "--seed", 1)
+    assert interval() != interval(*few)
+    (low, high), (wide_low, wide_high) = interval(), interval("--confidence", 0.999)
+    assert wide_low < low < high < wide_high
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,15 @@ def test_mine_refuses(arguments, error, message):
         mine(pairs, **arguments)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_prompts_are_put_before_their_own_side(tmp_path, cached):
+    encoder = Counting()
+    pairs = Pairs.from_texts(["a"], ["x"], ["x", "y"])
+    cache = tmp_path if cached else None
+    mine(pairs, encoder, query_prompt="find ", corpus_prompt="text ", cache=cache)
+    assert encoder.asked == ["find a", "text x", "text y"]
+
+
 def test_progress_of_every_stage_ends_whole():
     seen = {}
     pairs = Pairs.from_texts(numbered(30, "query"), numbered(30))
@@ -331,6 +340,9 @@ def test_export(tmp_path, format, want):
 def test_export_for_other_trainers(tmp_path, format):
     mined_example().export(tmp_path / "rows.jsonl", format, scores=True)
     text = (tmp_path / "rows.jsonl").read_text()
+    assert "score" in text
+    mined_example().export(tmp_path / "plain.jsonl", format)
+    assert "score" not in (tmp_path / "plain.jsonl").read_text()
     assert all(json.dumps(word) in text for word in ("b", "z", "x", "w"))
 
 
@@ -386,6 +398,11 @@ def test_whatever_changes_the_output_changes_the_fingerprint(static_model):
     short = static_model()
     short.truncate_dim = 2
     prints.append(fingerprint_encoder(short))
+    for dtype in (torch.float16, torch.bfloat16):  # of equal bytes
+        empty = static_model().to(dtype)
+        with torch.no_grad():
+            next(empty.parameters()).zero_()
+        prints.append(fingerprint_encoder(empty))
     assert len(set(prints)) == len(prints)
 
 

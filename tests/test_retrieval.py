@@ -234,6 +234,13 @@ def test_query_and_document_methods_and_prompts():
     assert plain.calls == [["text: aa", "text: bb"], ["text: cc"]]
 
 
+def test_dense_uses_its_prompts():
+    encoder = HashEncoder()
+    retriever = DenseRetriever(encoder, ["aa"], query_prompt="find: ", corpus_prompt="text: ")
+    retriever.search(["bb"], k=1)
+    assert encoder.calls == [["text: aa"], ["find: bb"]]
+
+
 def test_progress_of_encoding_reaches_the_end():
     seen = []
     encode_corpus(HashEncoder(), ["aa"] * 5, batch_size=2, progress=lambda *step: seen.append(step))
@@ -286,6 +293,15 @@ def test_hnsw_is_close_to_exact_and_scores_alike(metric):
     assert (np.diff(got.scores, axis=1) <= 0).all()
     again = HnswRetriever(HashEncoder(), embeddings=corpus, metric=metric)
     assert (again.search_embeddings(queries, 10).ids == got.ids).all()
+
+
+def test_hnsw_returns_more_than_it_was_told_to_keep():
+    corpus = np.random.default_rng(3).standard_normal((300, 8), dtype=np.float32)
+    found = HnswRetriever(HashEncoder(), embeddings=corpus, ef_search=1)
+    exact = DenseRetriever(HashEncoder(), embeddings=corpus).search_embeddings(corpus[:5], 200)
+    near = found.search_embeddings(corpus[:5], 200)
+    same = [len(set(a) & set(b)) for a, b in zip(exact.ids, near.ids, strict=True)]
+    assert min(same) > 190
 
 
 @pytest.mark.parametrize("name", ["m", "ef_construction", "ef_search", "num_threads"])
@@ -394,6 +410,8 @@ def test_hybrid_is_the_fusion_of_its_parts():
     got = hybrid.search(queries, k=10)
     assert (got.ids == want.ids).all()
     assert (got.scores == want.scores).all()
+    shallow = HybridRetriever(parts[1:], depth=1).search(queries, k=10)
+    assert (shallow.ids >= 0).all()
     with pytest.raises(ValueError, match=r"corpora of \[2, 200\] documents"):
         HybridRetriever([parts[0], Bm25(["aa bb", "cc"])])
 
