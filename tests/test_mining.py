@@ -559,25 +559,26 @@ def test_an_altered_manifest_is_refused(tmp_path, damage):
         cache.embeddings(Counting(), texts, role="corpus")
 
 
-def test_a_full_disk_keeps_what_was_saved(tmp_path, python):
+@pytest.mark.parametrize(("shard_size", "left"), [(20, 60), (100, 100)])
+def test_a_full_disk_keeps_what_was_saved(tmp_path, python, shard_size, left):
     code = """
         import resource, sys
         sys.path.insert(0, {tests!r})
         from test_mining import Counting, EmbeddingCache, numbered
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
         try:
-            cache = EmbeddingCache({folder!r}, shard_size=20)
+            cache = EmbeddingCache({folder!r}, shard_size={shard_size})
             cache.embeddings(Counting(), numbered(100), role="corpus")
         except OSError as error:
             print(error)
     """
     tests = str(Path(__file__).parent)
-    done = python(code.format(tests=tests, folder=str(tmp_path)))
+    done = python(code.format(tests=tests, folder=str(tmp_path), shard_size=shard_size))
     assert done.returncode == 0, done.stderr
     assert "the shards saved before are kept" in done.stdout
     assert "File too large" in done.stdout
-    rows, asked = ask(EmbeddingCache(tmp_path, shard_size=20), Counting(), numbered(100))
-    assert asked == 60  # 128 bytes of header and 2 shards of 640 fit into 2000
+    rows, asked = ask(EmbeddingCache(tmp_path), Counting(), numbered(100))
+    assert asked == left  # 128 bytes of header and 2 shards of 640 fit into 2000
     assert (rows == Counting().encode(numbered(100))).all()
 
 

@@ -31,7 +31,7 @@ class HnswRetriever:
         metric: "cosine", "dot" or "euclidean".
         m: links per node; more is better and larger.
         ef_construction: candidates kept while building.
-        ef_search: candidates kept while searching; raised to k where k is larger.
+        ef_search: candidates kept while searching; hnswlib raises it to k.
         seed: of the levels of the graph.
         num_threads: of building and searching.
         batch_size: texts per call of the encoder.
@@ -79,12 +79,12 @@ class HnswRetriever:
         self.metric = metric
         self.batch_size = batch_size
         self.query_prompt = query_prompt
-        self._ef_search = ef_search
         self._num_threads = num_threads
         self.index: Any = hnswlib.Index(space=_SPACES[metric], dim=array.shape[1])
         self.index.init_index(
             max_elements=len(array), M=m, ef_construction=ef_construction, random_seed=seed
         )
+        self.index.set_ef(ef_search)
         for start in range(0, len(array), _CHUNK):
             stop = min(start + _CHUNK, len(array))
             self.index.add_items(array[start:stop], np.arange(start, stop), num_threads=num_threads)
@@ -123,7 +123,6 @@ class HnswRetriever:
             RuntimeError: hnswlib could not reach k documents; raise m or ef_search.
         """
         k = check_k(k, len(self))
-        self.index.set_ef(max(self._ef_search, k))
         ids = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         for start in range(0, len(queries), _CHUNK):
