@@ -379,9 +379,21 @@ def test_encoding_leaves_the_fingerprint_alone(static_model):
     model = static_model()
     before = fingerprint_encoder(model)
     model.encode(["ore and rock"] * 3)
-    model.tokenizer.enable_truncation(5)
-    model.tokenizer.enable_padding()
     assert fingerprint_encoder(model) == before
+
+
+def test_the_state_of_a_transformers_tokenizer_is_no_part_of_it(static_model):
+    torch = pytest.importorskip("torch", reason="needs the extra train")
+    transformers = pytest.importorskip("transformers", reason="needs the extra train")
+    module = torch.nn.Linear(2, 2)
+    module.tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=static_model().tokenizer, pad_token="[UNK]", unk_token="[UNK]"
+    )
+    before = fingerprint_encoder(module)
+    module.tokenizer(["ore rock", "sea"], padding=True, truncation=True, max_length=1)
+    assert fingerprint_encoder(module) == before
+    module.tokenizer.add_tokens(["sky"])
+    assert fingerprint_encoder(module) != before
 
 
 def test_whatever_changes_the_output_changes_the_fingerprint(static_model):
@@ -398,6 +410,9 @@ def test_whatever_changes_the_output_changes_the_fingerprint(static_model):
     short = static_model()
     short.truncate_dim = 2
     prints.append(fingerprint_encoder(short))
+    cut = static_model()
+    cut.tokenizer.enable_truncation(2)
+    prints.append(fingerprint_encoder(cut))
     for dtype in (torch.float16, torch.bfloat16):  # of equal bytes
         empty = static_model().to(dtype)
         with torch.no_grad():

@@ -252,10 +252,11 @@ def mine(
 
 def _trained_here(pairs: Pairs, bars: support.Bars) -> Any:
     """Train the static default encoder on the pairs themselves."""
-    from stope.training import pairs_dataset, static_encoder, train
+    from stope._cli.training import train_encoder
+    from stope.training import pairs_dataset, static_encoder
 
     model = static_encoder(pairs.corpus_texts + pairs.query_texts)
-    train(model, pairs_dataset(pairs), progress=bars.stage("training"))
+    train_encoder(model, pairs_dataset(pairs), static=True, progress=bars.stage("training"))
     return model
 
 

@@ -90,10 +90,10 @@ def train(
     _check_folder(output)
     support.set_threads(threads)
     from stope._cli.inputs import describe, read_inputs
+    from stope._cli.training import train_encoder
     from stope.training import pairs_dataset, save_encoder, static_encoder, training_dataset
-    from stope.training import train as run
 
-    options: dict[str, Any] = {"temperature": temperature, "seed": seed}
+    options: dict[str, Any] = {"static": encoder is None, "temperature": temperature, "seed": seed}
     chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     options |= {name: value for name, value in chosen.items() if value is not None}
     columns = _negative_columns(pairs)
@@ -130,7 +130,7 @@ def train(
             model = static_encoder(list(dict.fromkeys(texts)), code=code, seed=seed)
         else:
             model = support.load_encoder(encoder)
-        report = run(model, examples, progress=bars.stage("training"), **options)
+        report = train_encoder(model, examples, progress=bars.stage("training"), **options)
         steps, seconds = report.steps, report.seconds
         if num_negatives and table is not None:
             from stope.mining import mine
@@ -143,7 +143,7 @@ def train(
                 progress=bars.show,
             )
             rows = pairs_dataset(table, mined.result.ids)
-            report = run(model, rows, progress=bars.stage("training on"), **options)
+            report = train_encoder(model, rows, progress=bars.stage("training on"), **options)
             steps, seconds = steps + report.steps, seconds + report.seconds
     save_encoder(model, output)
     Console().print(

@@ -13,7 +13,7 @@ from typing import Any
 
 from stope._extras import need
 
-# State of a fast tokenizer that encoding itself changes; the length limit is hashed on its own.
+# What transformers sets in a fast tokenizer whenever it encodes; max_seq_length is hashed instead.
 _TRANSIENT = ("truncation", "padding")
 _SETTINGS = ("prompts", "default_prompt_name", "truncate_dim", "max_seq_length")
 
@@ -100,10 +100,13 @@ def _settings(module: Any) -> Any:
 
 
 def _tokenizer_text(tokenizer: Any) -> str:
-    fast = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if callable(getattr(fast, "to_str", None)):
+    if callable(getattr(tokenizer, "to_str", None)):
+        return str(tokenizer.to_str())
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None:
         described = json.loads(fast.to_str())
-        return _json({key: value for key, value in described.items() if key not in _TRANSIENT})
+        kept = {key: value for key, value in described.items() if key not in _TRANSIENT}
+        return _json([kept, getattr(tokenizer, "model_max_length", None)])
     if callable(getattr(tokenizer, "get_vocab", None)):
         options = getattr(tokenizer, "init_kwargs", None)
         return _json([type(tokenizer).__qualname__, tokenizer.get_vocab(), options])
