@@ -1,0 +1,297 @@
+"""The stages of the demo: read, BM25, train, mine, train on, fuse, and what each brought."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stope.data import Collection, open_atomic, write_run
+from stope.demo import report, sources
+from stope.demo.sources import Material
+from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
+from stope.mining import Mined, Pairs, mine
+from stope.retrieval import Bm25, DenseRetriever, Ranking, Tokenizer, fuse
+from stope.retrieval.encoding import encode_corpus, encode_queries
+from stope.training import (
+    Adapter,
+    RetrievalEvaluation,
+    load_encoder,
+    pairs_dataset,
+    save_encoder,
+    static_encoder,
+    train,
+    train_adapter,
+)
+
+METRICS = ("nDCG@10", "MRR@10", "Recall@100")
+NUM_NEGATIVES = 5
+RELATIVE_MARGIN = 0.05
+
+
+@dataclass
+class Stage:
+    """One retriever and what it measured on the held-out queries.
+
+    Attributes:
+        name: what it is.
+        mean: value per metric.
+        interval: 95% bootstrap interval per metric.
+        seconds: time to make it (training, mining, indexing) and to search.
+    """
+
+    name: str
+    mean: dict[str, float]
+    interval: dict[str, tuple[float, float]]
+    seconds: float
+    run: dict[str, dict[str, float]] = field(repr=False)
+    evaluation: Evaluation = field(repr=False)
+
+
+@dataclass
+class DemoReport:
+    """What :func:`run` measured.
+
+    Attributes:
+        stages: the retrievers in the order they were made.
+        differences: per pair of stages, the difference of nDCG@10 with its interval.
+        seconds: the whole demo.
+        encoder: the trained model, or None where an adapter could not be attached.
+    """
+
+    stages: list[Stage]
+    differences: list[dict[str, Any]]
+    seconds: float
+    encoder: Any = field(repr=False, default=None)
+
+
+def run(
+    data: str | os.PathLike[str] | None = None,
+    encoder: str | None = None,
+    *,
+    k: int = 100,
+    output: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    max_documents: int = 12_000,
+    console: Any = None,
+) -> DemoReport:
+    """Read a corpus, train a retriever, mine its hard negatives, train on, search, and compare.
+
+    Args:
+        data: a BEIR folder with a train and a test split; default the Python installation:
+            first sentences of docstrings as queries, the functions' sources as documents.
+        encoder: a sentence-transformers model, by name or folder: its embeddings stay as they are
+            and a linear adapter is trained on them. Default: a static encoder from scratch.
+        k: documents retrieved per query.
+        output: folder for ``results.json``, ``runs/*.trec`` and ``encoder/``.
+        seed: of training and of the division of the Python installation.
+        max_documents: documents taken from the Python installation.
+        console: a ``rich.console.Console`` to print to; default a new one.
+
+    Returns:
+        The measurements.
+
+    Raises:
+        ValueError: the data lack a train or a test split, or the encoder cannot be opened.
+        ImportError: an extra is missing; the message has the pip command.
+    """
+    show = report.Narrator(console)
+    started = time.perf_counter()
+    if output is not None:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    with show.stage("Reading") as step:
+        material = sources.read(data, max_documents=max_documents, seed=seed, progress=step)
+    show.material(material)
+    demo = _Demo(material, min(k, len(material.collection.corpus_ids)), seed, show)
+    demo.lexical()
+    if encoder is None:
+        demo.train_from_scratch()
+    else:
+        demo.adapt(load_encoder(encoder), encoder)
+    demo.hybrid()
+    result = DemoReport(
+        demo.stages, demo.differences(), time.perf_counter() - started, demo.encoder
+    )
+    show.table(result, METRICS)
+    show.examples(material, result)
+    if output is not None:
+        _write(Path(output), result)
+    show.what_next(encoder, output)
+    return result
+
+
+class _Demo:
+    def __init__(self, material: Material, k: int, seed: int, show: report.Narrator) -> None:
+        self.material = material
+        self.k = k
+        self.seed = seed
+        self.show = show
+        self.stages: list[Stage] = []
+        self.encoder: Any = None
+        self.pairs = Pairs.from_collection(material.collection, "train")
+        self.test = material.collection.split(material.test)
+        self.rankings: dict[str, Ranking] = {}
+
+    def lexical(self) -> None:
+        """BM25, the baseline that everything has to be seen beside."""
+        with self._timed("BM25") as (step, done):
+            bm25 = Bm25(self._collection.corpus_texts, tokenizer=Tokenizer(code=self.material.code))
+            done(bm25.search(self.test.query_texts, self.k, progress=step))
+
+    def train_from_scratch(self) -> None:
+        """A static encoder: large in-batch batches, then five exact hard negatives a query."""
+        texts = [*self.pairs.corpus_texts, *self.pairs.query_texts]
+        with self._timed("static, in-batch negatives") as (step, done):
+            model = static_encoder(texts, code=self.material.code, seed=self.seed)
+            train(
+                model,
+                pairs_dataset(self.pairs),
+                seed=self.seed,
+                evaluation=self._development(),
+                keep="best",
+                progress=step,
+            )
+            done(self._dense(model))
+        mined = self._mine(lambda step: mine(self.pairs, model, **self._mining, progress=step))
+        with self._timed("+ hard negatives") as (step, done):
+            train(
+                model,
+                pairs_dataset(self.pairs, mined.result.ids),
+                batch_size=1024,
+                epochs=3,
+                learning_rate=0.02,
+                seed=self.seed,
+                evaluation=self._development(),
+                keep="best",
+                progress=step,
+            )
+            done(self._dense(model))
+        self.encoder = model
+
+    def adapt(self, model: Any, name: str) -> None:
+        """A frozen encoder, then a linear adapter on its embeddings, then one with negatives."""
+        pairs, collection = self.pairs, self._collection
+        with self._timed(f"{Path(name).name}, as it is") as (step, done):
+            corpus = encode_corpus(model, collection.corpus_texts, progress=step)
+            test = encode_queries(model, self.test.query_texts)
+            done(DenseRetriever(model, embeddings=corpus).search_embeddings(test, self.k))
+        with self.show.stage("Encoding the training queries") as step:
+            queries = encode_queries(model, pairs.query_texts, progress=step)
+        own = corpus[pairs.corpus_rows]
+
+        def adapted(adapter: Adapter) -> Ranking:
+            retriever = DenseRetriever(model, embeddings=adapter.apply(corpus))
+            return retriever.search_embeddings(adapter.apply(test), self.k)
+
+        with self._timed("+ adapter") as (step, done):
+            adapter = train_adapter(queries, own, pairs.positives, seed=self.seed, progress=step)
+            done(adapted(adapter))
+        mined = self._mine(
+            lambda step: mine(
+                pairs,
+                query_embeddings=adapter.apply(queries),
+                corpus_embeddings=adapter.apply(own),
+                **self._mining,
+                progress=step,
+            )
+        )
+        with self._timed("+ adapter, hard negatives") as (step, done):
+            adapter = train_adapter(
+                queries,
+                own,
+                pairs.positives,
+                negatives=mined.result.ids,
+                seed=self.seed,
+                progress=step,
+            )
+            done(adapted(adapter))
+        self.encoder = adapter.attach(model)
+
+    def hybrid(self) -> None:
+        """The last dense retriever and BM25, fused by normalised scores."""
+        lexical, dense = self.stages[0].name, self.stages[-1].name
+        with self._timed("hybrid with BM25") as (_, done):
+            both = [self.rankings[lexical], self.rankings[dense]]
+            done(fuse(both, method="minmax", k=self.k))
+
+    def differences(self) -> list[dict[str, Any]]:
+        """What every stage changed against the one before, and the best against BM25."""
+        pairs = list(zip(self.stages[1:-1], self.stages[2:-1], strict=False))
+        pairs += [(self.stages[0], self.stages[-2]), (self.stages[0], self.stages[-1])]
+        found = []
+        for before, after in pairs:
+            change = compare(before.evaluation, after.evaluation, METRICS[0])
+            found.append(
+                {
+                    "before": before.name,
+                    "after": after.name,
+                    "metric": METRICS[0],
+                    "difference": change.mean_difference,
+                    "low": change.low,
+                    "high": change.high,
+                }
+            )
+        return found
+
+    @property
+    def _collection(self) -> Collection:
+        return self.material.collection
+
+    @property
+    def _mining(self) -> dict[str, Any]:
+        return {
+            "num_negatives": NUM_NEGATIVES,
+            "relative_margin": RELATIVE_MARGIN,
+            "seed": self.seed,
+        }
+
+    def _development(self) -> RetrievalEvaluation | None:
+        """Chooses the epoch to keep: on the dev split, never on the held-out queries."""
+        split = self.material.dev
+        return (
+            None if split is None else RetrievalEvaluation.from_collection(self._collection, split)
+        )
+
+    def _dense(self, model: Any) -> Ranking:
+        return DenseRetriever(model, self._collection.corpus_texts).search(
+            self.test.query_texts, self.k
+        )
+
+    def _mine(self, work: Callable[[Any], Mined]) -> Mined:
+        with self.show.stage("Mining hard negatives, exactly") as step:
+            mined = work(lambda _, done, total: step(done, total))
+        self.show.mined(mined, self.pairs)
+        return mined
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[tuple[Any, Callable[[Ranking], None]]]:
+        """Time a stage; its ranking of the held-out queries is scored outside the clock."""
+        rankings: list[Ranking] = []
+        started = time.perf_counter()
+        with self.show.stage(name) as step:
+            yield step, rankings.append
+        seconds = time.perf_counter() - started
+        self.rankings[name] = rankings[0]
+        found = rankings[0].to_run(self.test.query_ids, self._collection.corpus_ids)
+        scored = evaluate(found, self.test.qrels, METRICS)
+        interval = {metric: confidence_interval(scored, metric) for metric in METRICS}
+        self.stages.append(Stage(name, dict(scored.mean), interval, seconds, found, scored))
+
+
+def _write(folder: Path, result: DemoReport) -> None:
+    (folder / "runs").mkdir(exist_ok=True)
+    for number, stage in enumerate(result.stages):
+        write_run(stage.run, folder / "runs" / f"{number}.trec", tag=f"stage{number}")
+    rows = [
+        {key: value for key, value in asdict(stage).items() if key not in ("run", "evaluation")}
+        for stage in result.stages
+    ]
+    summary = {"stages": rows, "differences": result.differences, "seconds": result.seconds}
+    with open_atomic(folder / "results.json") as file:
+        file.write(json.dumps(summary, indent=2) + "\n")
+    save_encoder(result.encoder, folder / "encoder")

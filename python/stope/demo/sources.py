@@ -1,0 +1,82 @@
+"""What the demo works on: the Python installation, or a BEIR folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stope.data import Collection, read_beir
+from stope.demo.python_corpus import read_python
+
+
+@dataclass(frozen=True)
+class Material:
+    """A collection and how it is divided.
+
+    Attributes:
+        collection: documents, queries and judgements.
+        dev: name of the split that chooses between epochs; None when there is none.
+        test: name of the held-out split.
+        code: whether identifiers are worth splitting.
+        origin: one sentence on where the text comes from.
+        read: what was read, most first, for the curious.
+    """
+
+    collection: Collection
+    dev: str | None
+    test: str
+    code: bool
+    origin: str
+    read: list[str]
+
+
+def read(
+    data: str | os.PathLike[str] | None,
+    *,
+    max_documents: int,
+    seed: int,
+    progress: Callable[[int, int], object] | None = None,
+) -> Material:
+    """Read a BEIR folder, or the Python installation when ``data`` is None.
+
+    Raises:
+        ValueError: the folder has no train split, or nothing held out.
+    """
+    if data is not None:
+        return _beir(Path(data))
+    python = read_python(max_documents, seed=seed, progress=progress)
+    collection = Collection(
+        list(python.corpus),
+        list(python.corpus.values()),
+        list(python.queries),
+        list(python.queries.values()),
+        python.qrels,
+    )
+    packages = [f"{name} ({count:,})" for name, count in python.packages.most_common()]
+    return Material(
+        collection,
+        dev="dev" if python.qrels["dev"] else None,
+        test="test",
+        code=True,
+        origin=f"the Python installation: {python.num_files:,} files, nothing downloaded",
+        read=packages,
+    )
+
+
+def _beir(folder: Path) -> Material:
+    collection = read_beir(folder)
+    splits = list(collection.splits)
+    if "train" not in splits:
+        raise ValueError(
+            f"{folder} has the splits {', '.join(splits) or 'none'}; the demo trains on "
+            "qrels/train.tsv"
+        )
+    test = "test" if "test" in splits else "dev"
+    if test not in splits:
+        raise ValueError(f"{folder} holds out nothing; add qrels/test.tsv (or dev.tsv)")
+    dev = "dev" if "dev" in splits and test != "dev" else None
+    return Material(
+        collection, dev=dev, test=test, code=False, origin=f"the BEIR folder {folder}", read=[]
+    )

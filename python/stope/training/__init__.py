@@ -1,0 +1,27 @@
+"""Train encoders: a static model from scratch, any sentence-transformers model, a small adapter.
+
+Needs the extra "train" (torch, sentence-transformers, datasets, tokenizers), which is imported when
+a function is called.
+"""
+
+from stope.training.adapter import Adapter, train_adapter
+from stope.training.dataset import pairs_dataset, training_dataset
+from stope.training.evaluation import RetrievalEvaluation
+from stope.training.folder import load_encoder, save_encoder
+from stope.training.losses import contrastive_loss
+from stope.training.static import static_encoder
+from stope.training.trainer import TrainingReport, train
+
+__all__ = [
+    "Adapter",
+    "RetrievalEvaluation",
+    "TrainingReport",
+    "contrastive_loss",
+    "load_encoder",
+    "pairs_dataset",
+    "save_encoder",
+    "static_encoder",
+    "train",
+    "train_adapter",
+    "training_dataset",
+]

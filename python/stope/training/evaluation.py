@@ -1,0 +1,62 @@
+"""Judge an encoder while it trains: retrieval of a held-out split over the whole corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stope.data import Collection
+from stope.evaluation import evaluate
+from stope.retrieval import DenseRetriever
+
+
+@dataclass(frozen=True)
+class RetrievalEvaluation:
+    """Exact retrieval of queries over a corpus; call it with an encoder to get the mean metrics.
+
+    Attributes:
+        query_ids: ids of the queries.
+        query_texts: their texts.
+        corpus_ids: ids of the documents.
+        corpus_texts: their texts.
+        qrels: query id -> document id -> relevance.
+        metrics: names as `stope.evaluation.evaluate` takes them.
+        k: depth of retrieval (the corpus size if that is smaller).
+    """
+
+    query_ids: Sequence[str]
+    query_texts: Sequence[str]
+    corpus_ids: Sequence[str]
+    corpus_texts: Sequence[str]
+    qrels: Mapping[str, Mapping[str, int]]
+    metrics: tuple[str, ...] = ("nDCG@10",)
+    k: int = 100
+
+    @classmethod
+    def from_collection(
+        cls,
+        collection: Collection,
+        split: str = "dev",
+        *,
+        metrics: tuple[str, ...] = ("nDCG@10",),
+        k: int = 100,
+    ) -> RetrievalEvaluation:
+        """Take the queries of one split and the whole corpus."""
+        part = collection.split(split)
+        return cls(
+            part.query_ids,
+            part.query_texts,
+            collection.corpus_ids,
+            collection.corpus_texts,
+            part.qrels,
+            metrics,
+            k,
+        )
+
+    def __call__(self, encoder: Any) -> dict[str, float]:
+        """Encode corpus and queries, retrieve, and return the mean of each metric."""
+        retriever = DenseRetriever(encoder, self.corpus_texts)
+        found = retriever.search(self.query_texts, min(self.k, len(self.corpus_texts)))
+        run = found.to_run(self.query_ids, self.corpus_ids)
+        return dict(evaluate(run, self.qrels, self.metrics).mean)
