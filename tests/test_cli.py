@@ -256,7 +256,8 @@ def test_query_text_is_kept_only_when_asked(call, folder):
         (["pairs.tsv", "-o", "x.csv"], r"cannot write x\.csv: its name must end in \.jsonl"),
         (["pairs.tsv", "-o", "no/x.jsonl"], "the folder no does not exist"),
         (["pairs.tsv", "--positive-ids"], "--positive-ids needs CORPUS"),
-        (["pairs.tsv", "--encoder", "no/such/model"], "no/such/model"),
+        (["pairs.tsv", "--encoder", "no/such/model"], "no/such/model: there is no such folder"),
+        (["pairs.tsv", "--encoder", "./model"], r"\./model: there is no such folder"),
     ],
     ids=str,
 )

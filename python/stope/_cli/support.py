@@ -158,10 +158,13 @@ def check_output(path: Path, *endings: str) -> None:
 
 
 def load_encoder(path: str) -> Any:
-    """Load a sentence-transformers model."""
+    """Load a sentence-transformers model; a path that is no folder is not asked of the hub."""
     from stope.training import load_encoder as load
 
-    return load(path)
+    is_path = path.startswith((".", "~", "/")) or path.count("/") > 1 or "\\" in path
+    if is_path and not Path(path).expanduser().is_dir():
+        raise ValueError(f"--encoder {path}: there is no such folder")
+    return load(str(Path(path).expanduser()) if is_path else path)
 
 
 def load_embeddings(path: Path) -> Any:
