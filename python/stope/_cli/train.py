@@ -143,6 +143,8 @@ def train(
                 progress=bars.show,
             )
             rows = pairs_dataset(table, mined.result.ids)
+            if encoder is None:  # gentler, as in the demo: the model is already close
+                options = {"epochs": 3, "learning_rate": 0.02, **options}
             report = train_encoder(model, rows, progress=bars.stage("training on"), **options)
             steps, seconds = steps + report.steps, seconds + report.seconds
     save_encoder(model, output)
