@@ -151,6 +151,7 @@ class _Demo:
             train(
                 model,
                 pairs_dataset(self.pairs),
+                batch_size=min(2048, max(16, len(self.pairs.query_ids) // 4)),
                 seed=self.seed,
                 evaluation=self._development(),
                 keep="best",

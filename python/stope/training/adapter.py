@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._extras import need
+from stope.training._library import part
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -65,17 +66,16 @@ class Adapter:
         Raises:
             ValueError: model's embeddings have another dimension than the adapter.
         """
-        need("sentence_transformers", extra="train")
+        models = part("models")
         import torch
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Dense, Normalize
 
         dim = _dimension(model)
         if dim != len(self.weight):
             raise ValueError(
                 f"model gives embeddings of dim {dim} but the adapter has {len(self.weight)}."
             )
-        dense = Dense(
+        dense = models.Dense(
             dim,
             dim,
             bias=False,
@@ -84,7 +84,7 @@ class Adapter:
         )
         # What model says about its prompts and its length stays true of the longer one.
         return SentenceTransformer(
-            modules=[*model.children(), dense, Normalize()],
+            modules=[*model.children(), dense, models.Normalize()],
             device=str(model.device),
             prompts=dict(model.prompts),
             default_prompt_name=model.default_prompt_name,
@@ -126,7 +126,8 @@ def train_adapter(
         progress: called with (steps done, steps in total).
 
     Returns:
-        The adapter. The same seed and the same number of threads give the same weights.
+        The adapter. The same seed gives the same weights up to the last bits of torch's matrix
+        products.
 
     Raises:
         ValueError: shapes that disagree, ids out of range, a number out of range, no pair.

@@ -29,12 +29,22 @@ def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
             "folder that save_encoder or SentenceTransformer.save_pretrained wrote."
         )
     try:
-        return library.SentenceTransformer(str(name_or_path))
-    except (OSError, ValueError) as error:
+        return _load(library, str(name_or_path))
+    except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"The encoder {str(name_or_path)!r} is neither a folder here nor a model that the "
             f"Hugging Face hub gave ({type(error).__name__}: {str(error).splitlines()[0]})."
         ) from error
+
+
+def _load(library: Any, name: str) -> SentenceTransformer:
+    """Load from a folder or the hub's local cache, and only then ask the hub."""
+    try:
+        return library.SentenceTransformer(name, local_files_only=True)
+    except (OSError, ValueError, RuntimeError):
+        if Path(name).is_dir():
+            raise
+        return library.SentenceTransformer(name)
 
 
 def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:

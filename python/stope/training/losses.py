@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stope._extras import need
+from stope.training._library import part
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -40,7 +40,7 @@ def contrastive_loss(
         raise ValueError(f"temperature must be positive, but is {temperature}.")
     if mini_batch_size is not None and mini_batch_size < 1:
         raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}.")
-    losses = need("sentence_transformers.losses", extra="train")
+    losses = part("losses")
     options: dict[str, Any] = {"scale": 1.0 / temperature}
     if symmetric:
         options |= {

@@ -3,9 +3,9 @@
 A text's embedding is the normalised mean of one vector per token (sentence-transformers'
 StaticEmbedding). Vectors that start at random, all of one length, take long to learn which tokens
 matter. So token t starts as idf(t) * (r_t + smoothing * c_t): r_t is a random unit vector, so that
-texts sharing rare tokens agree from the start (a random projection of tf-idf, Johnson-Lindenstrauss);
-c_t is the unit vector of the mean of the documents that hold t (reflective random indexing: Cohen,
-Schvaneveldt, Widdows 2010), so that tokens of the same documents agree as well.
+texts sharing rare tokens agree from the start (a random projection of tf-idf); c_t is the unit
+vector of the mean of the documents that hold t (reflective random indexing: Cohen, Schvaneveldt,
+Widdows 2010), so that tokens of the same documents agree as well.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._extras import need
+from stope.training._library import part
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -111,9 +112,8 @@ def static_encoder(
         raise ValueError(f"smoothing must not be negative, but is {smoothing}.")
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, not {max_tokens}.")
-    need("sentence_transformers", extra="train")
+    models = part("models")
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, StaticEmbedding
 
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, lower_case=lower_case, code=code)
     if max_tokens is not None:
@@ -122,7 +122,7 @@ def static_encoder(
     tokens = [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
     del encodings
     weights = _starting_vectors(tokens, tokenizer.get_vocab_size(), dim, smoothing, seed)
-    modules = [StaticEmbedding(tokenizer, embedding_weights=weights), Normalize()]
+    modules = [models.StaticEmbedding(tokenizer, embedding_weights=weights), models.Normalize()]
     return SentenceTransformer(modules=modules, device="cpu")
 
 

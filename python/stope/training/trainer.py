@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from stope._extras import need
+from stope.training._batches import distinct_batches
+from stope.training._library import part
 from stope.training.dataset import training_dataset
 from stope.training.losses import contrastive_loss
 
@@ -29,6 +34,7 @@ class TrainingReport:
 
     Attributes:
         steps: optimiser steps taken.
+        epochs: passes over the rows.
         seconds: wall-clock time, evaluations included.
         losses: the loss of each step.
         evaluations: what `evaluation` returned after each epoch.
@@ -36,6 +42,7 @@ class TrainingReport:
     """
 
     steps: int = 0
+    epochs: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     evaluations: list[dict[str, float]] = field(default_factory=list)
@@ -61,23 +68,24 @@ def train(
 ) -> TrainingReport:
     """Train model in place with in-batch negatives and any hard negatives the rows bring.
 
-    Runs on sentence-transformers' trainer: AdamW, linear warm-up and decay, no text twice in a
-    batch. The last batch of an epoch is dropped if it is not full. Nothing is written to disk, nor
-    reported anywhere.
+    Runs on sentence-transformers' trainer: AdamW, linear warm-up and decay, no query or positive
+    twice in a batch. A batch less than half as long as the longest is left out. Nothing
+    is written to disk, nor reported anywhere.
 
     Args:
         model: a SentenceTransformer.
         examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...).
         loss: a sentence-transformers loss; default `contrastive_loss` with the options below.
-        batch_size: rows per step; default 2048 for a static encoder, 64 for others. With fewer
-            rows than that, all of them are one batch.
+        batch_size: rows per step; default 2048 for a static encoder, 64 for others, and less for
+            fewer rows: an eighth of them, but 16 at least.
         epochs: passes over the rows; default 10 for a static encoder, 1 for others.
         learning_rate: peak of the schedule; default 0.1 for a static encoder, 2e-5 for others.
         temperature: of the default loss.
         mini_batch_size: of the default loss; rows encoded at a time.
         symmetric: of the default loss.
         warmup: share of the steps in which the learning rate rises from 0.
-        seed: of the order of rows and of dropout; the same seed gives the same weights.
+        seed: of the order of rows and of dropout. The same seed gives the same weights up to the
+            last bits of torch's matrix products, which vary with threads and memory alignment.
         evaluation: called with the model after every epoch, such as `RetrievalEvaluation`.
         keep: "best" leaves the model with the weights of the epoch whose evaluation was best (its
             first metric), "last" with those of the last step.
@@ -92,7 +100,8 @@ def train(
         FloatingPointError: the loss became NaN or infinite; the model is then of no use.
 
     Memory: model, gradient and two moments of AdamW; batch x columns embeddings and the score
-    matrix batch x (batch * documents per row) in float32, both three times.
+    matrix batch x (batch * documents per row) in float32, both three times; for a static encoder
+    the token ids of all texts, 4 bytes each.
 
     Example:
         >>> from stope.training import static_encoder
@@ -103,21 +112,22 @@ def train(
     """
     library: Any = need("sentence_transformers", extra="train")
     usual = _STATIC if _is_static(model) else _OTHER
-    rows = int(batch_size if batch_size is not None else usual["batch_size"])
+    dataset = _as_dataset(examples)
+    if batch_size is None:  # small files still get several steps per epoch
+        batch_size = min(int(usual["batch_size"]), max(16, len(dataset) // 8))
     passes = int(epochs if epochs is not None else usual["epochs"])
     rate = float(learning_rate if learning_rate is not None else usual["learning_rate"])
-    _check(rows, passes, rate, warmup, keep, evaluation)
-    dataset = _as_dataset(examples)
-    rows = min(rows, len(dataset))
+    _check(batch_size, passes, rate, warmup, keep, evaluation)
+    rows = min(batch_size, len(dataset))
     if loss is None:
         loss = contrastive_loss(
             model, temperature=temperature, mini_batch_size=mini_batch_size, symmetric=symmetric
         )
-    report = TrainingReport()
+    report = TrainingReport(epochs=passes)
     watcher = _watcher(report, evaluation, keep, progress)
     began = time.perf_counter()
     was_training = model.training
-    with tempfile.TemporaryDirectory(prefix="stope-train-") as scratch, _quiet():
+    with tempfile.TemporaryDirectory(prefix="stope-train-") as scratch, _quiet(model):
         arguments = library.SentenceTransformerTrainingArguments(
             output_dir=scratch,
             per_device_train_batch_size=rows,
@@ -129,8 +139,7 @@ def train(
             max_grad_norm=0.0 if usual is _STATIC else 1.0,
             weight_decay=0.0,
             seed=seed,
-            batch_sampler=_distinct_rows,
-            dataloader_drop_last=True,
+            batch_sampler=distinct_batches,
             dataloader_pin_memory=False,
             logging_steps=1,
             logging_nan_inf_filter=False,
@@ -142,7 +151,8 @@ def train(
             model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
         )
         trainer.remove_callback(need("transformers", extra="train").PrinterCallback)
-        trainer.train()
+        with _tokens_once(model):
+            trainer.train()
     watcher.restore(model)
     model.train(was_training)
     report.seconds = time.perf_counter() - began
@@ -167,9 +177,7 @@ def _check(
 
 
 def _is_static(model: Any) -> bool:
-    from sentence_transformers.models import StaticEmbedding
-
-    return isinstance(model[0], StaticEmbedding)
+    return isinstance(model[0], part("models").StaticEmbedding)
 
 
 def _as_dataset(examples: Any) -> Any:
@@ -189,27 +197,8 @@ def _as_dataset(examples: Any) -> Any:
     return dataset
 
 
-class _Rows(list[dict[str, str]]):
-    """Rows in memory, which the sampler reads many times, under the name of a dataset's method."""
-
-    column_names: list[str]
-
-
-def _distinct_rows(dataset: Any, batch_size: int, drop_last: bool, **options: Any) -> Any:
-    """Batches in which no query, positive or negative occurs twice."""
-    from sentence_transformers.sampler import NoDuplicatesBatchSampler
-
-    rows = _Rows(dataset.to_list())
-    rows.column_names = dataset.column_names
-    return NoDuplicatesBatchSampler(
-        dataset=rows, batch_size=batch_size, drop_last=drop_last, **options
-    )
-
-
 def _watcher(report: TrainingReport, evaluation: Any, keep: str, progress: Any) -> Any:
     """Make the trainer's callback that notes losses, evaluates, and reports progress."""
-    import math
-
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):  # type: ignore[misc]
@@ -254,14 +243,48 @@ def _watcher(report: TrainingReport, evaluation: Any, keep: str, progress: Any) 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own notices (not their errors) off the terminal meanwhile."""
+def _tokens_once(model: Any) -> Iterator[None]:
+    """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
+    if not _is_static(model):
+        yield
+        return
+    import torch
+
+    module = model[0]
+    known: dict[str, Any] = {}
+
+    def preprocess(inputs: Any, prompt: str | None = None, **options: Any) -> dict[str, Any]:
+        texts = [prompt + text for text in inputs] if prompt else list(inputs)
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        encodings = module.tokenizer.encode_batch(new, add_special_tokens=False)
+        for text, encoding in zip(new, encodings, strict=True):
+            known[text] = np.array(encoding.ids, dtype=np.int32)
+        rows = [known[text] for text in texts]
+        ends = np.cumsum([0, *map(len, rows)])
+        ids = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int64)
+        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(ends[:-1])}
+
+    name = "preprocess" if hasattr(module, "preprocess") else "tokenize"
+    module.__dict__[name] = preprocess
+    try:
+        yield
+    finally:
+        del module.__dict__[name]
+
+
+@contextlib.contextmanager
+def _quiet(model: Any) -> Iterator[None]:
+    """Keep the libraries' notices (not their errors) and the card's bar off the terminal."""
     loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
     levels = [logger.level for logger in loggers]
+    card = model.model_card_data
+    examples = card.widget
     try:
+        card.widget = examples or [{}]  # an empty one would be filled, with a bar, from the rows
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         yield
     finally:
+        card.widget = examples
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
