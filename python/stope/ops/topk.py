@@ -24,9 +24,10 @@ def topk(
     """Find the k corpus rows with the highest score for every query, exactly.
 
     The corpus is scanned in int8 with a proven error bound (in bfloat16 where int8 would lose too
-    much of the rows); whatever the bound cannot rule out is scored again in canonical float32 (see :func:`stope.similarity`). Rows are ordered by (score
-    descending, id ascending), so ids and score bits are the same for every instruction set, number
-    of threads, batch of queries and partition of the corpus.
+    much of the rows); whatever the bound cannot rule out is scored again in canonical float32 (see
+    :func:`stope.similarity`). Rows are ordered by (score descending, id ascending), so ids and
+    score bits are the same for every instruction set, number of threads, batch of queries and
+    partition of the corpus.
 
     Args:
         queries: ``[q, dim]``, float32, float16, bfloat16 or int8 (NumPy, torch, DLPack).
