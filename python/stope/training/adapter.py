@@ -54,7 +54,7 @@ class Adapter:
             raise ValueError(
                 f"embeddings has dim {rows.shape[1]} but the adapter has dim {len(self.weight)}."
             )
-        found = rows @ self.weight.T
+        found = np.asarray(rows @ self.weight.T, dtype=np.float32)
         found /= np.linalg.norm(found, axis=1, keepdims=True).clip(1e-12)
         return found
 

@@ -100,7 +100,7 @@ def pairs_dataset(
 def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     offsets, ids = pairs.positives
     generator = np.random.default_rng(seed)
-    filled = negative_ids.copy()
+    filled = np.array(negative_ids, dtype=np.int64)
     for row in np.flatnonzero((filled < 0).any(axis=1)):
         own = ids[offsets[row] : offsets[row + 1]]
         allowed = len(pairs.corpus_texts) - len(own)

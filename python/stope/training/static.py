@@ -153,4 +153,5 @@ def _corpus_vectors(
             weight = (1 + np.log(counts)).astype(np.float32) * idf[ids]
             weight /= np.linalg.norm(weight)
             found[ids] += weight[:, None] * (weight @ vectors[ids])
-    return found / np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)
+    norms = np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)
+    return np.asarray(found / norms, dtype=np.float32)

@@ -201,7 +201,7 @@ def _watcher(report: TrainingReport, evaluation: Any, keep: str, progress: Any) 
     """Make the trainer's callback that notes losses, evaluates, and reports progress."""
     from transformers import TrainerCallback
 
-    class Watcher(TrainerCallback):  # type: ignore[misc]
+    class Watcher(TrainerCallback):
         best: float = -math.inf
         weights: dict[str, Any] | None = None
 
