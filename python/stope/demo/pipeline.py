@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stope.data import Collection, open_atomic, write_run
 from stope.demo import report, sources
 from stope.demo.sources import Material
@@ -192,11 +194,14 @@ class _Demo:
         with self._timed("+ adapter") as (step, done):
             adapter = train_adapter(queries, own, pairs.positives, seed=self.seed, progress=step)
             done(adapted(adapter))
+        # Mining takes one row per query of the collection; those of other splits are not read.
+        given = np.zeros((pairs.num_queries_given, queries.shape[1]), dtype=np.float32)
+        given[pairs.query_rows] = adapter.apply(queries)
         mined = self._mine(
             lambda step: mine(
                 pairs,
-                query_embeddings=adapter.apply(queries),
-                corpus_embeddings=adapter.apply(own),
+                query_embeddings=given,
+                corpus_embeddings=adapter.apply(corpus),
                 **self._mining,
                 progress=step,
             )
