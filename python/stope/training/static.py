@@ -10,6 +10,7 @@ Widdows 2010), so that tokens of the same documents agree as well.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,13 @@ def train_tokenizer(
         vocab_size=vocab_size, special_tokens=[_UNKNOWN], unk_token=_UNKNOWN, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    # The trainer's hash maps leave the order of tokens and the last bits of their scores to chance.
+    learned = json.loads(tokenizer.to_str())["model"]["vocab"]
+    pieces = sorted(
+        ((word, round(score, 6)) for word, score in learned if word != _UNKNOWN),
+        key=lambda piece: (-piece[1], piece[0]),
+    )
+    tokenizer.model = tokenizers.models.Unigram([(_UNKNOWN, 0.0), *pieces], 0, False)
     return tokenizer
 
 
@@ -79,7 +87,7 @@ def static_encoder(
 ) -> SentenceTransformer:
     """Build a static encoder whose tokenizer and starting vectors are learned from texts alone.
 
-    Untrained it already retrieves about as TF-IDF does; `train` is what it is for.
+    Untrained it matches words, weighted by rarity; `train` is what it is for.
 
     Args:
         texts: the corpus, best with the training queries; held-out queries have no place in it.
