@@ -1,0 +1,153 @@
+"""Inputs and options of the contrastive loss, by name: each rule of it alone, and many at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reference_infonce import DD, DQ, QD, QQ
+
+ALL = (QD, QQ, DQ, DD)
+TWO_WAYS = {"directions": (QD, DQ), "partition": "per_direction"}
+
+
+def embeddings(rng, n, dim):
+    """Random float32 rows with a common direction, so that scores are not all alike."""
+    rows = rng.standard_normal((n, dim))
+    rows += 0.5 * rng.standard_normal((1, dim)) if dim > 1 else 0
+    return rows.astype(np.float32)
+
+
+def problem(seed, rows=5, count=9, dim=4):
+    """(rng, queries [rows, dim], documents [count, dim]); queries lie near their documents."""
+    rng = np.random.default_rng([seed, rows, count, dim])
+    queries, documents = embeddings(rng, rows, dim), embeddings(rng, count, dim)
+    near = min(rows, count)
+    queries[:near] += documents[:near]
+    return rng, queries, documents
+
+
+def options(name, rng, rows, count, dim=4):
+    """The options called `name` for a problem of that size; ids are numbers of four documents."""
+    return MAKERS[name](Draw(rng, rows, count, dim))
+
+
+class Draw:
+    """Random pieces of options for one size of problem."""
+
+    def __init__(self, rng, rows, count, dim):
+        self.rng, self.rows, self.count, self.dim = rng, rows, count, dim
+        own = np.arange(rows) % count
+        self.one = {"positives": own}
+        self.own = own
+        self.ids = {"document_ids": rng.integers(0, max(2, count // 2), count)}
+        self.log_weights = {"log_weights": rng.uniform(-2, 1, count).astype(np.float32)}
+
+    def several(self, empty=True):
+        """One to four positives per query, some queries without any, and their weights."""
+        top = min(5, self.count + 1)
+        sizes = self.rng.integers(1, top, self.rows)
+        if empty and self.rows > 1:
+            sizes[self.rng.integers(0, self.rows, max(1, self.rows // 6))] = 0
+        sizes[0] = top - 1
+        lists = [np.sort(self.rng.permutation(self.count)[:size]) for size in sizes]
+        weights = self.rng.uniform(0.25, 2, sizes.sum()).astype(np.float32)
+        return {"positives": lists, "positive_weights": weights}
+
+    def hard(self):
+        """Up to two hard negatives per query, never its positive."""
+        lists = []
+        for own in self.own:
+            drawn = self.rng.permutation(self.count)[: self.rng.integers(0, 3)]
+            lists.append(np.sort(drawn[drawn != own]))
+        return {"hard_negatives": lists}
+
+    def exclude(self):
+        """Up to five columns per query; the query's positive may be among them, and stays."""
+        width = min(5, self.count)
+        sizes = self.rng.integers(0, width + 1, self.rows)
+        return {"exclude": [np.sort(self.rng.permutation(self.count)[:size]) for size in sizes]}
+
+    def queue(self, ids=True):
+        """Columns without gradient; with `ids`, document ids of both kinds of columns."""
+        size = self.count // 2 + 3
+        found = {"queue": embeddings(self.rng, size, self.dim)}
+        if ids:
+            found |= self.ids | {"queue_ids": self.rng.integers(0, max(2, self.count // 2), size)}
+        return found
+
+    def guide(self, queue=0):
+        """Embeddings of another model, and of the queue's `queue` rows."""
+        dim = 5
+        found = {
+            "guide_queries": embeddings(self.rng, self.rows, dim),
+            "guide_documents": embeddings(self.rng, self.count, dim),
+        }
+        if queue:
+            found["guide_queue"] = embeddings(self.rng, queue, dim)
+        return found
+
+    def row_limits(self, low, high):
+        """One number per query."""
+        return self.rng.uniform(low, high, self.rows).astype(np.float32)
+
+
+def everything(x):
+    """Many rules at once; one positive per query."""
+    queue = x.queue()
+    rules = {"directions": ALL, "hard_negative_log_weight": 0.5, "absolute_margin": -0.2}
+    rules |= {"hardness": "all_negatives", "hardness_strength": 2.0, "min_score": -0.9}
+    return {
+        **rules, **x.one, **x.hard(), **x.exclude(), **x.log_weights, **queue,
+        **x.guide(len(queue["queue"])),
+    }  # fmt: skip
+
+
+MAKERS = {
+    "plain": lambda x: x.one,
+    "dot": lambda x: {"metric": "dot", **x.one},
+    "several": lambda x: {k: v for k, v in x.several().items() if k == "positives"},
+    "several weighted": lambda x: x.several(),
+    "log weights": lambda x: {**x.log_weights, **x.one},
+    "own hard": lambda x: {**x.hard(), "hard_negative_log_weight": 0.7, **x.one},
+    "no foreign hard": lambda x: {**x.hard(), "foreign_hard_negatives": False, **x.one},
+    "bonus of hard": lambda x: {
+        **x.hard(), "hardness": "hard_negatives", "hardness_strength": 5.0, **x.one
+    },
+    "bonus in batch": lambda x: {
+        **x.hard(), "hardness": "in_batch_negatives", "hardness_strength": 9.0, **x.one
+    },
+    "bonus of all": lambda x: {
+        **x.hard(), "hardness": "all_negatives", "hardness_strength": 3.0, **x.one
+    },
+    "exclude": lambda x: {**x.exclude(), **x.one},
+    "ids": lambda x: {**x.ids, **x.one},
+    "ids of several": lambda x: {**x.ids, **x.several()},
+    "absolute margin": lambda x: {"absolute_margin": 0.1, **x.one},
+    "qwen3 margin": lambda x: {"absolute_margin": -0.1, **x.one},
+    "relative margin": lambda x: {"relative_margin": 0.3, **x.several(empty=False)},
+    "limits": lambda x: {"max_score": 0.6, "min_score": -0.3, **x.one},
+    "limits of rows": lambda x: {
+        "max_score": x.row_limits(0.2, 0.8), "min_score": x.row_limits(-0.6, -0.1), **x.one
+    },
+    "guide": lambda x: {"absolute_margin": 0.05, **x.guide(), **x.one},
+    "queue": lambda x: {**x.queue(ids=False), **x.one},
+    "queue with ids": lambda x: {**x.queue(), **x.one},
+    "focal": lambda x: {"focal_margin": 0.3, **x.one},
+    "query to query": lambda x: {"directions": (QD, QQ), **x.one},
+    "document to document": lambda x: {"directions": (QD, DD), **x.hard(), **x.one},
+    "document to query": lambda x: {"directions": (QD, DQ), **x.one},
+    "four directions": lambda x: {"directions": ALL, **x.hard(), **x.one},
+    "qwen3": lambda x: {"directions": (QD, QQ, DD), "absolute_margin": -0.1, **x.ids, **x.one},
+    "guided directions": lambda x: {
+        "directions": ALL, "relative_margin": 0.05, **x.guide(), **x.ids, **x.one
+    },
+    "two ways": lambda x: {**TWO_WAYS, **x.one},
+    "two ways of several": lambda x: {**TWO_WAYS, **x.several()},
+    "two ways with much": lambda x: {
+        **TWO_WAYS, **x.hard(), "hard_negative_log_weight": 0.3, **x.log_weights, **x.ids,
+        "absolute_margin": 0.05, **x.one,
+    },
+    "everything": everything,
+}  # fmt: skip
+SEVERAL = tuple(name for name in MAKERS if "several" in name or name == "relative margin")
+NAMES = tuple(MAKERS)
