@@ -1,0 +1,60 @@
+"""Ids per query as torch tensors in CSR form: list i is ids[offsets[i]:offsets[i + 1]]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def one_each(rows: Any, device: Any) -> tuple[Any, Any]:
+    """Document i for query i."""
+    offsets = torch.arange(rows + 1, dtype=torch.int64, device=device)
+    return offsets, offsets[:-1].clone()
+
+
+def id_lists(value: Any, name: str, rows: Any, device: Any) -> tuple[Any, Any]:
+    """(offsets, ids) from a tuple of both, a tensor of ids [rows] or [rows, n], or id lists.
+
+    Whether offsets rise and ids are in range is checked by the core, which reads them anyway.
+    """
+    if isinstance(value, tuple):
+        if len(value) != 2:
+            raise ValueError(
+                f"{name} is a tuple of {len(value)}; a tuple is CSR (offsets, ids); give a list "
+                "for one sequence of ids per query"
+            )
+        return _integers(value[0], f"{name} offsets"), _integers(value[1], f"{name} ids")
+    if isinstance(value, Sequence) and not all(isinstance(item, int) for item in value):
+        return _from_sequences(value, name, rows, device)
+    ids = _integers(value, name)
+    if ids.ndim not in (1, 2):
+        raise ValueError(f"{name} has {ids.ndim} dimensions; give ids of shape [queries] or 2-D")
+    if ids.shape[0] != rows:
+        raise ValueError(
+            f"{name} has ids for {ids.shape[0]} queries, but there are {rows}; give one row each"
+        )
+    width = 1 if ids.ndim == 1 else ids.shape[1]
+    offsets = torch.arange(rows + 1, dtype=torch.int64, device=ids.device) * width
+    return offsets, ids.reshape(-1).contiguous()
+
+
+def _from_sequences(value: Sequence[Any], name: str, rows: Any, device: Any) -> tuple[Any, Any]:
+    if len(value) != rows:
+        raise ValueError(f"{name} has {len(value)} id lists for {rows} queries; give one each")
+    lists = [_integers(item, f"{name}[{i}]").reshape(-1) for i, item in enumerate(value)]
+    offsets = [0]
+    for item in lists:
+        offsets.append(offsets[-1] + item.shape[0])
+    ids = torch.cat(lists) if lists else torch.zeros(0, dtype=torch.int64)
+    return torch.tensor(offsets, dtype=torch.int64, device=device), ids.to(device)
+
+
+def _integers(value: Any, name: str) -> Any:
+    tensor = torch.as_tensor(value)
+    if tensor.numel() == 0:
+        return tensor.to(torch.int64)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {tensor.dtype}; ids are integers")
+    return tensor.to(torch.int64).contiguous()

@@ -1,0 +1,225 @@
+"""infonce: the row losses of the fused contrastive loss, differentiable by torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from stope.torch import _operators
+from stope.torch._lists import id_lists, one_each
+from stope.torch._operators import Scalar, Statistics
+
+# What a loss module fixes when it is made; everything else comes with every call.
+SCALAR_OPTIONS = (
+    "metric",
+    "objective",
+    "beta",
+    "positive_prior",
+    "detach_hardness",
+    "focal_margin",
+    "directions",
+    "partition",
+    "hard_negative_log_weight",
+    "foreign_hard_negatives",
+    "hardness",
+    "hardness_strength",
+    "absolute_margin",
+    "relative_margin",
+    "max_score",
+    "min_score",
+    "precision",
+)
+
+
+def infonce(
+    queries: Any,
+    documents: Any,
+    positives: Any = None,
+    *,
+    positive_weights: Any = None,
+    temperature: Any = 0.05,
+    bias: Any = 0.0,
+    hard_negatives: Any = None,
+    log_weights: Any = None,
+    exclude: Any = None,
+    document_ids: Any = None,
+    max_score: Any = None,
+    min_score: Any = None,
+    guide_queries: Any = None,
+    guide_documents: Any = None,
+    queue: Any = None,
+    queue_ids: Any = None,
+    guide_queue: Any = None,
+    **options: Scalar,
+) -> Any:
+    """Row losses of the contrastive loss, for gradients by torch.
+
+    With similarities S (cosine or dot), s = 1 / temperature and Y the positives' weights divided by
+    their sum, the plain objective (``objective="out"``) of query i is
+
+        L_i = log sum_j exp(s S_ij) - sum_p Y_ip s S_ip,
+
+    over all documents j that no mask drops. Options, masks, directions and the other objectives are
+    those of :func:`stope.infonce_forward`, where each is explained.
+
+    Args:
+        queries: ``[M, d]`` float32, float16 or bfloat16 on the CPU.
+        documents: ``[N, d]``; where dtypes differ, both become the wider one.
+        positives: ids ``[M]`` or ``[M, n]``, a list of id sequences, or CSR as a tuple
+            ``(offsets, ids)``. None: document i is query i's positive.
+        positive_weights: one weight above 0 per positive, in their order; default 1.
+        temperature: a number or a tensor with one element, which may require a gradient.
+        bias: likewise; added to the logits of ``objective="sigmoid"``.
+        hard_negatives: the queries' own hard negatives, in the forms of ``positives``.
+        log_weights: ``[N]``, added to the logits of negatives.
+        exclude: documents that are no negatives of the query, in the forms of ``positives``.
+        document_ids: int64 ``[N]``: documents with the id of a positive are no negatives.
+        max_score: highest similarity of a negative, a number or ``[M]``.
+        min_score: lowest similarity of a negative, a number or ``[M]``.
+        guide_queries: ``[M, g]`` embeddings whose cosines decide about the margins instead.
+        guide_documents: ``[N, g]``, likewise.
+        queue: ``[K, d]`` more documents, which get no gradient.
+        queue_ids: int64 ``[K]``, ids of the queue's rows, comparable with ``document_ids``.
+        guide_queue: ``[K, g]`` guide embeddings of the queue.
+        **options: the other options of :func:`stope.infonce_forward`.
+
+    Returns:
+        float32 ``[M]``. Gradients flow to queries, documents, temperature and bias, each in the
+        dtype of its tensor; ids, masks, margins, guides and the queue are constants.
+
+    Raises:
+        ValueError: tensors on different devices, and what :func:`stope.infonce_forward` raises.
+        TypeError: an unknown option, an argument that is no tensor, float64 matrices.
+        RuntimeError: tensors that are not on the CPU; a second derivative; in the backward pass, an
+            input that was changed in place after the loss was computed.
+
+    Memory beyond inputs and outputs: O(M + N), nothing of size M x N, forward and backward. A
+    matrix whose last axis is strided is copied once. Works under ``torch.compile`` (also with
+    ``fullgraph=True``) and under autocast, where the loss stays float32.
+
+    Source: ``methods.md`` H1 to H5.
+
+    >>> import torch
+    >>> queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    >>> losses = infonce(queries, torch.eye(2), temperature=0.5)
+    >>> [round(loss, 4) for loss in losses.tolist()]
+    [0.1269, 0.1269]
+    >>> losses.mean().backward()
+    >>> queries.grad.shape
+    torch.Size([2, 2])
+    """
+    unknown = [name for name in options if name not in SCALAR_OPTIONS]
+    if unknown:
+        raise TypeError(f"infonce has no option {unknown[0]!r}; it has {', '.join(SCALAR_OPTIONS)}")
+    return infonce_statistics(
+        queries,
+        documents,
+        positives,
+        positive_weights=positive_weights,
+        temperature=temperature,
+        bias=bias,
+        hard_negatives=hard_negatives,
+        log_weights=log_weights,
+        exclude=exclude,
+        document_ids=document_ids,
+        max_score=max_score,
+        min_score=min_score,
+        guide_queries=guide_queries,
+        guide_documents=guide_documents,
+        queue=queue,
+        queue_ids=queue_ids,
+        guide_queue=guide_queue,
+        options=_operators.encode(options),
+    )[0]
+
+
+def infonce_statistics(
+    queries: Any,
+    documents: Any,
+    positives: Any = None,
+    *,
+    temperature: Any = 0.05,
+    bias: Any = 0.0,
+    options: str = "{}",
+    **arguments: Any,
+) -> tuple[Any, Statistics]:
+    """:func:`infonce` with its row statistics: (losses with gradient, statistics without).
+
+    The scalar options come encoded: torch.compile would take a module's floats for variables.
+    """
+    _check_tensor(queries, "queries")
+    _check_tensor(documents, "documents")
+    wide = torch.promote_types(queries.dtype, documents.dtype)
+    rows, device = queries.shape[0], queries.device
+    tensors: dict[str, Any] = {}
+    if positives is None:
+        offsets, ids = one_each(rows, device)
+    else:
+        offsets, ids = id_lists(positives, "positives", rows, device)
+    for name, prefix in (("hard_negatives", "hard_negative"), ("exclude", "exclude")):
+        value = arguments.pop(name, None)
+        if value is not None:
+            lists = id_lists(value, name, rows, device)
+            tensors[f"{prefix}_offsets"], tensors[f"{prefix}_ids"] = lists
+    for name, value in arguments.items():
+        if value is not None:
+            tensors[name] = torch.as_tensor(value).detach()
+    inputs = [
+        queries.to(wide),
+        documents.to(wide),
+        _one_number(temperature, "temperature"),
+        _one_number(bias, "bias"),
+        offsets,
+        ids,
+        *(tensors.get(name) for name in _operators.OPTIONAL_TENSORS),
+    ]
+    _check_devices(inputs)
+    found = torch.ops.stope.infonce_forward(*inputs, options)
+    return found[0], Statistics(found[0].detach(), *found[1:7])
+
+
+_NAMES = (
+    "queries",
+    "documents",
+    "temperature",
+    "bias",
+    "positives",
+    "positives",
+    *_operators.OPTIONAL_TENSORS,
+)
+
+
+def _check_devices(inputs: list[Any]) -> None:
+    device = inputs[0].device
+    for name, tensor in zip(_NAMES, inputs, strict=True):
+        if tensor is not None and tensor.device != device:
+            raise ValueError(
+                f"queries is on {device}, but {name} is on {tensor.device}; move them to one device"
+            )
+    if device.type != "cpu":
+        raise RuntimeError(
+            f"queries is on {device}, but this stope computes on the CPU only; move the tensors "
+            "there with .cpu()"
+        )
+
+
+def _check_tensor(value: Any, name: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; give a torch tensor")
+    if value.ndim != 2:
+        raise ValueError(f"{name} has {value.ndim} dimensions; give a matrix, one row each")
+    if value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"{name} has dtype {value.dtype}; give float32, float16 or bfloat16, such as "
+            f"{name}.float()"
+        )
+
+
+def _one_number(value: Any, name: str) -> Any:
+    # A Python number becomes float64, so that the core sees the very number that was given.
+    if not isinstance(value, torch.Tensor):
+        return torch.tensor(float(value), dtype=torch.float64)
+    if value.numel() != 1:
+        raise ValueError(f"{name} has {value.numel()} elements; give one number")
+    return value.reshape(())

@@ -1,0 +1,273 @@
+"""InfoNCELoss and SigmoidLoss: the contrastive losses as modules, with weights and temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from stope.torch._operators import Scalar, Statistics, encode
+from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
+
+
+class InfoNCELoss(nn.Module):  # type: ignore[misc]
+    """The contrastive loss of a batch: the weighted mean of :func:`stope.torch.infonce`'s rows.
+
+        L = sum_i w_i L_i / sum_i w_i
+
+    with the row losses L_i of :func:`stope.infonce_forward` and the queries' weights w (default 1).
+
+    Args:
+        temperature: divides the similarities.
+        learnable_temperature: make log(1 / temperature) the parameter ``log_scale``. The scale
+            1 / temperature is clamped to ``max_scale``; where it is, its gradient is zero (CLIP).
+        max_scale: see above.
+        **options: numbers and names that stay the same in every call: ``metric``, ``objective``,
+            ``directions``, ``partition``, ``hardness``, ``absolute_margin``, ``precision`` and so
+            on, explained at :func:`stope.infonce_forward`.
+
+    Attributes:
+        statistics: :class:`Statistics` of the last call, without gradient; None before.
+
+    Raises:
+        ValueError: a temperature that is not positive and finite, or a learnable one whose scale
+            starts above ``max_scale``.
+        TypeError: an unknown option.
+
+    Source: ``methods.md`` H1, H6.
+
+    >>> import torch
+    >>> loss = InfoNCELoss(temperature=0.1, learnable_temperature=True)
+    >>> queries, documents = torch.eye(3), torch.eye(3).roll(1, 0)
+    >>> value = loss(queries, documents, positives=[1, 2, 0], weights=torch.tensor([1.0, 0, 0]))
+    >>> value.backward()
+    >>> loss.statistics.ranks.tolist(), round(loss.temperature.item(), 4)
+    ([1, 1, 1], 0.1)
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.05,
+        *,
+        learnable_temperature: bool = False,
+        max_scale: float = 100.0,
+        **options: Scalar,
+    ) -> None:
+        super().__init__()
+        check_options(options, "InfoNCELoss")
+        self.options = options
+        self._encoded = encode(options)
+        self.max_scale = check_positive(max_scale, "max_scale")
+        self.statistics: Statistics | None = None
+        self._fixed = check_positive(temperature, "temperature")
+        self.log_scale: Any = None
+        if learnable_temperature:
+            self.log_scale = log_scale(1.0 / self._fixed, self.max_scale, "1 / temperature")
+
+    @property
+    def temperature(self) -> Any:
+        """The temperature in use: a tensor with gradient if it is learnable, else a number."""
+        if self.log_scale is None:
+            return self._fixed
+        return torch.exp(-self.log_scale.clamp(max=math.log(self.max_scale)))
+
+    def forward(
+        self,
+        queries: Any,
+        documents: Any,
+        positives: Any = None,
+        weights: Any = None,
+        **tensors: Any,
+    ) -> Any:
+        """The loss of one batch, a float32 scalar.
+
+        Args:
+            queries: ``[M, d]``.
+            documents: ``[N, d]``.
+            positives: as for :func:`stope.torch.infonce`; None: document i is query i's.
+            weights: ``[M]`` weights of the queries, at least 0 and not all 0; may require a
+                gradient. A query without positives has loss 0 but counts in the mean.
+            **tensors: what changes with the batch: ``positive_weights``, ``hard_negatives``,
+                ``log_weights``, ``exclude``, ``document_ids``, ``max_score``, ``min_score``,
+                ``guide_queries``, ``guide_documents``, ``queue``, ``queue_ids``, ``guide_queue``.
+
+        Raises:
+            ValueError: weights that are negative, not finite, all zero or of the wrong length, and
+                what :func:`stope.torch.infonce` raises.
+        """
+        losses, self.statistics = infonce_statistics(
+            queries,
+            documents,
+            positives,
+            temperature=self.temperature,
+            options=self._encoded,
+            **check_tensors(tensors, "InfoNCELoss"),
+        )
+        return weighted_mean(losses, weights)
+
+    def extra_repr(self) -> str:
+        """What repr tells of the module."""
+        learned = self.log_scale is not None
+        shown = {"learnable_temperature": learned, **self.options}
+        return f"temperature={float(self.temperature):.6g}, " + ", ".join(
+            f"{name}={value!r}" for name, value in shown.items()
+        )
+
+
+class SigmoidLoss(nn.Module):  # type: ignore[misc]
+    """The sigmoid loss of SigLIP: every pair is a yes-or-no question of its own.
+
+        L_i = sum_j log(1 + exp(-Z_ij (t S_ij + b))),   Z_ij = 1 for positives, -1 for negatives,
+
+    and L the weighted mean over the queries, with cosine similarities S.
+
+    Args:
+        scale: t at the start; its logarithm is the parameter ``log_scale``, clamped to
+            ``max_scale`` with zero gradient there.
+        bias: b at the start, the parameter ``bias``; about -log(N) lets training start calmly.
+        learnable: False keeps both as they are (buffers instead of parameters).
+        max_scale: see above.
+        **options: as for :class:`InfoNCELoss`, except the ``objective``.
+
+    Attributes:
+        statistics: as for :class:`InfoNCELoss`.
+
+    Source: Zhai et al. 2023 (SigLIP); ``methods.md`` H9.
+
+    >>> import torch
+    >>> documents = torch.tensor([[0.9, 0.2], [0.1, 0.8]])
+    >>> round(SigmoidLoss(metric="dot")(torch.eye(2), documents).item(), 6)
+    1.720324
+    """
+
+    def __init__(
+        self,
+        scale: float = 10.0,
+        bias: float = -10.0,
+        *,
+        learnable: bool = True,
+        max_scale: float = 100.0,
+        **options: Scalar,
+    ) -> None:
+        super().__init__()
+        check_options(options, "SigmoidLoss")
+        if "objective" in options:
+            raise TypeError("SigmoidLoss fixes objective='sigmoid'; use InfoNCELoss for others")
+        if not math.isfinite(bias):
+            raise ValueError(f"bias is {bias}; give a finite number")
+        self.options: dict[str, Scalar] = {**options, "objective": "sigmoid"}
+        self._encoded = encode(self.options)
+        self.max_scale = check_positive(max_scale, "max_scale")
+        self.statistics: Statistics | None = None
+        self.log_scale = log_scale(check_positive(scale, "scale"), self.max_scale, "scale")
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+        if not learnable:
+            self.log_scale.requires_grad_(False)
+            self.bias.requires_grad_(False)
+
+    @property
+    def scale(self) -> Any:
+        """t, a tensor with one element."""
+        return torch.exp(self.log_scale.clamp(max=math.log(self.max_scale)))
+
+    def forward(
+        self,
+        queries: Any,
+        documents: Any,
+        positives: Any = None,
+        weights: Any = None,
+        **tensors: Any,
+    ) -> Any:
+        """The loss of one batch; arguments as for :meth:`InfoNCELoss.forward`."""
+        losses, self.statistics = infonce_statistics(
+            queries,
+            documents,
+            positives,
+            temperature=1.0 / self.scale,
+            bias=self.bias,
+            options=self._encoded,
+            **check_tensors(tensors, "SigmoidLoss"),
+        )
+        return weighted_mean(losses, weights)
+
+    def extra_repr(self) -> str:
+        """What repr tells of the module."""
+        return f"scale={float(self.scale):.6g}, bias={float(self.bias):.6g}"
+
+
+def weighted_mean(losses: Any, weights: Any) -> Any:
+    """sum_i w_i L_i / sum_i w_i, after a check of the weights; the plain mean without weights."""
+    if weights is None:
+        return losses.mean()
+    weights = check_weights(losses, weights)
+    return (weights * losses).sum() / weights.sum()
+
+
+def check_weights(losses: Any, weights: Any, *, none_is_fine: bool = False) -> Any:
+    """The weights as float32 of the losses' length, at least 0, not all 0."""
+    weights = torch.as_tensor(weights)
+    if weights.shape != losses.shape:
+        raise ValueError(
+            f"weights has shape {tuple(weights.shape)}; give one per query, "
+            f"shape {tuple(losses.shape)}"
+        )
+    return torch.ops.stope.checked_weights(weights.to(losses.dtype), none_is_fine)
+
+
+def log_scale(scale: float, max_scale: float, name: str) -> Any:
+    """The parameter log(scale)."""
+    if scale > max_scale * (1 + 1e-6):
+        raise ValueError(
+            f"{name} is {scale:.6g}, above max_scale={max_scale:.6g}, where its gradient is zero; "
+            "start lower or raise max_scale"
+        )
+    return nn.Parameter(torch.tensor(min(math.log(scale), math.log(max_scale))))
+
+
+def check_positive(value: Any, name: str) -> float:
+    """The value as a float above 0, or a sentence."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is {value!r}; give a number")
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} is {number}; give a positive, finite number")
+    return number
+
+
+def check_options(options: dict[str, Any], owner: str) -> None:
+    """Only names that a loss can fix for all its calls."""
+    for name in options:
+        if name not in SCALAR_OPTIONS:
+            raise TypeError(
+                f"{owner} has no option {name!r}; it has {', '.join(SCALAR_OPTIONS)}; tensors of "
+                "the batch go into the call"
+            )
+
+
+_TENSORS = (
+    "positive_weights",
+    "hard_negatives",
+    "log_weights",
+    "exclude",
+    "document_ids",
+    "max_score",
+    "min_score",
+    "guide_queries",
+    "guide_documents",
+    "queue",
+    "queue_ids",
+    "guide_queue",
+)
+
+
+def check_tensors(tensors: dict[str, Any], owner: str) -> dict[str, Any]:
+    """Only names that may come with a batch."""
+    for name in tensors:
+        if name not in _TENSORS:
+            raise TypeError(
+                f"{owner} takes no {name!r} with a batch; it takes {', '.join(_TENSORS)}; options "
+                "that stay the same are given when the loss is made"
+            )
+    return tensors
