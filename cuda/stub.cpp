@@ -1,6 +1,7 @@
 // The CUDA functions of a build without CUDA: each says so.
 #include "stope/error.h"
 #include "stope/hard_negatives.h"
+#include "stope/infonce.h"
 #include "stope/runtime.h"
 #include "stope/similarity.h"
 #include "stope/topk.h"
@@ -25,6 +26,8 @@ namespace {
 void similarity_cuda(const SimilarityCall&) { refuse("similarity"); }
 void topk_cuda(const TopkCall&) { refuse("topk"); }
 void pair_scores_cuda(const PairScoresCall&) { refuse("mine_hard_negatives"); }
+void infonce_forward_cuda(const InfonceProblem&, const InfonceForward&) { refuse("infonce"); }
+void infonce_backward_cuda(const InfonceProblem&, const InfonceBackward&) { refuse("infonce"); }
 bool cuda_built() { return false; }
 
 }  // namespace stope

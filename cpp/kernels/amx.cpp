@@ -4,10 +4,12 @@
 
 #include "kernel_table.h"
 #include "simd/amx.h"
+#include "simd/avx512.h"
+
+#include "amx_loss.inl.h"
 
 namespace {
 
-using stope::kLanes;
 using stope::PanelFooter;
 using stope::PanelRun;
 using stope::QueryTile;
@@ -123,6 +125,7 @@ void fill_amx(KernelTable* table) {
   table->name = "amx";
   fill_scan<Int8Tiles>(&table->int8);
   fill_scan<Bfloat16Tiles>(&table->bfloat16);
+  fill_amx_loss(&table->loss);
 }
 
 }  // namespace stope

@@ -1,9 +1,11 @@
 // What every ISA file ends with: the templates on its sixteen lanes, and the table they fill.
 #pragma once
 
+#include "accumulate.inl.h"
 #include "exact.inl.h"
 #include "format.inl.h"
 #include "score.inl.h"
+#include "softmax.inl.h"
 
 #include "pack.inl.h"
 #include "select.inl.h"
@@ -66,10 +68,26 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->peak = peak<Format>;
 }
 
+void fill_loss(stope::LossKernels* loss) {
+  loss->element_bytes[stope::kLossFloat32] = sizeof(float);
+  loss->element_bytes[stope::kLossBfloat16] = sizeof(float);
+  loss->pack_left = pack_rows;
+  loss->pack_right = pack_columns;
+  loss->pack_inner = pack_rows;
+  loss->score = score_tile;
+  loss->accumulate = accumulate_tile;
+  loss->mask = mask_scores;
+  loss->survey = survey_scores;
+  loss->fold = fold_scores;
+  loss->weigh = weigh_scores;
+}
+
 void fill(stope::KernelTable* table, const char* name) {
   table->name = name;
   fill_scan<Int8>(&table->int8);
   fill_scan<Bfloat16>(&table->bfloat16);
+  fill_loss(&table->loss);
+  table->largest_magnitude = largest_magnitude;
   table->widen = widen;
   table->normalise = normalise;
   table->reached_by = reached_by;

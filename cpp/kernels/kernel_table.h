@@ -110,10 +110,106 @@ struct ScanKernels {
   std::int64_t (*peak)(std::int64_t rounds);
 };
 
+// The loss multiplies matrices three ways: scores = X . Y', and in the backward pass W . Y and
+// W' . X with a tile of weights W. Operands are packed in groups of 16 rows, in a layout of the
+// table's own: `left` and `right` for the scores, `inner` for what weights multiply. Rows are
+// padded with zeros to kLossPadding, depths likewise; a packed operand takes
+//   rows_padded * depth_padded * element_bytes[precision].
+inline constexpr int kLossPadding = 32;
+
+enum LossPrecision { kLossFloat32, kLossBfloat16 };
+
+// How one row's raw similarities become logits and weights (methods.md, H1, H9, E3, E5):
+//   logit = multiplier * S + log_weight          (focal: multiplier * S * (S + focal_margin))
+//   softmax:  e^(logit - reference)
+//   hardness: e^((1 + beta)(logit - reference)) and e^(beta (logit - reference))
+//   sigmoid:  softplus(logit + shift), its derivative in the backward pass
+// An entry of -infinity is masked: it adds nothing and gets no weight.
+enum LossKind { kLossSoftmax, kLossHardness, kLossSigmoid };
+
+struct LossTerms {
+  LossKind kind;
+  bool focal;
+  float multiplier;
+  float focal_margin;
+  float beta;
+  float shift;
+  const float* log_weights;  // of the tile's columns, or nullptr
+};
+
+// What a row has summed so far: softmax: sum of exponentials; hardness: of both; sigmoid: of
+// softplus and of its derivative. `reference` is the largest logit.
+struct LossSums {
+  float reference;
+  double first;
+  double second;
+};
+
+// Weight = first * (first exponential) + second * (second exponential), or first * derivative.
+struct LossCoefficients {
+  float reference;
+  float first;
+  float second;
+};
+
+struct LossMask {
+  const float* values;             // what the limits are for: the scores themselves or the guide's
+  float upper;                     // dropped when above
+  float lower;                     // dropped when below
+  const std::int32_t* groups;      // of the columns, or nullptr
+  const std::int32_t* row_groups;  // dropped when a column's group is one of these
+  int row_group_count;
+};
+
+struct LossSurvey {
+  std::int64_t kept;
+  std::int64_t above;       // kept scores above `positive`
+  float best;               // largest kept score
+  std::int64_t best_index;  // its first index, counted from `first_index` of the call
+};
+
+struct LossKernels {
+  int element_bytes[2];  // of a packed element, by LossPrecision
+
+  // Pack up to 16 rows as group number `group` of the operand at `base`; missing rows are zeros.
+  void (*pack_left)(LossPrecision precision, const float* const* rows, int count,
+                    std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_right)(LossPrecision precision, const float* const* rows, int count,
+                     std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_inner)(LossPrecision precision, const float* const* rows, int count,
+                     std::int64_t depth, std::int64_t group, void* base);
+
+  // tile[r * stride + c] = left row r . right row c. Rows and columns are padded: the tile has
+  // room for multiples of kLossPadding. An entry's bits do not depend on its place in the tile.
+  void (*score)(LossPrecision precision, const void* left, const void* right, int rows, int columns,
+                std::int64_t depth, float* tile, std::int64_t stride);
+
+  // out[r] += sum over c of weights[r][c] * inner row c, or with `transposed`
+  // out[c] += sum over r of weights[r][c] * inner row r. Weights are zero in the padding of
+  // columns; `scratch` holds rows_padded * columns_padded * 4 bytes, 64-byte aligned.
+  void (*accumulate)(LossPrecision precision, const float* weights, std::int64_t stride, int rows,
+                     int columns, bool transposed, const void* inner, std::int64_t depth,
+                     float* out, std::int64_t out_stride, void* scratch);
+
+  // One row of a tile, `count` entries of it.
+  void (*mask)(float* scores, int count, const LossMask* mask);
+  void (*survey)(const float* scores, int count, float positive, std::int64_t first_index,
+                 LossSurvey* survey);
+  void (*fold)(const float* scores, int count, const LossTerms* terms, LossSums* sums);
+  // Replaces scores by the weights dL/dS / multiplier, zeros up to `padded`; returns the sum over
+  // the row of dL/dlogit in *total and of dL/dlogit * dlogit/dmultiplier in *moment if focal.
+  void (*weigh)(float* scores, int count, int padded, const LossTerms* terms,
+                const LossCoefficients* coefficients, double* total, double* moment);
+};
+
 struct KernelTable {
   const char* name;
   ScanKernels int8;
   ScanKernels bfloat16;
+  LossKernels loss;
+
+  // The largest |x| of a row, and whether all of it is finite.
+  float (*largest_magnitude)(const float* row, std::int64_t depth, bool* finite);
 
   // dst[0..depth) = float32 of src; exact for every DType.
   void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);

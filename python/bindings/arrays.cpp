@@ -225,6 +225,9 @@ T* import_vector(const py::buffer& buffer, const char* name, py::ssize_t size, b
   return static_cast<T*>(info.ptr);
 }
 
+template std::int32_t* import_vector<std::int32_t>(const py::buffer&, const char*, py::ssize_t,
+                                                   bool);
+template double* import_vector<double>(const py::buffer&, const char*, py::ssize_t, bool);
 template float* import_vector<float>(const py::buffer&, const char*, py::ssize_t, bool);
 template std::int64_t* import_vector<std::int64_t>(const py::buffer&, const char*, py::ssize_t,
                                                    bool);

@@ -64,8 +64,8 @@ class PythonProgress {
 };
 
 // operation(call) without the GIL; a stop asked for by Python comes back as Python's exception.
-template <typename Call>
-void run_without_gil(void (*operation)(const Call&), const Call& call, PythonProgress* progress) {
+template <typename Operation, typename Call>
+void run_without_gil(const Operation& operation, const Call& call, PythonProgress* progress) {
   try {
     const py::gil_scoped_release release;
     operation(call);

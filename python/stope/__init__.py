@@ -12,6 +12,7 @@ from stope import _core, errors, isa
 from stope.ops._search import TopK
 from stope.ops.flat_index import FlatIndex
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
+from stope.ops.infonce import InfoNCE, InfoNCEGradients, infonce_backward, infonce_forward
 from stope.ops.similarity import similarity
 from stope.ops.topk import topk
 
@@ -20,10 +21,14 @@ __version__: str = _core.build_info()["version"]
 __all__ = [
     "FlatIndex",
     "HardNegatives",
+    "InfoNCE",
+    "InfoNCEGradients",
     "TopK",
     "build_info",
     "errors",
     "get_num_threads",
+    "infonce_backward",
+    "infonce_forward",
     "isa",
     "mine_hard_negatives",
     "set_num_threads",

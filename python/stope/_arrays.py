@@ -234,6 +234,15 @@ def like(result: NDArray[Any], model: object) -> Any:
     return result
 
 
+def take_rows(array: Any, rows: NDArray[np.int64]) -> Any:
+    """The named rows, in the caller's own kind of array; no copy where they are the first ones."""
+    if rows.size and rows[-1] == rows.size - 1 and np.all(np.diff(rows) == 1):
+        return array[: rows.size]
+    if type(array).__module__.split(".")[0] == "torch":
+        return array[sys.modules["torch"].from_numpy(rows)]
+    return array[rows]
+
+
 def bits(matrix: Any) -> NDArray[Any]:
     """A matrix as NumPy without changing a bit; bfloat16 becomes uint16."""
     if type(matrix).__module__.split(".")[0] == "torch":

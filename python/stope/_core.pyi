@@ -71,6 +71,32 @@ def sampling_keys(
     columns: int,
     keys: NDArray[Any],
 ) -> None: ...
+INFONCE_STATE: int
+
+def infonce_forward(
+    *,
+    problem: dict[str, Any],
+    losses: NDArray[Any],
+    log_sum_exp: NDArray[Any],
+    positive_scores: NDArray[Any],
+    negatives: NDArray[Any],
+    best_negatives: NDArray[Any],
+    best_negative_scores: NDArray[Any],
+    ranks: NDArray[Any],
+    state: NDArray[Any],
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def infonce_backward(
+    *,
+    problem: dict[str, Any],
+    state: NDArray[Any],
+    row_gradients: NDArray[Any],
+    queries: NDArray[Any],
+    documents: NDArray[Any] | None,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> tuple[float, float]: ...
 def available_isas() -> list[str]: ...
 def current_isa() -> str: ...
 def select_isa(name: str) -> None: ...

@@ -2,8 +2,8 @@
 //
 //   instruction           | cycles                | what it does
 //   tdpbusd               | latency 52, 1 per 16  | C[16][16] += A[16][64] (u8) . B[16][16][4] (s8)
-//   tdpbf16ps             | latency 52, 1 per 16  | C[16][16] += A[16][32] . B[16][16][2]   (bfloat16)
-//   tileloadd             | 8 per tile from L1    | 16 rows of 64 bytes, any stride
+//   tdpbf16ps             | latency 52, 1 per 16  | C[16][16] += A[16][32] . B[16][16][2]
+//   (bfloat16) tileloadd             | 8 per tile from L1    | 16 rows of 64 bytes, any stride
 //   tilestored            | 16 per tile           | likewise
 // Eight tiles: four accumulators (32 queries x 32 corpus rows), two of A, two of B, so that four
 // products hide four loads. A corpus panel is a B tile as it lies; a stride of 0 loads one row 16

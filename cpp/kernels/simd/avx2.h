@@ -22,6 +22,8 @@ constexpr int kExactRows = 2;
 constexpr int kExactColumns = 2;
 constexpr int kBfloat16TileRows = 4;
 constexpr int kBfloat16TilePanels = 1;
+constexpr int kLossRows = 6;
+constexpr int kLossVectors = 1;
 constexpr int kQueryOffset = 0;
 
 struct f32x16 {
@@ -100,6 +102,37 @@ inline std::uint32_t compare(f32x16 a, f32x16 b) {
 }
 inline std::uint32_t mask_ge(f32x16 a, f32x16 b) { return compare<_CMP_GE_OQ>(a, b); }
 inline std::uint32_t mask_gt(f32x16 a, f32x16 b) { return compare<_CMP_GT_OQ>(a, b); }
+
+inline f32x16 div_f32(f32x16 a, f32x16 b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+inline f32x16 where_le(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
+  return {_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LE_OQ)),
+          _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_LE_OQ))};
+}
+inline f32x16 where_equal(i32x16 group, std::int32_t wanted, f32x16 yes, f32x16 no) {
+  const __m256i value = _mm256_set1_epi32(wanted);
+  const __m256 low = _mm256_castsi256_ps(_mm256_cmpeq_epi32(group.low, value));
+  const __m256 high = _mm256_castsi256_ps(_mm256_cmpeq_epi32(group.high, value));
+  return {_mm256_blendv_ps(no.low, yes.low, low), _mm256_blendv_ps(no.high, yes.high, high)};
+}
+inline __m256 power_of_two(__m256 n) {
+  const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+}
+inline f32x16 times_power_of_two(f32x16 a, f32x16 n) {
+  return {_mm256_mul_ps(a.low, power_of_two(n.low)), _mm256_mul_ps(a.high, power_of_two(n.high))};
+}
+inline __m256 round_half_to_bf16(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  return _mm256_castsi256_ps(
+      _mm256_and_si256(up, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+inline f32x16 round_to_bf16(f32x16 a) {
+  return {round_half_to_bf16(a.low), round_half_to_bf16(a.high)};
+}
 
 inline void store_i8(std::int8_t* p, f32x16 a) {
   const __m256i low = _mm256_cvtps_epi32(a.low), high = _mm256_cvtps_epi32(a.high);

@@ -22,6 +22,8 @@ constexpr int kExactRows = 4;
 constexpr int kExactColumns = 4;
 constexpr int kBfloat16TileRows = 6;
 constexpr int kBfloat16TilePanels = 3;
+constexpr int kLossRows = 8;
+constexpr int kLossVectors = 3;
 constexpr int kQueryOffset = 128;
 
 using f32x16 = __m512;
@@ -57,6 +59,22 @@ inline float reduce_add(f32x16 a) {
 inline float reduce_max(f32x16 a) { return _mm512_reduce_max_ps(a); }
 inline std::uint32_t mask_ge(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline std::uint32_t mask_gt(f32x16 a, f32x16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+
+inline f32x16 div_f32(f32x16 a, f32x16 b) { return _mm512_div_ps(a, b); }
+inline f32x16 where_le(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LE_OQ), no, yes);
+}
+inline f32x16 where_equal(i32x16 group, std::int32_t wanted, f32x16 yes, f32x16 no) {
+  return _mm512_mask_blend_ps(_mm512_cmpeq_epi32_mask(group, _mm512_set1_epi32(wanted)), no, yes);
+}
+inline f32x16 times_power_of_two(f32x16 a, f32x16 n) { return _mm512_scalef_ps(a, n); }
+inline f32x16 round_to_bf16(f32x16 a) {
+  const __m512i bits = _mm512_castps_si512(a);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(up, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
 
 inline void store_i8(std::int8_t* p, f32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));

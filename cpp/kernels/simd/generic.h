@@ -11,6 +11,8 @@ constexpr int kExactRows = 1;
 constexpr int kExactColumns = 1;
 constexpr int kBfloat16TileRows = 4;
 constexpr int kBfloat16TilePanels = 1;
+constexpr int kLossRows = 4;
+constexpr int kLossVectors = 1;
 constexpr int kQueryOffset = 0;  // added to a query's int8 before it is stored
 
 struct f32x16 {
@@ -95,6 +97,37 @@ inline std::uint32_t mask_gt(f32x16 a, f32x16 b) {
   std::uint32_t mask = 0;
   for (int l = 0; l < 16; ++l) mask |= static_cast<std::uint32_t>(a.lane[l] > b.lane[l]) << l;
   return mask;
+}
+
+inline f32x16 div_f32(f32x16 a, f32x16 b) {
+  return map_lanes([&](int l) { return a.lane[l] / b.lane[l]; });
+}
+// a <= b ? yes : no; group == wanted ? yes : no.
+inline f32x16 where_le(f32x16 a, f32x16 b, f32x16 yes, f32x16 no) {
+  return map_lanes([&](int l) { return a.lane[l] <= b.lane[l] ? yes.lane[l] : no.lane[l]; });
+}
+inline f32x16 where_equal(i32x16 group, std::int32_t wanted, f32x16 yes, f32x16 no) {
+  return map_lanes([&](int l) { return group.lane[l] == wanted ? yes.lane[l] : no.lane[l]; });
+}
+// a * 2^n for an integral n in [-126, 127].
+inline f32x16 times_power_of_two(f32x16 a, f32x16 n) {
+  return map_lanes([&](int l) {
+    const auto bits = static_cast<std::uint32_t>(static_cast<std::int32_t>(n.lane[l]) + 127) << 23;
+    float power;
+    __builtin_memcpy(&power, &bits, sizeof(power));
+    return a.lane[l] * power;
+  });
+}
+// Rounded to the eight significant bits of bfloat16, ties to even.
+inline f32x16 round_to_bf16(f32x16 a) {
+  return map_lanes([&](int l) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &a.lane[l], sizeof(bits));
+    bits = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+    float rounded;
+    __builtin_memcpy(&rounded, &bits, sizeof(rounded));
+    return rounded;
+  });
 }
 
 // Integral values in [-128, 127], so the conversion is exact.

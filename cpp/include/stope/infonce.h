@@ -1,0 +1,104 @@
+// infonce: the contrastive loss of every row, and its gradients, without the matrix of scores.
+//
+// Row i has positives P_i among the documents; every other column that no mask drops is a
+// negative. Scores S are dot products or cosines, logits scale * S (methods.md, H).
+#pragma once
+
+#include "stope/matrix.h"
+
+namespace stope {
+
+enum class Objective : std::int32_t {
+  kOut,
+  kIn,
+  kExcl,
+  kDecoupled,
+  kHardness,
+  kPairwise,
+  kSigmoid
+};
+enum class LossArithmetic : std::int32_t { kFloat32, kBfloat16 };
+
+// Which scores share a row's denominator: from its query or from its positive document.
+struct Directions {
+  bool query_to_document = true;
+  bool query_to_query = false;
+  bool document_to_query = false;
+  bool document_to_document = false;
+};
+
+struct InfonceProblem {
+  Matrix queries;                   // [M, dim]
+  Matrix documents;                 // [N, dim]
+  Matrix queue;                     // [K, dim] more columns, without gradient; K may be 0
+  Metric metric = Metric::kCosine;  // or kDot
+  LossArithmetic precision = LossArithmetic::kFloat32;
+  Objective objective = Objective::kOut;
+  Directions directions;
+
+  IdLists positives;                         // of every query
+  const float* positive_weights = nullptr;   // optional, one per positive, > 0
+  IdLists exclude;                           // optional: columns that are no negatives
+  IdLists hard_negatives;                    // optional: a query's own
+  bool foreign_hard_negatives = true;        // whether others' count as negatives
+  bool documents_see_hard_negatives = true;  // whether document-to-document has them as columns
+
+  double scale = 1.0;
+  double bias = 0.0;            // sigmoid
+  double beta = 0.0;            // hardness
+  double positive_prior = 0.0;  // hardness
+  bool detach_hardness = false;
+  bool focal = false;
+  double focal_margin = 0.0;
+  double in_batch_hardness = 0.0;  // added to the multiplier of S, without gradient
+  double hard_hardness = 0.0;      // the same for the query's own hard negatives
+  double hard_log_weight = 0.0;
+  const float* log_weights = nullptr;  // optional [N], of columns as negatives
+
+  const std::int32_t* document_groups = nullptr;  // optional [N]: a positive's group is dropped
+  const std::int32_t* queue_groups = nullptr;     // optional [K]
+  bool has_absolute_margin = false, has_relative_margin = false;
+  double absolute_margin = 0.0, relative_margin = 0.0;
+  const float* ceilings = nullptr;  // optional [M]
+  const float* floors = nullptr;    // optional [M]
+  Matrix guide_queries;             // optional: limits are for the guide's cosines
+  Matrix guide_documents;
+  Matrix guide_queue;
+  bool has_guide = false;
+
+  Execution execution;
+};
+
+inline constexpr int kInfonceState = 4;  // doubles per query from forward to backward
+
+struct InfonceForward {
+  float* losses = nullptr;                 // [M]
+  float* log_sum_exp = nullptr;            // [M]
+  float* positive_scores = nullptr;        // [positives]
+  std::int64_t* negatives = nullptr;       // [M]
+  std::int64_t* best_negatives = nullptr;  // [M], -1 for none
+  float* best_negative_scores = nullptr;   // [M]
+  std::int64_t* ranks = nullptr;           // [M]
+  double* state = nullptr;                 // [M, kInfonceState]
+};
+
+struct InfonceBackward {
+  const double* state = nullptr;         // [M, kInfonceState] of the forward pass
+  const float* row_gradients = nullptr;  // [M] dL / dloss
+  float* queries = nullptr;              // [M, dim]
+  float* documents = nullptr;            // optional [N, dim]
+  double* scale = nullptr;               // dL / dscale
+  double* bias = nullptr;                // dL / dbias
+};
+
+std::size_t infonce_forward_workspace_bytes(const InfonceProblem& problem);
+void infonce_forward(const InfonceProblem& problem, const InfonceForward& out);
+
+std::size_t infonce_backward_workspace_bytes(const InfonceProblem& problem);
+void infonce_backward(const InfonceProblem& problem, const InfonceBackward& out);
+
+// The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+void infonce_forward_cuda(const InfonceProblem& problem, const InfonceForward& out);
+void infonce_backward_cuda(const InfonceProblem& problem, const InfonceBackward& out);
+
+}  // namespace stope

@@ -1,0 +1,167 @@
+// The loss's three products in float32: scores = X . Y', and weights times an operand.
+//
+//   out[r][16 v + l] (+)= sum over k of a[r][k] * b[k][v][l]
+// One loop serves all three: elements of a are broadcast from any two strides, so that a tile of
+// weights is read as it lies or transposed; b is a vector of 16. `left` and `inner` are the rows
+// themselves, `right` is a panel [depth][16 rows]. An entry sums over k in ascending order by fused
+// multiply-add, wherever it lies in a block.
+#pragma once
+
+#include "kernel_table.h"
+
+namespace {
+
+using stope::kLanes;
+using stope::kLossPadding;
+using stope::LossPrecision;
+
+struct Scalars {  // a[r][k]
+  const float* data;
+  std::int64_t row_stride, k_stride;
+};
+struct Vectors {  // b[k][v], 16 floats each
+  const float* data;
+  std::int64_t k_stride, vector_stride;
+};
+
+template <int kNumber>
+struct Count {
+  static constexpr int kCount = kNumber;
+};
+
+inline std::int64_t padded_depth(std::int64_t depth) {
+  return (depth + kLossPadding - 1) / kLossPadding * kLossPadding;
+}
+
+// `width` elements of the vectors are in the output; beyond them nothing is read or written.
+template <int kRows, int kVectors, bool kAdd>
+inline void multiply_block(const Scalars& a, const Vectors& b, std::int64_t depth, float* out,
+                           std::int64_t out_stride, int width) {
+  f32x16 sum[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const float* p = out + r * out_stride + v * kLanes;
+      const int rest = width - v * kLanes;
+      if (!kAdd)
+        sum[r][v] = set_f32(0.0f);
+      else
+        sum[r][v] = rest >= kLanes ? load_f32(p) : load_partial_f32(p, rest);
+    }
+  const float* scalar = a.data;
+  const float* vector = b.data;
+  const std::int64_t row_stride = a.row_stride, vector_stride = b.vector_stride;
+  for (std::int64_t k = 0; k < depth; ++k) {
+    f32x16 y[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) y[v] = load_f32(vector + v * vector_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const f32x16 x = set_f32(scalar[r * row_stride]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) sum[r][v] = fma_f32(x, y[v], sum[r][v]);
+    }
+    scalar += a.k_stride;
+    vector += b.k_stride;
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      float* p = out + r * out_stride + v * kLanes;
+      const int rest = width - v * kLanes;
+      if (rest >= kLanes) {
+        store_f32(p, sum[r][v]);
+      } else {
+        float lanes[kLanes];
+        store_f32(lanes, sum[r][v]);
+        __builtin_memcpy(p, lanes, static_cast<std::size_t>(rest) * sizeof(float));
+      }
+    }
+}
+
+template <int kVectors, bool kAdd, int kRows = kLossRows>
+inline void multiply_rows(const Scalars& a, int rows, const Vectors& b, std::int64_t depth,
+                          float* out, std::int64_t out_stride, int width) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows)
+      return multiply_rows<kVectors, kAdd, kRows - 1>(a, rows, b, depth, out, out_stride, width);
+  }
+  multiply_block<kRows, kVectors, kAdd>(a, b, depth, out, out_stride, width);
+}
+
+template <bool kAdd>
+void multiply(const Scalars& a, int rows, const Vectors& b, std::int64_t columns,
+              std::int64_t depth, float* out, std::int64_t out_stride) {
+  const auto strip = [&](auto vectors, std::int64_t first, int width) {
+    constexpr int kVectors = decltype(vectors)::kCount;
+    const Vectors part = {b.data + first / kLanes * b.vector_stride, b.k_stride, b.vector_stride};
+    for (int r = 0; r < rows; r += kLossRows) {
+      const Scalars block = {a.data + r * a.row_stride, a.row_stride, a.k_stride};
+      multiply_rows<kVectors, kAdd>(block, rows - r, part, depth, out + r * out_stride + first,
+                                    out_stride, width);
+    }
+  };
+  std::int64_t c = 0;
+  for (; c + kLossVectors * kLanes <= columns; c += kLossVectors * kLanes)
+    strip(Count<kLossVectors>(), c, kLossVectors * kLanes);
+  for (; c < columns; c += kLanes) {
+    const std::int64_t rest = columns - c;
+    strip(Count<1>(), c, rest < kLanes ? static_cast<int>(rest) : kLanes);
+  }
+}
+
+// body(i, x) for every vector of a row, rounded as the precision asks, zeros beyond the depth.
+template <typename Body>
+inline void for_each_vector(LossPrecision precision, const float* row, std::int64_t depth,
+                            Body body) {
+  for (std::int64_t i = 0; i < padded_depth(depth); i += kLanes) {
+    f32x16 x = set_f32(0.0f);
+    if (row != nullptr && i < depth) {
+      const std::int64_t rest = depth - i;
+      x = rest >= kLanes ? load_f32(row + i) : load_partial_f32(row + i, static_cast<int>(rest));
+      if (precision == stope::kLossBfloat16) x = round_to_bf16(x);
+    }
+    body(i, x);
+  }
+}
+
+void pack_rows(LossPrecision precision, const float* const* rows, int count, std::int64_t depth,
+               std::int64_t group, void* base) {
+  float* out = static_cast<float*>(base) + group * kLanes * padded_depth(depth);
+  for (int r = 0; r < kLanes; ++r, out += padded_depth(depth))
+    for_each_vector(precision, r < count ? rows[r] : nullptr, depth,
+                    [&](std::int64_t i, f32x16 x) { store_f32(out + i, x); });
+}
+
+void pack_columns(LossPrecision precision, const float* const* rows, int count, std::int64_t depth,
+                  std::int64_t group, void* base) {
+  float* out = static_cast<float*>(base) + group * kLanes * padded_depth(depth);
+  for (int r = 0; r < kLanes; ++r)
+    for_each_vector(precision, r < count ? rows[r] : nullptr, depth, [&](std::int64_t i, f32x16 x) {
+      float lanes[kLanes];
+      store_f32(lanes, x);
+      for (int l = 0; l < kLanes; ++l) out[(i + l) * kLanes + r] = lanes[l];
+    });
+}
+
+void score_tile(LossPrecision, const void* left, const void* right, int rows, int columns,
+                std::int64_t depth, float* tile, std::int64_t stride) {
+  const std::int64_t padded = padded_depth(depth);
+  const int whole = (columns + kLanes - 1) / kLanes * kLanes;
+  multiply<false>({static_cast<const float*>(left), padded, 1}, rows,
+                  {static_cast<const float*>(right), kLanes, kLanes * padded}, whole, depth, tile,
+                  stride);
+}
+
+void accumulate_tile(LossPrecision, const float* weights, std::int64_t stride, int rows,
+                     int columns, bool transposed, const void* inner, std::int64_t depth,
+                     float* out, std::int64_t out_stride, void*) {
+  const Vectors operand = {static_cast<const float*>(inner), padded_depth(depth), kLanes};
+  const Scalars scalars = {weights, transposed ? 1 : stride, transposed ? stride : 1};
+  multiply<true>(scalars, transposed ? columns : rows, operand, depth, transposed ? rows : columns,
+                 out, out_stride);
+}
+
+}  // namespace

@@ -1,0 +1,317 @@
+// The loss's products on bfloat16 tiles; included by amx.cpp alone.
+//
+// A tile is 1 KiB in one piece: 16 rows of 32 bfloat16 (left), or 16 pairs of 16 rows (right: pairs
+// along the depth; inner: pairs of neighbouring rows, as weights times rows sums over rows).
+// In float32 precision an element is two bfloat16 parts, x = high + low to 16 bits, and a product
+// is
+//   high . high + low . high + high . low
+// with an error of at most 3 * 2^-18 of each |x| |y|, summed in float32. Over many elements these
+// errors cancel to float32's own; below kSplitDepth they need not, so short rows take the float32
+// loops. Loads of one part serve two products.
+#pragma once
+
+#include "accumulate.inl.h"
+#include "kernel_table.h"
+
+namespace {
+
+constexpr std::int64_t kSplitDepth = 64;
+constexpr std::int64_t kTileBytes = 1024;
+constexpr int kTileDepth = 32;  // bfloat16 of a left tile's row; rows of an inner tile
+constexpr int kBlock = 32;      // rows, columns of two tiles
+
+inline bool without_tiles(LossPrecision precision, std::int64_t depth) {
+  return precision == stope::kLossFloat32 && depth < kSplitDepth;
+}
+inline int parts_of(LossPrecision precision) { return precision == stope::kLossFloat32 ? 2 : 1; }
+
+// The upper half of every lane, as 32-bit lanes.
+inline __m512i high_part(f32x16 x) { return _mm512_castps_si512(round_to_bf16(x)); }
+inline __m512i part_of(f32x16 x, int part) {
+  const __m512i high = high_part(x);
+  return part == 0 ? high : high_part(_mm512_sub_ps(x, _mm512_castsi512_ps(high)));
+}
+// Lane: the even one's upper half below, the odd one's above.
+inline __m512i pair_up(__m512i even, __m512i odd) {
+  return _mm512_or_si512(_mm512_srli_epi32(even, 16), odd);
+}
+// 32 floats to 32 bfloat16 in order.
+inline __m512i pack_32(f32x16 first, f32x16 second, int part) {
+  const __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(part_of(first, part), 16));
+  const __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(part_of(second, part), 16));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+}
+
+// Transposes 16 x 16 lanes of 32 bits.
+inline void transpose(__m512i* row) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
+    t[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    row[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+    row[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+    row[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+    row[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 4; ++i) {
+    row[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    row[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+    row[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+    row[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+  }
+}
+
+inline f32x16 load_row(const float* row, std::int64_t i, std::int64_t depth) {
+  if (row == nullptr || i >= depth) return set_f32(0.0f);
+  const std::int64_t rest = depth - i;
+  return rest >= kLanes ? load_f32(row + i) : load_partial_f32(row + i, static_cast<int>(rest));
+}
+
+// Tiles of one group of 16 rows, by part, then by 32 elements of depth.
+inline std::int8_t* group_tiles(void* base, std::int64_t group, int parts, std::int64_t depth) {
+  return static_cast<std::int8_t*>(base) +
+         group * parts * (padded_depth(depth) / kTileDepth) * kTileBytes;
+}
+
+void pack_left_tiles(LossPrecision precision, const float* const* rows, int count,
+                     std::int64_t depth, std::int64_t group, void* base) {
+  if (without_tiles(precision, depth)) return pack_rows(precision, rows, count, depth, group, base);
+  const int parts = parts_of(precision);
+  std::int8_t* out = group_tiles(base, group, parts, depth);
+  for (int part = 0; part < parts; ++part)
+    for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes)
+      for (int r = 0; r < kLanes; ++r) {
+        const float* row = r < count ? rows[r] : nullptr;
+        _mm512_store_si512(
+            out + r * kAmxTileBytes,
+            pack_32(load_row(row, i, depth), load_row(row, i + kLanes, depth), part));
+      }
+}
+
+void pack_right_tiles(LossPrecision precision, const float* const* rows, int count,
+                      std::int64_t depth, std::int64_t group, void* base) {
+  if (without_tiles(precision, depth))
+    return pack_columns(precision, rows, count, depth, group, base);
+  const int parts = parts_of(precision);
+  std::int8_t* out = group_tiles(base, group, parts, depth);
+  for (int part = 0; part < parts; ++part)
+    for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes) {
+      __m512i pairs[kLanes];
+      for (int r = 0; r < kLanes; ++r) {
+        const float* row = r < count ? rows[r] : nullptr;
+        pairs[r] = pack_32(load_row(row, i, depth), load_row(row, i + kLanes, depth), part);
+      }
+      transpose(pairs);
+      for (int r = 0; r < kLanes; ++r) _mm512_store_si512(out + r * kAmxTileBytes, pairs[r]);
+    }
+}
+
+// An inner tile holds 32 rows, two groups; tiles go by 32 rows, then part, then 16 of the depth.
+void pack_inner_tiles(LossPrecision precision, const float* const* rows, int count,
+                      std::int64_t depth, std::int64_t group, void* base) {
+  if (without_tiles(precision, depth)) return pack_rows(precision, rows, count, depth, group, base);
+  const int parts = parts_of(precision);
+  const std::int64_t strips = padded_depth(depth) / kLanes;
+  std::int8_t* out = static_cast<std::int8_t*>(base) + group / 2 * parts * strips * kTileBytes +
+                     group % 2 * (kTileBytes / 2);
+  for (int part = 0; part < parts; ++part)
+    for (std::int64_t s = 0; s < strips; ++s, out += kTileBytes)
+      for (int p = 0; p < kLanes / 2; ++p) {
+        const float* even = 2 * p < count ? rows[2 * p] : nullptr;
+        const float* odd = 2 * p + 1 < count ? rows[2 * p + 1] : nullptr;
+        const __m512i pair = pair_up(part_of(load_row(even, s * kLanes, depth), part),
+                                     part_of(load_row(odd, s * kLanes, depth), part));
+        _mm512_store_si512(out + p * kAmxTileBytes, pair);
+      }
+}
+
+// Weights as left tiles: by 16 rows, part, 32 columns; or of the transposed tile.
+void pack_weights(LossPrecision precision, const float* weights, std::int64_t stride, int rows,
+                  int columns, bool transposed, std::int8_t* out) {
+  const int parts = parts_of(precision);
+  const int out_rows = transposed ? columns : rows, depth = transposed ? rows : columns;
+  const std::int64_t steps = (depth + kTileDepth - 1) / kTileDepth;
+  for (int first = 0; first < out_rows; first += kLanes)
+    for (int part = 0; part < parts; ++part)
+      for (std::int64_t step = 0; step < steps; ++step, out += kTileBytes) {
+        const auto k = static_cast<int>(step) * kTileDepth;
+        __m512i lines[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          if (transposed) {  // line i: weights of rows k + 2 i and k + 2 i + 1, 16 columns
+            const int row = k + 2 * i;
+            const float* even = weights + row * stride + first;
+            lines[i] =
+                pair_up(part_of(row < rows ? load_f32(even) : set_f32(0.0f), part),
+                        part_of(row + 1 < rows ? load_f32(even + stride) : set_f32(0.0f), part));
+          } else {
+            const float* line = weights + (first + i) * stride + k;
+            lines[i] = first + i < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
+                                        : _mm512_setzero_si512();
+          }
+        }
+        if (transposed) transpose(lines);
+        for (int i = 0; i < kLanes; ++i) _mm512_store_si512(out + i * kAmxTileBytes, lines[i]);
+      }
+}
+
+// Where the tiles of two neighbouring strips of an operand lie: [strip][part][step].
+struct TileStrips {
+  const std::int8_t* data;
+  std::int64_t strip_bytes, part_bytes, step_bytes;
+  const std::int8_t* at(int strip, int part, std::int64_t step) const {
+    return data + strip * strip_bytes + part * part_bytes + step * step_bytes;
+  }
+};
+
+inline void load_left(const TileStrips& a, int part, std::int64_t step) {
+  _tile_loadd(4, a.at(0, part, step), kAmxTileBytes);
+  _tile_loadd(5, a.at(1, part, step), kAmxTileBytes);
+}
+inline void load_right(const TileStrips& b, int part, std::int64_t step) {
+  _tile_loadd(6, b.at(0, part, step), kAmxTileBytes);
+  _tile_loadd(7, b.at(1, part, step), kAmxTileBytes);
+}
+inline void multiply_tiles() {
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_dpbf16ps(1, 4, 7);
+  _tile_dpbf16ps(2, 5, 6);
+  _tile_dpbf16ps(3, 5, 7);
+}
+
+// Tiles 0 to 3 += the products of two strips by two, over all steps.
+inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
+                            std::int64_t steps) {
+  if (parts == 1) {
+    for (std::int64_t k = 0; k < steps; ++k) {
+      load_left(a, 0, k);
+      load_right(b, 0, k);
+      multiply_tiles();
+    }
+    return;
+  }
+  for (std::int64_t k = 0; k < steps; ++k) {
+    load_left(a, 1, k);
+    load_right(b, 0, k);
+    multiply_tiles();
+    load_left(a, 0, k);
+    multiply_tiles();
+    load_right(b, 1, k);
+    multiply_tiles();
+  }
+}
+
+inline void load_sums(const float* out, std::int64_t stride) {
+  const std::int64_t bytes = stride * static_cast<std::int64_t>(sizeof(float));
+  _tile_loadd(0, out, bytes);
+  _tile_loadd(1, out + kLanes, bytes);
+  _tile_loadd(2, out + kLanes * stride, bytes);
+  _tile_loadd(3, out + kLanes * stride + kLanes, bytes);
+}
+inline void store_sums(float* out, std::int64_t stride) {
+  const std::int64_t bytes = stride * static_cast<std::int64_t>(sizeof(float));
+  _tile_stored(0, out, bytes);
+  _tile_stored(1, out + kLanes, bytes);
+  _tile_stored(2, out + kLanes * stride, bytes);
+  _tile_stored(3, out + kLanes * stride + kLanes, bytes);
+}
+
+void score_tiles(LossPrecision precision, const void* left, const void* right, int rows,
+                 int columns, std::int64_t depth, float* tile, std::int64_t stride) {
+  if (without_tiles(precision, depth))
+    return score_tile(precision, left, right, rows, columns, depth, tile, stride);
+  const int parts = parts_of(precision);
+  const std::int64_t steps = padded_depth(depth) / kTileDepth;
+  const std::int64_t group = parts * steps * kTileBytes, part = steps * kTileBytes;
+  for (int c = 0; c < columns; c += kBlock)
+    for (int r = 0; r < rows; r += kBlock) {
+      const TileStrips a = {static_cast<const std::int8_t*>(left) + r / kLanes * group, group, part,
+                            kTileBytes};
+      const TileStrips b = {static_cast<const std::int8_t*>(right) + c / kLanes * group, group,
+                            part, kTileBytes};
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      multiply_strips(a, b, parts, steps);
+      store_sums(tile + r * stride + c, stride);
+    }
+}
+
+// Copies a ragged block of the output beside itself, so that tiles may load and store all of it.
+class RaggedBlock {
+ public:
+  RaggedBlock(float* out, std::int64_t stride, int rows, int columns)
+      : out_(out), stride_(stride), rows_(rows), bytes_(static_cast<std::size_t>(columns) * 4) {
+    __builtin_memset(block_, 0, sizeof(block_));
+    for (int r = 0; r < rows_; ++r) __builtin_memcpy(block_[r], out_ + r * stride_, bytes_);
+    asm volatile("" : : : "memory");  // gcc's tile loads do not say that they read memory
+  }
+  void write_back() {
+    for (int r = 0; r < rows_; ++r) __builtin_memcpy(out_ + r * stride_, block_[r], bytes_);
+  }
+  float* data() { return block_[0]; }
+
+ private:
+  alignas(64) float block_[kBlock][kBlock];
+  float* out_;
+  std::int64_t stride_;
+  int rows_;
+  std::size_t bytes_;
+};
+
+void accumulate_tiles(LossPrecision precision, const float* weights, std::int64_t stride, int rows,
+                      int columns, bool transposed, const void* inner, std::int64_t depth,
+                      float* out, std::int64_t out_stride, void* scratch) {
+  if (without_tiles(precision, depth))
+    return accumulate_tile(precision, weights, stride, rows, columns, transposed, inner, depth, out,
+                           out_stride, scratch);
+  const int parts = parts_of(precision);
+  auto* packed = static_cast<std::int8_t*>(scratch);
+  pack_weights(precision, weights, stride, rows, columns, transposed, packed);
+  asm volatile("" : : : "memory");
+  const int out_rows = transposed ? columns : rows, sums = transposed ? rows : columns;
+  const std::int64_t steps = (sums + kTileDepth - 1) / kTileDepth;
+  const std::int64_t group = parts * steps * kTileBytes;
+  const std::int64_t strips = padded_depth(depth) / kLanes;
+  for (std::int64_t d = 0; d < depth; d += kBlock) {
+    const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * kTileBytes,
+                          kTileBytes, strips * kTileBytes, parts * strips * kTileBytes};
+    for (int r = 0; r < out_rows; r += kBlock) {
+      const TileStrips a = {packed + r / kLanes * group, group, steps * kTileBytes, kTileBytes};
+      float* block = out + r * out_stride + d;
+      const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
+      const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
+      if (rows_here == kBlock && depth_here == kBlock) {
+        load_sums(block, out_stride);
+        multiply_strips(a, b, parts, steps);
+        store_sums(block, out_stride);
+      } else {
+        RaggedBlock ragged(block, out_stride, rows_here, depth_here);
+        load_sums(ragged.data(), kBlock);
+        multiply_strips(a, b, parts, steps);
+        store_sums(ragged.data(), kBlock);
+        ragged.write_back();
+      }
+    }
+  }
+}
+
+void fill_amx_loss(stope::LossKernels* loss) {
+  loss->element_bytes[stope::kLossFloat32] = 2 * 2;
+  loss->element_bytes[stope::kLossBfloat16] = 2;
+  loss->pack_left = pack_left_tiles;
+  loss->pack_right = pack_right_tiles;
+  loss->pack_inner = pack_inner_tiles;
+  loss->score = score_tiles;
+  loss->accumulate = accumulate_tiles;
+}
+
+}  // namespace

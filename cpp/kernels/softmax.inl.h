@@ -1,0 +1,255 @@
+// One row of a tile of scores: masked, surveyed, folded into a log-sum-exp, turned into weights.
+//
+//   fold:   reference = max(logit), first = sum e^(logit - reference), ...
+//   weigh:  S -> dL/dS / multiplier
+// Logits are taken relative to the reference in one fused multiply-add, so their error is that of
+// the difference, not that of the logit. Sums run over 16 lanes inside a tile and in double across
+// tiles.
+#pragma once
+
+#include "kernel_table.h"
+
+namespace {
+
+using stope::kLanes;
+using stope::LossCoefficients;
+using stope::LossKind;
+using stope::LossMask;
+using stope::LossSums;
+using stope::LossSurvey;
+using stope::LossTerms;
+
+constexpr float kMasked = -__builtin_inff();
+constexpr float kSmallestFinite = -3.4028234663852886e38f;
+constexpr float kSmallestExponent = -87.3f;  // e^x is a normal number above
+
+constexpr float kLaneNumbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+template <LossKind kKind>
+struct Constant {
+  static constexpr LossKind kValue = kKind;
+};
+
+// e^x for x <= 88, within 2 units in the last place; 0 below kSmallestExponent.
+inline f32x16 exp_f32(f32x16 x) {
+  const f32x16 bounded = max_f32(x, set_f32(kSmallestExponent));
+  const f32x16 n = round_f32(mul_f32(bounded, set_f32(1.44269504088896341f)));
+  f32x16 r = fma_f32(n, set_f32(-0.693359375f), bounded);
+  r = fma_f32(n, set_f32(2.12194440e-4f), r);
+  f32x16 p = set_f32(1.9875691500e-4f);
+  p = fma_f32(p, r, set_f32(1.3981999507e-3f));
+  p = fma_f32(p, r, set_f32(8.3334519073e-3f));
+  p = fma_f32(p, r, set_f32(4.1665795894e-2f));
+  p = fma_f32(p, r, set_f32(1.6666665459e-1f));
+  p = fma_f32(p, r, set_f32(5.0000001201e-1f));
+  p = add_f32(fma_f32(p, mul_f32(r, r), r), set_f32(1.0f));
+  return where_le(x, set_f32(kSmallestExponent), set_f32(0.0f), times_power_of_two(p, n));
+}
+
+// log(1 + e) for 0 <= e <= 1: 2 atanh(t) with t = e / (2 + e) <= 1/3.
+inline f32x16 log1p_f32(f32x16 e) {
+  const f32x16 t = div_f32(e, add_f32(e, set_f32(2.0f)));
+  const f32x16 t2 = mul_f32(t, t);
+  f32x16 p = set_f32(2.0f / 15.0f);
+  for (int odd = 13; odd > 0; odd -= 2) p = fma_f32(p, t2, set_f32(2.0f / static_cast<float>(odd)));
+  return mul_f32(p, t);
+}
+
+// Entries beyond the count count as masked.
+inline f32x16 load_scores(const float* p, int count) {
+  if (count >= kLanes) return load_f32(p);
+  if (count <= 0) return set_f32(kMasked);
+  const f32x16 partial = load_partial_f32(p, count);
+  const f32x16 lane = load_f32(kLaneNumbers);
+  return where_le(set_f32(static_cast<float>(count)), lane, set_f32(kMasked), partial);
+}
+inline f32x16 load_weights(const float* p, int count) {
+  if (p == nullptr) return set_f32(0.0f);
+  return count >= kLanes ? load_f32(p) : load_partial_f32(p, count);
+}
+inline void store_scores(float* p, f32x16 x, int count) {
+  if (count >= kLanes) return store_f32(p, x);
+  float lanes[kLanes];
+  store_f32(lanes, x);
+  __builtin_memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+void mask_scores(float* scores, int count, const LossMask* mask) {
+  const f32x16 upper = set_f32(mask->upper), lower = set_f32(mask->lower);
+  const f32x16 dropped = set_f32(kMasked);
+  for (int c = 0; c < count; c += kLanes) {
+    const int rest = count - c;
+    f32x16 s = load_scores(scores + c, rest);
+    const f32x16 v = load_scores(mask->values + c, rest);
+    s = where_le(v, upper, s, dropped);
+    s = where_le(lower, v, s, dropped);
+    if (mask->groups != nullptr) {
+      std::int32_t tail[kLanes] = {};
+      const std::int32_t* groups = mask->groups + c;
+      if (rest < kLanes) {
+        __builtin_memcpy(tail, groups, static_cast<std::size_t>(rest) * sizeof(std::int32_t));
+        groups = tail;
+      }
+      const i32x16 group = load_i32(groups);
+      for (int g = 0; g < mask->row_group_count; ++g)
+        s = where_equal(group, mask->row_groups[g], dropped, s);
+    }
+    store_scores(scores + c, s, rest);
+  }
+}
+
+void survey_scores(const float* scores, int count, float positive, std::int64_t first_index,
+                   LossSurvey* survey) {
+  const f32x16 limit = set_f32(positive), lowest = set_f32(kMasked);
+  f32x16 best = lowest;
+  std::int64_t kept = 0, above = 0;
+  for (int c = 0; c < count; c += kLanes) {
+    const f32x16 s = load_scores(scores + c, count - c);
+    best = max_f32(best, s);
+    kept += __builtin_popcount(mask_gt(s, lowest));
+    above += __builtin_popcount(mask_gt(s, limit));
+  }
+  survey->kept += kept;
+  survey->above += above;
+  const float found = reduce_max(best);
+  if (!(found > survey->best)) return;
+  survey->best = found;
+  for (int c = 0; c < count; ++c)
+    if (scores[c] == found) {
+      survey->best_index = first_index + c;
+      return;
+    }
+}
+
+// The logit less `less`.
+template <bool kFocal>
+inline f32x16 logit(f32x16 s, const LossTerms& terms, f32x16 log_weight, f32x16 less) {
+  const f32x16 multiplier = set_f32(terms.multiplier);
+  const f32x16 offset = sub_f32(log_weight, less);
+  if constexpr (kFocal) {
+    const f32x16 shifted = mul_f32(s, add_f32(s, set_f32(terms.focal_margin)));
+    return where_le(s, set_f32(kSmallestFinite), set_f32(kMasked),
+                    fma_f32(shifted, multiplier, offset));
+  }
+  return fma_f32(s, multiplier, offset);
+}
+
+template <LossKind kKind, bool kFocal>
+void fold_row(const float* scores, int count, const LossTerms& terms, LossSums* sums) {
+  const float* weights = terms.log_weights;
+  f32x16 first = set_f32(0.0f), second = set_f32(0.0f);
+  const auto each = [&](f32x16 less, auto take) {
+    for (int c = 0; c < count; c += kLanes)
+      take(logit<kFocal>(load_scores(scores + c, count - c), terms,
+                         load_weights(weights == nullptr ? nullptr : weights + c, count - c),
+                         less));
+  };
+  if constexpr (kKind == stope::kLossSigmoid) {
+    each(set_f32(-terms.shift), [&](f32x16 x) {
+      const f32x16 e = exp_f32(sub_f32(set_f32(0.0f), abs_f32(x)));
+      const f32x16 plus = max_f32(x, set_f32(0.0f));
+      const f32x16 share =
+          div_f32(where_le(set_f32(0.0f), x, set_f32(1.0f), e), add_f32(set_f32(1.0f), e));
+      first = add_f32(first, add_f32(plus, log1p_f32(e)));
+      second = add_f32(second, share);
+    });
+    sums->first += static_cast<double>(reduce_add(first));
+    sums->second += static_cast<double>(reduce_add(second));
+    return;
+  }
+  f32x16 largest = set_f32(kMasked);
+  each(set_f32(0.0f), [&](f32x16 x) { largest = max_f32(largest, x); });
+  const float reference = reduce_max(largest);
+  if (reference == kMasked) return;
+  const float beta = terms.beta;
+  if (reference > sums->reference) {
+    // Earlier sums move to the new reference; there are none at the first.
+    if (sums->reference != kMasked) {
+      const double gap = static_cast<double>(sums->reference) - static_cast<double>(reference);
+      constexpr bool kTwo = kKind == stope::kLossHardness;
+      sums->first *= __builtin_exp(kTwo ? (1.0 + static_cast<double>(beta)) * gap : gap);
+      if (kTwo) sums->second *= __builtin_exp(static_cast<double>(beta) * gap);
+    }
+    sums->reference = reference;
+  }
+  each(set_f32(sums->reference), [&](f32x16 x) {
+    if constexpr (kKind == stope::kLossHardness) {
+      first = add_f32(first, exp_f32(mul_f32(x, set_f32(1.0f + beta))));
+      second = add_f32(second, where_le(x, set_f32(kSmallestFinite), set_f32(0.0f),
+                                        exp_f32(mul_f32(x, set_f32(beta)))));
+    } else {
+      first = add_f32(first, exp_f32(x));
+    }
+  });
+  sums->first += static_cast<double>(reduce_add(first));
+  if constexpr (kKind == stope::kLossHardness)
+    sums->second += static_cast<double>(reduce_add(second));
+}
+
+void fold_scores(const float* scores, int count, const LossTerms* terms, LossSums* sums) {
+  const auto fold = [&](auto kind) {
+    constexpr LossKind kKind = decltype(kind)::kValue;
+    terms->focal ? fold_row<kKind, true>(scores, count, *terms, sums)
+                 : fold_row<kKind, false>(scores, count, *terms, sums);
+  };
+  switch (terms->kind) {
+    case stope::kLossSoftmax: return fold(Constant<stope::kLossSoftmax>());
+    case stope::kLossHardness: return fold(Constant<stope::kLossHardness>());
+    case stope::kLossSigmoid: return fold(Constant<stope::kLossSigmoid>());
+  }
+}
+
+template <LossKind kKind, bool kFocal>
+void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
+               const LossCoefficients& coefficients, double* total, double* moment) {
+  const float* weights = terms.log_weights;
+  const f32x16 zero = set_f32(0.0f), one = set_f32(1.0f);
+  const f32x16 first = set_f32(coefficients.first), second = set_f32(coefficients.second);
+  const f32x16 less = set_f32(kKind == stope::kLossSigmoid ? -terms.shift : coefficients.reference);
+  f32x16 sum = zero, moments = zero;
+  for (int c = 0; c < padded; c += kLanes) {
+    const f32x16 s = load_scores(scores + c, count - c);
+    const f32x16 x = logit<kFocal>(
+        s, terms, load_weights(weights == nullptr || c >= count ? nullptr : weights + c, count - c),
+        less);
+    f32x16 weight;
+    if constexpr (kKind == stope::kLossSigmoid) {
+      const f32x16 e = exp_f32(sub_f32(zero, abs_f32(x)));
+      weight = mul_f32(first, div_f32(where_le(zero, x, one, e), add_f32(one, e)));
+    } else if constexpr (kKind == stope::kLossHardness) {
+      const f32x16 tail = mul_f32(second, exp_f32(mul_f32(x, set_f32(terms.beta))));
+      weight = fma_f32(first, exp_f32(mul_f32(x, set_f32(1.0f + terms.beta))), tail);
+    } else {
+      weight = mul_f32(first, exp_f32(x));
+    }
+    if constexpr (kKind != stope::kLossSoftmax || kFocal)
+      weight = where_le(s, set_f32(kSmallestFinite), zero, weight);
+    sum = add_f32(sum, weight);
+    if constexpr (kFocal) {
+      const f32x16 bounded = where_le(s, set_f32(kSmallestFinite), zero, s);
+      const f32x16 margin = set_f32(terms.focal_margin);
+      moments = fma_f32(weight, mul_f32(bounded, add_f32(bounded, margin)), moments);
+      weight = mul_f32(weight, fma_f32(bounded, set_f32(2.0f), margin));
+    }
+    store_f32(scores + c, weight);
+  }
+  *total += static_cast<double>(reduce_add(sum));
+  if constexpr (kFocal) *moment += static_cast<double>(reduce_add(moments));
+}
+
+void weigh_scores(float* scores, int count, int padded, const LossTerms* terms,
+                  const LossCoefficients* coefficients, double* total, double* moment) {
+  const auto weigh = [&](auto kind) {
+    constexpr LossKind kKind = decltype(kind)::kValue;
+    terms->focal
+        ? weigh_row<kKind, true>(scores, count, padded, *terms, *coefficients, total, moment)
+        : weigh_row<kKind, false>(scores, count, padded, *terms, *coefficients, total, moment);
+  };
+  switch (terms->kind) {
+    case stope::kLossSoftmax: return weigh(Constant<stope::kLossSoftmax>());
+    case stope::kLossHardness: return weigh(Constant<stope::kLossHardness>());
+    case stope::kLossSigmoid: return weigh(Constant<stope::kLossSigmoid>());
+  }
+}
+
+}  // namespace

@@ -1,0 +1,342 @@
+"""infonce: the contrastive loss and its gradients, without the matrix of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope import _arrays, _core
+from stope.ops._infonce_problem import DEFAULTS, Problem, problems
+
+_STATE: int = _core.INFONCE_STATE
+
+
+class InfoNCE(NamedTuple):
+    """What :func:`infonce_forward` returns, one entry per query unless said otherwise.
+
+    Attributes:
+        losses: float32 ``[m]``, L_i; 0 for queries without positives.
+        log_sum_exp: float32 ``[m]``, log of the whole denominator (of the negatives alone for
+            ``"decoupled"`` and for queries without positives); for ``"sigmoid"`` and
+            ``"pairwise"`` the sum over the negatives. With ``partition="per_direction"``, that of
+            query-to-document.
+        positive_scores: float32 ``[positives]``, raw scores in the order of ``positives``.
+        negatives: int64 ``[m]``, how many columns were kept as negatives, over all directions.
+        best_negatives: int64 ``[m]``, id of the best kept document (queue rows follow the
+            documents), the smallest among equals; -1 where there is none.
+        best_negative_scores: float32 ``[m]``, its raw score; -inf where there is none.
+        ranks: int64 ``[m]``, 1 + kept documents that score above the query's best positive; 0 for
+            queries without positives.
+        state: float64, what :func:`infonce_backward` needs: sums per row, never scores.
+    """
+
+    losses: Any
+    log_sum_exp: Any
+    positive_scores: Any
+    negatives: Any
+    best_negatives: Any
+    best_negative_scores: Any
+    ranks: Any
+    state: Any
+
+
+class InfoNCEGradients(NamedTuple):
+    """Gradients of the sum of ``row_gradients[i] * losses[i]``.
+
+    Attributes:
+        queries: float32 ``[m, dim]``.
+        documents: float32 ``[n, dim]``, or None when they were not asked for.
+        temperature: float, the derivative by the temperature.
+        bias: float, the derivative by the bias (objective ``"sigmoid"``).
+    """
+
+    queries: Any
+    documents: Any
+    temperature: float
+    bias: float
+
+
+def state_size(
+    rows: int, columns: int, queue: int, positives: int, options: Mapping[str, Any]
+) -> int:
+    """Length of ``InfoNCE.state`` for so many queries and documents; sums and products only."""
+    del queue, positives
+    both = options.get("partition", "joint") == "per_direction" and (
+        "document_to_query" in options.get("directions", ())
+    )
+    return _STATE * (rows + columns) if both else _STATE * rows
+
+
+def infonce_forward(
+    queries: Any,
+    documents: Any,
+    *,
+    progress: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> InfoNCE:
+    r"""Compute every query's contrastive loss against all documents, tile by tile.
+
+    With S the cosine (or dot product) of query i and document j, s = 1 / temperature and logits
+    l_ij = s · S_ij, the documents that are neither positives of query i nor dropped by a rule below
+    are its negatives. n = log Σ_negatives e^l, Y_p = y_p / Σ y, sp(x) = log(1 + e^x):
+
+    ============== =======================================================================
+    ``objective``  L_i
+    ============== =======================================================================
+    ``out``        log(e^n + Σ_p e^l_p) - Σ_p Y_p l_p      (InfoNCE; SupCon's outer sum)
+    ``in``         log(e^n + Σ_p e^l_p) - log Σ_p e^l_p
+    ``excl``       Σ_p Y_p sp(n - l_p)                     (each positive against negatives only)
+    ``decoupled``  n - Σ_p Y_p l_p                         (DCL)
+    ``hardness``   sp(log N_g - l_p), N_g reweighted by e^(beta l) and debiased by positive_prior
+                   (HCL; beta = 0: debiased; both 0: InfoNCE)
+    ``pairwise``   Σ_negatives sp(l_j - l_p)               (STAR)
+    ``sigmoid``    Σ_negatives sp(l_j + b) + Σ_p y_p sp(-l_p - b)   (SigLIP, b = bias)
+    ============== =======================================================================
+
+    With a single positive the first three are the same. The loss of a batch is a mean of L_i,
+    weighted or not: pass its derivatives by L_i to :func:`infonce_backward`.
+
+    Args:
+        queries: ``[m, dim]`` float32, float16 or bfloat16 (NumPy, torch, DLPack).
+        documents: ``[n, dim]``, likewise.
+        progress: called now and then with ``(done, total)``.
+        **options: the following, all optional.
+
+            positives: ids of each query's positives: one per query, a sequence of id arrays, or CSR
+            ``(offsets, ids)``. Default: document i belongs to query i.
+
+            positive_weights: y, one number above 0 per positive, in the order of ``positives``.
+
+            temperature: above 0 (0.05). metric: ``"cosine"`` (default; a zero row scores 0 and gets
+            no gradient) or ``"dot"``. objective: see above (``"out"``). bias: ``"sigmoid"`` only.
+            beta, positive_prior, detach_hardness: ``"hardness"`` only; the last treats e^(beta l)
+            as constant for the gradient.
+
+            focal_margin: m; positives get logits s·S², negatives s·S·(S + m) (Focal-InfoNCE).
+
+            directions: which scores share the denominator: ``"query_to_document"`` (always),
+            ``"query_to_query"`` (other queries), ``"document_to_query"`` (all queries against the
+            query's positive, query i again among them), ``"document_to_document"`` (all but its own
+            documents against it). partition: ``"joint"`` puts them in one denominator;
+            ``"per_direction"`` averages one loss per direction (the first and third only).
+
+            hard_negatives: ids of each query's own, as ``positives`` or as a matrix with -1 in
+            short rows. hard_negative_log_weight: added to their logits.
+            foreign_hard_negatives: False hides those of other queries.
+            documents_see_hard_negatives: False keeps them out of document-to-document.
+
+            hardness, hardness_strength: add strength · S, without gradient, to the logits of
+            ``"in_batch_negatives"``, ``"hard_negatives"`` or ``"all_negatives"``.
+
+            log_weights: ``[n]``, added to the documents' logits where they are negatives
+            (logQ correction: minus the log of how often a document is drawn).
+
+            Rules that drop negatives: exclude (ids per query); document_ids ``[n]`` (a document
+            with the id of one of the query's positives); absolute_margin m (S > p - m, p the lowest
+            positive score; Qwen3-Embedding: -0.1); relative_margin m (S > p - abs(p)·m); max_score
+            and min_score, one number or one per query. Equality is kept. guide_queries and
+            guide_documents: another model's embeddings, whose cosines the limits then read
+            (GISTEmbed). Positives are never dropped.
+
+            queue: ``[k, dim]``, more documents that get no gradient; queue_ids, guide_queue go with
+            document_ids and guide_documents.
+
+            precision: ``"float32"``: scores and gradients to about float32's accuracy (on AMX,
+            products of values split into two bfloat16 parts). ``"bfloat16"``: inputs and weights
+            rounded to bfloat16, sums in float32.
+
+    Returns:
+        :class:`InfoNCE`, arrays of the kind of ``queries``. The same bits for any number of
+        threads.
+
+    Raises:
+        ValueError: wrong shapes, a temperature that is not above 0, positives out of range or none
+            at all, weights that are not above 0, NaN or infinity (naming the row), options that
+            exclude each other.
+        TypeError: float64 or int8 matrices, options of the wrong type or unknown ones.
+
+    Memory beyond inputs and outputs: about 1,024 packed rows per thread and statistics per query;
+    nothing grows with m · n.
+
+    Source: ``methods.md`` H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6 to
+    C8, D18, E3 to E5, B1.
+
+    >>> import numpy as np
+    >>> queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    >>> documents = np.array([[0.9, 0.2], [0.1, 0.8]], dtype=np.float32)
+    >>> found = infonce_forward(queries, documents, metric="dot", temperature=0.1)
+    >>> found.losses.round(6).tolist()
+    [0.00033500000136, 0.00247599999420]
+    """
+    _arrays.check_progress(progress)
+    _check_names(options)
+    asked = problems(queries, documents, options)
+    found = [_forward(problem, progress) for problem in asked]
+    first = found[0]
+    if len(asked) > 1:
+        swapped = asked[1]
+        losses = first.losses.astype(np.float64)
+        counts = first.negatives.copy()
+        anchor, query = _entries(swapped)
+        np.add.at(losses, query, swapped.shares * found[1].losses[anchor])
+        np.add.at(counts, query, found[1].negatives[anchor])
+        columns = _arrays.matrix_shape(documents, "documents").rows
+        state = np.zeros(_STATE * (asked[0].rows + columns))
+        state[: first.state.size] = first.state
+        state[first.state.size : first.state.size + found[1].state.size] = found[1].state
+        first = first._replace(
+            losses=(losses / 2).astype(np.float32), negatives=counts, state=state
+        )
+    scores = np.empty_like(first.positive_scores)
+    scores[asked[0].order] = first.positive_scores
+    first = first._replace(positive_scores=scores)
+    return InfoNCE(*(_arrays.like(part, queries) for part in first))
+
+
+def infonce_backward(
+    queries: Any,
+    documents: Any,
+    forward: InfoNCE,
+    row_gradients: Any = None,
+    *,
+    document_gradients: bool = True,
+    progress: Callable[[int, int], object] | None = None,
+    **options: Any,
+) -> InfoNCEGradients:
+    """Compute the gradients of Σ_i row_gradients[i] · L_i by scoring every tile again.
+
+    With G_ij = row_gradients[i] · ∂L_i/∂l_ij: ∂/∂queries = s · G · documents, ∂/∂documents =
+    s · G' · queries, ∂/∂temperature = -s² · Σ G_ij S_ij, and under ``"cosine"`` the derivative of
+    the normalisation. Rules that drop negatives and hardness bonuses count as constants.
+
+    Args:
+        queries: as given to :func:`infonce_forward`, unchanged.
+        documents: likewise.
+        forward: what it returned (only ``state`` is read).
+        row_gradients: ``[m]``, the loss's derivatives by L_i: w_i / Σ w for a weighted mean.
+            Default: 1 / m, the mean.
+        document_gradients: False leaves out the documents' gradients, and their work.
+        progress: called now and then with ``(done, total)``.
+        **options: those of the forward call.
+
+    Returns:
+        :class:`InfoNCEGradients`. The same bits for any number of threads.
+
+    Raises:
+        ValueError, TypeError: as :func:`infonce_forward`; a ``forward`` of other sizes.
+
+    Memory beyond inputs and outputs: as :func:`infonce_forward`, and one float32 row per query with
+    directions other than query-to-document.
+
+    Source: ``methods.md`` H3, H4, H6.
+
+    >>> import numpy as np
+    >>> queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
+    >>> documents = np.array([[0.9, 0.2], [0.1, 0.8]], dtype=np.float32)
+    >>> options = {"metric": "dot", "temperature": 0.1}
+    >>> found = infonce_forward(queries, documents, **options)
+    >>> round(infonce_backward(queries, documents, found, **options).temperature, 5)
+    0.08759
+    """
+    _arrays.check_progress(progress)
+    _check_names(options)
+    asked = problems(queries, documents, options)
+    rows = asked[0].rows
+    gradients = _row_gradients(row_gradients, rows) / len(asked)
+    state = np.ascontiguousarray(_arrays.host(forward.state), dtype=np.float64)
+    shape = _arrays.matrix_shape(documents, "documents")
+    size = state_size(rows, shape.rows, 0, 0, options)
+    if state.shape != (size,):
+        raise ValueError(
+            f"forward.state has shape {state.shape}, but these inputs and options make ({size},); "
+            "give what infonce_forward returned for the same arguments"
+        )
+    found = _backward(asked[0], state[: _STATE * rows], gradients, document_gradients, progress)
+    if len(asked) > 1:
+        swapped = asked[1]
+        anchor, query = _entries(swapped)
+        of_anchors = np.zeros(swapped.rows)
+        np.add.at(of_anchors, anchor, swapped.shares * gradients[query])
+        part = state[_STATE * rows : _STATE * (rows + swapped.rows)]
+        other = _backward(swapped, part, of_anchors, True, progress)
+        found.queries[...] += other.documents
+        if document_gradients:
+            found.documents[swapped.order] += other.queries
+        found = found._replace(
+            temperature=found.temperature + other.temperature, bias=found.bias + other.bias
+        )
+    like = _arrays.like
+    return InfoNCEGradients(
+        queries=like(found.queries, queries),
+        documents=None if found.documents is None else like(found.documents, queries),
+        temperature=found.temperature,
+        bias=found.bias,
+    )
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in DEFAULTS:
+            raise TypeError(f"infonce has no option {name!r}; it has {', '.join(DEFAULTS)}")
+
+
+def _entries(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(row, column) of every positive."""
+    lists = problem.positives
+    return np.repeat(np.arange(problem.rows), np.diff(lists.offsets)), lists.ids
+
+
+def _row_gradients(value: Any, rows: int) -> NDArray[np.float64]:
+    if value is None:
+        return np.full(rows, 1.0 / rows)
+    given = np.asarray(_arrays.host(value))
+    if given.shape != (rows,):
+        raise ValueError(f"row_gradients has shape {given.shape}; give one per query, ({rows},)")
+    wide = given.astype(np.float64)
+    if not np.all(np.isfinite(wide)):
+        at = int(np.flatnonzero(~np.isfinite(wide))[0])
+        raise ValueError(f"row_gradients[{at}] is {wide[at]}; give finite numbers")
+    return wide
+
+
+def _forward(problem: Problem, progress: Any) -> InfoNCE:
+    rows = problem.rows
+    found = InfoNCE(
+        losses=np.empty(rows, np.float32),
+        log_sum_exp=np.empty(rows, np.float32),
+        positive_scores=np.empty(problem.positives.ids.size, np.float32),
+        negatives=np.empty(rows, np.int64),
+        best_negatives=np.empty(rows, np.int64),
+        best_negative_scores=np.empty(rows, np.float32),
+        ranks=np.empty(rows, np.int64),
+        state=np.empty(_STATE * rows, np.float64),
+    )
+    _core.infonce_forward(
+        problem=problem.core, allocate=_arrays.workspace, progress=progress, **found._asdict()
+    )
+    return found
+
+
+def _backward(
+    problem: Problem,
+    state: NDArray[np.float64],
+    gradients: NDArray[np.float64],
+    document_gradients: bool,
+    progress: Any,
+) -> InfoNCEGradients:
+    columns = _arrays.matrix_shape(problem.core["documents"], "documents").rows
+    queries = np.empty((problem.rows, problem.dim), np.float32)
+    documents = np.empty((columns, problem.dim), np.float32) if document_gradients else None
+    scale, bias = _core.infonce_backward(
+        problem=problem.core,
+        state=state,
+        row_gradients=gradients.astype(np.float32),
+        queries=queries.reshape(-1),
+        documents=None if documents is None else documents.reshape(-1),
+        allocate=_arrays.workspace,
+        progress=progress,
+    )
+    return InfoNCEGradients(queries, documents, -(problem.core["scale"] ** 2) * scale, bias)
