@@ -22,6 +22,7 @@ SCALAR_OPTIONS = (
     "partition",
     "hard_negative_log_weight",
     "foreign_hard_negatives",
+    "documents_see_hard_negatives",
     "hardness",
     "hardness_strength",
     "absolute_margin",
