@@ -243,18 +243,18 @@ def test_the_margin_target_can_be_detached():
 
 def test_cosent():
     cosines, labels = t(0.9, 0.4, 0.6), t(1.0, 0.5, 0.0)
-    close(ll.cosent(cosines, labels), 4.018195, 1e-6)
-    close(ll.cosent(cosines, labels), math.log1p(sum(math.exp(d) for d in (-10, -6, 4))))
+    close(ll.cosent_loss(cosines, labels), 4.018195, 1e-6)
+    close(ll.cosent_loss(cosines, labels), math.log1p(sum(math.exp(d) for d in (-10, -6, 4))))
     mask = torch.tensor([True, True, False])
-    close(ll.cosent(t(0.9, 0.4, math.nan), labels, mask=mask), math.log1p(math.exp(-10)))
+    close(ll.cosent_loss(t(0.9, 0.4, math.nan), labels, mask=mask), math.log1p(math.exp(-10)))
     scores = draw(0, 6).requires_grad_()
-    same = ll.cosent(scores, torch.ones(6))
+    same = ll.cosent_loss(scores, torch.ones(6))
     same.backward()
     assert same == 0
     assert (scores.grad == 0).all()
-    assert ll.cosent(t(0.3), t(1.0)) == 0
-    assert gradcheck(lambda a: ll.cosent(a, t(0, 1, 1, 2, 0, 3)), draw(0, 6, scale=0.1))
-    extreme = ll.cosent(t(-1.0, 1.0), t(1.0, 0.0), temperature=1e-3)
+    assert ll.cosent_loss(t(0.3), t(1.0)) == 0
+    assert gradcheck(lambda a: ll.cosent_loss(a, t(0, 1, 1, 2, 0, 3)), draw(0, 6, scale=0.1))
+    extreme = ll.cosent_loss(t(-1.0, 1.0), t(1.0, 0.0), temperature=1e-3)
     close(extreme, 2000.0)
 
 
@@ -266,9 +266,9 @@ def test_cosent_and_angle_equal_sentence_transformers(name):
     theirs = getattr(losses, name)(torch.nn.Identity(), scale=20.0)
     wanted = theirs.compute_loss_from_embeddings([first, second], labels)
     if name == "AnglELoss":
-        found = ll.angle(first, second, labels)
+        found = ll.angle_loss(first, second, labels)
     else:
-        found = ll.cosent(torch.cosine_similarity(first, second), labels)
+        found = ll.cosent_loss(torch.cosine_similarity(first, second), labels)
     close(found, wanted, 1e-9)
 
 
@@ -279,4 +279,4 @@ def test_angle_similarity():
     wanted = (product.real + product.imag).sum(1).abs() / (u.norm(dim=1) * v.norm(dim=1))
     close(ll.angle_similarity(u, v), wanted)
     close(ll.angle_similarity(u, torch.zeros_like(v)), torch.zeros(5))
-    assert gradcheck(lambda a, b: ll.angle(a, b, t(0, 1, 2, 3, 3)), u, v)
+    assert gradcheck(lambda a, b: ll.angle_loss(a, b, t(0, 1, 2, 3, 3)), u, v)

@@ -122,7 +122,7 @@ WRONG = {
         X, Y, temperature=0.0
     ),
     "teacher_temperature is nan": lambda: ll.kl_distillation(X, Y, teacher_temperature=math.nan),
-    "temperature is inf": lambda: ll.cosent(ONES, ONES, temperature=math.inf),
+    "temperature is inf": lambda: ll.cosent_loss(ONES, ONES, temperature=math.inf),
     "average is 'list'; choose one of batch, elements": lambda: ll.kl_distillation(
         X, Y, average="list"
     ),
@@ -157,7 +157,7 @@ WRONG = {
         ll.adaptive_relevance_margin(ONES, X, ONES)
     ),
     "error is 'huber'": lambda: ll.adaptive_relevance_margin(ONES, ONES, ONES, error="huber"),
-    "labels[1] is NaN": lambda: ll.cosent(ONES, t(0.0, math.nan)),
+    "labels[1] is NaN": lambda: ll.cosent_loss(ONES, t(0.0, math.nan)),
     "first has dim 3; an even one is needed": lambda: ll.angle_similarity(X, Y),
     "labels holds 2; its entries must be from 0 to 1": lambda: ll.center_loss(
         X, torch.tensor([0, 2]), Y
@@ -216,7 +216,7 @@ def test_wrong_kinds():
     with pytest.raises(TypeError, match=r"labels has dtype torch\.float32; give integers"):
         ll.center_loss(X, ONES, Y)
     with pytest.raises(TypeError, match="labels is of type list"):
-        ll.cosent(ONES, [0, 1])
+        ll.cosent_loss(ONES, [0, 1])
     with pytest.raises(TypeError, match="relevance is of type list"):
         ll.lambda_mrr(X, [[0, 1, 0]] * 2)
     with pytest.raises(TypeError, match="relevance is of type list"):

@@ -212,7 +212,7 @@ def test_reward_to_go_has_less_variance():
             generator=torch.Generator().manual_seed(0),
         ).backward()
         spread.append(float(many.grad.var(0).sum()))
-    assert spread[1] < spread[0]
+    assert spread[1] < 0.85 * spread[0]  # 0.72 measured
 
 
 @pytest.mark.parametrize("reward_to_go", [False, True])

@@ -27,9 +27,9 @@ from stope.torch.list_losses.late_interaction import (
 )
 from stope.torch.list_losses.pairs import (
     adaptive_relevance_margin,
-    angle,
+    angle_loss,
     angle_similarity,
-    cosent,
+    cosent_loss,
     margin_mse,
 )
 from stope.torch.list_losses.plackett_luce import (
@@ -51,12 +51,12 @@ __all__ = [
     "CenterLoss",
     "RetrievedList",
     "adaptive_relevance_margin",
-    "angle",
+    "angle_loss",
     "angle_similarity",
     "append_missing_positives",
     "center_loss",
     "class_means",
-    "cosent",
+    "cosent_loss",
     "dynamic_listwise_distillation",
     "embedding_distillation",
     "kl_distillation",

@@ -56,18 +56,16 @@ def soft_late_interaction(
         1.800000
     """
     _checks.positive("temperature", temperature)
-    queries, query_present = _tokens("query", query_tokens, query_mask)
+    queries, _ = _tokens("query", query_tokens, query_mask)
     targets, target_present = _tokens("target", target_tokens, target_mask)
     _fits("query_tokens", queries, "target_tokens", targets, pairwise)
     unit_queries, unit_targets = _unit(queries), _unit(targets)
     form = "mad,mbd->mab" if pairwise else "mad,nbd->mnab"
     products = torch.einsum(form, queries, targets) / temperature
     cosines = torch.einsum(form, unit_queries, unit_targets)
-    if pairwise:
-        weights = _checks.floor(products, target_present[:, None, :]).softmax(-1)
-        return ((weights * cosines).sum(-1) * query_present).sum(-1)
-    weights = _checks.floor(products, target_present[None, :, None, :]).softmax(-1)
-    return ((weights * cosines).sum(-1) * query_present[:, None, :]).sum(-1)
+    choices = target_present[:, None, :] if pairwise else target_present[None, :, None, :]
+    weights = _checks.floor(products, choices).softmax(-1)
+    return (weights * cosines).sum((-2, -1))  # the query's padding is zero, and so its cosines
 
 
 def pooled_late_interaction(

@@ -166,7 +166,7 @@ def adaptive_relevance_margin(
     return _checks.reduce(losses, weights=weights, reduction=reduction)
 
 
-def cosent(
+def cosent_loss(
     scores: torch.Tensor,
     labels: torch.Tensor,
     *,
@@ -197,7 +197,7 @@ def cosent(
 
     Example:
         >>> cosines, labels = torch.tensor([0.9, 0.4, 0.6]), torch.tensor([1.0, 0.5, 0.0])
-        >>> print(f"{cosent(cosines, labels):.6f}")
+        >>> print(f"{cosent_loss(cosines, labels):.6f}")
         4.018195
     """
     scores = _checks.floats("scores", scores, 1)
@@ -214,7 +214,7 @@ def cosent(
     return torch.cat([scores.new_zeros(1), wrong.flatten()]).logsumexp(0)
 
 
-def angle(
+def angle_loss(
     first: torch.Tensor,
     second: torch.Tensor,
     labels: torch.Tensor,
@@ -224,19 +224,18 @@ def angle(
 ) -> torch.Tensor:
     """CoSENT's loss on the angle similarity of complex embeddings (AnglE).
 
-    ``angle = cosent(angle_similarity(first, second), labels)``. The paper adds this term to others;
-    this is the term alone.
+    ``L = cosent_loss(angle_similarity(first, second), labels)``.
 
     Args:
         first: float [B, d], embeddings of the first texts; d is even.
         second: float [B, d], embeddings of the second texts.
-        labels: [B]; see `cosent`.
+        labels: [B]; see `cosent_loss`.
         temperature: divides the similarities.
-        mask: bool [B]; see `cosent`.
+        mask: bool [B]; see `cosent_loss`.
 
     Raises:
         TypeError: embeddings that are not floating point, labels that are no tensor.
-        ValueError: shapes that do not fit, an odd d, and as `cosent`.
+        ValueError: shapes that do not fit, an odd d, and as `cosent_loss`.
 
     Memory: O(B^2 + B d).
 
@@ -245,11 +244,11 @@ def angle(
     Example:
         >>> first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
         >>> second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])  # similarities 1 and sqrt(2)
-        >>> loss = angle(first, second, torch.tensor([1, 0]), temperature=1.0)
+        >>> loss = angle_loss(first, second, torch.tensor([1, 0]), temperature=1.0)
         >>> print(f"{loss:.6f}")  # log(1 + exp(sqrt(2) - 1))
         0.921549
     """
-    return cosent(angle_similarity(first, second), labels, temperature=temperature, mask=mask)
+    return cosent_loss(angle_similarity(first, second), labels, temperature=temperature, mask=mask)
 
 
 def angle_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

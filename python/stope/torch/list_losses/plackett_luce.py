@@ -183,8 +183,9 @@ def plackett_luce_policy_gradient(
     itself means nothing; watch the reward.
 
     With reward_to_go the term of place k is multiplied by the reward of places from k on alone,
-    less its own leave-one-out mean: the same expectation, less noise, since earlier places do not
-    depend on that choice.
+    less its own leave-one-out mean: the same expectation, since earlier places do not depend on
+    that choice, and as a rule less noise (not where all relevant documents are ranked anyway and
+    the whole reward hardly varies).
 
     Args:
         scores: float [B, n], x of the policy; a temperature is applied before.
