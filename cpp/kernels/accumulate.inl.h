@@ -112,38 +112,41 @@ void multiply(const Scalars& a, int rows, const Vectors& b, std::int64_t columns
   }
 }
 
-// body(i, x) for every vector of a row, rounded as the precision asks, zeros beyond the depth.
+// body(i, x) for every vector of a row times its factor, rounded as the precision asks, zeros
+// beyond the depth.
 template <typename Body>
-inline void for_each_vector(LossPrecision precision, const float* row, std::int64_t depth,
-                            Body body) {
+inline void for_each_vector(LossPrecision precision, const float* row, float factor,
+                            std::int64_t depth, Body body) {
   for (std::int64_t i = 0; i < padded_depth(depth); i += kLanes) {
     f32x16 x = set_f32(0.0f);
     if (row != nullptr && i < depth) {
       const std::int64_t rest = depth - i;
       x = rest >= kLanes ? load_f32(row + i) : load_partial_f32(row + i, static_cast<int>(rest));
+      x = mul_f32(x, set_f32(factor));
       if (precision == stope::kLossBfloat16) x = round_to_bf16(x);
     }
     body(i, x);
   }
 }
 
-void pack_rows(LossPrecision precision, const float* const* rows, int count, std::int64_t depth,
-               std::int64_t group, void* base) {
+void pack_rows(LossPrecision precision, const float* const* rows, const float* factors, int count,
+               std::int64_t depth, std::int64_t group, void* base) {
   float* out = static_cast<float*>(base) + group * kLanes * padded_depth(depth);
   for (int r = 0; r < kLanes; ++r, out += padded_depth(depth))
-    for_each_vector(precision, r < count ? rows[r] : nullptr, depth,
+    for_each_vector(precision, r < count ? rows[r] : nullptr, r < count ? factors[r] : 0.0f, depth,
                     [&](std::int64_t i, f32x16 x) { store_f32(out + i, x); });
 }
 
-void pack_columns(LossPrecision precision, const float* const* rows, int count, std::int64_t depth,
-                  std::int64_t group, void* base) {
+void pack_columns(LossPrecision precision, const float* const* rows, const float* factors,
+                  int count, std::int64_t depth, std::int64_t group, void* base) {
   float* out = static_cast<float*>(base) + group * kLanes * padded_depth(depth);
   for (int r = 0; r < kLanes; ++r)
-    for_each_vector(precision, r < count ? rows[r] : nullptr, depth, [&](std::int64_t i, f32x16 x) {
-      float lanes[kLanes];
-      store_f32(lanes, x);
-      for (int l = 0; l < kLanes; ++l) out[(i + l) * kLanes + r] = lanes[l];
-    });
+    for_each_vector(precision, r < count ? rows[r] : nullptr, r < count ? factors[r] : 0.0f, depth,
+                    [&](std::int64_t i, f32x16 x) {
+                      float lanes[kLanes];
+                      store_f32(lanes, x);
+                      for (int l = 0; l < kLanes; ++l) out[(i + l) * kLanes + r] = lanes[l];
+                    });
 }
 
 void score_tile(LossPrecision, const void* left, const void* right, int rows, int columns,

@@ -69,11 +69,20 @@ inline void transpose(__m512i* row) {
   }
 }
 
-inline f32x16 load_row(const float* row, std::int64_t i, std::int64_t depth) {
-  if (row == nullptr || i >= depth) return set_f32(0.0f);
-  const std::int64_t rest = depth - i;
-  return rest >= kLanes ? load_f32(row + i) : load_partial_f32(row + i, static_cast<int>(rest));
-}
+// The rows of a group, each times its factor; zeros beyond them.
+struct GroupRows {
+  const float* const* rows;
+  const float* factors;
+  int count;
+  std::int64_t depth;
+  f32x16 load(int r, std::int64_t i) const {
+    if (r >= count || i >= depth) return set_f32(0.0f);
+    const std::int64_t rest = depth - i;
+    const float* p = rows[r] + i;
+    return mul_f32(rest >= kLanes ? load_f32(p) : load_partial_f32(p, static_cast<int>(rest)),
+                   set_f32(factors[r]));
+  }
+};
 
 // Tiles of one group of 16 rows, by part, then by 32 elements of depth.
 inline std::int8_t* group_tiles(void* base, std::int64_t group, int parts, std::int64_t depth) {
@@ -81,33 +90,33 @@ inline std::int8_t* group_tiles(void* base, std::int64_t group, int parts, std::
          group * parts * (padded_depth(depth) / kTileDepth) * kTileBytes;
 }
 
-void pack_left_tiles(LossPrecision precision, const float* const* rows, int count,
-                     std::int64_t depth, std::int64_t group, void* base) {
-  if (without_tiles(precision, depth)) return pack_rows(precision, rows, count, depth, group, base);
+void pack_left_tiles(LossPrecision precision, const float* const* rows, const float* factors,
+                     int count, std::int64_t depth, std::int64_t group, void* base) {
+  if (without_tiles(precision, depth))
+    return pack_rows(precision, rows, factors, count, depth, group, base);
   const int parts = parts_of(precision);
+  const GroupRows given = {rows, factors, count, depth};
   std::int8_t* out = group_tiles(base, group, parts, depth);
   for (int part = 0; part < parts; ++part)
     for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes)
       for (int r = 0; r < kLanes; ++r) {
-        const float* row = r < count ? rows[r] : nullptr;
-        _mm512_store_si512(
-            out + r * kAmxTileBytes,
-            pack_32(load_row(row, i, depth), load_row(row, i + kLanes, depth), part));
+        _mm512_store_si512(out + r * kAmxTileBytes,
+                           pack_32(given.load(r, i), given.load(r, i + kLanes), part));
       }
 }
 
-void pack_right_tiles(LossPrecision precision, const float* const* rows, int count,
-                      std::int64_t depth, std::int64_t group, void* base) {
+void pack_right_tiles(LossPrecision precision, const float* const* rows, const float* factors,
+                      int count, std::int64_t depth, std::int64_t group, void* base) {
   if (without_tiles(precision, depth))
-    return pack_columns(precision, rows, count, depth, group, base);
+    return pack_columns(precision, rows, factors, count, depth, group, base);
   const int parts = parts_of(precision);
+  const GroupRows given = {rows, factors, count, depth};
   std::int8_t* out = group_tiles(base, group, parts, depth);
   for (int part = 0; part < parts; ++part)
     for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes) {
       __m512i pairs[kLanes];
       for (int r = 0; r < kLanes; ++r) {
-        const float* row = r < count ? rows[r] : nullptr;
-        pairs[r] = pack_32(load_row(row, i, depth), load_row(row, i + kLanes, depth), part);
+        pairs[r] = pack_32(given.load(r, i), given.load(r, i + kLanes), part);
       }
       transpose(pairs);
       for (int r = 0; r < kLanes; ++r) _mm512_store_si512(out + r * kAmxTileBytes, pairs[r]);
@@ -115,20 +124,20 @@ void pack_right_tiles(LossPrecision precision, const float* const* rows, int cou
 }
 
 // An inner tile holds 32 rows, two groups; tiles go by 32 rows, then part, then 16 of the depth.
-void pack_inner_tiles(LossPrecision precision, const float* const* rows, int count,
-                      std::int64_t depth, std::int64_t group, void* base) {
-  if (without_tiles(precision, depth)) return pack_rows(precision, rows, count, depth, group, base);
+void pack_inner_tiles(LossPrecision precision, const float* const* rows, const float* factors,
+                      int count, std::int64_t depth, std::int64_t group, void* base) {
+  if (without_tiles(precision, depth))
+    return pack_rows(precision, rows, factors, count, depth, group, base);
   const int parts = parts_of(precision);
+  const GroupRows given = {rows, factors, count, depth};
   const std::int64_t strips = padded_depth(depth) / kLanes;
   std::int8_t* out = static_cast<std::int8_t*>(base) + group / 2 * parts * strips * kTileBytes +
                      group % 2 * (kTileBytes / 2);
   for (int part = 0; part < parts; ++part)
     for (std::int64_t s = 0; s < strips; ++s, out += kTileBytes)
       for (int p = 0; p < kLanes / 2; ++p) {
-        const float* even = 2 * p < count ? rows[2 * p] : nullptr;
-        const float* odd = 2 * p + 1 < count ? rows[2 * p + 1] : nullptr;
-        const __m512i pair = pair_up(part_of(load_row(even, s * kLanes, depth), part),
-                                     part_of(load_row(odd, s * kLanes, depth), part));
+        const __m512i pair = pair_up(part_of(given.load(2 * p, s * kLanes), part),
+                                     part_of(given.load(2 * p + 1, s * kLanes), part));
         _mm512_store_si512(out + p * kAmxTileBytes, pair);
       }
 }
@@ -186,13 +195,29 @@ inline void multiply_tiles() {
   _tile_dpbf16ps(3, 5, 7);
 }
 
+// A block of sums that comes next: fetched in equal shares while the products of this one run.
+struct NextBlock {
+  const float* data;
+  std::int64_t stride;
+  int rows;
+};
+inline void fetch(const NextBlock& next, std::int64_t step, std::int64_t steps) {
+  const auto begin = static_cast<int>(next.rows * step / steps);
+  const auto end = static_cast<int>(next.rows * (step + 1) / steps);
+  for (int r = begin; r < end; ++r) {
+    __builtin_prefetch(next.data + r * next.stride, 1);
+    __builtin_prefetch(next.data + r * next.stride + kLanes, 1);
+  }
+}
+
 // Tiles 0 to 3 += the products of two strips by two, over all steps.
-inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
-                            std::int64_t steps) {
+inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts, std::int64_t steps,
+                            const NextBlock& next) {
   if (parts == 1) {
     for (std::int64_t k = 0; k < steps; ++k) {
       load_left(a, 0, k);
       load_right(b, 0, k);
+      fetch(next, k, steps);
       multiply_tiles();
     }
     return;
@@ -200,6 +225,7 @@ inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
   for (std::int64_t k = 0; k < steps; ++k) {
     load_left(a, 1, k);
     load_right(b, 0, k);
+    fetch(next, k, steps);
     multiply_tiles();
     load_left(a, 0, k);
     multiply_tiles();
@@ -240,7 +266,7 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
       _tile_zero(1);
       _tile_zero(2);
       _tile_zero(3);
-      multiply_strips(a, b, parts, steps);
+      multiply_strips(a, b, parts, steps, {nullptr, 0, 0});
       store_sums(tile + r * stride + c, stride);
     }
 }
@@ -281,22 +307,25 @@ void accumulate_tiles(LossPrecision precision, const float* weights, std::int64_
   const std::int64_t steps = (sums + kTileDepth - 1) / kTileDepth;
   const std::int64_t group = parts * steps * kTileBytes;
   const std::int64_t strips = padded_depth(depth) / kLanes;
-  for (std::int64_t d = 0; d < depth; d += kBlock) {
-    const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * kTileBytes,
-                          kTileBytes, strips * kTileBytes, parts * strips * kTileBytes};
-    for (int r = 0; r < out_rows; r += kBlock) {
-      const TileStrips a = {packed + r / kLanes * group, group, steps * kTileBytes, kTileBytes};
+  // Along the depth first: the next block down would lie a multiple of 4 KiB further for common
+  // dims, and its loads would wait for the stores of this one.
+  for (int r = 0; r < out_rows; r += kBlock) {
+    const TileStrips a = {packed + r / kLanes * group, group, steps * kTileBytes, kTileBytes};
+    const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
+    for (std::int64_t d = 0; d < depth; d += kBlock) {
+      const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * kTileBytes,
+                            kTileBytes, strips * kTileBytes, parts * strips * kTileBytes};
       float* block = out + r * out_stride + d;
-      const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
       const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
+      const NextBlock next = {block + kBlock, out_stride, depth - d < 2 * kBlock ? 0 : rows_here};
       if (rows_here == kBlock && depth_here == kBlock) {
         load_sums(block, out_stride);
-        multiply_strips(a, b, parts, steps);
+        multiply_strips(a, b, parts, steps, next);
         store_sums(block, out_stride);
       } else {
         RaggedBlock ragged(block, out_stride, rows_here, depth_here);
         load_sums(ragged.data(), kBlock);
-        multiply_strips(a, b, parts, steps);
+        multiply_strips(a, b, parts, steps, next);
         store_sums(ragged.data(), kBlock);
         ragged.write_back();
       }

@@ -87,7 +87,8 @@ void fill(stope::KernelTable* table, const char* name) {
   fill_scan<Int8>(&table->int8);
   fill_scan<Bfloat16>(&table->bfloat16);
   fill_loss(&table->loss);
-  table->largest_magnitude = largest_magnitude;
+  table->measure = measure;
+  table->combine = combine;
   table->widen = widen;
   table->normalise = normalise;
   table->reached_by = reached_by;

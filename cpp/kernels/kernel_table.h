@@ -41,6 +41,13 @@ struct RowStats {
   bool finite;
 };
 
+struct RowMeasure {
+  bool finite;
+  float largest;       // |x|
+  float inverse_norm;  // what `normalise` multiplies by: 0 for a zero row; NaN where the row is so
+                       // long or short that it is brought near 1 first
+};
+
 // select keeps a candidate when
 //   dot >= lower * inverse + bias * half_square - residual * x.residual - norm * x.norm
 // and, with ceilings, counts it as above and drops it when
@@ -171,13 +178,14 @@ struct LossSurvey {
 struct LossKernels {
   int element_bytes[2];  // of a packed element, by LossPrecision
 
-  // Pack up to 16 rows as group number `group` of the operand at `base`; missing rows are zeros.
-  void (*pack_left)(LossPrecision precision, const float* const* rows, int count,
-                    std::int64_t depth, std::int64_t group, void* base);
-  void (*pack_right)(LossPrecision precision, const float* const* rows, int count,
-                     std::int64_t depth, std::int64_t group, void* base);
-  void (*pack_inner)(LossPrecision precision, const float* const* rows, int count,
-                     std::int64_t depth, std::int64_t group, void* base);
+  // Pack up to 16 rows, each times its factor, as group number `group` of the operand at `base`;
+  // missing rows are zeros.
+  void (*pack_left)(LossPrecision precision, const float* const* rows, const float* factors,
+                    int count, std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_right)(LossPrecision precision, const float* const* rows, const float* factors,
+                     int count, std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_inner)(LossPrecision precision, const float* const* rows, const float* factors,
+                     int count, std::int64_t depth, std::int64_t group, void* base);
 
   // tile[r * stride + c] = left row r . right row c. Rows and columns are padded: the tile has
   // room for multiples of kLossPadding. An entry's bits do not depend on its place in the tile.
@@ -208,8 +216,11 @@ struct KernelTable {
   ScanKernels bfloat16;
   LossKernels loss;
 
-  // The largest |x| of a row, and whether all of it is finite.
-  float (*largest_magnitude)(const float* row, std::int64_t depth, bool* finite);
+  // What a row is, before anything is done with it.
+  void (*measure)(const float* row, std::int64_t depth, RowMeasure* out);
+
+  // out = keep * out + factor * row.
+  void (*combine)(const float* row, float factor, float keep, std::int64_t depth, float* out);
 
   // dst[0..depth) = float32 of src; exact for every DType.
   void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);

@@ -76,29 +76,48 @@ inline float largest_magnitude(const float* row, std::int64_t depth, bool* finit
   return reduce_max(largest);
 }
 
-// Canonical: x' = x * s with s a power of two (1 for ordinary magnitudes), out = x' * (1 / ||x'||).
-void normalise(const float* row, std::int64_t depth, float* out) {
-  bool finite;
-  const float largest = largest_magnitude(row, depth, &finite);
-  const bool ordinary = largest >= 0x1p-40f && largest <= 0x1p40f;
-  const f32x16 prescale =
-      set_f32(ordinary || largest == 0.0f ? 1.0f : power_of_two_inverse(largest));
+inline bool is_ordinary(float largest) {
+  return largest == 0.0f || (largest >= 0x1p-40f && largest <= 0x1p40f);
+}
+inline float inverse_norm(const float* row, std::int64_t depth, f32x16 prescale) {
   f32x16 sum = set_f32(0.0f);
   for_each_group(depth, [&](std::int64_t i, int count) {
     const f32x16 x = mul_f32(load_group(row + i, count), prescale);
     sum = fma_f32(x, x, sum);
   });
   const float norm = __builtin_sqrtf(reduce_add(sum));
-  const f32x16 inverse = set_f32(norm == 0.0f ? 0.0f : 1.0f / norm);
+  return norm == 0.0f ? 0.0f : 1.0f / norm;
+}
+inline void store_group(float* p, f32x16 x, int count) {
+  if (count == kLanes) return store_f32(p, x);
+  float tail[kLanes];
+  store_f32(tail, x);
+  __builtin_memcpy(p, tail, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+void measure(const float* row, std::int64_t depth, stope::RowMeasure* out) {
+  out->largest = largest_magnitude(row, depth, &out->finite);
+  out->inverse_norm =
+      is_ordinary(out->largest) ? inverse_norm(row, depth, set_f32(1.0f)) : __builtin_nanf("");
+}
+
+// Canonical: x' = x * s with s a power of two (1 for ordinary magnitudes), out = x' * (1 / ||x'||).
+void normalise(const float* row, std::int64_t depth, float* out) {
+  bool finite;
+  const float largest = largest_magnitude(row, depth, &finite);
+  const f32x16 prescale = set_f32(is_ordinary(largest) ? 1.0f : power_of_two_inverse(largest));
+  const f32x16 inverse = set_f32(inverse_norm(row, depth, prescale));
   for_each_group(depth, [&](std::int64_t i, int count) {
-    const f32x16 x = mul_f32(mul_f32(load_group(row + i, count), prescale), inverse);
-    if (count == kLanes) {
-      store_f32(out + i, x);
-    } else {
-      float tail[kLanes];
-      store_f32(tail, x);
-      __builtin_memcpy(out + i, tail, static_cast<std::size_t>(count) * sizeof(float));
-    }
+    const f32x16 x = mul_f32(load_group(row + i, count), prescale);
+    store_group(out + i, mul_f32(x, inverse), count);
+  });
+}
+
+void combine(const float* row, float factor, float keep, std::int64_t depth, float* out) {
+  const f32x16 f = set_f32(factor), k = set_f32(keep);
+  for_each_group(depth, [&](std::int64_t i, int count) {
+    const f32x16 kept = mul_f32(load_group(out + i, count), k);
+    store_group(out + i, fma_f32(load_group(row + i, count), f, kept), count);
   });
 }
 

@@ -104,7 +104,8 @@ void survey_scores(const float* scores, int count, float positive, std::int64_t 
   f32x16 best = lowest;
   std::int64_t kept = 0, above = 0;
   for (int c = 0; c < count; c += kLanes) {
-    const f32x16 s = load_scores(scores + c, count - c);
+    const f32x16 s =
+        c + kLanes <= count ? load_f32(scores + c) : load_scores(scores + c, count - c);
     best = max_f32(best, s);
     kept += __builtin_popcount(mask_gt(s, lowest));
     above += __builtin_popcount(mask_gt(s, limit));
@@ -139,7 +140,11 @@ void fold_row(const float* scores, int count, const LossTerms& terms, LossSums* 
   const float* weights = terms.log_weights;
   f32x16 first = set_f32(0.0f), second = set_f32(0.0f);
   const auto each = [&](f32x16 less, auto take) {
-    for (int c = 0; c < count; c += kLanes)
+    int c = 0;
+    if (weights == nullptr)
+      for (; c + kLanes <= count; c += kLanes)
+        take(logit<kFocal>(load_f32(scores + c), terms, set_f32(0.0f), less));
+    for (; c < count; c += kLanes)
       take(logit<kFocal>(load_scores(scores + c, count - c), terms,
                          load_weights(weights == nullptr ? nullptr : weights + c, count - c),
                          less));
@@ -207,11 +212,8 @@ void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
   const f32x16 first = set_f32(coefficients.first), second = set_f32(coefficients.second);
   const f32x16 less = set_f32(kKind == stope::kLossSigmoid ? -terms.shift : coefficients.reference);
   f32x16 sum = zero, moments = zero;
-  for (int c = 0; c < padded; c += kLanes) {
-    const f32x16 s = load_scores(scores + c, count - c);
-    const f32x16 x = logit<kFocal>(
-        s, terms, load_weights(weights == nullptr || c >= count ? nullptr : weights + c, count - c),
-        less);
+  const auto weigh = [&](int c, f32x16 s, f32x16 log_weight) {
+    const f32x16 x = logit<kFocal>(s, terms, log_weight, less);
     f32x16 weight;
     if constexpr (kKind == stope::kLossSigmoid) {
       const f32x16 e = exp_f32(sub_f32(zero, abs_f32(x)));
@@ -232,6 +234,14 @@ void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
       weight = mul_f32(weight, fma_f32(bounded, set_f32(2.0f), margin));
     }
     store_f32(scores + c, weight);
+  };
+  int at = 0;
+  if (weights == nullptr)
+    for (; at + kLanes <= count; at += kLanes) weigh(at, load_f32(scores + at), zero);
+  for (; at < padded; at += kLanes) {
+    const bool none = weights == nullptr || at >= count;
+    weigh(at, load_scores(scores + at, count - at),
+          load_weights(none ? nullptr : weights + at, count - at));
   }
   *total += static_cast<double>(reduce_add(sum));
   if constexpr (kFocal) *moment += static_cast<double>(reduce_add(moments));

@@ -3,32 +3,44 @@
 // A pass scores one set of rows against one set of columns, for instance queries against documents;
 // its row i adds to the loss of query i, whatever its rows are. A task is a slab of rows; it walks
 // over blocks of columns, and over tiles of the slab inside a block. The order of everything that
-// is summed depends on kTileRows and kTileColumns alone, so results do not depend on the threads.
+// is summed depends on the tile's shape alone, so results do not depend on the threads.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 
 #include "kernel_table.h"
+#include "objectives.h"
+#include "parallel.h"
 #include "rows.h"
+#include "stope/error.h"
 #include "stope/infonce.h"
 #include "workspace.h"
 
 namespace stope {
 
-inline constexpr std::int64_t kLossTileRows = 128;
+inline constexpr std::int64_t kLossTileRows = 256;
 inline constexpr std::int64_t kLossTileColumns = 256;
 inline constexpr std::int64_t kLossSlabRows = 1024;
+inline constexpr std::int64_t kLossTaskRows = 64;  // of loops over single rows
+inline constexpr int kMaxLossPasses = 5;
+inline constexpr int kMaxLossThreads = 1024;
+
+// A row as it lies in memory, and what it has to be multiplied by.
+struct LossRow {
+  const float* data;
+  float factor;
+};
 
 // Rows of a matrix, or the rows that `index` picks from it.
 struct LossSide {
   const Matrix* matrix = nullptr;
   const std::int64_t* index = nullptr;
   std::int64_t count = 0;
-  Metric metric = Metric::kCosine;
+  const float* factors = nullptr;  // 1 / norm of every row of the matrix; nullptr: dot products
 
-  const float* row(const KernelTable& kernels, std::int64_t i, float* scratch) const {
-    return float_row(kernels, *matrix, metric, index == nullptr ? i : index[i], scratch);
-  }
+  // `scratch` holds one row.
+  LossRow row(const KernelTable& kernels, std::int64_t i, float* scratch) const;
 };
 
 struct LossPass {
@@ -41,40 +53,158 @@ struct LossPass {
   };
   Kind kind;
   LossSide rows, columns;
-  LossSide guide_rows, guide_columns;    // matrix is null without a guide
+  LossSide guide_rows, guide_columns;    // matrix is nullptr without a guide
   const std::int32_t* groups = nullptr;  // of the columns
   const float* log_weights = nullptr;    // of the columns
-  const std::int32_t* hidden = nullptr;  // columns whose flag is 1 are hidden from other rows
+  const std::int32_t* hidden = nullptr;  // columns flagged 1 are other rows' hard negatives
   bool limited = false;                  // whether the limits apply
-  std::int64_t first_id = 0;  // id of column 0 among best negatives, or -1: no candidates
+  std::int64_t first_id = -1;  // id of column 0 among best negatives; -1: they come from elsewhere
 
-  bool ranks() const { return first_id >= 0; }
+  bool guided() const { return guide_rows.matrix != nullptr; }
 };
 
-// One packed operand of up to `capacity` rows.
-struct LossOperand {
-  std::int8_t* data = nullptr;
-
-  static std::int64_t bytes(const KernelTable& kernels, LossPrecision precision,
-                            std::int64_t capacity, std::int64_t depth) {
-    return round_up(capacity, kLossPadding) * round_up(depth, kLossPadding) *
-           kernels.loss.element_bytes[precision];
-  }
+struct LossTile {
+  const LossPass* pass;
+  std::int64_t first_row, first_column;
+  int rows, columns;
 };
 
-// Packs rows [first, end) of a side from group 0 on; groups are filled up to the padding.
-template <typename Pack>
-void pack_side(const KernelTable& kernels, LossPrecision precision, const LossSide& side,
-               std::int64_t first, std::int64_t end, Pack pack, float* scratch) {
-  const std::int64_t depth = side.matrix->columns;
-  const std::int64_t groups = round_up(end - first, kLossPadding) / kLanes;
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const float* rows[kLanes];
-    const std::int64_t begin = first + g * kLanes;
-    const auto count = static_cast<int>(std::clamp<std::int64_t>(end - begin, 0, kLanes));
-    for (int r = 0; r < count; ++r) rows[r] = side.row(kernels, begin + r, scratch + r * depth);
-    pack(precision, rows, count, depth, g);
+// What one thread works with; operands are packed by the kernels.
+struct LossSpace {
+  std::int8_t *left, *left_inner, *right, *right_inner, *guide_left, *guide_right;
+  float* tile;
+  float* guide_tile;
+  std::int8_t* weights;  // a packed tile of weights
+  float* rows;           // 16 float rows
+};
+
+class LossScan {
+ public:
+  std::size_t bytes() const { return workspace_.bytes(); }
+
+ protected:
+  LossScan(const InfonceProblem& problem, bool backward, Workspace workspace);
+
+  // Checks the inputs and finds what is needed of every row and column.
+  void prepare();
+
+  template <typename Body>
+  void parallel(std::int64_t tasks, Body&& body) {
+    const Poll poll = [](void* self) { return static_cast<LossScan*>(self)->report(); };
+    if (!parallel_for(problem_.execution.threads, tasks, body, poll, this)) throw Interrupted();
   }
-}
+  // body(i, thread) for every row of [0, rows).
+  template <typename Body>
+  void parallel_rows(std::int64_t rows, Body&& body) {
+    parallel(divide_up(rows, kLossTaskRows), [&](std::int64_t task, int thread) {
+      const std::int64_t end = std::min((task + 1) * kLossTaskRows, rows);
+      for (std::int64_t i = task * kLossTaskRows; i < end; ++i) body(i, thread);
+    });
+  }
+  bool report() const;
+
+  std::int64_t slab_begin(std::int64_t slab) const { return slab * slab_rows_; }
+  std::int64_t slab_end(std::int64_t slab) const {
+    return std::min((slab + 1) * slab_rows_, rows_);
+  }
+  std::int64_t positive_count() const { return problem_.positives.offsets[rows_]; }
+  RowPositives positives_of(std::int64_t i) const;
+
+  // The positives' scores of the slab, and the limits that follow from them.
+  void find_limits(std::int64_t begin, std::int64_t end, const LossSpace& space);
+
+  // For every block of columns before(block, first, end), body(tile) for its tiles, after(block).
+  template <typename Before, typename Body, typename After>
+  void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const LossSpace& space,
+            Before before, Body body, After after) {
+    const auto& left = kernels_.loss.pack_left;
+    pack(left, pass.rows, begin, end, space.left, space);
+    if (pass.guided()) pack(left, pass.guide_rows, begin, end, space.guide_left, space);
+    std::int64_t block = 0;
+    for (std::int64_t c = 0; c < pass.columns.count; c += kLossTileColumns, ++block) {
+      const std::int64_t last = std::min(c + kLossTileColumns, pass.columns.count);
+      before(block, c, last);
+      pack(kernels_.loss.pack_right, pass.columns, c, last, space.right, space);
+      if (pass.guided())
+        pack(kernels_.loss.pack_right, pass.guide_columns, c, last, space.guide_right, space);
+      for (std::int64_t r = begin; r < end; r += kLossTileRows) {
+        const LossTile tile = {&pass, r, c, static_cast<int>(std::min(kLossTileRows, end - r)),
+                               static_cast<int>(last - c)};
+        kernels_.bfloat16.begin_tiles();
+        score(tile, begin, space);
+        body(tile);
+        kernels_.bfloat16.end_tiles();
+      }
+      after(block);
+    }
+  }
+
+  // Packs rows [begin, end) of a side from group 0 on; the last groups are filled up with zeros.
+  template <typename Pack>
+  void pack(Pack pack_group, const LossSide& side, std::int64_t begin, std::int64_t end,
+            std::int8_t* operand, const LossSpace& space) const {
+    const std::int64_t depth = side.matrix->columns;
+    const std::int64_t groups = round_up(end - begin, kLossPadding) / kLanes;
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int64_t first = begin + g * kLanes;
+      const float* rows[kLanes];
+      float factors[kLanes];
+      const auto count = static_cast<int>(std::clamp<std::int64_t>(end - first, 0, kLanes));
+      for (int r = 0; r < count; ++r) {
+        const LossRow row = side.row(kernels_, first + r, space.rows + r * depth);
+        rows[r] = row.data;
+        factors[r] = row.factor;
+      }
+      pack_group(precision_, rows, factors, count, depth, g, operand);
+    }
+  }
+  // Bytes of one row of a packed operand.
+  std::int64_t row_bytes(std::int64_t depth) const {
+    return round_up(depth, kLossPadding) * kernels_.loss.element_bytes[precision_];
+  }
+
+  // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
+  // get the score whose logit is theirs.
+  void mask_row(const LossTile& tile, int r, const LossSpace& space, LossSurvey* survey) const;
+  LossTerms terms_of(const LossTile& tile, std::int64_t i) const;
+
+  const InfonceProblem& problem_;
+  const KernelTable& kernels_;
+  const LossPrecision precision_;
+  Workspace workspace_;
+  const std::int64_t rows_, depth_;
+  std::int64_t slab_rows_, slabs_;
+  LossSide queries_, documents_;
+  LossPass passes_[kMaxLossPasses];
+  int pass_count_ = 0;
+  LossSpace spaces_[kMaxLossThreads];
+  float* positive_scores_ = nullptr;
+  std::atomic<std::int64_t> done_{0};
+  std::int64_t total_ = 1;
+
+ private:
+  struct RowLimits {
+    float upper, lower;  // of the scores that masks look at
+    float positive;      // the best positive's score
+  };
+
+  LossSide side(const Matrix& matrix, Metric metric, const float* factors) const;
+  void make_passes();
+  void check(const Matrix& matrix, Metric metric, const float* factors, const char* name);
+  void score(const LossTile& tile, std::int64_t slab_begin, const LossSpace& space) const;
+  template <typename Write>
+  void score_positives(std::int64_t begin, std::int64_t end, const LossSide& queries,
+                       const LossSide& documents, std::int8_t* left, std::int8_t* right,
+                       const LossSpace& space, Write write) const;
+  void limit_row(std::int64_t i);
+  void hide(const LossTile& tile, std::int64_t i, float* scores) const;
+  bool has_own_logits() const;
+
+  RowLimits* limits_ = nullptr;
+  std::int32_t* row_groups_ = nullptr;    // of every positive
+  std::int32_t* query_groups_ = nullptr;  // of every query's first positive
+  std::int32_t* hidden_ = nullptr;
+  float* factors_[6] = {};  // queries, documents, queue, and the guide's
+};
 
 }  // namespace stope
