@@ -79,7 +79,8 @@ def by_loops(queries, documents, scale, bias, o):
         known = j >= count and "queue_ids" in o
         if known and o["queue_ids"][j - count] in [ids[p] for p in positives[i]]:
             return False
-        foreign = any(j in hard[k] for k in range(rows)) and j not in hard[i]
+        answers = any(j in own for own in positives)
+        foreign = any(j in own for own in hard) and j not in hard[i] and not answers
         return o.get("foreign_hard_negatives", True) or not foreign
 
     def same_answer(i, j):

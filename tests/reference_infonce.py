@@ -13,7 +13,8 @@ Where the field leaves a choice, this file makes it:
 - A row's own pair in the document to query block is one more negative that nothing drops; it
   counts as one.
 - The queue is scored by query to document alone; log_weights of its columns are 0.
-- foreign_hard_negatives=False drops columns of query to document and of document to document.
+- foreign_hard_negatives=False drops columns of query to document and of document to document; a
+  document that answers any query is not one of them.
 - Focal logits are taken in every block; log-weights are part of the logit that beta multiplies.
 - Without a margin or limit a guide drops nothing.
 - Where "hardness" is clamped, log Ng is a constant, in the temperature too.
@@ -196,7 +197,7 @@ def through_unit(rows, gradient):
 
 def keep_masks(judged, names, limits, positives, hard, exclude, foreign, document_ids, queue_ids):
     """bool per block: the negatives of every row; the blocks `names` are judged by their scores."""
-    rows, num_documents = judged[DD].shape
+    rows = len(positives)
     kept = {name: np.ones(block.shape, bool) for name, block in judged.items()}
     own = np.arange(rows)
     if document_ids is not None:
@@ -211,13 +212,12 @@ def keep_masks(judged, names, limits, positives, hard, exclude, foreign, documen
             kept[DQ][i] &= ~theirs
     for name in names:
         kept[name] &= (judged[name] <= limits[0]) & (judged[name] >= limits[1])
-    somebodys = np.isin(np.arange(num_documents), np.concatenate(hard))
+    only_hard = np.setdiff1d(np.concatenate(hard), np.concatenate(positives))
     for i in range(rows):
         for name in (QD, DD):
             kept[name][i, exclude[i][exclude[i] < kept[name].shape[1]]] = False
             if not foreign:
-                foreign_ones = somebodys & ~np.isin(np.arange(num_documents), hard[i])
-                kept[name][i, :num_documents] &= ~foreign_ones
+                kept[name][i, np.setdiff1d(only_hard, hard[i])] = False
             kept[name][i, positives[i]] = False
         kept[DD][i, hard[i]] = False
     kept[QQ][own, own] = False

@@ -1,0 +1,173 @@
+"""infonce: every rule, objective, shape, type, instruction set and precision against the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import infonce_cases as cases
+import reference_infonce as oracle
+import stope
+from infonce_cases import PRECISIONS, drawn, precisions
+from infonce_checks import check, same_bits
+
+isas = pytest.mark.parametrize("isa", stope.isa.available())
+
+
+def goes_with(name, objective):
+    """Whether the objective goes with the rule."""
+    if objective == "sigmoid" and name == "focal":
+        return False
+    return objective not in ("hardness", "pairwise") or name not in cases.SEVERAL
+
+
+@pytest.mark.parametrize("objective", oracle.OBJECTIVES)
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_every_rule_and_objective(name, objective):
+    if goes_with(name, objective):
+        *problem, expected = drawn(name, objective)
+        check(*problem, expected=expected)
+
+
+@isas
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_every_rule_on_exact_scores(name, isa):
+    """Cosines that no arithmetic rounds: masks, counts, ranks and ties must agree exactly."""
+    problem = queries, documents, options, upstream, expected = drawn(
+        name, rows=20, count=45, dim=64, embed="signs"
+    )
+    for precision in PRECISIONS:
+        with stope.isa.only(isa):
+            options = problem[2] | {"precision": precision}
+            got, _ = check(queries, documents, options, upstream, precision, expected)
+        for field in ("negatives", "ranks", "best_negatives"):
+            np.testing.assert_array_equal(getattr(got, field), getattr(expected[0], field), field)
+        best = expected[0].best_negative_scores.astype(np.float32)
+        np.testing.assert_allclose(got.best_negative_scores, best, rtol=0, atol=1e-6)
+
+
+SHAPES = [
+    (rows, count, dim)
+    for rows in (1, 7, 33, 300)
+    for count in (1, 40, 300, 700)
+    for dim in (1, 3, 16, 33, 100)
+]
+
+
+@isas
+@precisions
+def test_ragged_shapes(isa, precision):
+    """Sizes on both sides of panels, tiles and blocks."""
+    names = ("plain", "several weighted", "two ways", "query to query", "log weights", "dot")
+    for number, (rows, count, dim) in enumerate(SHAPES):
+        name = names[number % len(names)]
+        # bfloat16 rounds a few large elements badly; a milder temperature bounds what that does.
+        temperature = (0.1 if name != "dot" else float(dim)) if dim >= 16 else 2.0
+        problem = drawn(name, "out", rows, count, dim, temperature=temperature)
+        queries, documents, options, upstream, expected = problem
+        with stope.isa.only(isa):
+            note = f"{name} {rows} x {count} x {dim}"
+            check(queries, documents, options | {"precision": precision}, upstream, note, expected)
+
+
+@isas
+@pytest.mark.parametrize("name", ["everything", "two ways with much", "guided directions"])
+def test_many_blocks_with_many_rules(name, isa):
+    *problem, expected = drawn(name, "out", 70, 300, 40)
+    with stope.isa.only(isa):
+        check(*problem, expected=expected)
+
+
+@isas
+@precisions
+@pytest.mark.parametrize("objective", oracle.OBJECTIVES)
+def test_objectives_on_every_instruction_set(objective, isa, precision):
+    name = "plain" if objective in ("hardness", "pairwise") else "several weighted"
+    queries, documents, options, upstream, expected = drawn(name, objective, 40, 90, 64)
+    with stope.isa.only(isa):
+        check(queries, documents, options | {"precision": precision}, upstream, isa, expected)
+
+
+@isas
+@precisions
+@pytest.mark.parametrize(
+    "name", ["plain", "several weighted", "everything", "two ways of several", "queue with ids"]
+)
+def test_threads_change_no_bit(name, isa, precision, threads):
+    queries, documents, options, upstream = cases.undecided(name, "out", 300, 700, 33)
+    options = options | {"precision": precision}
+    results = []
+    with stope.isa.only(isa):
+        for count in (1, 2, 3, 1):
+            threads(count)
+            forward = stope.infonce_forward(queries, documents, **options)
+            gradients = stope.infonce_backward(queries, documents, forward, upstream, **options)
+            results.append((forward, gradients))
+    for forward, gradients in results[1:]:
+        same_bits(forward, results[0][0])
+        same_bits(gradients, results[0][1])
+
+
+@precisions
+def test_a_larger_batch(precision):
+    queries, documents, options, upstream, expected = drawn("plain", "out", 600, 2500, 96)
+    check(queries, documents, options | {"precision": precision}, upstream, "", expected)
+
+
+# --- published numbers (methods.md) ------------------------------------------------------------
+
+TWO = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+PAIRS = np.array([[1, 0], [0.6, 0.8]], np.float32), np.array([[0.8, 0.6], [0, 1]], np.float32)
+AXES = np.eye(2, dtype=np.float32)
+STAR = np.array([[2, 1, 1.5, 0], [0.5, 1.5, 0.5, 1]], np.float32)
+TRIPLE = np.array([[0.8, 0.6, -0.2]], np.float32)
+BOTH = {"directions": ("query_to_document", "document_to_query"), "partition": "per_direction"}
+QWEN3 = {"directions": (oracle.QD, oracle.QQ, oracle.DD), "absolute_margin": -0.1}
+MANY = {"positives": [[0, 1]], "temperature": 1.0}
+HARDNESS = {"objective": "hardness", "temperature": 0.5}
+
+
+@isas
+@pytest.mark.parametrize(
+    ("scores", "options", "losses"),
+    [
+        (TWO, {"temperature": 0.1}, [0.000335, 0.002476]),
+        (TWO, {"temperature": 0.1, **BOTH}, None),
+        (TWO, {"temperature": 0.1, "objective": "decoupled"}, [-8, -6]),
+        (TWO, {"temperature": 0.1, "objective": "sigmoid", "bias": -10.0}, [1.313385, 2.127263]),
+        (TWO, {"temperature": 0.05, "focal_margin": 0.3}, [2.0505e-07, 2.03993e-05]),
+        (PAIRS, {"temperature": 0.1, **QWEN3}, [0.239809, 0.239545]),
+        (PAIRS, {"temperature": 0.1, "directions": cases.ALL}, [1.977414, 1.977414]),
+        (STAR, {"temperature": 1.0, "objective": "pairwise"}, [0.914267, 1.100601]),
+        (np.array([[2, 1, 0]], np.float32), MANY, [0.907606]),
+        (np.array([[2, 1, 0]], np.float32), {**MANY, "objective": "in"}, [0.094344]),
+        (TRIPLE, {"beta": 1.0, "positive_prior": 0.1, **HARDNESS}, [0.726423]),
+        (TRIPLE, HARDNESS, [0.590924]),
+    ],
+)
+def test_numbers_of_the_methods_reference(scores, options, losses, isa):
+    with stope.isa.only(isa):
+        if isinstance(scores, tuple):
+            got = stope.infonce_forward(*scores, **options).losses
+        else:
+            axes = np.eye(scores.shape[1], dtype=np.float32)
+            got = stope.infonce_forward(scores, axes, metric="dot", **options).losses
+    if losses is None:
+        np.testing.assert_allclose(np.mean(got), 0.00115851, atol=1e-8)
+    else:
+        np.testing.assert_allclose(got, losses, atol=2e-6, rtol=1e-6)
+
+
+def test_gradients_of_the_methods_reference():
+    options = {"metric": "dot", "temperature": 0.1}
+    forward = stope.infonce_forward(TWO, AXES, **options)
+    got = stope.infonce_backward(TWO, AXES, forward, **options)
+    expected = [[-0.001677, 0.001677], [0.012363, -0.012363]]
+    np.testing.assert_allclose(got.queries, expected, atol=6e-7)
+    np.testing.assert_allclose(got.temperature, 0.0875927, atol=1e-7)
+    options |= {"objective": "sigmoid", "bias": -10.0}
+    forward = stope.infonce_forward(TWO, AXES, **options)
+    got = stope.infonce_backward(TWO, AXES, forward, **options)
+    expected = [[-3.65529, 0.00062], [0.00168, -4.40399]]
+    np.testing.assert_allclose(got.queries, expected, atol=6e-6)
+    np.testing.assert_allclose((got.temperature, got.bias), (68.1255, -0.805698), atol=1e-4)
