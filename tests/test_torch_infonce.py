@@ -288,7 +288,9 @@ def test_opcheck(tensors, options):
     torch.library.opcheck(torch.ops.stope.infonce_forward, inputs)
     still = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)
     saved = list(torch.ops.stope.infonce_forward(*still))
-    torch.library.opcheck(torch.ops.stope.infonce_backward, (torch.rand(4), saved, *still))
+    for wanted in (True, False):
+        given = (torch.rand(4), wanted, saved, *still)
+        torch.library.opcheck(torch.ops.stope.infonce_backward, given)
     torch.library.opcheck(torch.ops.stope.checked_weights, (torch.rand(4), False))
 
 

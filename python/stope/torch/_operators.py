@@ -152,28 +152,43 @@ def _forward_fake(queries: Any, documents: Any, *rest: Any) -> tuple[Any, ...]:
 
 
 def _backward(
-    row_gradients: Any, saved: list[Any], queries: Any, documents: Any, *rest: Any
-) -> Any:
+    row_gradients: Any,
+    document_gradients: bool,
+    saved: list[Any],
+    queries: Any,
+    documents: Any,
+    *rest: Any,
+) -> tuple[Any, ...]:
     *tensors, options = rest
     found = stope.infonce_backward(
         _rows(queries.detach()),
         _rows(documents.detach()),
         stope.InfoNCE(*saved),
         row_gradients.detach().contiguous(),
+        document_gradients=document_gradients,
         **_arguments(tuple(tensors), options),
     )
     temperature, bias = (
         torch.tensor(value, dtype=torch.float64) for value in (found.temperature, found.bias)
     )
-    return torch.as_tensor(found.queries), torch.as_tensor(found.documents), temperature, bias
+    of_documents = torch.zeros(0, documents.shape[1])
+    if document_gradients:
+        of_documents = torch.as_tensor(found.documents)
+    return torch.as_tensor(found.queries), of_documents, temperature, bias
 
 
 def _backward_fake(
-    row_gradients: Any, saved: list[Any], queries: Any, documents: Any, *rest: Any
+    row_gradients: Any,
+    document_gradients: bool,
+    saved: list[Any],
+    queries: Any,
+    documents: Any,
+    *rest: Any,
 ) -> tuple[Any, ...]:
+    columns = documents.shape[0] if document_gradients else 0
     return (
         queries.new_empty(queries.shape, dtype=torch.float32),
-        documents.new_empty(documents.shape, dtype=torch.float32),
+        documents.new_empty((columns, documents.shape[1]), dtype=torch.float32),
         queries.new_empty((), dtype=torch.float64),
         queries.new_empty((), dtype=torch.float64),
     )
@@ -195,7 +210,9 @@ def _differentiate(ctx: Any, row_gradients: Any, *_: Any) -> tuple[Any, ...]:
         return nothing
     tensors = ctx.saved_tensors[: ctx.inputs]
     saved = list(ctx.saved_tensors[ctx.inputs :])
-    gradients = torch.ops.stope.infonce_backward(row_gradients, saved, *tensors, ctx.options)
+    gradients = torch.ops.stope.infonce_backward(
+        row_gradients, ctx.needs_input_grad[1], saved, *tensors, ctx.options
+    )
     wanted = zip(gradients, tensors, ctx.needs_input_grad, strict=False)
     return (
         *(gradient.to(tensor.dtype) if need else None for gradient, tensor, need in wanted),
@@ -246,7 +263,7 @@ _define(
 
 _define(
     "stope::infonce_backward",
-    f"(Tensor row_gradients, Tensor[] saved, {_INPUTS}str options) -> "
+    f"(Tensor row_gradients, bool document_gradients, Tensor[] saved, {_INPUTS}str options) -> "
     "(Tensor, Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,

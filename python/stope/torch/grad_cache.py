@@ -74,7 +74,7 @@ def cached_step(
         chunk.states.append(_RandomState(chunk.rows))
         with torch.no_grad():
             columns[chunk.column].append(chunk.encoder(chunk.rows))
-    # Autocast keeps the weights it casts; those of the pass without a graph would have none.
+    # Under autocast, some versions of torch would reuse the weights cast without a graph.
     torch.clear_autocast_cache()
     representations = [torch.cat(column).detach().requires_grad_() for column in columns]
     value = loss(*representations)
