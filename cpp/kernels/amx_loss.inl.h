@@ -123,7 +123,10 @@ void pack_right_tiles(LossPrecision precision, const float* const* rows, const f
     }
 }
 
-// An inner tile holds 32 rows, two groups; tiles go by 32 rows, then part, then 16 of the depth.
+// An inner tile holds 32 rows, two groups. Inside a chunk tiles go by 16 of the depth, then part,
+// then 32 rows: what one block of products reads lies in one piece.
+constexpr int kChunkTiles = stope::kLossChunk / kTileDepth;
+
 void pack_inner_tiles(LossPrecision precision, const float* const* rows, const float* factors,
                       int count, std::int64_t depth, std::int64_t group, void* base) {
   if (without_tiles(precision, depth))
@@ -131,10 +134,12 @@ void pack_inner_tiles(LossPrecision precision, const float* const* rows, const f
   const int parts = parts_of(precision);
   const GroupRows given = {rows, factors, count, depth};
   const std::int64_t strips = padded_depth(depth) / kLanes;
-  std::int8_t* out = static_cast<std::int8_t*>(base) + group / 2 * parts * strips * kTileBytes +
+  const std::int64_t chunk = group * kLanes / stope::kLossChunk, tile = group / 2 % kChunkTiles;
+  std::int8_t* out = static_cast<std::int8_t*>(base) +
+                     (chunk * strips * parts * kChunkTiles + tile) * kTileBytes +
                      group % 2 * (kTileBytes / 2);
-  for (int part = 0; part < parts; ++part)
-    for (std::int64_t s = 0; s < strips; ++s, out += kTileBytes)
+  for (std::int64_t s = 0; s < strips; ++s)
+    for (int part = 0; part < parts; ++part, out += kChunkTiles * kTileBytes)
       for (int p = 0; p < kLanes / 2; ++p) {
         const __m512i pair = pair_up(part_of(given.load(2 * p, s * kLanes), part),
                                      part_of(given.load(2 * p + 1, s * kLanes), part));
@@ -180,57 +185,33 @@ struct TileStrips {
   }
 };
 
-inline void load_left(const TileStrips& a, int part, std::int64_t step) {
-  _tile_loadd(4, a.at(0, part, step), kAmxTileBytes);
-  _tile_loadd(5, a.at(1, part, step), kAmxTileBytes);
-}
-inline void load_right(const TileStrips& b, int part, std::int64_t step) {
-  _tile_loadd(6, b.at(0, part, step), kAmxTileBytes);
-  _tile_loadd(7, b.at(1, part, step), kAmxTileBytes);
-}
-inline void multiply_tiles() {
-  _tile_dpbf16ps(0, 4, 6);
-  _tile_dpbf16ps(1, 4, 7);
-  _tile_dpbf16ps(2, 5, 6);
-  _tile_dpbf16ps(3, 5, 7);
-}
-
-// A block of sums that comes next: fetched in equal shares while the products of this one run.
-struct NextBlock {
-  const float* data;
-  std::int64_t stride;
-  int rows;
-};
-inline void fetch(const NextBlock& next, std::int64_t step, std::int64_t steps) {
-  const auto begin = static_cast<int>(next.rows * step / steps);
-  const auto end = static_cast<int>(next.rows * (step + 1) / steps);
-  for (int r = begin; r < end; ++r) {
-    __builtin_prefetch(next.data + r * next.stride, 1);
-    __builtin_prefetch(next.data + r * next.stride + kLanes, 1);
-  }
-}
-
-// Tiles 0 to 3 += the products of two strips by two, over all steps.
-inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts, std::int64_t steps,
-                            const NextBlock& next) {
-  if (parts == 1) {
-    for (std::int64_t k = 0; k < steps; ++k) {
-      load_left(a, 0, k);
-      load_right(b, 0, k);
-      fetch(next, k, steps);
-      multiply_tiles();
-    }
-    return;
-  }
+// Tiles 0 to 3 += the products of two strips by two, over all steps. Loads lie between products, as
+// late as they can: the unit takes them while it multiplies.
+inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
+                            std::int64_t steps) {
   for (std::int64_t k = 0; k < steps; ++k) {
-    load_left(a, 1, k);
-    load_right(b, 0, k);
-    fetch(next, k, steps);
-    multiply_tiles();
-    load_left(a, 0, k);
-    multiply_tiles();
-    load_right(b, 1, k);
-    multiply_tiles();
+    const int last = parts - 1;  // of a: low, then high
+    _tile_loadd(6, b.at(0, 0, k), kAmxTileBytes);
+    _tile_loadd(4, a.at(0, last, k), kAmxTileBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b.at(1, 0, k), kAmxTileBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a.at(1, last, k), kAmxTileBytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+    if (parts == 1) continue;
+    _tile_loadd(4, a.at(0, 0, k), kAmxTileBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a.at(1, 0, k), kAmxTileBytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+    _tile_loadd(6, b.at(0, 1, k), kAmxTileBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(7, b.at(1, 1, k), kAmxTileBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
   }
 }
 
@@ -249,6 +230,10 @@ inline void store_sums(float* out, std::int64_t stride) {
   _tile_stored(3, out + kLanes * stride + kLanes, bytes);
 }
 
+// Depth goes in pieces whose strips of 32 rows stay in the first-level cache while the columns
+// stream past them; sums wait in the output between pieces.
+constexpr std::int64_t kPieceBytes = 24 << 10;
+
 void score_tiles(LossPrecision precision, const void* left, const void* right, int rows,
                  int columns, std::int64_t depth, float* tile, std::int64_t stride) {
   if (without_tiles(precision, depth))
@@ -256,19 +241,28 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
   const int parts = parts_of(precision);
   const std::int64_t steps = padded_depth(depth) / kTileDepth;
   const std::int64_t group = parts * steps * kTileBytes, part = steps * kTileBytes;
-  for (int c = 0; c < columns; c += kBlock)
-    for (int r = 0; r < rows; r += kBlock) {
-      const TileStrips a = {static_cast<const std::int8_t*>(left) + r / kLanes * group, group, part,
-                            kTileBytes};
-      const TileStrips b = {static_cast<const std::int8_t*>(right) + c / kLanes * group, group,
-                            part, kTileBytes};
-      _tile_zero(0);
-      _tile_zero(1);
-      _tile_zero(2);
-      _tile_zero(3);
-      multiply_strips(a, b, parts, steps, {nullptr, 0, 0});
-      store_sums(tile + r * stride + c, stride);
-    }
+  const std::int64_t most = kPieceBytes / (2 * parts * kTileBytes);
+  const std::int64_t pieces = (steps + most - 1) / most, piece = (steps + pieces - 1) / pieces;
+  for (std::int64_t k = 0; k < steps; k += piece)
+    for (int r = 0; r < rows; r += kBlock)
+      for (int c = 0; c < columns; c += kBlock) {
+        const std::int64_t skipped = k * kTileBytes;
+        const TileStrips a = {static_cast<const std::int8_t*>(left) + r / kLanes * group + skipped,
+                              group, part, kTileBytes};
+        const TileStrips b = {static_cast<const std::int8_t*>(right) + c / kLanes * group + skipped,
+                              group, part, kTileBytes};
+        float* out = tile + r * stride + c;
+        if (k > 0) {
+          load_sums(out, stride);
+        } else {
+          _tile_zero(0);
+          _tile_zero(1);
+          _tile_zero(2);
+          _tile_zero(3);
+        }
+        multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece);
+        store_sums(out, stride);
+      }
 }
 
 // Copies a ragged block of the output beside itself, so that tiles may load and store all of it.
@@ -306,26 +300,25 @@ void accumulate_tiles(LossPrecision precision, const float* weights, std::int64_
   const int out_rows = transposed ? columns : rows, sums = transposed ? rows : columns;
   const std::int64_t steps = (sums + kTileDepth - 1) / kTileDepth;
   const std::int64_t group = parts * steps * kTileBytes;
-  const std::int64_t strips = padded_depth(depth) / kLanes;
   // Along the depth first: the next block down would lie a multiple of 4 KiB further for common
   // dims, and its loads would wait for the stores of this one.
   for (int r = 0; r < out_rows; r += kBlock) {
     const TileStrips a = {packed + r / kLanes * group, group, steps * kTileBytes, kTileBytes};
     const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
     for (std::int64_t d = 0; d < depth; d += kBlock) {
-      const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * kTileBytes,
-                            kTileBytes, strips * kTileBytes, parts * strips * kTileBytes};
+      const std::int64_t part = kChunkTiles * kTileBytes;
+      const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * parts * part,
+                            parts * part, part, kTileBytes};
       float* block = out + r * out_stride + d;
       const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
-      const NextBlock next = {block + kBlock, out_stride, depth - d < 2 * kBlock ? 0 : rows_here};
       if (rows_here == kBlock && depth_here == kBlock) {
         load_sums(block, out_stride);
-        multiply_strips(a, b, parts, steps, next);
+        multiply_strips(a, b, parts, steps);
         store_sums(block, out_stride);
       } else {
         RaggedBlock ragged(block, out_stride, rows_here, depth_here);
         load_sums(ragged.data(), kBlock);
-        multiply_strips(a, b, parts, steps, next);
+        multiply_strips(a, b, parts, steps);
         store_sums(ragged.data(), kBlock);
         ragged.write_back();
       }

@@ -122,7 +122,10 @@ struct ScanKernels {
 // table's own: `left` and `right` for the scores, `inner` for what weights multiply. Rows are
 // padded with zeros to kLossPadding, depths likewise; a packed operand takes
 //   rows_padded * depth_padded * element_bytes[precision].
+// An inner operand is made of chunks of kLossChunk rows, and a product reads one chunk, or its
+// first rows.
 inline constexpr int kLossPadding = 32;
+inline constexpr int kLossChunk = 256;
 
 enum LossPrecision { kLossFloat32, kLossBfloat16 };
 
@@ -169,6 +172,7 @@ struct LossMask {
 };
 
 struct LossSurvey {
+  float largest;  // kept score of this call
   std::int64_t kept;
   std::int64_t above;       // kept scores above `positive`
   float best;               // largest kept score
@@ -203,7 +207,9 @@ struct LossKernels {
   void (*mask)(float* scores, int count, const LossMask* mask);
   void (*survey)(const float* scores, int count, float positive, std::int64_t first_index,
                  LossSurvey* survey);
-  void (*fold)(const float* scores, int count, const LossTerms* terms, LossSums* sums);
+  // `largest` is the largest score of the row, or NaN where it is not known.
+  void (*fold)(const float* scores, int count, float largest, const LossTerms* terms,
+               LossSums* sums);
   // Replaces scores by the weights dL/dS / multiplier, zeros up to `padded`; returns the sum over
   // the row of dL/dlogit in *total and of dL/dlogit * dlogit/dmultiplier in *moment if focal.
   void (*weigh)(float* scores, int count, int padded, const LossTerms* terms,

@@ -113,6 +113,7 @@ void survey_scores(const float* scores, int count, float positive, std::int64_t 
   survey->kept += kept;
   survey->above += above;
   const float found = reduce_max(best);
+  survey->largest = found;
   if (!(found > survey->best)) return;
   survey->best = found;
   for (int c = 0; c < count; ++c)
@@ -136,7 +137,8 @@ inline f32x16 logit(f32x16 s, const LossTerms& terms, f32x16 log_weight, f32x16 
 }
 
 template <LossKind kKind, bool kFocal>
-void fold_row(const float* scores, int count, const LossTerms& terms, LossSums* sums) {
+void fold_row(const float* scores, int count, float largest, const LossTerms& terms,
+              LossSums* sums) {
   const float* weights = terms.log_weights;
   f32x16 first = set_f32(0.0f), second = set_f32(0.0f);
   const auto each = [&](f32x16 less, auto take) {
@@ -162,9 +164,12 @@ void fold_row(const float* scores, int count, const LossTerms& terms, LossSums* 
     sums->second += static_cast<double>(reduce_add(second));
     return;
   }
-  f32x16 largest = set_f32(kMasked);
-  each(set_f32(0.0f), [&](f32x16 x) { largest = max_f32(largest, x); });
-  const float reference = reduce_max(largest);
+  float reference = largest * terms.multiplier;  // logits rise with scores, but for what is added
+  if (kFocal || weights != nullptr || largest != largest) {
+    f32x16 top = set_f32(kMasked);
+    each(set_f32(0.0f), [&](f32x16 x) { top = max_f32(top, x); });
+    reference = reduce_max(top);
+  }
   if (reference == kMasked) return;
   const float beta = terms.beta;
   if (reference > sums->reference) {
@@ -191,11 +196,12 @@ void fold_row(const float* scores, int count, const LossTerms& terms, LossSums* 
     sums->second += static_cast<double>(reduce_add(second));
 }
 
-void fold_scores(const float* scores, int count, const LossTerms* terms, LossSums* sums) {
+void fold_scores(const float* scores, int count, float largest, const LossTerms* terms,
+                 LossSums* sums) {
   const auto fold = [&](auto kind) {
     constexpr LossKind kKind = decltype(kind)::kValue;
-    terms->focal ? fold_row<kKind, true>(scores, count, *terms, sums)
-                 : fold_row<kKind, false>(scores, count, *terms, sums);
+    terms->focal ? fold_row<kKind, true>(scores, count, largest, *terms, sums)
+                 : fold_row<kKind, false>(scores, count, largest, *terms, sums);
   };
   switch (terms->kind) {
     case stope::kLossSoftmax: return fold(Constant<stope::kLossSoftmax>());

@@ -86,7 +86,8 @@ class Forward : LossScan {
 
   void fold(const LossTile& tile, int r, const LossSpace& space, const InfonceForward& out) {
     const std::int64_t i = tile.first_row + r;
-    LossSurvey survey = {0, 0, out.best_negative_scores[i], out.best_negatives[i]};
+    fetch_columns(tile, r, nullptr);
+    LossSurvey survey = {0, 0, 0, out.best_negative_scores[i], out.best_negatives[i]};
     mask_row(tile, r, space, &survey);
     out.negatives[i] += survey.kept;
     if (tile.pass->first_id >= 0) {
@@ -96,7 +97,7 @@ class Forward : LossScan {
     }
     const LossTerms terms = terms_of(tile, i);
     LossSums sums = load_sums(out.state, i);
-    kernels_.loss.fold(space.tile + r * kLossTileColumns, tile.columns, &terms, &sums);
+    kernels_.loss.fold(space.tile + r * tile_columns_, tile.columns, survey.largest, &terms, &sums);
     store_sums(out.state, i, sums, 0);
   }
 
@@ -221,13 +222,24 @@ class Backward : LossScan {
           if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
         [&](const LossTile& tile) {
-          for (int r = 0; r < tile.rows; ++r) weigh(tile, r, space);
-          k.accumulate(precision_, space.tile, kLossTileColumns, tile.rows, tile.columns, false,
+          const std::int64_t slab_row = tile.first_row - begin, bytes = row_bytes(depth_);
+          const std::int64_t next_row = slab_row + tile_rows_;
+          for (int r = 0; r < tile.rows; ++r) {
+            fetch_columns(tile, r, columns_out);
+            if (begin + next_row < end) {
+              fetch(space.left + next_row * bytes, tile_rows_ * bytes, r, tile.rows);
+              if (columns_out != nullptr)
+                fetch(space.left_inner + next_row * bytes, tile_rows_ * bytes, r, tile.rows);
+              fetch(rows_out + (begin + next_row) * depth_, tile_rows_ * depth_ * 4, r, tile.rows);
+            }
+            weigh(tile, r, space);
+          }
+          k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, false,
                        space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_,
                        space.weights);
           if (columns_out != nullptr)
-            k.accumulate(precision_, space.tile, kLossTileColumns, tile.rows, tile.columns, true,
-                         space.left_inner + (tile.first_row - begin) * row_bytes(depth_), depth_,
+            k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, true,
+                         space.left_inner + slab_row * bytes, depth_,
                          columns_out + tile.first_column * depth_, depth_, space.weights);
         },
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
@@ -236,7 +248,7 @@ class Backward : LossScan {
   void weigh(const LossTile& tile, int r, const LossSpace& space) {
     const std::int64_t i = tile.first_row + r;
     const auto padded = static_cast<int>(round_up(tile.columns, kLossPadding));
-    float* scores = space.tile + r * kLossTileColumns;
+    float* scores = space.tile + r * tile_columns_;
     if (coefficients_[i].first == 0.0f && coefficients_[i].second == 0.0f) {
       std::fill_n(scores, padded, 0.0f);
       return;

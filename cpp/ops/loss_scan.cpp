@@ -36,28 +36,30 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       kernels_(stope::kernels()),
       precision_(problem.precision == LossArithmetic::kFloat32 ? kLossFloat32 : kLossBfloat16),
       workspace_(workspace),
+      tile_rows_(backward ? kLossChunk : 64),
+      tile_columns_(backward ? kLossChunk : kMostTileColumns),
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
-  slab_rows_ = std::min(kLossSlabRows, round_up(divide_up(rows_, 4 * threads), kLossTileRows));
+  slab_rows_ = std::min(kLossSlabRows, round_up(divide_up(rows_, 2 * threads), tile_rows_));
   slabs_ = divide_up(rows_, slab_rows_);
-  constexpr std::int64_t kTile = kLossTileRows * kLossTileColumns;
+  const std::int64_t tile = tile_rows_ * tile_columns_;
   const std::int64_t row = row_bytes(depth_), guide_depth = problem.guide_queries.columns;
   for (std::int64_t t = 0; t < threads; ++t) {
     LossSpace& space = spaces_[t];
     space = {};
     space.left = workspace_.take<std::int8_t>(slab_rows_ * row);
-    space.right = workspace_.take<std::int8_t>(kLossTileColumns * row);
+    space.right = workspace_.take<std::int8_t>(tile_columns_ * row);
     if (backward) {
       space.left_inner = workspace_.take<std::int8_t>(slab_rows_ * row);
-      space.right_inner = workspace_.take<std::int8_t>(kLossTileColumns * row);
-      space.weights = workspace_.take<std::int8_t>(kTile * 4);
+      space.right_inner = workspace_.take<std::int8_t>(tile_columns_ * row);
+      space.weights = workspace_.take<std::int8_t>(tile * 4);
     }
-    space.tile = workspace_.take<float>(kTile);
+    space.tile = workspace_.take<float>(tile);
     if (problem.has_guide) {
       space.guide_left = workspace_.take<std::int8_t>(slab_rows_ * row_bytes(guide_depth));
-      space.guide_right = workspace_.take<std::int8_t>(kLossTileColumns * row_bytes(guide_depth));
-      space.guide_tile = workspace_.take<float>(kTile);
+      space.guide_right = workspace_.take<std::int8_t>(tile_columns_ * row_bytes(guide_depth));
+      space.guide_tile = workspace_.take<float>(tile);
     }
     space.rows = workspace_.take<float>(kLanes * std::max(depth_, guide_depth));
   }
@@ -213,10 +215,10 @@ void LossScan::score_positives(std::int64_t begin, std::int64_t end, const LossS
       const std::int64_t stop = std::min(e + kLanes, lists.offsets[last]);
       pack(kernels_.loss.pack_right, answers, e, stop, right, space);
       kernels_.loss.score(precision_, left, right, kLanes, kLanes, depth, space.tile,
-                          kLossTileColumns);
+                          tile_columns_);
       for (std::int64_t entry = e; entry < stop; ++entry) {
         while (lists.offsets[row + 1] <= entry) ++row;
-        write(entry, row, space.tile[(row - first) * kLossTileColumns + entry - e]);
+        write(entry, row, space.tile[(row - first) * tile_columns_ + entry - e]);
       }
     }
   }
@@ -264,11 +266,11 @@ void LossScan::score(const LossTile& tile, std::int64_t slab_begin, const LossSp
   const LossKernels& k = kernels_.loss;
   const std::int64_t row = tile.first_row - slab_begin;
   k.score(precision_, space.left + row * row_bytes(depth_), space.right, tile.rows, tile.columns,
-          depth_, space.tile, kLossTileColumns);
+          depth_, space.tile, tile_columns_);
   if (!tile.pass->guided()) return;
   const std::int64_t depth = problem_.guide_queries.columns;
   k.score(precision_, space.guide_left + row * row_bytes(depth), space.guide_right, tile.rows,
-          tile.columns, depth, space.guide_tile, kLossTileColumns);
+          tile.columns, depth, space.guide_tile, tile_columns_);
 }
 
 void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
@@ -276,7 +278,7 @@ void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
   using Kind = LossPass::Kind;
   const LossPass& pass = *tile.pass;
   const std::int64_t i = tile.first_row + r, own = i - tile.first_column;
-  float* scores = space.tile + r * kLossTileColumns;
+  float* scores = space.tile + r * tile_columns_;
   const auto drop = [&](std::int64_t c) { scores[c] = -kNoLimit; };
   const bool self = pass.columns.matrix == &problem_.queries && own >= 0 && own < tile.columns;
   const float own_score = self ? scores[own] : 0.0f;
@@ -286,7 +288,7 @@ void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
   if (limits.upper < kNoLimit || limits.lower > -kNoLimit || pass.groups != nullptr) {
     const std::int64_t e = problem_.positives.offsets[i];
     LossMask mask = {scores, limits.upper, limits.lower, nullptr, nullptr, 0};
-    if (pass.guided()) mask.values = space.guide_tile + r * kLossTileColumns;
+    if (pass.guided()) mask.values = space.guide_tile + r * tile_columns_;
     if (pass.groups != nullptr) {
       mask.groups = pass.groups + tile.first_column;
       mask.row_groups = row_groups_ + e;
@@ -312,6 +314,7 @@ void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
         (problem_.scale + problem_.hard_hardness) * static_cast<double>(scores[c]) +
         problem_.hard_log_weight;
     scores[c] = static_cast<float>(logit / multiplier);
+    if (survey != nullptr) survey->largest = std::numeric_limits<float>::quiet_NaN();
   });
 }
 
@@ -323,7 +326,7 @@ bool LossScan::has_own_logits() const {
 // Drops the hard negatives of other queries; from documents, all of them.
 void LossScan::hide(const LossTile& tile, std::int64_t i, float* scores) const {
   constexpr std::int32_t kHidden = 1;
-  float kept[kLossTileColumns];
+  float kept[kMostTileColumns];
   int count = 0;
   const bool own = tile.pass->kind == LossPass::Kind::kQueryToDocument;
   const auto each_own = [&](auto body) {

@@ -19,8 +19,7 @@
 
 namespace stope {
 
-inline constexpr std::int64_t kLossTileRows = 256;
-inline constexpr std::int64_t kLossTileColumns = 256;
+inline constexpr std::int64_t kMostTileColumns = 512;
 inline constexpr std::int64_t kLossSlabRows = 1024;
 inline constexpr std::int64_t kLossTaskRows = 64;  // of loops over single rows
 inline constexpr int kMaxLossPasses = 5;
@@ -121,14 +120,14 @@ class LossScan {
     pack(left, pass.rows, begin, end, space.left, space);
     if (pass.guided()) pack(left, pass.guide_rows, begin, end, space.guide_left, space);
     std::int64_t block = 0;
-    for (std::int64_t c = 0; c < pass.columns.count; c += kLossTileColumns, ++block) {
-      const std::int64_t last = std::min(c + kLossTileColumns, pass.columns.count);
+    for (std::int64_t c = 0; c < pass.columns.count; c += tile_columns_, ++block) {
+      const std::int64_t last = std::min(c + tile_columns_, pass.columns.count);
       before(block, c, last);
       pack(kernels_.loss.pack_right, pass.columns, c, last, space.right, space);
       if (pass.guided())
         pack(kernels_.loss.pack_right, pass.guide_columns, c, last, space.guide_right, space);
-      for (std::int64_t r = begin; r < end; r += kLossTileRows) {
-        const LossTile tile = {&pass, r, c, static_cast<int>(std::min(kLossTileRows, end - r)),
+      for (std::int64_t r = begin; r < end; r += tile_rows_) {
+        const LossTile tile = {&pass, r, c, static_cast<int>(std::min(tile_rows_, end - r)),
                                static_cast<int>(last - c)};
         kernels_.bfloat16.begin_tiles();
         score(tile, begin, space);
@@ -163,6 +162,28 @@ class LossScan {
     return round_up(depth, kLossPadding) * kernels_.loss.element_bytes[precision_];
   }
 
+  // Brings share `step` of `steps` of some memory near before it is needed: rows of a tile are a
+  // good place for it, as tiles themselves would wait for every line.
+  static void fetch(const void* data, std::int64_t bytes, std::int64_t step, std::int64_t steps) {
+    const char* first = static_cast<const char*>(data);
+    for (std::int64_t at = bytes * step / steps / 64 * 64; at < bytes * (step + 1) / steps;
+         at += 64)
+      __builtin_prefetch(first + at, 0, 2);
+  }
+  // Of the next block of columns, and their gradients, a share for every row of the slab.
+  void fetch_columns(const LossTile& tile, int r, const float* gradients) const {
+    const LossSide& columns = tile.pass->columns;
+    const std::int64_t first = tile.first_column + tile_columns_;
+    if (columns.index != nullptr || first >= columns.count) return;
+    const std::int64_t count = std::min(tile_columns_, columns.count - first);
+    const std::int64_t steps = std::min(slab_rows_, rows_),
+                       step = (tile.first_row + r) % slab_rows_;
+    const Matrix& matrix = *columns.matrix;
+    const std::int64_t lowest = matrix.row_stride_bytes < 0 ? first + count - 1 : first;
+    fetch(row_data(matrix, lowest), count * std::abs(matrix.row_stride_bytes), step, steps);
+    if (gradients != nullptr) fetch(gradients + first * depth_, count * depth_ * 4, step, steps);
+  }
+
   // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
   // get the score whose logit is theirs.
   void mask_row(const LossTile& tile, int r, const LossSpace& space, LossSurvey* survey) const;
@@ -172,6 +193,7 @@ class LossScan {
   const KernelTable& kernels_;
   const LossPrecision precision_;
   Workspace workspace_;
+  const std::int64_t tile_rows_, tile_columns_;
   const std::int64_t rows_, depth_;
   std::int64_t slab_rows_, slabs_;
   LossSide queries_, documents_;
