@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 import reference_infonce as oracle
-from reference import bits, unit
+from reference import bits
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 LOSS = {FLOAT32: 1e-6, BFLOAT16: 2e-3}  # times the logits' size
 GRADIENT = {FLOAT32: 1e-5, BFLOAT16: 2e-2}  # of the gradient's norm
-SCORE = {FLOAT32: 2e-6, BFLOAT16: 1e-2}
+# AMX adds up products of bfloat16 parts: 2^-18 where float32 itself is within 2^-20.
+SCORE = {FLOAT32: 4e-6, BFLOAT16: 1e-2}
 
 
 def logit_size(expected, options):
@@ -89,7 +90,9 @@ def backward_is_close(got, expected, embeddings, options, upstream=None, note=""
     weight = np.linalg.norm(oracle.raw(upstream))
     dot = options.get("metric", "cosine") == "dot"
     largest = max(1.0, np.abs(oracle.raw(queries) @ documents.T).max()) if dot else 1.0
-    rtol = GRADIENT[precision] * max(1.0, scale * largest / 50)
+    sums = len(documents) if options.get("objective") in ("pairwise", "sigmoid") else 1
+    # A score's error moves e^(s S) by s times as much.
+    rtol = GRADIENT[precision] * max(1.0, scale * largest / 15)
     for name, rows, others in (
         ("queries", queries, documents),
         ("documents", documents, queries),
@@ -101,7 +104,7 @@ def backward_is_close(got, expected, embeddings, options, upstream=None, note=""
         norms = np.linalg.norm(rows, axis=1)
         # The rounding of what cancels in a row: as large as its terms are.
         term = np.linalg.norm(others, axis=1).max() if dot else 1 / norms[norms > 0].min(initial=1)
-        atol = 0.02 * rtol * scale * weight * term
+        atol = 0.02 * rtol * scale * weight * term * sums
         error = np.linalg.norm(mine - theirs)
         bound = rtol * np.linalg.norm(theirs) + atol
         assert error <= bound, f"{name}: error {error:.3g}, allowed {bound:.3g} {note}"
@@ -137,8 +140,3 @@ def same_bits(got, expected, note=""):
         if mine.dtype == np.float32:
             mine, theirs = bits(mine), bits(theirs)
         np.testing.assert_array_equal(mine, theirs, err_msg=f"{name} {note}")
-
-
-def tangents(rows):
-    """rows / |rows|: what a gradient under the cosine is orthogonal to."""
-    return unit(oracle.raw(rows))

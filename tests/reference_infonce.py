@@ -89,13 +89,13 @@ def row_loss(objective, positive, weights, negative, scale=1.0, beta=0.0, prior=
     share = weights / weights.sum()
     whole = log_sum_exp(np.concatenate([positive, negative]))
     rest = log_sum_exp(negative)
+    if objective == "in" or (objective == "out" and len(positive) == 1):  # without cancellation
+        own = log_sum_exp(positive)
+        gradient = -sigmoid(rest - own) * np.exp(positive - own)
+        return softplus(rest - own), whole, gradient, np.exp(negative - whole)
     if objective == "out":
         gradient = np.exp(positive - whole) - share
         return whole - share @ positive, whole, gradient, np.exp(negative - whole)
-    if objective == "in":
-        own = log_sum_exp(positive)
-        gradient = np.exp(positive - whole) - np.exp(positive - own)
-        return whole - own, whole, gradient, np.exp(negative - whole)
     if objective == "excl":
         missed = sigmoid(rest - positive)
         loss = share @ softplus(rest - positive)
@@ -128,9 +128,10 @@ def hardness_loss(positive, negative, scale, beta, prior, detach):
     if detach:
         d_negative = np.exp((1 + beta) * negative - harder)
     # Ng = (R - prior N e^p) / (1 - prior); `taken` is the part of R that the positives explain.
-    taken = 0.0 if prior == 0 else np.exp(np.log(prior * count) + positive[0] - log_reweighted)
+    log_taken = -np.inf if prior == 0 else np.log(prior * count) + positive[0] - log_reweighted
     log_ng, d_positive, floor = -np.inf, 0.0, np.log(count) - scale
-    if taken < 1:
+    if log_taken < 0:
+        taken = np.exp(log_taken)
         log_ng = log_reweighted + np.log1p(-taken) - np.log1p(-prior)
         d_negative, d_positive = d_negative / (1 - taken), -taken / (1 - taken)
     if log_ng < floor:
