@@ -185,10 +185,26 @@ struct TileStrips {
   }
 };
 
+// A block of sums that comes next: brought near, four rows with every step of this one's products.
+struct NextSums {
+  const float* data;
+  std::int64_t stride;
+  int rows;
+  void fetch(std::int64_t step) const {
+    constexpr int kRowsPerStep = 4;
+    const auto first = static_cast<int>(step) * kRowsPerStep;
+    if (first + kRowsPerStep > rows) return;
+    for (int r = first; r < first + kRowsPerStep; ++r) {
+      __builtin_prefetch(data + r * stride);
+      __builtin_prefetch(data + r * stride + kLanes);
+    }
+  }
+};
+
 // Tiles 0 to 3 += the products of two strips by two, over all steps. Loads lie between products, as
 // late as they can: the unit takes them while it multiplies.
-inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
-                            std::int64_t steps) {
+inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts, std::int64_t steps,
+                            const NextSums& next) {
   for (std::int64_t k = 0; k < steps; ++k) {
     const int last = parts - 1;  // of a: low, then high
     _tile_loadd(6, b.at(0, 0, k), kAmxTileBytes);
@@ -199,6 +215,7 @@ inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
     _tile_loadd(5, a.at(1, last, k), kAmxTileBytes);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    next.fetch(k);
     if (parts == 1) continue;
     _tile_loadd(4, a.at(0, 0, k), kAmxTileBytes);
     _tile_dpbf16ps(0, 4, 6);
@@ -260,7 +277,7 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
           _tile_zero(2);
           _tile_zero(3);
         }
-        multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece);
+        multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece, {nullptr, 0, 0});
         store_sums(out, stride);
       }
 }
@@ -311,14 +328,15 @@ void accumulate_tiles(LossPrecision precision, const float* weights, std::int64_
                             parts * part, part, kTileBytes};
       float* block = out + r * out_stride + d;
       const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
+      const NextSums next = {block + kBlock, out_stride, depth - d < 2 * kBlock ? 0 : rows_here};
       if (rows_here == kBlock && depth_here == kBlock) {
         load_sums(block, out_stride);
-        multiply_strips(a, b, parts, steps);
+        multiply_strips(a, b, parts, steps, next);
         store_sums(block, out_stride);
       } else {
         RaggedBlock ragged(block, out_stride, rows_here, depth_here);
         load_sums(ragged.data(), kBlock);
-        multiply_strips(a, b, parts, steps);
+        multiply_strips(a, b, parts, steps, next);
         store_sums(ragged.data(), kBlock);
         ragged.write_back();
       }
