@@ -51,6 +51,7 @@ struct Eligibility {
 struct CandidateList {
   Candidate* entries = nullptr;
   std::int64_t count = 0;
+  std::int64_t limit = 0;  // the count at which the threshold is raised again
   float least = -kInfinity;
 };
 
@@ -74,7 +75,22 @@ class CandidateSelector {
 
   static std::int64_t capacity_for(std::int64_t k) { return 4 * k + 640; }
 
-  bool full(const CandidateList& list) const { return list.count == capacity_; }
+  // An empty list in `entries`, which has room for capacity_for(k).
+  CandidateList list(Candidate* entries, float least) const {
+    return {entries, 0, next_limit(k_), least};
+  }
+
+  // Time to refine: an entry that passes a stale threshold costs more than raising it does.
+  bool due(const CandidateList& list) const { return list.count == list.limit; }
+
+  void refine(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
+              const CandidateScratch& scratch) const {
+    if (list->count == capacity_)
+      compact(list, query, eligibility, scratch);
+    else
+      tighten(list, scratch.lowers);
+    list->limit = next_limit(list->count);
+  }
 
   // Make room, by cheap means first: the threshold that the lower bounds prove; when that leaves a
   // crowd, the exact scores of the k most promising; when that leaves too many, exact scores of
@@ -134,6 +150,12 @@ class CandidateSelector {
   }
 
  private:
+  // Half as many again: raising the threshold costs a few cycles per entry that came since.
+  std::int64_t next_limit(std::int64_t count) const {
+    constexpr std::int64_t kLeastGrowth = 64;
+    return std::min(count + std::max(count / 2, kLeastGrowth), capacity_);
+  }
+
   // Without branches: whether an entry stays is as good as random.
   static void drop_below_least(CandidateList* list) {
     Candidate* entries = list->entries;
@@ -153,7 +175,7 @@ class CandidateSelector {
     if (list->count <= k_) return;
     std::nth_element(list->entries, list->entries + (k_ - 1), list->entries + list->count,
                      [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; });
-    CandidateList best = {list->entries, k_, list->least};
+    CandidateList best = {list->entries, k_, capacity_, list->least};
     settle(&best, query, eligibility, scratch);
     if (best.count == k_) {
       float least = kInfinity;

@@ -175,9 +175,9 @@ class Topk {
     for (std::int64_t split = 0; split < splits_; ++split) {
       const std::int64_t s = split * group_ + i;
       states_[s] = {};
-      states_[s].list.entries = entries_ + s * CandidateSelector::capacity_for(call_.k);
       states_[s].eligibility = {query.floor, query.ceiling, 0};
-      states_[s].list.least = states_[s].eligibility.least();
+      states_[s].list = selector_.list(entries_ + s * CandidateSelector::capacity_for(call_.k),
+                                       states_[s].eligibility.least());
       terms_[s] = bounds_.terms(query.bound, states_[s].list.least, query.ceiling);
       above_[s] = 0;
     }
@@ -276,9 +276,9 @@ class Topk {
                          static_cast<std::int32_t>(first_panel * kLanes + column)};
       if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
       state->list.entries[state->list.count++] = entry;
-      if (selector_.full(state->list)) {
-        selector_.compact(&state->list, {first_query_ + i, query.values}, &state->eligibility,
-                          scratch);
+      if (selector_.due(state->list)) {
+        selector_.refine(&state->list, {first_query_ + i, query.values}, &state->eligibility,
+                         scratch);
         bounds_.set_lower(query.bound, state->list.least, terms);
       }
     }
