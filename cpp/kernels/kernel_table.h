@@ -48,7 +48,10 @@ struct RowMeasure {
                        // long or short that it is brought near 1 first
 };
 
-// select keeps a candidate when
+// select keeps a candidate when its row of the tile has one with
+//   dot * scale + tile_residual * x.residual * scale + tile_norm * x.norm * scale
+//     >= lower + bias * half_square * scale
+// (a first test, cheap as one query's number against numbers of the panel) and
 //   dot >= lower * inverse + bias * half_square - residual * x.residual - norm * x.norm
 // and, with ceilings, counts it as above and drops it when
 //   dot >  upper * inverse + upper_bias * half_square + residual * x.residual + norm * x.norm.
@@ -59,6 +62,8 @@ struct RowTerms {
   float norm;
   float bias;  // 0 unless the metric is euclidean
   float upper_bias;
+  float tile_residual;  // at least the residual and norm of every row of its tile
+  float tile_norm;
 };
 
 // A block of quantised queries: `rows` rows, `stride` bytes apart, zero-padded to depth_padded.
@@ -107,10 +112,10 @@ struct ScanKernels {
   void (*score_panels)(const QueryTile* queries, const PanelRun* panels, std::int64_t depth,
                        TileEntry* tile, std::int64_t stride);
 
-  // Bit 16 * p + c of masks[r]: candidate kept, row c of panel p; above[r] += candidates above
-  // the ceiling (above may be nullptr: no ceilings). `biased` says that some bias is not 0.
-  // Returns whether any mask is not zero.
-  bool (*select)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+  // Returns the rows that may have candidates, as bits. For these, bit 16 * p + c of masks[r]:
+  // candidate kept, row c of panel p; above[r] += candidates above the ceiling (above may be
+  // nullptr: no ceilings). `biased` says that some bias is not 0.
+  std::uint32_t (*select)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
                  const PanelRun* panels, bool biased, std::uint64_t* masks, std::int64_t* above);
 
   // A loop of multiply-adds on registers alone; returns the number of operations done.

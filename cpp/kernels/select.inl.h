@@ -16,46 +16,92 @@ struct Flag {
   static constexpr bool value = kValue;
 };
 
+// The first test: the rows with a candidate in panels [first, first + kPanels), as bits. What lies
+// above a ceiling passes too, for no threshold is above its ceiling.
+template <typename Format, bool kBias, int kPanels>
+inline std::uint32_t hit_rows(const TileEntry* tile, std::int64_t stride, int rows,
+                              const RowTerms* terms, const PanelRun& panels, int first) {
+  f32x16 scale[kPanels], error[kPanels], half_square[kPanels];
+  const f32x16 residual = set_f32(terms[0].tile_residual), norm = set_f32(terms[0].tile_norm);
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    const auto* footer = reinterpret_cast<const PanelFooter*>(
+        panels.data + (first + p) * panels.bytes + panels.footer_offset);
+    scale[p] = load_f32(footer->scale);
+    error[p] = mul_f32(scale[p], fma_f32(norm, load_f32(footer->norm),
+                                         mul_f32(residual, load_f32(footer->residual))));
+    if constexpr (kBias)
+      half_square[p] = sub_f32(set_f32(0.0f), mul_f32(scale[p], load_f32(footer->half_square)));
+  }
+  std::uint32_t hits = 0;
+  for (int r = 0; r < rows; ++r) {
+    f32x16 largest;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const f32x16 dot = Format::load_tile(tile + r * stride + (first + p) * kLanes);
+      f32x16 most = fma_f32(dot, scale[p], error[p]);
+      if constexpr (kBias) most = fma_f32(set_f32(terms[r].bias), half_square[p], most);
+      largest = p == 0 ? most : max_f32(largest, most);
+    }
+    const bool hit = mask_ge(largest, set_f32(terms[r].lower)) != 0;
+    hits |= static_cast<std::uint32_t>(hit) << r;
+  }
+  return hits;
+}
+
+// The second test, of one row.
 template <typename Format, bool kBias, bool kCeiling>
-inline bool select_block(const TileEntry* tile, std::int64_t stride, int rows,
-                         const RowTerms* terms, const PanelRun& panels, std::uint64_t* masks,
-                         std::int64_t* above) {
-  std::uint64_t any = 0;
-  for (int r = 0; r < rows; ++r) masks[r] = 0;
-  const TileEntry barred = Format::excluded();
-  alignas(64) TileEntry barred_lanes[kLanes];
-  for (auto& lane : barred_lanes) lane = barred;
-  const f32x16 excluded = Format::load_tile(barred_lanes);
+inline std::uint64_t select_row(const TileEntry* tile, const RowTerms& row, const PanelRun& panels,
+                                f32x16 excluded, std::int64_t* above) {
+  std::uint64_t kept = 0;
   for (int p = 0; p < panels.count; ++p) {
     const auto* footer =
         reinterpret_cast<const PanelFooter*>(panels.data + p * panels.bytes + panels.footer_offset);
     const f32x16 inverse = load_f32(footer->inverse), residual = load_f32(footer->residual);
     const f32x16 norm = load_f32(footer->norm), half_square = load_f32(footer->half_square);
-    for (int r = 0; r < rows; ++r) {
-      const RowTerms& row = terms[r];
-      const f32x16 dot = Format::load_tile(tile + r * stride + p * kLanes);
-      const f32x16 error =
-          fma_f32(set_f32(row.norm), norm, mul_f32(set_f32(row.residual), residual));
-      f32x16 least = sub_f32(mul_f32(set_f32(row.lower), inverse), error);
-      if constexpr (kBias) least = fma_f32(set_f32(row.bias), half_square, least);
-      std::uint32_t mask = mask_ge(dot, least);
-      if constexpr (kCeiling) {
-        f32x16 most = fma_f32(set_f32(row.upper), inverse, error);
-        if constexpr (kBias) most = fma_f32(set_f32(row.upper_bias), half_square, most);
-        const std::uint32_t refused = mask_gt(dot, most) & mask_gt(dot, excluded);
-        above[r] += __builtin_popcount(refused);
-        mask &= ~refused;
-      }
-      masks[r] |= static_cast<std::uint64_t>(mask) << (kLanes * p);
-      any |= mask;
+    const f32x16 dot = Format::load_tile(tile + p * kLanes);
+    const f32x16 error = fma_f32(set_f32(row.norm), norm, mul_f32(set_f32(row.residual), residual));
+    f32x16 least = sub_f32(mul_f32(set_f32(row.lower), inverse), error);
+    if constexpr (kBias) least = fma_f32(set_f32(row.bias), half_square, least);
+    std::uint32_t mask = mask_ge(dot, least);
+    if constexpr (kCeiling) {
+      f32x16 most = fma_f32(set_f32(row.upper), inverse, error);
+      if constexpr (kBias) most = fma_f32(set_f32(row.upper_bias), half_square, most);
+      const std::uint32_t refused = mask_gt(dot, most) & mask_gt(dot, excluded);
+      *above += __builtin_popcount(refused);
+      mask &= ~refused;
     }
+    kept |= static_cast<std::uint64_t>(mask) << (kLanes * p);
   }
-  return any != 0;
+  return kept;
+}
+
+template <typename Format, bool kBias, bool kCeiling>
+inline std::uint32_t select_block(const TileEntry* tile, std::int64_t stride, int rows,
+                                  const RowTerms* terms, const PanelRun& panels,
+                                  std::uint64_t* masks, std::int64_t* above) {
+  std::uint32_t hits = 0;
+  int p = 0;
+  for (; p + 4 <= panels.count; p += 4)
+    hits |= hit_rows<Format, kBias, 4>(tile, stride, rows, terms, panels, p);
+  for (; p < panels.count; ++p)
+    hits |= hit_rows<Format, kBias, 1>(tile, stride, rows, terms, panels, p);
+  const TileEntry barred = Format::excluded();
+  alignas(64) TileEntry barred_lanes[kLanes];
+  for (auto& lane : barred_lanes) lane = barred;
+  const f32x16 excluded = Format::load_tile(barred_lanes);
+  for (std::uint32_t left = hits; left != 0; left &= left - 1) {
+    const int r = __builtin_ctz(left);
+    masks[r] = select_row<Format, kBias, kCeiling>(tile + r * stride, terms[r], panels, excluded,
+                                                   kCeiling ? above + r : nullptr);
+  }
+  return hits;
 }
 
 template <typename Format>
-bool select(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
-            const PanelRun* panels, bool biased, std::uint64_t* masks, std::int64_t* above) {
+std::uint32_t select(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                     const PanelRun* panels, bool biased, std::uint64_t* masks,
+                     std::int64_t* above) {
   const auto run = [&](auto bias, auto ceiling) {
     return select_block<Format, decltype(bias)::value, decltype(ceiling)::value>(
         tile, stride, rows, terms, *panels, masks, above);

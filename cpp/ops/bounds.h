@@ -30,6 +30,7 @@ struct QueryBound {
   double scale = 1;
   double residual_weight = 0;              // >= ||u||
   double norm_weight = 0;                  // >= R + slop * ||q|| / a_q
+  double rounding_weight = 0;              // >= what select's float32 loses, if norm_weight is not
   double square_low = 0, square_high = 0;  // bounds of ||q||^2
 };
 
@@ -51,6 +52,8 @@ class Bounds {
     if (!approximate_) {
       q.residual_weight = norm + stats.residual;
       q.norm_weight = stats.residual + slop_ * norm;
+    } else {
+      q.rounding_weight = slop_ * norm;
     }
     const double low = norm * (1 - 3 * inflation_) * q.scale;
     q.square_low = low * low;
@@ -84,7 +87,7 @@ class Bounds {
   RowTerms terms(const QueryBound& q, float least, float most) const {
     RowTerms t = {};
     t.residual = round_up(q.residual_weight);
-    t.norm = round_up(q.norm_weight);
+    t.norm = round_up(q.norm_weight + q.rounding_weight);
     set_lower(q, least, &t);
     set_upper(q, most, &t);
     return t;

@@ -39,6 +39,7 @@ inline const float* float_row(const KernelTable& kernels, const Matrix& matrix, 
 class ExactScorer {
  public:
   static constexpr int kBatch = 8;
+  static constexpr std::int64_t kPrefetchBytes = 2048;
   static std::int64_t scratch_floats(std::int64_t depth) { return kBatch * depth; }
 
   ExactScorer(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus,
@@ -65,7 +66,11 @@ class ExactScorer {
 
   void prefetch(std::int64_t id) const {
     const char* row = static_cast<const char*>(row_data(corpus_, id));
-    for (std::int64_t byte = 0; byte < 512; byte += 64) __builtin_prefetch(row + byte);
+    const std::int64_t element_bytes = corpus_.dtype == DType::kFloat32 ? 4
+                                       : corpus_.dtype == DType::kInt8  ? 1
+                                                                        : 2;
+    const std::int64_t row_bytes = corpus_.columns * element_bytes;
+    for (std::int64_t byte = 0; byte < row_bytes && byte < kPrefetchBytes; byte += 64) __builtin_prefetch(row + byte);
   }
 
  private:

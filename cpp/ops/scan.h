@@ -1,8 +1,8 @@
 // Score a tile, hand it to a consumer: the loop under every search.
 //
-// Tasks are (block of queries) x (range of panels). Inside a task, a chunk of panels that fits the
-// second-level cache is scored against all of the block's queries, tile by tile; a consumer that
-// raises its thresholds while the scan runs sees the effect in the next tile.
+// Tasks are (block of queries) x (range of panels). Inside a task, a few panels stay in the
+// first-level cache while all of the block's queries, which fit the second level, pass by; a
+// consumer that raises its thresholds while the scan runs sees the effect in the next tile.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +24,6 @@ struct ScanPanels {
   std::int64_t first, end;
 };
 
-inline constexpr std::int64_t kScanChunkBytes = 192 << 10;
-
 // Entries of a tile's row: the tile handed to a consumer has rows of this many.
 inline constexpr std::int64_t kTileStride = kMaxTilePanels * kLanes;
 
@@ -34,23 +32,17 @@ template <typename Consumer>
 void scan(const ScanKernels& kernels, const PanelShape& shape, const ScanQueries& queries,
           const ScanPanels& panels, Consumer&& consume) {
   alignas(64) TileEntry tile[kMaxTileRows * kTileStride];
-  const std::int64_t tile_panels = kernels.tile_panels;
-  const std::int64_t chunk =
-      std::max<std::int64_t>(round_up(kScanChunkBytes / shape.bytes, tile_panels), tile_panels);
   kernels.begin_tiles();
-  for (std::int64_t begin = panels.first; begin < panels.end; begin += chunk) {
-    const std::int64_t end = std::min(begin + chunk, panels.end);
+  for (std::int64_t panel = panels.first; panel < panels.end; panel += kernels.tile_panels) {
+    const PanelRun run = {
+        panels.data + (panel - panels.first) * shape.bytes, shape.bytes, shape.footer_offset,
+        static_cast<int>(std::min<std::int64_t>(kernels.tile_panels, panels.end - panel))};
     for (std::int64_t row = queries.first; row < queries.end; row += kernels.tile_rows) {
       const QueryTile block = {
           queries.codes + row * shape.query_bytes, shape.query_bytes,
           static_cast<int>(std::min<std::int64_t>(kernels.tile_rows, queries.end - row))};
-      for (std::int64_t panel = begin; panel < end; panel += tile_panels) {
-        const PanelRun run = {panels.data + (panel - panels.first) * shape.bytes, shape.bytes,
-                              shape.footer_offset,
-                              static_cast<int>(std::min(tile_panels, end - panel))};
-        kernels.score_panels(&block, &run, shape.depth, tile, kTileStride);
-        consume(row, block.rows, panel, run, tile);
-      }
+      kernels.score_panels(&block, &run, shape.depth, tile, kTileStride);
+      consume(row, block.rows, panel, run, tile);
     }
   }
   kernels.end_tiles();

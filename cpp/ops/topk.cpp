@@ -3,13 +3,14 @@
 //
 //   for each group of queries (their candidates fit kCandidateBytes)
 //     quantise the queries
-//     for each region of the corpus (packed here, or the whole index)
+//     for each region of the corpus (packed here, or part of the index)
 //       for each task = (block of queries) x (split of the region), in parallel
 //         scan: score a tile -> exclude -> select -> candidates
+//       meanwhile: pack the next region
 //     for each query, in parallel: rescore, order, write
 //
 // With few queries the panels are split among the threads, each split with candidates of its own.
-// Extra memory: kCandidateBytes + kRegionBytes + O(k) per query of one group.
+// Extra memory: kCandidateBytes + 2 * kRegionBytes + O(k) per query of one group.
 #include "stope/topk.h"
 
 #include <algorithm>
@@ -31,7 +32,8 @@ namespace {
 constexpr std::int64_t kCandidateBytes = 32 << 20;
 constexpr std::int64_t kRegionBytes = 2 << 20;
 constexpr std::int64_t kIndexRegionBytes = 64 << 20;  // how often an index search reports progress
-constexpr std::int64_t kBlockQueries = 96;
+constexpr std::int64_t kBlockBytes = 192 << 10;  // of queries, in the second-level cache
+constexpr std::int64_t kPackPanels = 16;         // of one task
 constexpr double kLargestInt8Loss = 0.04;  // of queries and corpus together
 constexpr std::int64_t kFewQueries = 64;   // per thread; below it the corpus is split
 
@@ -59,6 +61,7 @@ class Topk {
       first_query_ = first;
       group_rows_ = std::min(group_, call_.queries.rows - first);
       prepare_queries();
+      if (packed_ == nullptr) pack_first_region();
       for (std::int64_t panel = 0; panel < panels_; panel += region_panels_)
         scan_region(panel, std::min(panel + region_panels_, panels_));
       finish_group();
@@ -104,14 +107,17 @@ class Topk {
         capacity * static_cast<std::int64_t>(sizeof(Candidate)) * splits_;
     group_ = std::min(std::max<std::int64_t>(kCandidateBytes / list_bytes, 2 * kMaxTileRows),
                       std::max<std::int64_t>(call_.queries.rows, 1));
-    const bool packed = packed_ != nullptr;
-    const std::int64_t region_bytes =
-        packed ? kIndexRegionBytes : kRegionBytes * std::max<std::int64_t>(threads / 4, 1);
+    // Blocks small enough that every thread gets several.
+    const std::int64_t most = round_up(kBlockBytes / shape_.query_bytes, scan_.tile_rows);
+    block_ = std::clamp<std::int64_t>(round_up(divide_up(group_, 4 * threads), scan_.tile_rows),
+                                      scan_.tile_rows, std::max<std::int64_t>(most, scan_.tile_rows));
+    // A region that several blocks scan should stay in a cache.
+    const bool packed = packed_ != nullptr, scanned_once = group_ <= block_ * threads;
+    const std::int64_t region_bytes = packed && scanned_once
+                                          ? kIndexRegionBytes
+                                          : kRegionBytes * std::max<std::int64_t>(threads / 4, 1);
     region_panels_ = std::min(
         std::max<std::int64_t>(region_bytes / shape_.bytes, kMaxTilePanels * splits_), panels_);
-    // Blocks small enough that every thread gets several.
-    block_ = std::clamp<std::int64_t>(round_up(divide_up(group_, 4 * threads), scan_.tile_rows),
-                                      scan_.tile_rows, round_up(kBlockQueries, scan_.tile_rows));
 
     queries_ = workspace_.take<QueryState>(group_);
     codes_ = workspace_.take<std::int8_t>((group_ + kMaxTileRows) * shape_.query_bytes);
@@ -121,7 +127,10 @@ class Topk {
     states_ = workspace_.take<SplitState>(splits_ * group_);
     entries_ = workspace_.take<Candidate>(splits_ * group_ * capacity);
     above_ = workspace_.take<std::int64_t>(splits_ * group_);
-    if (!packed) region_ = workspace_.take<std::int8_t>(region_panels_ * shape_.bytes);
+    if (!packed) {
+      region_ = workspace_.take<std::int8_t>(region_panels_ * shape_.bytes);
+      next_region_ = workspace_.take<std::int8_t>(region_panels_ * shape_.bytes);
+    }
     scratch_ = workspace_.take<ThreadScratch>(threads);
     for (std::int64_t t = 0; t < threads; ++t) {
       ThreadScratch scratch = {};
@@ -153,6 +162,7 @@ class Topk {
         prepare_query(i, scale, &fault);
     });
     fault.raise("queries");
+    level_terms();
     std::fill_n(codes_ + group_rows_ * shape_.query_bytes, kMaxTileRows * shape_.query_bytes,
                 std::int8_t{0});
   }
@@ -183,12 +193,36 @@ class Topk {
     }
   }
 
+  // Gives the rows of a tile the largest weights among them. Tiles start at multiples of tile_rows.
+  void level_terms() {
+    for (std::int64_t split = 0; split < splits_; ++split) {
+      for (std::int64_t first = 0; first < group_rows_; first += scan_.tile_rows) {
+        RowTerms* tile = terms_ + split * group_ + first;
+        const std::int64_t rows = std::min<std::int64_t>(scan_.tile_rows, group_rows_ - first);
+        float residual = 0, norm = 0;
+        for (std::int64_t r = 0; r < rows; ++r) {
+          residual = std::max(residual, tile[r].residual);
+          norm = std::max(norm, tile[r].norm);
+        }
+        for (std::int64_t r = 0; r < rows; ++r) {
+          tile[r].tile_residual = residual;
+          tile[r].tile_norm = norm;
+        }
+      }
+    }
+  }
+
   void scan_region(std::int64_t first, std::int64_t end) {
-    if (packed_ == nullptr) pack_region(first, end);
     const std::int8_t* data = packed_ == nullptr ? region_ : packed_ + first * shape_.bytes;
     const std::int64_t blocks = divide_up(group_rows_, block_);
     const std::int64_t per_split = round_up(divide_up(end - first, splits_), scan_.tile_panels);
-    parallel(blocks * splits_, [&](std::int64_t task, int thread) {
+    const std::int64_t scans = blocks * splits_;
+    const std::int64_t next_end = packed_ == nullptr ? std::min(end + region_panels_, panels_) : end;
+    RowFault fault;
+    parallel(scans + divide_up(next_end - end, kPackPanels), [&](std::int64_t task, int thread) {
+      if (task >= scans)
+        return pack_panels(end + (task - scans) * kPackPanels, next_end, end, next_region_, thread,
+                           &fault);
       const std::int64_t split = task % splits_, row = task / splits_ * block_;
       const std::int64_t begin = first + split * per_split;
       const ScanPanels panels = {data + (begin - first) * shape_.bytes, begin,
@@ -197,19 +231,25 @@ class Topk {
         scan_block(split, {codes_, row, std::min(row + block_, group_rows_)}, panels,
                    scratch_[thread].candidates);
     });
+    fault.raise("corpus");
+    std::swap(region_, next_region_);
     done_ += std::min(end * kLanes, call_.corpus.rows) - first * kLanes;
   }
 
-  void pack_region(std::int64_t first, std::int64_t end) {
+  void pack_first_region() {
     RowFault fault;
-    constexpr std::int64_t kPanelsPerTask = 32;
-    parallel(divide_up(end - first, kPanelsPerTask), [&](std::int64_t task, int thread) {
-      const std::int64_t begin = first + task * kPanelsPerTask;
-      for (std::int64_t p = begin; p < std::min(begin + kPanelsPerTask, end); ++p)
-        pack_one_panel(kernels_, scan_, call_.corpus, call_.metric, p, shape_,
-                       scratch_[thread].pack, region_ + (p - first) * shape_.bytes, &fault);
+    parallel(divide_up(region_panels_, kPackPanels), [&](std::int64_t task, int thread) {
+      pack_panels(task * kPackPanels, region_panels_, 0, region_, thread, &fault);
     });
     fault.raise("corpus");
+  }
+
+  // Packs kPackPanels panels from `begin` on, but none from `end` on; panel `first` lies at `out`.
+  void pack_panels(std::int64_t begin, std::int64_t end, std::int64_t first, std::int8_t* out,
+                   int thread, RowFault* fault) {
+    for (std::int64_t p = begin; p < std::min(begin + kPackPanels, end); ++p)
+      pack_one_panel(kernels_, scan_, call_.corpus, call_.metric, p, shape_, scratch_[thread].pack,
+                     out + (p - first) * shape_.bytes, fault);
   }
 
   void scan_block(std::int64_t split, const ScanQueries& queries, const ScanPanels& panels,
@@ -226,13 +266,14 @@ class Topk {
          [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run, TileEntry* tile) {
            if (excludes) exclude(states + row, row, rows, panel, run.count, tile);
            if ((panel + run.count) * kLanes > call_.corpus.rows) exclude_padding(rows, panel, tile);
-           if (!scan_.select(tile, kTileStride, rows, terms + row, &run, bounds_.euclidean(), masks,
-                             above == nullptr ? nullptr : above + row))
-             return;
-           for (int r = 0; r < rows; ++r)
-             if (masks[r] != 0)
-               collect(row + r, &states[row + r], &terms[row + r], masks[r], panel, run.data,
-                       tile + r * kTileStride, scratch);
+           std::uint32_t hits =
+               scan_.select(tile, kTileStride, rows, terms + row, &run, bounds_.euclidean(), masks,
+                            above == nullptr ? nullptr : above + row);
+           for (; hits != 0; hits &= hits - 1) {
+             const int r = std::countr_zero(hits);
+             collect(row + r, &states[row + r], &terms[row + r], masks[r], panel, run.data,
+                     tile + r * kTileStride, scratch);
+           }
          });
   }
 
@@ -344,7 +385,8 @@ class Topk {
   SplitState* states_ = nullptr;   // [splits][group]
   Candidate* entries_ = nullptr;   // [splits][group][capacity]
   std::int64_t* above_ = nullptr;  // [splits][group], counted by select
-  std::int8_t* region_ = nullptr;  // the packed panels of one region
+  std::int8_t* region_ = nullptr;       // the packed panels of one region
+  std::int8_t* next_region_ = nullptr;  // and of the next
   ThreadScratch* scratch_ = nullptr;
 };
 

@@ -1,13 +1,12 @@
 // Intel AMX tiles (Sapphire Rapids onwards), on top of AVX-512 for everything that is not a tile.
 //
 //   instruction           | cycles                | what it does
-//   tdpbusd               | latency 52, 1 per 16  | C[16][16] += A[16][64] (u8) . B[16][16][4] (s8)
-//   tdpbf16ps             | latency 52, 1 per 16  | C[16][16] += A[16][32] . B[16][16][2]
-//   (bfloat16) tileloadd             | 8 per tile from L1    | 16 rows of 64 bytes, any stride
+//   tdpbssd               | latency 52, 1 per 16  | C[16][16] += A[16][64] (s8) . B[16][16][4] (s8)
+//   tdpbf16ps             | latency 52, 1 per 16  | C[16][16] += A[16][32] . B[16][16][2] (bf16)
+//   tileloadd             | 8 per tile from L1    | 16 rows of 64 bytes, any stride
 //   tilestored            | 16 per tile           | likewise
 // Eight tiles: four accumulators (32 queries x 32 corpus rows), two of A, two of B, so that four
-// products hide four loads. A corpus panel is a B tile as it lies; a stride of 0 loads one row 16
-// times, which starts an accumulator with the panel's correction.
+// products hide four loads. A corpus panel is a B tile as it lies.
 //
 // The configuration belongs to the thread and other libraries set their own: begin and end
 // surround every scan.

@@ -53,15 +53,15 @@ inline void emulate_store(int number, void* base, std::int64_t stride) {
     std::memcpy(static_cast<char*>(base) + r * stride, emulated_tile(number).bytes[r], 64);
 }
 
-// sum[m][n] += a[m][4k + j] (unsigned) * b[k][4n + j] (signed)
-inline void emulate_dpbusd(int sum, int a, int b) {
+// sum[m][n] += a[m][4k + j] * b[k][4n + j], both signed
+inline void emulate_dpbssd(int sum, int a, int b) {
   for (int m = 0; m < 16; ++m) {
     std::int32_t row[16];
     std::memcpy(row, emulated_tile(sum).bytes[m], sizeof(row));
     for (int k = 0; k < 16; ++k)
       for (int n = 0; n < 16; ++n)
         for (int j = 0; j < 4; ++j)
-          row[n] += emulated_tile(a).bytes[m][4 * k + j] *
+          row[n] += static_cast<std::int8_t>(emulated_tile(a).bytes[m][4 * k + j]) *
                     static_cast<std::int8_t>(emulated_tile(b).bytes[k][4 * n + j]);
     std::memcpy(emulated_tile(sum).bytes[m], row, sizeof(row));
   }
@@ -97,12 +97,12 @@ inline void emulate_dpbf16ps(int sum, int a, int b) {
 #undef _tile_zero
 #undef _tile_loadd
 #undef _tile_stored
-#undef _tile_dpbusd
+#undef _tile_dpbssd
 #undef _tile_dpbf16ps
 #define _tile_loadconfig(configuration) emulate_loadconfig(configuration)
 #define _tile_release() emulate_release()
 #define _tile_zero(number) emulate_zero(number)
 #define _tile_loadd(number, base, stride) emulate_load(number, base, stride)
 #define _tile_stored(number, base, stride) emulate_store(number, base, stride)
-#define _tile_dpbusd(sum, a, b) emulate_dpbusd(sum, a, b)
+#define _tile_dpbssd(sum, a, b) emulate_dpbssd(sum, a, b)
 #define _tile_dpbf16ps(sum, a, b) emulate_dpbf16ps(sum, a, b)
