@@ -127,6 +127,7 @@ void fill_amx(KernelTable* table) {
   table->name = "amx";
   fill_scan<Int8Tiles>(&table->int8);
   table->int8.quantise = quantise_signed;
+  table->int8_exact = table->int8;
   fill_scan<Bfloat16Tiles>(&table->bfloat16);
   fill_amx_loss(&table->loss);
 }

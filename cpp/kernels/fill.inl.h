@@ -85,6 +85,7 @@ void fill_loss(stope::LossKernels* loss) {
 void fill(stope::KernelTable* table, const char* name) {
   table->name = name;
   fill_scan<Int8>(&table->int8);
+  table->int8_exact = table->int8;
   fill_scan<Bfloat16>(&table->bfloat16);
   fill_loss(&table->loss);
   table->measure = measure;

@@ -115,8 +115,9 @@ struct ScanKernels {
   // Returns the rows that may have candidates, as bits. For these, bit 16 * p + c of masks[r]:
   // candidate kept, row c of panel p; above[r] += candidates above the ceiling (above may be
   // nullptr: no ceilings). `biased` says that some bias is not 0.
-  std::uint32_t (*select)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
-                 const PanelRun* panels, bool biased, std::uint64_t* masks, std::int64_t* above);
+  std::uint32_t (*select)(const TileEntry* tile, std::int64_t stride, int rows,
+                          const RowTerms* terms, const PanelRun* panels, bool biased,
+                          std::uint64_t* masks, std::int64_t* above);
 
   // A loop of multiply-adds on registers alone; returns the number of operations done.
   std::int64_t (*peak)(std::int64_t rounds);
@@ -224,6 +225,7 @@ struct LossKernels {
 struct KernelTable {
   const char* name;
   ScanKernels int8;
+  ScanKernels int8_exact;  // for a scan whose answer is rescored: queries may have fewer bits
   ScanKernels bfloat16;
   LossKernels loss;
 

@@ -71,8 +71,8 @@ inline float largest_magnitude(const float* row, std::int64_t depth, bool* finit
   f32x16 largest = set_f32(0.0f), poison = set_f32(0.0f);
   for_each_group(depth, [&](std::int64_t i, int count) {
     // The next rows, if they lie one after another: the processor's own prefetch stops at a page.
-    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(row + i) +
-                                                     kPrefetchBytes));
+    __builtin_prefetch(
+        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(row + i) + kPrefetchBytes));
     const f32x16 x = load_group(row + i, count);
     largest = max_f32(largest, abs_f32(x));
     poison = fma_f32(x, set_f32(0.0f), poison);  // NaN and infinity times zero are NaN

@@ -70,7 +70,8 @@ class ExactScorer {
                                        : corpus_.dtype == DType::kInt8  ? 1
                                                                         : 2;
     const std::int64_t row_bytes = corpus_.columns * element_bytes;
-    for (std::int64_t byte = 0; byte < row_bytes && byte < kPrefetchBytes; byte += 64) __builtin_prefetch(row + byte);
+    for (std::int64_t byte = 0; byte < row_bytes && byte < kPrefetchBytes; byte += 64)
+      __builtin_prefetch(row + byte);
   }
 
  private:

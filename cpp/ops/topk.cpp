@@ -32,10 +32,10 @@ namespace {
 constexpr std::int64_t kCandidateBytes = 32 << 20;
 constexpr std::int64_t kRegionBytes = 2 << 20;
 constexpr std::int64_t kIndexRegionBytes = 64 << 20;  // how often an index search reports progress
-constexpr std::int64_t kBlockBytes = 192 << 10;  // of queries, in the second-level cache
-constexpr std::int64_t kPackPanels = 16;         // of one task
-constexpr double kLargestInt8Loss = 0.04;  // of queries and corpus together
-constexpr std::int64_t kFewQueries = 64;   // per thread; below it the corpus is split
+constexpr std::int64_t kBlockBytes = 192 << 10;       // of queries, in the second-level cache
+constexpr std::int64_t kPackPanels = 16;              // of one task
+constexpr double kLargestInt8Loss = 0.04;             // of queries and corpus together
+constexpr std::int64_t kFewQueries = 64;              // per thread; below it the corpus is split
 
 class Topk {
  public:
@@ -43,7 +43,7 @@ class Topk {
       : call_(call),
         kernels_(stope::kernels()),
         scan_(choose_scan(call, kernels_)),
-        int8_(&scan_ == &kernels_.int8),
+        int8_(&scan_ != &kernels_.bfloat16),
         packed_(int8_ ? static_cast<const std::int8_t*>(call.packed.data) : nullptr),
         shape_(call.corpus.columns, scan_.element_bytes),
         bounds_(call.metric, call.corpus.columns, int8_, call.precision != Precision::kExact),
@@ -89,10 +89,12 @@ class Topk {
   // rows that rescoring the doubtful would cost more than it saves (measured on AVX-512 and AVX2).
   static const ScanKernels& choose_scan(const TopkCall& call, const KernelTable& kernels) {
     if (call.precision == Precision::kBFloat16) return kernels.bfloat16;
-    if (call.precision == Precision::kInt8 || call.packed.data != nullptr) return kernels.int8;
+    if (call.precision == Precision::kInt8 || scored_as_int8(call.queries, call.metric))
+      return kernels.int8;
+    if (call.packed.data != nullptr) return kernels.int8_exact;
     const double loss = int8_loss(kernels, call.queries, call.metric) +
                         int8_loss(kernels, call.corpus, call.metric);
-    return loss > kLargestInt8Loss ? kernels.bfloat16 : kernels.int8;
+    return loss > kLargestInt8Loss ? kernels.bfloat16 : kernels.int8_exact;
   }
 
   void plan() {
@@ -109,8 +111,9 @@ class Topk {
                       std::max<std::int64_t>(call_.queries.rows, 1));
     // Blocks small enough that every thread gets several.
     const std::int64_t most = round_up(kBlockBytes / shape_.query_bytes, scan_.tile_rows);
-    block_ = std::clamp<std::int64_t>(round_up(divide_up(group_, 4 * threads), scan_.tile_rows),
-                                      scan_.tile_rows, std::max<std::int64_t>(most, scan_.tile_rows));
+    block_ =
+        std::clamp<std::int64_t>(round_up(divide_up(group_, 4 * threads), scan_.tile_rows),
+                                 scan_.tile_rows, std::max<std::int64_t>(most, scan_.tile_rows));
     // A region that several blocks scan should stay in a cache.
     const bool packed = packed_ != nullptr, scanned_once = group_ <= block_ * threads;
     const std::int64_t region_bytes = packed && scanned_once
@@ -217,7 +220,8 @@ class Topk {
     const std::int64_t blocks = divide_up(group_rows_, block_);
     const std::int64_t per_split = round_up(divide_up(end - first, splits_), scan_.tile_panels);
     const std::int64_t scans = blocks * splits_;
-    const std::int64_t next_end = packed_ == nullptr ? std::min(end + region_panels_, panels_) : end;
+    const std::int64_t next_end =
+        packed_ == nullptr ? std::min(end + region_panels_, panels_) : end;
     RowFault fault;
     parallel(scans + divide_up(next_end - end, kPackPanels), [&](std::int64_t task, int thread) {
       if (task >= scans)
@@ -381,10 +385,10 @@ class Topk {
   QueryState* queries_ = nullptr;
   std::int8_t* codes_ = nullptr;
   float* query_values_ = nullptr;
-  RowTerms* terms_ = nullptr;      // [splits][group]
-  SplitState* states_ = nullptr;   // [splits][group]
-  Candidate* entries_ = nullptr;   // [splits][group][capacity]
-  std::int64_t* above_ = nullptr;  // [splits][group], counted by select
+  RowTerms* terms_ = nullptr;           // [splits][group]
+  SplitState* states_ = nullptr;        // [splits][group]
+  Candidate* entries_ = nullptr;        // [splits][group][capacity]
+  std::int64_t* above_ = nullptr;       // [splits][group], counted by select
   std::int8_t* region_ = nullptr;       // the packed panels of one region
   std::int8_t* next_region_ = nullptr;  // and of the next
   ThreadScratch* scratch_ = nullptr;

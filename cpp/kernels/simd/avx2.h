@@ -18,6 +18,7 @@ namespace {
 
 constexpr int kTileRows = 4;
 constexpr int kTilePanels = 1;
+constexpr int kNarrowTileRows = 6;
 constexpr int kExactRows = 2;
 constexpr int kExactColumns = 2;
 constexpr int kBfloat16TileRows = 4;
@@ -169,6 +170,23 @@ inline __m256i dot4_half(__m256i acc, q8x4 q, __m256i x) {
 }
 inline i32x16 dot4(i32x16 acc, q8x4 q, s8x64 x) {
   return {dot4_half(acc.low, q, x.low), dot4_half(acc.high, q, x.high)};
+}
+
+inline i32x16 half_i32(i32x16 a) {
+  return {_mm256_srai_epi32(a.low, 1), _mm256_srai_epi32(a.high, 1)};
+}
+// Queries that are unsigned and below 128.
+inline __m256i broadcast_unsigned(const std::int8_t* p) {
+  std::int32_t bytes;
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  return _mm256_set1_epi32(bytes);
+}
+inline __m256i dot4_unsigned_half(__m256i acc, __m256i q, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(q, x);
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline i32x16 dot4_unsigned(i32x16 acc, __m256i q, s8x64 x) {
+  return {dot4_unsigned_half(acc.low, q, x.low), dot4_unsigned_half(acc.high, q, x.high)};
 }
 
 inline bf16x32 widen_pairs(__m256i low, __m256i high) {
