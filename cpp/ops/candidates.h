@@ -73,7 +73,7 @@ class CandidateSelector {
   CandidateSelector(const KernelTable& kernels, std::int64_t k, const ExactScorer& scorer)
       : kernels_(kernels), k_(k), capacity_(capacity_for(k)), scorer_(scorer) {}
 
-  static std::int64_t capacity_for(std::int64_t k) { return 4 * k + 640; }
+  static std::int64_t capacity_for(std::int64_t k) { return 2 * k + 640; }
 
   // An empty list in `entries`, which has room for capacity_for(k).
   CandidateList list(Candidate* entries, float least) const {
