@@ -94,16 +94,14 @@ std::int64_t peak(std::int64_t rounds) {
   return rounds * 4 * kAmxTileSide * kAmxTileSide * kElements * 2;
 }
 
+// The AVX-512 table's, set with the table.
+decltype(ScanKernels::quantise) quantise_unsigned = nullptr;
+
 // Both operands are signed here, so the AVX-512 table's codes lose their offset of 128, and the
 // accumulators need no correction: loading it cost a tenth of the scoring.
 void quantise_signed(const float* row, std::int64_t depth, std::int64_t depth_padded,
                      float fixed_scale, void* out, stope::RowStats* stats) {
-  static const stope::KernelTable avx512 = [] {
-    stope::KernelTable table;
-    stope::fill_avx512(&table);
-    return table;
-  }();
-  avx512.int8.quantise(row, depth, depth_padded, fixed_scale, out, stats);
+  quantise_unsigned(row, depth, depth_padded, fixed_scale, out, stats);
   auto* codes = static_cast<std::uint8_t*>(out);
   for (std::int64_t i = 0; i < depth_padded; ++i) codes[i] ^= 0x80u;
 }
@@ -126,6 +124,7 @@ namespace stope {
 void fill_amx(KernelTable* table) {
   table->name = "amx";
   fill_scan<Int8Tiles>(&table->int8);
+  quantise_unsigned = table->int8.quantise;
   table->int8.quantise = quantise_signed;
   table->int8_exact = table->int8;
   fill_scan<Bfloat16Tiles>(&table->bfloat16);
