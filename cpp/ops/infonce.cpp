@@ -148,7 +148,7 @@ class Backward : LossScan {
     *out.scale = *out.bias = 0;
     for (std::int64_t i = 0; i < rows_; ++i) {
       *out.scale += moments_[i];
-      *out.bias += bias_moments_[i];
+      if (problem_.objective == Objective::kSigmoid) *out.bias += bias_moments_[i];
     }
     report();
   }
@@ -214,33 +214,28 @@ class Backward : LossScan {
                 float* columns_out) {
     const LossKernels& k = kernels_.loss;
     const std::int64_t begin = slab_begin(slab), end = slab_end(slab);
-    if (columns_out != nullptr) pack(k.pack_inner, pass.rows, begin, end, space.left_inner, space);
     scan(
         pass, begin, end, space,
-        [&](std::int64_t block, std::int64_t first, std::int64_t last) {
-          pack(k.pack_inner, pass.columns, first, last, space.right_inner, space);
+        [&](std::int64_t block) {
           if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
         [&](const LossTile& tile) {
-          const std::int64_t slab_row = tile.first_row - begin, bytes = row_bytes(depth_);
-          const std::int64_t next_row = slab_row + tile_rows_;
+          const std::int8_t* left_inner =
+              space.left_inner + (tile.first_row - begin) * row_bytes(depth_);
+          float* sums = rows_out + tile.first_row * depth_;
           for (int r = 0; r < tile.rows; ++r) {
             fetch_columns(tile, r, columns_out);
-            if (begin + next_row < end) {
-              fetch(space.left + next_row * bytes, tile_rows_ * bytes, r, tile.rows);
-              if (columns_out != nullptr)
-                fetch(space.left_inner + next_row * bytes, tile_rows_ * bytes, r, tile.rows);
-              fetch(rows_out + (begin + next_row) * depth_, tile_rows_ * depth_ * 4, r, tile.rows);
-            }
+            fetch(sums + r * depth_, depth_ * 4);
+            if (columns_out != nullptr)
+              fetch(left_inner + r * row_bytes(depth_), row_bytes(depth_));
             weigh(tile, r, space);
           }
           k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, false,
-                       space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_,
-                       space.weights);
+                       space.right_inner, depth_, sums, depth_, space.weights);
           if (columns_out != nullptr)
             k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, true,
-                         space.left_inner + slab_row * bytes, depth_,
-                         columns_out + tile.first_column * depth_, depth_, space.weights);
+                         left_inner, depth_, columns_out + tile.first_column * depth_, depth_,
+                         space.weights);
         },
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
   }

@@ -209,11 +209,11 @@ void LossScan::score_positives(std::int64_t begin, std::int64_t end, const LossS
   answers.count = positive_count();
   for (std::int64_t first = begin; first < end; first += kLanes) {
     const std::int64_t last = std::min(first + kLanes, end);
-    pack(kernels_.loss.pack_left, queries, first, last, left, space);
+    pack_rows(queries, first, last, left, nullptr, space);
     std::int64_t row = first;
     for (std::int64_t e = lists.offsets[first]; e < lists.offsets[last]; e += kLanes) {
       const std::int64_t stop = std::min(e + kLanes, lists.offsets[last]);
-      pack(kernels_.loss.pack_right, answers, e, stop, right, space);
+      pack_columns(answers, e, stop, right, nullptr, space);
       kernels_.loss.score(precision_, left, right, kLanes, kLanes, depth, space.tile,
                           tile_columns_);
       for (std::int64_t entry = e; entry < stop; ++entry) {

@@ -112,20 +112,19 @@ class LossScan {
   // The positives' scores of the slab, and the limits that follow from them.
   void find_limits(std::int64_t begin, std::int64_t end, const LossSpace& space);
 
-  // For every block of columns before(block, first, end), body(tile) for its tiles, after(block).
+  // For every block of columns before(block), body(tile) for its tiles, after(block).
   template <typename Before, typename Body, typename After>
   void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const LossSpace& space,
             Before before, Body body, After after) {
-    const auto& left = kernels_.loss.pack_left;
-    pack(left, pass.rows, begin, end, space.left, space);
-    if (pass.guided()) pack(left, pass.guide_rows, begin, end, space.guide_left, space);
+    pack_rows(pass.rows, begin, end, space.left, space.left_inner, space);
+    if (pass.guided()) pack_rows(pass.guide_rows, begin, end, space.guide_left, nullptr, space);
     std::int64_t block = 0;
     for (std::int64_t c = 0; c < pass.columns.count; c += tile_columns_, ++block) {
       const std::int64_t last = std::min(c + tile_columns_, pass.columns.count);
-      before(block, c, last);
-      pack(kernels_.loss.pack_right, pass.columns, c, last, space.right, space);
+      pack_columns(pass.columns, c, last, space.right, space.right_inner, space);
       if (pass.guided())
-        pack(kernels_.loss.pack_right, pass.guide_columns, c, last, space.guide_right, space);
+        pack_columns(pass.guide_columns, c, last, space.guide_right, nullptr, space);
+      before(block);
       for (std::int64_t r = begin; r < end; r += tile_rows_) {
         const LossTile tile = {&pass, r, c, static_cast<int>(std::min(tile_rows_, end - r)),
                                static_cast<int>(last - c)};
@@ -138,10 +137,11 @@ class LossScan {
     }
   }
 
-  // Packs rows [begin, end) of a side from group 0 on; the last groups are filled up with zeros.
+  // Packs rows [begin, end) of a side for the scores and, unless `inner` is nullptr, for the
+  // gradients; the last groups are filled up with zeros.
   template <typename Pack>
   void pack(Pack pack_group, const LossSide& side, std::int64_t begin, std::int64_t end,
-            std::int8_t* operand, const LossSpace& space) const {
+            std::int8_t* operand, std::int8_t* inner, const LossSpace& space) const {
     const std::int64_t depth = side.matrix->columns;
     const std::int64_t groups = round_up(end - begin, kLossPadding) / kLanes;
     for (std::int64_t g = 0; g < groups; ++g) {
@@ -153,22 +153,36 @@ class LossScan {
         const LossRow row = side.row(kernels_, first + r, space.rows + r * depth);
         rows[r] = row.data;
         factors[r] = row.factor;
+        // Row by row: packing reads sixteen at once, and would wait for memory at every step.
+        fetch(row.data, depth * 4);
       }
       pack_group(precision_, rows, factors, count, depth, g, operand);
+      if (inner != nullptr)
+        kernels_.loss.pack_inner(precision_, rows, factors, count, depth, g, inner);
     }
+  }
+  void pack_rows(const LossSide& side, std::int64_t begin, std::int64_t end, std::int8_t* operand,
+                 std::int8_t* inner, const LossSpace& space) const {
+    pack(kernels_.loss.pack_left, side, begin, end, operand, inner, space);
+  }
+  void pack_columns(const LossSide& side, std::int64_t begin, std::int64_t end,
+                    std::int8_t* operand, std::int8_t* inner, const LossSpace& space) const {
+    pack(kernels_.loss.pack_right, side, begin, end, operand, inner, space);
   }
   // Bytes of one row of a packed operand.
   std::int64_t row_bytes(std::int64_t depth) const {
     return round_up(depth, kLossPadding) * kernels_.loss.element_bytes[precision_];
   }
 
-  // Brings share `step` of `steps` of some memory near before it is needed: rows of a tile are a
-  // good place for it, as tiles themselves would wait for every line.
-  static void fetch(const void* data, std::int64_t bytes, std::int64_t step, std::int64_t steps) {
+  // Brings memory near before it is needed: tiles themselves would wait for every line.
+  static void fetch(const void* data, std::int64_t bytes) {
     const char* first = static_cast<const char*>(data);
-    for (std::int64_t at = bytes * step / steps / 64 * 64; at < bytes * (step + 1) / steps;
-         at += 64)
-      __builtin_prefetch(first + at, 0, 2);
+    for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(first + at, 0, 2);
+  }
+  static void fetch_share(const void* data, std::int64_t bytes, std::int64_t step,
+                          std::int64_t steps) {
+    const std::int64_t begin = bytes * step / steps / 64 * 64;
+    fetch(static_cast<const char*>(data) + begin, bytes * (step + 1) / steps - begin);
   }
   // Of the next block of columns, and their gradients, a share for every row of the slab.
   void fetch_columns(const LossTile& tile, int r, const float* gradients) const {
@@ -180,8 +194,9 @@ class LossScan {
                        step = (tile.first_row + r) % slab_rows_;
     const Matrix& matrix = *columns.matrix;
     const std::int64_t lowest = matrix.row_stride_bytes < 0 ? first + count - 1 : first;
-    fetch(row_data(matrix, lowest), count * std::abs(matrix.row_stride_bytes), step, steps);
-    if (gradients != nullptr) fetch(gradients + first * depth_, count * depth_ * 4, step, steps);
+    fetch_share(row_data(matrix, lowest), count * std::abs(matrix.row_stride_bytes), step, steps);
+    if (gradients != nullptr)
+      fetch_share(gradients + first * depth_, count * depth_ * 4, step, steps);
   }
 
   // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
