@@ -147,6 +147,9 @@ MAKERS = {
     "focal": lambda x: {"focal_margin": 0.3, **x.one},
     "query to query": lambda x: {"directions": (QD, QQ), **x.one},
     "document to document": lambda x: {"directions": (QD, DD), **x.hard(), **x.one},
+    "positives to positives": lambda x: {
+        "directions": (QD, DD), "documents_see_hard_negatives": False, **x.hard(), **x.one
+    },
     "document to query": lambda x: {"directions": (QD, DQ), **x.one},
     "four directions": lambda x: {"directions": ALL, **x.hard(), **x.one},
     "qwen3": lambda x: {"directions": (QD, QQ, DD), "absolute_margin": -0.1, **x.ids, **x.one},

@@ -116,6 +116,9 @@ def by_loops(queries, documents, scale, bias, o):
                     logits.append(negative_logit(score(documents[positives[i][0]], queries[j])))
         if "document_to_document" in blocks:
             for j in range(count):
+                hidden = any(j in own for own in hard) and not any(j in own for own in positives)
+                if hidden and not o.get("documents_see_hard_negatives", True):
+                    continue
                 if j in hard[i] or not document_allowed(i, j):
                     continue
                 if guided and not passes(i, judged(i, j, "dd")):

@@ -13,8 +13,8 @@ Where the field leaves a choice, this file makes it:
 - A row's own pair in the document to query block is one more negative that nothing drops; it
   counts as one.
 - The queue is scored by query to document alone; log_weights of its columns are 0.
-- foreign_hard_negatives=False drops columns of query to document and of document to document; a
-  document that answers any query is not one of them.
+- foreign_hard_negatives=False drops columns of query to document and of document to document,
+  documents_see_hard_negatives=False of the latter alone; what answers any query stays.
 - Focal logits are taken in every block; log-weights are part of the logit that beta multiplies.
 - Without a margin or limit a guide drops nothing.
 - Where "hardness" is clamped, log Ng is a constant, in the temperature too.
@@ -196,7 +196,7 @@ def through_unit(rows, gradient):
     return np.divide(gradient, norm, out=np.zeros_like(rows), where=norm > 0)
 
 
-def keep_masks(judged, names, limits, positives, hard, exclude, foreign, document_ids, queue_ids):
+def keep_masks(judged, names, limits, positives, hard, exclude, seen, document_ids, queue_ids):
     """bool per block: the negatives of every row; the blocks `names` are judged by their scores."""
     rows = len(positives)
     kept = {name: np.ones(block.shape, bool) for name, block in judged.items()}
@@ -215,7 +215,7 @@ def keep_masks(judged, names, limits, positives, hard, exclude, foreign, documen
         kept[name] &= (judged[name] <= limits[0]) & (judged[name] >= limits[1])
     only_hard = np.setdiff1d(np.concatenate(hard), np.concatenate(positives))
     for i in range(rows):
-        for name in (QD, DD):
+        for name, foreign in zip((QD, DD), seen, strict=True):
             kept[name][i, exclude[i][exclude[i] < kept[name].shape[1]]] = False
             if not foreign:
                 kept[name][i, np.setdiff1d(only_hard, hard[i])] = False
@@ -275,6 +275,7 @@ def evaluate(
     hard_negatives=None,
     hard_negative_log_weight=0.0,
     foreign_hard_negatives=True,
+    documents_see_hard_negatives=True,
     hardness=None,
     hardness_strength=0.0,
     log_weights=None,
@@ -309,7 +310,8 @@ def evaluate(
         judged, names = guide.scores, (QD, QQ, DQ, DD)
     margins = absolute_margin, relative_margin, max_score, min_score
     limits = limits_of_rows(judged[QD], positives, *margins)
-    masks = positives, hard, excluded, foreign_hard_negatives, document_ids, queue_ids
+    seen = foreign_hard_negatives, foreign_hard_negatives and documents_see_hard_negatives
+    masks = positives, hard, excluded, seen, document_ids, queue_ids
     kept = keep_masks(judged, names, limits, *masks)
     gap = smallest_gap(judged, names, limits, positives)
     added = {name: np.zeros(block.shape) for name, block in scores.items()}

@@ -156,6 +156,19 @@ def test_row_gradients():
         assert (got.queries[upstream == 0] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["several weighted", "four directions", "two ways of several"])
+def test_documents_without_gradients(name):
+    """Only the work is less: what is left is the same, bit by bit."""
+    queries, documents, options, upstream, _ = drawn(name)
+    forward = stope.infonce_forward(queries, documents, **options)
+    every = stope.infonce_backward(queries, documents, forward, upstream, **options)
+    got = stope.infonce_backward(
+        queries, documents, forward, upstream, document_gradients=False, **options
+    )
+    assert got.documents is None
+    same_bits(got._replace(documents=every.documents), every)
+
+
 def test_the_queue_has_no_gradient_and_the_last_ids():
     rng, queries, documents = cases.problem(0, 4, 10, 8)
     queue = np.concatenate([cases.embeddings(rng, 5, 8), queries[2:3]])

@@ -195,12 +195,12 @@ def test_multiple_negatives_ranking_loss(blocks, hardness):
 
 @pytest.mark.parametrize("strategy", ["absolute", "relative"])
 @pytest.mark.parametrize("anchors", [False, True])
+@pytest.mark.parametrize("positives", [False, True])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_gist_embed_loss(strategy, anchors, blocks):
-    """Anchors against anchors is query to query; positives against positives, with pairs only."""
+def test_gist_embed_loss(strategy, anchors, positives, blocks):
+    """Anchors against anchors is query to query; positives against positives, without the rest."""
     torch = pytest.importorskip("torch")
     gist = pytest.importorskip("sentence_transformers.sentence_transformer.losses.gist_embed")
-    positives = blocks == 1
     for margin in (0.0, 0.1):
         tensors, queries, documents, hard = st_problem(torch, blocks)
         guides, guide_queries, guide_documents, _ = st_problem(torch, blocks, seed=1, dim=3)
@@ -230,5 +230,6 @@ def test_gist_embed_loss(strategy, anchors, blocks):
             "guide_queries": guide_queries,
             "guide_documents": guide_documents,
             "hard_negatives": hard if blocks > 1 else None,
+            "documents_see_hard_negatives": False,
         }
         same_as(loss, tensors, *oracle.evaluate(queries, documents, **options))
