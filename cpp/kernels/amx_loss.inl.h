@@ -25,21 +25,38 @@ inline bool without_tiles(LossPrecision precision, std::int64_t depth) {
 }
 inline int parts_of(LossPrecision precision) { return precision == stope::kLossFloat32 ? 2 : 1; }
 
-// The upper half of every lane, as 32-bit lanes.
-inline __m512i high_part(f32x16 x) { return _mm512_castps_si512(round_to_bf16(x)); }
-inline __m512i part_of(f32x16 x, int part) {
-  const __m512i high = high_part(x);
-  return part == 0 ? high : high_part(_mm512_sub_ps(x, _mm512_castsi512_ps(high)));
+// The high part of x, or what it leaves.
+inline f32x16 part_of(f32x16 x, int part) { return part == 0 ? x : sub_f32(x, round_to_bf16(x)); }
+
+// 32 floats to 32 bfloat16 in order, rounded to the nearest.
+inline __m512i to_bf16(f32x16 first, f32x16 second) {
+#if defined(__AVX512BF16__)
+  const __m512bh both = _mm512_cvtne2ps_pbh(second, first);
+  __m512i out;
+  __builtin_memcpy(&out, &both, sizeof(out));
+  return out;
+#else
+  const __m512i a = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(first)), 16);
+  const __m512i b = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(second)), 16);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)),
+                            _mm512_cvtepi32_epi16(b), 1);
+#endif
 }
-// Lane: the even one's upper half below, the odd one's above.
-inline __m512i pair_up(__m512i even, __m512i odd) {
-  return _mm512_or_si512(_mm512_srli_epi32(even, 16), odd);
-}
-// 32 floats to 32 bfloat16 in order.
 inline __m512i pack_32(f32x16 first, f32x16 second, int part) {
-  const __m256i a = _mm512_cvtepi32_epi16(_mm512_srli_epi32(part_of(first, part), 16));
-  const __m256i b = _mm512_cvtepi32_epi16(_mm512_srli_epi32(part_of(second, part), 16));
-  return _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+  return to_bf16(part_of(first, part), part_of(second, part));
+}
+// Lane l: element l of `even` below, of `odd` above.
+inline __m512i pair_up(f32x16 even, f32x16 odd, int part) {
+#if defined(__AVX512BF16__)
+  alignas(64) static constexpr std::uint16_t kPairs[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), pack_32(even, odd, part));
+#else
+  const __m512i low = _mm512_castps_si512(round_to_bf16(part_of(even, part)));
+  const __m512i high = _mm512_castps_si512(round_to_bf16(part_of(odd, part)));
+  return _mm512_or_si512(_mm512_srli_epi32(low, 16), high);
+#endif
 }
 
 // Transposes 16 x 16 lanes of 32 bits.
@@ -141,9 +158,9 @@ void pack_inner_tiles(LossPrecision precision, const float* const* rows, const f
   for (std::int64_t s = 0; s < strips; ++s)
     for (int part = 0; part < parts; ++part, out += kChunkTiles * kTileBytes)
       for (int p = 0; p < kLanes / 2; ++p) {
-        const __m512i pair = pair_up(part_of(given.load(2 * p, s * kLanes), part),
-                                     part_of(given.load(2 * p + 1, s * kLanes), part));
-        _mm512_store_si512(out + p * kAmxTileBytes, pair);
+        _mm512_store_si512(
+            out + p * kAmxTileBytes,
+            pair_up(given.load(2 * p, s * kLanes), given.load(2 * p + 1, s * kLanes), part));
       }
 }
 
@@ -162,9 +179,8 @@ void pack_weights(LossPrecision precision, const float* weights, std::int64_t st
           if (transposed) {  // line i: weights of rows k + 2 i and k + 2 i + 1, 16 columns
             const int row = k + 2 * i;
             const float* even = weights + row * stride + first;
-            lines[i] =
-                pair_up(part_of(row < rows ? load_f32(even) : set_f32(0.0f), part),
-                        part_of(row + 1 < rows ? load_f32(even + stride) : set_f32(0.0f), part));
+            lines[i] = pair_up(row < rows ? load_f32(even) : set_f32(0.0f),
+                               row + 1 < rows ? load_f32(even + stride) : set_f32(0.0f), part);
           } else {
             const float* line = weights + (first + i) * stride + k;
             lines[i] = first + i < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)

@@ -20,7 +20,7 @@
 namespace stope {
 
 inline constexpr std::int64_t kMostTileColumns = 512;
-inline constexpr std::int64_t kLossSlabRows = 1024;
+inline constexpr std::int64_t kLossSlabRows = 2048;
 inline constexpr std::int64_t kLossTaskRows = 64;  // of loops over single rows
 inline constexpr int kMaxLossPasses = 5;
 inline constexpr int kMaxLossThreads = 1024;

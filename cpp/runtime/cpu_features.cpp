@@ -57,7 +57,7 @@ CpuFeatures detect() {
   found.amx = found.avx512;
 #else
   found.amx = found.avx512 && (states & kTiles) == kTiles && bit(seven.edx, 22) &&
-              bit(seven.edx, 24) && bit(seven.edx, 25) && request_amx();
+              bit(seven.edx, 24) && bit(seven.edx, 25) && bit(cpuid(7, 1).eax, 5) && request_amx();
 #endif
   return found;
 }
