@@ -7,7 +7,7 @@ import dataclasses
 import fnmatch
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import timing
 from answers import Verdict
 
 Check = Callable[[data.Work, data.Inputs, dict[str, Any], str], Verdict]
+Judge = Callable[[report.Row], Verdict]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -41,8 +42,17 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
-def run(title: str, every_row: list[data.Work], options: argparse.Namespace, check: Check) -> int:
-    """Measure the chosen rows, print one table, write the JSON; 1 when an answer was wrong."""
+def run(
+    title: str,
+    every_row: Sequence[data.Work],
+    options: argparse.Namespace,
+    check: Check,
+    judge: Judge | None = None,
+) -> int:
+    """Measure the chosen rows, print one table, write the JSON; 1 when an answer was wrong.
+
+    `judge` adds what needs the times or the memory to what `check` says of a row's answer.
+    """
     chosen = _chosen(every_row, options)
     if options.list:
         for work in chosen:
@@ -62,7 +72,7 @@ def run(title: str, every_row: list[data.Work], options: argparse.Namespace, che
                 f"[{position + 1}/{len(chosen)}] {work.name}", end=" ", file=sys.stderr, flush=True
             )
             start = time.perf_counter()
-            verdict = _measure(work, options, peaks, check, rows)
+            verdict = _measure(work, options, peaks, check, judge, rows)
             right = right and verdict.right
             print(f"{time.perf_counter() - start:.0f} s, {verdict.words}", file=sys.stderr)
     finally:
@@ -80,6 +90,7 @@ def _measure(
     options: argparse.Namespace,
     peaks: dict[str, dict[str, Any]],
     check: Check,
+    judge: Judge | None,
     rows: list[report.Row],
 ) -> Verdict:
     work = dataclasses.replace(work, threads=work.threads or options.threads)
@@ -91,7 +102,7 @@ def _measure(
         raise SystemExit(f"nothing to time in row {work.name}: no peer among {options.peers}")
     names = list(dict.fromkeys([*subjects, *others]))
     runs = {name: peers.prepare(name, work, given) for name in names}
-    repeat = options.repeat or (3 if options.quick else 7)
+    repeat = work.repeat or options.repeat or (3 if options.quick else 7)
     timings = timing.interleaved(runs, work.threads or 1, repeat, options.budget)
     runs.clear()
     results = {name: found.result for name, found in timings.items()}
@@ -102,13 +113,26 @@ def _measure(
         memory = timing.extra_memory(names, work, given)
     for subject in subjects:
         mine = {name: timings[name] for name in (subject, *others)}
-        peak = _peak_of_unit(work, peaks.get(subject.partition("@")[2]))
-        rows.append(report.Row(work, subject, mine, memory, peak, verdict.words, verdict.details))
+        isa = subject.partition("@")[2]
+        peak = _peak_of_unit(work, isa, peaks.get(isa))
+        row = report.Row(work, subject, mine, memory, peak, verdict.words, verdict.details)
+        if judge is not None:
+            also = judge(row)
+            words = "\n".join(filter(None, [verdict.words, also.words]))
+            row = row._replace(answer=words, details={**verdict.details, **also.details})
+            verdict = verdict._replace(right=verdict.right and also.right)
+        rows.append(row)
     return verdict
 
 
-def _peak_of_unit(work: data.Work, peak: dict[str, Any] | None) -> dict[str, Any] | None:
+def _peak_of_unit(work: data.Work, isa: str, peak: dict[str, Any] | None) -> dict[str, Any] | None:
     """The measured peak, where it is that of the unit the row asks for."""
+    if peak and isinstance(work, data.LossWork):
+        # Only AMX multiplies bfloat16; its float32 is three products of bfloat16 parts.
+        unit = "bfloat16" if isa == "amx" else "float32"
+        products = 3 if isa == "amx" and work.precision == "float32" else 1
+        words = f"{unit}, {products} products" if products > 1 else unit
+        return {**peak, "unit": words, "ops_per_second": peak["all_units"][unit] / products}
     precision = getattr(work, "precision", "exact")
     return peak if peak and (precision == "exact" or precision in peak["unit"]) else None
 

@@ -17,7 +17,7 @@ import gzip
 import json
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -53,11 +53,19 @@ class Work:
     memory: bool = False
     all_peers: bool = False
     all_isas: bool = False
+    repeat: int | None = None
+    counted: ClassVar[str] = "2 x queries x rows x dim"
 
     @property
     def operations(self) -> float:
         """Multiplications and additions of the scores: 2 * queries * rows * dim."""
         return 2.0 * self.queries * self.rows * self.dim
+
+    @property
+    def label(self) -> str:
+        """Sizes and options, under the row's name in the table."""
+        sizes = f"{self.queries:,} x {self.rows:,} x {self.dim}, k {self.k:,}"
+        return f"{sizes}\n{self.data}, {self.dtype}, {self.threads} threads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +87,55 @@ class MiningWork(Work):
     excluded: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class LossWork(Work):
+    """infonce forward and backward: `queries` rows against `rows` documents, i's positive is i.
+
+    `extras` are switched on beside the plain loss: "ids", "margin", "weights", "joint" (a second
+    direction in the same softmax), "ways" (a second softmax for it), "hard" (five hard negatives
+    of each query named as such). `precision` is stope's; `resident_limit` bounds the process.
+    """
+
+    k: int = 1
+    precision: str = "float32"
+    temperature: float = 0.02
+    extras: tuple[str, ...] = ()
+    resident_limit: int | None = None
+    counted: ClassVar[str] = "8 x queries x documents x dim (4 products)"
+
+    @property
+    def scores(self) -> int:
+        """Scores of all directions; the second one is queries x queries."""
+        both = "joint" in self.extras or "ways" in self.extras
+        return self.queries * (self.rows + (self.queries if both else 0))
+
+    @property
+    def operations(self) -> float:
+        """One product forward and three backward, a multiplication and an addition each."""
+        return 8.0 * self.scores * self.dim
+
+    @property
+    def matrix_bytes(self) -> int:
+        """The float32 matrix of scores that a loss of separate operations keeps once at least."""
+        return 4 * self.scores
+
+    @property
+    def label(self) -> str:
+        sizes = f"{self.queries:,} x {self.rows:,} x {self.dim}"
+        words = " ".join(self.extras) or "plain"
+        return f"{sizes}\n{self.precision}, {words}, {self.threads} threads"
+
+
+@dataclasses.dataclass(frozen=True)
+class StepWork(LossWork):
+    """A training step of a static encoder: `queries` = `rows` pairs, token ids as inputs."""
+
+    temperature: float = 0.05
+    vocabulary: int = 32_768
+    anchor_tokens: int = 8
+    positive_tokens: int = 48
+
+
 class Inputs(NamedTuple):
     """Embeddings of one row's work; `positives` and `excluded` are CSR (offsets, ids)."""
 
@@ -90,7 +147,10 @@ class Inputs(NamedTuple):
 
 def make(work: Work) -> Inputs:
     """Make the inputs of `work`; the same work gives the same bits."""
+    if isinstance(work, StepWork):
+        return _token_pairs(work)
     task = "mining" if isinstance(work, MiningWork) else "topk"
+    task = "loss" if isinstance(work, LossWork) else task
     if work.data not in KINDS:
         raise ValueError(f"data={work.data!r} is not one of {', '.join(KINDS)}")
     queries, corpus, positives = _embeddings(work.data, task, work.queries, work.rows, work.dim)
@@ -112,7 +172,8 @@ def _embeddings(
     for start in range(0, rows, CHUNK_ROWS):
         chunk = corpus[start : start + CHUNK_ROWS]
         chunk[:] = make_rows(len(chunk), rng)
-    positive = rng.integers(rows, size=num_queries)
+    own = task == "loss"
+    positive = np.arange(num_queries) if own else rng.integers(rows, size=num_queries)
     sine = np.float32((1 - QUERY_COSINE**2) ** 0.5)
     other = make_rows(num_queries, rng)
     nearest = corpus[positive]
@@ -154,6 +215,8 @@ class _Clusters:
 def _real(
     task: str, num_queries: int, rows: int, dim: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    if task not in REAL_QUERIES:
+        raise ValueError("--data real has no rows for the loss, whose query i answers document i")
     ids = [record["_id"] for record in _records("wordnet_gloss", "corpus")]
     row_of = {doc_id: row for row, doc_id in enumerate(ids)}
     judged = _judged_queries(task)
@@ -227,6 +290,16 @@ def _embedded(name: str, texts: list[str]) -> np.ndarray:
     np.save(temporary, made)
     os.replace(temporary, path)
     return made
+
+
+def _token_pairs(work: StepWork) -> Inputs:
+    """Token ids of Zipf's frequencies; a positive begins with its anchor's tokens."""
+    rng = np.random.default_rng([work.queries, work.vocabulary])
+    weights = np.cumsum(1.0 / np.arange(10, work.vocabulary + 10))
+    size = (work.queries, work.positive_tokens)
+    positives = np.searchsorted(weights, rng.random(size) * weights[-1]).astype(np.int64)
+    anchors = positives[:, : work.anchor_tokens].copy()
+    return Inputs(anchors, positives, (np.arange(len(anchors) + 1), np.arange(len(anchors))), None)
 
 
 def _random_exclusions(num_queries: int, rows: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,12 +13,13 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from inputs import Inputs, MiningWork, TopKWork, Work
+from inputs import Inputs, LossWork, MiningWork, TopKWork, Work
 
 TORCH_CHUNK_BYTES = 64 << 20  # scores of one block of queries x rows in the torch contender
 TORCH_QUERY_BLOCK = 512
@@ -36,7 +37,7 @@ Run = Callable[[], Any]
 
 def available(work: Work, wanted: list[str]) -> list[str]:
     """Names among `wanted` ("all" for every one) that are installed and can do `work`."""
-    known = MINING if isinstance(work, MiningWork) else TOPK
+    known = _contenders(work)
     found = []
     for name, (module, _, able) in known.items():
         asked = "all" in wanted or name in wanted
@@ -47,7 +48,7 @@ def available(work: Work, wanted: list[str]) -> list[str]:
 
 def prepare(name: str, work: Work, inputs: Inputs) -> Run:
     """Import the contender, let it build what it keeps, and return its run function."""
-    known = MINING if isinstance(work, MiningWork) else TOPK
+    known = _contenders(work)
     package, _, isa = name.partition("@")
     make = known[package][1]
     if not isa:
@@ -68,18 +69,14 @@ def prepare(name: str, work: Work, inputs: Inputs) -> Run:
 def threads_of(name: str, count: int) -> Any:
     """Give the contender `count` threads inside the block."""
     package = name.partition("@")[0]
-    if package == "stope":
-        import stope
-
-        before = stope.get_num_threads()
-        stope.set_num_threads(count)
-        try:
-            yield
-        finally:
-            stope.set_num_threads(before)
-        return
     with contextlib.ExitStack() as undo:
-        if package in ("torch", "sentence-transformers"):
+        if package.startswith("stope"):
+            import stope
+
+            undo.callback(stope.set_num_threads, stope.get_num_threads())
+            stope.set_num_threads(count)
+        torch_is_used = package.startswith(("torch", "sentence-transformers"))
+        if torch_is_used or "torch" in sys.modules:  # stope's own step runs torch's encoder
             import torch
 
             undo.callback(torch.set_num_threads, torch.get_num_threads())
@@ -92,20 +89,31 @@ def threads_of(name: str, count: int) -> Any:
         yield
 
 
+def _contenders(work: Work) -> dict[str, tuple[str, Callable[..., Run], Callable[[Any], bool]]]:
+    if isinstance(work, LossWork):
+        import loss_peers  # which needs the types of this file
+
+        return loss_peers.contenders(work)
+    return MINING if isinstance(work, MiningWork) else TOPK
+
+
 def import_packages(name: str, work: Work) -> None:
     """Import what the contender needs, so that its memory does not count the libraries' code."""
-    known = MINING if isinstance(work, MiningWork) else TOPK
-    importlib.import_module(known[name.partition("@")[0]][0])
+    importlib.import_module(_contenders(work)[name.partition("@")[0]][0])
+    if isinstance(work, LossWork):
+        import loss_peers
+
+        loss_peers.import_packages(name, work)
     if name == "sentence-transformers":
         for module in ("datasets", "faiss", "sentence_transformers.util"):
             importlib.import_module(module)
 
 
 def result_bytes(result: Any) -> int:
-    """Bytes of the arrays a run returned (zero for a `datasets.Dataset`, which is not arrays)."""
+    """Bytes of the arrays a run returned (zero for a `datasets.Dataset` and for numbers)."""
     if not isinstance(result, tuple):
         return 0
-    return sum(part.nbytes for part in result if part is not None)
+    return sum(getattr(part, "nbytes", 0) for part in result)
 
 
 def threads_for(work: Work) -> int:

@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 def print_table(title: str, rows: list[Row], peer_names: list[str]) -> None:
     """Print the one table of a benchmark."""
-    table = Table(title=title, title_justify="left", caption_justify="left", caption=CAPTION)
+    table = Table(title=title, title_justify="left", caption_justify="left", caption=caption(rows))
     table.add_column("work")
     for heading in ("subject", "time", "rate", "of peak", "memory"):
         table.add_column(heading, justify="left" if heading == "subject" else "right")
@@ -75,24 +75,22 @@ def print_table(title: str, rows: list[Row], peer_names: list[str]) -> None:
     Console(width=width).print(table)
 
 
-CAPTION = (
-    "time: median of interleaved runs. rate: 2 x queries x rows x dim / time. of peak: of the "
-    "measured peak of the unit used, all threads.\nmemory: what preparation keeps + peak of the "
-    "run, beyond inputs and results. peers: ratio of the peer's time to the subject's, its time, "
-    "its memory."
-)
+def caption(rows: list[Row]) -> str:
+    """What the columns mean."""
+    return (
+        f"time: median of interleaved runs. rate: {rows[0].work.counted} / time. of peak: of the "
+        "measured peak of the unit used, all threads.\nmemory: what preparation keeps + peak of "
+        "the run, beyond inputs and results. peers: ratio of the peer's time to the subject's, its "
+        "time, its memory."
+    )
 
 
 def _cells(row: Row, peer_names: list[str]) -> list[str]:
     work = row.work
-    label = (
-        f"{work.name}\n{work.queries:,} x {work.rows:,} x {work.dim}, k {work.k:,}\n"
-        f"{work.data}, {work.dtype}, {work.threads} threads"
-    )
     unit = "GOP/s" if row.peak and "int" in row.peak["unit"] else "GFLOP/s"
     share = "" if row.peak_share is None else f"{row.peak_share:.0%}\n{row.peak['unit']}"
     cells = [
-        label,
+        f"{work.name}\n{work.label}",
         row.subject,
         seconds_text(row.timings[row.subject].median),
         f"{row.rate / 1e9:,.0f}\n{unit}",
@@ -119,7 +117,7 @@ def seconds_text(seconds: float) -> str:
 def _memory_text(memory: timing.Memory | None) -> str:
     if memory is None:
         return ""
-    kept, extra = (size / 2**20 for size in memory)
+    kept, extra = (size / 2**20 for size in memory[:2])
     return f"{kept:.0f} + {extra:.0f} MiB" if kept >= 1 else f"{extra:.0f} MiB"
 
 

@@ -40,16 +40,23 @@ class Timing(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes kept by preparation, and the peak of the run beyond them, its results not counted."""
+    """Bytes kept by preparation, and the peak of the run beyond them, its results not counted.
+
+    `resident` is the high-water mark of the whole process during the run, inputs and all.
+    """
 
     kept: int
     extra: int
+    resident: int
 
 
 def interleaved(
     runs: dict[str, peers.Run], threads: int, repeat: int, budget_seconds: float
 ) -> dict[str, Timing]:
-    """Time the runs `repeat` times in turns; one that would exceed the budget gets fewer turns."""
+    """Time the runs `repeat` times in turns; one that would exceed the budget gets fewer turns.
+
+    With `repeat` 1 the first call counts, and is the only one.
+    """
     results, calls, turns = {}, {}, {}
     samples: dict[str, list[float]] = {name: [] for name in runs}
     for name, run in runs.items():
@@ -57,6 +64,10 @@ def interleaved(
             seconds, results[name] = _timed(run, 1)
             if seconds < SAMPLE_SECONDS:
                 seconds, _ = _timed(run, 1)
+        if repeat == 1:
+            samples[name].append(seconds)
+            calls[name], turns[name] = 1, 0
+            continue
         calls[name] = max(1, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-6)))
         affordable = int(budget_seconds / (seconds * calls[name]))
         turns[name] = min(repeat, max(FEWEST_SAMPLES, affordable))
@@ -153,7 +164,8 @@ def _measure_here(name: str, work: data.Work, folder: Path) -> Memory:
         prepared = _status_bytes("VmRSS")
         result = run()
         peak = _status_bytes("VmHWM")
-    return Memory(max(0, prepared - before), max(0, peak - prepared - peers.result_bytes(result)))
+    extra = peak - prepared - peers.result_bytes(result)
+    return Memory(max(0, prepared - before), max(0, extra), peak)
 
 
 def _reset_high_water() -> None:
