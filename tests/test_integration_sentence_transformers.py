@@ -4,55 +4,16 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 library = pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 
-from stope.integrations._ids import id_number, shared_numbers  # noqa: E402
-from stope.integrations.sentence_transformers import (  # noqa: E402
-    InfoNCECollator,
-    InfoNCELoss,
-)
+from small_transformers import ROWS, WORDS, features, texts, tiny  # noqa: E402
+from stope.integrations.sentence_transformers import InfoNCELoss  # noqa: E402
 from stope.torch import infonce  # noqa: E402
 from stope.training import static_encoder  # noqa: E402
 from stope.training._library import part  # noqa: E402
-
-WORDS = [f"w{i}" for i in range(60)]
-ROWS = 12
-
-
-def texts(seed, rows=ROWS):
-    random = np.random.default_rng(seed)
-    return [" ".join(random.choice(WORDS, random.integers(2, 9))) for _ in range(rows)]
-
-
-def tiny(folder, seed=0, dropout=0.0, words=WORDS):
-    """A transformer with random weights: one layer, 16 dimensions."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
-    raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="[UNK]"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=dropout,
-        attention_probs_dropout_prob=dropout, initializer_range=0.5,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=32, **names).save_pretrained(
-        folder
-    )
-    parts = part("models")
-    modules = [parts.Transformer(str(folder), max_seq_length=16), parts.Pooling(16)]
-    return library.SentenceTransformer(modules=modules, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +29,6 @@ def guide(tmp_path_factory):
 @pytest.fixture(scope="module")
 def static():
     return static_encoder([text for seed in range(9) for text in texts(seed)], dim=16)
-
-
-def features(encoder, columns, rows=ROWS):
-    read = encoder.preprocess if hasattr(encoder, "preprocess") else encoder.tokenize
-    return [read(texts(seed, rows)) for seed in range(columns)]
 
 
 def outcome(loss, batch, seed=0):
@@ -310,130 +266,7 @@ def test_a_margin_without_a_guide_reads_the_model(encoder):
     )
 
 
-# --- weights and ids -----------------------------------------------------------------------------
-
-
-def rows_with(**extra):
-    columns = {"query": texts(0), "positive": texts(1), "negative_1": texts(2), **extra}
-    return [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-
-
-def collected(encoder, rows):
-    """What the trainer hands to the loss."""
-    batch = InfoNCECollator(encoder)(rows)
-    trainer = library.SentenceTransformerTrainer
-    return trainer.collect_features(None, batch)[0]
-
-
-def test_weights_reach_the_loss(encoder):
-    weights = np.arange(ROWS, dtype=float)
-    plain = collected(encoder, rows_with())
-    found = collected(encoder, rows_with(weight=weights))
-    assert [sorted(set(f) - set(p)) for f, p in zip(found, plain, strict=True)] == [
-        ["stope_weight"],
-        [],
-        [],
-    ]
-    for options in ({}, {"mini_batch_size": 5}):
-        loss = InfoNCELoss(encoder, **options)
-        value = loss([dict(column) for column in found], None)
-        rows = loss.statistics.losses.numpy()
-        assert value.item() == pytest.approx((weights * rows).sum() / weights.sum(), rel=1e-5)
-        assert loss([dict(c) for c in plain], None).item() == pytest.approx(rows.mean(), rel=1e-5)
-
-
-def test_ids_reach_the_loss(encoder):
-    positives = [f"d{i % 5}" for i in range(ROWS)]
-    negatives = [f"d{i % 7}" for i in range(ROWS)]
-    queries = [i // 3 for i in range(ROWS)]
-    text = (encoder(dict(c))["sentence_embedding"] for c in collected(encoder, rows_with()))
-    q, p, n = text
-
-    def expected(**given):
-        own = torch.arange(ROWS, 2 * ROWS)
-        return infonce(q, torch.cat([p, n]), hard_negatives=own, **given).mean().item()
-
-    def value(**columns):
-        loss = InfoNCELoss(encoder)
-        return loss(collected(encoder, rows_with(**columns)), None).item()
-
-    numbers = torch.tensor([int(name[1:]) for name in positives + negatives])
-    both = {"positive_id": positives, "negative_1_id": negatives}
-    assert value(**both) == pytest.approx(expected(document_ids=numbers), rel=1e-5)
-    assert value(document_id=positives, negative_1_id=negatives) == value(**both)
-    assert value(**both) != pytest.approx(expected(), rel=1e-3)
-
-    only_positives = torch.cat([numbers[:ROWS], torch.arange(100, 100 + ROWS)])
-    assert value(positive_id=positives) == pytest.approx(
-        expected(document_ids=only_positives), rel=1e-5
-    )
-    by_query = torch.tensor(queries + list(range(100, 100 + ROWS)))
-    assert value(query_id=queries) == pytest.approx(expected(document_ids=by_query), rel=1e-5)
-
-
-def test_shared_numbers_close_both_relations():
-    # Queries 0 and 1 share document 5; query 1 has document 6 as well: all of them are one.
-    positives, negatives = np.array([5, 5, 6, 7]), np.array([6, 8, 9, 7])
-    a, b = shared_numbers(np.array([0, 1, 1, 2]), [positives, negatives])
-    assert len(set(a[:3].tolist())) == 1
-    assert a[3] != a[0]
-    assert b[0] == a[0]
-    assert b[3] == a[3]
-    assert len({*b[:3].tolist()}) == 3
-    plain = shared_numbers(None, [positives, negatives])
-    assert [x.tolist() for x in plain] == [[0, 0, 1, 2], [1, 3, 4, 2]]
-
-
-def test_ids_as_numbers():
-    assert id_number(np.int64(7)) == 7
-    assert id_number("d7") == id_number("d7") != id_number("d8")
-    with pytest.raises(TypeError, match="an id is None"):
-        id_number(None)
-
-
-def test_the_collator_leaves_other_columns_alone(encoder):
-    plain = InfoNCECollator(encoder)(rows_with())
-    extra = InfoNCECollator(encoder)(rows_with(weight=[1.0] * ROWS, query_id=range(ROWS)))
-    assert all(torch.equal(torch.as_tensor(plain[k]), torch.as_tensor(extra[k])) for k in plain
-               if isinstance(plain[k], torch.Tensor))  # fmt: skip
-    labelled = InfoNCECollator(encoder)(rows_with(label=range(ROWS), weight=[1.0] * ROWS))
-    assert labelled["label"].tolist() == list(range(ROWS))
-    assert not [name for name in labelled if name.startswith("label_")]
-
-
-# --- in the trainer ------------------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore")  # of the trainer's own dependencies
-@pytest.mark.parametrize("options", [{}, {"mini_batch_size": 4}])
-def test_trains(tmp_path, tmp_path_factory, options):
-    datasets = pytest.importorskip("datasets")
-    model = tiny(tmp_path_factory.mktemp("trained"))
-    dataset = datasets.Dataset.from_list(
-        rows_with(weight=[1.0] * ROWS, positive_id=[f"d{i}" for i in range(ROWS)])
-    )
-    before = [p.detach().clone() for p in model.parameters()]
-    arguments = library.SentenceTransformerTrainingArguments(
-        output_dir=str(tmp_path), num_train_epochs=8, per_device_train_batch_size=6,
-        learning_rate=1e-2, report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
-        batch_sampler="no_duplicates", disable_tqdm=True,
-    )  # fmt: skip
-    loss = InfoNCELoss(model, **options)
-    trainer = library.SentenceTransformerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        loss=loss,
-        data_collator=InfoNCECollator(model),
-    )
-    trainer.train()
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert len(logged) == 16
-    assert len(loss.statistics.losses) == 6  # rows of equal weight are no duplicates of each other
-    assert np.mean(logged[-2:]) < 0.7 * np.mean(logged[:2])
-    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+# --- options ----------------------------------------------------------------------------------
 
 
 def test_the_model_card(encoder, guide):
@@ -459,10 +292,3 @@ def test_the_model_card(encoder, guide):
 def test_bad_options(encoder, options, error, sentence):
     with pytest.raises(error, match=sentence):
         InfoNCELoss(encoder, **options)
-
-
-def test_bad_batches(encoder):
-    with pytest.raises(ValueError, match="the dataset has 1 text column"):
-        InfoNCELoss(encoder)(features(encoder, 1), None)
-    with pytest.raises(ValueError, match="weights of query 0 is -1"):
-        InfoNCELoss(encoder)(collected(encoder, rows_with(weight=[-1.0] * ROWS)), None)
