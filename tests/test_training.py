@@ -233,7 +233,7 @@ def test_tokenizing_once_changes_nothing(encoder):
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, but is 0.0"),
-        ({"temperature": -1.0}, "temperature must be positive, but is -1.0"),
+        ({"temperature": -1.0}, "temperature is -1.0; give a positive, finite number"),
         ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
         ({"keep": "best"}, 'keep="best" needs an evaluation'),
         ({"mini_batch_size": 0}, "mini_batch_size must be at least 1, not 0"),

@@ -9,6 +9,8 @@ import numpy as np
 
 from stope.training._library import part
 
+WEIGHT = "weight"  # the column of a dataset that holds no text
+
 
 def distinct_batches(
     dataset: Any,
@@ -57,7 +59,7 @@ def distinct_batches(
         def __len__(self) -> int:
             return num_batches
 
-    names = dataset.column_names[:2]
+    names = [name for name in dataset.column_names if name != WEIGHT][:2]
     numbers: dict[str, int] = {}
     queries, positives = (
         [numbers.setdefault(text, len(numbers)) for text in dataset[name]] for name in names

@@ -27,3 +27,8 @@ def part(name: str) -> Any:
         if error.name is None or not _PLACES[name].startswith(error.name):
             raise
         return importlib.import_module(f"sentence_transformers.{name}")
+
+
+def is_static(model: Any) -> bool:
+    """Whether the model looks up one vector per token (StaticEmbedding)."""
+    return isinstance(model[0], part("models").StaticEmbedding)

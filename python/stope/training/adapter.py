@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from stope._extras import need
 from stope.training._library import part
+from stope.training.losses import Precision
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -102,6 +103,7 @@ def train_adapter(
     epochs: int = 10,
     learning_rate: float = 1e-3,
     temperature: float = 0.05,
+    precision: Precision = "float32",
     weight_decay: float = 0.0,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -121,6 +123,7 @@ def train_adapter(
         epochs: passes over the pairs.
         learning_rate: of Adam, decaying linearly to 0.
         temperature: divides the cosines.
+        precision: of the products in the loss, as in `contrastive_loss`.
         weight_decay: pulls W towards the identity, not towards 0.
         seed: of the order of pairs and the random documents.
         progress: called with (steps done, steps in total).
@@ -132,8 +135,8 @@ def train_adapter(
     Raises:
         ValueError: shapes that disagree, ids out of range, a number out of range, no pair.
 
-    Memory: three score tiles batch_size x num_documents float32 (200 MB as given), twice the
-    documents of a step, and four d x d matrices.
+    Memory: the documents of a step and their gradient, three times in all, and four d x d matrices;
+    the loss is `stope.torch.infonce`, which keeps no scores.
 
     Example:
         >>> rows = np.eye(4, dtype=np.float32)
@@ -162,6 +165,7 @@ def train_adapter(
     if negatives is not None:
         negatives = _check_negatives(negatives, len(queries), len(corpus))
     torch: Any = need("torch", extra="train")
+    from stope.torch import infonce
 
     dim = queries.shape[1]
     pair_query = np.repeat(np.arange(len(queries)), np.diff(offsets))
@@ -182,16 +186,14 @@ def train_adapter(
             wanted = ids[chosen] if negatives is None else [*ids[chosen], *negatives[rows].ravel()]
             documents = _documents(wanted, len(corpus), num_documents, generator)
             weight = identity + change
-            adapted = torch.nn.functional.normalize(query_rows[rows] @ weight.T, dim=1)
-            against = torch.nn.functional.normalize(corpus_rows[documents] @ weight.T, dim=1)
-            scores = adapted @ against.T / temperature
-            target = np.searchsorted(documents, ids[chosen])
-            line, column = _other_positives(rows, ids[chosen], offsets, ids, documents)
-            scores = scores.index_put(
-                (torch.from_numpy(line), torch.from_numpy(column)),
-                torch.tensor(float("-inf")),
-            )
-            loss = torch.nn.functional.cross_entropy(scores, torch.from_numpy(target))
+            loss = infonce(
+                query_rows[rows] @ weight.T,
+                corpus_rows[documents] @ weight.T,
+                torch.from_numpy(np.searchsorted(documents, ids[chosen])),
+                exclude=_other_positives(rows, ids[chosen], offsets, ids, documents),
+                temperature=temperature,
+                precision=precision,
+            ).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -220,8 +222,8 @@ def _other_positives(
     offsets: NDArray[np.int64],
     ids: NDArray[np.int64],
     documents: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places (line, column) of each query's positives other than the line's own."""
+) -> Csr:
+    """The columns of each line's positives other than its own, as (offsets, columns)."""
     counts = np.diff(offsets)[rows]
     line = np.repeat(np.arange(len(rows)), counts)
     # The positions of a line's positives in `ids`, one line after the other.
@@ -229,7 +231,8 @@ def _other_positives(
     positive = ids[np.repeat(offsets[rows], counts) + within]
     column = np.searchsorted(documents, positive).clip(max=len(documents) - 1)
     keep = (positive != own[line]) & (documents[column] == positive)
-    return line[keep], column[keep]
+    ends = np.cumsum(np.bincount(line[keep], minlength=len(rows)))
+    return np.concatenate([[0], ends]).astype(np.int64), column[keep]
 
 
 def _rows(embeddings: Any, name: str) -> Floats:

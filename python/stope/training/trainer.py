@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from stope._extras import need
-from stope.training._batches import distinct_batches
-from stope.training._library import part
+from stope.training._batches import WEIGHT, distinct_batches
+from stope.training._library import is_static
 from stope.training.dataset import training_dataset
-from stope.training.losses import contrastive_loss
+from stope.training.losses import Precision, contrastive_loss
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,6 +58,7 @@ def train(
     epochs: int | None = None,
     learning_rate: float | None = None,
     temperature: float = 0.05,
+    precision: Precision = "float32",
     mini_batch_size: int | None = None,
     symmetric: bool = False,
     warmup: float = 0.1,
@@ -74,18 +75,20 @@ def train(
 
     Args:
         model: a SentenceTransformer.
-        examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...).
+        examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...). A
+            column "weight" of a dataset weighs the rows of a batch in its mean loss.
         loss: a sentence-transformers loss; default `contrastive_loss` with the options below.
         batch_size: rows per step; default 2048 for a static encoder, 64 for others, and less for
             fewer rows: an eighth of them, but 16 at least.
         epochs: passes over the rows; default 10 for a static encoder, 1 for others.
         learning_rate: peak of the schedule; default 0.1 for a static encoder, 2e-5 for others.
         temperature: of the default loss.
+        precision: of the default loss, "float32" or "bfloat16".
         mini_batch_size: of the default loss; rows encoded at a time.
         symmetric: of the default loss.
         warmup: share of the steps in which the learning rate rises from 0.
         seed: of the order of rows and of dropout. The same seed gives the same weights up to the
-            last bits of torch's matrix products, which vary with threads and memory alignment.
+            last bits of torch's sums, which vary with threads and memory alignment.
         evaluation: called with the model after every epoch, such as `RetrievalEvaluation`.
         keep: "best" leaves the model with the weights of the epoch whose evaluation was best (its
             first metric), "last" with those of the last step.
@@ -95,13 +98,12 @@ def train(
         What was done, with the loss of each step.
 
     Raises:
-        ValueError: no rows, fewer than two columns, a number out of range, or keep="best" without
-            an evaluation.
+        ValueError: no rows, fewer than two columns, a number out of range, weights that another
+            loss would not read, or keep="best" without an evaluation.
         FloatingPointError: the loss became NaN or infinite; the model is then of no use.
 
-    Memory: model, gradient and two moments of AdamW; batch x columns embeddings and the score
-    matrix batch x (batch * documents per row) in float32, both three times; for a static encoder
-    the token ids of all texts, 4 bytes each.
+    Memory: model, gradient and two moments of AdamW; batch x columns embeddings in float32, three
+    times, and no score matrix; for a static encoder the token ids of all texts, 4 bytes each.
 
     Example:
         >>> from stope.training import static_encoder
@@ -111,7 +113,7 @@ def train(
         3
     """
     library: Any = need("sentence_transformers", extra="train")
-    usual = _STATIC if _is_static(model) else _OTHER
+    usual = _STATIC if is_static(model) else _OTHER
     dataset = _as_dataset(examples)
     if batch_size is None:  # small files still get several steps per epoch
         batch_size = min(int(usual["batch_size"]), max(16, len(dataset) // 8))
@@ -121,7 +123,19 @@ def train(
     rows = min(batch_size, len(dataset))
     if loss is None:
         loss = contrastive_loss(
-            model, temperature=temperature, mini_batch_size=mini_batch_size, symmetric=symmetric
+            model,
+            temperature=temperature,
+            precision=precision,
+            mini_batch_size=mini_batch_size,
+            symmetric=symmetric,
+        )
+    from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
+
+    fused = isinstance(loss, FusedLoss | CachedFusedLoss)
+    if WEIGHT in dataset.column_names and not fused:
+        raise ValueError(
+            f'examples has a column "{WEIGHT}", which {type(loss).__name__} would read as text; '
+            "leave loss out, or remove the column."
         )
     report = TrainingReport(epochs=passes)
     watcher = _watcher(report, evaluation, keep, progress)
@@ -150,6 +164,8 @@ def train(
         trainer = library.SentenceTransformerTrainer(
             model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
         )
+        if fused:
+            trainer.data_collator = Batches(trainer.data_collator)
         trainer.remove_callback(need("transformers", extra="train").PrinterCallback)
         with _tokens_once(model):
             trainer.train()
@@ -176,10 +192,6 @@ def _check(
         raise ValueError('keep="best" needs an evaluation to judge the epochs by.')
 
 
-def _is_static(model: Any) -> bool:
-    return isinstance(model[0], part("models").StaticEmbedding)
-
-
 def _as_dataset(examples: Any) -> Any:
     dataset = examples
     if not hasattr(examples, "column_names"):
@@ -192,8 +204,16 @@ def _as_dataset(examples: Any) -> Any:
         dataset = training_dataset([row[0] for row in rows], [row[1] for row in rows], negatives)
     if len(dataset) < 2:
         raise ValueError(f"examples has {len(dataset)} rows; in-batch negatives need two or more.")
-    if len(dataset.column_names) < 2:
-        raise ValueError(f"examples has only the column {dataset.column_names}; two are needed.")
+    texts = [name for name in dataset.column_names if name != WEIGHT]
+    if len(texts) < 2:
+        raise ValueError(f"examples has only the text column {texts}; two are needed.")
+    if WEIGHT in dataset.column_names:
+        for row, weight in enumerate(dataset[WEIGHT]):
+            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(
+                    f'examples has the weight {weight!r} in row {row}; the column "{WEIGHT}" holds '
+                    "numbers of at least 0."
+                )
     return dataset
 
 
@@ -245,7 +265,7 @@ def _watcher(report: TrainingReport, evaluation: Any, keep: str, progress: Any) 
 @contextlib.contextmanager
 def _tokens_once(model: Any) -> Iterator[None]:
     """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
-    if not _is_static(model):
+    if not is_static(model):
         yield
         return
     import torch
