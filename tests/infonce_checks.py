@@ -11,7 +11,7 @@ FLOAT32, BFLOAT16 = "float32", "bfloat16"
 LOSS = {FLOAT32: 1e-6, BFLOAT16: 2e-3}  # times the logits' size
 GRADIENT = {FLOAT32: 1e-5, BFLOAT16: 2e-2}  # of the gradient's norm
 # AMX adds up products of bfloat16 parts: 2^-18 where float32 itself is within 2^-20.
-SCORE = {FLOAT32: 4e-6, BFLOAT16: 1e-2}
+SCORE = {FLOAT32: 2e-6, BFLOAT16: 1e-2}
 
 
 def logit_size(expected, options):

@@ -115,10 +115,10 @@ def test_a_larger_batch(precision):
 
 
 # Largest |loss - oracle| in units of 1 / temperature, and largest relative error of a gradient.
-# H11 asks 1e-6 and 1e-5 of float32: AMX, which adds up products of bfloat16 parts from dim 64 on,
-# misses the first by a factor of up to 3.5.
+# H11 asks 1e-6 and 1e-5 of float32: AMX, which adds up products of bfloat16 parts from dim 256 on,
+# misses the first by a factor of up to 1.7 there.
 ACCURACY = {"float32": (1e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}
-ACCURACY_AMX = {"float32": (4e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}
+ACCURACY_AMX = {"float32": (2e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}
 
 
 @isas
@@ -127,7 +127,7 @@ ACCURACY_AMX = {"float32": (4e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}
 def test_accuracy(temperature, precision, isa):
     """Positives that are not near their queries: losses of tens, every row on its own."""
     loss, gradient = (ACCURACY_AMX if isa == "amx" else ACCURACY)[precision]
-    for dim in (24, 64, 96, 384):
+    for dim in (24, 64, 96, 300, 384):
         rng, queries, documents = cases.problem(0, 100, 400, dim)
         options = {"temperature": temperature, "positives": rng.permutation(400)[:100]}
         expected, by = oracle.evaluate(queries, documents, **options)
