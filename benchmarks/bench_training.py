@@ -1,0 +1,218 @@
+"""Does bfloat16 in the loss train as well as float32? `python benchmarks/bench_training.py`.
+
+For every collection and seed one static encoder is made from the corpus and the training queries,
+and copied for each contender, which trains on the training split: the same rows in the same order.
+What each reaches on the test split over the whole corpus is compared query by query. Queries are
+averaged over the seeds first, so that an interval is that of the collection's queries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import datetime
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import inputs
+import report
+from stope.data import Collection, read_beir
+from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
+from stope.mining import Pairs
+from stope.retrieval import DenseRetriever
+from stope.training import pairs_dataset, static_encoder, train
+
+METRIC = "nDCG@10"
+TEMPERATURE = 0.05
+BASELINE = "float32"
+CONTENDERS = (BASELINE, "bfloat16", "torch")
+CAPTION = (
+    f"{METRIC} on the test split: mean over queries and seeds [95% bootstrap interval over queries]"
+    f"; difference: that contender minus {BASELINE}, paired over the queries; torch is"
+    " sentence-transformers' MultipleNegativesRankingLoss in float32; seconds: one training, mean."
+)
+
+
+def options_of(model: Any, contender: str) -> dict[str, Any]:
+    """What `stope.training.train` is told."""
+    if contender != "torch":
+        return {"precision": contender, "temperature": TEMPERATURE}
+    from stope.training._library import part
+
+    ranking = part("losses").MultipleNegativesRankingLoss
+    return {"loss": ranking(model, scale=1 / TEMPERATURE)}
+
+
+def judged(model: Any, collection: Collection) -> Evaluation:
+    """Exact retrieval of the test queries over the whole corpus."""
+    test = collection.split("test")
+    found = DenseRetriever(model, collection.corpus_texts).search(test.query_texts, 10)
+    run = found.to_run(test.query_ids, collection.corpus_ids)
+    return evaluate(run, test.qrels, [METRIC])
+
+
+def averaged(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation whose queries have their mean over the seeds."""
+    each = [evaluation.per_query[METRIC] for evaluation in evaluations]
+    queries = {query: float(np.mean([values[query] for values in each])) for query in each[0]}
+    return Evaluation({METRIC: float(np.mean(list(queries.values())))}, {METRIC: queries})
+
+
+def measure(name: str, collection: Collection, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row of the table for every contender."""
+    pairs = Pairs.from_collection(collection, "train")
+    dataset = pairs_dataset(pairs)
+    texts = [*pairs.corpus_texts, *pairs.query_texts]
+    kept: dict[str, list[Evaluation]] = {contender: [] for contender in given.contenders}
+    seconds: dict[str, list[float]] = {contender: [] for contender in given.contenders}
+    losses: dict[str, list[float]] = {contender: [] for contender in given.contenders}
+    steps = 0
+    untrained = []
+    for seed in range(given.seeds):
+        start = static_encoder(texts, seed=seed)
+        untrained.append(judged(start, collection).mean[METRIC])
+        for contender in given.contenders:
+            model = copy.deepcopy(start)
+            done = train(
+                model,
+                dataset,
+                batch_size=given.batch_size,
+                epochs=given.epochs,
+                seed=seed,
+                **options_of(model, contender),
+            )
+            steps = done.steps
+            kept[contender].append(judged(model, collection))
+            seconds[contender].append(done.seconds)
+            losses[contender].append(float(np.mean(done.losses[-5:])))
+            print(
+                f"{name} seed {seed} {contender}: {kept[contender][-1].mean[METRIC]:.4f},"
+                f" {done.seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    baseline = averaged(kept[BASELINE])
+    rows = []
+    for contender in given.contenders:
+        reached = averaged(kept[contender])
+        change = compare(baseline, reached, METRIC)
+        rows.append(
+            {
+                "collection": name,
+                "contender": contender,
+                "pairs": len(dataset),
+                "documents": len(collection.corpus_ids),
+                "queries": len(reached.per_query[METRIC]),
+                "steps": steps,
+                "untrained": float(np.mean(untrained)),
+                "mean": reached.mean[METRIC],
+                "interval": confidence_interval(reached, METRIC),
+                "of_each_seed": [one.mean[METRIC] for one in kept[contender]],
+                "difference": change.mean_difference,
+                "difference_interval": (change.low, change.high),
+                "difference_of_each_seed": [
+                    one.mean[METRIC] - other.mean[METRIC]
+                    for one, other in zip(kept[contender], kept[BASELINE], strict=True)
+                ],
+                "p_value": change.p_value,
+                "last_loss": float(np.mean(losses[contender])),
+                "seconds": seconds[contender],
+            }
+        )
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]], command: str) -> None:
+    """Everything on one screen, with the machine."""
+    table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
+    table.caption_justify = "left"
+    for heading in ("collection", "loss"):
+        table.add_column(heading)
+    for heading in ("before", METRIC, "difference", "each seed", "last loss", "seconds"):
+        table.add_column(heading, justify="right")
+    for place, row in enumerate(rows):
+        first = place == 0 or rows[place - 1]["collection"] != row["collection"]
+        last = place + 1 == len(rows) or rows[place + 1]["collection"] != row["collection"]
+        size = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
+        low, high = row["interval"]
+        less, more = row["difference_interval"]
+        change = f"{row['difference']:+.4f} [{less:+.4f}, {more:+.4f}]"
+        table.add_row(
+            f"{row['collection']}\n{size}\n{row['steps']:,} steps" if first else "",
+            row["contender"],
+            f"{row['untrained']:.4f}" if first else "",
+            f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
+            "" if row["contender"] == BASELINE else change,
+            " ".join(f"{value:.4f}" for value in row["of_each_seed"]),
+            f"{row['last_loss']:.4f}",
+            f"{np.mean(row['seconds']):.1f}",
+            end_section=last,
+        )
+    console = Console(width=150 if not sys.stdout.isatty() else None)
+    console.print(table)
+    machine, versions = report.machine(), report.versions()
+    console.print(f"{machine['cpu']}, {' '.join(machine['flags'])}", soft_wrap=True)
+    told = ("stope", "torch", "sentence-transformers", "numpy", "python", "commit")
+    cores = f"{machine['cores']} cores, load {machine['load_average'][0]:.1f}"
+    console.print(f"{cores}; {', '.join(f'{name} {versions[name]}' for name in told)}")
+
+
+def write_json(path: Path, rows: list[dict[str, Any]], command: str, seconds: float) -> None:
+    """Everything measured, with what is needed to judge or repeat it."""
+    found = {
+        "schema": 1,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "seconds": seconds,
+        "machine": report.machine(),
+        "versions": report.versions(),
+        "rows": rows,
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    """Run the benchmark; see `--help`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    shared = inputs.COLLECTIONS
+    add("--data", type=Path, default=shared, help="folder of BEIR folders (not in the repository)")
+    add("--collections", nargs="+", default=["medquad", "stackexchange_small", "python_doc2code"])
+    add("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    add("--seeds", type=int, default=3, help="how many")
+    add("--epochs", type=int, default=10)
+    add("--batch-size", type=int, default=None, help="default: what train chooses")
+    add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")
+    given = parser.parse_args()
+    if BASELINE not in given.contenders:
+        parser.error(f"--contenders needs {BASELINE}, to which the others are compared")
+    missing = [name for name in given.collections if not (given.data / name).is_dir()]
+    if missing:
+        parser.error(f"{given.data} has no {', '.join(missing)}; name the folder with --data")
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    started = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    try:
+        for name in given.collections:
+            rows += measure(name, read_beir(given.data / name), given)
+    finally:  # what was measured stays when a later collection is interrupted
+        if rows:
+            print_table(rows, command)
+            if given.json:
+                write_json(given.json, rows, command, time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
