@@ -75,7 +75,7 @@ def threads_of(name: str, count: int) -> Any:
 
             undo.callback(stope.set_num_threads, stope.get_num_threads())
             stope.set_num_threads(count)
-        torch_is_used = package.startswith(("torch", "sentence-transformers"))
+        torch_is_used = package.startswith(("torch", "sentence", "mnrl", "cached"))
         if torch_is_used or "torch" in sys.modules:  # stope's own step runs torch's encoder
             import torch
 
