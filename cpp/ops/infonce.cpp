@@ -226,8 +226,6 @@ class Backward : LossScan {
           for (int r = 0; r < tile.rows; ++r) {
             fetch_columns(tile, r, columns_out);
             fetch(sums + r * depth_, depth_ * 4);
-            if (columns_out != nullptr)
-              fetch(left_inner + r * row_bytes(depth_), row_bytes(depth_));
             weigh(tile, r, space);
           }
           k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, false,
