@@ -66,9 +66,12 @@ def test_no_file_is_in_two_splits(python):
         split: {document.split(":")[0] for found in judged.values() for document in found}
         for split, judged in python.qrels.items()
     }
-    assert files["train"]
-    assert not files["test"] & files["dev"]
-    # A sentence of several files counts in training: only such a file may be in both.
+    assert set(files) == {"train", "dev", "test"}
+    assert all(files.values())
+    for one, other in (("train", "dev"), ("train", "test"), ("dev", "test")):
+        assert not files[one] & files[other], f"{one} and {other} share source files"
+    sentences = [python.queries[query] for judged in python.qrels.values() for query in judged]
+    assert len(sentences) == len(set(sentences))
     counts = {name: len(judged) for name, judged in python.qrels.items()}
     assert counts["train"] > counts["test"] > 0
 
