@@ -1,0 +1,192 @@
+"""One float64 vector in, one of the caller's own kind out; numbers that are checked by name.
+
+Weights are one number per sample, so they are computed in NumPy whatever they come from: NumPy and
+torch then agree to the last bit, and torch is not imported before somebody hands in a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.float64]
+
+
+def is_tensor(array: object) -> bool:
+    """Whether array is a torch tensor; nobody has one before torch is imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
+
+
+def read(
+    array: Any,
+    name: str,
+    *,
+    dims: tuple[int, ...] = (1,),
+    low: float = -math.inf,
+    high: float = math.inf,
+    minus_infinity: bool = False,
+    integers: bool = False,
+) -> Vector:
+    """The array as float64 on the CPU, without gradient, every entry finite and in [low, high].
+
+    Args:
+        array: NumPy array or torch tensor, float32 or float64; half and bfloat16 are widened.
+        name: what the sentence about a bad array calls it.
+        dims: the ranks that it may have.
+        low: lowest entry.
+        high: highest entry.
+        minus_infinity: allow -inf, "there is none".
+        integers: allow integers, and booleans as 0 and 1.
+
+    >>> read(np.float32([0.5, 2.0]), "losses").tolist()
+    [0.5, 2.0]
+    """
+    values = _numpy(array, name, integers)
+    if values.ndim not in dims:
+        wanted = " or ".join(str(n) for n in dims)
+        raise ValueError(
+            f"{name} has {values.ndim} dimensions (shape {values.shape}); it needs {wanted}"
+        )
+    bad = ~np.isfinite(values)
+    if minus_infinity:
+        bad &= values != -np.inf
+    if bad.any():
+        where = _first(bad)
+        raise ValueError(
+            f"{name}[{where}] is {_at(values, bad)}; every entry must be finite"
+            f"{' or -inf' if minus_infinity else ''}: leave out such samples and find their cause"
+        )
+    bad = (values < low) & (values != -np.inf) if minus_infinity else values < low
+    bad |= values > high
+    if bad.any():
+        least = f"at least {low:g}" if low > -math.inf else ""
+        most = f"at most {high:g}" if high < math.inf else ""
+        raise ValueError(
+            f"{name}[{_first(bad)}] is {_at(values, bad):g}; give numbers of "
+            + " and ".join(part for part in (least, most) if part)
+        )
+    return values
+
+
+def not_empty(array: Vector, name: str) -> Vector:
+    """The array, if there is a sample in it."""
+    if array.size == 0:
+        raise ValueError(f"{name} is empty (shape {array.shape}); give at least one sample")
+    return array
+
+
+def same_length(name: str, array: Vector, other_name: str, other: Vector) -> None:
+    """Refuse arrays of different numbers of samples."""
+    if array.shape[0] != other.shape[0]:
+        raise ValueError(
+            f"{name} has {array.shape[0]} samples but {other_name} has {other.shape[0]}; "
+            "give both for the same samples"
+        )
+
+
+def like(values: Vector, model: Any) -> Any:
+    """The values as the kind of array that model is, on its device.
+
+    float32 and float64 stay what they are; narrower floats and integers become float32.
+
+    >>> like(np.ones(2), np.float32([3, 4])).dtype
+    dtype('float32')
+    """
+    if is_tensor(model):
+        torch = sys.modules["torch"]
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        return torch.from_numpy(values).to(device=model.device, dtype=dtype)
+    return values.astype(np.float64 if model.dtype == np.float64 else np.float32)
+
+
+def number(
+    value: Any, name: str, *, low: float = -math.inf, high: float = math.inf, above: bool = False
+) -> float:
+    """The value as a finite float in [low, high], or ]low, high] where it must lie above.
+
+    >>> number(2, "gamma", low=0)
+    2.0
+    """
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} is {value!r}; give a number")
+    result = float(value)
+    inside = (low < result if above else low <= result) and result <= high
+    if not math.isfinite(result) or not inside:
+        least = f"{'above' if above else 'at least'} {low:g}" if low > -math.inf else ""
+        most = f"at most {high:g}" if high < math.inf else ""
+        limits = " and ".join(part for part in (least, most) if part)
+        raise ValueError(f"{name} is {result:g}; give a finite number{limits and ', ' + limits}")
+    return result
+
+
+def share_done(progress: Any) -> float:
+    """Progress of training as a float from 0 (before the first step) to 1 (after the last)."""
+    result = number(progress, "progress", low=-math.inf) if progress == progress else math.nan
+    if not 0 <= result <= 1:
+        raise ValueError(
+            f"progress is {result:g}; give the share of training that is done, from 0 to 1, such "
+            "as step / total_steps"
+        )
+    return result
+
+
+def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
+    """The value, if it is one of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, allowed))}")
+    return str(value)
+
+
+def ramp(progress: float, start: float, end: float) -> float:
+    """0 up to start, 1 from end on, a line between; a step at start where both are equal.
+
+    >>> ramp(0.25, 0.0, 0.5), ramp(0.1, 0.1, 0.1)
+    (0.5, 1.0)
+    """
+    if progress >= end:
+        return 1.0
+    return max(0.0, (progress - start) / (end - start))
+
+
+def interval(start: Any, end: Any, names: tuple[str, str]) -> tuple[float, float]:
+    """Two shares of training, the first not after the second."""
+    first, last = (
+        number(value, name, low=0, high=1) for value, name in zip((start, end), names, strict=True)
+    )
+    if first > last:
+        raise ValueError(
+            f"{names[0]} is {first:g} but {names[1]} is {last:g}; {names[0]} comes first"
+        )
+    return first, last
+
+
+def _numpy(array: Any, name: str, integers: bool) -> Vector:
+    if is_tensor(array):
+        torch = sys.modules["torch"]
+        kind = "f" if array.is_floating_point() else "b" if array.dtype == torch.bool else "i"
+        kind = "c" if array.is_complex() else kind
+        dtype = array.dtype
+        values = array.detach().to("cpu", torch.float64).numpy() if kind in "fib" else None
+        remedy = f"{name}.float()"
+    elif isinstance(array, np.ndarray):
+        kind, dtype = array.dtype.kind, array.dtype
+        values = array.astype(np.float64) if kind in "fiub" else None
+        remedy = f"{name}.astype(np.float32)"
+    else:
+        raise TypeError(f"{name} is a {type(array).__name__}; give a NumPy array or a torch tensor")
+    if values is None or (kind != "f" and not integers):
+        raise TypeError(f"{name} has dtype {dtype}; give floats, such as {remedy}")
+    return values  # type: ignore[no-any-return]
+
+
+def _first(bad: NDArray[np.bool_]) -> str:
+    return ", ".join(str(int(index)) for index in np.argwhere(bad)[0])
+
+
+def _at(values: Vector, bad: NDArray[np.bool_]) -> float:
+    return float(values[bad][0])
