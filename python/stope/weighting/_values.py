@@ -29,7 +29,7 @@ def read(
     dims: tuple[int, ...] = (1,),
     low: float = -math.inf,
     high: float = math.inf,
-    minus_infinity: bool = False,
+    none: float | None = None,
     integers: bool = False,
 ) -> Vector:
     """The array as float64 on the CPU, without gradient, every entry finite and in [low, high].
@@ -40,7 +40,7 @@ def read(
         dims: the ranks that it may have.
         low: lowest entry.
         high: highest entry.
-        minus_infinity: allow -inf, "there is none".
+        none: the infinity that is allowed and says "there is none", inf or -inf.
         integers: allow integers, and booleans as 0 and 1.
 
     >>> read(np.float32([0.5, 2.0]), "losses").tolist()
@@ -53,16 +53,15 @@ def read(
             f"{name} has {values.ndim} dimensions (shape {values.shape}); it needs {wanted}"
         )
     bad = ~np.isfinite(values)
-    if minus_infinity:
-        bad &= values != -np.inf
+    if none is not None:
+        bad &= values != none
     if bad.any():
         where = _first(bad)
         raise ValueError(
             f"{name}[{where}] is {_at(values, bad)}; every entry must be finite"
-            f"{' or -inf' if minus_infinity else ''}: leave out such samples and find their cause"
+            f"{'' if none is None else f' or {none}'}: leave out such samples and find their cause"
         )
-    bad = (values < low) & (values != -np.inf) if minus_infinity else values < low
-    bad |= values > high
+    bad = ((values < low) | (values > high)) & np.isfinite(values)
     if bad.any():
         least = f"at least {low:g}" if low > -math.inf else ""
         most = f"at most {high:g}" if high < math.inf else ""
@@ -126,7 +125,9 @@ def number(
 
 def share_done(progress: Any) -> float:
     """Progress of training as a float from 0 (before the first step) to 1 (after the last)."""
-    result = number(progress, "progress", low=-math.inf) if progress == progress else math.nan
+    if isinstance(progress, (bool, str, bytes)) or not hasattr(progress, "__float__"):
+        raise TypeError(f"progress is {progress!r}; give a number")
+    result = float(progress)
     if not 0 <= result <= 1:
         raise ValueError(
             f"progress is {result:g}; give the share of training that is done, from 0 to 1, such "
@@ -150,7 +151,7 @@ def ramp(progress: float, start: float, end: float) -> float:
     """
     if progress >= end:
         return 1.0
-    return max(0.0, (progress - start) / (end - start))
+    return 0.0 if progress <= start else (progress - start) / (end - start)
 
 
 def interval(start: Any, end: Any, names: tuple[str, str]) -> tuple[float, float]:

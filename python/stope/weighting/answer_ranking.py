@@ -222,8 +222,8 @@ def answer_ranking_weights(
 
 def _scores_and_run(scores: Any, run_scores: Any) -> tuple[Vector, Vector]:
     """Scores ``[q, n]`` and rankings ``[q, k]``, each with a score in every row."""
-    wanted = not_empty(read(scores, "scores", dims=(1, 2), minus_infinity=True), "scores")
-    run = not_empty(read(run_scores, "run_scores", dims=(2,), minus_infinity=True), "run_scores")
+    wanted = not_empty(read(scores, "scores", dims=(1, 2), none=-np.inf), "scores")
+    run = not_empty(read(run_scores, "run_scores", dims=(2,), none=-np.inf), "run_scores")
     same_length("scores", wanted, "run_scores", run)
     if (empty := ~np.isfinite(run).any(axis=1)).any():
         raise ValueError(

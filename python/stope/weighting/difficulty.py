@@ -12,7 +12,6 @@ import numpy as np
 from stope.weighting._values import (
     Vector,
     choice,
-    is_tensor,
     like,
     not_empty,
     number,
@@ -134,9 +133,7 @@ def margin_difficulty(margins: Any, *, temperature: float = 0.05) -> Any:
     [0.5, 0.25]
     """
     width = number(temperature, "temperature", low=0, above=True)
-    if not isinstance(margins, np.ndarray) and not is_tensor(margins):
-        raise TypeError(f"margins is a {type(margins).__name__}; give a NumPy array or a tensor")
-    values = -not_empty(read(-margins, "-margins", minus_infinity=True), "margins")
+    values = not_empty(read(margins, "margins", none=np.inf), "margins")
     # exp of a number that is never positive: no overflow on either side.
     small = np.exp(-np.abs(values) / width)
     return like(np.where(values > 0, small, 1.0) / (1.0 + small), margins)
@@ -222,7 +219,7 @@ def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Any]:
         )
     lowest = np.full(rows, np.inf)
     np.minimum.at(lowest, np.repeat(np.arange(rows), np.diff(bounds)), scores)
-    best = read(found.best_negative_scores, "best_negative_scores", minus_infinity=True)
+    best = read(found.best_negative_scores, "best_negative_scores", none=-np.inf)
     return {
         "loss": found.losses,
         "log_sum_exp": found.log_sum_exp,
@@ -235,6 +232,6 @@ def _scores(
     positive_scores: Any, negative_scores: Any, dims: tuple[int, ...], name: str
 ) -> tuple[Vector, Vector]:
     positive = not_empty(read(positive_scores, "positive_scores"), "positive_scores")
-    negative = not_empty(read(negative_scores, name, dims=dims, minus_infinity=True), name)
+    negative = not_empty(read(negative_scores, name, dims=dims, none=-np.inf), name)
     same_length("positive_scores", positive, name, negative)
     return positive, negative

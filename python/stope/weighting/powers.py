@@ -134,5 +134,5 @@ def constant_weights(samples: Any, progress: float = 0.0, *, value: float = 1.0)
     """
     share_done(progress)
     weight = number(value, "value", low=0, above=True)
-    values = read(samples, "samples", minus_infinity=True, integers=True)
+    values = read(samples, "samples", none=-np.inf, integers=True)
     return like(np.full_like(not_empty(values, "samples"), weight), samples)

@@ -66,7 +66,7 @@ def progressive_weights(
     bound = number(limit, "limit", low=0, above=True)
     kappa = low + (high - low) * ramp(share_done(progress), start, 1.0)
     together = Processes(processes)
-    values = together.read(lambda: read(difficulty, "difficulty", minus_infinity=True))
+    values = together.read(lambda: read(difficulty, "difficulty", none=-np.inf))
     together.count(values, "difficulty")
     there = values[np.isfinite(values)]
     count, total = together.sums(float(there.size), float(there.sum()))

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from stope.weighting._values import read
 from stope.weighting.compose import product_weights
 
 _REGISTRY: dict[str, type[Weighting]] = {}
@@ -181,7 +182,10 @@ def weigh(
     [2.0, 0.75]
     """
     weights = weighting(signals, progress, processes=processes)
-    return product_weights(weights, *([signals["weight"]] if "weight" in signals else []))
+    if "weight" not in signals:
+        return product_weights(weights)
+    read(signals["weight"], "weight", low=0)  # so that the sentence names the column
+    return product_weights(weights, signals["weight"])
 
 
 def signal(signals: Mapping[str, Any], name: str, weighting: Weighting) -> Any:
