@@ -216,8 +216,8 @@ struct LossKernels {
   // `largest` is the largest score of the row, or NaN where it is not known.
   void (*fold)(const float* scores, int count, float largest, const LossTerms* terms,
                LossSums* sums);
-  // Replaces scores by the weights dL/dS / multiplier, zeros up to `padded`; returns the sum over
-  // the row of dL/dlogit in *total and of dL/dlogit * dlogit/dmultiplier in *moment if focal.
+  // Replaces scores by the weights dL/dS / multiplier, zeros up to `padded`; adds the row's sum of
+  // dL/dlogit to *total for sigmoid, and of dL/dlogit * dlogit/dmultiplier to *moment if focal.
   void (*weigh)(float* scores, int count, int padded, const LossTerms* terms,
                 const LossCoefficients* coefficients, double* total, double* moment);
 };

@@ -232,7 +232,7 @@ void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
     }
     if constexpr (kKind != stope::kLossSoftmax || kFocal)
       weight = where_le(s, set_f32(kSmallestFinite), zero, weight);
-    sum = add_f32(sum, weight);
+    if constexpr (kKind == stope::kLossSigmoid) sum = add_f32(sum, weight);
     if constexpr (kFocal) {
       const f32x16 bounded = where_le(s, set_f32(kSmallestFinite), zero, s);
       const f32x16 margin = set_f32(terms.focal_margin);
@@ -249,7 +249,7 @@ void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
     weigh(at, load_scores(scores + at, count - at),
           load_weights(none ? nullptr : weights + at, count - at));
   }
-  *total += static_cast<double>(reduce_add(sum));
+  if constexpr (kKind == stope::kLossSigmoid) *total += static_cast<double>(reduce_add(sum));
   if constexpr (kFocal) *moment += static_cast<double>(reduce_add(moments));
 }
 

@@ -76,7 +76,7 @@ class Forward : LossScan {
     const auto nothing = [](auto...) {};
     for (int p = 0; p < pass_count_; ++p)
       scan(
-          passes_[p], begin, end, space, nothing,
+          passes_[p], begin, end, nullptr, space, nothing,
           [&](const LossTile& tile) {
             for (int r = 0; r < tile.rows; ++r) fold(tile, r, space, out);
           },
@@ -86,7 +86,7 @@ class Forward : LossScan {
 
   void fold(const LossTile& tile, int r, const LossSpace& space, const InfonceForward& out) {
     const std::int64_t i = tile.first_row + r;
-    fetch_columns(tile, r, nullptr);
+    fetch_ahead(tile, r);
     LossSurvey survey = {0, 0, 0, out.best_negative_scores[i], out.best_negatives[i]};
     mask_row(tile, r, space, &survey);
     out.negatives[i] += survey.kept;
@@ -215,7 +215,7 @@ class Backward : LossScan {
     const LossKernels& k = kernels_.loss;
     const std::int64_t begin = slab_begin(slab), end = slab_end(slab);
     scan(
-        pass, begin, end, space,
+        pass, begin, end, columns_out, space,
         [&](std::int64_t block) {
           if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
@@ -224,7 +224,7 @@ class Backward : LossScan {
               space.left_inner + (tile.first_row - begin) * row_bytes(depth_);
           float* sums = rows_out + tile.first_row * depth_;
           for (int r = 0; r < tile.rows; ++r) {
-            fetch_columns(tile, r, columns_out);
+            fetch_ahead(tile, r);
             fetch(sums + r * depth_, depth_ * 4);
             weigh(tile, r, space);
           }

@@ -273,6 +273,23 @@ void LossScan::score(const LossTile& tile, std::int64_t slab_begin, const LossSp
           tile.columns, depth, space.guide_tile, tile_columns_);
 }
 
+LossAhead LossScan::ahead_of(const LossPass& pass, std::int64_t next, std::int64_t slab_rows,
+                             const float* gradients) const {
+  const LossSide& columns = pass.columns;
+  LossAhead ahead;
+  if (columns.index != nullptr || next >= columns.count) return ahead;
+  const std::int64_t count = std::min(tile_columns_, columns.count - next);
+  const auto share = [&](std::int64_t bytes) { return round_up(divide_up(bytes, slab_rows), 64); };
+  const Matrix& matrix = *columns.matrix;
+  const std::int64_t lowest = matrix.row_stride_bytes < 0 ? next + count - 1 : next;
+  ahead.columns = static_cast<const char*>(row_data(matrix, lowest));
+  ahead.column_share = share(count * std::abs(matrix.row_stride_bytes));
+  if (gradients == nullptr) return ahead;
+  ahead.gradients = reinterpret_cast<const char*>(gradients + next * depth_);
+  ahead.gradient_share = share(count * depth_ * 4);
+  return ahead;
+}
+
 void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
                         LossSurvey* survey) const {
   using Kind = LossPass::Kind;

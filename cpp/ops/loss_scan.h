@@ -62,10 +62,18 @@ struct LossPass {
   bool guided() const { return guide_rows.matrix != nullptr; }
 };
 
+// The next block of columns and its gradients: the share of every row of the slab, in bytes.
+struct LossAhead {
+  const char *columns = nullptr, *gradients = nullptr;
+  std::int64_t column_share = 0, gradient_share = 0;
+};
+
 struct LossTile {
   const LossPass* pass;
   std::int64_t first_row, first_column;
   int rows, columns;
+  std::int64_t slab_row;  // of the first row
+  const LossAhead* ahead;
 };
 
 // What one thread works with; operands are packed by the kernels.
@@ -112,10 +120,11 @@ class LossScan {
   // The positives' scores of the slab, and the limits that follow from them.
   void find_limits(std::int64_t begin, std::int64_t end, const LossSpace& space);
 
-  // For every block of columns before(block), body(tile) for its tiles, after(block).
+  // For every block of columns before(block), body(tile) for its tiles, after(block). The tiles'
+  // consumer calls fetch_ahead for every row; `gradients` are those of the columns, or nullptr.
   template <typename Before, typename Body, typename After>
-  void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const LossSpace& space,
-            Before before, Body body, After after) {
+  void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const float* gradients,
+            const LossSpace& space, Before before, Body body, After after) {
     pack_rows(pass.rows, begin, end, space.left, space.left_inner, space);
     if (pass.guided()) pack_rows(pass.guide_rows, begin, end, space.guide_left, nullptr, space);
     std::int64_t block = 0;
@@ -125,9 +134,15 @@ class LossScan {
       if (pass.guided())
         pack_columns(pass.guide_columns, c, last, space.guide_right, nullptr, space);
       before(block);
+      const LossAhead ahead = ahead_of(pass, last, end - begin, gradients);
       for (std::int64_t r = begin; r < end; r += tile_rows_) {
-        const LossTile tile = {&pass, r, c, static_cast<int>(std::min(tile_rows_, end - r)),
-                               static_cast<int>(last - c)};
+        const LossTile tile = {&pass,
+                               r,
+                               c,
+                               static_cast<int>(std::min(tile_rows_, end - r)),
+                               static_cast<int>(last - c),
+                               r - begin,
+                               &ahead};
         kernels_.bfloat16.begin_tiles();
         score(tile, begin, space);
         body(tile);
@@ -179,24 +194,14 @@ class LossScan {
     const char* first = static_cast<const char*>(data);
     for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(first + at, 0, 2);
   }
-  static void fetch_share(const void* data, std::int64_t bytes, std::int64_t step,
-                          std::int64_t steps) {
-    const std::int64_t begin = bytes * step / steps / 64 * 64;
-    fetch(static_cast<const char*>(data) + begin, bytes * (step + 1) / steps - begin);
-  }
-  // Of the next block of columns, and their gradients, a share for every row of the slab.
-  void fetch_columns(const LossTile& tile, int r, const float* gradients) const {
-    const LossSide& columns = tile.pass->columns;
-    const std::int64_t first = tile.first_column + tile_columns_;
-    if (columns.index != nullptr || first >= columns.count) return;
-    const std::int64_t count = std::min(tile_columns_, columns.count - first);
-    const std::int64_t steps = std::min(slab_rows_, rows_),
-                       step = (tile.first_row + r) % slab_rows_;
-    const Matrix& matrix = *columns.matrix;
-    const std::int64_t lowest = matrix.row_stride_bytes < 0 ? first + count - 1 : first;
-    fetch_share(row_data(matrix, lowest), count * std::abs(matrix.row_stride_bytes), step, steps);
-    if (gradients != nullptr)
-      fetch_share(gradients + first * depth_, count * depth_ * 4, step, steps);
+  LossAhead ahead_of(const LossPass& pass, std::int64_t next, std::int64_t slab_rows,
+                     const float* gradients) const;
+  // Of the next block of columns, and of their gradients, a share for every row of the slab.
+  static void fetch_ahead(const LossTile& tile, int r) {
+    const LossAhead& ahead = *tile.ahead;
+    const std::int64_t row = tile.slab_row + r;
+    fetch(ahead.columns + row * ahead.column_share, ahead.column_share);
+    fetch(ahead.gradients + row * ahead.gradient_share, ahead.gradient_share);
   }
 
   // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
