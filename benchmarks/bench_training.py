@@ -204,14 +204,11 @@ def main() -> None:
     command = shlex.join([Path(sys.executable).name, *sys.argv])
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
-    try:
-        for name in given.collections:
-            rows += measure(name, read_beir(given.data / name), given)
-    finally:  # what was measured stays when a later collection is interrupted
-        if rows:
-            print_table(rows, command)
-            if given.json:
-                write_json(given.json, rows, command, time.perf_counter() - started)
+    for name in given.collections:
+        rows += measure(name, read_beir(given.data / name), given)
+        if given.json:  # after every collection: what was measured stays if the next is stopped
+            write_json(given.json, rows, command, time.perf_counter() - started)
+    print_table(rows, command)
 
 
 if __name__ == "__main__":
