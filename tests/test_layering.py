@@ -242,10 +242,7 @@ def test_python(path):
         if where in PIPELINES | {"integrations", "cli", "__main__"}:
             assert not uses(name, "_core", "_arrays"), said
         if where in PIPELINES:
-            assert not uses(name, "cli"), said
-            # Training is built on sentence-transformers; no other pipeline knows a framework.
-            ours = where == "training" and uses(name, "integrations.sentence_transformers")
-            assert ours or not uses(name, "integrations"), said
+            assert not uses(name, "cli", "integrations"), said
 
 
 def test_nothing_is_unpickled():
