@@ -136,4 +136,21 @@ class Bounds {
   double slop_, absolute_, inflation_;
 };
 
+// Gives the rows of a tile the largest weights among them. Tiles start at multiples of tile_rows.
+inline void level_terms(RowTerms* terms, std::int64_t count, int tile_rows) {
+  for (std::int64_t first = 0; first < count; first += tile_rows) {
+    RowTerms* tile = terms + first;
+    const std::int64_t rows = std::min<std::int64_t>(tile_rows, count - first);
+    float residual = 0, norm = 0;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      residual = std::max(residual, tile[r].residual);
+      norm = std::max(norm, tile[r].norm);
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+      tile[r].tile_residual = residual;
+      tile[r].tile_norm = norm;
+    }
+  }
+}
+
 }  // namespace stope

@@ -3,10 +3,15 @@
 //
 // An entry carries bounds of its canonical score; lower == upper means that it is exact. A lower of
 // -infinity marks an entry whose eligibility (floor, ceiling) is not yet proven, so that it never
-// raises the threshold. `least` is a proven lower bound of the k-th best eligible score.
+// raises the threshold. `least` is a proven lower bound of the k-th best eligible score, or a guess
+// at one that the answer must confirm: k scores that reach it.
 #pragma once
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "bounds.h"
 #include "rows.h"
@@ -60,13 +65,79 @@ struct CandidateScratch {
   float* lowers;      // [splits * capacity + 16]
   float* rows;        // [ExactScorer::scratch_floats(depth)]
   Candidate* merged;  // [splits * capacity], unused when splits == 1
+  // Of a single split:
+  std::uint64_t* keys;  // [2 * capacity]
+  Candidate* sorted;    // [capacity]
 };
 
-// The query that a list belongs to.
-struct QueryRow {
-  std::int64_t row;
-  const float* values;
+// Rows of the corpus that stand for all, one from each of equally long runs; where in its run is as
+// good as random, so that no order of the corpus is mirrored.
+struct RowSample {
+  std::int64_t corpus_rows = 0;
+  std::int64_t rows = 0;  // 0: too few would tell anything
+  std::int64_t rank = 0;  // in the sample; the row there is almost surely not among the k best
+
+  RowSample() = default;
+  RowSample(std::int64_t n, std::int64_t k) : corpus_rows(n) {
+    constexpr std::int64_t kExpected = 62;  // of the k best in the sample, where they are many
+    constexpr std::int64_t kLeastRun = 16, kFewBest = 50;
+    constexpr std::int64_t kThrift = 3200;  // the sample saves work in proportion to k
+    const std::int64_t count = std::min({kExpected * n / k, n / kLeastRun, n * k / kThrift});
+    const double expected =
+        static_cast<double>(count) * static_cast<double>(k) / static_cast<double>(n);
+    rank = static_cast<std::int64_t>(std::ceil(expected + 4 * std::sqrt(expected) + 4));
+    rows = k < kFewBest || rank > k ? 0 : count;
+  }
+
+  // It is scanned without regard to what is excluded: one row of it may be.
+  bool allows(const IdLists& excluded, std::int64_t row) const {
+    return excluded.offsets == nullptr ||
+           (excluded.offsets[row + 1] - excluded.offsets[row]) * rows <= corpus_rows;
+  }
+
+  std::int64_t id(std::int64_t j) const {
+    const std::int64_t begin = corpus_rows / rows * j, run = corpus_rows / rows;
+    const std::uint64_t mixed = static_cast<std::uint64_t>(j + 1) * 0x9e3779b97f4a7c15u;
+    return begin + static_cast<std::int64_t>((mixed >> 32) % static_cast<std::uint64_t>(run));
+  }
 };
+
+// Exact entries, highest score first, equal ones in the order they come in. `keys` has room for
+// twice as many.
+inline void sort_by_score(const Candidate* entries, std::int64_t count, std::uint64_t* keys,
+                          Candidate* sorted) {
+  // (complement of the score as an ordered integer, place in `entries`), by radix, last digit
+  // first.
+  constexpr int kDigitBits = 11, kDigits = 3, kPlaces = 1 << kDigitBits;
+  constexpr std::int64_t kFew = 256;  // below it a sort by comparison is faster
+  const auto digit = [](std::uint64_t key, int d) {
+    return static_cast<std::size_t>(key >> (32 + d * kDigitBits)) & (kPlaces - 1);
+  };
+  std::int32_t starts[kDigits][kPlaces];
+  const bool radix = count >= kFew;
+  if (radix) std::fill_n(&starts[0][0], kDigits * kPlaces, 0);
+  for (std::int64_t i = 0; i < count; ++i) {
+    // Adding zero makes -0 the +0 it is equal to.
+    const auto bits = std::bit_cast<std::uint32_t>(entries[i].upper + 0.0f);
+    const std::uint32_t descending = (bits >> 31) != 0 ? bits : ~bits & 0x7fffffffu;
+    keys[i] = std::uint64_t{descending} << 32 | static_cast<std::uint64_t>(i);
+    if (radix)
+      for (int d = 0; d < kDigits; ++d) ++starts[d][digit(keys[i], d)];
+  }
+  if (!radix) {
+    std::sort(keys, keys + count);
+  } else {
+    std::uint64_t* from = keys;
+    std::uint64_t* to = keys + count;
+    for (int d = 0; d < kDigits; ++d) {
+      std::exclusive_scan(starts[d], starts[d] + kPlaces, starts[d], 0);
+      for (std::int64_t i = 0; i < count; ++i) to[starts[d][digit(from[i], d)]++] = from[i];
+      std::swap(from, to);
+    }
+    keys = from;
+  }
+  for (std::int64_t i = 0; i < count; ++i) sorted[i] = entries[keys[i] & 0xffffffffu];
+}
 
 class CandidateSelector {
  public:
@@ -94,15 +165,16 @@ class CandidateSelector {
 
   // Make room, by cheap means first: the threshold that the lower bounds prove; when that leaves a
   // crowd, the exact scores of the k most promising; when that leaves too many, exact scores of
-  // all. Afterwards at most three quarters of the buffer are in use.
+  // all. Afterwards a fifth of the buffer beyond k is free.
   void compact(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
                const CandidateScratch& scratch) const {
     tighten(list, scratch.lowers);
-    if (list->count > k_ + (capacity_ - k_) / 2) {
+    const std::int64_t most = k_ + (capacity_ - k_) / 5 * 4;
+    if (list->count > most) {
       settle_best(list, query, eligibility, scratch);
       drop_below_least(list);
     }
-    if (list->count > capacity_ / 4 * 3) settle(list, query, eligibility, scratch);
+    if (list->count > most) settle(list, query, eligibility, scratch);
   }
 
   // Drop what cannot be among the k best any more. `lowers` has room for 16 values more.
@@ -113,6 +185,37 @@ class CandidateSelector {
       list->least = std::max(list->least, kernels_.reached_by(lowers, list->count, k_));
     }
     drop_below_least(list);
+  }
+
+  // The k-th best score as far as the bounds tell, -infinity if there are fewer: no proof, but
+  // twice as near as one. `values` has room for the list.
+  float estimate(const CandidateList& list, float* values) const {
+    if (list.count < k_) return -kInfinity;
+    for (std::int64_t i = 0; i < list.count; ++i)
+      values[i] = 0.5f * (list.entries[i].lower + list.entries[i].upper);
+    std::nth_element(values, values + (k_ - 1), values + list.count, std::greater<float>());
+    return values[k_ - 1];
+  }
+
+  // Ready for a rescorer that goes by rows: without the hopeless, in ascending order of ids.
+  void line_up(CandidateList* list, float* lowers) const {
+    tighten(list, lowers);
+    const auto by_id = [](const Candidate& a, const Candidate& b) { return a.id < b.id; };
+    Candidate* end = list->entries + list->count;
+    if (!std::is_sorted(list->entries, end, by_id)) std::sort(list->entries, end, by_id);
+  }
+
+  // As finish, of exact entries in ascending order of ids; they end in `scratch.sorted`.
+  void finish_exact(CandidateList* list, Eligibility* eligibility,
+                    const CandidateScratch& scratch) const {
+    std::int64_t kept = 0;
+    for (std::int64_t i = 0; i < list->count; ++i)
+      if (eligibility->admit(&list->entries[i])) list->entries[kept++] = list->entries[i];
+    list->count = kept;
+    tighten(list, scratch.lowers);
+    sort_by_score(list->entries, list->count, scratch.keys, scratch.sorted);
+    list->entries = scratch.sorted;
+    list->count = std::min(list->count, k_);
   }
 
   // Leaves the k best, exact and in order; later entries of the list are gone.

@@ -1,6 +1,7 @@
 #include "packing.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -51,23 +52,31 @@ double int8_loss(const KernelTable& kernels, const Matrix& matrix, Metric metric
   return count == 0 ? 0 : loss / static_cast<double>(count);
 }
 
-void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
-                    Metric metric, std::int64_t panel, const PanelShape& shape, float* scratch,
-                    std::int8_t* out, RowFault* fault) {
-  const std::int64_t first = panel * kLanes;
-  const int count = static_cast<int>(std::min<std::int64_t>(kLanes, corpus.rows - first));
+void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
+               Metric metric, const std::int64_t* ids, int count, const PanelShape& shape,
+               float* scratch, std::int8_t* out, RowFault* fault) {
   const float* rows[kLanes] = {};
   for (int c = 0; c < count; ++c)
-    rows[c] = float_row(kernels, corpus, metric, first + c, scratch + c * shape.depth);
+    rows[c] = float_row(kernels, corpus, metric, ids[c], scratch + c * shape.depth);
   const std::uint32_t not_finite = scan.pack_panel(rows, count, shape.depth, shape.depth_padded,
                                                    fixed_scale(corpus, metric), out);
   const PanelFooter& footer = shape.footer(out);
   for (int c = 0; c < count; ++c) {
     if ((not_finite >> c & 1u) != 0)
-      fault->note_not_finite(first + c);
+      fault->note_not_finite(ids[c]);
     else if (!(footer.norm[c] * footer.scale[c] < kLargestNorm))
-      fault->note_too_long(first + c);
+      fault->note_too_long(ids[c]);
   }
+}
+
+void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
+                    Metric metric, std::int64_t panel, const PanelShape& shape, float* scratch,
+                    std::int8_t* out, RowFault* fault) {
+  const std::int64_t first = panel * kLanes;
+  const int count = static_cast<int>(std::min<std::int64_t>(kLanes, corpus.rows - first));
+  std::int64_t ids[kLanes];
+  std::iota(ids, ids + count, first);
+  pack_rows(kernels, scan, corpus, metric, ids, count, shape, scratch, out, fault);
 }
 
 std::size_t packed_bytes(std::int64_t rows, std::int64_t columns) {

@@ -40,6 +40,8 @@ class RowFault {
  public:
   void note_not_finite(std::int64_t row) { lower(&not_finite_, row); }
   void note_too_long(std::int64_t row) { lower(&too_long_, row); }
+  bool noted() const { return not_finite_ != INT64_MAX || too_long_ != INT64_MAX; }
+  void clear() { not_finite_ = too_long_ = INT64_MAX; }
   // Throws std::invalid_argument naming the argument and the row, counted from first_row.
   void raise(const char* argument, std::int64_t first_row = 0) const;
 
@@ -55,6 +57,11 @@ class RowFault {
 
 // The scale that stands for "as it is": int8 rows under the dot product.
 float fixed_scale(const Matrix& matrix, Metric metric);
+
+// Packs `count` rows, at most 16; `scratch` holds 16 rows of floats.
+void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
+               Metric metric, const std::int64_t* ids, int count, const PanelShape& shape,
+               float* scratch, std::int8_t* out, RowFault* fault);
 
 // Packs panel `panel` (rows 16 * panel ..) to `out`; `scratch` holds 16 rows of floats.
 void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,

@@ -1,6 +1,8 @@
 // Rows of the caller's matrices as the float32 rows that the canonical score is defined on.
 #pragma once
 
+#include <algorithm>
+
 #include "kernel_table.h"
 #include "stope/matrix.h"
 
@@ -35,6 +37,18 @@ inline const float* float_row(const KernelTable& kernels, const Matrix& matrix, 
                                                                                   : source);
 }
 
+// The place in lists.ids of the first id of list `row` that is not below `id`.
+inline std::int64_t first_from(const IdLists& lists, std::int64_t row, std::int64_t id) {
+  const std::int64_t* end = lists.ids + lists.offsets[row + 1];
+  return std::lower_bound(lists.ids + lists.offsets[row], end, id) - lists.ids;
+}
+
+// A query: its number and its float row.
+struct QueryRow {
+  std::int64_t row;
+  const float* values;
+};
+
 // The canonical scores of one query against `count` corpus rows, four at a time.
 class ExactScorer {
  public:
@@ -62,6 +76,24 @@ class ExactScorer {
       rows[i] = float_row(kernels_, corpus_, metric_, ids(i), scratch + i * corpus_.columns);
     const auto exact = metric_ == Metric::kEuclidean ? kernels_.exact_distance : kernels_.exact_dot;
     exact(&query, 1, rows, count, corpus_.columns, scores, kBatch);
+  }
+
+  // The scores of one corpus row against `count` queries, at most kBatch.
+  void score_row(std::int64_t id, const QueryRow* queries, int count, float* scratch,
+                 float* scores) const {
+    if (scored_as_int8(corpus_, metric_)) {
+      const auto* row = static_cast<const std::int8_t*>(row_data(corpus_, id));
+      for (int i = 0; i < count; ++i)
+        scores[i] = static_cast<float>(kernels_.exact_dot_int8(
+            static_cast<const std::int8_t*>(row_data(queries_, queries[i].row)), row,
+            corpus_.columns));
+      return;
+    }
+    const float* values[kBatch];
+    for (int i = 0; i < count; ++i) values[i] = queries[i].values;
+    const float* row = float_row(kernels_, corpus_, metric_, id, scratch);
+    const auto exact = metric_ == Metric::kEuclidean ? kernels_.exact_distance : kernels_.exact_dot;
+    exact(values, count, &row, 1, corpus_.columns, scores, 1);
   }
 
   void prefetch(std::int64_t id) const {

@@ -1,0 +1,112 @@
+// How topk goes about a call: the scan, the sample, the sizes of groups, blocks and regions; and
+// what it keeps of queries and passes.
+#pragma once
+
+#include <algorithm>
+
+#include "candidates.h"
+#include "packing.h"
+#include "rows.h"
+#include "stope/topk.h"
+
+namespace stope {
+
+// What a search knows of one query.
+struct TopkQuery {
+  QueryBound bound;
+  const float* values;
+  float floor, ceiling;
+  float guess;   // a threshold without proof, or -infinity
+  bool refuted;  // fewer than k scores reach the guess
+};
+
+// One way over the rows of the sample or the corpus.
+enum class TopkPassKind { kSample, kFirst, kRepeated };
+struct TopkPass {
+  std::int64_t rows;
+  const std::int8_t* packed;  // nullptr: packed here, region by region
+  const CandidateSelector* selector;
+  std::int64_t region_panels;
+  TopkPassKind kind;
+};
+
+// One split's view of one query.
+struct TopkSplit {
+  CandidateList list;
+  Eligibility eligibility;
+  std::int64_t next_excluded;
+};
+
+struct TopkPlan {
+  const ScanKernels& scan;
+  bool int8;
+  const std::int8_t* packed;  // nullptr: packed by topk, region by region
+  PanelShape shape;
+  std::int64_t capacity;  // of a list of candidates
+  RowSample sample;
+  std::int64_t splits;  // of the corpus, each with candidates of its own
+  std::int64_t group;   // queries searched at once
+  std::int64_t block;   // queries of one task
+  bool samples;
+  std::int64_t region_panels, sample_panels;  // of a region of the corpus, of the sample
+  std::int64_t buffer_panels;                 // of the larger one of those that topk packs
+
+  TopkPlan(const TopkCall& call, const KernelTable& kernels)
+      : scan(choose_scan(call, kernels)),
+        int8(&scan != &kernels.bfloat16),
+        packed(int8 ? static_cast<const std::int8_t*>(call.packed.data) : nullptr),
+        shape(call.corpus.columns, scan.element_bytes),
+        capacity(CandidateSelector::capacity_for(call.k)),
+        sample(call.corpus.rows, call.k) {
+    const std::int64_t threads = call.execution.threads;
+    const std::int64_t queries = std::max<std::int64_t>(call.queries.rows, 1);
+    splits = std::clamp<std::int64_t>(divide_up(kFewQueries * threads, queries), 1, threads);
+    const std::int64_t list_bytes =
+        capacity * static_cast<std::int64_t>(sizeof(Candidate)) * splits;
+    group = std::max<std::int64_t>({kCandidateBytes / list_bytes, 2 * kMaxTileRows,
+                                    std::min(kManyQueries, kMostCandidateBytes / list_bytes)});
+    group = std::min(group, queries);
+    // Blocks small enough that every thread gets several.
+    const std::int64_t most = round_up(kBlockBytes / shape.query_bytes, scan.tile_rows);
+    block = std::clamp<std::int64_t>(round_up(divide_up(group, 4 * threads), scan.tile_rows),
+                                     scan.tile_rows, std::max<std::int64_t>(most, scan.tile_rows));
+    samples = sample.rows > 0 && splits == 1 && group >= kFewQueries * threads;
+    // A region that several blocks scan should stay in a cache.
+    const bool scanned_once = group <= block * threads;
+    const std::int64_t region_bytes = packed != nullptr && scanned_once
+                                          ? kIndexRegionBytes
+                                          : kRegionBytes * std::max<std::int64_t>(threads / 4, 1);
+    const auto panels_in = [&](std::int64_t bytes) {
+      return std::max<std::int64_t>(bytes / shape.bytes, kMaxTilePanels * splits);
+    };
+    region_panels = std::min(panels_in(region_bytes), divide_up(call.corpus.rows, kLanes));
+    sample_panels = std::min(panels_in(kRegionBytes), divide_up(sample.rows, kLanes));
+    buffer_panels = std::max(packed != nullptr ? 0 : region_panels, samples ? sample_panels : 0);
+  }
+
+ private:
+  static constexpr std::int64_t kCandidateBytes = 32 << 20;
+  // Where fewer than kManyQueries would fit: each group packs the corpus once more.
+  static constexpr std::int64_t kMostCandidateBytes = 64 << 20;
+  static constexpr std::int64_t kManyQueries = 2048;
+  static constexpr std::int64_t kRegionBytes = 2 << 20;
+  static constexpr std::int64_t kIndexRegionBytes = 64
+                                                    << 20;  // how often a search reports progress
+  static constexpr std::int64_t kBlockBytes = 192 << 10;    // of queries, in the second-level cache
+  static constexpr std::int64_t kFewQueries = 64;   // per thread; below it corpora are split
+  static constexpr double kLargestInt8Loss = 0.04;  // of queries and corpus together
+
+  // int8 is the fastest scan; an exact search takes bfloat16 where int8 would lose so much of the
+  // rows that rescoring the doubtful would cost more than it saves (measured on AVX-512 and AVX2).
+  static const ScanKernels& choose_scan(const TopkCall& call, const KernelTable& kernels) {
+    if (call.precision == Precision::kBFloat16) return kernels.bfloat16;
+    if (call.precision == Precision::kInt8 || scored_as_int8(call.queries, call.metric))
+      return kernels.int8;
+    if (call.packed.data != nullptr) return kernels.int8_exact;
+    const double loss = int8_loss(kernels, call.queries, call.metric) +
+                        int8_loss(kernels, call.corpus, call.metric);
+    return loss > kLargestInt8Loss ? kernels.bfloat16 : kernels.int8_exact;
+  }
+};
+
+}  // namespace stope
