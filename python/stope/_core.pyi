@@ -71,6 +71,7 @@ def sampling_keys(
     columns: int,
     keys: NDArray[Any],
 ) -> None: ...
+
 INFONCE_STATE: int
 
 def infonce_forward(

@@ -109,9 +109,7 @@ def _check_choices(given: dict[str, Any]) -> None:
     if len(set(directions)) != len(directions):
         raise ValueError(f"directions is {tuple(directions)!r}; name each direction once")
     if "query_to_document" not in directions:
-        raise ValueError(
-            "directions must hold 'query_to_document': no other has the positive pair"
-        )
+        raise ValueError("directions must hold 'query_to_document': no other has the positive pair")
     if given["partition"] == "per_direction" and not set(directions) <= {
         "query_to_document",
         "document_to_query",
@@ -171,7 +169,9 @@ def _flat_positives(value: Any, queries: int, documents: int) -> tuple[Any, NDAr
 def _positives(given: dict[str, Any], queries: int, documents: int) -> tuple[Any, Any, Any, Any]:
     lists, order = _flat_positives(given["positives"], queries, documents)
     if lists.ids.size == 0:
-        raise ValueError("positives is empty: no query has a positive, so there is nothing to learn")
+        raise ValueError(
+            "positives is empty: no query has a positive, so there is nothing to learn"
+        )
     counts = np.diff(lists.offsets)
     weights = None
     values = np.ones(lists.ids.size)
@@ -256,7 +256,9 @@ def _guides(given: dict[str, Any], queries: int, documents: int, queue: int) -> 
             raise ValueError("guide_queue is given without guide_queries and guide_documents")
         return
     dim = _matrix(given["guide_queries"], "guide_queries", queries, None, "one per query")
-    other = _matrix(given["guide_documents"], "guide_documents", documents, None, "one per document")
+    other = _matrix(
+        given["guide_documents"], "guide_documents", documents, None, "one per document"
+    )
     if other != dim:
         raise ValueError(f"guide_documents has dim {other} but guide_queries have dim {dim}")
     if queue:
@@ -375,7 +377,8 @@ def _check_numbers(core: dict[str, Any], given: dict[str, Any]) -> None:
         raise ValueError(f"beta is {core['beta']}; give a number of 0 or more")
     if not 0 <= core["positive_prior"] < 1:
         raise ValueError(
-            f"positive_prior is {core['positive_prior']}; give a probability, at least 0 and below 1"
+            f"positive_prior is {core['positive_prior']}; give a probability of at least 0 and "
+            "below 1"
         )
     if (core["beta"] or core["positive_prior"]) and given["objective"] != "hardness":
         raise ValueError("beta and positive_prior are for objective 'hardness' only")
@@ -391,14 +394,12 @@ def _check_numbers(core: dict[str, Any], given: dict[str, Any]) -> None:
             "focal_margin changes the logits themselves; it goes with no hardness, no "
             "hard_negative_log_weight and not with objective 'sigmoid'"
         )
-    if (core["hard_hardness"] != core["in_batch_hardness"] or core["hard_log_weight"]) and (
-        core["hard_negatives_offsets"] is None
-    ):
-        if core["hard_log_weight"] or given["hardness"] == "hard_negatives":
-            raise ValueError(
-                "hardness 'hard_negatives' and hard_negative_log_weight need hard_negatives, the "
-                "ids of every query's own"
-            )
+    needs_own = core["hard_log_weight"] or given["hardness"] == "hard_negatives"
+    if needs_own and core["hard_negatives_offsets"] is None:
+        raise ValueError(
+            "hardness 'hard_negatives' and hard_negative_log_weight need hard_negatives, the ids of "
+            "every query's own"
+        )
 
 
 def _swapped(queries: Any, documents: Any, given: dict[str, Any], forward: Problem) -> Problem:

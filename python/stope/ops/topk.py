@@ -53,9 +53,9 @@ def topk(
             or infinity (naming the row), a norm of 2^63 or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
-    Memory beyond inputs and outputs, any n: about 32 MiB of candidates (48·k + 7,680 bytes a
-    query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB a thread beyond
-    four), and 5·dim bytes a query of the group.
+    Memory beyond inputs and outputs, any n: about 32 MiB of candidates, 64 MiB for large k
+    (24·k + 7,680 bytes a query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB
+    a thread beyond four), and 5·dim bytes a query of the group.
 
     Source: ``methods.md`` H10 (order of ties), house 3.1 (the certificate).
 
