@@ -397,8 +397,8 @@ def _check_numbers(core: dict[str, Any], given: dict[str, Any]) -> None:
     needs_own = core["hard_log_weight"] or given["hardness"] == "hard_negatives"
     if needs_own and core["hard_negatives_offsets"] is None:
         raise ValueError(
-            "hardness 'hard_negatives' and hard_negative_log_weight need hard_negatives, the ids of "
-            "every query's own"
+            "hardness 'hard_negatives' and hard_negative_log_weight need hard_negatives, the ids "
+            "of every query's own"
         )
 
 
