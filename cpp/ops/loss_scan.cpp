@@ -167,7 +167,7 @@ void LossScan::prepare() {
   }
 }
 
-void LossScan::check(const Matrix& matrix, Metric metric, const float* factors, const char* name) {
+void LossScan::check(const Matrix& matrix, Metric metric, float* factors, const char* name) {
   RowFault fault;
   const double longest = static_cast<double>(kLargestNorm) /
                          std::sqrt(static_cast<double>(std::max<std::int64_t>(depth_, 1)));
@@ -179,7 +179,7 @@ void LossScan::check(const Matrix& matrix, Metric metric, const float* factors, 
       fault.note_not_finite(i);
     else if (metric == Metric::kDot && !(static_cast<double>(measure.largest) < longest))
       fault.note_too_long(i);
-    if (metric == Metric::kCosine) const_cast<float*>(factors)[i] = measure.inverse_norm;
+    if (metric == Metric::kCosine) factors[i] = measure.inverse_norm;
   });
   fault.raise(name);
 }

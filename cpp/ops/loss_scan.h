@@ -232,7 +232,7 @@ class LossScan {
 
   LossSide side(const Matrix& matrix, Metric metric, const float* factors) const;
   void make_passes();
-  void check(const Matrix& matrix, Metric metric, const float* factors, const char* name);
+  void check(const Matrix& matrix, Metric metric, float* factors, const char* name);
   void score(const LossTile& tile, std::int64_t slab_begin, const LossSpace& space) const;
   template <typename Write>
   void score_positives(std::int64_t begin, std::int64_t end, const LossSide& queries,
