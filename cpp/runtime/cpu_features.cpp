@@ -54,11 +54,13 @@ CpuFeatures detect() {
                  bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) &&
                  bit(seven.ecx, 11);
 #if defined(STOPE_EMULATE_AMX)
-  found.amx = found.avx512;
+  constexpr bool kEmulated = true;
 #else
-  found.amx = found.avx512 && (states & kTiles) == kTiles && bit(seven.edx, 22) &&
-              bit(seven.edx, 24) && bit(seven.edx, 25) && bit(cpuid(7, 1).eax, 5) && request_amx();
+  constexpr bool kEmulated = false;
 #endif
+  found.amx = found.avx512 && (kEmulated || ((states & kTiles) == kTiles && bit(seven.edx, 22) &&
+                                             bit(seven.edx, 24) && bit(seven.edx, 25) &&
+                                             bit(cpuid(7, 1).eax, 5) && request_amx()));
   return found;
 }
 
