@@ -28,6 +28,8 @@ def distinct_batches(
     softmax weight and the positive's are together at most one). A batch less than half
     as long as the longest is left out.
     """
+    if seed == 0 and generator is not None:
+        seed = int(generator.initial_seed())  # version 5 of the library hands over no other
 
     class DistinctBatches(part("sampler").DefaultBatchSampler):  # type: ignore[misc]
         def _plan(self, epoch: int) -> list[list[int]]:
