@@ -109,15 +109,13 @@ void LossScan::make_passes() {
     pass.limited = p.has_guide;
     return pass;
   };
-  if (p.directions.query_to_document) {
-    LossPass& pass =
-        add(Kind::kQueryToDocument, queries_, documents_, guide_queries, guide_documents);
-    pass.groups = p.document_groups;
-    pass.log_weights = p.log_weights;
-    pass.hidden = p.foreign_hard_negatives ? nullptr : hidden_;
-    pass.limited = true;
-    pass.first_id = 0;
-  }
+  LossPass& first =
+      add(Kind::kQueryToDocument, queries_, documents_, guide_queries, guide_documents);
+  first.groups = p.document_groups;
+  first.log_weights = p.log_weights;
+  first.hidden = p.foreign_hard_negatives ? nullptr : hidden_;
+  first.limited = true;
+  first.first_id = 0;
   if (p.queue.rows > 0) {
     LossPass& pass = add(Kind::kQueryToQueue, queries_, queue, guide_queries, guide_queue);
     pass.groups = p.queue_groups;

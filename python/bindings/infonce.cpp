@@ -19,8 +19,8 @@ class ProblemArguments {
     problem.metric = parse_metric(number<std::string>("metric"));
     problem.precision = static_cast<LossArithmetic>(number<int>("precision"));
     problem.objective = static_cast<Objective>(number<int>("objective"));
-    problem.directions = {number<bool>("query_to_document"), number<bool>("query_to_query"),
-                          number<bool>("document_to_query"), number<bool>("document_to_document")};
+    problem.directions = {number<bool>("query_to_query"), number<bool>("document_to_query"),
+                          number<bool>("document_to_document")};
     problem.positives = lists("positives", queries);
     problem.positive_weights =
         vector<float>("positive_weights", problem.positives.offsets[queries]);

@@ -19,9 +19,8 @@ enum class Objective : std::int32_t {
 };
 enum class LossArithmetic : std::int32_t { kFloat32, kBfloat16 };
 
-// Which scores share a row's denominator: from its query or from its positive document.
+// Which scores share a row's denominator with those of its query against the documents.
 struct Directions {
-  bool query_to_document = true;
   bool query_to_query = false;
   bool document_to_query = false;
   bool document_to_document = false;

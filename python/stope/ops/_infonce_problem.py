@@ -78,14 +78,15 @@ def problems(queries: Any, documents: Any, options: Mapping[str, Any]) -> list[P
     found = []
     for direction in given["directions"]:
         if direction == "query_to_document":
-            found.append(forward._replace(core=_only(forward.core, direction)))
+            found.append(forward._replace(core={**forward.core, **_others(())}))
         else:
             found.append(_swapped(queries, documents, given, forward))
     return found
 
 
-def _only(core: dict[str, Any], direction: str) -> dict[str, Any]:
-    return {**core, **{name: name == direction for name in DIRECTIONS}}
+def _others(directions: Sequence[str]) -> dict[str, bool]:
+    """Which directions share the denominator of query-to-document, which is always there."""
+    return {name: name in directions for name in DIRECTIONS[1:]}
 
 
 def _check_choices(given: dict[str, Any]) -> None:
@@ -335,7 +336,7 @@ def _problem(queries: Any, documents: Any, given: dict[str, Any]) -> Problem:
         "metric": given["metric"],
         "precision": PRECISIONS.index(given["precision"]),
         "objective": OBJECTIVES.index(given["objective"]),
-        **{name: name in given["directions"] for name in DIRECTIONS},
+        **_others(given["directions"]),
         "positives_offsets": lists.offsets,
         "positives_ids": lists.ids,
         "positive_weights": weights,
@@ -409,7 +410,7 @@ def _swapped(queries: Any, documents: Any, given: dict[str, Any], forward: Probl
     anchors, place = np.unique(lists.ids, return_inverse=True)
     order = np.lexsort((owner, place))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=anchors.size))])
-    core = dict(_only(forward.core, "query_to_document"))
+    core = {**forward.core, **_others(())}
     core["queries"], core["documents"] = _arrays.take_rows(documents, anchors), queries
     core["positives_offsets"] = offsets.astype(np.int64)
     core["positives_ids"] = np.ascontiguousarray(owner[order])
