@@ -10,29 +10,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import datetime
-import json
-import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import inputs
-import report
 from stope.data import Collection, read_beir
-from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
+from stope.evaluation import Evaluation, compare, confidence_interval
 from stope.mining import Pairs
-from stope.retrieval import DenseRetriever
 from stope.training import pairs_dataset, static_encoder, train
+from trained import METRIC, averaged, judged, print_with_machine, write_json
 
-METRIC = "nDCG@10"
 TEMPERATURE = 0.05
 BASELINE = "float32"
 CONTENDERS = (BASELINE, "bfloat16", "torch")
@@ -51,21 +44,6 @@ def options_of(model: Any, contender: str) -> dict[str, Any]:
 
     ranking = part("losses").MultipleNegativesRankingLoss
     return {"loss": ranking(model, scale=1 / TEMPERATURE)}
-
-
-def judged(model: Any, collection: Collection) -> Evaluation:
-    """Exact retrieval of the test queries over the whole corpus."""
-    test = collection.split("test")
-    found = DenseRetriever(model, collection.corpus_texts).search(test.query_texts, 10)
-    run = found.to_run(test.query_ids, collection.corpus_ids)
-    return evaluate(run, test.qrels, [METRIC])
-
-
-def averaged(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """One evaluation whose queries have their mean over the seeds."""
-    each = [evaluation.per_query[METRIC] for evaluation in evaluations]
-    queries = {query: float(np.mean([values[query] for values in each])) for query in each[0]}
-    return Evaluation({METRIC: float(np.mean(list(queries.values())))}, {METRIC: queries})
 
 
 def measure(name: str, collection: Collection, given: argparse.Namespace) -> list[dict[str, Any]]:
@@ -158,29 +136,7 @@ def print_table(rows: list[dict[str, Any]], command: str) -> None:
             f"{np.mean(row['seconds']):.1f}",
             end_section=last,
         )
-    console = Console(width=150 if not sys.stdout.isatty() else None)
-    console.print(table)
-    machine, versions = report.machine(), report.versions()
-    console.print(f"{machine['cpu']}, {' '.join(machine['flags'])}", soft_wrap=True)
-    told = ("stope", "torch", "sentence-transformers", "numpy", "python", "commit")
-    cores = f"{machine['cores']} cores, load {machine['load_average'][0]:.1f}"
-    console.print(f"{cores}; {', '.join(f'{name} {versions[name]}' for name in told)}")
-
-
-def write_json(path: Path, rows: list[dict[str, Any]], command: str, seconds: float) -> None:
-    """Everything measured, with what is needed to judge or repeat it."""
-    found = {
-        "schema": 1,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
-        "seconds": seconds,
-        "machine": report.machine(),
-        "versions": report.versions(),
-        "rows": rows,
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    print_with_machine(table)
 
 
 def main() -> None:
