@@ -30,7 +30,13 @@ from stope.torch._collectives import (
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Scalar, Statistics
 from stope.torch.functional import infonce_statistics
-from stope.torch.losses import InfoNCELoss, check_tensors, check_weights, weighted_mean
+from stope.torch.losses import (
+    InfoNCELoss,
+    check_tensors,
+    check_weights,
+    row_weights,
+    weighted_mean,
+)
 
 __all__ = [
     "DistributedInfoNCELoss",
@@ -60,7 +66,9 @@ class DistributedInfoNCELoss(InfoNCELoss):
         **options: as for :class:`stope.torch.InfoNCELoss`.
 
     Called as :class:`stope.torch.InfoNCELoss` is, with this process's queries and documents; ids in
-    ``positives``, ``hard_negatives`` and ``exclude`` count this process's documents. A queue is
+    ``positives``, ``hard_negatives`` and ``exclude`` count this process's documents; in the gather
+    form ``exclude`` reaches those of the others, too, which come before 0 and after the last, in
+    the order of their ranks. Weights that are a function get this process's statistics. A queue is
     each process's own and should be the same in all. Without a process group, and with one process,
     it is :class:`stope.torch.InfoNCELoss`. With directions beyond ``"query_to_document"`` every
     process computes the rows of all of them and keeps its own.
@@ -126,7 +134,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
             )
         else:
             losses, self.statistics = self._gathered(queries, documents, positives, given)
-        return self._share(losses, weights)
+        return self._share(losses, row_weights(weights, self.statistics))
 
     def _share(self, losses: Any, weights: Any) -> Any:
         if weights is None:

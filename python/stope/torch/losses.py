@@ -45,6 +45,14 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
     >>> value.backward()
     >>> loss.statistics.ranks.tolist(), round(loss.temperature.item(), 4)
     ([1, 1, 1], 0.1)
+
+    Weights may follow from the batch itself, here from how well each query is doing already:
+
+    >>> from stope.weighting import Focal, difficulty_signals, weigh
+    >>> def focal(statistics):
+    ...     return weigh(Focal(gamma=1.0), difficulty_signals(statistics), progress=0.0)
+    >>> round(loss(torch.eye(3), torch.eye(3), weights=focal).item(), 6)
+    9.1e-05
     """
 
     def __init__(
@@ -88,7 +96,10 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             documents: ``[N, d]``.
             positives: as for :func:`stope.torch.infonce`; None: document i is query i's.
             weights: ``[M]`` weights of the queries, at least 0 and not all 0; may require a
-                gradient. A query without positives has loss 0 but counts in the mean.
+                gradient. A query without positives has loss 0 but counts in the mean. Or a function
+                from this batch's :class:`Statistics` to them, so that queries are weighted by how
+                difficult they are: the loss calls it once, after its forward pass. What it does is
+                outside of ``torch.compile``'s graph if it is not made of torch operations.
             **tensors: what changes with the batch: ``positive_weights``, ``hard_negatives``,
                 ``log_weights``, ``exclude``, ``document_ids``, ``max_score``, ``min_score``,
                 ``guide_queries``, ``guide_documents``, ``queue``, ``queue_ids``, ``guide_queue``.
@@ -105,7 +116,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             options=self._encoded,
             **check_tensors(tensors, "InfoNCELoss"),
         )
-        return weighted_mean(losses, weights)
+        return weighted_mean(losses, row_weights(weights, self.statistics))
 
     def extra_repr(self) -> str:
         """What repr tells of the module."""
@@ -190,11 +201,16 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
             options=self._encoded,
             **check_tensors(tensors, "SigmoidLoss"),
         )
-        return weighted_mean(losses, weights)
+        return weighted_mean(losses, row_weights(weights, self.statistics))
 
     def extra_repr(self) -> str:
         """What repr tells of the module."""
         return f"scale={float(self.scale):.6g}, bias={float(self.bias):.6g}"
+
+
+def row_weights(weights: Any, statistics: Statistics | None) -> Any:
+    """The weights themselves, or what their function makes of the statistics."""
+    return weights(statistics) if callable(weights) else weights
 
 
 def weighted_mean(losses: Any, weights: Any) -> Any:
