@@ -1,0 +1,91 @@
+"""The sections of a configuration that other parts of the library define: checked by them.
+
+Each check keeps the section as a plain mapping, so that it can be written as YAML, after the part
+itself has taken it; what the part says against it gets the path of the section in front.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stope.training.configuration.options import plain, unknown
+
+
+def check_weighting(given: Any, path: str) -> dict[str, Any]:
+    """A weighting of `stope.weighting`, by name and fields, or by its name alone."""
+    from stope.weighting import Weighting
+
+    return dict(_said(path, lambda: Weighting.from_dict(given).to_dict()))
+
+
+def check_lora(given: Any, path: str) -> dict[str, Any]:
+    """The fields of `stope.training.Lora`."""
+    build_lora(given, path)
+    return dict(plain(given))
+
+
+def build_lora(given: Any, path: str = "encoder.lora") -> Any:
+    """The `Lora` of the section."""
+    from stope.training.lora import Lora
+
+    return from_fields(Lora, given, path)
+
+
+def check_refresh(given: Any, path: str) -> dict[str, Any]:
+    """The fields of `NegativeRefresh`."""
+    build_refresh(given, path)
+    return dict(plain(given))
+
+
+def build_refresh(given: Any, path: str = "negatives") -> Any:
+    """The `NegativeRefresh` of the section."""
+    from stope.training.refresh import NegativeRefresh
+
+    return from_fields(NegativeRefresh, given, path)
+
+
+def check_batches(given: Any, path: str) -> dict[str, Any]:
+    """How batches are made, by name and fields, or by its name alone."""
+    named = {"name": given} if isinstance(given, str) else given
+    build_batches(named, path)
+    return dict(plain(named))
+
+
+def build_batches(given: Any, path: str = "batches") -> Any:
+    """The specification of batches of the section."""
+    from stope.training.batches import from_dict
+
+    return _said(path, lambda: from_dict(given))
+
+
+def check_raw_pairs(given: Any, path: str) -> dict[str, Any]:
+    """How pairs are made from raw text: kind and options."""
+    named = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(named, Mapping) or not isinstance(named.get("kind"), str):
+        raise ValueError(
+            f"{path} is {given!r}; give the name of a way to make pairs, or kind: name"
+        )
+    return dict(plain(named))
+
+
+def from_fields(kind: Any, given: Any, path: str) -> Any:
+    """Build the dataclass from a mapping of its fields; its own complaints get the path."""
+    if isinstance(given, kind):
+        return given
+    names = [field.name for field in dataclasses.fields(kind) if field.init]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{path} is {given!r}; give a mapping with keys of: {', '.join(names)}")
+    for key in given:
+        if key not in names:
+            raise ValueError(unknown(str(key), path, names))
+    return _said(path, lambda: kind(**given))
+
+
+def _said(path: str, build: Callable[[], Any]) -> Any:
+    """What build returns; its error with the path in front."""
+    try:
+        return build()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
