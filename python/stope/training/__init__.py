@@ -4,7 +4,7 @@ Needs the extra "train" (torch, sentence-transformers, datasets, tokenizers), wh
 a function is called.
 """
 
-from stope.training.adapter import Adapter, train_adapter
+from stope.training.adapters import Adapter, train_adapter
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.evaluation import RetrievalEvaluation
 from stope.training.folder import load_encoder, save_encoder
