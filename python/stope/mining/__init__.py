@@ -11,5 +11,23 @@ from stope.mining.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined, Summary
 from stope.mining.pairs import Pairs
 from stope.mining.pipeline import mine
+from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, Window, sampling_names
+from stope.mining.sources import lexical_candidates, merge_sources, mixed_negatives
 
-__all__ = ["EmbeddingCache", "Mined", "Pairs", "Summary", "fingerprint_encoder", "mine"]
+__all__ = [
+    "EmbeddingCache",
+    "Mined",
+    "Pairs",
+    "SimANS",
+    "Summary",
+    "TeacherMargin",
+    "Top",
+    "Uniform",
+    "Window",
+    "fingerprint_encoder",
+    "lexical_candidates",
+    "merge_sources",
+    "mine",
+    "mixed_negatives",
+    "sampling_names",
+]
