@@ -293,7 +293,7 @@ class TeacherMargin(_Weighted, name="teacher_margin"):
         bins = np.where(present, place, 0).astype(np.int64).clip(0, self.bins - 1)
         bins += np.arange(len(ids))[:, None] * self.bins
         counts = np.bincount(bins[present], minlength=len(ids) * self.bins)
-        return -np.log(counts[bins].clip(1).astype(np.float32))
+        return np.asarray(-np.log(counts[bins].clip(1).astype(np.float32)))
 
 
 def sampling_names() -> tuple[str, ...]:
@@ -366,23 +366,23 @@ def distinct_numbers(keys: Keys, counts: Any, n: int) -> Ids:
     return found
 
 
-def _uniform(keys: Keys, ids: Ids) -> NDArray[np.float32]:
+def _uniform(keys: Keys, ids: Ids) -> Scores:
     """Float32 in (0, 1), one per candidate: a function of the query's key and its id."""
     with np.errstate(over="ignore"):
         bits = _mixed(keys + ids.astype(np.uint64) * _STEP)
-    share = (bits >> np.uint64(41)).astype(np.float32)  # 23 bits, and a half: never 0 or 1
+    share: Scores = (bits >> np.uint64(41)).astype(np.float32)  # 23 bits, and a half: never 0 or 1
     share += np.float32(0.5)
     share *= np.float32(2.0**-23)
     return share
 
 
 def _unit(bits: Keys) -> NDArray[np.float64]:
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.asarray((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def _mixed(numbers: Keys) -> Keys:
     with np.errstate(over="ignore"):
-        bits = numbers + _STEP
+        bits: Keys = numbers + _STEP
         bits ^= bits >> np.uint64(30)
         bits *= _FIRST
         bits ^= bits >> np.uint64(27)

@@ -46,7 +46,7 @@ def check_quotas(quotas: Mapping[str, int]) -> dict[str, int]:
 
 
 def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
-    """Take so many of each list, best first, nothing twice; the next list makes up for one that ends.
+    """Take so many of each list, best first, nothing twice; the next makes up for one that ends.
 
     Args:
         lists: int64 ``[Q, any]`` each, -1 where there is none.
@@ -97,7 +97,8 @@ def never_negatives(pairs: Pairs) -> Csr:
         both.append(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * size + rows)
     named = np.unique(np.concatenate(both))
     counts = np.bincount(named // size, minlength=len(pairs.query_ids))
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), named % size
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return offsets, np.asarray(named % size, dtype=np.int64)
 
 
 def fill_at_random(ids: Ids, queries: Ids, never: Csr, size: int, keys: Keys) -> Ids:
@@ -115,7 +116,7 @@ def fill_at_random(ids: Ids, queries: Ids, never: Csr, size: int, keys: Keys) ->
 
     Memory: O(B n), and a chunk of at most a million ids or one query's list.
     """
-    found = ids.copy()
+    found: Ids = ids.copy()
     missing = ids < 0
     short = np.flatnonzero(missing.any(1))
     offsets, flat = never
