@@ -183,7 +183,6 @@ def train_adapter(
     )
     pairs = np.arange(len(ids)) if problem.weights is None else np.flatnonzero(problem.weights)
     total = -(-len(pairs) // batch_size) * epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: 1 - done / total)
     generator = np.random.default_rng(seed)
     miner = Miner(problem, num_negatives, relative_margin)
     known = _inputs.checked_negatives(negatives, len(queries), len(corpus))
@@ -208,10 +207,11 @@ def train_adapter(
                 order[start : start + batch_size], known, len(losses) / total, generator
             )
             if loss is not None:
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate * (1 - len(losses) / total)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-            schedule.step()
             losses.append(0.0 if loss is None else float(loss.detach()))
             tell("step", len(losses), epoch=epoch, loss=losses[-1], **facts)
             if progress is not None:
