@@ -46,8 +46,9 @@ class Columns:
 def columns_of(row: Mapping[str, Any]) -> Columns:
     """The columns by the values of one row.
 
-    >>> columns_of({"query": "ore?", "positive": "rock", "weight": 2.0, "easiness": 0.5})
-    Columns(texts=('query', 'positive'), signals=('easiness',), weight=True, row=False, source=False)
+    >>> found = columns_of({"query": "ore?", "positive": "rock", "weight": 2.0, "easiness": 0.5})
+    >>> found.texts, found.signals, found.weight, found.row
+    (('query', 'positive'), ('easiness',), True, False)
     """
     rest = [name for name in row if name not in (WEIGHT, ROW, SOURCE)]
     signals = tuple(name for name in rest if _is_number(row[name]))
@@ -157,7 +158,7 @@ class RowTable:
             raise ValueError(
                 f"sources has {len(sources)} names for {len(pairs.query_texts)} queries."
             )
-        of_rows = None if sources is None else [sources[query] for query in query_of]
+        of_rows = None if sources is None else [sources[query] for query in query_of.tolist()]
         return cls(query_of, ids, *_sources(of_rows), pairs=pairs, query_of=query_of)
 
     def document_numbers(self, texts: Sequence[str]) -> Ids:
@@ -169,7 +170,7 @@ class RowTable:
         found = np.array([self._known.get(text, -1) for text in texts], dtype=np.int64)
         if (found < 0).any():
             others = np.flatnonzero(found < 0)
-            found[others] = text_numbers([texts[place] for place in others]) | _HASHED
+            found[others] = text_numbers([texts[place] for place in others.tolist()]) | _HASHED
         return found
 
     def columns_of_positives(self, rows: Ids, documents: Ids) -> tuple[Ids, Ids]:
@@ -209,7 +210,8 @@ def ranges(starts: Ids, lengths: Ids) -> Ids:
     [5, 6, 7, 8, 9]
     """
     before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+    found: Ids = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+    return found
 
 
 def text_numbers(texts: Sequence[str]) -> Ids:
@@ -224,8 +226,9 @@ def text_numbers(texts: Sequence[str]) -> Ids:
     found = [
         hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8) for text in texts
     ]
-    numbers = np.frombuffer(b"".join(one.digest() for one in found), dtype="<i8")
-    return numbers.astype(np.int64) & np.int64(2**63 - 1)
+    raw = np.frombuffer(b"".join(one.digest() for one in found), dtype="<i8")
+    numbers: Ids = raw.astype(np.int64) & np.int64(2**63 - 1)
+    return numbers
 
 
 def _numbered(texts: Sequence[str]) -> Ids:
