@@ -217,11 +217,11 @@ def test_training_leaves_no_file_and_no_line(encoder, tmp_path, monkeypatch, cap
 
 
 def test_tokenizing_once_changes_nothing(encoder):
-    from stope.training.trainer import _tokens_once
+    from stope.training._surroundings import tokens_once
 
     given = ["iron melts", "", "gold", "iron melts"]
     plain = encoder[0].preprocess(list(given))
-    with _tokens_once(encoder):
+    with tokens_once(encoder):
         cached = encoder[0].preprocess(list(given))
     assert all(torch.equal(plain[name], cached[name]) for name in plain)
     assert "preprocess" not in vars(encoder[0])

@@ -8,12 +8,15 @@ from stope.training.adapters import Adapter, train_adapter
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.evaluation import RetrievalEvaluation
 from stope.training.folder import load_encoder, save_encoder
+from stope.training.lora import Lora
 from stope.training.losses import contrastive_loss
+from stope.training.report import TrainingReport
 from stope.training.static import static_encoder
-from stope.training.trainer import TrainingReport, train
+from stope.training.trainer import train
 
 __all__ = [
     "Adapter",
+    "Lora",
     "RetrievalEvaluation",
     "TrainingReport",
     "contrastive_loss",

@@ -2,108 +2,142 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from stope._extras import need
-from stope.training._batches import WEIGHT, distinct_batches
+from stope.training._arguments import SCHEDULERS, check_numbers, check_together
+from stope.training._batches import distinct_batches
+from stope.training._examples import as_rows
 from stope.training._library import is_static
-from stope.training.dataset import training_dataset
-from stope.training.losses import Precision, contrastive_loss
+from stope.training._surroundings import quiet
+from stope.training.lora import Lora
+from stope.training.losses import Precision
+from stope.training.report import TrainingReport
+from stope.weighting import Weighting
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
+    from stope.mining import Pairs
+
 Progress = Callable[[int, int], None]
 _STATIC = {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1}
 _OTHER = {"batch_size": 64, "epochs": 1, "learning_rate": 2e-5}
-
-
-@dataclass
-class TrainingReport:
-    """What a training run did.
-
-    Attributes:
-        steps: optimiser steps taken.
-        epochs: passes over the rows.
-        seconds: wall-clock time, evaluations included.
-        losses: the loss of each step.
-        evaluations: what `evaluation` returned after each epoch.
-        best_epoch: the epoch (from 1) whose weights the model has now, if keep was "best".
-    """
-
-    steps: int = 0
-    epochs: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int | None = None
+_LORA = {**_OTHER, "learning_rate": 2e-4}
 
 
 def train(
     model: SentenceTransformer,
-    examples: Dataset | Sequence[Sequence[str]],
+    examples: Dataset | Pairs | Sequence[Sequence[str]],
     *,
+    columns: Mapping[str, Sequence[Any]] | None = None,
     loss: Any | None = None,
     batch_size: int | None = None,
     epochs: int | None = None,
+    max_steps: int | None = None,
     learning_rate: float | None = None,
+    scheduler: Literal["linear", "cosine", "constant"] = "linear",
+    warmup: float = 0.1,
     temperature: float = 0.05,
     precision: Precision = "float32",
     mini_batch_size: int | None = None,
     symmetric: bool = False,
-    warmup: float = 0.1,
+    matryoshka_dims: Sequence[int] | None = None,
+    matryoshka_weights: Sequence[float] | None = None,
+    weighting: Weighting | Mapping[str, Any] | str | None = None,
+    refresh: Any | None = None,
+    batches: Any | None = None,
+    prompts: Any | None = None,
+    lora: Lora | None = None,
     seed: int = 0,
-    evaluation: Callable[[SentenceTransformer], dict[str, float]] | None = None,
+    evaluation: Callable[[SentenceTransformer], Mapping[str, float]] | None = None,
+    evaluate_every: int | None = None,
+    patience: int | None = None,
     keep: Literal["last", "best"] = "last",
+    output: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 2,
+    resume: bool = False,
+    tensorboard: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> TrainingReport:
     """Train model in place with in-batch negatives and any hard negatives the rows bring.
 
     Runs on sentence-transformers' trainer: AdamW, linear warm-up and decay, no query or positive
-    twice in a batch. A batch less than half as long as the longest is left out. Nothing
-    is written to disk, nor reported anywhere.
+    twice in a batch. A batch less than half as long as the longest is left out. Without output
+    nothing is written to disk, nor reported anywhere.
+
+    With output, training killed at any moment goes on with ``resume=True`` and comes to the same
+    weights (with one torch thread to the bit, as without an interruption): every step seeds its
+    random numbers from (seed, step), batches are a function of (seed, epoch), and a checkpoint has
+    the rest. Checkpoints hold tensors and JSON, no pickles.
 
     Args:
         model: a SentenceTransformer.
-        examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...). A
-            column "weight" of a dataset weighs the rows of a batch in its mean loss.
+        examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...), or
+            `stope.mining.Pairs`, of which each (query, positive) is a row. In a dataset, a column
+            "weight" weighs the rows of a batch in its mean loss, "source" names where a row is from
+            (for batches and prompts), and any column of numbers is a signal for the weighting.
+        columns: more such columns, one value per row; with pairs in the order of their positives.
         loss: a sentence-transformers loss; default `contrastive_loss` with the options below.
-        batch_size: rows per step; default 2048 for a static encoder, 64 for others, and less for
-            fewer rows: an eighth of them, but 16 at least.
+        batch_size: rows per step (of each process); default 2048 for a static encoder, 64 for
+            others, and less for fewer rows: an eighth of them, but 16 at least.
         epochs: passes over the rows; default 10 for a static encoder, 1 for others.
-        learning_rate: peak of the schedule; default 0.1 for a static encoder, 2e-5 for others.
+        max_steps: optimiser steps in total, in place of epochs.
+        learning_rate: peak of the schedule; default 0.1 for a static encoder, 2e-4 with lora, 2e-5
+            for others.
+        scheduler: how the learning rate goes on after the warm-up: "linear" and "cosine" fall to 0.
+        warmup: share of the steps in which the learning rate rises from 0.
         temperature: of the default loss.
         precision: of the default loss, "float32" or "bfloat16".
         mini_batch_size: of the default loss; rows encoded at a time.
         symmetric: of the default loss.
-        warmup: share of the steps in which the learning rate rises from 0.
+        matryoshka_dims: of the default loss; also train these first dimensions of the embeddings.
+        matryoshka_weights: of the default loss; the weight of each of them.
+        weighting: of the default loss: how rows are weighed by difficulty and progress, such as
+            `stope.weighting.Progressive`, its dictionary or its name.
+        refresh: `NegativeRefresh`: hard negatives mined with the model itself while it trains;
+            examples are Pairs then.
+        batches: which rows meet in a batch; default `Distinct`.
+        prompts: `TaskPrompts`, put before queries and documents.
+        lora: train low-rank updates of a transformer's weights instead of the weights.
         seed: of the order of rows and of dropout. The same seed gives the same weights up to the
             last bits of torch's sums, which vary with threads and memory alignment.
-        evaluation: called with the model after every epoch, such as `RetrievalEvaluation`.
-        keep: "best" leaves the model with the weights of the epoch whose evaluation was best (its
-            first metric), "last" with those of the last step.
+        evaluation: called with the model, such as `RetrievalEvaluation`; its first metric decides.
+        evaluate_every: steps between evaluations; default after every epoch. The last step is
+            followed by one always.
+        patience: stop after this many evaluations in a row without a gain.
+        keep: "best" leaves the model with the weights of the best evaluation, "last" with those of
+            the last step.
+        output: folder for checkpoints and ``log.jsonl``, where each step has a line; made if
+            its parent exists.
+        checkpoint_every: steps between checkpoints; default after every epoch.
+        keep_checkpoints: how many of the newest are kept.
+        resume: go on from the newest checkpoint in output that is whole. Without one, start; with
+            that of a run that came to its end, return its report and leave its weights in model.
+            The model given is the one that training began with.
+        tensorboard: write the log for TensorBoard too.
         progress: called with (steps done, steps in total).
+        say: called with a line about what is being done: evaluating, refreshing, ...
 
     Returns:
         What was done, with the loss of each step.
 
     Raises:
         ValueError: no rows, fewer than two columns, a number out of range, weights that another
-            loss would not read, or keep="best" without an evaluation.
+            loss would not read, options that do not go together, a checkpoint of another run.
+        FileExistsError: output has checkpoints, and resume is False.
         FloatingPointError: the loss became NaN or infinite; the model is then of no use.
+        OSError: a checkpoint cannot be written; the earlier ones are untouched.
 
     Memory: model, gradient and two moments of AdamW; batch x columns embeddings in float32, three
-    times, and no score matrix; for a static encoder the token ids of all texts, 4 bytes each.
+    times, and no score matrix; for a static encoder the token ids of all texts, 4 bytes each. With
+    keep="best" the weights once more, and once more while a checkpoint is written.
 
     Example:
         >>> from stope.training import static_encoder
@@ -112,47 +146,50 @@ def train(
         >>> len(train(encoder, rows, epochs=3).losses)
         3
     """
-    library: Any = need("sentence_transformers", extra="train")
-    usual = _STATIC if is_static(model) else _OTHER
-    dataset = _as_dataset(examples)
+    told = dict(locals())
+    usual = _STATIC if is_static(model) else _OTHER if lora is None else _LORA
+    dataset, table = as_rows(examples, columns)
     if batch_size is None:  # small files still get several steps per epoch
         batch_size = min(int(usual["batch_size"]), max(16, len(dataset) // 8))
     passes = int(epochs if epochs is not None else usual["epochs"])
     rate = float(learning_rate if learning_rate is not None else usual["learning_rate"])
-    _check(batch_size, passes, rate, warmup, keep, evaluation)
+    check_numbers(
+        batch_size,
+        passes,
+        rate,
+        warmup,
+        max_steps=max_steps,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        checkpoint_every=checkpoint_every,
+        keep_checkpoints=keep_checkpoints,
+    )
+    check_together(told, table)
     rows = min(batch_size, len(dataset))
-    if loss is None:
-        loss = contrastive_loss(
-            model,
-            temperature=temperature,
-            precision=precision,
-            mini_batch_size=mini_batch_size,
-            symmetric=symmetric,
-        )
-    from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
+    steps = max_steps if max_steps is not None else passes * (len(dataset) // rows)
+    numbers: dict[str, Any] = {
+        "per_device_train_batch_size": rows,
+        "num_train_epochs": passes,
+        "max_steps": -1 if max_steps is None else max_steps,
+        "learning_rate": rate,
+        "lr_scheduler_type": SCHEDULERS[scheduler],
+        "warmup_steps": round(warmup * steps),
+        # Rows of a static encoder that no batch touches have no gradient; a common norm would
+        # let batch composition decide every token's step.
+        "max_grad_norm": 0.0 if usual is _STATIC else 1.0,
+        "seed": seed,
+    }
+    told |= {"batch_size": rows, "epochs": passes, "learning_rate": rate}
+    told["weighting"] = None if weighting is None else Weighting.from_dict(weighting)
+    library: Any = need("sentence_transformers", extra="train")
+    from stope.training._steps import run_steps
 
-    fused = isinstance(loss, FusedLoss | CachedFusedLoss)
-    if WEIGHT in dataset.column_names and not fused:
-        raise ValueError(
-            f'examples has a column "{WEIGHT}", which {type(loss).__name__} would read as text; '
-            "leave loss out, or remove the column."
-        )
-    report = TrainingReport(epochs=passes)
-    watcher = _watcher(report, evaluation, keep, progress)
-    began = time.perf_counter()
     was_training = model.training
-    with tempfile.TemporaryDirectory(prefix="stope-train-") as scratch, _quiet(model):
+    with tempfile.TemporaryDirectory(prefix="stope-train-") as scratch, quiet(model):
         arguments = library.SentenceTransformerTrainingArguments(
             output_dir=scratch,
-            per_device_train_batch_size=rows,
-            num_train_epochs=passes,
-            learning_rate=rate,
-            warmup_steps=round(warmup * passes * (len(dataset) // rows)),
-            # Rows of a static encoder that no batch touches have no gradient; a common norm would
-            # let batch composition decide every token's step.
-            max_grad_norm=0.0 if usual is _STATIC else 1.0,
+            **numbers,
             weight_decay=0.0,
-            seed=seed,
             batch_sampler=distinct_batches,
             dataloader_pin_memory=False,
             logging_steps=1,
@@ -161,150 +198,6 @@ def train(
             report_to="none",
             disable_tqdm=True,
         )
-        trainer = library.SentenceTransformerTrainer(
-            model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
-        )
-        if fused:
-            trainer.data_collator = Batches(trainer.data_collator)
-        trainer.remove_callback(need("transformers", extra="train").PrinterCallback)
-        with _tokens_once(model):
-            trainer.train()
-    watcher.restore(model)
+        report = run_steps(model, dataset, table, arguments, told)
     model.train(was_training)
-    report.seconds = time.perf_counter() - began
     return report
-
-
-def _check(
-    batch_size: int, epochs: int, learning_rate: float, warmup: float, keep: str, evaluation: Any
-) -> None:
-    if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2 (one negative each), not {batch_size}.")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, not {epochs}.")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, but is {learning_rate}.")
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup must be at least 0 and below 1, but is {warmup}.")
-    if keep not in ("last", "best"):
-        raise ValueError(f'keep must be "last" or "best", not {keep!r}.')
-    if keep == "best" and evaluation is None:
-        raise ValueError('keep="best" needs an evaluation to judge the epochs by.')
-
-
-def _as_dataset(examples: Any) -> Any:
-    dataset = examples
-    if not hasattr(examples, "column_names"):
-        rows = [tuple(row) for row in examples]
-        if not rows:
-            raise ValueError("examples is empty; there is nothing to train on.")
-        if min(map(len, rows)) < 2:
-            raise ValueError("examples has a row without a positive; rows are (query, positive).")
-        negatives = [row[2:] for row in rows] if max(map(len, rows)) > 2 else None
-        dataset = training_dataset([row[0] for row in rows], [row[1] for row in rows], negatives)
-    if len(dataset) < 2:
-        raise ValueError(f"examples has {len(dataset)} rows; in-batch negatives need two or more.")
-    texts = [name for name in dataset.column_names if name != WEIGHT]
-    if len(texts) < 2:
-        raise ValueError(f"examples has only the text column {texts}; two are needed.")
-    if WEIGHT in dataset.column_names:
-        for row, weight in enumerate(dataset[WEIGHT]):
-            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-                raise ValueError(
-                    f'examples has the weight {weight!r} in row {row}; the column "{WEIGHT}" holds '
-                    "numbers of at least 0."
-                )
-    return dataset
-
-
-def _watcher(report: TrainingReport, evaluation: Any, keep: str, progress: Any) -> Any:
-    """Make the trainer's callback that notes losses, evaluates, and reports progress."""
-    from transformers import TrainerCallback
-
-    class Watcher(TrainerCallback):
-        best: float = -math.inf
-        weights: dict[str, Any] | None = None
-
-        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            value = (given.get("logs") or {}).get("loss")
-            if value is None:
-                return
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"The loss is {value} at step {state.global_step}; lower learning_rate"
-                    f" (it is {args.learning_rate:g}) or raise temperature."
-                )
-            report.losses.append(float(value))
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            report.steps = state.global_step
-            if progress is not None:
-                progress(state.global_step, state.max_steps)
-
-        def on_epoch_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            if evaluation is None:
-                return
-            model = given["model"]
-            model.eval()
-            found = dict(evaluation(model))
-            model.train()
-            report.evaluations.append(found)
-            value = next(iter(found.values()))
-            if keep == "best" and value > self.best:
-                self.best = value
-                report.best_epoch = len(report.evaluations)
-                self.weights = {name: one.clone() for name, one in model.state_dict().items()}
-
-        def restore(self, model: Any) -> None:
-            if self.weights is not None:
-                model.load_state_dict(self.weights)
-
-    return Watcher()
-
-
-@contextlib.contextmanager
-def _tokens_once(model: Any) -> Iterator[None]:
-    """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
-    if not is_static(model):
-        yield
-        return
-    import torch
-
-    module = model[0]
-    known: dict[str, Any] = {}
-
-    def preprocess(inputs: Any, prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        texts = [prompt + text for text in inputs] if prompt else list(inputs)
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        encodings = module.tokenizer.encode_batch(new, add_special_tokens=False)
-        for text, encoding in zip(new, encodings, strict=True):
-            known[text] = np.array(encoding.ids, dtype=np.int32)
-        rows = [known[text] for text in texts]
-        ends = np.cumsum([0, *map(len, rows)])
-        ids = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int64)
-        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(ends[:-1])}
-
-    name = "preprocess" if hasattr(module, "preprocess") else "tokenize"
-    module.__dict__[name] = preprocess
-    try:
-        yield
-    finally:
-        del module.__dict__[name]
-
-
-@contextlib.contextmanager
-def _quiet(model: Any) -> Iterator[None]:
-    """Keep the libraries' notices (not their errors) and the card's bar off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
-    levels = [logger.level for logger in loggers]
-    card = model.model_card_data
-    examples = card.widget
-    try:
-        card.widget = examples or [{}]  # an empty one would be filled, with a bar, from the rows
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        card.widget = examples
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -1,0 +1,165 @@
+"""The middle of `train`: its arguments are checked; make the parts, take the steps, tidy up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformerTrainer
+from transformers import PrinterCallback
+
+from stope.mining import fingerprint_encoder
+from stope.training._arguments import check_output, describe, say_nothing
+from stope.training._clock import Clock
+from stope.training._examples import fingerprint_rows
+from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
+from stope.training._rows import check_columns
+from stope.training._surroundings import tokens_once
+from stope.training.callbacks import BetweenSteps
+from stope.training.checkpoint import Checkpoints
+from stope.training.lora import add_lora
+from stope.training.losses import contrastive_loss
+from stope.training.report import TrainingReport
+
+# Arguments that leave the result as it is, or that are described otherwise.
+_NO_OPTIONS = (
+    "model",
+    "examples",
+    "columns",
+    "output",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "resume",
+    "tensorboard",
+    "progress",
+    "say",
+)
+_OF_THE_LOSS = (
+    "temperature",
+    "precision",
+    "mini_batch_size",
+    "symmetric",
+    "weighting",
+    "prompts",
+    "matryoshka_dims",
+    "matryoshka_weights",
+)
+
+
+class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
+    """The library's trainer, which skips the steps that are done but reads no pickles.
+
+    What a checkpoint of `train` has is read by `BetweenSteps`, when all that it is for is there.
+    """
+
+    def _load_from_checkpoint(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def _load_optimizer_and_scheduler(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def _load_rng_state(self, *given: Any, **named: Any) -> None:
+        pass
+
+
+def run_steps(
+    model: Any, dataset: Any, table: Any, arguments: Any, told: dict[str, Any]
+) -> TrainingReport:
+    """Train; told are the arguments of `train`, with what it chose where they were None."""
+    first = arguments.process_index == 0
+    say = (told["say"] if first else None) or say_nothing
+    checkpoints, resumed, folder = None, None, None
+    if told["output"] is not None:
+        folder = check_output(told["output"])
+        options = _options(model, dataset, told, arguments.world_size)
+        checkpoints = Checkpoints(folder / "checkpoints", options, told["keep_checkpoints"])
+        resumed = _newest(checkpoints, told["resume"], say)
+    added = None if told["lora"] is None else add_lora(model, told["lora"], told["seed"])
+    clock = Clock()
+    refresh = None
+    if told["refresh"] is not None:
+        refresh = told["refresh"].start(
+            table.pairs, model, folder=folder, seed=told["seed"], progress=None
+        )
+    loss = told["loss"]
+    if loss is None:
+        loss = contrastive_loss(
+            model,
+            **{name: told[name] for name in _OF_THE_LOSS},
+            clock=clock,
+            negatives=None if refresh is None else refresh.negatives,
+            table=table,
+        )
+    watcher = BetweenSteps(
+        report=TrainingReport(epochs=told["epochs"]),
+        clock=clock,
+        loss=loss,
+        seed=told["seed"],
+        evaluation=told["evaluation"],
+        evaluate_every=told["evaluate_every"],
+        patience=told["patience"],
+        keep=told["keep"],
+        progress=told["progress"] if first else None,
+        say=say,
+        refresh=refresh,
+        checkpoints=checkpoints,
+        checkpoint_every=told["checkpoint_every"],
+        resumed=resumed,
+        first=first,
+    )
+    if watcher.is_finished():
+        say("this run had come to its end; its model is taken from the last checkpoint")
+        watcher.restore(model)
+    else:
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
+        )
+        if isinstance(loss, FusedLoss | CachedFusedLoss):
+            trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
+        else:
+            _check_texts_only(dataset, loss)
+        trainer.remove_callback(PrinterCallback)
+        if refresh is not None and resumed is None:
+            watcher.first_negatives(model)
+        with tokens_once(model):
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+    watcher.leave_best(model)
+    if added is not None:
+        added.finish(model)
+    watcher.report.seconds = watcher.seconds()
+    return watcher.report
+
+
+def _newest(checkpoints: Checkpoints, resume: bool, say: Any) -> Path | None:
+    if not resume:
+        if checkpoints:
+            raise FileExistsError(
+                f"{checkpoints.folder} has checkpoints of a run; give resume=True to go on with "
+                "it, or name another output folder."
+            )
+        return None
+    found = checkpoints.newest(say)
+    if found is None:
+        say("there is no checkpoint to go on from; starting at the beginning")
+    else:
+        say(f"going on from the checkpoint {found.name}")
+    return found
+
+
+def _options(model: Any, dataset: Any, told: dict[str, Any], processes: int) -> dict[str, Any]:
+    """Everything that decides the result: what a run must share with one that goes on."""
+    options = {name: describe(value) for name, value in told.items() if name not in _NO_OPTIONS}
+    options["encoder"] = {"sha256": fingerprint_encoder(model)}
+    options["examples"] = {"rows": len(dataset), "sha256": fingerprint_rows(dataset)}
+    options["processes"] = processes
+    return options
+
+
+def _check_texts_only(dataset: Any, loss: Any) -> None:
+    texts = check_columns(dataset).texts
+    other = next((name for name in dataset.column_names if name not in texts), None)
+    if other is not None:
+        raise ValueError(
+            f'examples has a column "{other}", which {type(loss).__name__} would read as text; '
+            "leave loss out, or remove the column."
+        )

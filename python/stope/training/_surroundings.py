@@ -1,0 +1,60 @@
+"""What `train` changes around the libraries' trainer while it runs, and puts back."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from stope.training._library import is_static
+
+
+@contextlib.contextmanager
+def tokens_once(model: Any) -> Iterator[None]:
+    """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
+    if not is_static(model):
+        yield
+        return
+    import torch
+
+    module = model[0]
+    known: dict[str, Any] = {}
+
+    def preprocess(inputs: Any, prompt: str | None = None, **options: Any) -> dict[str, Any]:
+        texts = [prompt + text for text in inputs] if prompt else list(inputs)
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        encodings = module.tokenizer.encode_batch(new, add_special_tokens=False)
+        for text, encoding in zip(new, encodings, strict=True):
+            known[text] = np.array(encoding.ids, dtype=np.int32)
+        rows = [known[text] for text in texts]
+        ends = np.cumsum([0, *map(len, rows)])
+        ids = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int64)
+        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(ends[:-1])}
+
+    name = "preprocess" if hasattr(module, "preprocess") else "tokenize"
+    module.__dict__[name] = preprocess
+    try:
+        yield
+    finally:
+        del module.__dict__[name]
+
+
+@contextlib.contextmanager
+def quiet(model: Any) -> Iterator[None]:
+    """Keep the libraries' notices (not their errors) and the card's bar off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
+    levels = [logger.level for logger in loggers]
+    card = model.model_card_data
+    examples = card.widget
+    try:
+        card.widget = examples or [{}]  # an empty one would be filled, with a bar, from the rows
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        card.widget = examples
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
