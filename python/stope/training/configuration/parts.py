@@ -48,16 +48,14 @@ def build_refresh(given: Any, path: str = "negatives") -> Any:
 
 def check_batches(given: Any, path: str) -> dict[str, Any]:
     """How batches are made, by name and fields, or by its name alone."""
-    named = {"name": given} if isinstance(given, str) else given
-    build_batches(named, path)
-    return dict(plain(named))
+    return dict(plain(build_batches(given, path).to_dict()))
 
 
 def build_batches(given: Any, path: str = "batches") -> Any:
     """The specification of batches of the section."""
-    from stope.training.batches import from_dict
+    from stope.training.batches import BatchSpec
 
-    return _said(path, lambda: from_dict(given))
+    return _said(path, lambda: BatchSpec.from_dict(given))
 
 
 def check_raw_pairs(given: Any, path: str) -> dict[str, Any]:
@@ -89,3 +87,30 @@ def _said(path: str, build: Callable[[], Any]) -> Any:
         return build()
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def default_prompts(config: Any) -> dict[str, str]:
+    """The prompts of the section, or of the only source: {"query": ..., "document": ...}."""
+    section = config.prompts
+    if len(config.data) == 1 and config.data[0].prompts is not None:
+        section = config.data[0].prompts
+    if section is None:
+        return {}
+    return {role: getattr(section, role) or "" for role in ("query", "document")}
+
+
+def build_prompts(config: Any) -> Any:
+    """The prompts of every source, or None where there are none."""
+    from stope.training.configuration.data import source_name
+
+    default = default_prompts(config)
+    own = {
+        source_name(source): (source.prompts.query or "", source.prompts.document or "")
+        for source in config.data
+        if source.prompts is not None
+    }
+    if not default and not own:
+        return None
+    from stope.training.prompts import TaskPrompts
+
+    return TaskPrompts(own, default=(default.get("query", ""), default.get("document", "")))

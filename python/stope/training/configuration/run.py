@@ -1,0 +1,279 @@
+"""Follow a configuration: read, build, train, judge, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import stope
+from stope._extras import need
+from stope.training.configuration import parts
+from stope.training.configuration.config import Config
+from stope.training.configuration.data import TrainingData, read_sources
+from stope.training.configuration.folder import RunFolder
+from stope.training.configuration.judging import Judges, judges
+from stope.training.configuration.sections import Encoder
+from stope.training.folder import load_encoder, save_encoder
+from stope.training.static import static_encoder
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did and where it is.
+
+    Attributes:
+        folder: of the run.
+        model: folder of the trained encoder; `load_encoder` reads it.
+        steps: optimiser steps.
+        seconds: of the training, evaluations while it went on included.
+        losses: of each step.
+        before: metrics of the held-out queries before training; empty without an evaluation.
+        after: the same after it.
+        test_before: metrics of evaluation.test_split before training.
+        test_after: the same after it.
+        evaluations: metrics of each evaluation while training went on.
+        resumed: whether an earlier run was gone on with.
+    """
+
+    folder: Path
+    model: Path
+    steps: int
+    seconds: float
+    losses: list[float] = field(default_factory=list)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    test_before: dict[str, float] = field(default_factory=dict)
+    test_after: dict[str, float] = field(default_factory=dict)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    resumed: bool = False
+
+
+def run(
+    config: Config | Mapping[str, Any] | str | PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> RunReport:
+    """Train as a configuration says, and write everything into its output folder.
+
+    Args:
+        config: a `Config`, a mapping of its sections, or the path of a YAML file.
+        resume: go on with the run in the output folder, if there is one: a finished one is
+            reported, another goes on from its last checkpoint and ends as if it had never stopped.
+        progress: called with (steps done, steps in total).
+        say: called with a sentence about what is done next.
+
+    Returns:
+        What was done. The output folder has config.yaml, run.json, log.jsonl, report.json and the
+        trained encoder in model/.
+
+    Raises:
+        ValueError: a wrong configuration or wrong data, in a sentence that names key or file; an
+            output folder that is taken; texts that changed since the run began.
+        OSError: a file cannot be read or written; what was written before stays usable.
+        FloatingPointError: the loss became NaN or infinite.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> rows = [{"query": f"number {n}", "positive": f"one more than {n - 1}"} for n in range(9)]
+        >>> from stope.data import write_jsonl
+        >>> write_jsonl(folder / "pairs.jsonl", rows)
+        >>> report = run({"data": str(folder / "pairs.jsonl"), "output": str(folder / "run"),
+        ...               "encoder": {"static": {"dim": 16}}, "training": {"epochs": 2}})
+        >>> (report.model / "modules.json").exists()
+        True
+    """
+    if isinstance(config, (str, PathLike)):
+        config = Config.from_yaml(config)
+    config = Config.from_dict(config).absolute()
+    tell = say or _silent
+    folder = RunFolder(config, resume=resume)
+    done = folder.finished()
+    if done is not None:
+        tell(f"{folder.path} is a finished run; nothing is left to do")
+        return RunReport(**{**done, "folder": folder.path, "model": folder.model, "resumed": True})
+    with _threads(config.training.threads):
+        return _follow(config, folder, progress, tell)
+
+
+def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
+    data = read_sources(config.data, seed=config.training.seed, say=tell)
+    folder.begin(config.fingerprint(), data.fingerprints)
+    judged, data = judges(config, data)
+    if config.adapter is not None:
+        from stope.training.configuration.adapting import adapt
+
+        return adapt(config, folder, data, judged, progress, tell)
+    model = _encoder(config, data, tell)
+    before, test_before = _first(folder, judged, model, tell)
+    tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
+    done = _train(config, folder, data, judged, model, progress, tell)
+    if not done.steps:
+        raise ValueError(
+            f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
+            "pairs; give more pairs or a smaller training.batch_size"
+        )
+    after, test_after = _judge(judged, model, "after training", tell)
+    _save(model, folder)
+    report = RunReport(
+        folder.path,
+        folder.model,
+        done.steps,
+        done.seconds,
+        list(done.losses),
+        before,
+        after,
+        test_before,
+        test_after,
+        list(done.evaluations),
+        folder.resumed,
+    )
+    kept = asdict(report)
+    folder.finish({name: kept[name] for name in kept if name not in ("folder", "model", "resumed")})
+    return report
+
+
+def _encoder(config: Config, data: TrainingData, tell: Say) -> Any:
+    section: Encoder = config.encoder
+    if section.static is not None:
+        tell("building a static encoder from the texts")
+        options = asdict(section.static)
+        model = static_encoder(data.texts(), seed=config.training.seed, **options)
+    else:
+        tell(f"loading {section.model}")
+        model = load_encoder(str(section.model))
+        longest = model.max_seq_length
+        if section.max_tokens is not None:
+            if longest is not None and section.max_tokens > longest:
+                raise ValueError(
+                    f"encoder.max_tokens is {section.max_tokens}, but {section.model} reads at "
+                    f"most {longest}; give no more"
+                )
+            model.max_seq_length = section.max_tokens
+    own = parts.default_prompts(config)
+    model.prompts = {**model.prompts, **{role: own[role] for role in own if own[role]}}
+    return model
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    data: TrainingData,
+    judged: Judges,
+    model: Any,
+    progress: Progress | None,
+    tell: Say,
+) -> Any:
+    from stope import training
+
+    section, output = config.training, config.output
+    options: dict[str, Any] = {
+        **asdict(config.loss),
+        **{name: value for name, value in asdict(section).items() if name != "threads"},
+        "weighting": config.weighting,
+        "refresh": config.negatives and parts.build_refresh(config.negatives),
+        "batches": config.batches and parts.build_batches(config.batches),
+        "prompts": parts.build_prompts(config),
+        "lora": config.encoder.lora and parts.build_lora(config.encoder.lora),
+        "checkpoint_every": output.checkpoint_every,
+        "columns": data.columns or None,
+    }
+    if judged.held_out is not None and config.evaluation is not None:
+        options["evaluation"] = judged.held_out
+        options["evaluate_every"] = config.evaluation.every
+        options["patience"] = config.evaluation.patience
+        options["keep"] = config.evaluation.keep
+    options = {name: value for name, value in options.items() if value is not None}
+    if data.negatives is not None:
+        if config.negatives is not None:
+            raise ValueError(
+                "negatives are to be mined, but the data brings its own along; keep one of them"
+            )
+        examples: Any = _with_negatives(data)
+    else:
+        examples = data.pairs
+    return training.train(
+        model,
+        examples,
+        output=folder.path,
+        resume=folder.resumed,
+        keep_checkpoints=output.keep_checkpoints,
+        tensorboard=output.tensorboard,
+        progress=progress,
+        say=tell,
+        **options,
+    )
+
+
+def _with_negatives(data: TrainingData) -> Any:
+    offsets, rows = data.pairs.positives
+    queries = [
+        text
+        for query, text in enumerate(data.pairs.query_texts)
+        for _ in range(offsets[query], offsets[query + 1])
+    ]
+    from stope.training.dataset import training_dataset
+
+    return training_dataset(queries, [data.pairs.corpus_texts[row] for row in rows], data.negatives)
+
+
+def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Any:
+    """The metrics before training; of a run that goes on, those it noted when it began."""
+    if "before" not in folder.state:
+        before, test = _judge(judged, model, "before training", tell)
+        folder.note(before=before, test_before=test)
+    return folder.state["before"], folder.state["test_before"]
+
+
+def _judge(
+    judged: Judges, model: Any, when: str, tell: Say
+) -> tuple[dict[str, float], dict[str, float]]:
+    found = []
+    for one in (judged.held_out, judged.test):
+        if one is not None:
+            tell(f"evaluating {len(one.query_ids):,} queries {when}")
+        found.append({} if one is None else dict(one(model)))
+    return found[0], found[1]
+
+
+def _save(model: Any, folder: RunFolder) -> None:
+    if folder.model.is_dir() and any(folder.model.iterdir()):
+        return  # a whole one, of this run: it was stopped between the model and the report
+    try:
+        save_encoder(model, folder.model)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write the model to {folder.model} ({error}); the run in {folder.path} is kept:"
+            " make room and resume it",
+        ) from error
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing."""
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads in stope and in torch while the block runs."""
+    if count is None:
+        yield
+        return
+    torch = need("torch", extra="train")
+    before = stope.get_num_threads(), torch.get_num_threads()
+    stope.set_num_threads(count)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        stope.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
