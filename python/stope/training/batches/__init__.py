@@ -1,0 +1,29 @@
+"""Which rows train together: batches by plan, of exact number, without a query or positive twice.
+
+`Distinct`, `Homogeneous`, `Clustered` and `Mixed` are specs; ``spec.plan(table, batch_size, seed)``
+gives a `Plan`, whose ``batches(epoch)`` are a function of seed and epoch. `batch_sampler` hands one
+to sentence-transformers' trainer. All but the sampler is plain NumPy.
+"""
+
+from __future__ import annotations
+
+from stope.training.batches.clusters import Clusters, kmeans
+from stope.training.batches.plans import Plan
+from stope.training.batches.protocol import BatchSpec, RowNumbers, Table, batch_spec_names
+from stope.training.batches.sampler import batch_sampler
+from stope.training.batches.specs import Clustered, Distinct, Homogeneous, Mixed
+
+__all__ = [
+    "BatchSpec",
+    "Clustered",
+    "Clusters",
+    "Distinct",
+    "Homogeneous",
+    "Mixed",
+    "Plan",
+    "RowNumbers",
+    "Table",
+    "batch_sampler",
+    "batch_spec_names",
+    "kmeans",
+]

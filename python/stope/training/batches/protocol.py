@@ -1,0 +1,247 @@
+"""How a run's configuration names the way its batches are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope.training.batches.plans import Plan
+
+Ids = NDArray[np.int64]
+_REGISTRY: dict[str, type[BatchSpec]] = {}
+
+
+class Table(Protocol):
+    """What a plan needs to know of the rows: numbers, no texts."""
+
+    @property
+    def query_numbers(self) -> Any:
+        """int64 ``[rows]``: equal numbers are the same query."""
+
+    @property
+    def positive_numbers(self) -> Any:
+        """int64 ``[rows]``: equal numbers are the same positive."""
+
+    @property
+    def sources(self) -> Any:
+        """int64 ``[rows]``, the source of each row, or None."""
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """A `Table` of given numbers.
+
+    Attributes:
+        query_numbers: int64 ``[rows]``.
+        positive_numbers: int64 ``[rows]``.
+        sources: int64 ``[rows]`` or None.
+    """
+
+    query_numbers: Ids
+    positive_numbers: Ids
+    sources: Ids | None = None
+
+    @classmethod
+    def from_texts(
+        cls, queries: Sequence[str], positives: Sequence[str], sources: Sequence[Any] | None = None
+    ) -> RowNumbers:
+        """Number texts so that equal ones have one number.
+
+        >>> RowNumbers.from_texts(["a", "b", "a"], ["x", "y", "z"]).query_numbers.tolist()
+        [0, 1, 0]
+        """
+        return cls(
+            _numbered(queries),
+            _numbered(positives),
+            None if sources is None else _numbered(sources),
+        )
+
+
+class BatchSpec(ABC):
+    """A frozen dataclass of numbers that plans batches; written by name into configurations.
+
+    >>> from stope.training.batches import Distinct, Mixed
+    >>> Mixed(temperature=0.5).to_dict()
+    {'name': 'mixed', 'temperature': 0.5, 'homogeneous': True}
+    >>> BatchSpec.from_dict("distinct") == Distinct()
+    True
+
+    Attributes:
+        name: of the class, in configurations.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, name: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        known = _REGISTRY.get(name)
+        if known is not None and known.__qualname__ != cls.__qualname__:
+            raise ValueError(f"name is {name!r}, which {known.__qualname__} has; give another.")
+        cls.name = name
+        _REGISTRY[name] = cls
+
+    @abstractmethod
+    def plan(
+        self,
+        table: Table,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        embeddings: Any = None,
+        processes: int = 1,
+    ) -> Plan:
+        """Plan the batches of every epoch.
+
+        Whatever the spec, every epoch has exactly ``num_batches`` batches, in every process, and no
+        batch has a query or a positive twice. A batch has at most batch_size rows, and at least
+        half of b, 2 at the least, where b is batch_size or, if that is less, how many rows the
+        whole table has (for specs by source: the source has) that share no query and no positive.
+        Batches are of nearly equal length, and shorter than batch_size rather than fewer, down to
+        three quarters of b.
+
+        An epoch may leave rows out: those that are too many to fill a batch (less than half of
+        one), and, of a query or positive that has more rows than there are batches, all above one
+        per batch. They come first in the next epoch. A row is in two batches of an epoch only where
+        a batch would be shorter than promised without it. A row that shares its query or positive
+        with every other is in no batch, ever.
+
+        Args:
+            table: numbers of the rows' queries, positives and, for some specs, sources.
+            batch_size: rows of a batch at the most, 2 or more; of each process.
+            seed: 0 or more; with the epoch it decides everything.
+            embeddings: float32 ``[queries, dim]``, one row for each query number, if the spec asks
+                for them.
+            processes: num_batches is a multiple of it, and any processes batches that begin at a
+                multiple of it are trained on in one step.
+
+        Raises:
+            ValueError: no two rows that can share a batch, too few rows for the processes, numbers
+                out of range, sources or embeddings missing.
+            TypeError: arguments that are no integers.
+
+        Memory: about 60 bytes a row while an epoch is planned, and the epoch's rows.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and fields, in what JSON and YAML can write."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {"name": self.name, **{field.name: getattr(self, field.name) for field in fields}}
+
+    @staticmethod
+    def from_dict(config: Any) -> BatchSpec:
+        """The spec that a dictionary from :meth:`to_dict` describes.
+
+        Args:
+            config: a mapping with ``name`` and any of the fields; or the name alone; or a spec,
+                returned as it is.
+
+        Raises:
+            ValueError: an unknown name or field, or a value that the spec refuses.
+            TypeError: no such mapping.
+
+        >>> BatchSpec.from_dict({"name": "mixed", "temprature": 1})
+        Traceback (most recent call last):
+            ...
+        ValueError: batches 'mixed' has no field 'temprature'; it has temperature, homogeneous
+        """
+        if isinstance(config, BatchSpec):
+            return config
+        if isinstance(config, str):
+            config = {"name": config}
+        if not isinstance(config, Mapping):
+            raise TypeError(
+                f"batches is {config!r}; give a mapping with a name and fields, or a name, "
+                f"one of {', '.join(batch_spec_names())}"
+            )
+        name = config.get("name")
+        kind = _REGISTRY.get(name) if isinstance(name, str) else None
+        if kind is None:
+            raise ValueError(
+                f"batches has the name {name!r}; give one of {', '.join(batch_spec_names())}"
+            )
+        known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+        given = {str(field): value for field, value in config.items() if field != "name"}
+        if unknown := [field for field in given if field not in known]:
+            raise ValueError(
+                f"batches {kind.name!r} has no field {unknown[0]!r}; "
+                f"it has {', '.join(known) or 'none'}"
+            )
+        return kind(**given)
+
+
+def batch_spec_names() -> tuple[str, ...]:
+    """The names that :meth:`BatchSpec.from_dict` knows.
+
+    >>> batch_spec_names()
+    ('clustered', 'distinct', 'homogeneous', 'mixed')
+    """
+    return tuple(sorted(_REGISTRY))
+
+
+def integer(value: Any, name: str, low: int) -> int:
+    """The value as an int of at least low, or a sentence."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; give an integer.") from None
+    if number < low or isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be at least {low}.")
+    return number
+
+
+def numbers_of(table: Table) -> tuple[Ids, Ids]:
+    """The rows' queries and positives, checked, each numbered from 0 without gaps."""
+    queries, positives = (
+        _checked(given, name)
+        for given, name in (
+            (table.query_numbers, "query_numbers"),
+            (table.positive_numbers, "positive_numbers"),
+        )
+    )
+    if len(queries) != len(positives):
+        raise ValueError(
+            f"query_numbers has {len(queries)} rows but positive_numbers {len(positives)}."
+        )
+    if not len(queries):
+        raise ValueError("table has no rows; there is nothing to make batches of.")
+    return _dense(queries), _dense(positives)
+
+
+def sources_of(table: Table, spec: BatchSpec) -> tuple[Ids, Ids]:
+    """The sources' own numbers, ascending, and the place of each row's source among them."""
+    if table.sources is None:
+        raise ValueError(
+            f'batches {spec.name!r} need the source of every row; add a column "source".'
+        )
+    given = _checked(table.sources, "sources")
+    if len(given) != len(table.query_numbers):
+        raise ValueError(f"sources has {len(given)} rows for {len(table.query_numbers)} queries.")
+    names, places = np.unique(given, return_inverse=True)
+    return names, places.astype(np.int64)
+
+
+def _checked(given: Any, name: str) -> Ids:
+    values = np.asarray(given)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name} is an array of shape {values.shape} and type {values.dtype}; "
+            "give one integer per row."
+        )
+    return values.astype(np.int64)
+
+
+def _dense(values: Ids) -> Ids:
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _numbered(values: Sequence[Any]) -> Ids:
+    numbers: dict[Any, int] = {}
+    found = (numbers.setdefault(value, len(numbers)) for value in values)
+    return np.fromiter(found, np.int64, len(values))

@@ -1,0 +1,285 @@
+"""The ways to make batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stope.training.batches.clusters import kmeans
+from stope.training.batches.plans import Drawn, Ids, Joined, Passes, Plan
+from stope.training.batches.protocol import BatchSpec, Table, integer, numbers_of, sources_of
+
+
+@dataclass(frozen=True)
+class Distinct(BatchSpec, name="distinct"):
+    """Rows at random, no query and no positive twice in a batch.
+
+    >>> from stope.training.batches import RowNumbers
+    >>> rows = RowNumbers.from_texts(list("aabbcc"), list("uvwxyz"))
+    >>> plan = Distinct().plan(rows, batch_size=3, seed=0)
+    >>> plan.num_batches, sorted(row // 2 for row in plan.batches(0)[0])
+    (2, [0, 1, 2])
+    """
+
+    def plan(
+        self,
+        table: Table,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        embeddings: Any = None,
+        processes: int = 1,
+    ) -> Plan:
+        """As :meth:`BatchSpec.plan`; a pass over all rows is an epoch."""
+        return _whole(table, *_numbers(batch_size, seed, processes))
+
+
+@dataclass(frozen=True)
+class Homogeneous(BatchSpec, name="homogeneous"):
+    """All rows of a batch, and of the batches of one step, from one source.
+
+    So in-batch negatives are of the query's own task, which is harder, and can not be told apart by
+    their style. An epoch is a pass over every source, their batches shuffled.
+
+    Source: LLM-Embedder (Zhang et al. 2023), methods.md D2.
+
+    >>> from stope.training.batches import RowNumbers
+    >>> rows = RowNumbers(np.arange(6), np.arange(6), np.array([0, 0, 0, 1, 1, 1]))
+    >>> sorted(map(sorted, Homogeneous().plan(rows, batch_size=3).batches(0)))
+    [[0, 1, 2], [3, 4, 5]]
+    """
+
+    def plan(
+        self,
+        table: Table,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        embeddings: Any = None,
+        processes: int = 1,
+    ) -> Plan:
+        """As :meth:`BatchSpec.plan`; a source without two rows for a batch is an error."""
+        size, start, width = _numbers(batch_size, seed, processes)
+        return Joined(_by_source(self, table, size, start, width), None, start, width)
+
+
+@dataclass(frozen=True)
+class Clustered(BatchSpec, name="clustered"):
+    """Batches of rows whose queries are alike: their in-batch negatives are hard.
+
+    Queries are clustered once (:func:`kmeans`). In every epoch each cluster's rows are shuffled and
+    cut into pieces of batch_size / per_batch rows; a batch is per_batch pieces. What remains of the
+    clusters fills batches of its own, as many as it has a share of the rows. TAS-B draws clusters
+    with replacement; here every row has its turn, which makes the number of batches exact.
+
+    Batches have a multiple of per_batch rows, all the same unless rows clash; so up to per_batch
+    rows of each batch more than elsewhere wait for the next epoch.
+
+    Attributes:
+        clusters: how many; None for one for every two batches' worth of queries.
+        per_batch: clusters in a batch, 1 as in TAS-B.
+        iterations: of k-means.
+
+    Source: TAS-B (Hofstätter et al. 2021), methods.md C5.
+
+    >>> from stope.training.batches import RowNumbers
+    >>> near = np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1]], np.float32)
+    >>> rows = RowNumbers(np.arange(4), np.arange(4))
+    >>> plan = Clustered(clusters=2).plan(rows, batch_size=2, embeddings=near)
+    >>> sorted(map(sorted, plan.batches(0)))
+    [[0, 2], [1, 3]]
+    """
+
+    clusters: int | None = None
+    per_batch: int = 1
+    iterations: int = 10
+
+    def __post_init__(self) -> None:
+        if self.clusters is not None:
+            integer(self.clusters, "clusters", 1)
+        integer(self.per_batch, "per_batch", 1)
+        integer(self.iterations, "iterations", 1)
+
+    def plan(
+        self,
+        table: Table,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        embeddings: Any = None,
+        processes: int = 1,
+    ) -> Plan:
+        """As :meth:`BatchSpec.plan`; embeddings are needed, and clustered here."""
+        size, start, width = _numbers(batch_size, seed, processes)
+        numbers_of(table)
+        own = np.asarray(table.query_numbers)
+        if embeddings is None:
+            raise ValueError(
+                f"batches {self.name!r} need embeddings, one row for each query number."
+            )
+        if own.min() < 0 or own.max() >= len(embeddings):
+            raise ValueError(
+                f"embeddings has {len(embeddings)} rows but query_numbers go from {own.min()} to "
+                f"{own.max()}; give one row for each number."
+            )
+        count = self.clusters
+        if count is None:
+            count = max(1, len(embeddings) // (2 * size))
+        found = kmeans(embeddings, count, iterations=self.iterations, seed=start)
+        return _whole(table, size, start, width, found.labels[own], self.per_batch)
+
+
+@dataclass(frozen=True)
+class Mixed(BatchSpec, name="mixed"):
+    """Sources of n_s rows, drawn with p_s = n_s^temperature / sum_r n_r^temperature.
+
+    An epoch is as long as a pass over all rows (`Distinct`). Its K batches (or, not homogeneous,
+    its rows) are shared out by the p_s: each source gets the whole part of its share, and the
+    largest remainders one more. Every source is gone through pass by pass, and the next epoch
+    goes on where one stopped: a small source is repeated within the epoch, a large one is spread
+    over several.
+
+    Homogeneous: shares count rounds of ``processes`` batches, each of one source; every source has
+    one at least, so with more sources than rounds an epoch is longer than a pass. A batch of a
+    source with few rows is shorter.
+
+    Not homogeneous: shares count rows. No source has more rows than it could put into the batches
+    without a query or positive twice; what it would have above that, the others get. A drawn row
+    for which no batch has a place is left out until the source's next pass.
+
+    Attributes:
+        temperature: 1 draws sources in proportion to their rows, 0 all alike; from 0 to 1.
+        homogeneous: whether all rows of a batch are of one source.
+
+    Source: temperature sampling as in mT5 (Xue et al. 2021, there called alpha).
+
+    >>> from stope.training.batches import RowNumbers
+    >>> rows = RowNumbers(np.arange(60), np.arange(60), np.repeat([0, 1], [50, 10]))
+    >>> first = Mixed(temperature=0.0).plan(rows, batch_size=10).batches(0)
+    >>> sum(batch[0] >= 50 for batch in first), len(first)
+    (3, 6)
+    """
+
+    temperature: float = 0.5
+    homogeneous: bool = True
+
+    def __post_init__(self) -> None:
+        value = self.temperature
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"temperature is {value!r}; give a number from 0 to 1.")
+        if not 0 <= value <= 1:
+            raise ValueError(f"temperature is {value!r}; it must be from 0 to 1.")
+        if not isinstance(self.homogeneous, bool):
+            raise TypeError(f"homogeneous is {self.homogeneous!r}; give True or False.")
+
+    def plan(
+        self,
+        table: Table,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        embeddings: Any = None,
+        processes: int = 1,
+    ) -> Plan:
+        """As :meth:`BatchSpec.plan`, with the shares above."""
+        size, start, width = _numbers(batch_size, seed, processes)
+        whole = _whole(table, size, start, width)
+        _, sources = sources_of(table, self)
+        lengths = np.bincount(sources)
+        shares = lengths.astype(np.float64) ** self.temperature
+        if self.homogeneous:
+            rounds = max(whole.num_batches // width, len(lengths))
+            counts = share_out(rounds, shares, least=1) * width
+            passes = _by_source(self, table, size, start, width)
+            return Joined(passes, counts.tolist(), start, width)
+        queries, positives = numbers_of(table)
+        limits = np.array([
+            min(
+                size * whole.num_batches,
+                *(
+                    int(np.count_nonzero(np.bincount(side[sources == s]))) * whole.num_batches
+                    for side in (queries, positives)
+                ),
+            )
+            for s in range(len(lengths))
+        ])  # fmt: skip
+        counts = share_out(whole.total, shares, most=limits)
+        return Drawn(whole, sources, counts, queries, positives, start)
+
+
+def share_out(total: int, shares: Any, *, least: int = 0, most: Any = None) -> Ids:
+    """Whole numbers in proportion to shares, by largest remainder, within limits.
+
+    Args:
+        total: their sum, unless the limits make it more or less.
+        shares: float64 ``[n]``, positive.
+        least: each number is at least this.
+        most: each is at most this, int64 ``[n]``; what goes beyond is shared out again.
+
+    >>> share_out(10, np.array([1.0, 1.0, 4.0])).tolist()
+    [2, 2, 6]
+    >>> share_out(10, np.array([1.0, 1.0, 4.0]), most=np.array([9, 9, 2])).tolist()
+    [4, 4, 2]
+    """
+    counts = np.full(len(shares), -1, dtype=np.int64)  # -1: not at a limit
+    upper = np.full(len(shares), np.iinfo(np.int64).max) if most is None else most
+    while True:
+        free = np.flatnonzero(counts < 0)
+        left = max(0, total - int(counts[counts >= 0].sum()))
+        if not len(free):
+            return counts
+        exact = left * (shares[free] / shares[free].sum())
+        low, high = free[exact < least], free[exact > upper[free]]
+        if len(low):  # these first: a source at its least takes from the others
+            counts[low] = least
+        elif len(high):
+            counts[high] = upper[high]
+        else:
+            parts = np.floor(exact).astype(np.int64)
+            order = np.argsort(parts - exact, kind="stable")
+            parts[order[: left - int(parts.sum())]] += 1
+            counts[free] = parts
+            return counts
+
+
+def _numbers(batch_size: int, seed: int, processes: int) -> tuple[int, int, int]:
+    return (
+        integer(batch_size, "batch_size", 2),
+        integer(seed, "seed", 0),
+        integer(processes, "processes", 1),
+    )
+
+
+def _whole(
+    table: Table,
+    batch_size: int,
+    seed: int,
+    processes: int,
+    clusters: Ids | None = None,
+    per_batch: int = 1,
+) -> Passes:
+    queries, positives = numbers_of(table)
+    rows = np.arange(len(queries), dtype=np.int64)
+    return Passes(
+        rows, queries, positives, batch_size, [seed, 0], processes, "table", clusters, per_batch
+    )
+
+
+def _by_source(
+    spec: BatchSpec, table: Table, batch_size: int, seed: int, processes: int
+) -> list[Passes]:
+    queries, positives = numbers_of(table)
+    names, sources = sources_of(table, spec)
+    found = []
+    for place, name in enumerate(names.tolist()):
+        rows = np.flatnonzero(sources == place)
+        stream = [seed, 4, place]
+        found.append(
+            Passes(
+                rows, queries[rows], positives[rows], batch_size, stream, processes,
+                f"source {name}",
+            )
+        )  # fmt: skip
+    return found
