@@ -4,19 +4,31 @@ Needs the extra "train" (torch, sentence-transformers, datasets, tokenizers), wh
 a function is called.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from stope.training.adapters import Adapter, train_adapter
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.evaluation import RetrievalEvaluation
 from stope.training.folder import load_encoder, save_encoder
 from stope.training.lora import Lora
 from stope.training.losses import contrastive_loss
+from stope.training.negatives import LiveNegatives
+from stope.training.refresh import NegativeRefresh, RefreshReport, RefreshRun
 from stope.training.report import TrainingReport
 from stope.training.static import static_encoder
 from stope.training.trainer import train
 
+if TYPE_CHECKING:
+    from stope.training._refresh_callback import NegativeRefreshCallback
+
 __all__ = [
     "Adapter",
+    "LiveNegatives",
     "Lora",
+    "NegativeRefresh",
+    "NegativeRefreshCallback",
+    "RefreshReport",
+    "RefreshRun",
     "RetrievalEvaluation",
     "TrainingReport",
     "contrastive_loss",
@@ -28,3 +40,12 @@ __all__ = [
     "train_adapter",
     "training_dataset",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what derives from a class of the libraries only when it is asked for."""
+    if name == "NegativeRefreshCallback":
+        from stope.training._refresh_callback import NegativeRefreshCallback
+
+        return NegativeRefreshCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

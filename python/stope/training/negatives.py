@@ -243,12 +243,13 @@ class LiveNegatives:
         """What `observe` noted last: scores (NaN where nothing), and when, both [queries, n]."""
         return self._observed, self._observed_at
 
-    def replace_stale(self) -> tuple[float, int]:
+    def replace_stale(self) -> tuple[float, float, int]:
         """Exchange fixed negatives that became easy; the version rises if there are any.
 
         Returns:
-            Share of all negatives in use that were exchanged, and how many became easy but stay,
-            since the table has no further candidates for them.
+            Share of all negatives in use that were exchanged; the mean score of the new ones when
+            they were mined, 0 without any; and how many became easy but stay, since the table has
+            no further candidates for them.
 
         Source: Conan-embedding (methods.md C4); the rule is `stope.training._stale`.
         """
@@ -257,15 +258,21 @@ class LiveNegatives:
             self._observed, table.candidates, table.scores, table.places, table.rounds
         )
         changed = places != table.places
-        if changed.any():
-            self._observed[changed] = np.nan
-            self._table = replace(table, version=table.version + 1, places=places, rounds=rounds)
-        return float(changed.sum() / max(1, (places >= 0).sum())), missing
+        if not changed.any():
+            return 0.0, 0.0, missing
+        self._observed[changed] = np.nan
+        self._table = replace(table, version=table.version + 1, places=places, rounds=rounds)
+        new = np.take_along_axis(table.scores, places.clip(0), 1)[changed]
+        return float(changed.sum() / (places >= 0).sum()), float(new.mean()), missing
 
-    def save(self, folder: str | PathLike[str]) -> None:
+    def save(self, folder: str | PathLike[str], *, notes: Mapping[str, Any] | None = None) -> None:
         """Write the table and what was observed; an interrupted save leaves the one before whole.
 
         Arrays go to .npy files named after their SHA-256, then ``negatives.json`` names them.
+
+        Args:
+            folder: made where missing.
+            notes: what JSON can write, for `load` to return.
 
         Raises:
             OSError: the disk is full; what was saved before is still there.
@@ -276,11 +283,12 @@ class LiveNegatives:
             **self._identity(),
             "version": self.version,
             "observations": self._observations,
+            "notes": dict(notes or {}),
         }
         write_arrays(Path(folder) / _MANIFEST, described, self._arrays())
 
-    def load(self, folder: str | PathLike[str]) -> None:
-        """Read what `save` wrote; choices go on as they would have.
+    def load(self, folder: str | PathLike[str]) -> dict[str, Any]:
+        """Read what `save` wrote; choices go on as they would have. Returns the notes.
 
         Raises:
             ValueError: files that are missing, altered, or of other pairs or options. The table is
@@ -300,6 +308,7 @@ class LiveNegatives:
         observations = int(described["observations"])
         self._observed, self._observed_at = observed.copy(), at.copy()
         self._observations, self._table = observations, table
+        return dict(described["notes"])
 
     def _drawn(
         self, table: _Table, source: str, queries: Ids, keys: NDArray[np.uint64], wanted: int

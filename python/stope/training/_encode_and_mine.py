@@ -1,0 +1,268 @@
+"""One table of candidates from a model: encode, mine, and share the work among processes.
+
+Each process encodes and mines a contiguous share of the texts; all get all, in the texts' order.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope.mining import EmbeddingCache, Pairs, mine
+from stope.mining.sources import lexical_candidates
+from stope.retrieval import encode_corpus, encode_queries
+
+Progress = Callable[[str, int, int], object]
+_ENCODE = {"query": encode_queries, "corpus": encode_corpus}
+
+
+@dataclass(frozen=True)
+class Mining:
+    """What was mined for all queries, and what it cost.
+
+    Attributes:
+        ids, scores: ``[queries, pool]``, as `LiveNegatives.publish` takes them.
+        positive_scores: ``[queries]``.
+        seconds_encode, seconds_mine: wall-clock times.
+        rows_per_second: documents that all processes together encoded per second.
+    """
+
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    positive_scores: NDArray[np.float32]
+    seconds_encode: float
+    seconds_mine: float
+    rows_per_second: float
+
+
+class Encoding:
+    """Encodes texts, through a cache in the folder where there is one.
+
+    Args:
+        folder: its subfolder ``embeddings`` keeps shards, so that what was stopped goes on; None
+            keeps nothing.
+        batch_size: texts per call of the model.
+        prompts: put before queries and documents; None leaves the model's own in force.
+        progress: called with (stage, done, total); stages "queries", "corpus", "mining", "bm25".
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        batch_size: int,
+        prompts: tuple[str | None, str | None],
+        progress: Progress | None,
+    ) -> None:
+        self._batch_size = batch_size
+        self._prompts = dict(zip(("query", "corpus"), prompts, strict=True))
+        self.progress: Progress = progress if progress is not None else _silent
+        self._root = None if folder is None else folder / "embeddings"
+        self._used: set[Path] = set()
+
+    def embeddings(self, model: Any, texts: Sequence[str], role: str) -> NDArray[np.float32]:
+        """Embeddings of all texts, float32; a read-only map of the file where one process caches.
+
+        Raises:
+            RuntimeError: another process failed; its own error says why.
+        """
+        stage = "queries" if role == "query" else "corpus"
+        part = share(len(texts))
+        options: dict[str, Any] = {
+            "prompt": self._prompts[role],
+            "batch_size": self._batch_size,
+            "progress": lambda done, total: self.progress(stage, done, total),
+        }
+        with together():
+            own = texts[part]
+            if not own:
+                rows = np.empty((0, 0), dtype=np.float32)
+            elif self._root is None:
+                rows = _ENCODE[role](model, own, **options)
+            else:
+                cache = EmbeddingCache(self._root / _place())
+                rows = cache.embeddings(model, own, role=role, **options)
+                self._used.add(Path(str(rows.filename)).parent)  # type: ignore[attr-defined]
+        return gathered(rows)
+
+    def forget_others(self) -> None:
+        """Remove embeddings of earlier weights, texts or numbers of processes from the folder."""
+        if self._root is None:
+            return
+        own = self._root / _place()
+        for path in [*own.glob("query-*"), *own.glob("corpus-*")]:
+            if path.is_dir() and path not in self._used:
+                shutil.rmtree(path)
+        if own.name.startswith("0-"):
+            ending = own.name.partition("-")[2]
+            for path in self._root.glob("*-of-*"):
+                if not path.name.endswith(f"-{ending}"):
+                    shutil.rmtree(path)
+        self._used.clear()
+
+
+def encode_and_mine(pairs: Pairs, model: Any, encoding: Encoding, **limits: Any) -> Mining:
+    """Candidates for every query of the pairs, by the model as it is now.
+
+    Args:
+        pairs: queries, corpus and positives.
+        model: an encoder; a torch module is put into evaluation mode meanwhile.
+        encoding: how to encode.
+        **limits: of `stope.mining.mine`.
+
+    Memory: both embedding arrays (mapped, where one process caches) and the candidates.
+    """
+    began = time.perf_counter()
+    with evaluating(model):
+        corpus = encoding.embeddings(model, pairs.corpus_texts, "corpus")
+        seconds_corpus = time.perf_counter() - began
+        queries = encoding.embeddings(model, pairs.query_texts, "query")
+    encoded = time.perf_counter()
+    part = share(len(pairs.query_ids))
+    wanted = min(limits.pop("num_negatives"), len(pairs.corpus_ids))
+    with together():
+        own = _queries_of(pairs, part)
+        found: tuple[Any, ...] = (
+            np.empty((0, wanted), dtype=np.int64),
+            np.empty((0, wanted), dtype=np.float32),
+            np.empty(0, dtype=np.float32),
+        )
+        if own.query_ids:
+            mined = mine(
+                own,
+                query_embeddings=queries[part],
+                corpus_embeddings=corpus,
+                num_negatives=wanted,
+                progress=encoding.progress,
+                **limits,
+            ).result
+            found = mined.ids, mined.scores, mined.positive_scores
+    ids, scores, positive_scores = map(gathered, found)
+    return Mining(
+        ids,
+        scores,
+        positive_scores,
+        seconds_encode=encoded - began,
+        seconds_mine=time.perf_counter() - encoded,
+        rows_per_second=len(pairs.corpus_ids) / max(seconds_corpus, 1e-9),
+    )
+
+
+def bm25_of_all(pairs: Pairs, pool: int, progress: Progress) -> NDArray[np.int64]:
+    """BM25's candidates of every query, the queries shared among processes."""
+    part = share(len(pairs.query_ids))
+    with together():
+        found = lexical_candidates(
+            pairs,
+            min(pool, len(pairs.corpus_ids)),
+            queries=range(len(pairs.query_ids))[part],
+            progress=lambda done, total: progress("bm25", done, total),
+        )
+    return gathered(found)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a torch module into evaluation mode, then every part of it back as it was."""
+    modules = list(model.modules()) if callable(getattr(model, "modules", None)) else []
+    modes = [module.training for module in modules]
+    if modules:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def processes() -> tuple[int, int]:
+    """The process's number and how many train together; (0, 1) without torch.distributed."""
+    distributed = _distributed()
+    return (0, 1) if distributed is None else (distributed.get_rank(), distributed.get_world_size())
+
+
+def share(count: int) -> slice:
+    """The process's part of so many things."""
+    here, world = processes()
+    return slice(count * here // world, count * (here + 1) // world)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let an error in one process be one in all, so that none waits for it in vain."""
+    problem: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # raised again below, here and in the other processes
+        problem = error
+    failed = gathered(np.array([[problem is not None]], dtype=np.int64))
+    if problem is not None:
+        raise problem
+    if failed.any():
+        raise RuntimeError(
+            f"Process {int(failed.argmax())} failed while negatives were refreshed; its own "
+            "message says why."
+        )
+
+
+def gathered(rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows of all processes, in the order of their ranks; rows itself where there is one."""
+    distributed = _distributed()
+    if distributed is None:
+        return rows
+    torch: Any = sys.modules["torch"]
+    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+    world = distributed.get_world_size()
+    flat = rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0)
+    sizes = [torch.zeros(2, dtype=torch.int64, device=device) for _ in range(world)]
+    distributed.all_gather(sizes, torch.tensor(flat.shape, dtype=torch.int64, device=device))
+    shapes = [tuple(size.tolist()) for size in sizes]
+    wide = np.zeros(tuple(max(sizes) for sizes in zip(*shapes, strict=True)), dtype=rows.dtype)
+    wide[: flat.shape[0], : flat.shape[1]] = flat
+    own = torch.from_numpy(wide).to(device)
+    parts = [torch.empty_like(own) for _ in range(world)]
+    distributed.all_gather(parts, own)
+    joined = np.concatenate([part.cpu().numpy()[:n] for part, (n, _) in zip(parts, shapes)])  # noqa: B905
+    return joined.reshape(-1) if rows.ndim == 1 else joined
+
+
+def _distributed() -> Any:
+    """The module torch.distributed, where several processes train together."""
+    found = sys.modules.get("torch.distributed")
+    if found is None or not found.is_available() or not found.is_initialized():
+        return None
+    return found if found.get_world_size() > 1 else None
+
+
+def _place() -> str:
+    here, world = processes()
+    return f"{here}-of-{world}"
+
+
+def _queries_of(pairs: Pairs, part: slice) -> Pairs:
+    """Some of the queries, to be given with embeddings in the order of the pairs."""
+    offsets, rows = pairs.positives
+    first, last = offsets[part.start], offsets[part.stop]
+    count, size = part.stop - part.start, len(pairs.corpus_ids)
+    return replace(
+        pairs,
+        query_ids=pairs.query_ids[part],
+        query_texts=pairs.query_texts[part],
+        positives=(offsets[part.start : part.stop + 1] - first, rows[first:last]),
+        query_rows=np.arange(count),
+        corpus_rows=np.arange(size),
+        num_queries_given=count,
+        num_corpus_given=size,
+    )
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
