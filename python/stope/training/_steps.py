@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import PrinterCallback
 
-from stope.mining import fingerprint_encoder
+from stope.mining import EmbeddingCache, fingerprint_encoder
+from stope.retrieval.encoding import encode_queries
 from stope.training._arguments import check_output, describe, say_nothing
 from stope.training._clock import Clock
 from stope.training._examples import fingerprint_rows
 from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
-from stope.training._rows import check_columns
+from stope.training._processes import computed_in_first
+from stope.training._rows import SOURCE, RowTable, check_columns
 from stope.training._surroundings import tokens_once
+from stope.training.batches import BatchSpec, Clustered, Distinct, batch_sampler
 from stope.training.callbacks import BetweenSteps
 from stope.training.checkpoint import Checkpoints
+from stope.training.log import TrainingLog
 from stope.training.lora import add_lora
 from stope.training.losses import contrastive_loss
 from stope.training.report import TrainingReport
@@ -63,7 +69,7 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
 
 def run_steps(
-    model: Any, dataset: Any, table: Any, arguments: Any, told: dict[str, Any]
+    model: Any, dataset: Any, table: RowTable, arguments: Any, told: dict[str, Any]
 ) -> TrainingReport:
     """Train; told are the arguments of `train`, with what it chose where they were None."""
     first = arguments.process_index == 0
@@ -74,13 +80,15 @@ def run_steps(
         options = _options(model, dataset, told, arguments.world_size)
         checkpoints = Checkpoints(folder / "checkpoints", options, told["keep_checkpoints"])
         resumed = _newest(checkpoints, told["resume"], say)
+    sampler = _sampler(model, dataset, table, arguments, told, folder)
+    steps = told["max_steps"] or told["epochs"] * (len(sampler) // arguments.world_size)
+    arguments.batch_sampler = lambda *given, **named: sampler
+    arguments.warmup_steps = round(told["warmup"] * steps)
     added = None if told["lora"] is None else add_lora(model, told["lora"], told["seed"])
-    clock = Clock()
+    clock = Clock(max_steps=steps)
     refresh = None
     if told["refresh"] is not None:
-        refresh = told["refresh"].start(
-            table.pairs, model, folder=folder, seed=told["seed"], progress=None
-        )
+        refresh = told["refresh"].start(table.pairs, model, folder=folder, seed=told["seed"])
     loss = told["loss"]
     if loss is None:
         loss = contrastive_loss(
@@ -108,26 +116,62 @@ def run_steps(
         first=first,
     )
     if watcher.is_finished():
-        say("this run had come to its end; its model is taken from the last checkpoint")
+        say("it had come to its end; the model is taken from it")
         watcher.restore(model)
     else:
-        trainer = Trainer(
-            model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
-        )
-        if isinstance(loss, FusedLoss | CachedFusedLoss):
-            trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
-        else:
-            _check_texts_only(dataset, loss)
-        trainer.remove_callback(PrinterCallback)
-        if refresh is not None and resumed is None:
-            watcher.first_negatives(model)
-        with tokens_once(model):
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        with _log(folder if first else None, told["tensorboard"]) as watcher.log:
+            trainer = Trainer(
+                model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
+            )
+            if isinstance(loss, FusedLoss | CachedFusedLoss):
+                trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
+            else:
+                _check_texts_only(dataset, loss)
+            trainer.remove_callback(PrinterCallback)
+            with tokens_once(model):
+                trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     watcher.leave_best(model)
     if added is not None:
         added.finish(model)
     watcher.report.seconds = watcher.seconds()
     return watcher.report
+
+
+def _log(folder: Path | None, tensorboard: bool) -> Any:
+    return contextlib.nullcontext() if folder is None else TrainingLog(folder, tensorboard)
+
+
+def _sampler(
+    model: Any, dataset: Any, table: RowTable, arguments: Any, told: Any, folder: Path | None
+) -> Any:
+    """The batches of every epoch, in all processes."""
+    spec = Distinct() if told["batches"] is None else BatchSpec.from_dict(told["batches"])
+    embeddings = None
+    if isinstance(spec, Clustered):
+        embeddings = _query_embeddings(model, dataset, table, told["prompts"], folder)
+    make = batch_sampler(spec, table=table, embeddings=embeddings, processes=arguments.world_size)
+    return make(dataset, arguments.per_device_train_batch_size, False, seed=arguments.seed)
+
+
+def _query_embeddings(
+    model: Any, dataset: Any, table: RowTable, prompts: Any, folder: Path | None
+) -> Any:
+    """One row per query number, the same when training goes on, and in all processes."""
+    rows = np.unique(table.query_numbers, return_index=True)[1].tolist()
+    texts = dataset[check_columns(dataset).texts[0]]
+    sources = dataset[SOURCE] if SOURCE in dataset.column_names else None
+    asked = [
+        (prompts.query(None if sources is None else sources[row]) if prompts else "") + texts[row]
+        for row in rows
+    ]
+
+    def encode() -> Any:
+        if folder is None:
+            return encode_queries(model, asked)
+        # Found again when training goes on: another machine might round to another cluster.
+        return EmbeddingCache(folder / "batches").embeddings(model, asked, role="query")
+
+    return computed_in_first(encode)
 
 
 def _newest(checkpoints: Checkpoints, resume: bool, say: Any) -> Path | None:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed as dist
 from transformers import TrainerCallback
 
 from stope.training import checkpoint as files
+from stope.training._processes import of_first, same_in_all, wait
 from stope.training.report import TrainingReport
 
 
@@ -37,7 +37,7 @@ class Best:
 
 
 @dataclass(eq=False)
-class BetweenSteps(TrainerCallback):  # type: ignore[misc]
+class BetweenSteps(TrainerCallback):
     """The callback of `train`; its fields are what train was told and what it has made of it."""
 
     report: TrainingReport
@@ -48,8 +48,8 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
     evaluate_every: int | None = None
     patience: int | None = None
     keep: str = "last"
-    progress: Callable[[int, int], None] | None = None
-    say: Callable[[str], None] = lambda text: None
+    progress: Callable[[int, int], object] | None = None
+    say: Callable[[str], object] = lambda text: None
     log: Any = None
     refresh: Any = None
     checkpoints: files.Checkpoints | None = None
@@ -68,10 +68,15 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
         self.steps_per_epoch = max(1, len(given["train_dataloader"]))
         self.clock.max_steps = state.max_steps
         same_in_all(state.global_step, "the checkpoint to go on from")
+        if self.log is not None:
+            self.log.cut(state.global_step if self.resumed is not None else -1)
+            self.log.write("start", state.global_step, max_steps=state.max_steps)
         if self.resumed is not None:
             self.restore(given["model"])
             files.read_optimizer(self.resumed, given["optimizer"])
             given["lr_scheduler"].load_state_dict(files.read_json(self.resumed / "scheduler.json"))
+        elif self.refresh is not None:
+            self._refresh(given["model"], 0)
         self._mark = time.perf_counter()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -119,6 +124,12 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
             self._checkpoint(given, state, finished=last)
         self._mark = time.perf_counter()
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """The last line of the log."""
+        if self.log is not None:
+            stopped = self.report.stopped_early
+            self.log.write("end", state.global_step, seconds=self.seconds(), stopped_early=stopped)
+
     def seconds(self) -> float:
         """Time spent on the run so far, by all calls."""
         return time.perf_counter() - self._began
@@ -149,7 +160,7 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
             model.train(was_training)
         if not found:
             raise ValueError("evaluation returned no metric; it must give at least one number.")
-        found = _of_first_process(found)
+        found = of_first(found)
         self.report.evaluations.append(found)
         self.report.evaluation_steps.append(step)
         if self.log is not None:
@@ -207,7 +218,7 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
             self.checkpoints.save(step, write)
             if self.log is not None:
                 self.log.write("checkpoint", step, seconds=time.perf_counter() - began)
-        _wait()
+        wait()
 
     # --- going on ----------------------------------------------------------------------------
 
@@ -216,10 +227,6 @@ class BetweenSteps(TrainerCallback):  # type: ignore[misc]
         if self.resumed is None:
             return False
         return bool(files.read_json(self.resumed / "progress.json")["report"]["finished"])
-
-    def first_negatives(self, model: Any) -> None:
-        """Mine the negatives of the first step."""
-        self._refresh(model, 0)
 
     def restore(self, model: Any) -> None:
         """Take model, loss, negatives, best weights and report from the checkpoint."""
@@ -263,33 +270,3 @@ def describe_refresh(report: Any) -> dict[str, Any]:
 
 def _plain(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has no infinity
-
-
-def _of_first_process(found: dict[str, float]) -> dict[str, float]:
-    """The first process's numbers in all, so that all stop at the same step."""
-    if not _several():
-        return found
-    numbers = _from_first(torch.tensor(list(found.values()), dtype=torch.float64))
-    return dict(zip(found, numbers.tolist(), strict=True))
-
-
-def same_in_all(number: int, what: str) -> None:
-    """Raise unless every process has the number that the first has."""
-    if _several() and int(_from_first(torch.tensor([float(number)]))[0]) != number:
-        raise ValueError(f"The processes disagree on {what}; give them one output folder.")
-
-
-def _from_first(numbers: Any) -> Any:
-    if dist.get_backend() == "nccl":
-        numbers = numbers.cuda()
-    dist.broadcast(numbers, 0)
-    return numbers
-
-
-def _several() -> bool:
-    return bool(dist.is_available() and dist.is_initialized())
-
-
-def _wait() -> None:
-    if _several():
-        dist.barrier()

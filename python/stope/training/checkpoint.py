@@ -84,7 +84,7 @@ class Checkpoints:
         self._remove_old(step)
         return target
 
-    def newest(self, say: Callable[[str], None]) -> Path | None:
+    def newest(self, say: Callable[[str], object]) -> Path | None:
         """The newest checkpoint that is whole, or None; those that are not are named.
 
         Raises:
@@ -195,7 +195,8 @@ def read_json(path: Path) -> Any:
 def write_optimizer(folder: Path, optimizer: Any) -> None:
     """Write an optimiser's state: its tensors, and its numbers as JSON."""
     state = optimizer.state_dict()
-    tensors, numbers = {}, {}
+    tensors: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for parameter, values in state["state"].items():
         for name, value in values.items():
             kept = tensors if isinstance(value, torch.Tensor) else numbers

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stope.data import Collection
 from stope.evaluation import evaluate
+from stope.mining.fingerprint import fingerprint_texts
 from stope.retrieval import DenseRetriever
 
 
@@ -21,8 +23,10 @@ class RetrievalEvaluation:
         corpus_ids: ids of the documents.
         corpus_texts: their texts.
         qrels: query id -> document id -> relevance.
-        metrics: names as `stope.evaluation.evaluate` takes them.
+        metrics: names as `stope.evaluation.evaluate` takes them; `train` judges by the first.
         k: depth of retrieval (the corpus size if that is smaller).
+        query_prompt: put before every query; None leaves the encoder's own in force.
+        corpus_prompt: the same for documents.
     """
 
     query_ids: Sequence[str]
@@ -32,6 +36,8 @@ class RetrievalEvaluation:
     qrels: Mapping[str, Mapping[str, int]]
     metrics: tuple[str, ...] = ("nDCG@10",)
     k: int = 100
+    query_prompt: str | None = None
+    corpus_prompt: str | None = None
 
     @classmethod
     def from_collection(
@@ -41,6 +47,8 @@ class RetrievalEvaluation:
         *,
         metrics: tuple[str, ...] = ("nDCG@10",),
         k: int = 100,
+        query_prompt: str | None = None,
+        corpus_prompt: str | None = None,
     ) -> RetrievalEvaluation:
         """Take the queries of one split and the whole corpus."""
         part = collection.split(split)
@@ -52,11 +60,27 @@ class RetrievalEvaluation:
             part.qrels,
             metrics,
             k,
+            query_prompt,
+            corpus_prompt,
         )
 
     def __call__(self, encoder: Any) -> dict[str, float]:
         """Encode corpus and queries, retrieve, and return the mean of each metric."""
-        retriever = DenseRetriever(encoder, self.corpus_texts)
+        retriever = DenseRetriever(
+            encoder,
+            self.corpus_texts,
+            query_prompt=self.query_prompt,
+            corpus_prompt=self.corpus_prompt,
+        )
         found = retriever.search(self.query_texts, min(self.k, len(self.corpus_texts)))
         run = found.to_run(self.query_ids, self.corpus_ids)
         return dict(evaluate(run, self.qrels, self.metrics).mean)
+
+    def fingerprint(self) -> str:
+        """SHA-256 hex digest of all that decides the metrics beside the encoder."""
+        numbers = [list(self.metrics), self.k, self.query_prompt, self.corpus_prompt]
+        judged = {query: dict(found) for query, found in self.qrels.items()}
+        parts = [self.query_ids, self.query_texts, self.corpus_ids, self.corpus_texts]
+        sizes = [len(part) for part in parts]
+        texts = [text for part in parts for text in part]
+        return fingerprint_texts([json.dumps([numbers, judged, sizes], sort_keys=True), *texts])

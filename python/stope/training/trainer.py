@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stope._extras import need
 from stope.training._arguments import SCHEDULERS, check_numbers, check_together
-from stope.training._batches import distinct_batches
 from stope.training._examples import as_rows
 from stope.training._library import is_static
 from stope.training._surroundings import quiet
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from stope.mining import Pairs
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 _STATIC = {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1}
 _OTHER = {"batch_size": 64, "epochs": 1, "learning_rate": 2e-5}
 _LORA = {**_OTHER, "learning_rate": 2e-4}
@@ -64,7 +63,7 @@ def train(
     resume: bool = False,
     tensorboard: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> TrainingReport:
     """Train model in place with in-batch negatives and any hard negatives the rows bring.
 
@@ -166,14 +165,12 @@ def train(
     )
     check_together(told, table)
     rows = min(batch_size, len(dataset))
-    steps = max_steps if max_steps is not None else passes * (len(dataset) // rows)
     numbers: dict[str, Any] = {
         "per_device_train_batch_size": rows,
         "num_train_epochs": passes,
         "max_steps": -1 if max_steps is None else max_steps,
         "learning_rate": rate,
         "lr_scheduler_type": SCHEDULERS[scheduler],
-        "warmup_steps": round(warmup * steps),
         # Rows of a static encoder that no batch touches have no gradient; a common norm would
         # let batch composition decide every token's step.
         "max_grad_norm": 0.0 if usual is _STATIC else 1.0,
@@ -190,7 +187,6 @@ def train(
             output_dir=scratch,
             **numbers,
             weight_decay=0.0,
-            batch_sampler=distinct_batches,
             dataloader_pin_memory=False,
             logging_steps=1,
             logging_nan_inf_filter=False,
