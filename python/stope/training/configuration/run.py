@@ -18,6 +18,7 @@ from stope.training.configuration.folder import RunFolder
 from stope.training.configuration.judging import Judges, judges
 from stope.training.configuration.sections import Encoder
 from stope.training.folder import load_encoder, save_encoder
+from stope.training.report import TrainingReport
 from stope.training.static import static_encoder
 
 Progress = Callable[[int, int], None]
@@ -31,28 +32,33 @@ class RunReport:
     Attributes:
         folder: of the run.
         model: folder of the trained encoder; `load_encoder` reads it.
-        steps: optimiser steps.
-        seconds: of the training, evaluations while it went on included.
-        losses: of each step.
+        training: steps, losses, evaluations and refreshes while training went on.
         before: metrics of the held-out queries before training; empty without an evaluation.
-        after: the same after it.
+        after: the same of the encoder that was saved.
         test_before: metrics of evaluation.test_split before training.
-        test_after: the same after it.
-        evaluations: metrics of each evaluation while training went on.
+        test_after: the same of the encoder that was saved.
         resumed: whether an earlier run was gone on with.
     """
 
     folder: Path
     model: Path
-    steps: int
-    seconds: float
-    losses: list[float] = field(default_factory=list)
+    training: TrainingReport
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     test_before: dict[str, float] = field(default_factory=dict)
     test_after: dict[str, float] = field(default_factory=dict)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
     resumed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What report.json holds: all but the places."""
+        kept = asdict(self)
+        return {name: kept[name] for name in kept if name not in ("folder", "model", "resumed")}
+
+    @classmethod
+    def from_dict(cls, folder: Path, model: Path, given: Mapping[str, Any]) -> RunReport:
+        """The report of a finished run."""
+        training = TrainingReport(**given["training"])
+        return cls(folder, model, **{**given, "training": training}, resumed=True)
 
 
 def run(
@@ -84,9 +90,9 @@ def run(
     Example:
         >>> import pathlib, tempfile
         >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> rows = [{"query": f"number {n}", "positive": f"one more than {n - 1}"} for n in range(9)]
+        >>> rows = [{"query": f"no {n}", "positive": f"one more than {n - 1}"} for n in range(9)]
         >>> from stope.data import write_jsonl
-        >>> write_jsonl(folder / "pairs.jsonl", rows)
+        >>> _ = write_jsonl(folder / "pairs.jsonl", rows)
         >>> report = run({"data": str(folder / "pairs.jsonl"), "output": str(folder / "run"),
         ...               "encoder": {"static": {"dim": 16}}, "training": {"epochs": 2}})
         >>> (report.model / "modules.json").exists()
@@ -100,7 +106,7 @@ def run(
     done = folder.finished()
     if done is not None:
         tell(f"{folder.path} is a finished run; nothing is left to do")
-        return RunReport(**{**done, "folder": folder.path, "model": folder.model, "resumed": True})
+        return RunReport.from_dict(folder.path, folder.model, done)
     with _threads(config.training.threads):
         return _follow(config, folder, progress, tell)
 
@@ -109,6 +115,8 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
     data = read_sources(config.data, seed=config.training.seed, say=tell)
     folder.begin(config.fingerprint(), data.fingerprints)
     judged, data = judges(config, data)
+    if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
+        tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
     if config.adapter is not None:
         from stope.training.configuration.adapting import adapt
 
@@ -122,24 +130,24 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
             f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
             "pairs; give more pairs or a smaller training.batch_size"
         )
-    after, test_after = _judge(judged, model, "after training", tell)
+    after = _after(done, config)
+    _, test_after = _judge(Judges(None, judged.test), model, "after training", tell)
     _save(model, folder)
     report = RunReport(
-        folder.path,
-        folder.model,
-        done.steps,
-        done.seconds,
-        list(done.losses),
-        before,
-        after,
-        test_before,
-        test_after,
-        list(done.evaluations),
-        folder.resumed,
+        folder.path, folder.model, done, before, after, test_before, test_after, folder.resumed
     )
-    kept = asdict(report)
-    folder.finish({name: kept[name] for name in kept if name not in ("folder", "model", "resumed")})
+    folder.finish(report.to_dict())
     return report
+
+
+def _after(done: TrainingReport, config: Config) -> dict[str, float]:
+    """The metrics of the weights that training left: its best or its last evaluation."""
+    if config.evaluation is None or not done.evaluations:
+        return {}
+    metric = next(iter(done.evaluations[0]))
+    if config.evaluation.keep == "last":
+        return done.evaluations[-1]
+    return max(done.evaluations, key=lambda found: found[metric])
 
 
 def _encoder(config: Config, data: TrainingData, tell: Say) -> Any:

@@ -12,7 +12,6 @@ from stope.training.configuration.options import (
     Section,
     choice,
     flag,
-    mapping,
     number,
     option,
     read_section,
@@ -133,10 +132,15 @@ class Training(Section):
     max_steps: int | None = option(whole(1), None)
     learning_rate: float | None = option(number(0, above=True), None)
     warmup: float = option(number(0, 1, below=True), 0.1)
-    scheduler: str = option(word, "linear")
+    scheduler: str = option(choice("linear", "cosine", "constant"), "linear")
     seed: int = option(whole(0), 0)
     threads: int | None = option(whole(1), None)
     autocast: str | None = option(choice("bfloat16"), None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("training has both epochs and max_steps; keep one of them")
 
 
 @dataclass(frozen=True)
@@ -181,14 +185,14 @@ class Output(Section):
     Attributes:
         folder: config.yaml, log.jsonl, checkpoints/, report.json and model/.
         model: another place for the model.
-        checkpoint_every: steps between checkpoints; default, once an epoch; 0: none.
+        checkpoint_every: steps between checkpoints; default, once an epoch.
         keep_checkpoints: how many of them stay.
         tensorboard: also write TensorBoard's files (extra "log").
     """
 
     folder: str = option(word)
     model: str | None = option(word, None)
-    checkpoint_every: int | None = option(whole(0), None)
+    checkpoint_every: int | None = option(whole(1), None)
     keep_checkpoints: int = option(whole(1), 2)
     tensorboard: bool = option(flag, False)
 
@@ -197,23 +201,32 @@ class Output(Section):
 class AdapterSection(Section):
     """An adapter on frozen embeddings instead of a whole encoder; see `train_adapter`.
 
-    Attributes:
-        kind: of the adapter.
-        side: whose embeddings are adapted.
-        query_embeddings: .npy file, one row per query given; default, encoder.model encodes.
-        corpus_embeddings: .npy file, one row per document of the corpus.
-        num_documents: scored per step.
-        options: of the kind, such as rank.
+    The embeddings are those of encoder.model, or are given as .npy files. `training`, `loss`,
+    `weighting` and `evaluation` hold for it as well; negatives are mined by refresh_every.
     """
 
     KEY: ClassVar[str] = "adapter"
 
-    kind: str = option(word, "linear")
-    side: str = option(choice("both", "query", "document"), "both")
+    kind: str = option(choice("linear", "low_rank", "mlp"), "linear")
+    side: str = option(choice("both", "queries", "documents", "separate"), "both")
     query_embeddings: str | None = option(word, None)
     corpus_embeddings: str | None = option(word, None)
-    num_documents: int = option(whole(2), 16_384)
-    options: dict[str, Any] | None = option(lambda v, p: mapping(v, p, v), None)
+    num_documents: int = option(whole(1), 16_384)
+    dim: int | None = option(whole(1), None)
+    rank: int = option(whole(1), 32)
+    hidden: int = option(whole(1), 512)
+    weight_decay: float = option(number(0), 0.0)
+    refresh_every: int | None = option(whole(1), None)
+    num_negatives: int = option(whole(1), 5)
+    relative_margin: float | None = option(number(0), 0.05)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.query_embeddings is None) != (self.corpus_embeddings is None):
+            lacking = "query" if self.query_embeddings is None else "corpus"
+            raise ValueError(
+                f"adapter.{lacking}_embeddings is missing beside the other; give both or neither"
+            )
 
 
 def read_sources(given: Any, path: str) -> tuple[Source, ...]:
