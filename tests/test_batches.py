@@ -40,6 +40,14 @@ def check(plan, table, batch_size, processes=1, epochs=4, usual=None):
     return found
 
 
+def attempt(spec, *arguments, **options):
+    """The plan and None, or None and why not."""
+    try:
+        return spec.plan(*arguments, **options), None
+    except ValueError as error:
+        return None, str(error)
+
+
 def random_table(random, rows, queries, positives, sources=0):
     return RowNumbers(
         random.integers(0, queries, rows),
@@ -79,11 +87,10 @@ def test_distinct_keeps_its_promises(rows, queries, positives, batch_size, proce
         with pytest.raises(ValueError, match="no two of them with different queries"):
             Distinct().plan(table, batch_size, seed)
         return
-    try:
-        plan = Distinct().plan(table, batch_size, seed, processes=processes)
-    except ValueError as error:
-        assert processes > 1, error
-        assert "one for each process" in str(error)
+    plan, refused = attempt(Distinct(), table, batch_size, seed, processes=processes)
+    if plan is None:
+        assert processes > 1
+        assert "one for each process" in refused
         return
     check(plan, table, batch_size, processes)
     # a maximal set of rows that share nothing has half of the largest one's rows, at least
@@ -105,10 +112,12 @@ def test_all_specs_keep_their_promises(rows, numbers, sources, batch_size, proce
     random = np.random.default_rng(seed)
     table = random_table(random, rows, numbers, numbers, sources)
     embeddings = random.standard_normal((numbers, 4)).astype(np.float32)
-    try:
-        plan = spec.plan(table, batch_size, seed, embeddings=embeddings, processes=processes)
-    except ValueError as error:
-        assert any(word in str(error) for word in ("no two", "per process", "process", "per_batch"))
+    plan, refused = attempt(
+        spec, table, batch_size, seed, embeddings=embeddings, processes=processes
+    )
+    if plan is None:
+        known = ("no two of them", "one for each process", "per_batch is 2", "clusters is 3, but")
+        assert any(words in refused for words in known)
         return
     found = check(plan, table, batch_size, processes)
     if isinstance(spec, Homogeneous) or getattr(spec, "homogeneous", False):
@@ -289,7 +298,8 @@ def test_mixed_rows_are_shared_out_by_the_formula(temperature):
         counts = np.bincount(table.sources[rows], minlength=3)
         assert np.abs(counts - expected).max() <= 0.01 * 1000  # a few find no place
         assert len(rows) >= 990
-        assert len({int(table.sources[row]) for row in batches[0]}) == 3
+        kinds = [len(set(table.sources[batch])) for batch in batches]
+        assert np.mean(kinds) > 2.3
 
 
 def test_a_source_of_one_row_is_in_every_mixed_batch_once():
@@ -421,7 +431,7 @@ def test_specs_survive_json(spec):
         (lambda: Mixed(1.0, "no"), TypeError, "homogeneous is 'no'; give True or False"),
         (lambda: Clustered(0), ValueError, "clusters is 0; it must be at least 1"),
         (lambda: Clustered(2, 1.5), TypeError, "per_batch is 1.5; give an integer"),
-        (lambda: Distinct().plan(sized(9), 1), ValueError, "batch_size is 1; it must be at least 2"),
+        (lambda: Distinct().plan(sized(9), 1), ValueError, "batch_size is 1; it must be"),
         (lambda: Distinct().plan(sized(9), 2, -1), ValueError, "seed is -1; it must be at least 0"),
         (lambda: Distinct().plan(RowNumbers(np.arange(3), np.arange(2)), 2), ValueError,
          "query_numbers has 3 rows but positive_numbers 2"),

@@ -96,7 +96,7 @@ class Passes(Plan):
                 )
             self.total = (mean - mean % per_batch) * self.num_batches
         self._longest = -(-self.total // self.num_batches)
-        self.least = max(2, -(-min(usual, self.total // self.num_batches) // 2))
+        self.least = max(2, min(-(-usual // 2), self.total // self.num_batches))
         self._last: list[Ids] = []
         self._restart()
 

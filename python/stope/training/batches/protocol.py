@@ -104,7 +104,8 @@ class BatchSpec(ABC):
         half of b, 2 at the least, where b is batch_size or, if that is less, how many rows the
         whole table has (for specs by source: the source has) that share no query and no positive.
         Batches are of nearly equal length, and shorter than batch_size rather than fewer, down to
-        three quarters of b.
+        three quarters of b; only where each process gets a single batch may the rows not suffice
+        for these lengths (``Plan.least`` is what holds).
 
         An epoch may leave rows out: those that are too many to fill a batch (less than half of
         one), and, of a query or positive that has more rows than there are batches, all above one
