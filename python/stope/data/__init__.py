@@ -17,6 +17,15 @@ from stope.data.export import (
 )
 from stope.data.jsonl import read_jsonl, write_jsonl
 from stope.data.negatives import NegativeTable
+from stope.data.raw_pairs import (
+    RawPair,
+    RawPairs,
+    independent_crops,
+    inverse_cloze,
+    query_as_context,
+    recurring_spans,
+    title_to_body,
+)
 from stope.data.tables import read_rows
 from stope.data.texts import iter_texts, read_pairs, read_texts
 from stope.data.training_rows import TrainingExample, read_flagembedding, read_tevatron
@@ -30,16 +39,21 @@ __all__ = [
     "NegativeRows",
     "NegativeTable",
     "Qrels",
+    "RawPair",
+    "RawPairs",
     "Run",
     "Split",
     "TrainingExample",
     "atomic_path",
     "export_negatives",
+    "independent_crops",
+    "inverse_cloze",
     "iter_beir_corpus",
     "iter_texts",
     "negative_rows",
     "negatives_dataset",
     "open_atomic",
+    "query_as_context",
     "read_beir",
     "read_flagembedding",
     "read_jsonl",
@@ -49,6 +63,8 @@ __all__ = [
     "read_run",
     "read_tevatron",
     "read_texts",
+    "recurring_spans",
+    "title_to_body",
     "write_beir",
     "write_jsonl",
     "write_qrels",

@@ -1,0 +1,26 @@
+"""Pairs to train on from raw text, where nobody asked a question yet.
+
+Every function takes rows, texts or (title, text), and returns `RawPairs`: iterated, it streams
+(query, positive, row); its ``columns()`` go into `stope.mining.Pairs.from_texts`, its
+``examples()`` into `stope.training.train`. What comes of a row depends on the seed and the row's
+number alone, not on the other rows. Rows that give no pair are counted by reason.
+"""
+
+from stope.data.raw_pairs.cloze import inverse_cloze
+from stope.data.raw_pairs.crops import independent_crops
+from stope.data.raw_pairs.given import query_as_context, title_to_body
+from stope.data.raw_pairs.pairs import RawPair, RawPairs
+from stope.data.raw_pairs.spans import recurring_spans
+from stope.data.raw_pairs.splitting import sentences, tokens
+
+__all__ = [
+    "RawPair",
+    "RawPairs",
+    "independent_crops",
+    "inverse_cloze",
+    "query_as_context",
+    "recurring_spans",
+    "sentences",
+    "title_to_body",
+    "tokens",
+]

@@ -1,0 +1,123 @@
+"""Independent cropping: two parts of one text, cut without regard to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from stope.data.raw_pairs.pairs import (
+    RawPair,
+    RawPairs,
+    Row,
+    check_rows,
+    generator,
+    integer,
+    share,
+    titled,
+)
+from stope.data.raw_pairs.splitting import Spans, tokens
+
+_DRAWS = 16
+
+
+def independent_crops(
+    texts: Iterable[Row],
+    *,
+    seed: int = 0,
+    min_ratio: float = 0.1,
+    max_ratio: float = 0.5,
+    delete: float = 0.0,
+    pairs_per_row: int = 1,
+    min_tokens: int = 8,
+    max_tokens: int = 256,
+    first_row: int = 0,
+) -> RawPairs:
+    """Make (crop, other crop) of every text.
+
+    A crop of n tokens has max(1, int(r n)) of them, r uniform from min_ratio to max_ratio, and a
+    uniform start; query and positive are drawn without regard to each other, and again where they
+    are the same text. They may overlap: that a query shares words with its passage is part of it.
+
+    Args:
+        texts: texts, or (title, text) where the title goes before the positive.
+        seed: of all choices; another seed gives other crops of the same texts.
+        min_ratio: least share of the tokens in a crop.
+        max_ratio: greatest share.
+        delete: probability that a token of a crop is left out; one always stays.
+        pairs_per_row: how many pairs each text gives.
+        min_tokens: shorter texts are skipped.
+        max_tokens: of a longer text only so many tokens in a row, at a uniform place, are cropped.
+        first_row: number of the first text, where texts are one part of a larger collection.
+
+    Returns:
+        The pairs. Tokens are those of `stope.data.raw_pairs.tokens`; without deletion a crop is a
+        part of its text, space and all.
+
+    Raises:
+        TypeError: texts is a single string, a row that is no text, a number of the wrong type.
+        ValueError: a ratio or probability outside 0 to 1, a range that is empty.
+
+    Memory: one text.
+
+    Source: Izacard et al. 2022 (Contriever); ``methods.md`` D17.
+
+    Example:
+        >>> text = "one two three four five six seven eight nine ten"
+        >>> [pair] = independent_crops([text], seed=1)
+        >>> pair.query in text, pair.positive in text, pair.row
+        (True, True, 0)
+    """
+    check_rows(texts, "texts")
+    low, high = share(min_ratio, "min_ratio"), share(max_ratio, "max_ratio")
+    if low > high:
+        raise ValueError(f"min_ratio is {low} but max_ratio is {high}; the lesser comes first.")
+    probability = share(delete, "delete")
+    integer(seed, "seed", 0)
+    integer(pairs_per_row, "pairs_per_row", 1)
+    least = integer(min_tokens, "min_tokens", 2)
+    most = integer(max_tokens, "max_tokens", least)
+    integer(first_row, "first_row", 0)
+
+    def crop(text: str, spans: Spans, random: np.random.Generator) -> str:
+        length = max(1, int(random.uniform(low, high) * len(spans)))
+        start = int(random.integers(len(spans) - length + 1))
+        chosen = spans[start : start + length]
+        if not probability:
+            return text[chosen[0][0] : chosen[-1][1]]
+        kept = random.random(length) >= probability
+        if not kept.any():
+            kept[random.integers(length)] = True
+        return joined(text, [span for span, stays in zip(chosen, kept, strict=True) if stays])
+
+    def make(pairs: RawPairs) -> Iterator[RawPair]:
+        for row, title, text in pairs.numbered(first_row):
+            spans = tokens(text)
+            if len(spans) < least:
+                pairs.skipped["too short"] += 1
+                continue
+            random = generator(seed, row)
+            found = 0
+            for _ in range(pairs_per_row):
+                start = int(random.integers(max(0, len(spans) - most) + 1))
+                window = spans[start : start + most]
+                for _ in range(_DRAWS):
+                    query, positive = crop(text, window, random), crop(text, window, random)
+                    if query != positive:
+                        found += 1
+                        yield RawPair(query, titled(title, positive), row)
+                        break
+            if not found:
+                pairs.skipped["crops all the same"] += 1
+
+    return RawPairs(texts, make)
+
+
+def joined(text: str, spans: Spans) -> str:
+    """The spans one after the other, with one space where the text has any between them."""
+    parts: list[str] = []
+    for place, (start, end) in enumerate(spans):
+        if place and any(c.isspace() for c in text[spans[place - 1][1] : start]):
+            parts.append(" ")
+        parts.append(text[start:end])
+    return "".join(parts)

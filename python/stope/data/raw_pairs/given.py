@@ -1,0 +1,159 @@
+"""Queries that are there already, or that a model writes: titles, and query as context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from stope.data.raw_pairs.pairs import (
+    RawPair,
+    RawPairs,
+    Row,
+    check_rows,
+    integer,
+    titled,
+)
+from stope.data.raw_pairs.splitting import tokens
+
+Generate = Callable[[list[str]], Sequence[str] | Sequence[Sequence[str]]]
+
+
+def title_to_body(
+    rows: Iterable[tuple[str, str]],
+    *,
+    min_title_tokens: int = 1,
+    min_tokens: int = 1,
+    first_row: int = 0,
+) -> RawPairs:
+    r"""Make (title, text) of every row, without a first line of the text that is the title again.
+
+    Args:
+        rows: (title, text).
+        min_title_tokens: rows with a shorter title are skipped.
+        min_tokens: rows with a shorter text are skipped.
+        first_row: number of the first row, where rows are one part of a larger collection.
+
+    Returns:
+        The pairs. Nothing is left to chance.
+
+    Raises:
+        TypeError: rows is a single string, a row that is not (title, text).
+        ValueError: a number out of range.
+
+    Memory: one row.
+
+    Example:
+        >>> [pair] = title_to_body([("Copper", "Copper\nA soft metal.")])
+        >>> pair
+        RawPair(query='Copper', positive='A soft metal.', row=0)
+    """
+    check_rows(rows, "rows")
+    integer(min_title_tokens, "min_title_tokens", 1)
+    integer(min_tokens, "min_tokens", 1)
+    integer(first_row, "first_row", 0)
+
+    def make(pairs: RawPairs) -> Iterator[RawPair]:
+        for row, title, text in pairs.numbered(first_row):
+            query, body = title.strip(), text.strip()
+            if len(tokens(query)) < min_title_tokens:
+                pairs.skipped["title too short" if query else "no title"] += 1
+                continue
+            # "Copper ore is ..." under the title "Copper" is a sentence, not a heading.
+            first, _, rest = body.partition("\n")
+            if first.strip() == query:
+                body = rest.strip()
+            if len(tokens(body)) < min_tokens:
+                pairs.skipped["text too short" if body else "no text"] += 1
+                continue
+            yield RawPair(query, body, row)
+
+    return RawPairs(rows, make)
+
+
+def query_as_context(
+    passages: Iterable[Row],
+    generate: Generate,
+    *,
+    batch_size: int = 32,
+    min_tokens: int = 1,
+    first_row: int = 0,
+) -> RawPairs:
+    """Make (generated query, passage) of every passage, with a model of yours that writes queries.
+
+    Args:
+        passages: texts, or (title, text), which generate and the positive get as one text.
+        generate: called with a list of passages; returns for each a query or a list of queries.
+        batch_size: passages per call.
+        min_tokens: shorter passages are skipped.
+        first_row: number of the first passage, where they are one part of a larger collection.
+
+    Returns:
+        The pairs; of queries that are the same for one passage, the first. If generate always gives
+        the same for the same batch, so does this.
+
+    Raises:
+        TypeError: passages is a single string, a row that is no text, generate is not callable or
+            returns something else than strings.
+        ValueError: generate returns another number of results than it got passages, no query or an
+            empty one for a passage; the message has the row.
+
+    Memory: one batch.
+
+    Source: Wu et al. 2022 (query-as-context pre-training).
+
+    Example:
+        >>> ask = lambda passages: [f"what is {text.split()[0].lower()}?" for text in passages]
+        >>> [pair[:2] for pair in query_as_context(["Ore is rock with metal."], ask)]
+        [('what is ore?', 'Ore is rock with metal.')]
+    """
+    check_rows(passages, "passages")
+    if not callable(generate):
+        raise TypeError(f"generate is {generate!r:.80}; give a function of a list of passages.")
+    integer(batch_size, "batch_size", 1)
+    integer(min_tokens, "min_tokens", 1)
+    integer(first_row, "first_row", 0)
+
+    def ask(batch: list[tuple[int, str]]) -> Iterator[RawPair]:
+        answers = generate([text for _, text in batch])
+        if isinstance(answers, str) or not isinstance(answers, Sequence):
+            raise TypeError(f"generate returned a {type(answers).__name__}; return a list.")
+        if len(answers) != len(batch):
+            raise ValueError(
+                f"generate returned {len(answers)} results for {len(batch)} passages from row"
+                f" {batch[0][0]} on; return one for each, in their order."
+            )
+        for (row, text), answer in zip(batch, answers, strict=True):
+            for query in dict.fromkeys(_queries(answer, row)):
+                yield RawPair(query, text, row)
+
+    def make(pairs: RawPairs) -> Iterator[RawPair]:
+        batch: list[tuple[int, str]] = []
+        for row, title, text in pairs.numbered(first_row):
+            if len(tokens(text)) < min_tokens:
+                pairs.skipped["too short"] += 1
+                continue
+            batch.append((row, titled(title, text)))
+            if len(batch) == batch_size:
+                yield from ask(batch)
+                batch = []
+        if batch:
+            yield from ask(batch)
+
+    return RawPairs(passages, make)
+
+
+def _queries(answer: str | Sequence[str], row: int) -> list[str]:
+    found = [answer] if isinstance(answer, str) else answer
+    if not isinstance(found, Sequence):
+        raise TypeError(f"generate returned {answer!r:.80} for row {row}; return text.")
+    if not len(found):
+        raise ValueError(
+            f"generate returned no query for row {row}; leave the passage out instead."
+        )
+    for query in found:
+        if not isinstance(query, str):
+            raise TypeError(f"generate returned {query!r:.80} for row {row}; return text.")
+        if not query.strip():
+            raise ValueError(
+                f"generate returned an empty query for row {row}; leave the passage out instead."
+            )
+    return [query.strip() for query in found]

@@ -1,0 +1,147 @@
+"""RawPairs: pairs that are made while they are read, and what became of the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Row: TypeAlias = str | tuple[str, str]
+
+
+class RawPair(NamedTuple):
+    """One pair.
+
+    Attributes:
+        query: its query.
+        positive: the text that is right for it.
+        row: number of the row that it was made of.
+    """
+
+    query: str
+    positive: str
+    row: int
+
+
+class RawPairs:
+    """Pairs made of rows while they are iterated over; an iteration starts at the first row.
+
+    Attributes:
+        rows: how many rows the last iteration has read so far.
+        pairs: how many pairs it gave.
+        skipped: how many rows gave none, by reason.
+
+    Memory: one row or one batch of rows, as the function that made it says.
+    """
+
+    def __init__(self, rows: Iterable[Row], make: Callable[[RawPairs], Iterator[RawPair]]) -> None:
+        self._rows, self._make = rows, make
+        self._once = isinstance(rows, Iterator)
+        self._used = False
+        self.rows = self.pairs = 0
+        self.skipped: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[RawPair]:
+        """Give the pairs, row after row.
+
+        Raises:
+            ValueError: rows is an iterator and was read before; a bad row.
+            TypeError: a row of another type.
+        """
+        if self._once and self._used:
+            raise ValueError(
+                "The rows were an iterator and have been read; give a list, or keep the pairs."
+            )
+        self._used = True
+        self.rows = self.pairs = 0
+        self.skipped = Counter()
+        for pair in self._make(self):
+            self.pairs += 1
+            yield pair
+
+    def columns(self) -> tuple[list[str], list[str]]:
+        """All queries and all positives, for `stope.mining.Pairs.from_texts(*columns)`.
+
+        Raises:
+            ValueError: no row gave a pair; the message says why.
+        """
+        found = [(pair.query, pair.positive) for pair in self]
+        if not found:
+            raise ValueError(f"There is no pair. {self.report()}")
+        return [query for query, _ in found], [positive for _, positive in found]
+
+    def examples(self) -> list[tuple[str, str]]:
+        """All (query, positive), for `stope.training.train`.
+
+        Raises:
+            ValueError: no row gave a pair; the message says why.
+        """
+        return list(zip(*self.columns(), strict=True))
+
+    def report(self) -> str:
+        """A sentence on the last iteration.
+
+        Example:
+            >>> from stope.data import title_to_body
+            >>> pairs = title_to_body([("Ore", "Rock with metal."), ("", "No title.")])
+            >>> len(pairs.examples()), pairs.report()
+            (1, '2 rows gave 1 pairs; rows skipped: 1 (1 no title).')
+        """
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+        return (
+            f"{self.rows:,} rows gave {self.pairs:,} pairs; rows skipped:"
+            f" {self.skipped.total():,}{f' ({reasons})' if reasons else ''}."
+        )
+
+    def numbered(self, first_row: int) -> Iterator[tuple[int, str, str]]:
+        """Rows as (number, title, text) after a check, counted."""
+        for number, row in enumerate(self._rows, first_row):
+            title, text = ("", row) if isinstance(row, str) else _two(row, number)
+            self.rows += 1
+            yield number, title, text
+
+
+def check_rows(rows: Any, name: str) -> None:
+    """A single string is no list of rows."""
+    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
+        raise TypeError(
+            f"{name} is {'one string' if isinstance(rows, str) else type(rows).__name__}; give a"
+            " list or another iterable of texts, or of (title, text)."
+        )
+
+
+def integer(value: Any, name: str, least: int) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}; give an integer.")
+    if value < least:
+        raise ValueError(f"{name} is {value}; give at least {least}.")
+    return int(value)
+
+
+def share(value: Any, name: str) -> float:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
+        raise TypeError(f"{name} is {value!r}; give a number.")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {value}; give a number from 0 to 1.")
+    return float(value)
+
+
+def generator(seed: int, row: int) -> np.random.Generator:
+    """Random numbers of a row: the same whatever was read before it."""
+    return np.random.default_rng([seed, row])
+
+
+def titled(title: str, text: str) -> str:
+    """Title and text as a collection joins them."""
+    return f"{title} {text}" if title else text
+
+
+def _two(row: Any, number: int) -> tuple[str, str]:
+    good = isinstance(row, (tuple, list)) and len(row) == 2
+    if not good or not all(isinstance(part, str) for part in row):
+        raise TypeError(f"Row {number} is {row!r:.80}; give a text or (title, text).")
+    return row[0], row[1]
