@@ -247,5 +247,7 @@ def test_train_mines_and_trains_on(call, folder):
         "train", "pairs.tsv", "corpus.jsonl", "-o", "twice", "--epochs", 1, "--num-negatives", 2
     ).stdout
     steps = [int(text.split(" steps")[0].replace(",", "")) for text in (once, twice)]
-    assert steps[1] == 2 * steps[0]
+    assert steps[1] == steps[0]
+    kinds = [row["kind"] for row in read_jsonl(folder / "twice.run" / "log.jsonl")]
+    assert "refresh" in kinds
     assert (folder / "twice" / "modules.json").exists()

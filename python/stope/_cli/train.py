@@ -1,4 +1,4 @@
-"""`stope train`: a retriever from one's own pairs."""
+"""`stope train`: a retriever from one's own pairs, or as a configuration says."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from stope._cli import support
 from stope._cli.support import reported
 
 if TYPE_CHECKING:
-    from stope.mining import Pairs
+    from stope.training import RunReport
+
+_YAML = (".yaml", ".yml")
+_HOLDOUT = 0.1
+_FEWEST_TO_HOLD_OUT = 100
 
 
 class Precision(str, Enum):
@@ -23,14 +27,24 @@ class Precision(str, Enum):
     bfloat16 = "bfloat16"
 
 
+def _print_example(wanted: bool) -> None:
+    if wanted:
+        from stope.training.configuration.example import EXAMPLE
+
+        typer.echo(EXAMPLE, nl=False)
+        raise typer.Exit
+
+
 @reported
 def train(
+    context: typer.Context,
     pairs: Annotated[
         Path,
         typer.Argument(
-            metavar="PAIRS",
+            metavar="PAIRS|CONFIG",
             help="Queries with their positives, or what [b]stope mine[/b] wrote as triplet or "
-            "n-tuple: .jsonl, .tsv, .csv (also .gz), .parquet; or a BEIR folder.",
+            "n-tuple: .jsonl, .tsv, .csv (also .gz), .parquet; or a BEIR folder. Or a "
+            "configuration: .yaml.",
         ),
     ],
     corpus: Annotated[
@@ -42,7 +56,12 @@ def train(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for the model, new or empty.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the model, new or empty; the run is kept in OUTPUT.run.",
+        ),
     ] = Path("model"),
     encoder: Annotated[
         str | None,
@@ -57,14 +76,26 @@ def train(
         typer.Option(
             "--num-negatives",
             "-n",
-            help="Mine this many hard negatives per query with the model trained so far, then "
-            "train on with them.",
+            help="Train with this many hard negatives per query, mined with the model before "
+            "training and after every epoch.",
             min=0,
         ),
     ] = 0,
     relative_margin: Annotated[
         float, typer.Option(help="Of the mining; see [b]stope mine[/b].", min=0.0)
     ] = 0.05,
+    weighting: Annotated[
+        str | None,
+        typer.Option(help="Which pairs count more, such as progressive.", show_default="none"),
+    ] = None,
+    holdout: Annotated[
+        float | None,
+        typer.Option(
+            help="Share or number of the queries to hold out and judge by; 0: none.",
+            show_default="the split dev of a BEIR folder, else 0.1 of 100 queries or more",
+            min=0.0,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Passes over the pairs.", show_default="chosen", min=1)
     ] = None,
@@ -74,6 +105,10 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate.", show_default="chosen")
     ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(help="Cut texts after so many tokens.", show_default="the model's own", min=1),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.05,
     precision: Annotated[
         Precision, typer.Option(help="Of the contrastive loss; bfloat16 is faster with AMX.")
@@ -81,6 +116,29 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights and order.", min=0)] = 0,
     code: Annotated[
         bool, typer.Option("--code", metavar="", help="Split identifiers (snake_case, camelCase).")
+    ] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Replace a value of the configuration; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", metavar="", help="Go on with a run that was interrupted."),
+    ] = False,
+    example: Annotated[
+        bool,
+        typer.Option(
+            "--example",
+            metavar="",
+            help="Print a configuration with comments, to begin with.",
+            callback=_print_example,
+            is_eager=True,
+        ),
     ] = False,
     split: support.Split = "train",
     query_column: support.QueryColumn = None,
@@ -92,123 +150,177 @@ def train(
     quiet: support.Quiet = False,
     debug: support.Debug = False,
 ) -> None:
-    """Train a retriever on pairs, with hard negatives where wanted, and save it.
+    """Train a retriever on pairs or as a configuration says, judge it, and save it.
 
-    The folder written is a sentence-transformers model: give it to --encoder of the other commands.
+    The model written is a sentence-transformers folder: give it to --encoder of other commands.
 
-    [b]Example:[/b] stope train pairs.tsv corpus.jsonl -o model --num-negatives 5
+    [b]Examples:[/b] stope train pairs.tsv corpus.jsonl -o model --num-negatives 5
+    · stope train --example > config.yaml · stope train config.yaml
     """
-    _check_folder(output)
-    support.set_threads(threads)
-    from stope._cli.inputs import describe, read_inputs
-    from stope._cli.training import train_encoder
-    from stope.training import pairs_dataset, save_encoder, static_encoder, training_dataset
+    from stope._cli.training import go_on_with, reporting
+    from stope.training import Config, run
 
-    options: dict[str, Any] = {"static": encoder is None, "temperature": temperature, "seed": seed}
-    options["precision"] = precision.value
-    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    options |= {name: value for name, value in chosen.items() if value is not None}
-    columns = _negative_columns(pairs)
-    table: Pairs | None = None
-    if columns:
-        if num_negatives or corpus is not None:
+    if pairs.suffix.lower() in _YAML:
+        _only_for_files(context)
+        config = Config.from_yaml(pairs, changes or [])
+        if threads is not None:
+            config = Config.from_dict(
+                {
+                    **config.to_dict(),
+                    "training": {**config.to_dict()["training"], "threads": threads},
+                }
+            )
+        command = f"stope train {pairs}" + "".join(f" --set {one}" for one in changes or [])
+    else:
+        if changes:
+            raise typer.BadParameter(
+                "it changes a configuration; these files have options of their own",
+                param_hint="--set",
+            )
+        given = {
+            "path": str(pairs),
+            "corpus": corpus and str(corpus),
+            "split": split,
+            "query_column": query_column,
+            "positive_column": positive_column,
+            "text_column": text_column,
+            "id_column": id_column,
+            "positive_ids": positive_ids,
+        }
+        _check_files(pairs, corpus, num_negatives, output, resume)
+        sections: dict[str, Any] = {
+            "data": {name: value for name, value in given.items() if value is not None},
+            "encoder": _encoder(encoder, code, max_tokens),
+            "loss": {"temperature": temperature, "precision": precision.value},
+            "weighting": weighting,
+            "training": {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "seed": seed,
+                "threads": threads,
+            },
+            "evaluation": _evaluation(pairs, holdout),
+            "output": {"folder": f"{output}.run", "model": str(output)},
+        }
+        if num_negatives:
+            sections["negatives"] = {
+                "mode": "periodic",
+                "every_epochs": 1,
+                "num_negatives": num_negatives,
+                "relative_margin": relative_margin,
+            }
+        config = Config.from_dict(sections)
+        command = "the same command"
+    with reporting(quiet) as bar:
+        try:
+            report = run(config, resume=resume, progress=bar.progress, say=bar.say)
+        except KeyboardInterrupt:
+            bar.close()
+            go_on_with(command)
+            raise typer.Exit(130) from None
+    _show(report)
+
+
+def _encoder(name: str | None, code: bool, max_tokens: int | None) -> dict[str, Any]:
+    if name is None:
+        return {"static": {"code": code, "max_tokens": max_tokens}}
+    if code:
+        raise typer.BadParameter("it is for a static encoder; leave it away", param_hint="--code")
+    return {"model": _found(name), "max_tokens": max_tokens}
+
+
+def _found(name: str) -> str:
+    """The name of a model; a path that is no folder is not asked of the hub."""
+    is_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
+    if is_path and not Path(name).expanduser().is_dir():
+        raise ValueError(f"--encoder {name}: there is no such folder")
+    return str(Path(name).expanduser()) if is_path else name
+
+
+def _evaluation(pairs: Path, holdout: float | None) -> dict[str, Any] | None:
+    """The split dev where there is one, else some queries held out, if there are enough."""
+    metrics = ["nDCG@10", "MRR@10", "R@100"]
+    if holdout == 0:
+        return None
+    if holdout is not None:
+        return {"holdout": holdout, "metrics": metrics}
+    if pairs.is_dir():
+        found = any((pairs / "qrels" / f"dev{ending}").exists() for ending in (".tsv", ".tsv.gz"))
+        return {"split": "dev", "metrics": metrics} if found else None
+    return {"holdout": _HOLDOUT, "metrics": metrics} if _has_enough(pairs) else None
+
+
+def _has_enough(pairs: Path) -> bool:
+    from stope.data import read_rows
+
+    rows = enumerate(read_rows(pairs), start=1)
+    return any(number >= _FEWEST_TO_HOLD_OUT for number, _ in rows)
+
+
+def _only_for_files(context: typer.Context) -> None:
+    """Refuse options that say what a configuration says."""
+    allowed = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in allowed and source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(
+                "a configuration says this itself; change it there or with --set",
+                param_hint=parameter.opts[-1]
+                if parameter.param_type_name == "option"
+                else "CORPUS",
+            )
+
+
+def _check_files(
+    pairs: Path, corpus: Path | None, num_negatives: int, output: Path, resume: bool
+) -> None:
+    """Refuse, before any work, what cannot be trained on and where nothing can be written."""
+    if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"cannot write {output}: it exists and is not an empty folder; name another"
+        )
+    if not output.absolute().parent.is_dir():
+        raise ValueError(
+            f"cannot write {output}: the folder {output.absolute().parent} does not exist; "
+            "create it first"
+        )
+    if pairs.is_dir() and corpus is not None:
+        raise ValueError(f"{pairs} is a folder, which brings its own corpus; leave {corpus} away")
+    if not pairs.is_dir() and (num_negatives or corpus is not None):
+        from stope.training.configuration.data import negative_columns
+
+        columns = negative_columns(pairs)
+        if columns:
             raise typer.BadParameter(
                 f"{pairs} brings its own negatives ({', '.join(columns)}); leave CORPUS and "
                 "--num-negatives away",
                 param_hint="PAIRS",
             )
-        queries, positives, negatives = _read_tuples(pairs, query_column, positive_column, columns)
-        texts = [*queries, *positives, *(text for row in negatives for text in row)]
-        examples = training_dataset(queries, positives, negatives)
-        said = f"{len(queries):,} pairs with {len(columns)} negatives each"
-    else:
-        table = read_inputs(
-            pairs,
-            corpus,
-            split=split,
-            query_column=query_column,
-            positive_column=positive_column,
-            text_column=text_column,
-            id_column=id_column,
-            positive_ids=positive_ids,
-        )
-        texts = [*table.corpus_texts, *table.query_texts]
-        examples = pairs_dataset(table)
-        said = describe(table)
-    if not quiet:
-        support.say(f"{said}.")
-    with support.bars(quiet) as bars:
-        if encoder is None:
-            model = static_encoder(list(dict.fromkeys(texts)), code=code, seed=seed)
-        else:
-            model = support.load_encoder(encoder)
-        report = train_encoder(model, examples, progress=bars.stage("training"), **options)
-        steps, seconds = report.steps, report.seconds
-        if num_negatives and table is not None:
-            from stope.mining import mine
 
-            mined = mine(
-                table,
-                model,
-                num_negatives=num_negatives,
-                relative_margin=relative_margin,
-                progress=bars.show,
-            )
-            rows = pairs_dataset(table, mined.result.ids)
-            if encoder is None:  # gentler, as in the demo: the model is already close
-                options = {"epochs": 3, "learning_rate": 0.02, **options}
-            report = train_encoder(model, rows, progress=bars.stage("training on"), **options)
-            steps, seconds = steps + report.steps, seconds + report.seconds
-    save_encoder(model, output)
-    Console().print(
-        f"{steps:,} steps in {seconds:.1f} s, last loss {report.losses[-1]:.4f}, in {output}",
+
+def _show(report: RunReport) -> None:
+    from stope._cli.training import metrics_table
+
+    done = report.training
+    console = Console()
+    console.print(
+        f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
+        f"{report.model}",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _check_folder(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"cannot write {path}: it exists and is not an empty folder; name another")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(
-            f"cannot write {path}: the folder {path.absolute().parent} does not exist; "
-            "create it first"
-        )
-
-
-def _negative_columns(path: Path) -> list[str]:
-    """Names of the columns negative, or negative_1, negative_2, ... of the first row."""
-    if path.is_dir():
-        return []
-    from stope.data import read_rows
-
-    first = next(iter(read_rows(path)), None)
-    names = [] if first is None else list(first[1])
-    return [
-        name
-        for name in names
-        if name == "negative" or (name.startswith("negative_") and name[9:].isdigit())
-    ]
-
-
-def _read_tuples(
-    path: Path, query_column: str | None, positive_column: str | None, columns: list[str]
-) -> tuple[list[str], list[str], list[list[str]]]:
-    from stope.data import read_rows
-
-    wanted = [query_column or "query", positive_column or "positive", *columns]
-    found: list[list[str]] = []
-    for where, row in read_rows(path):
-        wrong = next((name for name in wanted if not isinstance(row.get(name), str)), None)
-        if wrong is not None:
-            raise ValueError(
-                f'{where}: there is no text in column "{wrong}"; name the columns with '
-                "--query-column and --positive-column"
-            )
-        found.append([row[name] for name in wanted])
-    return (
-        [row[0] for row in found],
-        [row[1] for row in found],
-        [row[2:] for row in found],
+    wide = Console(width=None if console.is_terminal else 120)
+    for title, before, after in (
+        ("held-out queries", report.before, report.after),
+        ("test queries", report.test_before, report.test_after),
+    ):
+        if before:
+            wide.print(metrics_table(title, before, after))
+    console.print(
+        f"The model is {report.model}; try it: stope search queries.tsv corpus.jsonl --encoder "
+        f"{report.model}",
+        highlight=False,
+        soft_wrap=True,
     )

@@ -1,8 +1,23 @@
-"""What `stope train` and `stope mine` share: options that suit the number of pairs."""
+"""What `stope train` shows, and what `stope mine` trains with where it is given no encoder."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from stope._cli.support import say
 
 _LARGEST_STATIC_BATCH = 2048
 _SMALLEST_STATIC_BATCH = 16
@@ -38,3 +53,59 @@ def train_encoder(model: Any, examples: Any, *, static: bool, **options: Any) ->
             f"{len(examples)} pairs; give more pairs or a smaller --batch-size"
         )
     return report
+
+
+class Bar:
+    """One bar on stderr that says what is being done; lines where stderr is no terminal."""
+
+    def __init__(self, shown: Progress, quiet: bool) -> None:
+        self._shown = shown
+        self._quiet = quiet
+        self._live = shown.console.is_terminal and not quiet
+        self._task = shown.add_task("starting", total=None)
+
+    def say(self, sentence: str) -> None:
+        """What is done next."""
+        if self._live:
+            self._shown.update(self._task, description=sentence)
+        elif not self._quiet:
+            say(f"{sentence}.")
+
+    def progress(self, done: int, total: int) -> None:
+        """How many steps are done."""
+        self._shown.update(self._task, description="training", completed=done, total=total)
+
+    def close(self) -> None:
+        """Leave the terminal to what is printed next."""
+        self._shown.stop()
+
+
+@contextmanager
+def reporting(quiet: bool) -> Iterator[Bar]:
+    """Show a `Bar` while the block runs."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as shown:
+        yield Bar(shown, quiet)
+
+
+def go_on_with(command: str) -> None:
+    """Tell how an interrupted run is gone on with."""
+    say(f"interrupted; nothing is lost: {command} --resume goes on from the last checkpoint.")
+
+
+def metrics_table(title: str, before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    """The metrics before and after training, and the gain."""
+    table = Table(title=title, title_justify="left")
+    for name in ("metric", "before", "after", "gain"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, value in before.items():
+        gain = after[name] - value
+        table.add_row(name, f"{value:.4f}", f"{after[name]:.4f}", f"{gain:+.4f}")
+    return table

@@ -7,6 +7,7 @@ a function is called.
 from typing import TYPE_CHECKING, Any
 
 from stope.training.adapters import Adapter, train_adapter
+from stope.training.configuration import Config, RunReport, run
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.evaluation import RetrievalEvaluation
 from stope.training.folder import load_encoder, save_encoder
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "Config",
     "LiveNegatives",
     "Lora",
     "NegativeRefresh",
@@ -30,10 +32,12 @@ __all__ = [
     "RefreshReport",
     "RefreshRun",
     "RetrievalEvaluation",
+    "RunReport",
     "TrainingReport",
     "contrastive_loss",
     "load_encoder",
     "pairs_dataset",
+    "run",
     "save_encoder",
     "static_encoder",
     "train",

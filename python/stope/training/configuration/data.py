@@ -235,12 +235,21 @@ def _columns_of(source: Source, path: Path) -> tuple[list[str], list[str]]:
         raise ValueError(f'{path} has no column "{missing}"; its columns are {known}')
     if source.weight is None and WEIGHT in names:
         wanted.insert(0, WEIGHT)
-    negatives = [
+    return list(dict.fromkeys(wanted)), _negatives(names)
+
+
+def negative_columns(path: Path) -> list[str]:
+    """The columns negative, or negative_1, negative_2, ... that the first row of a file has."""
+    first = next(iter(read_rows(path)), None)
+    return [] if first is None else _negatives(list(first[1]))
+
+
+def _negatives(names: Sequence[str]) -> list[str]:
+    return [
         name
         for name in names
         if name == "negative" or (name.startswith("negative_") and name[9:].isdigit())
     ]
-    return list(dict.fromkeys(wanted)), negatives
 
 
 def _pairs_of(source: Source, path: Path, now: dict[str, Any]) -> Iterator[tuple[str, str]]:
