@@ -7,6 +7,7 @@ a function is called.
 from typing import TYPE_CHECKING, Any
 
 from stope.training.adapters import Adapter, train_adapter
+from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed
 from stope.training.configuration import Config, RunReport, run
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.evaluation import RetrievalEvaluation
@@ -14,6 +15,7 @@ from stope.training.folder import load_encoder, save_encoder
 from stope.training.lora import Lora
 from stope.training.losses import contrastive_loss
 from stope.training.negatives import LiveNegatives
+from stope.training.prompts import TaskPrompts
 from stope.training.refresh import NegativeRefresh, RefreshReport, RefreshRun
 from stope.training.report import TrainingReport
 from stope.training.static import static_encoder
@@ -24,14 +26,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adapter",
+    "Clustered",
+    "Distinct",
+    "Homogeneous",
     "Config",
     "LiveNegatives",
     "Lora",
+    "Mixed",
     "NegativeRefresh",
     "NegativeRefreshCallback",
     "RefreshReport",
     "RefreshRun",
     "RetrievalEvaluation",
+    "TaskPrompts",
     "RunReport",
     "TrainingReport",
     "contrastive_loss",
