@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stope.training._library import is_static
+from stope.training.refresh import NegativeRefresh
+
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _FOR_THE_LOSS = ("weighting", "refresh", "prompts", "matryoshka_dims", "matryoshka_weights")
 
@@ -57,10 +60,30 @@ def check_together(told: Mapping[str, Any], table: Any) -> None:
                 raise ValueError(
                     f"{name} was given, which is for the default loss; leave it or loss out."
                 )
-    if told["refresh"] is not None and table.pairs is None:
+    if told["refresh"] is not None:
+        _check_refresh(told, table)
+    if told["autocast"] not in (None, "bfloat16"):
+        raise ValueError(f'autocast must be "bfloat16" or None, not {told["autocast"]!r}.')
+    if told["autocast"] is not None and is_static(told["model"]):
+        raise ValueError(
+            "autocast was given but the model is a static encoder, which looks vectors up and "
+            "multiplies nothing; leave it out."
+        )
+
+
+def _check_refresh(told: Mapping[str, Any], table: Any) -> None:
+    if table.pairs is None:
         raise ValueError(
             "refresh was given, which mines in a corpus; give examples as stope.mining.Pairs."
         )
+    if NegativeRefresh.from_dict(told["refresh"]).mode != "query_side":
+        return
+    for name in (*_FOR_THE_LOSS, "mini_batch_size", "symmetric"):
+        if name != "refresh" and told[name]:
+            raise ValueError(
+                f"{name} was given, but refresh has the mode 'query_side', whose loss does not "
+                "take it; leave it out or choose another mode."
+            )
 
 
 def check_output(output: str | Path) -> Path:

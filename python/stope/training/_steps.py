@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,14 @@ from stope.training._examples import fingerprint_rows
 from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
 from stope.training._processes import computed_in_first
 from stope.training._rows import SOURCE, RowTable, check_columns
-from stope.training._surroundings import tokens_once
+from stope.training._surroundings import autocast_training, tokens_once
 from stope.training.batches import BatchSpec, Clustered, Distinct, batch_sampler
 from stope.training.callbacks import BetweenSteps
 from stope.training.checkpoint import Checkpoints
 from stope.training.log import TrainingLog
 from stope.training.lora import add_lora
 from stope.training.losses import contrastive_loss
+from stope.training.refresh import NegativeRefresh
 from stope.training.report import TrainingReport
 
 # Arguments that leave the result as it is, or that are described otherwise.
@@ -84,13 +87,19 @@ def run_steps(
     steps = told["max_steps"] or told["epochs"] * (len(sampler) // arguments.world_size)
     arguments.batch_sampler = lambda *given, **named: sampler
     arguments.warmup_steps = round(told["warmup"] * steps)
+    refresh: Any = None
+    if told["refresh"] is not None:
+        pairs: Any = table.pairs
+        refresh = NegativeRefresh.from_dict(told["refresh"]).start(
+            pairs, model, folder=folder, seed=told["seed"], progress=_stages(say)
+        )
     added = None if told["lora"] is None else add_lora(model, told["lora"], told["seed"])
     clock = Clock(max_steps=steps)
-    refresh = None
-    if told["refresh"] is not None:
-        refresh = told["refresh"].start(table.pairs, model, folder=folder, seed=told["seed"])
+    query_side = refresh is not None and refresh.negatives is None
     loss = told["loss"]
-    if loss is None:
+    if query_side:
+        loss = refresh.loss(model, temperature=told["temperature"])
+    elif loss is None:
         loss = contrastive_loss(
             model,
             **{name: told[name] for name in _OF_THE_LOSS},
@@ -123,18 +132,31 @@ def run_steps(
             trainer = Trainer(
                 model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
             )
-            if isinstance(loss, FusedLoss | CachedFusedLoss):
+            if query_side or isinstance(loss, FusedLoss | CachedFusedLoss):
                 trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
             else:
                 _check_texts_only(dataset, loss)
             trainer.remove_callback(PrinterCallback)
-            with tokens_once(model):
+            with tokens_once(model), autocast_training(model, told["autocast"]):
                 trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
     watcher.leave_best(model)
     if added is not None:
         added.finish(model)
     watcher.report.seconds = watcher.seconds()
     return watcher.report
+
+
+def _stages(say: Callable[[str], object]) -> Callable[[str, int, int], None]:
+    """What a refresh is doing, once in two seconds."""
+    last = time.monotonic()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 2:
+            last = time.monotonic()
+            say(f"refreshing negatives: {stage}, {done:,} of {total:,}")
+
+    return progress
 
 
 def _log(folder: Path | None, tensorboard: bool) -> Any:

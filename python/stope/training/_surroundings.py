@@ -43,6 +43,37 @@ def tokens_once(model: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def autocast_training(model: Any, dtype: str | None) -> Iterator[None]:
+    """Let the model's forward passes in training mode multiply in this type; others do not.
+
+    So also where a loss encodes once more in its backward pass. Embeddings come out in float32.
+    """
+    if dtype is None:
+        yield
+        return
+    import torch
+
+    forward = model.forward
+
+    def cast(*given: Any, **named: Any) -> Any:
+        if not model.training:
+            return forward(*given, **named)
+        with torch.autocast(model.device.type, dtype=getattr(torch, dtype)):
+            found = forward(*given, **named)
+        half = getattr(torch, dtype)
+        return {
+            name: value.float() if getattr(value, "dtype", None) is half else value
+            for name, value in found.items()
+        }
+
+    model.__dict__["forward"] = cast
+    try:
+        yield
+    finally:
+        del model.__dict__["forward"]
+
+
+@contextlib.contextmanager
 def quiet(model: Any) -> Iterator[None]:
     """Keep the libraries' notices (not their errors) and the card's bar off the terminal."""
     loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]

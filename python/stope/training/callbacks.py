@@ -76,7 +76,10 @@ class BetweenSteps(TrainerCallback):
             files.read_optimizer(self.resumed, given["optimizer"])
             given["lr_scheduler"].load_state_dict(files.read_json(self.resumed / "scheduler.json"))
         elif self.refresh is not None:
-            self._refresh(given["model"], 0)
+            if self.refresh.due(0):
+                self._refresh(given["model"], 0)
+            else:
+                self._note_refresh(self.refresh.reports[-1], 0)
         self._mark = time.perf_counter()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -179,10 +182,13 @@ class BetweenSteps(TrainerCallback):
 
     def _refresh(self, model: Any, step: int) -> None:
         self.say(f"refreshing negatives at step {step:,}")
-        found = describe_refresh(self.refresh.run(model, step))
-        self.report.refreshes.append({"step": step, **found})
+        self._note_refresh(self.refresh.run(model, step), step)
+
+    def _note_refresh(self, report: Any, step: int) -> None:
+        found = dataclasses.asdict(report) | {"step": step}
+        self.report.refreshes.append(found)
         if self.log is not None:
-            self.log.write("refresh", step, **found)
+            self.log.write("refresh", **found)
 
     def _checkpoint(self, given: Mapping[str, Any], state: Any, finished: bool) -> None:
         assert self.checkpoints is not None
@@ -211,9 +217,10 @@ class BetweenSteps(TrainerCallback):
                 },
             )
             if self.refresh is not None:
-                (folder / "negatives").mkdir()
                 self.refresh.save(folder / "negatives")
 
+        if self.refresh is not None:
+            self.refresh.gather()
         if self.first:
             self.checkpoints.save(step, write)
             if self.log is not None:
@@ -260,12 +267,6 @@ def seed_step(seed: int, step: int, process: int) -> None:
     torch.manual_seed(int(drawn[0]))
     np.random.seed(int(drawn[1]))  # noqa: NPY002 - other people's code may draw from it
     random.seed(int(drawn[2]))
-
-
-def describe_refresh(report: Any) -> dict[str, Any]:
-    """The fields of a refresh's report, for the log."""
-    fields = dataclasses.asdict(report) if dataclasses.is_dataclass(report) else dict(report)  # type: ignore[arg-type]
-    return {name: value for name, value in fields.items() if name != "step"}
 
 
 def _plain(value: float) -> float | None:

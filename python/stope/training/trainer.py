@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from stope.mining import Pairs
+    from stope.training.batches import BatchSpec
+    from stope.training.refresh import NegativeRefresh
 
 Progress = Callable[[int, int], object]
 _STATIC = {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1}
@@ -48,10 +50,11 @@ def train(
     matryoshka_dims: Sequence[int] | None = None,
     matryoshka_weights: Sequence[float] | None = None,
     weighting: Weighting | Mapping[str, Any] | str | None = None,
-    refresh: Any | None = None,
-    batches: Any | None = None,
+    refresh: NegativeRefresh | Mapping[str, Any] | None = None,
+    batches: BatchSpec | Mapping[str, Any] | str | None = None,
     prompts: Any | None = None,
     lora: Lora | None = None,
+    autocast: Literal["bfloat16"] | None = None,
     seed: int = 0,
     evaluation: Callable[[SentenceTransformer], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
@@ -100,11 +103,14 @@ def train(
         matryoshka_weights: of the default loss; the weight of each of them.
         weighting: of the default loss: how rows are weighed by difficulty and progress, such as
             `stope.weighting.Progressive`, its dictionary or its name.
-        refresh: `NegativeRefresh`: hard negatives mined with the model itself while it trains;
-            examples are Pairs then.
-        batches: which rows meet in a batch; default `Distinct`.
+        refresh: `NegativeRefresh`, or its dictionary: hard negatives mined with the model itself
+            while it trains; examples are Pairs then. Its mode "query_side" has a loss of its own.
+        batches: which rows meet in a batch, such as `stope.training.batches.Clustered`, its
+            dictionary or its name; default `Distinct`.
         prompts: `TaskPrompts`, put before queries and documents.
         lora: train low-rank updates of a transformer's weights instead of the weights.
+        autocast: "bfloat16" encodes in mixed precision while training, which is faster where the
+            processor has tiles for it (AMX) or on a GPU; evaluation and refresh stay in float32.
         seed: of the order of rows and of dropout. The same seed gives the same weights up to the
             last bits of torch's sums, which vary with threads and memory alignment.
         evaluation: called with the model, such as `RetrievalEvaluation`; its first metric decides.
