@@ -51,7 +51,8 @@ def contrastive_loss(
         mini_batch_size: encode this many rows at a time and keep no activations between (GradCache:
             Gao et al. 2021), so that memory does not grow with the batch; None encodes at once. Not
             for a static encoder, which keeps none.
-        symmetric: add the same loss from documents to queries, and take the mean of both.
+        symmetric: add the same loss from documents to queries, and take the mean of both. In that
+            direction only queries with the same positive are known to be no negatives.
         weighting: of `stope.weighting`, or its name, or its dictionary; None weighs by the data's
             column "weight" alone. It reads, by name: "loss", "log_sum_exp" and "rank" of the
             positive, over all documents of the batch; "best_hardness", the best negative's cosine
