@@ -240,7 +240,10 @@ def oracle(
         logits = (scores / T).masked_fill(hidden, -math.inf)
         losses = logits.logsumexp(dim=1) - logits.diagonal()
         if symmetric:
-            square = logits[:, :rows]
+            square = (scores / T)[:, :rows]
+            square = square.masked_fill(
+                hidden[:, :rows] if backward is None else torch.as_tensor(backward), -math.inf
+            )
             losses = (losses + square.logsumexp(dim=0) - square.diagonal()) / 2
         if weights is None:
             signals = {"loss": losses.detach().numpy(), **difficulty(scores.detach(), hidden)}
