@@ -23,27 +23,30 @@ from stope.training.trainer import train
 
 if TYPE_CHECKING:
     from stope.training._refresh_callback import NegativeRefreshCallback
+    from stope.training.query_side import QuerySideLoss, query_document_model
 
 __all__ = [
     "Adapter",
     "Clustered",
+    "Config",
     "Distinct",
     "Homogeneous",
-    "Config",
     "LiveNegatives",
     "Lora",
     "Mixed",
     "NegativeRefresh",
     "NegativeRefreshCallback",
+    "QuerySideLoss",
     "RefreshReport",
     "RefreshRun",
     "RetrievalEvaluation",
-    "TaskPrompts",
     "RunReport",
+    "TaskPrompts",
     "TrainingReport",
     "contrastive_loss",
     "load_encoder",
     "pairs_dataset",
+    "query_document_model",
     "run",
     "save_encoder",
     "static_encoder",
@@ -55,6 +58,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import what derives from a class of the libraries only when it is asked for."""
+    if name in ("QuerySideLoss", "query_document_model"):
+        from stope.training import query_side
+
+        return getattr(query_side, name)
     if name == "NegativeRefreshCallback":
         from stope.training._refresh_callback import NegativeRefreshCallback
 
