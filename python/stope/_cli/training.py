@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +24,8 @@ from stope._cli.support import say
 _LARGEST_STATIC_BATCH = 2048
 _SMALLEST_STATIC_BATCH = 16
 _USUAL_BATCH = 32
+_COUNTS = re.compile(r"[\d,]+ of [\d,]+$")
+_PAUSE = 10.0  # seconds between two lines about the same
 
 
 def batch_size_for(rows: int, *, static: bool) -> int:
@@ -63,12 +67,19 @@ class Bar:
         self._quiet = quiet
         self._live = shown.console.is_terminal and not quiet
         self._task = shown.add_task("starting", total=None)
+        self._about, self._next = "", 0.0
 
     def say(self, sentence: str) -> None:
-        """What is done next."""
+        """What is done next; how far it is only now and then where lines are printed."""
         if self._live:
             self._shown.update(self._task, description=sentence)
-        elif not self._quiet:
+            return
+        counts = _COUNTS.search(sentence)
+        about = sentence[: counts.start()] if counts else sentence
+        if about == self._about and time.monotonic() < self._next:
+            return
+        self._about, self._next = about, time.monotonic() + _PAUSE
+        if not self._quiet:
             say(f"{sentence}.")
 
     def progress(self, done: int, total: int) -> None:

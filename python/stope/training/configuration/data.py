@@ -137,6 +137,41 @@ def subset(pairs: Pairs, queries: NDArray[np.int64]) -> Pairs:
     )
 
 
+def negative_ids(path: str, pairs: Pairs, *, complete: bool) -> NDArray[np.int64]:
+    """Negatives by id, as ``stope mine --ids`` writes them: int64 [queries, most of one], -1 else.
+
+    Args:
+        path: rows with query_id and document_id, the hardest first.
+        pairs: whose ids they are.
+        complete: whether pairs has all queries, so that another is a mistake.
+
+    Raises:
+        ValueError: an id that pairs does not have, a row without ids, or no row.
+    """
+    query_of = {name: row for row, name in enumerate(pairs.query_ids)}
+    row_of = {name: row for row, name in enumerate(pairs.corpus_ids)}
+    found: list[list[int]] = [[] for _ in pairs.query_ids]
+    for where, row in read_rows(Path(path).expanduser()):
+        query, document = row.get("query_id"), row.get("document_id")
+        if not isinstance(query, str) or not isinstance(document, str):
+            raise ValueError(
+                f"negatives.file: {where}: no query_id and document_id; give what stope mine --ids "
+                "wrote"
+            )
+        if document not in row_of or (complete and query not in query_of):
+            name = document if document not in row_of else query
+            raise ValueError(f"negatives.file: {where}: the id {name!r} is not in the data")
+        if query in query_of:
+            found[query_of[query]].append(row_of[document])
+    width = max(map(len, found), default=0)
+    if width == 0:
+        raise ValueError(f"negatives.file: {path} holds no negative of a query of the data")
+    ids = np.full((len(found), width), -1, dtype=np.int64)
+    for query_row, rows in enumerate(found):
+        ids[query_row, : len(rows)] = rows
+    return ids
+
+
 def _read(source: Source, seed: int) -> _Part:
     path = Path(source.path).expanduser()
     name = source_name(source)

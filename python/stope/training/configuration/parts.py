@@ -7,10 +7,10 @@ itself has taken it; what the part says against it gets the path of the section 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from stope.training.configuration.options import plain, unknown
+from stope.training.configuration.options import flag, mapping, plain, unknown, word
 
 
 def check_weighting(given: Any, path: str) -> dict[str, Any]:
@@ -34,16 +34,42 @@ def build_lora(given: Any, path: str = "encoder.lora") -> Any:
 
 
 def check_refresh(given: Any, path: str) -> dict[str, Any]:
-    """The fields of `NegativeRefresh`."""
-    build_refresh(given, path)
-    return dict(plain(given))
+    """The fields of `NegativeRefresh`; or the file of mined negatives; and across_sources."""
+    if isinstance(given, Mapping) and "file" in given:
+        kept = mapping(given, path, ["file"])
+        return {"file": word(kept["file"], f"{path}.file")}
+    kept = dict(given) if isinstance(given, Mapping) else given
+    across = isinstance(kept, dict) and flag(kept.pop(_ACROSS, False), f"{path}.{_ACROSS}")
+    found = build_refresh(kept, path).to_dict()
+    return dict(plain({**found, _ACROSS: True} if across else found))
+
+
+_ACROSS = "across_sources"
 
 
 def build_refresh(given: Any, path: str = "negatives") -> Any:
     """The `NegativeRefresh` of the section."""
     from stope.training.refresh import NegativeRefresh
 
+    if isinstance(given, str):
+        given = {"mode": given}
+    if isinstance(given, Mapping):
+        given = {name: value for name, value in given.items() if name != _ACROSS}
     return from_fields(NegativeRefresh, given, path)
+
+
+def check_across(given: Mapping[str, Any], corpus_sources: Sequence[set[int]], count: int) -> None:
+    """Refuse to mine a source's negatives among other sources' documents, unless that is asked for.
+
+    Raises:
+        ValueError: the sources have different documents, and across_sources is not true.
+    """
+    if not given.get(_ACROSS) and any(len(found) < count for found in corpus_sources):
+        raise ValueError(
+            f"negatives are mined in all documents of the {count} sources together, so that a row "
+            f"would get negatives of other sources; allow it with negatives.{_ACROSS}: true, or "
+            "train on one source"
+        )
 
 
 def check_batches(given: Any, path: str) -> dict[str, Any]:
@@ -56,16 +82,6 @@ def build_batches(given: Any, path: str = "batches") -> Any:
     from stope.training.batches import BatchSpec
 
     return _said(path, lambda: BatchSpec.from_dict(given))
-
-
-def check_raw_pairs(given: Any, path: str) -> dict[str, Any]:
-    """How pairs are made from raw text: kind and options."""
-    named = {"kind": given} if isinstance(given, str) else given
-    if not isinstance(named, Mapping) or not isinstance(named.get("kind"), str):
-        raise ValueError(
-            f"{path} is {given!r}; give the name of a way to make pairs, or kind: name"
-        )
-    return dict(plain(named))
 
 
 def from_fields(kind: Any, given: Any, path: str) -> Any:
@@ -104,7 +120,7 @@ def build_prompts(config: Any) -> Any:
     from stope.training.configuration.data import source_name
 
     default = default_prompts(config)
-    own = {
+    own: dict[str | int, tuple[str, str]] = {
         source_name(source): (source.prompts.query or "", source.prompts.document or "")
         for source in config.data
         if source.prompts is not None

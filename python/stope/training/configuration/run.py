@@ -13,10 +13,11 @@ import stope
 from stope._extras import need
 from stope.training.configuration import parts
 from stope.training.configuration.config import Config
-from stope.training.configuration.data import TrainingData, read_sources
+from stope.training.configuration.data import TrainingData, negative_ids, read_sources
 from stope.training.configuration.folder import RunFolder
 from stope.training.configuration.judging import Judges, judges
 from stope.training.configuration.sections import Encoder
+from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.folder import load_encoder, save_encoder
 from stope.training.report import TrainingReport
 from stope.training.static import static_encoder
@@ -114,13 +115,12 @@ def run(
 def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
     data = read_sources(config.data, seed=config.training.seed, say=tell)
     folder.begin(config.fingerprint(), data.fingerprints)
-    judged, data = judges(config, data)
+    whole = data
+    judged, data = judges(config, whole)
     if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
         tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
     if config.adapter is not None:
-        from stope.training.configuration.adapting import adapt
-
-        return adapt(config, folder, data, judged, progress, tell)
+        return _adapt(config, folder, whole, data, judged, progress, tell)
     model = _encoder(config, data, tell)
     before, test_before = _first(folder, judged, model, tell)
     tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
@@ -135,6 +135,38 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
     _save(model, folder)
     report = RunReport(
         folder.path, folder.model, done, before, after, test_before, test_after, folder.resumed
+    )
+    folder.finish(report.to_dict())
+    return report
+
+
+def _adapt(
+    config: Config,
+    folder: RunFolder,
+    whole: TrainingData,
+    data: TrainingData,
+    judged: Judges,
+    progress: Progress | None,
+    tell: Say,
+) -> RunReport:
+    from stope.training.configuration import adapting
+
+    section = adapting.check_adapter(config)
+    model = None if section.query_embeddings else _encoder(config, data, tell)
+    tell("embedding the texts" if model is not None else "reading the embeddings")
+    frozen = adapting.Frozen(config, folder.path, whole, model)
+    held_out, test = (
+        None if one is None else adapting.Judge(one, frozen)
+        for one in (judged.held_out, judged.test)
+    )
+    before = [{} if one is None else one(None) for one in (held_out, test)]
+    tell(f"training an adapter on {int(data.pairs.positives[0][-1]):,} pairs")
+    adapter, done = adapting.fit(config, folder.path, data, frozen, held_out, progress)
+    after = [{} if one is None else one(adapter) for one in (held_out, test)]
+    if not (folder.model.is_dir() and any(folder.model.iterdir())):
+        adapting.keep(adapter, model, folder.model, save_encoder)
+    report = RunReport(
+        folder.path, folder.model, done, before[0], after[0], before[1], after[1], folder.resumed
     )
     folder.finish(report.to_dict())
     return report
@@ -184,11 +216,14 @@ def _train(
     from stope import training
 
     section, output = config.training, config.output
+    mined = None if config.negatives is None or "file" in config.negatives else config.negatives
+    if mined is not None and len(config.data) > 1:
+        parts.check_across(mined, data.corpus_sources, len(config.data))
     options: dict[str, Any] = {
         **asdict(config.loss),
         **{name: value for name, value in asdict(section).items() if name != "threads"},
         "weighting": config.weighting,
-        "refresh": config.negatives and parts.build_refresh(config.negatives),
+        "refresh": None if mined is None else parts.build_refresh(mined),
         "batches": config.batches and parts.build_batches(config.batches),
         "prompts": parts.build_prompts(config),
         "lora": config.encoder.lora and parts.build_lora(config.encoder.lora),
@@ -201,14 +236,7 @@ def _train(
         options["patience"] = config.evaluation.patience
         options["keep"] = config.evaluation.keep
     options = {name: value for name, value in options.items() if value is not None}
-    if data.negatives is not None:
-        if config.negatives is not None:
-            raise ValueError(
-                "negatives are to be mined, but the data brings its own along; keep one of them"
-            )
-        examples: Any = _with_negatives(data)
-    else:
-        examples = data.pairs
+    examples = _examples(config, data)
     return training.train(
         model,
         examples,
@@ -222,16 +250,22 @@ def _train(
     )
 
 
-def _with_negatives(data: TrainingData) -> Any:
-    offsets, rows = data.pairs.positives
-    queries = [
-        text
-        for query, text in enumerate(data.pairs.query_texts)
-        for _ in range(offsets[query], offsets[query + 1])
-    ]
-    from stope.training.dataset import training_dataset
-
-    return training_dataset(queries, [data.pairs.corpus_texts[row] for row in rows], data.negatives)
+def _examples(config: Config, data: TrainingData) -> Any:
+    """Pairs; or rows with the negatives that the data brings along or a file names."""
+    if config.negatives is not None and data.negatives is not None:
+        raise ValueError(
+            "the section negatives is there, but the data brings its own along; keep one of them"
+        )
+    if config.negatives is not None and "file" in config.negatives:
+        if len(config.data) > 1:
+            raise ValueError("negatives.file is for one source; train on one, or mine them anew")
+        complete = config.evaluation is None or config.evaluation.holdout is None
+        ids = negative_ids(config.negatives["file"], data.pairs, complete=complete)
+        return pairs_dataset(data.pairs, ids, seed=config.training.seed)
+    if data.negatives is None:
+        return data.pairs
+    rows = pairs_dataset(data.pairs)
+    return training_dataset(rows["query"][:], rows["positive"][:], data.negatives)
 
 
 def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Any:

@@ -20,6 +20,7 @@ from stope.training.configuration.options import (
     whole,
     word,
 )
+from stope.training.configuration.raw import check_raw_pairs
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Source(Section):
         weight: column with the weight of each row; default, a column "weight" if there is one.
         signals: columns of numbers that a weighting reads, such as easiness.
         limit: take so many pairs (drawn with training.seed), to try something out.
-        pairs_from: make the pairs from raw text: the name of a function of `stope.data`, or a
-            mapping of its name ("kind") and options.
+        pairs_from: make the pairs from raw text: crops, inverse_cloze, recurring_spans or title;
+            or a mapping of kind and options (of `stope.data.independent_crops`, ...).
         prompts: of this source; default, those of the section prompts.
     """
 
@@ -64,7 +65,7 @@ class Source(Section):
     weight: str | None = option(word, None)
     signals: tuple[str, ...] | None = option(several(word, "column names"), None)
     limit: int | None = option(whole(2), None)
-    pairs_from: Any = option(parts.check_raw_pairs, None)
+    pairs_from: Any = option(check_raw_pairs, None)
     prompts: Prompts | None = option(lambda v, p: read_section(Prompts, v, p), None)
 
 
