@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from stope.mining.cache import EmbeddingCache
+from stope.mining.consistency import Consistency, consistency_filter
 from stope.mining.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined, Summary
 from stope.mining.pairs import Pairs
@@ -15,6 +16,7 @@ from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, Window, s
 from stope.mining.sources import lexical_candidates, merge_sources, mixed_negatives
 
 __all__ = [
+    "Consistency",
     "EmbeddingCache",
     "Mined",
     "Pairs",
@@ -24,6 +26,7 @@ __all__ = [
     "Top",
     "Uniform",
     "Window",
+    "consistency_filter",
     "fingerprint_encoder",
     "lexical_candidates",
     "merge_sources",

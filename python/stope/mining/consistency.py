@@ -1,0 +1,233 @@
+"""Keep the pairs that a first model agrees with: each positive among the best few for its query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import stope
+from stope.mining.cache import EmbeddingCache
+from stope.mining.pairs import Pairs
+from stope.mining.pipeline import _embedded, _open_cache, _selected, _silent
+
+Ids = NDArray[np.int64]
+Csr = tuple[Ids, Ids]
+_QUERIES = 64  # whose positives are scored in one call
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Which pairs of query and positive were kept, and how well each one ranks.
+
+    Attributes:
+        pairs: what was judged.
+        kept: bool, one per positive, aligned with ``pairs.positives[1]``.
+        ranks: int64, likewise: 1 + how many other documents score strictly higher;
+            greatest_rank + 1 where that is more than was counted.
+        scores: float32, likewise: of query and positive.
+        greatest_rank: up to which ranks were counted.
+    """
+
+    pairs: Pairs
+    kept: NDArray[np.bool_]
+    ranks: Ids
+    scores: NDArray[np.float32]
+    greatest_rank: int
+
+    def kept_pairs(self) -> Pairs:
+        """The pairs without those that were dropped: queries that lost all are gone.
+
+        The corpus stays. So a dropped positive can be mined as a negative of its query; hand
+        `dropped` to `stope.mining.mine` as exclude where it should not be.
+
+        Raises:
+            ValueError: nothing was kept.
+        """
+        offsets, rows = self.pairs.positives
+        ends = np.concatenate([[0], np.cumsum(self.kept)])[offsets]
+        alive = np.flatnonzero(np.diff(ends) > 0)
+        if not len(alive):
+            raise ValueError(
+                f"none of the {len(rows)} pairs was kept; raise top, or use a better encoder."
+            )
+        return replace(
+            self.pairs,
+            query_ids=[self.pairs.query_ids[query] for query in alive.tolist()],
+            query_texts=[self.pairs.query_texts[query] for query in alive.tolist()],
+            positives=_select((offsets, rows), self.kept, alive),
+            query_rows=self.pairs.query_rows[alive],
+        )
+
+    def dropped(self) -> Csr:
+        """Dropped positives of each query of `kept_pairs`, CSR of corpus rows."""
+        offsets, _ = self.pairs.positives
+        ends = np.concatenate([[0], np.cumsum(self.kept)])[offsets]
+        return _select(self.pairs.positives, ~self.kept, np.flatnonzero(np.diff(ends) > 0))
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and the share of pairs at the first ranks, for a report."""
+        queries = int((np.add.reduceat(self.kept, self.pairs.positives[0][:-1]) > 0).sum())
+        shares = {
+            f"rank {limit} or better": float((self.ranks <= limit).mean())
+            for limit in (1, 2, 5, 10, 100)
+            if limit <= self.greatest_rank
+        }
+        return {
+            "pairs": len(self.kept),
+            "kept": int(self.kept.sum()),
+            "queries": len(self.pairs.query_ids),
+            "queries kept": queries,
+            "share": shares,
+        }
+
+
+def consistency_filter(
+    pairs: Pairs,
+    encoder: Any = None,
+    *,
+    query_embeddings: Any = None,
+    corpus_embeddings: Any = None,
+    top: int = 2,
+    num_documents: int | None = None,
+    greatest_rank: int = 10,
+    seed: int = 0,
+    metric: str = "cosine",
+    exclude_query_text: bool = True,
+    query_prompt: str | None = None,
+    corpus_prompt: str | None = None,
+    batch_size: int = 256,
+    cache: EmbeddingCache | str | PathLike[str] | None = None,
+    progress: Callable[[str, int, int], object] | None = None,
+) -> Consistency:
+    """Keep (q, p) if p is among the ``top`` best documents for q, by a first model's scores.
+
+        rank(q, p) = 1 + #{d in D, d no positive of q: s(q, d) > s(q, p)};  kept iff rank <= top
+
+    D is the corpus, or a random sample of it that all queries share. Ties are in favour of the
+    pair, and scores are exact (`stope.topk`). Other positives of q do not count against p: of
+    five right answers each may be the best of what is left.
+
+    Args:
+        pairs: queries, corpus and positives, noisy ones such as titles and bodies.
+        encoder: object with ``encode(list of strings) -> array``, trained on the noisy pairs; not
+            needed where both embeddings are given.
+        query_embeddings: one row per query that was given to `Pairs`.
+        corpus_embeddings: one row per document that was given to `Pairs`.
+        top: the last rank to keep; 2 in E5.
+        num_documents: documents in the sample; None for all. E5 takes 1,000,000.
+        greatest_rank: ranks are counted up to this one, for reports; it costs little.
+        seed: of the sample.
+        metric: "cosine", "dot" or "euclidean".
+        exclude_query_text: the document whose text is the query itself does not count.
+        query_prompt: put before every query; None leaves the encoder's own prompt in force.
+        corpus_prompt: the same for documents.
+        batch_size: texts per call of the encoder.
+        cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
+        progress: called with (stage, done, total); stages "queries", "corpus", "ranking".
+
+    Raises:
+        TypeError: embeddings missing and no encoder.
+        ValueError: top, greatest_rank or num_documents out of range, embeddings whose rows do not
+            match, or what `stope.topk` refuses.
+
+    Memory: both embedding arrays, the sample's once more, and O(queries x greatest_rank).
+
+    Source: E5 (Wang et al. 2022), methods.md D19.
+
+    Example:
+        >>> pairs = Pairs.from_texts(["ore?", "pit?"], ["rock", "sea"], ["rock", "hole", "sea"])
+        >>> rows = np.eye(3, dtype=np.float32)
+        >>> found = consistency_filter(
+        ...     pairs, query_embeddings=rows[:2], corpus_embeddings=rows, top=1)
+        >>> found.ranks.tolist(), found.kept_pairs().query_texts
+        ([1, 2], ['ore?'])
+    """
+    step = progress or _silent
+    for value, name in ((top, "top"), (greatest_rank, "greatest_rank")):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
+    documents = len(pairs.corpus_ids)
+    if num_documents is not None and not 1 <= num_documents <= documents:
+        raise ValueError(
+            f"num_documents is {num_documents}, but the corpus has {documents}; give 1 to that "
+            "many, or None for all."
+        )
+    kept = _open_cache(cache)
+    queries = _selected(
+        query_embeddings, pairs.query_rows, pairs.num_queries_given, "query_embeddings"
+    )
+    if queries is None:
+        queries = _embedded(
+            encoder, kept, pairs.query_texts, "query", query_prompt, batch_size, step
+        )
+    corpus = _selected(
+        corpus_embeddings, pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings"
+    )
+    if corpus is None:
+        corpus = _embedded(
+            encoder, kept, pairs.corpus_texts, "corpus", corpus_prompt, batch_size, step
+        )
+    sample, candidates = None, corpus
+    if num_documents is not None and num_documents < documents:
+        random = np.random.default_rng([seed, 6])
+        sample = np.sort(random.choice(documents, num_documents, replace=False))
+        candidates = corpus[sample]
+    limit = max(top, greatest_rank)
+    best = stope.topk(
+        queries,
+        candidates,
+        min(limit, len(candidates)),
+        metric=metric,
+        exclude=_excluded(pairs, sample, documents, exclude_query_text),
+        progress=lambda done, total: step("ranking", done, total),
+    )
+    scores = _pair_scores(queries, corpus, pairs.positives, metric)
+    others = np.asarray(best.scores)
+    query_of = np.repeat(np.arange(len(pairs.query_ids)), np.diff(pairs.positives[0]))
+    ranks = np.ones(len(scores), dtype=np.int64)
+    for place in range(others.shape[1]):
+        ranks += others[query_of, place] > scores
+    return Consistency(pairs, ranks <= top, ranks, scores, limit)
+
+
+def _excluded(pairs: Pairs, sample: Ids | None, documents: int, query_text: bool) -> Csr:
+    """A query's positives, and the document that is the query, by their rows in the sample."""
+    queries = len(pairs.query_ids)
+    lists = [pairs.positives, *([pairs.same_text_rows()] if query_text else [])]
+    query_of = np.concatenate([np.repeat(np.arange(queries), np.diff(part[0])) for part in lists])
+    rows = np.concatenate([part[1] for part in lists])
+    if sample is not None:
+        place = np.full(documents, -1, dtype=np.int64)
+        place[sample] = np.arange(len(sample))
+        rows = place[rows]
+        query_of, rows = query_of[rows >= 0], rows[rows >= 0]
+    both = np.unique(np.stack([query_of, rows], axis=1), axis=0)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=queries))])
+    return offsets.astype(np.int64), np.ascontiguousarray(both[:, 1])
+
+
+def _pair_scores(queries: Any, corpus: Any, positives: Csr, metric: str) -> NDArray[np.float32]:
+    """Canonical scores of every query with its own positives, some queries at a time."""
+    offsets, rows = positives
+    scores = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(offsets) - 1, _QUERIES):
+        stop = min(start + _QUERIES, len(offsets) - 1)
+        part = slice(int(offsets[start]), int(offsets[stop]))
+        block = stope.similarity(queries[start:stop], corpus[rows[part]], metric=metric)
+        query_of = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
+        scores[part] = np.asarray(block)[query_of, np.arange(len(query_of))]
+    return scores
+
+
+def _select(lists: Csr, keep: NDArray[np.bool_], alive: Ids) -> Csr:
+    """The entries to keep of the queries that are alive."""
+    offsets, rows = lists
+    query_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    chosen = keep & np.isin(query_of, alive)
+    counts = np.bincount(query_of[chosen], minlength=len(offsets) - 1)[alive]
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[chosen]
