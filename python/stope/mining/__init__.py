@@ -14,6 +14,7 @@ from stope.mining.pairs import Pairs
 from stope.mining.pipeline import mine
 from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, Window, sampling_names
 from stope.mining.sources import lexical_candidates, merge_sources, mixed_negatives
+from stope.mining.teacher import TeacherScores, teacher_filter, teacher_scores
 
 __all__ = [
     "Consistency",
@@ -23,6 +24,7 @@ __all__ = [
     "SimANS",
     "Summary",
     "TeacherMargin",
+    "TeacherScores",
     "Top",
     "Uniform",
     "Window",
@@ -33,4 +35,6 @@ __all__ = [
     "mine",
     "mixed_negatives",
     "sampling_names",
+    "teacher_filter",
+    "teacher_scores",
 ]
