@@ -176,6 +176,19 @@ def test_loss_and_gradients_are_those_of_plain_torch(kind, side):
     assert used == (2 if side == "separate" else 1) * (1 if kind == "linear" else 2)
 
 
+def test_other_positives_of_a_query_are_no_negatives():
+    rows = unit(normal(3, DIM))
+    task = problem(queries=rows[:1], corpus=rows, offsets=np.array([0, 2]), ids=np.array([0, 1]))
+    part = Trainable("linear", np.eye(DIM, dtype=np.float32), 1, 1, np.random.default_rng(0), torch)
+    loss, facts = Step(task, (part, part), None, [DIM], 0.1, {}, None)(
+        np.array([0, 1]), None, 0.0, np.random.default_rng(0)
+    )
+    first, second, other = np.exp(rows[0] @ rows.T / 0.1)
+    expected = -np.log(first / (first + other)) / 2 - np.log(second / (second + other)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    assert facts["documents"] == 3
+
+
 def test_weights_of_zero_leave_pairs_out():
     queries, corpus = pairs(60)
     weights = np.r_[np.ones(40), np.zeros(20)].astype(np.float32)
@@ -223,6 +236,17 @@ def test_weighting_by_a_signal_of_ones_own():
     only = train_adapter(queries, corpus, np.arange(60), weights=easiness, **common)
     # At the start of training easiness is the weight.
     np.testing.assert_allclose(found.weight, only.weight, atol=1e-5)
+    # The data's own weights multiply in.
+    other = np.linspace(0.1, 1, 60, dtype=np.float32)
+    both, product = (
+        train_adapter(queries, corpus, np.arange(60), **given, **common)
+        for given in (
+            {"weighting": rule, "signals": {"easiness": easiness}, "weights": other},
+            {"weights": other * easiness},
+        )
+    )
+    np.testing.assert_allclose(both.weight, product.weight, atol=1e-5)
+    assert not np.allclose(both.weight, found.weight, atol=1e-5)
     with pytest.raises(ValueError, match="reads the signal 'easiness'"):
         train_adapter(queries, corpus, np.arange(60), weighting=rule)
 

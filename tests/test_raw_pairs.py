@@ -144,6 +144,7 @@ def test_crops_fill_their_range():
     of_four = [int(query.split()[0]) for query, _, _ in found if len(query.split()) == 4]
     assert min(of_four) < 6
     assert max(of_four) > 30
+    assert {query.split()[-1] for query, _, _ in found} >= {"39"}  # the end can be drawn
     # One crop says nothing about the other.
     starts = np.array([[int(q.split()[0]), int(p.split()[0])] for q, p, _ in found])
     assert abs(np.corrcoef(starts.T)[0, 1]) < 0.09
