@@ -22,9 +22,10 @@ from stope.training import (  # noqa: E402
     train_adapter,
     training_dataset,
 )
-from stope.training._batches import distinct_batches  # noqa: E402
 from stope.training._fused_loss import Batches  # noqa: E402
 from stope.training._library import part  # noqa: E402
+from stope.training._rows import RowTable  # noqa: E402
+from stope.training.batches import Distinct  # noqa: E402
 
 WORDS = ["iron", "copper", "silver", "granite", "basalt", "quartz", "coal"]
 WORDS += ["marble", "slate", "gold", "tin", "lead", "zinc", "clay"]
@@ -253,7 +254,7 @@ def test_a_copy_of_the_positive_is_no_negative(encoder, spied):
 def test_weights_are_no_texts_to_the_sampler():
     dataset = training_dataset(QUERIES, POSITIVES).add_column("weight", [1.0] * len(QUERIES))
     dataset = dataset.select_columns(["weight", "query", "positive"])
-    (batch,) = distinct_batches(dataset, 14, False)
+    (batch,) = Distinct().plan(RowTable.of_dataset(dataset), 14, 0).batches(0)
     assert sorted(batch) == list(range(14))
 
 
