@@ -12,6 +12,15 @@ from stope.training.refresh import NegativeRefresh
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 _FOR_THE_LOSS = ("weighting", "refresh", "prompts", "matryoshka_dims", "matryoshka_weights")
+QUERY_SIDE_LOSSES = ("lambda_mrr", "infonce")
+_NOT_QUERY_SIDE = {
+    "precision": "float32",
+    "mini_batch_size": None,
+    "symmetric": False,
+    "weighting": None,
+    "matryoshka_dims": None,
+    "matryoshka_weights": None,
+}
 
 
 def say_nothing(text: str) -> None:
@@ -54,14 +63,11 @@ def check_together(told: Mapping[str, Any], table: Any) -> None:
         for name, unset in (("resume", False), ("tensorboard", False), ("checkpoint_every", None)):
             if told[name] != unset:
                 raise ValueError(f"{name} is {told[name]} but there is no output; name a folder.")
-    if told["loss"] is not None:
-        for name in _FOR_THE_LOSS:
-            if told[name] is not None:
-                raise ValueError(
-                    f"{name} was given, which is for the default loss; leave it or loss out."
-                )
-    if told["refresh"] is not None:
-        _check_refresh(told, table)
+    if told["refresh"] is not None and table.pairs is None:
+        raise ValueError(
+            "refresh was given, which mines in a corpus; give examples as stope.mining.Pairs."
+        )
+    _check_loss(told)
     if told["autocast"] not in (None, "bfloat16"):
         raise ValueError(f'autocast must be "bfloat16" or None, not {told["autocast"]!r}.')
     if told["autocast"] is not None and is_static(told["model"]):
@@ -71,19 +77,32 @@ def check_together(told: Mapping[str, Any], table: Any) -> None:
         )
 
 
-def _check_refresh(told: Mapping[str, Any], table: Any) -> None:
-    if table.pairs is None:
-        raise ValueError(
-            "refresh was given, which mines in a corpus; give examples as stope.mining.Pairs."
-        )
-    if NegativeRefresh.from_dict(told["refresh"]).mode != "query_side":
-        return
-    for name in (*_FOR_THE_LOSS, "mini_batch_size", "symmetric"):
-        if name != "refresh" and told[name]:
+def _check_loss(told: Mapping[str, Any]) -> None:
+    mode = None if told["refresh"] is None else NegativeRefresh.from_dict(told["refresh"]).mode
+    if mode == "query_side":
+        for name, unset in _NOT_QUERY_SIDE.items():
+            if told[name] != unset:
+                raise ValueError(
+                    f"{name} was given, but refresh has the mode 'query_side', whose loss does not "
+                    "take it; leave it out or choose another mode."
+                )
+        if told["loss"] not in (None, *QUERY_SIDE_LOSSES):
             raise ValueError(
-                f"{name} was given, but refresh has the mode 'query_side', whose loss does not "
-                "take it; leave it out or choose another mode."
+                f"loss must be one of {', '.join(QUERY_SIDE_LOSSES)} with refresh in the mode "
+                f"'query_side', not {told['loss']!r}."
             )
+        return
+    if isinstance(told["loss"], str):
+        raise ValueError(
+            f"loss is {told['loss']!r}, a name, which is for refresh in the mode 'query_side'; "
+            "give a loss of sentence-transformers, or leave it out."
+        )
+    if told["loss"] is not None:
+        for name in _FOR_THE_LOSS:
+            if told[name] is not None:
+                raise ValueError(
+                    f"{name} was given, which is for the default loss; leave it or loss out."
+                )
 
 
 def check_output(output: str | Path) -> Path:

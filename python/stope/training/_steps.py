@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,9 @@ from stope.training.batches import BatchSpec, Clustered, Distinct, batch_sampler
 from stope.training.callbacks import BetweenSteps
 from stope.training.checkpoint import Checkpoints
 from stope.training.log import TrainingLog
-from stope.training.lora import add_lora
+from stope.training.lora import low_rank
 from stope.training.losses import contrastive_loss
+from stope.training.query_side import QuerySideLoss
 from stope.training.refresh import NegativeRefresh
 from stope.training.report import TrainingReport
 
@@ -52,6 +54,14 @@ _OF_THE_LOSS = (
     "prompts",
     "matryoshka_dims",
     "matryoshka_weights",
+)
+_OF_THE_CALLBACK = (
+    "seed",
+    "evaluation",
+    "evaluate_every",
+    "patience",
+    "keep",
+    "checkpoint_every",
 )
 
 
@@ -87,63 +97,73 @@ def run_steps(
     steps = told["max_steps"] or told["epochs"] * (len(sampler) // arguments.world_size)
     arguments.batch_sampler = lambda *given, **named: sampler
     arguments.warmup_steps = round(told["warmup"] * steps)
-    refresh: Any = None
-    if told["refresh"] is not None:
-        pairs: Any = table.pairs
-        refresh = NegativeRefresh.from_dict(told["refresh"]).start(
-            pairs, model, folder=folder, seed=told["seed"], progress=_stages(say)
-        )
-    added = None if told["lora"] is None else add_lora(model, told["lora"], told["seed"])
+    refresh = _refresh(model, table, told, folder, say)
     clock = Clock(max_steps=steps)
-    query_side = refresh is not None and refresh.negatives is None
-    loss = told["loss"]
-    if query_side:
-        loss = refresh.loss(model, temperature=told["temperature"])
-    elif loss is None:
-        loss = contrastive_loss(
-            model,
-            **{name: told[name] for name in _OF_THE_LOSS},
+    with low_rank(model, told["lora"], told["seed"]):
+        loss = _loss(model, table, told, refresh, clock)
+        watcher = BetweenSteps(
+            report=TrainingReport(epochs=told["epochs"]),
             clock=clock,
-            negatives=None if refresh is None else refresh.negatives,
-            table=table,
+            loss=loss,
+            progress=told["progress"] if first else None,
+            say=say,
+            refresh=refresh,
+            checkpoints=checkpoints,
+            resumed=resumed,
+            first=first,
+            **{name: told[name] for name in _OF_THE_CALLBACK},
         )
-    watcher = BetweenSteps(
-        report=TrainingReport(epochs=told["epochs"]),
-        clock=clock,
-        loss=loss,
-        seed=told["seed"],
-        evaluation=told["evaluation"],
-        evaluate_every=told["evaluate_every"],
-        patience=told["patience"],
-        keep=told["keep"],
-        progress=told["progress"] if first else None,
-        say=say,
-        refresh=refresh,
-        checkpoints=checkpoints,
-        checkpoint_every=told["checkpoint_every"],
-        resumed=resumed,
-        first=first,
-    )
-    if watcher.is_finished():
-        say("it had come to its end; the model is taken from it")
-        watcher.restore(model)
-    else:
-        with _log(folder if first else None, told["tensorboard"]) as watcher.log:
-            trainer = Trainer(
-                model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[watcher]
-            )
-            if query_side or isinstance(loss, FusedLoss | CachedFusedLoss):
-                trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
-            else:
-                _check_texts_only(dataset, loss)
-            trainer.remove_callback(PrinterCallback)
-            with tokens_once(model), autocast_training(model, told["autocast"]):
-                trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
-    watcher.leave_best(model)
-    if added is not None:
-        added.finish(model)
+        if watcher.is_finished():
+            say("it had come to its end; the model is taken from it")
+            watcher.restore(model)
+        else:
+            with _log(folder if first else None, told["tensorboard"]) as watcher.log:
+                trainer = Trainer(
+                    model=model,
+                    args=arguments,
+                    train_dataset=dataset,
+                    loss=loss,
+                    callbacks=[watcher],
+                )
+                if isinstance(loss, FusedLoss | CachedFusedLoss | QuerySideLoss):
+                    trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
+                else:
+                    _check_texts_only(dataset, loss)
+                trainer.remove_callback(PrinterCallback)
+                with tokens_once(model), autocast_training(model, told["autocast"]):
+                    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        watcher.leave_best(model)
     watcher.report.seconds = watcher.seconds()
     return watcher.report
+
+
+def _refresh(model: Any, table: Any, told: Any, folder: Path | None, say: Any) -> Any:
+    """What mines negatives in this run, or None; it gets the model as training starts with it."""
+    if told["refresh"] is None:
+        return None
+    refresh, prompts = NegativeRefresh.from_dict(told["refresh"]), told["prompts"]
+    own = (refresh.query_prompt, refresh.corpus_prompt)
+    if prompts is not None and prompts.default is not None and own == (None, None):
+        query, document = prompts.default
+        refresh = dataclasses.replace(refresh, query_prompt=query, corpus_prompt=document)
+    return refresh.start(
+        table.pairs, model, folder=folder, seed=told["seed"], progress=_stages(say)
+    )
+
+
+def _loss(model: Any, table: RowTable, told: Any, refresh: Any, clock: Clock) -> Any:
+    if refresh is not None and refresh.negatives is None:
+        chosen = {} if told["loss"] is None else {"loss": told["loss"]}
+        return refresh.loss(model, temperature=told["temperature"], **chosen)
+    if told["loss"] is not None:
+        return told["loss"]
+    return contrastive_loss(
+        model,
+        **{name: told[name] for name in _OF_THE_LOSS},
+        clock=clock,
+        negatives=None if refresh is None else refresh.negatives,
+        table=table,
+    )
 
 
 def _stages(say: Callable[[str], object]) -> Callable[[str, int, int], None]:

@@ -114,12 +114,12 @@ class BetweenSteps(TrainerCallback):
         self._log_step(step, loss, logs)
         if self.progress is not None:
             self.progress(step, state.max_steps)
-        ended = step % self.steps_per_epoch == 0 or step >= state.max_steps
-        if self._due(step, ended, self.evaluate_every) and self.evaluation is not None:
+        last = step >= state.max_steps
+        ended = last or step % self.steps_per_epoch == 0
+        if self.evaluation is not None and (last or self._due(step, ended, self.evaluate_every)):
             self._evaluate(given["model"], step)
-        if self.report.stopped_early and step < state.max_steps:
-            control.should_training_stop = True
-        last = step >= state.max_steps or control.should_training_stop
+            if not last and self.patience is not None and self.best.misses >= self.patience:
+                self.report.stopped_early = control.should_training_stop = last = True
         if self.refresh is not None and not last and self.refresh.due(step, ended):
             self._refresh(given["model"], step)
         self.report.seconds = self.seconds()
@@ -177,8 +177,6 @@ class BetweenSteps(TrainerCallback):
                 self.best.weights = files.copy_tensors(model.state_dict())
         else:
             self.best.misses += 1
-        if self.patience is not None and self.best.misses >= self.patience:
-            self.report.stopped_early = True
 
     def _refresh(self, model: Any, step: int) -> None:
         self.say(f"refreshing negatives at step {step:,}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +58,20 @@ class Lora:
             object.__setattr__(self, "target_modules", tuple(names))
 
 
-def add_lora(model: Any, lora: Lora, seed: int) -> Any:
-    """Put the updates into the model's transformer, freeze the rest; return how to take them out.
+@contextlib.contextmanager
+def low_rank(model: Any, lora: Lora | None, seed: int) -> Iterator[None]:
+    """Let the model's transformer have updates meanwhile, the rest frozen; at the end merge them.
+
+    Without lora nothing happens. Where the block raises, the model has its own layers back.
 
     Raises:
         ValueError: the model has no transformer, has an adapter already, or has no layer of the
             names given.
         ImportError: peft is missing; the message has the pip command.
     """
+    if lora is None:
+        yield
+        return
     if is_static(model):
         raise ValueError(
             "lora was given but the model is a static encoder, which is one table of vectors and "
@@ -87,34 +94,35 @@ def add_lora(model: Any, lora: Lora, seed: int) -> Any:
         lora_dropout=lora.dropout,
         target_modules=list(lora.target_modules or ()) or "all-linear",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            transformer.add_adapter(config)
-        except ValueError as error:
-            transformer._hf_peft_config_loaded = False
-            raise ValueError(
-                f"lora.target_modules is {lora.target_modules!r}, which names no layer of the "
-                f"model ({str(error).splitlines()[0][:200]})"
-            ) from error
-    return _Added(transformer, trained, lora.merge)
+    added = _Updates(transformer)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                transformer.add_adapter(config)
+            except ValueError as error:
+                raise ValueError(
+                    f"lora.target_modules is {lora.target_modules!r}, which names no layer of the "
+                    f"model ({str(error).splitlines()[0][:200]})"
+                ) from error
+        yield
+    except BaseException:
+        added.remove(merge=False)
+        raise
+    else:
+        if lora.merge:
+            added.remove(merge=True)
+    finally:
+        for parameter in model.parameters():
+            if id(parameter) in trained:
+                parameter.requires_grad_(True)
 
 
 @dataclass
-class _Added:
+class _Updates:
     """Updates that are in a transformer."""
 
     transformer: Any
-    trained: set[int]
-    merge: bool
-
-    def finish(self, model: Any) -> None:
-        """Merge the updates into the weights, if that was asked for, and unfreeze the weights."""
-        if self.merge:
-            self.remove(merge=True)
-        for parameter in model.parameters():
-            if id(parameter) in self.trained:
-                parameter.requires_grad_(True)
 
     def remove(self, merge: bool) -> None:
         """Put the layers back that were there, with the updates added to their weights or not."""

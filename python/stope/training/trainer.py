@@ -14,6 +14,7 @@ from stope.training._library import is_static
 from stope.training._surroundings import quiet
 from stope.training.lora import Lora
 from stope.training.losses import Precision
+from stope.training.prompts import TaskPrompts
 from stope.training.report import TrainingReport
 from stope.weighting import Weighting
 
@@ -52,7 +53,7 @@ def train(
     weighting: Weighting | Mapping[str, Any] | str | None = None,
     refresh: NegativeRefresh | Mapping[str, Any] | None = None,
     batches: BatchSpec | Mapping[str, Any] | str | None = None,
-    prompts: Any | None = None,
+    prompts: TaskPrompts | Mapping[str, Any] | None = None,
     lora: Lora | None = None,
     autocast: Literal["bfloat16"] | None = None,
     seed: int = 0,
@@ -86,7 +87,8 @@ def train(
             "weight" weighs the rows of a batch in its mean loss, "source" names where a row is from
             (for batches and prompts), and any column of numbers is a signal for the weighting.
         columns: more such columns, one value per row; with pairs in the order of their positives.
-        loss: a sentence-transformers loss; default `contrastive_loss` with the options below.
+        loss: a sentence-transformers loss; default `contrastive_loss` with the options below. With
+            refresh in the mode "query_side" the name "lambda_mrr" (the default) or "infonce".
         batch_size: rows per step (of each process); default 2048 for a static encoder, 64 for
             others, and less for fewer rows: an eighth of them, but 16 at least.
         epochs: passes over the rows; default 10 for a static encoder, 1 for others.
@@ -107,7 +109,8 @@ def train(
             while it trains; examples are Pairs then. Its mode "query_side" has a loss of its own.
         batches: which rows meet in a batch, such as `stope.training.batches.Clustered`, its
             dictionary or its name; default `Distinct`.
-        prompts: `TaskPrompts`, put before queries and documents.
+        prompts: `TaskPrompts`, or their dictionary, put before queries and documents. What refresh
+            encodes gets their default, unless refresh has prompts of its own.
         lora: train low-rank updates of a transformer's weights instead of the weights.
         autocast: "bfloat16" encodes in mixed precision while training, which is faster where the
             processor has tiles for it (AMX) or on a GPU; evaluation and refresh stay in float32.
@@ -183,6 +186,7 @@ def train(
         "seed": seed,
     }
     told |= {"batch_size": rows, "epochs": passes, "learning_rate": rate}
+    told["prompts"] = None if prompts is None else TaskPrompts.from_dict(prompts)
     told["weighting"] = None if weighting is None else Weighting.from_dict(weighting)
     library: Any = need("sentence_transformers", extra="train")
     from stope.training._steps import run_steps
