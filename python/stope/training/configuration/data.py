@@ -216,8 +216,8 @@ def _from_file(source: Source, path: Path) -> _Part:
     for query, positive in _pairs_of(source, path, now):
         queries.append(query)
         positives.append(positive)
-        for name in numbers:
-            values[name].append(_number(now, name))
+        for name, column in numbers.items():
+            values[name].append(_number(now, column))
         if texts:
             negatives.append([_filled(now, name) for name in texts])
     if source.positive_ids and source.corpus is None:
@@ -257,20 +257,20 @@ def _from_file(source: Source, path: Path) -> _Part:
     )
 
 
-def _columns_of(source: Source, path: Path) -> tuple[list[str], list[str]]:
-    """Names of the columns of numbers, and of those of negatives, that the first row has."""
+def _columns_of(source: Source, path: Path) -> tuple[dict[str, str], list[str]]:
+    """The columns of "weight" and of signals, and those of negatives, that the first row has."""
     first = next(iter(read_rows(path)), None)
     if first is None:
-        return [], []
+        return {}, []
     names = list(first[1])
     wanted = [*([source.weight] if source.weight else []), *(source.signals or ())]
     missing = next((name for name in wanted if name not in names), None)
     if missing is not None:
         known = ", ".join(f'"{name}"' for name in names)
         raise ValueError(f'{path} has no column "{missing}"; its columns are {known}')
-    if source.weight is None and WEIGHT in names:
-        wanted.insert(0, WEIGHT)
-    return list(dict.fromkeys(wanted)), _negatives(names)
+    weight = source.weight or (WEIGHT if WEIGHT in names else None)
+    found = {WEIGHT: weight} if weight is not None else {}
+    return {**found, **{name: name for name in source.signals or ()}}, _negatives(names)
 
 
 def negative_columns(path: Path) -> list[str]:
