@@ -44,7 +44,7 @@ def mined():
     texts = [f"{text} n{i}" for i, text in enumerate(some_texts(80, seed=2))]
     answers = [[texts[i]] if i % 3 else [texts[i], texts[i + 30]] for i in range(25)]
     pairs = Pairs.from_texts([f"{text} why" for text in texts[:25]], answers, texts)
-    return mine(pairs, HashEncoder(), num_negatives=6, max_score=0.6)
+    return mine(pairs, HashEncoder(), num_negatives=6, max_score=0.6, min_score=0.25)
 
 
 def test_every_pair_has_its_own_score(mined):
