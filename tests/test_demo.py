@@ -112,7 +112,7 @@ def test_the_whole_loop_on_the_installation(tmp_path):
     assert [stage.name for stage in result.stages] == [
         "BM25",
         "static, in-batch negatives",
-        "+ hard negatives",
+        "+ hard negatives, progressive",
         "hybrid with BM25",
     ]
     for stage in result.stages:
@@ -123,6 +123,7 @@ def test_the_whole_loop_on_the_installation(tmp_path):
     for stage in result.stages:
         assert f"{stage.mean['nDCG@10']:.3f}" in told
     assert "stope train pairs.jsonl" in told
+    assert "Negatives were mined" in told
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["name"] for row in kept["stages"]] == [stage.name for stage in result.stages]
     assert len(kept["differences"]) == 3

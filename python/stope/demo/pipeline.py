@@ -22,6 +22,7 @@ from stope.retrieval import Bm25, DenseRetriever, Ranking, Tokenizer, fuse
 from stope.retrieval.encoding import encode_corpus, encode_queries
 from stope.training import (
     Adapter,
+    NegativeRefresh,
     RetrievalEvaluation,
     load_encoder,
     pairs_dataset,
@@ -146,7 +147,11 @@ class _Demo:
             done(bm25.search(self.test.query_texts, self.k, progress=step))
 
     def train_from_scratch(self) -> None:
-        """A static encoder: large in-batch batches, then five exact hard negatives a query."""
+        """A static encoder: large in-batch batches, then hard negatives that follow the model.
+
+        In the second training the negatives are mined anew after every epoch, by the model as it is
+        then, and the loss shifts from easy pairs to hard ones.
+        """
         texts = [*self.pairs.corpus_texts, *self.pairs.query_texts]
         with self._timed("static, in-batch negatives") as (step, done):
             model = static_encoder(texts, code=self.material.code, seed=self.seed)
@@ -160,11 +165,15 @@ class _Demo:
                 progress=step,
             )
             done(self._dense(model))
-        mined = self._mine(lambda step: mine(self.pairs, model, **self._mining, progress=step))
-        with self._timed("+ hard negatives") as (step, done):
-            train(
+        self._mine(lambda step: mine(self.pairs, model, **self._mining, progress=step))
+        with self._timed("+ hard negatives, progressive") as (step, done):
+            report = train(
                 model,
-                pairs_dataset(self.pairs, mined.result.ids),
+                self.pairs,
+                refresh=NegativeRefresh(
+                    every_epochs=1, num_negatives=NUM_NEGATIVES, relative_margin=RELATIVE_MARGIN
+                ),
+                weighting="progressive",
                 batch_size=1024,
                 epochs=3,
                 learning_rate=0.02,
@@ -174,6 +183,7 @@ class _Demo:
                 progress=step,
             )
             done(self._dense(model))
+        self.show.refreshed(report.refreshes)
         self.encoder = model
 
     def adapt(self, model: Any, name: str) -> None:

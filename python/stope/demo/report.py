@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,14 @@ class Narrator:
             f"      {counts.num_negatives:,} negatives for {counts.num_queries:,} queries; "
             f"{counts.rejected.get('relative_margin', 0):,} candidates turned away as too close to "
             "the positive."
+        )
+
+    def refreshed(self, refreshes: Sequence[Mapping[str, Any]]) -> None:
+        """Say how the negatives followed the model."""
+        changed = ", ".join(f"{100 * found['changed']:.0f}%" for found in refreshes[1:])
+        self._say(
+            f"      Negatives were mined {len(refreshes)} times while it trained"
+            + (f"; of the candidates {changed} changed." if changed else ".")
         )
 
     def table(self, result: DemoReport, metrics: Sequence[str]) -> None:
