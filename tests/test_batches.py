@@ -256,6 +256,19 @@ def test_homogeneous_is_one_pass_over_each_source():
         assert len({row for batch in batches for row in batch}) == 139
 
 
+@pytest.mark.parametrize("spec", [Homogeneous(), Mixed(1.0)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sources_come_in_random_order(spec, processes):
+    """Round by round: every place of an epoch has each source equally often (chi-square)."""
+    table = sized(80, 80)
+    plan = spec.plan(table, 10, 0, processes=processes)
+    first = np.zeros(plan.num_batches // processes)
+    for epoch in range(400):
+        first += [table.sources[batch[0]] for batch in plan.batches(epoch)[::processes]]
+    statistic = ((first - 200) ** 2 / 100).sum()
+    assert statistic < {16: 39.3, 8: 26.1}[len(first)]  # 99.9% points
+
+
 def test_homogeneous_names_the_source_that_is_too_small():
     table = RowNumbers(np.arange(5), np.arange(5), np.array([4, 4, 4, 4, 9]))
     with pytest.raises(ValueError, match="source 9 has 1 rows but no two of them"):
