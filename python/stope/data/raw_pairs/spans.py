@@ -196,6 +196,8 @@ class _Document:
 
 def _key(token: str) -> str:
     """The token in lower case without punctuation at its ends; empty for punctuation alone."""
+    if token.isalnum():  # most tokens
+        return token.casefold()
     start, end = 0, len(token)
     while start < end and not token[start].isalnum():
         start += 1
