@@ -212,6 +212,9 @@ def train(
             }
         config = Config.from_dict(sections)
         command = "the same command"
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # of reading and writing weights
     with reporting(quiet) as bar:
         try:
             report = run(config, resume=resume, progress=bar.progress, say=bar.say)
@@ -318,6 +321,14 @@ def _show(report: RunReport) -> None:
     ):
         if before:
             wide.print(metrics_table(title, before, after))
+            first = next(iter(before))
+            if after[first] < before[first]:
+                console.print(
+                    f"Training made {first} worse; try a lower learning rate, fewer epochs, a "
+                    "larger relative margin of the negatives, or more pairs.",
+                    highlight=False,
+                    soft_wrap=True,
+                )
     console.print(
         f"The model is {report.model}; try it: stope search queries.tsv corpus.jsonl --encoder "
         f"{report.model}",

@@ -161,19 +161,21 @@ def fit(
         if config.evaluation.patience is not None:
             options["patience"] = config.evaluation.patience
     (folder / "log.jsonl").unlink(missing_ok=True)  # of a training that did not end
-    log = TrainingLog(folder, tensorboard=config.output.tensorboard)
+    queries = frozen.embed("query", data.pairs.query_texts)
+    corpus = frozen.embed("corpus", data.pairs.corpus_texts)
     began = time.perf_counter()
-    adapter = train_adapter(
-        frozen.embed("query", data.pairs.query_texts),
-        frozen.embed("corpus", data.pairs.corpus_texts),
-        data.pairs.positives,
-        temperature=config.loss.temperature,
-        precision=config.loss.precision,  # type: ignore[arg-type]
-        seed=training.seed,
-        progress=progress,
-        log=log.write,
-        **options,
-    )
+    with TrainingLog(folder, tensorboard=config.output.tensorboard) as log:
+        adapter = train_adapter(
+            queries,
+            corpus,
+            data.pairs.positives,
+            temperature=config.loss.temperature,
+            precision=config.loss.precision,  # type: ignore[arg-type]
+            seed=training.seed,
+            progress=progress,
+            log=log.write,
+            **options,
+        )
     report.seconds = time.perf_counter() - began
     report.losses = list(adapter.losses)
     report.steps = len(adapter.losses)

@@ -219,8 +219,14 @@ def _train(
     mined = None if config.negatives is None or "file" in config.negatives else config.negatives
     if mined is not None and len(config.data) > 1:
         parts.check_across(mined, data.corpus_sources, len(config.data))
+    dims = config.loss.matryoshka_dims
+    if dims is not None and config.loss.matryoshka_weights is None:
+        named = getattr(model, "get_embedding_dimension", None)  # of version 6 of the library
+        whole = int((named or model.get_sentence_embedding_dimension)())
+        dims = dims if dims[0] >= whole else (whole, *dims)
     options: dict[str, Any] = {
         **asdict(config.loss),
+        "matryoshka_dims": dims,
         **{name: value for name, value in asdict(section).items() if name != "threads"},
         "weighting": config.weighting,
         "refresh": None if mined is None else parts.build_refresh(mined),

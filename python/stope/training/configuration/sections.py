@@ -112,7 +112,10 @@ class Encoder(Section):
 
 @dataclass(frozen=True)
 class Loss(Section):
-    """Options of the contrastive loss, see `contrastive_loss`."""
+    """Options of the contrastive loss, see `contrastive_loss`.
+
+    Without matryoshka_weights the whole embedding counts beside matryoshka_dims, named or not.
+    """
 
     temperature: float = option(number(0, above=True), 0.05)
     precision: str = option(choice("float32", "bfloat16"), "float32")
