@@ -195,6 +195,7 @@ def train(
     with tempfile.TemporaryDirectory(prefix="stope-train-") as scratch, quiet(model):
         arguments = library.SentenceTransformerTrainingArguments(
             output_dir=scratch,
+            use_cpu=model.device.type == "cpu",  # trained where it is
             **numbers,
             weight_decay=0.0,
             dataloader_pin_memory=False,
