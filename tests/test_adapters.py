@@ -408,6 +408,25 @@ def test_the_same_seed_gives_the_same_adapter(kind):
     assert not np.array_equal(first.apply(queries), other.apply(queries))
 
 
+def test_training_is_adam_with_a_rate_that_falls_to_zero():
+    queries, corpus = pairs(40)
+    found = train_adapter(queries, corpus, np.arange(40), epochs=5, learning_rate=0.02)
+    change = torch.zeros(DIM, DIM, requires_grad=True)
+    optimiser = torch.optim.Adam([change])
+    for step in range(5):
+        optimiser.param_groups[0]["lr"] = 0.02 * (1 - step / 5)
+        q, d = (
+            torch.nn.functional.normalize(torch.from_numpy(rows) @ (torch.eye(DIM) + change).T)
+            for rows in (queries, corpus)
+        )
+        loss = torch.nn.functional.cross_entropy(q @ d.T / 0.05, torch.arange(40))
+        assert found.losses[step] == pytest.approx(loss.item(), rel=1e-4)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    np.testing.assert_allclose(found.weight, np.eye(DIM) + change.detach().numpy(), atol=1e-4)
+
+
 def test_weight_decay_pulls_to_the_start():
     queries, corpus = pairs(60)
     far, near = (
