@@ -50,24 +50,42 @@ def capacity(queries: Ids, positives: Ids, num_batches: int, batch_size: int) ->
 
 
 def count_batches(
-    queries: Ids, positives: Ids, batch_size: int, usual: int, processes: int
+    queries: Ids,
+    positives: Ids,
+    batch_size: int,
+    usual: int,
+    processes: int,
+    random: np.random.Generator,
 ) -> tuple[int, int]:
-    """Number of batches of an epoch, a multiple of processes, and how many rows they are to hold.
+    """Number of batches of an epoch, a multiple of processes, and how many rows they may hold.
 
     The number is n / usual, rounded, or less: so many that batches are three quarters of the usual
-    length, 2 at least, in the mean of U(K) / K.
+    length, 2 at least, in the mean of U(K) / K. Where rows repeat on both sides, they may fit into
+    fewer places than U(K): there one epoch is packed for a trial, and the number lowered to what it
+    filled.
     """
-
-    def long_enough(number: int) -> bool:
-        rows = capacity(queries, positives, number, batch_size)
-        return rows >= max(2.0, _FULL * usual) * number
-
+    short = max(2.0, _FULL * usual)
     low, high = 1, max(1, int(len(queries) / usual + 0.5))
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if long_enough(middle) else (low, middle - 1)
+        enough = capacity(queries, positives, middle, batch_size) >= short * middle
+        low, high = (middle, high) if enough else (low, middle - 1)
     number = max(processes, low - low % processes)
-    return number, capacity(queries, positives, number, batch_size)
+    total = capacity(queries, positives, number, batch_size)
+    if not _repeats(queries) or not _repeats(positives):
+        return number, total
+    while number > processes:
+        order = random.permutation(len(queries))
+        wished = deal(queries[order], positives[order], number, total, random)
+        longest = -(-total // number)
+        found = settle(wished, queries[order], positives[order], number, longest)
+        placed = sum(map(len, found))
+        if placed >= 0.9 * short * number:
+            break
+        fewer = min(int(placed / short), number - processes)
+        number = max(processes, fewer - fewer % processes)
+        total = capacity(queries, positives, number, batch_size)
+    return number, total
 
 
 def occurrence(values: Ids) -> Ids:

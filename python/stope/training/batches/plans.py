@@ -80,7 +80,12 @@ class Passes(Plan):
         self.spare = spare_rows(self._queries, self._positives, batch_size, named)
         usual = min(batch_size, len(self.spare))
         self.num_batches, self.total = packing.count_batches(
-            self._queries, self._positives, batch_size, usual, processes
+            self._queries,
+            self._positives,
+            batch_size,
+            usual,
+            processes,
+            np.random.default_rng([*self.seed, 0, 0]),
         )
         if self.total < 2 * self.num_batches:
             raise ValueError(

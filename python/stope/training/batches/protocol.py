@@ -128,7 +128,7 @@ class BatchSpec(ABC):
             TypeError: arguments that are no integers.
 
         Memory: at most about 190 bytes a row while an epoch is planned or the plan is made, and 80
-        afterwards, the epoch's lists included. A million rows take one to two seconds an epoch.
+        afterwards, the epoch's lists included. A million rows take one to five seconds.
         """
 
     def to_dict(self) -> dict[str, Any]:
