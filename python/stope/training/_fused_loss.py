@@ -21,7 +21,7 @@ from torch import nn
 from stope.torch.distributed import gather_rows, own_rows, world_size
 from stope.training._clock import Clock
 from stope.training._library import part
-from stope.training._rows import ROW, SOURCE, WEIGHT, RowTable, columns_of, text_numbers
+from stope.training._rows import ROW, SOURCE, WEIGHT, Columns, RowTable, columns_of, text_numbers
 from stope.training._signals import RowWeights, observations, own_scores
 from stope.weighting import Weighting
 
@@ -259,9 +259,7 @@ class CachedFusedLoss(_Contrast, part("losses").CachedMultipleNegativesRankingLo
         parts: Parts = Parts(),
         clock: Clock | None = None,
     ) -> None:
-        part("losses").CachedMultipleNegativesRankingLoss.__init__(
-            self, model, mini_batch_size=mini_batch_size
-        )
+        super().__init__(model, mini_batch_size=mini_batch_size)
         self._assemble(model, infonce, parts, clock)
         self._batch = _Batch()
 
@@ -314,9 +312,8 @@ class Batches:
                 for row in rows
             ]
         )
-        texts = [row[name] for name in columns.texts[1:] for row in rows]
         paired = self.table is not None and self.table.pairs is not None
-        numbers = text_numbers(texts) if self.table is None else self.table.document_numbers(texts)
+        numbers = self._numbers(rows, columns)
         labels: dict[str, Any] = {}
         if paired or world_size() > 1 or len(np.unique(numbers)) < len(numbers):
             labels["document_ids"] = torch.from_numpy(numbers)
@@ -332,6 +329,20 @@ class Batches:
             }
         batch["label"] = labels
         return batch
+
+    def _numbers(self, rows: Sequence[dict[str, Any]], columns: Columns) -> NDArray[np.int64]:
+        """One number per document, column by column."""
+        first, *others = columns.texts[1:]
+        if self.table is None or self.table.pairs is None:
+            return text_numbers([row[name] for name in (first, *others) for row in rows])
+        if columns.row:  # no need to look up the texts of positives
+            known = self.table.positive_numbers[[int(row[ROW]) for row in rows]]
+        else:
+            known = self.table.document_numbers([row[first] for row in rows])
+        if not others:
+            return known
+        texts = [row[name] for name in others for row in rows]
+        return np.concatenate([known, self.table.document_numbers(texts)])
 
     def _prompted(self, row: Mapping[str, Any], name: str, texts: Sequence[str]) -> str:
         text: str = row[name]
