@@ -342,7 +342,8 @@ def test_refresh_changes_the_negatives(monkeypatch):
     refreshes = [(step, numbers) for kind, step, numbers in lines if kind == "refresh"]
     assert [step for step, _ in refreshes] == [0, 2, 4]
     assert "changed" not in refreshes[0][1]
-    assert 0 < refreshes[1][1]["changed"] <= 1
+    both = [len(set(a) & set(b)) for a, b in zip(seen[1], seen[2], strict=True)]
+    assert refreshes[1][1]["changed"] == pytest.approx(1 - sum(both) / 720)
     assert seen[0] is seen[1]
     assert not np.array_equal(seen[1], seen[2])
     assert seen[0].shape == (240, 3)
