@@ -172,11 +172,11 @@ def test_default_batch_makes_steps_of_few_rows(encoder):
 
 
 def test_no_query_or_positive_twice_in_a_batch():
-    from stope.training._batches import distinct_batches
+    from stope.training.batches import batch_sampler
 
     rows = [(f"q{i % 7}", f"d{i % 5}") for i in range(35)]
     dataset = training_dataset([row[0] for row in rows], [row[1] for row in rows])
-    sampler = distinct_batches(dataset, 4, False, seed=1)
+    sampler = batch_sampler()(dataset, 4, False, seed=1)
     orders = []
     for epoch in range(2):
         sampler.set_epoch(epoch)

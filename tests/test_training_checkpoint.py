@@ -372,6 +372,7 @@ def test_log_tells_what_happened(tmp_path):
         ({"autocast": "float16"}, 'autocast must be "bfloat16"'),
         ({"autocast": "bfloat16"}, "is a static encoder"),
         ({"weighting": "nobody"}, "there are the weightings"),
+        ({"weighting": "teacher"}, "reads the signal 'teacher_confidence'"),
         ({"batches": "nobody"}, "give one of"),
         ({"columns": {"weight": [1.0]}}, "1 values of \"weight\" for 60 rows"),
         ({"columns": {"query": QUERIES}}, 'columns has "query", which the rows have already'),
@@ -404,6 +405,13 @@ def test_columns_are_weights_and_signals(one_thread):
     plain, _ = trained(examples=PAIRS)
     assert same(given, expected)
     assert not same(given, plain)
+
+
+def test_a_given_loss_follows_the_clock():
+    encoder = new_encoder()
+    loss = contrastive_loss(encoder, weighting="progressive")
+    trained(model=encoder, loss=loss)
+    assert (loss.clock.step, loss.clock.max_steps) == (17, 18)
 
 
 def test_clustered_batches_go_on(tmp_path, one_thread):

@@ -20,7 +20,8 @@ from stope.training._clock import Clock
 from stope.training._examples import fingerprint_rows
 from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
 from stope.training._processes import computed_in_first
-from stope.training._rows import SOURCE, RowTable, check_columns
+from stope.training._rows import SOURCE, WEIGHT, RowTable, check_columns
+from stope.training._signals import check_weighting
 from stope.training._surroundings import autocast_training, tokens_once
 from stope.training.batches import BatchSpec, Clustered, Distinct, batch_sampler
 from stope.training.callbacks import BetweenSteps
@@ -93,6 +94,10 @@ def run_steps(
         options = _options(model, dataset, told, arguments.world_size)
         checkpoints = Checkpoints(folder / "checkpoints", options, told["keep_checkpoints"])
         resumed = _newest(checkpoints, told["resume"], say)
+    if told["weighting"] is not None:
+        found = check_columns(dataset)
+        known = [*found.signals, *([WEIGHT] if found.weight else [])]
+        check_weighting(told["weighting"], {name: dataset[name] for name in known})
     sampler = _sampler(model, dataset, table, arguments, told, folder)
     steps = told["max_steps"] or told["epochs"] * (len(sampler) // arguments.world_size)
     arguments.batch_sampler = lambda *given, **named: sampler
@@ -155,6 +160,8 @@ def _loss(model: Any, table: RowTable, told: Any, refresh: Any, clock: Clock) ->
     if refresh is not None and refresh.negatives is None:
         chosen = {} if told["loss"] is None else {"loss": told["loss"]}
         return refresh.loss(model, temperature=told["temperature"], **chosen)
+    if isinstance(told["loss"], FusedLoss | CachedFusedLoss):
+        told["loss"].clock = clock
     if told["loss"] is not None:
         return told["loss"]
     return contrastive_loss(
