@@ -29,5 +29,7 @@ void pair_scores_cuda(const PairScoresCall&) { refuse("mine_hard_negatives"); }
 void infonce_forward_cuda(const InfonceProblem&, const InfonceForward&) { refuse("infonce"); }
 void infonce_backward_cuda(const InfonceProblem&, const InfonceBackward&) { refuse("infonce"); }
 bool cuda_built() { return false; }
+int cuda_device_of(const void*) { refuse("stope"); }
+void cuda_order_after(Device, void*, void*) { refuse("stope"); }
 
 }  // namespace stope

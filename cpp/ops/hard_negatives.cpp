@@ -41,6 +41,8 @@ std::uint64_t mix(std::uint64_t x) {
 }  // namespace
 
 std::size_t pair_scores_workspace_bytes(const PairScoresCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda)
+    return pair_scores_cuda_workspace_bytes(call);
   Workspace workspace;
   take(&workspace, call);
   return workspace.bytes();

@@ -124,6 +124,7 @@ class Similarity {
 }  // namespace
 
 std::size_t similarity_workspace_bytes(const SimilarityCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return similarity_cuda_workspace_bytes(call);
   return Similarity(call).bytes();
 }
 

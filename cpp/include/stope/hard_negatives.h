@@ -24,6 +24,7 @@ void sampling_keys(std::uint64_t seed, std::int64_t first_query, const std::int6
                    std::int64_t rows, std::int64_t columns, std::uint64_t* keys);
 
 // The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+std::size_t pair_scores_cuda_workspace_bytes(const PairScoresCall& call);
 void pair_scores_cuda(const PairScoresCall& call);
 
 }  // namespace stope

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "stope/matrix.h"
+
 namespace stope {
 
 // Instruction sets from the plainest to the widest; available_isas() lists those that this machine
@@ -24,6 +26,11 @@ struct BuildInfo {
 };
 BuildInfo build_info();
 bool cuda_built();
+
+// The CUDA device that memory lies on, -1 for none; and: what is queued on the stream `after` from
+// now on waits for what is queued on `before` so far. DeviceError in a build without CUDA.
+int cuda_device_of(const void* memory);
+void cuda_order_after(Device device, void* after, void* before);
 
 // Operations per second of one core with the current instruction set: the scan's int8 and bfloat16
 // multiply-adds and the float32 one, each measured on registers for about `seconds`.

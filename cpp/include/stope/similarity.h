@@ -18,6 +18,7 @@ std::size_t similarity_workspace_bytes(const SimilarityCall& call);
 void similarity(const SimilarityCall& call);
 
 // The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+std::size_t similarity_cuda_workspace_bytes(const SimilarityCall& call);
 void similarity_cuda(const SimilarityCall& call);
 
 }  // namespace stope

@@ -1,0 +1,46 @@
+// A machine that runs kernels on the CPU, one block after another, so that their logic is tested
+// where there is no GPU. Far too slow for anything else; device memory is host memory.
+//
+// The threads of a block are fibers that run until they wait: at a block barrier, or for the other
+// lanes of their warp. What real hardware would leave to chance shows up here:
+//   - STOPE_EMULATED_ORDER=<n> runs blocks, warps and lanes in another order for every n
+//   - shared memory starts as NaNs, and a block that writes beyond it is found
+//   - an asynchronous copy arrives no sooner than it is waited for
+//   - lanes that meet in different instructions, and barriers that some thread never reaches, end
+//     the launch with DeviceError
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace stope::cuda::emulated {
+
+struct Position {
+  unsigned block_x, block_y, blocks_x, blocks_y, threads, thread;
+};
+
+// Of the thread that runs.
+const Position& position();
+std::byte* shared_memory();
+void block_barrier();
+
+inline constexpr std::size_t kSlotBytes = 64;
+struct Slot {
+  alignas(16) std::byte bytes[kSlotBytes];
+};
+// Every lane of the warp brings `bytes` bytes to the instruction of that name; the result holds
+// what all 32 brought, until the lane's next but one exchange.
+const Slot* exchange(const char* instruction, const void* mine, std::size_t bytes);
+
+void copy_later(void* to, const void* from, bool there);
+void end_copy_group();
+void wait_for_copies(std::size_t left);
+
+// The launch cannot go on: what(thread) goes wrong. Called by emulated instructions.
+[[noreturn]] void fault(const char* what);
+
+// Runs body(arguments) as every thread of every block.
+void run(const char* name, void (*body)(const void* context), const void* context,
+         std::int64_t blocks_x, std::int64_t blocks_y, int threads, std::size_t shared_bytes);
+
+}  // namespace stope::cuda::emulated
