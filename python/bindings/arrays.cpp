@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "dlpack.h"
+#include "stope/runtime.h"
 
 namespace stope::python {
 namespace {
@@ -67,15 +68,34 @@ Description describe(const DlTensor& tensor) {
   return d;
 }
 
-Description on_cuda(int index) {
-  Description d;
-  d.device = {DeviceKind::kCuda, index};
-  return d;
+// DLPack's numbers of streams: 1 is the default one, which is 0 to CUDA; -1 asks for no order.
+std::int64_t dlpack_stream(StreamNumber stream) { return stream == 0 ? 1 : stream; }
+
+py::object dlpack_capsule(const py::object& object, py::dict arguments) {
+  const py::object exporter = object.attr("__dlpack__");
+  py::dict versioned = arguments.attr("copy")();
+  versioned["max_version"] = py::make_tuple(1, 0);
+  try {
+    return exporter(**versioned);
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_TypeError)) throw;
+  }
+  return exporter(**arguments);
+}
+
+const DlTensor& dlpack_tensor(const py::object& capsule, const char* name) {
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0)
+    return static_cast<DlManagedTensorVersioned*>(
+               PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"))
+        ->tensor;
+  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0)
+    return static_cast<DlManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->tensor;
+  throw py::type_error(std::string(name) + " exports a DLPack capsule of an unknown kind");
 }
 
 // Empty when the object exports no DLPack capsule in its present state.
 std::optional<Description> by_dlpack(const py::object& object, const char* name,
-                                     py::object* owner) {
+                                     StreamNumber stream, py::object* owner) {
   if (!py::hasattr(object, "__dlpack__") || !py::hasattr(object, "__dlpack_device__"))
     return std::nullopt;
   py::tuple device;
@@ -86,33 +106,61 @@ std::optional<Description> by_dlpack(const py::object& object, const char* name,
                           std::string(py::str(error.value())) + "); move it to the CPU");
   }
   const int kind = py::int_(device[0]).cast<int>();
-  if (kind == kDlCuda || kind == kDlCudaManaged) return on_cuda(device[1].cast<int>());
-  if (kind != kDlCpu && kind != kDlCudaHost)
+  const bool cuda = kind == kDlCuda || kind == kDlCudaManaged;
+  if (!cuda && kind != kDlCpu && kind != kDlCudaHost)
     throw py::value_error(std::string(name) + " is on a device of DLPack type " +
-                          std::to_string(kind) + "; move it to the CPU");
-  py::object capsule;
+                          std::to_string(kind) + "; move it to the CPU or to a CUDA device");
+  py::dict arguments;
+  if (cuda) arguments["stream"] = dlpack_stream(stream);
   try {
-    try {
-      capsule = object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
-    } catch (py::error_already_set& error) {
-      if (!error.matches(PyExc_TypeError)) throw;
-      capsule = object.attr("__dlpack__")();
-    }
+    *owner = dlpack_capsule(object, arguments);
   } catch (py::error_already_set& error) {
     if (!error.matches(PyExc_BufferError) && !error.matches(PyExc_RuntimeError)) throw;
     if (PyObject_CheckBuffer(object.ptr()) != 0) return std::nullopt;
     throw py::value_error(std::string(name) +
                           " cannot be read: " + std::string(py::str(error.value())));
   }
-  *owner = capsule;
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned") != 0)
-    return describe(static_cast<DlManagedTensorVersioned*>(
-                        PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"))
-                        ->tensor);
-  if (PyCapsule_IsValid(capsule.ptr(), "dltensor") != 0)
-    return describe(
-        static_cast<DlManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"))->tensor);
-  throw py::type_error(std::string(name) + " exports a DLPack capsule of an unknown kind");
+  Description d = describe(dlpack_tensor(*owner, name));
+  if (cuda) d.device = {DeviceKind::kCuda, device[1].cast<int>()};
+  return d;
+}
+
+// Shape and strides of the two array interfaces.
+void describe_interface(const py::dict& interface, Description* d) {
+  const auto shape = interface["shape"].cast<py::tuple>();
+  d->data =
+      reinterpret_cast<const void*>(interface["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
+  d->ndim = static_cast<std::int64_t>(shape.size());
+  if (d->ndim != 2) return;
+  for (std::size_t axis = 0; axis < 2; ++axis) d->shape[axis] = shape[axis].cast<std::int64_t>();
+  d->stride_bytes[0] = d->shape[1] * d->item_bytes;
+  d->stride_bytes[1] = d->item_bytes;
+  if (!interface.contains("strides") || interface["strides"].is_none()) return;
+  const auto strides = interface["strides"].cast<py::tuple>();
+  for (std::size_t axis = 0; axis < 2; ++axis)
+    d->stride_bytes[axis] = strides[axis].cast<std::int64_t>();
+}
+
+std::optional<Description> by_cuda_array_interface(const py::object& object, StreamNumber stream) {
+  if (!py::hasattr(object, "__cuda_array_interface__")) return std::nullopt;
+  const py::dict interface = object.attr("__cuda_array_interface__");
+  const auto type = interface["typestr"].cast<std::string>();
+  Description d;
+  d.dtype = type == "<f4"   ? std::optional(DType::kFloat32)
+            : type == "<f2" ? std::optional(DType::kFloat16)
+            : type == "|i1" ? std::optional(DType::kInt8)
+                            : std::nullopt;
+  d.item_bytes = std::stoll(type.substr(2));
+  describe_interface(interface, &d);
+  // The interface does not tell the device; memory without elements may be a null pointer.
+  const int index = d.data == nullptr ? 0 : cuda_device_of(d.data);
+  d.device = {DeviceKind::kCuda, index < 0 ? 0 : index};
+  if (stream != kNoStream && interface.contains("stream") && !interface["stream"].is_none()) {
+    const auto theirs = interface["stream"].cast<std::int64_t>();
+    cuda_order_after(d.device, reinterpret_cast<void*>(stream),
+                     reinterpret_cast<void*>(theirs == 1 ? 0 : theirs));
+  }
+  return d;
 }
 
 std::optional<Description> by_buffer(const py::object& object, py::object* owner) {
@@ -145,22 +193,9 @@ std::optional<Description> by_array_interface(const py::object& object) {
   if (interface["typestr"].cast<std::string>() != "<V2" || dtype_name(object) != "bfloat16")
     return std::nullopt;
   Description d;
-  const auto shape = interface["shape"].cast<py::tuple>();
-  d.data =
-      reinterpret_cast<const void*>(interface["data"].cast<py::tuple>()[0].cast<std::uintptr_t>());
-  d.ndim = static_cast<std::int64_t>(shape.size());
   d.dtype = DType::kBFloat16;
   d.item_bytes = 2;
-  if (d.ndim == 2) {
-    for (std::size_t axis = 0; axis < 2; ++axis) d.shape[axis] = shape[axis].cast<std::int64_t>();
-    d.stride_bytes[0] = d.shape[1] * 2;
-    d.stride_bytes[1] = 2;
-    if (interface.contains("strides") && !interface["strides"].is_none()) {
-      const auto strides = interface["strides"].cast<py::tuple>();
-      for (std::size_t axis = 0; axis < 2; ++axis)
-        d.stride_bytes[axis] = strides[axis].cast<std::int64_t>();
-    }
-  }
+  describe_interface(interface, &d);
   return d;
 }
 
@@ -190,12 +225,12 @@ Matrix check(const Description& d, const py::object& object, const std::string& 
 
 }  // namespace
 
-Array import_matrix(const py::object& object, const char* name) {
+Array import_matrix(const py::object& object, const char* name, StreamNumber stream) {
   Array array;
   array.owner = object;
   py::object capsule;
-  std::optional<Description> found = by_dlpack(object, name, &capsule);
-  if (!found && py::hasattr(object, "__cuda_array_interface__")) found = on_cuda(0);
+  std::optional<Description> found = by_dlpack(object, name, stream, &capsule);
+  if (!found) found = by_cuda_array_interface(object, stream);
   if (!found) found = by_array_interface(object);
   if (!found) found = by_buffer(object, &capsule);
   if (!found)
@@ -203,10 +238,6 @@ Array import_matrix(const py::object& object, const char* name) {
                          dtype_name(object) +
                          "; give an array of float32, float16, bfloat16 or int8 "
                          "(NumPy, torch, or anything with DLPack)");
-  if (found->device.kind == DeviceKind::kCuda) {
-    array.matrix.device = found->device;
-    return array;
-  }
   if (capsule) array.owner = py::make_tuple(object, capsule);
   array.matrix = check(*found, object, name);
   return array;
@@ -235,6 +266,56 @@ template std::uint64_t* import_vector<std::uint64_t>(const py::buffer&, const ch
                                                      bool);
 template std::uint8_t* import_vector<std::uint8_t>(const py::buffer&, const char*, py::ssize_t,
                                                    bool);
+
+template <typename T>
+T* import_result(const py::object& object, const char* name, py::ssize_t size,
+                 const Device& device) {
+  if (device.kind == DeviceKind::kCpu) {
+    if (PyObject_CheckBuffer(object.ptr()) == 0)
+      throw py::type_error(std::string(name) + " is a " + type_name(object) +
+                           "; give a NumPy array");
+    return import_vector<T>(py::reinterpret_borrow<py::buffer>(object), name, size, true);
+  }
+  py::dict arguments;
+  arguments["stream"] = dlpack_stream(kNoStream);
+  const py::object capsule = dlpack_capsule(object, arguments);
+  const DlTensor& tensor = dlpack_tensor(capsule, name);
+  const auto place = object.attr("__dlpack_device__")().cast<py::tuple>();
+  const int kind = py::int_(place[0]).cast<int>();
+  if ((kind != kDlCuda && kind != kDlCudaManaged) || place[1].cast<int>() != device.index)
+    throw py::value_error(std::string(name) + " is not on " + device_name(device) +
+                          ", where queries and corpus are");
+  std::int64_t count = 1;
+  bool contiguous = true;
+  for (std::int32_t axis = tensor.ndim - 1; axis >= 0; --axis) {
+    if (tensor.strides != nullptr && tensor.shape[axis] != 1)
+      contiguous = contiguous && tensor.strides[axis] == count;
+    count *= tensor.shape[axis];
+  }
+  if (tensor.type_bits != 8 * sizeof(T) || (!contiguous && count > 0) ||
+      (size >= 0 && count != size))
+    throw py::value_error(std::string(name) + " must be a C-contiguous array of " +
+                          std::to_string(size) + " elements of " + std::to_string(sizeof(T)) +
+                          " bytes");
+  return reinterpret_cast<T*>(static_cast<char*>(tensor.data) + tensor.byte_offset);
+}
+
+template float* import_result<float>(const py::object&, const char*, py::ssize_t, const Device&);
+template double* import_result<double>(const py::object&, const char*, py::ssize_t, const Device&);
+template std::int64_t* import_result<std::int64_t>(const py::object&, const char*, py::ssize_t,
+                                                   const Device&);
+
+std::string device_name(const Device& device) {
+  return device.kind == DeviceKind::kCpu ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
+Execution execution_on(const Device& device, StreamNumber stream, int threads) {
+  Execution execution;
+  execution.device = device;
+  execution.stream = reinterpret_cast<void*>(stream);
+  execution.threads = threads;
+  return execution;
+}
 
 bool PythonProgress::step(void* context, std::int64_t done, std::int64_t total) {
   auto* self = static_cast<PythonProgress*>(context);
@@ -282,8 +363,8 @@ Metric parse_metric(const std::string& metric) {
 void check_pair(const Array& queries, const Array& corpus) {
   const Matrix &q = queries.matrix, &c = corpus.matrix;
   if (q.device.kind != c.device.kind || q.device.index != c.device.index)
-    throw py::value_error("queries and corpus are on different devices; move one to the other's");
-  if (q.device.kind == DeviceKind::kCuda) return;
+    throw py::value_error("queries are on " + device_name(q.device) + " but corpus is on " +
+                          device_name(c.device) + "; move one to the other's device");
   if (q.columns != c.columns)
     throw py::value_error("corpus has dim " + std::to_string(c.columns) + " but queries have dim " +
                           std::to_string(q.columns));
@@ -295,8 +376,8 @@ void check_pair(const Array& queries, const Array& corpus) {
 WorkspaceLoan::WorkspaceLoan(const py::object& allocate, std::size_t bytes, Execution* execution) {
   constexpr std::size_t kAlignment = 64;
   memory_ = allocate(bytes + kAlignment);
-  auto address =
-      reinterpret_cast<std::uintptr_t>(import_vector<std::uint8_t>(memory_, "workspace", -1, true));
+  auto address = reinterpret_cast<std::uintptr_t>(
+      import_result<std::uint8_t>(memory_, "workspace", -1, execution->device));
   address = (address + kAlignment - 1) / kAlignment * kAlignment;
   execution->workspace = reinterpret_cast<void*>(address);
   execution->workspace_bytes = bytes;

@@ -20,10 +20,15 @@ struct Array {
   py::object owner;
 };
 
+// A CUDA stream as Python tells it: a pointer, 0 for the default stream.
+using StreamNumber = std::int64_t;
+// Only looked at, not read: nothing need be ready.
+inline constexpr StreamNumber kNoStream = -1;
+
 // A matrix by DLPack, then __cuda_array_interface__, __array_interface__ (ml_dtypes.bfloat16), then
-// the buffer protocol. Refuses, naming the argument: not an array, wrong rank, wrong dtype, a
-// strided last axis.
-Array import_matrix(const py::object& object, const char* name);
+// the buffer protocol. What is on a CUDA device is ready for `stream`. Refuses, naming the
+// argument: not an array, wrong rank, wrong dtype, a strided last axis.
+Array import_matrix(const py::object& object, const char* name, StreamNumber stream = kNoStream);
 
 // Same device, same dim, both int8 or neither.
 void check_pair(const Array& queries, const Array& corpus);
@@ -31,6 +36,14 @@ void check_pair(const Array& queries, const Array& corpus);
 // The elements of a C-contiguous array of exactly `size` elements (any size when negative).
 template <typename T>
 T* import_vector(const py::buffer& buffer, const char* name, py::ssize_t size, bool writable);
+
+// Memory to write `size` elements to (any number when negative), contiguous and on that device.
+template <typename T>
+T* import_result(const py::object& object, const char* name, py::ssize_t size,
+                 const Device& device);
+
+// "cpu" or "cuda:0".
+std::string device_name(const Device& device);
 
 Metric parse_metric(const std::string& metric);
 
@@ -40,8 +53,11 @@ class WorkspaceLoan {
   WorkspaceLoan(const py::object& allocate, std::size_t bytes, Execution* execution);
 
  private:
-  py::buffer memory_;
+  py::object memory_;
 };
+
+// Where an operation runs: on the device of its arrays, on the caller's stream.
+Execution execution_on(const Device& device, StreamNumber stream, int threads);
 
 // The progress callback and Ctrl-C, as the core asks for them: at most every 30 ms, with the GIL.
 class PythonProgress {

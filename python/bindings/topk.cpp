@@ -26,10 +26,11 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
               const std::optional<py::buffer>& exclude_offsets,
               const std::optional<py::buffer>& exclude_ids,
               const std::optional<py::buffer>& ceilings, const std::optional<py::buffer>& floors,
-              const py::buffer& scores, const py::buffer& ids,
-              const std::optional<py::buffer>& above_ceiling, int threads,
+              const py::object& scores, const py::object& ids,
+              const std::optional<py::object>& above_ceiling, std::int64_t stream, int threads,
               const py::object& allocate, const py::object& progress) {
-  const Array q = import_matrix(queries, "queries"), c = import_matrix(corpus, "corpus");
+  const Array q = import_matrix(queries, "queries", stream);
+  const Array c = import_matrix(corpus, "corpus", stream);
   check_pair(q, c);
   PythonProgress reporter(progress);
   const std::int64_t rows = q.matrix.rows;
@@ -48,11 +49,12 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   call.exclude.ids = optional_vector<std::int64_t>(exclude_ids, "exclude ids", -1, false);
   call.ceilings = optional_vector<float>(ceilings, "ceiling", rows, false);
   call.floors = optional_vector<float>(floors, "floor", rows, false);
-  call.scores = import_vector<float>(scores, "out scores", rows * k, true);
-  call.ids = import_vector<std::int64_t>(ids, "out ids", rows * k, true);
-  call.above_ceiling = optional_vector<std::int64_t>(above_ceiling, "above_ceiling", rows, true);
-  call.execution.device = q.matrix.device;
-  call.execution.threads = threads;
+  const Device device = q.matrix.device;
+  call.scores = import_result<float>(scores, "out scores", rows * k, device);
+  call.ids = import_result<std::int64_t>(ids, "out ids", rows * k, device);
+  if (above_ceiling)
+    call.above_ceiling = import_result<std::int64_t>(*above_ceiling, "above_ceiling", rows, device);
+  call.execution = execution_on(device, stream, threads);
   call.execution.progress = reporter.progress();
   const WorkspaceLoan loan(allocate, topk_workspace_bytes(call), &call.execution);
   run_without_gil(topk, call, &reporter);
@@ -84,8 +86,8 @@ void register_topk(py::module_& module) {
   module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("k"),
              py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
              py::arg("exclude_ids"), py::arg("ceilings"), py::arg("floors"), py::arg("scores"),
-             py::arg("ids"), py::arg("above_ceiling"), py::arg("threads"), py::arg("allocate"),
-             py::arg("progress"));
+             py::arg("ids"), py::arg("above_ceiling"), py::arg("stream"), py::arg("threads"),
+             py::arg("allocate"), py::arg("progress"));
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
              py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("threads"),
              py::arg("allocate"), py::arg("progress"));
@@ -94,10 +96,9 @@ void register_topk(py::module_& module) {
       "matrix_shape",
       [](const py::object& object, const char* name) {
         const Matrix matrix = import_matrix(object, name).matrix;
-        const bool cuda = matrix.device.kind == DeviceKind::kCuda;
         constexpr const char* kDtypes[] = {"float32", "float16", "bfloat16", "int8"};
         return py::make_tuple(matrix.rows, matrix.columns, kDtypes[static_cast<int>(matrix.dtype)],
-                              cuda ? "cuda" : "cpu");
+                              device_name(matrix.device));
       },
       py::arg("array"), py::arg("name"));
 }

@@ -30,10 +30,14 @@ def corpus_and_queries(queries: object, corpus: object) -> tuple[MatrixShape, Ma
     """Check both matrices; neither may be empty and their dims must agree."""
     q = matrix_shape(queries, "queries")
     c = matrix_shape(corpus, "corpus")
-    if "cuda" in (q.device, c.device):
+    if (q.device, c.device) != ("cpu", "cpu") and not _core.build_info()["cuda"]:
         raise RuntimeError(
             "queries or corpus is on a CUDA device, but this stope was built without CUDA; "
             "move them to the CPU with .cpu()"
+        )
+    if q.device != c.device:
+        raise ValueError(
+            f"queries are on {q.device} but corpus is on {c.device}; move one to the other's device"
         )
     if q.rows == 0:
         raise ValueError("queries is empty (0 rows); give at least one query")
@@ -57,6 +61,64 @@ def workspace(size: int) -> NDArray[np.uint8]:
     return np.empty(size, dtype=np.uint8)
 
 
+class Place(NamedTuple):
+    """Where a call runs and its results lie: the CPU, or a device by way of torch or CuPy.
+
+    ``stream`` is the caller's current one there, as CUDA numbers it (0 is the default stream).
+    """
+
+    library: str
+    device: int
+    stream: int
+
+    def empty(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Any:
+        """Memory for a result."""
+        if self.library == "torch":
+            torch = sys.modules["torch"]
+            kind = getattr(torch, np.dtype(dtype).name)
+            return torch.empty(shape, dtype=kind, device=f"cuda:{self.device}")
+        if self.library == "cupy":
+            cupy = sys.modules["cupy"]
+            with cupy.cuda.Device(self.device):
+                return cupy.empty(shape, dtype=dtype)
+        return np.empty(shape, dtype=dtype)
+
+    def workspace(self, size: int) -> Any:
+        """Scratch memory for one call of the core."""
+        return self.empty((size,), np.uint8)
+
+    def bring(self, array: NDArray[Any]) -> Any:
+        """A result that was found on the CPU, in the caller's kind of array."""
+        if self.library == "torch":
+            return sys.modules["torch"].from_numpy(array).to(f"cuda:{self.device}")
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.device):
+            return cupy.asarray(array)
+
+
+ON_CPU = Place("numpy", 0, 0)
+
+
+def place_of(array: object, device: str, name: str) -> Place:
+    """Where a call with this array runs, on the current stream of the array's own library."""
+    if device == "cpu":
+        return ON_CPU
+    index = int(device.removeprefix("cuda:"))
+    library = type(array).__module__.split(".")[0]
+    if library == "torch":
+        stream = sys.modules["torch"].cuda.current_stream(index).cuda_stream
+    elif library == "cupy":
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(index):
+            stream = cupy.cuda.get_current_stream().ptr
+    else:
+        raise TypeError(
+            f"{name} is a {type(array).__name__} on {device}, and results are allocated by torch "
+            f"or CuPy there; give torch.from_dlpack({name}) or cupy.from_dlpack({name})"
+        )
+    return Place(library, index, int(stream))
+
+
 class IdLists(NamedTuple):
     """One ascending list of corpus ids per query: list i is ids[offsets[i]:offsets[i + 1]]."""
 
@@ -68,6 +130,8 @@ def host(array: Any) -> NDArray[Any]:
     """An integer or float vector of any kind as NumPy."""
     if hasattr(array, "detach") and hasattr(array, "cpu"):
         array = array.detach().cpu().numpy()
+    elif type(array).__module__.split(".")[0] == "cupy":
+        array = array.get()
     return np.asarray(array)
 
 
@@ -208,10 +272,18 @@ def aligned_bytes(size: int) -> NDArray[np.uint8]:
     return raw[start : start + size]
 
 
-def output(given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+def output(
+    given: Any,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: type[np.generic],
+    place: Place = ON_CPU,
+) -> Any:
     """The caller's result array after a check, or a new one."""
     if given is None:
-        return np.empty(shape, dtype=dtype)
+        return place.empty(shape, dtype)
+    if place is not ON_CPU:
+        return _output_on_device(given, name, shape, dtype, place)
     array = given.numpy() if type(given).__module__.split(".")[0] == "torch" else given
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} is a {type(given).__name__}; give a NumPy array or torch tensor")
@@ -224,8 +296,27 @@ def output(given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic
     return array
 
 
-def like(result: NDArray[Any], model: object) -> Any:
-    """A NumPy result as the kind of array that ``model`` is: torch and JAX, else NumPy."""
+def _output_on_device(
+    given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic], place: Place
+) -> Any:
+    """The core checks that its memory is contiguous and on the device."""
+    if type(given).__module__.split(".")[0] != place.library:
+        raise TypeError(
+            f"{name} is a {type(given).__name__}; queries are of {place.library}, on "
+            f"cuda:{place.device}, and results go to an array of the same kind there"
+        )
+    found = str(given.dtype).removeprefix("torch.")
+    if found != np.dtype(dtype).name:
+        raise TypeError(f"{name} has dtype {found}; results are {np.dtype(dtype)}")
+    if tuple(given.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(given.shape)}; results have shape {shape}")
+    return given
+
+
+def like(result: Any, model: object, place: Place = ON_CPU) -> Any:
+    """A result as the kind of array that ``model`` is: torch, JAX and CuPy, else NumPy."""
+    if place is not ON_CPU:
+        return place.bring(result) if isinstance(result, np.ndarray) else result
     kind = type(model).__module__.split(".")[0]
     if kind == "torch":
         return sys.modules["torch"].from_numpy(result)

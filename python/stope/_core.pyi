@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-Allocate = Callable[[int], NDArray[Any]]
+Allocate = Callable[[int], Any]
 Progress = Callable[[int, int], object]
 
 def similarity(
@@ -13,7 +13,8 @@ def similarity(
     queries: object,
     corpus: object,
     metric: str,
-    scores: NDArray[Any],
+    scores: object,
+    stream: int,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
@@ -30,9 +31,10 @@ def topk(
     exclude_ids: NDArray[Any] | None,
     ceilings: NDArray[Any] | None,
     floors: NDArray[Any] | None,
-    scores: NDArray[Any],
-    ids: NDArray[Any],
-    above_ceiling: NDArray[Any] | None,
+    scores: object,
+    ids: object,
+    above_ceiling: object | None,
+    stream: int,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
@@ -57,7 +59,8 @@ def pair_scores(
     metric: str,
     offsets: NDArray[Any],
     ids: NDArray[Any],
-    scores: NDArray[Any],
+    scores: object,
+    stream: int,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,

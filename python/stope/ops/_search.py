@@ -55,8 +55,12 @@ def search(
         lists = _arrays.id_lists(exclude, "exclude", q.rows, c.rows)
     if out is not None and (not isinstance(out, tuple) or len(out) != 2):
         raise TypeError("out must be a tuple (scores, ids)")
-    scores = _arrays.output(out and out[0], "out scores", (q.rows, k), np.float32)
-    ids = _arrays.output(out and out[1], "out ids", (q.rows, k), np.int64)
+    place = _arrays.place_of(queries, q.device, "queries")
+    scores = _arrays.output(out and out[0], "out scores", (q.rows, k), np.float32, place)
+    ids = _arrays.output(out and out[1], "out ids", (q.rows, k), np.int64, place)
+    above: Any = above_ceiling
+    if above is not None and place is not _arrays.ON_CPU:
+        above = place.empty((q.rows,), np.int64)
     _core.topk(
         queries=queries,
         corpus=corpus,
@@ -70,11 +74,14 @@ def search(
         floors=_arrays.limits(floor, "floor", q.rows, np.inf),
         scores=scores,
         ids=ids,
-        above_ceiling=above_ceiling,
+        above_ceiling=above,
+        stream=place.stream,
         threads=_core.num_threads(),
-        allocate=_arrays.workspace,
+        allocate=place.workspace,
         progress=progress,
     )
+    if above_ceiling is not None and above is not above_ceiling:
+        above_ceiling[:] = _arrays.host(above)
     if out is not None:
         return TopK(*out)
-    return TopK(_arrays.like(scores, queries), _arrays.like(ids, queries))
+    return TopK(_arrays.like(scores, queries, place), _arrays.like(ids, queries, place))

@@ -127,20 +127,24 @@ def mine_hard_negatives(
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
     own = _positive_lists(positives, q.rows, c.rows)
     extra = None if exclude is None else _arrays.id_lists(exclude, "exclude", q.rows, c.rows)
-    positive_scores = _lowest_positive(queries, corpus, metric, own)
+    place = _arrays.place_of(queries, q.device, "queries")
+    positive_scores = _lowest_positive(queries, corpus, metric, own, place)
     rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
     never = own if extra is None else _union(own, extra)
     pool = (_eligible_pool if range_counts == "eligible" else _raw_pool)(
         queries, corpus, metric, own, never, rules, window, c.rows, progress
     )
     ids, scores = _choose(pool, window)
-    like = _arrays.like
+
+    def like(result: NDArray[Any]) -> Any:
+        return _arrays.like(result, queries, place)
+
     return HardNegatives(
-        ids=like(ids, queries),
-        scores=like(scores, queries),
-        positive_scores=like(positive_scores, queries),
-        counts=like(np.count_nonzero(ids >= 0, axis=1), queries),
-        rejected={reason: like(pool.rejected[reason], queries) for reason in REASONS},
+        ids=like(ids),
+        scores=like(scores),
+        positive_scores=like(positive_scores),
+        counts=like(np.count_nonzero(ids >= 0, axis=1)),
+        rejected={reason: like(pool.rejected[reason]) for reason in REASONS},
     )
 
 
@@ -212,9 +216,9 @@ def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> _arrays.IdLi
 
 
 def _lowest_positive(
-    queries: Any, corpus: Any, metric: str, own: _arrays.IdLists
+    queries: Any, corpus: Any, metric: str, own: _arrays.IdLists, place: _arrays.Place
 ) -> NDArray[np.float32]:
-    scores = np.empty(own.ids.size, dtype=np.float32)
+    scores = place.empty((own.ids.size,), np.float32)
     _core.pair_scores(
         queries=queries,
         corpus=corpus,
@@ -222,11 +226,12 @@ def _lowest_positive(
         offsets=own.offsets,
         ids=own.ids,
         scores=scores,
+        stream=place.stream,
         threads=_core.num_threads(),
-        allocate=_arrays.workspace,
+        allocate=place.workspace,
         progress=None,
     )
-    return np.minimum.reduceat(scores, own.offsets[:-1])
+    return np.minimum.reduceat(_arrays.host(scores), own.offsets[:-1])
 
 
 def _number(value: Any, name: str) -> float:

@@ -53,14 +53,16 @@ def similarity(
     """
     _arrays.check_progress(progress)
     q, c = _arrays.corpus_and_queries(queries, corpus)
-    scores = _arrays.output(out, "out", (q.rows, c.rows), np.float32)
+    place = _arrays.place_of(queries, q.device, "queries")
+    scores = _arrays.output(out, "out", (q.rows, c.rows), np.float32, place)
     _core.similarity(
         queries=queries,
         corpus=corpus,
         metric=metric,
         scores=scores,
+        stream=place.stream,
         threads=_core.num_threads(),
-        allocate=_arrays.workspace,
+        allocate=place.workspace,
         progress=progress,
     )
-    return out if out is not None else _arrays.like(scores, queries)
+    return out if out is not None else _arrays.like(scores, queries, place)

@@ -1,0 +1,78 @@
+"""CUDA arrays for the emulated machine: memory of the CPU that says it is on a CUDA device.
+
+`on_device(rows)` wraps a NumPy array or a torch tensor in a class that the library takes for CuPy's
+(`install` puts a module of that name in `sys.modules`). New memory is poisoned, so that a result or
+a workspace that is read before it is written shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+
+import numpy as np
+
+STREAM = 7  # of the fake library; the emulated machine takes any number
+
+
+class ndarray:  # noqa: N801
+    """What the library needs of cupy.ndarray."""
+
+    __module__ = "cupy"
+
+    def __init__(self, memory, device=0):
+        self.memory, self.device = memory, device
+
+    shape = property(lambda self: tuple(self.memory.shape))
+    dtype = property(lambda self: self.memory.dtype)
+
+    def __len__(self):
+        return len(self.memory)
+
+    def get(self):
+        return self.memory
+
+    def __dlpack_device__(self):
+        return (2, self.device)  # kDLCUDA
+
+    def __dlpack__(self, *, stream=None, max_version=None):
+        assert stream == -1 or stream == STREAM, "the caller's stream is passed on"
+        return self.memory.__dlpack__()
+
+
+class InterfaceOnly:
+    """An array with __cuda_array_interface__ and nothing else."""
+
+    __module__ = "cupy"
+
+    def __init__(self, memory):
+        self.memory = memory
+        self.__cuda_array_interface__ = {**memory.__array_interface__, "version": 3, "stream": 1}
+
+
+def on_device(rows, device=0):
+    return ndarray(rows, device)
+
+
+def install(monkeypatch):
+    module = types.ModuleType("cupy")
+    current = [0]
+
+    @contextlib.contextmanager
+    def use(index):
+        current.append(index)
+        yield
+        current.pop()
+
+    def empty(shape, dtype):
+        memory = np.empty(shape, dtype)
+        memory.reshape(-1).view(np.uint8)[:] = 0xFF
+        return ndarray(memory, current[-1])
+
+    module.ndarray, module.empty = ndarray, empty
+    module.asarray = lambda array: ndarray(array, current[-1])
+    module.cuda = types.SimpleNamespace(
+        Device=use, get_current_stream=lambda: types.SimpleNamespace(ptr=STREAM)
+    )
+    monkeypatch.setitem(sys.modules, "cupy", module)
