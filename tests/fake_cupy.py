@@ -16,7 +16,7 @@ import numpy as np
 STREAM = 7  # of the fake library; the emulated machine takes any number
 
 
-class ndarray:  # noqa: N801
+class ndarray:
     """What the library needs of cupy.ndarray."""
 
     __module__ = "cupy"

@@ -143,18 +143,55 @@ def test_ops(path):
     )
 
 
+# What a folder of cuda/ may include by name: device -> kernels -> ops; emulated/ takes device's and
+# runtime's place in a build without nvcc, header by header, and ops/plan.* is plain C++.
+CUDA_LAYERS = {
+    "device": {"device"},
+    "runtime": {"runtime"},
+    "emulated": {"emulated"},
+    "kernels": {"device", "kernels"},
+    "ops": {"device", "runtime", "kernels", "ops"},
+}
+CUDA_HEADERS = re.compile(r"cuda_runtime(_api)?\.h|cuda_(fp16|bf16)\.h|cub/.+")
+
+
 @every("cuda")
 def test_cuda(path):
+    where = path.parent.name
+    plain = where not in {"device", "runtime"}
     for name, quoted in includes(path):
-        assert is_contract(name) or not quoted, f"{relative(path)} includes {name}"
-        assert not re.search(r"^(ops|runtime|kernels)/|Python|pybind11", name), (
-            f"{relative(path)}: {name}"
+        said = f"{relative(path)} includes {name}"
+        ours = quoted and any(
+            (ROOT / "cuda" / layer / Path(name).name).exists() and "/" not in name
+            for layer in CUDA_LAYERS.get(where, ())
         )
+        nvidia = not quoted and CUDA_HEADERS.fullmatch(name)
+        assert ours or is_contract(name) or nvidia or is_standard(name, quoted), said
+        assert not (plain and nvidia), f"{said}: only device/ and runtime/ know CUDA's headers"
+        if where in {"device", "kernels"} and path.suffix == ".cuh":
+            assert ours or is_contract(name) or nvidia or name == "cstdint", said
+    if path.stem == "plan":
+        beside = {"plan.h", "workspace.h", "types.h"}
+        for name, quoted in includes(path):
+            assert not quoted or is_contract(name) or name in beside, relative(path)
 
 
-def test_only_the_stub_knows_whether_cuda_is_there():
+def test_the_emulated_machine_has_the_headers_of_the_real_one():
+    real = {p.name for p in sources("cuda/device") + sources("cuda/runtime")} - {"check.h"}
+    assert real <= {p.name for p in sources("cuda/emulated")}
+
+
+def test_nothing_asks_whether_cuda_is_there():
+    """The build chooses between stub, device code and emulator; no line of code does."""
     for path in [*sources("cpp"), *sources("python/bindings"), *sources("cuda")]:
         assert not re.search(r"#\s*if.*CUDA", path.read_text()), relative(path)
+
+
+@pytest.mark.parametrize("path", sources("cuda/kernels") + sources("cuda/ops"), ids=relative)
+def test_cuda_results_do_not_depend_on_the_order_of_threads(path):
+    """Atomics are on integers (device/thread.cuh has no others), and kernels start by launch()."""
+    text = without_comments(path.read_text())
+    assert not re.search(r"\batomic[A-Z]\w*|__\w+_sync\b|<<<|\basm\b", text), relative(path)
 
 
 @every("python/bindings")

@@ -2,9 +2,9 @@
 // tests reach it without a GPU.
 #pragma once
 
-#include "../kernels/types.h"
 #include "stope/hard_negatives.h"
 #include "stope/similarity.h"
+#include "types.h"
 #include "workspace.h"
 
 namespace stope::cuda {
