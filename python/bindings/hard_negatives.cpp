@@ -29,8 +29,8 @@ void register_hard_negatives(py::module_& module) {
         run_without_gil(pair_scores, call, &reporter);
       },
       py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("metric"), py::arg("offsets"),
-      py::arg("ids"), py::arg("scores"), py::arg("stream"), py::arg("threads"), py::arg("allocate"),
-      py::arg("progress"));
+      py::arg("ids"), py::arg("scores"), py::arg("stream") = 0, py::arg("threads"),
+      py::arg("allocate"), py::arg("progress"));
   module.def(
       "sampling_keys",
       [](std::uint64_t seed, std::int64_t first_query, const py::buffer& ids, std::int64_t rows,

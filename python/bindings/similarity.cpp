@@ -27,7 +27,7 @@ void register_similarity(py::module_& module) {
         run_without_gil(similarity, call, &reporter);
       },
       py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("metric"), py::arg("scores"),
-      py::arg("stream"), py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+      py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"));
 }
 
 }  // namespace stope::python

@@ -86,7 +86,7 @@ void register_topk(py::module_& module) {
   module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("k"),
              py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
              py::arg("exclude_ids"), py::arg("ceilings"), py::arg("floors"), py::arg("scores"),
-             py::arg("ids"), py::arg("above_ceiling"), py::arg("stream"), py::arg("threads"),
+             py::arg("ids"), py::arg("above_ceiling"), py::arg("stream") = 0, py::arg("threads"),
              py::arg("allocate"), py::arg("progress"));
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
              py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("threads"),

@@ -83,8 +83,13 @@ class Place(NamedTuple):
                 return cupy.empty(shape, dtype=dtype)
         return np.empty(shape, dtype=dtype)
 
+    @property
+    def options(self) -> dict[str, int]:
+        """What the core is told beside the arrays: the stream, where there is one."""
+        return {} if self.library == "numpy" else {"stream": self.stream}
+
     def workspace(self, size: int) -> Any:
-        """Scratch memory for one call of the core."""
+        """Scratch memory for one call of the core; pages that are not touched cost nothing."""
         return self.empty((size,), np.uint8)
 
     def bring(self, array: NDArray[Any]) -> Any:

@@ -14,10 +14,10 @@ def similarity(
     corpus: object,
     metric: str,
     scores: object,
-    stream: int,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
+    stream: int = 0,
 ) -> None: ...
 def topk(
     *,
@@ -34,10 +34,10 @@ def topk(
     scores: object,
     ids: object,
     above_ceiling: object | None,
-    stream: int,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
+    stream: int = 0,
 ) -> None: ...
 def pack(
     *,
@@ -60,10 +60,10 @@ def pair_scores(
     offsets: NDArray[Any],
     ids: NDArray[Any],
     scores: object,
-    stream: int,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
+    stream: int = 0,
 ) -> None: ...
 def sampling_keys(
     *,

@@ -75,10 +75,10 @@ def search(
         scores=scores,
         ids=ids,
         above_ceiling=above,
-        stream=place.stream,
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=progress,
+        **place.options,
     )
     if above_ceiling is not None and above is not above_ceiling:
         above_ceiling[:] = _arrays.host(above)

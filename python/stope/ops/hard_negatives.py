@@ -226,10 +226,10 @@ def _lowest_positive(
         offsets=own.offsets,
         ids=own.ids,
         scores=scores,
-        stream=place.stream,
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=None,
+        **place.options,
     )
     return np.minimum.reduceat(_arrays.host(scores), own.offsets[:-1])
 

@@ -60,9 +60,9 @@ def similarity(
         corpus=corpus,
         metric=metric,
         scores=scores,
-        stream=place.stream,
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=progress,
+        **place.options,
     )
     return out if out is not None else _arrays.like(scores, queries, place)
