@@ -252,7 +252,7 @@ def test_stale_mode_exchanges_what_the_loss_saw_easy():
     np.testing.assert_array_equal(ids, live.candidates[:, :3])
     np.testing.assert_array_equal(live.choose(queries, 1), ids)
     scores = live.scores[:, :3].copy()
-    scores[4, 1] = 0.0
+    scores[4, 1] = -0.5
     live.observe(queries[2:7], ids[2:7], torch.from_numpy(scores[2:7]).requires_grad_())
     assert not run.due(9)
     assert run.due(10)
