@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 import stope.torch
 from stope.integrations import _sentence_transformers as library
 from stope.integrations._ids import id_number, shared_numbers, unknown_number
 from stope.torch import distributed
+from stope.weighting import Weighting, difficulty_signals, weigh
 
 _DIRECTIONS = {
     "query_to_doc": "query_to_document",
@@ -59,6 +61,9 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         mini_batch_num_tokens: instead a number of tokens, where sentence-transformers can do so.
         show_progress_bar: while encoding mini-batches.
         gather_across_devices: documents of all processes are negatives.
+        weighting: of :mod:`stope.weighting`, or its name or dictionary: rows weigh by how difficult
+            they are, "hardness" being the best negative of the batch less the positive, and by how
+            far training is, which :meth:`progress_callback` tells.
         **options: numbers and names for :class:`stope.torch.InfoNCELoss`, such as ``precision``,
             ``objective``, ``max_score`` or ``hard_negative_log_weight``.
 
@@ -106,6 +111,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         mini_batch_num_tokens: int | None = None,
         show_progress_bar: bool = False,
         gather_across_devices: bool = False,
+        weighting: Any = None,
         **options: Any,
     ) -> None:
         nn.Module.__init__(self)
@@ -139,6 +145,10 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         if margin is not None:
             self._config |= {"margin_strategy": margin_strategy, "margin": margin}
             options = {**options, f"{margin_strategy}_margin": margin}
+        self.weighting = None if weighting is None else Weighting.from_dict(weighting)
+        self.progress = 0.0
+        if self.weighting is not None:
+            self._config["weighting"] = self.weighting.to_dict()
         make = (
             distributed.DistributedInfoNCELoss if gather_across_devices else stope.torch.InfoNCELoss
         )
@@ -169,6 +179,16 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
         return dict(self._config)
+
+    def progress_callback(self) -> Any:
+        """A callback for the trainer that keeps ``progress``, which the weighting reads, right."""
+        loss = self
+
+        class Progress(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+                loss.progress = min(1.0, state.global_step / max(1, state.max_steps))
+
+        return Progress()
 
     @property
     def temperature(self) -> float:
@@ -238,11 +258,26 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         return self.infonce(
             queries,
             torch.cat(documents),
-            weights=batch["weights"],
+            weights=self._weights(batch["weights"]),
             positives=torch.arange(rows, device=queries.device),
             hard_negatives=(offsets, own),
             **given,
         )
+
+    def _weights(self, data: Any) -> Any:
+        """The data's weights, or a function that multiplies them with those by difficulty."""
+        weighting = self.weighting
+        if weighting is None:
+            return data
+
+        def weights(statistics: Any) -> Any:
+            signals = difficulty_signals(statistics)
+            if data is not None:
+                signals["weight"] = data.float()
+            everybody = "all" if self.gather_across_devices else None
+            return weigh(weighting, signals, self.progress, processes=everybody)
+
+        return weights
 
     def _document_ids(self, ids: list[Any], rows: int) -> Any:
         """One number per document of this process; equal ones are no negatives of each other."""
