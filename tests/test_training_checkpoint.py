@@ -315,6 +315,18 @@ def test_patience_goes_on_after_an_interruption(tmp_path):
     assert report.best_step == 4
 
 
+def test_a_metric_that_is_no_number_is_no_gain(tmp_path):
+    nan = float("nan")
+    plain, _ = trained()
+    options = {"keep": "best", "patience": 3}
+    trained(tmp_path / "run", stop=13, evaluation=judge([nan, nan]), **options)
+    weights, report = trained(tmp_path / "run", evaluation=judge([nan]), resume=True, **options)
+    assert np.isnan([found["made up"] for found in report.evaluations]).all()
+    assert report.best_step is None
+    assert not report.stopped_early  # patience ended with the last step
+    assert all(torch.allclose(weights[name], plain[name], atol=1e-3) for name in plain)
+
+
 def test_last_step_is_evaluated():
     _, report = trained(evaluation=judge([0.1, 0.2, 0.3]), evaluate_every=8)
     assert report.evaluation_steps == [8, 16, 18]

@@ -206,7 +206,7 @@ class BetweenSteps(TrainerCallback):
             state.save_to_json(str(folder / files.TRAINER_STATE))
             if self.best.weights is not None:
                 files.write_tensors(folder / "best.safetensors", self.best.weights)
-            best = {"value": _plain(self.best.value), "step": self.best.step}
+            best = {"value": self.best.value, "step": self.best.step}
             files.write_json(
                 folder / "progress.json",
                 {
@@ -246,8 +246,7 @@ class BetweenSteps(TrainerCallback):
         self.report.resumed_from = self.report.steps
         self._began -= self.report.seconds
         best = known["best"]
-        value = -math.inf if best["value"] is None else best["value"]
-        self.best = Best(value, best["step"], best["misses"])
+        self.best = Best(best["value"], best["step"], best["misses"])
         if (folder / "best.safetensors").exists():
             self.best.weights = files.read_tensors(folder / "best.safetensors")
         if self.refresh is not None:
@@ -265,7 +264,3 @@ def seed_step(seed: int, step: int, process: int) -> None:
     torch.manual_seed(int(drawn[0]))
     np.random.seed(int(drawn[1]))  # noqa: NPY002 - other people's code may draw from it
     random.seed(int(drawn[2]))
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # JSON has no infinity

@@ -183,8 +183,8 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON; numbers come back as the same numbers."""
-    path.write_text(json.dumps(value, allow_nan=False), encoding="utf-8")
+    """Write JSON; numbers come back as the same numbers, NaN and infinities (as words) too."""
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

@@ -80,6 +80,9 @@ def train(
     random numbers from (seed, step), batches are a function of (seed, epoch), and a checkpoint has
     the rest. Checkpoints hold tensors and JSON, no pickles.
 
+    In several processes (torchrun) each has its own rows of every step, and all evaluate, but the
+    first one's numbers count, and it alone writes, reports progress and says what is being done.
+
     Args:
         model: a SentenceTransformer.
         examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...), or
