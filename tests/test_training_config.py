@@ -16,11 +16,12 @@ pytest.importorskip("yaml", reason="needs the extra train")
 
 from stope.data import Collection, write_beir, write_jsonl
 from stope.training import Config, run
-from stope.training.configuration.data import read_sources, source_name, subset
+from stope.training.configuration.data import read_sources
 from stope.training.configuration.example import EXAMPLE
 from stope.training.configuration.judging import judges
 from stope.training.configuration.options import differences, plain
 from stope.training.configuration.sections import Source
+from stope.training.configuration.source import source_name, subset
 
 LEAST = {"data": "pairs.tsv", "output": "run"}
 

@@ -214,7 +214,8 @@ def train(
         command = "the same command"
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()  # of reading and writing weights
+    quiet_libraries: Any = transformers.utils.logging
+    quiet_libraries.disable_progress_bar()  # of reading and writing weights
     with reporting(quiet) as bar:
         try:
             report = run(config, resume=resume, progress=bar.progress, say=bar.say)
@@ -292,7 +293,7 @@ def _check_files(
     if pairs.is_dir() and corpus is not None:
         raise ValueError(f"{pairs} is a folder, which brings its own corpus; leave {corpus} away")
     if not pairs.is_dir() and (num_negatives or corpus is not None):
-        from stope.training.configuration.data import negative_columns
+        from stope.training.configuration.source import negative_columns
 
         columns = negative_columns(pairs)
         if columns:

@@ -21,8 +21,9 @@ from stope.mining import EmbeddingCache
 from stope.retrieval import DenseRetriever
 from stope.training.adapters import Adapter, train_adapter
 from stope.training.configuration.config import Config
-from stope.training.configuration.data import WEIGHT, TrainingData
+from stope.training.configuration.data import TrainingData
 from stope.training.configuration.sections import AdapterSection
+from stope.training.configuration.source import WEIGHT
 from stope.training.evaluation import RetrievalEvaluation
 from stope.training.log import TrainingLog
 from stope.training.report import TrainingReport

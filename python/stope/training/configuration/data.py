@@ -1,9 +1,9 @@
-"""Read the sources of a configuration: one table of pairs, with what is known of every pair."""
+"""All sources of a configuration as one table of pairs, with what is known of every pair."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope.data import read_beir, read_pairs, read_rows, read_texts
+from stope.data import read_rows
 from stope.mining import Pairs
-from stope.mining.fingerprint import fingerprint_texts
-from stope.training.configuration.raw import pairs_from_text
 from stope.training.configuration.sections import Source
+from stope.training.configuration.source import (
+    WEIGHT,
+    Part,
+    described,
+    fingerprint,
+    read_source,
+    subset,
+)
 
-WEIGHT = "weight"
 Say = Callable[[str], None]
 
 
@@ -61,25 +66,6 @@ class TrainingData:
         return list(dict.fromkeys([*self.pairs.corpus_texts, *self.pairs.query_texts, *more]))
 
 
-@dataclass
-class _Part:
-    """One source: its pairs, and for each of them the named values."""
-
-    name: str
-    pairs: Pairs
-    columns: dict[str, list[float]]
-    negatives: list[list[str]] | None = None
-
-
-def source_name(source: Source) -> str:
-    """The name a source goes by.
-
-    >>> source_name(Source("data/pairs.tsv"))
-    'pairs.tsv'
-    """
-    return source.name or Path(source.path).name
-
-
 def read_sources(
     sources: Sequence[Source], *, seed: int = 0, say: Say | None = None
 ) -> TrainingData:
@@ -98,13 +84,13 @@ def read_sources(
     for place, source in enumerate(sources):
         where = "data" if len(sources) == 1 else f"data[{place}]"
         try:
-            parts.append(_read(source, seed))
+            parts.append(read_source(source, seed))
         except (ValueError, OSError) as error:
             raise type(error)(f"{where}: {_text(error)}") from error
         if say is not None:
-            say(f"{source.path}: {_described(parts[-1])}")
+            say(f"{source.path}: {described(parts[-1])}")
     _same_columns(parts)
-    fingerprints = {part.name: _fingerprint(part) for part in parts}
+    fingerprints = {part.name: fingerprint(part) for part in parts}
     offset = np.cumsum([0, *(len(part.pairs.query_texts) for part in parts)])
     query_sources = np.repeat(np.arange(len(parts)), np.diff(offset))
     if len(parts) == 1:
@@ -115,26 +101,6 @@ def read_sources(
             only.pairs, columns, only.negatives, fingerprints, query_sources, everyone
         )
     return _join(parts, offset.tolist(), fingerprints, query_sources)
-
-
-def subset(pairs: Pairs, queries: NDArray[np.int64]) -> Pairs:
-    """The pairs of these queries (ascending rows), over the same corpus.
-
-    >>> pairs = Pairs.from_texts(["a", "b", "c"], ["x", "y", "z"])
-    >>> part = subset(pairs, np.array([0, 2]))
-    >>> part.query_texts, part.positives[1].tolist(), len(part.corpus_texts)
-    (['a', 'c'], [0, 2], 3)
-    """
-    offsets, rows = pairs.positives
-    lists = [rows[offsets[query] : offsets[query + 1]] for query in queries]
-    ends = np.cumsum([0, *map(len, lists)], dtype=np.int64)
-    return dataclasses.replace(
-        pairs,
-        query_ids=[pairs.query_ids[query] for query in queries],
-        query_texts=[pairs.query_texts[query] for query in queries],
-        positives=(ends, np.concatenate([*lists, np.empty(0, np.int64)]).astype(np.int64)),
-        query_rows=pairs.query_rows[queries],
-    )
 
 
 def negative_ids(path: str, pairs: Pairs, *, complete: bool) -> NDArray[np.int64]:
@@ -172,183 +138,7 @@ def negative_ids(path: str, pairs: Pairs, *, complete: bool) -> NDArray[np.int64
     return ids
 
 
-def _read(source: Source, seed: int) -> _Part:
-    path = Path(source.path).expanduser()
-    name = source_name(source)
-    if source.pairs_from is not None:
-        part = _Part(name, pairs_from_text(source, seed), {})
-    elif path.is_dir():
-        wrong = next((key for key in _OF_FILES if getattr(source, key)), None)
-        if wrong is not None:
-            raise ValueError(
-                f"{path} is a BEIR folder, which {_OF_FILES[wrong]}; leave {wrong} away"
-            )
-        part = _Part(name, Pairs.from_collection(read_beir(path, [source.split]), source.split), {})
-    else:
-        part = _from_file(source, path)
-    if source.limit is not None and source.limit < len(part.pairs.query_texts):
-        drawn = np.random.default_rng([seed, 1]).choice(
-            len(part.pairs.query_texts), source.limit, replace=False
-        )
-        part = _limited(part, np.sort(drawn))
-    return part
-
-
-_OF_FILES = {
-    "corpus": "brings its own corpus",
-    "query_column": "has no columns",
-    "positive_column": "has no columns",
-    "text_column": "has no columns",
-    "id_column": "has no columns",
-    "positive_ids": "has ids in its qrels",
-    "weight": "has no columns of weights",
-    "signals": "has no columns of signals",
-}
-
-
-def _from_file(source: Source, path: Path) -> _Part:
-    numbers, texts = _columns_of(source, path)
-    queries: list[str] = []
-    positives: list[str] = []
-    values: dict[str, list[float]] = {name: [] for name in numbers}
-    negatives: list[list[str]] = []
-    now: dict[str, Any] = {}
-    for query, positive in _pairs_of(source, path, now):
-        queries.append(query)
-        positives.append(positive)
-        for name, column in numbers.items():
-            values[name].append(_number(now, column))
-        if texts:
-            negatives.append([_filled(now, name) for name in texts])
-    if source.positive_ids and source.corpus is None:
-        raise ValueError("positive_ids needs corpus, where the ids are looked up")
-    if source.corpus is None:
-        pairs = Pairs.from_texts(queries, positives)
-    else:
-        if texts:
-            raise ValueError(
-                f"{path} brings its own negatives ({', '.join(texts)}); leave corpus away"
-            )
-        ids, documents = read_texts(
-            Path(source.corpus).expanduser(), source.text_column, source.id_column
-        )
-        if source.positive_ids:
-            positives = _looked_up(positives, dict(zip(ids, documents, strict=True)), path, source)
-        pairs = Pairs.from_texts(queries, positives, documents, corpus_ids=ids)
-    lines: dict[tuple[str, str], list[int]] = {}
-    for line, key in enumerate(zip(queries, positives, strict=True)):
-        lines.setdefault(key, []).append(line)
-    offsets, rows = pairs.positives
-    query_of = np.repeat(np.arange(len(pairs.query_texts)), np.diff(offsets))
-    order = [
-        lines[pairs.query_texts[query], pairs.corpus_texts[row]]
-        for query, row in zip(query_of.tolist(), rows.tolist(), strict=True)
-    ]
-    # A pair that stands in several lines is one row: with the mean of their numbers.
-    columns = {
-        name: [float(np.mean([given[line] for line in same])) for same in order]
-        for name, given in values.items()
-    }
-    return _Part(
-        source_name(source),
-        pairs,
-        columns,
-        [negatives[same[0]] for same in order] if texts else None,
-    )
-
-
-def _columns_of(source: Source, path: Path) -> tuple[dict[str, str], list[str]]:
-    """The columns of "weight" and of signals, and those of negatives, that the first row has."""
-    first = next(iter(read_rows(path)), None)
-    if first is None:
-        return {}, []
-    names = list(first[1])
-    wanted = [*([source.weight] if source.weight else []), *(source.signals or ())]
-    missing = next((name for name in wanted if name not in names), None)
-    if missing is not None:
-        known = ", ".join(f'"{name}"' for name in names)
-        raise ValueError(f'{path} has no column "{missing}"; its columns are {known}')
-    weight = source.weight or (WEIGHT if WEIGHT in names else None)
-    found = {WEIGHT: weight} if weight is not None else {}
-    return {**found, **{name: name for name in source.signals or ()}}, _negatives(names)
-
-
-def negative_columns(path: Path) -> list[str]:
-    """The columns negative, or negative_1, negative_2, ... that the first row of a file has."""
-    first = next(iter(read_rows(path)), None)
-    return [] if first is None else _negatives(list(first[1]))
-
-
-def _negatives(names: Sequence[str]) -> list[str]:
-    return [
-        name
-        for name in names
-        if name == "negative" or (name.startswith("negative_") and name[9:].isdigit())
-    ]
-
-
-def _pairs_of(source: Source, path: Path, now: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(query, positive) of the file, with the row of each in ``now`` meanwhile."""
-    where = [str(path)]
-
-    def rows() -> Iterator[Mapping[str, Any]]:
-        for place, row in read_rows(path):
-            where[0] = place
-            now.clear()
-            now.update(row, **{_WHERE: place})
-            yield row
-
-    try:
-        yield from read_pairs(rows(), source.query_column, source.positive_column)
-    except ValueError as error:
-        said = str(error)
-        if said.startswith("row "):  # the reader counts rows; the file has lines
-            said = f"{where[0]}:{said.partition(':')[2]}"
-        raise ValueError(said.replace("the source holds", f"{path} holds")) from error
-
-
-_WHERE = "\0where"
-
-
-def _number(row: Mapping[str, Any], name: str) -> float:
-    value = row.get(name)
-    try:
-        found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        found = float("nan")
-    if isinstance(value, bool) or not np.isfinite(found):
-        raise ValueError(
-            f'{row[_WHERE]}: {value!r} stands in the column "{name}"; give a finite number'
-        )
-    return found
-
-
-def _filled(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f'{row[_WHERE]}: there is no text in the column "{name}"')
-    return value
-
-
-def _looked_up(ids: list[str], texts: dict[str, str], path: Path, source: Source) -> list[str]:
-    missing = next((name for name in ids if name not in texts), None)
-    if missing is not None:
-        raise ValueError(f"{path} names the positive {missing!r}, an id that {source.corpus} lacks")
-    return [texts[name] for name in ids]
-
-
-def _limited(part: _Part, queries: NDArray[np.int64]) -> _Part:
-    offsets, _ = part.pairs.positives
-    rows = [row for query in queries for row in range(offsets[query], offsets[query + 1])]
-    return _Part(
-        part.name,
-        subset(part.pairs, queries),
-        {name: [values[row] for row in rows] for name, values in part.columns.items()},
-        part.negatives and [part.negatives[row] for row in rows],
-    )
-
-
-def _same_columns(parts: Sequence[_Part]) -> None:
+def _same_columns(parts: Sequence[Part]) -> None:
     """Weights may be missing in a source (they are 1 there); signals and negatives may not."""
     signals = list(dict.fromkeys(n for part in parts for n in part.columns if n != WEIGHT))
     for name in signals:
@@ -371,7 +161,7 @@ def _same_columns(parts: Sequence[_Part]) -> None:
 
 
 def _join(
-    parts: Sequence[_Part],
+    parts: Sequence[Part],
     offset: list[int],
     fingerprints: dict[str, str],
     query_sources: NDArray[np.int64],
@@ -403,7 +193,7 @@ def _join(
     joined = Pairs.from_qrels(query_ids, queries, list(text_of), list(text_of.values()), qrels)
     row_of = {text: row for row, text in enumerate(joined.corpus_texts)}
     corpus_sources: list[set[int]] = [set() for _ in row_of]
-    given: dict[tuple[int, int], tuple[_Part, int]] = {}
+    given: dict[tuple[int, int], tuple[Part, int]] = {}
     for place, part in enumerate(parts):
         rows_here = [row_of[text] for text in part.pairs.corpus_texts]
         for row in rows_here:
@@ -422,32 +212,6 @@ def _join(
     if parts[0].negatives is not None:
         negatives = [(part.negatives or [])[line] for part, line in order]
     return TrainingData(joined, columns, negatives, fingerprints, query_sources, corpus_sources)
-
-
-def _fingerprint(part: _Part) -> str:
-    offsets, rows = part.pairs.positives
-    columns = [[name, *map(repr, values)] for name, values in part.columns.items()]
-    return fingerprint_texts(
-        [
-            *part.pairs.query_texts,
-            *part.pairs.corpus_texts,
-            repr(offsets.tolist()),
-            repr(rows.tolist()),
-            *(cell for column in columns for cell in column),
-            *(text for row in part.negatives or [] for text in row),
-        ]
-    )
-
-
-def _described(part: _Part) -> str:
-    pairs = part.pairs
-    said = f"{len(pairs.query_texts):,} queries, {len(pairs.corpus_texts):,} documents"
-    said += f", {int(pairs.positives[0][-1]):,} pairs"
-    if part.negatives is not None:
-        said += f" with {len(part.negatives[0])} negatives each"
-    if part.columns:
-        said += f", with {', '.join(part.columns)}"
-    return said
 
 
 def _text(error: Exception) -> str:

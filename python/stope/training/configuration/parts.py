@@ -117,7 +117,7 @@ def default_prompts(config: Any) -> dict[str, str]:
 
 def build_prompts(config: Any) -> Any:
     """The prompts of every source, or None where there are none."""
-    from stope.training.configuration.data import source_name
+    from stope.training.configuration.source import source_name
 
     default = default_prompts(config)
     own: dict[str | int, tuple[str, str]] = {
