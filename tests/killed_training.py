@@ -1,4 +1,4 @@
-"""Train in child processes that kill themselves; run by test_training_checkpoint.py as a script.
+"""Train in child processes that kill themselves; run by test_training_killed.py as a script.
 
 Libraries are imported once and nothing is computed before the children are forked, so that a child
 costs a fraction of a second and inherits no threads.

@@ -124,8 +124,8 @@ def describe(value: Any) -> Any:
 
     Example:
         >>> from stope.weighting import Constant
-        >>> describe({"weighting": Constant(), "dims": (8, 4), "judge": print})
-        {'weighting': {'name': 'constant'}, 'dims': [8, 4], 'judge': 'builtin_function_or_method'}
+        >>> describe({"weighting": Constant(), "dims": (8, 4)})
+        {'weighting': {'name': 'constant', 'value': 1.0}, 'dims': [8, 4]}
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
