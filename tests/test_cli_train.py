@@ -196,7 +196,7 @@ def test_several_sources(call, folder):
     )
     data = [
         {"path": "pairs.tsv", "corpus": "corpus.jsonl", "name": "own"},
-        {"path": "more.csv", "name": "more", "prompts": {"query": "w9 "}},
+        {"path": "more.csv", "name": "more"},
     ]
     done = run(
         sections(

@@ -105,28 +105,54 @@ def _said(path: str, build: Callable[[], Any]) -> Any:
         raise ValueError(f"{path}: {error}") from error
 
 
+_DOCUMENT_NAMES = ("document", "passage", "corpus")  # where encode_document looks, in this order
+
+
 def default_prompts(config: Any) -> dict[str, str]:
-    """The prompts of the section, or of the only source: {"query": ..., "document": ...}."""
+    """The prompts that are given for all sources, or for the only one, by role."""
     section = config.prompts
     if len(config.data) == 1 and config.data[0].prompts is not None:
         section = config.data[0].prompts
-    if section is None:
-        return {}
-    return {role: getattr(section, role) or "" for role in ("query", "document")}
+    given = {} if section is None else {role: getattr(section, role) for role in _ROLES}
+    return {role: prompt for role, prompt in given.items() if prompt is not None}
 
 
-def build_prompts(config: Any) -> Any:
-    """The prompts of every source, or None where there are none."""
+_ROLES = ("query", "document")
+
+
+def build_prompts(config: Any, model: Any) -> Any:
+    """The prompts of every source, or None where there are none.
+
+    A model that has prompts of its own is trained with them, since it is used with them, unless the
+    configuration has others.
+
+    Raises:
+        ValueError: sources have prompts of their own while negatives are mined with one for all.
+    """
     from stope.training.configuration.source import source_name
 
-    default = default_prompts(config)
-    own: dict[str | int, tuple[str, str]] = {
-        source_name(source): (source.prompts.query or "", source.prompts.document or "")
-        for source in config.data
-        if source.prompts is not None
-    }
-    if not default and not own:
+    known = model.prompts
+    default = (
+        known.get("query") or "",
+        next((known[name] for name in _DOCUMENT_NAMES if known.get(name) is not None), ""),
+    )
+    own: dict[str | int, tuple[str, str]] = {}
+    if len(config.data) > 1:
+        for source in config.data:
+            if source.prompts is not None:
+                given = (source.prompts.query, source.prompts.document)
+                own[source_name(source)] = (
+                    default[0] if given[0] is None else given[0],
+                    default[1] if given[1] is None else given[1],
+                )
+    if config.negatives is not None and set(own.values()) - {default}:
+        raise ValueError(
+            "negatives are mined with the same prompts for all sources, but "
+            f"{', '.join(map(str, own))} has its own; give all sources the same prompts, or leave "
+            "negatives away"
+        )
+    if not own and not any(default):
         return None
     from stope.training.prompts import TaskPrompts
 
-    return TaskPrompts(own, default=(default.get("query", ""), default.get("document", "")))
+    return TaskPrompts(own, default=default)

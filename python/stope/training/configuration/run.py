@@ -199,8 +199,7 @@ def _encoder(config: Config, data: TrainingData, tell: Say) -> Any:
                     f"most {longest}; give no more"
                 )
             model.max_seq_length = section.max_tokens
-    own = parts.default_prompts(config)
-    model.prompts = {**model.prompts, **{role: own[role] for role in own if own[role]}}
+    model.prompts = {**model.prompts, **parts.default_prompts(config)}
     return model
 
 
@@ -231,7 +230,7 @@ def _train(
         "weighting": config.weighting,
         "refresh": None if mined is None else parts.build_refresh(mined),
         "batches": config.batches and parts.build_batches(config.batches),
-        "prompts": parts.build_prompts(config),
+        "prompts": parts.build_prompts(config, model),
         "lora": config.encoder.lora and parts.build_lora(config.encoder.lora),
         "checkpoint_every": output.checkpoint_every,
         "columns": data.columns or None,

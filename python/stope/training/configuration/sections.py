@@ -25,7 +25,7 @@ from stope.training.configuration.raw import check_raw_pairs
 
 @dataclass(frozen=True)
 class Prompts(Section):
-    """What is put before every query and every document; None: nothing."""
+    """What is put before every query and every document; None: what the model itself has."""
 
     query: str | None = option(text, None)
     document: str | None = option(text, None)
