@@ -162,32 +162,47 @@ void pack_inner_tiles(LossPrecision precision, const float* const* rows, const f
       }
 }
 
-// Weights as left tiles: by 16 rows, part, 32 columns; or of the transposed tile.
-void pack_weights(LossPrecision precision, const float* weights, std::int64_t stride, int rows,
-                  int columns, bool transposed, std::int8_t* out) {
+// Weights as left tiles, [16 rows][part][32 columns]: those of the strip packed last, then all of
+// the transposed tile, whose strip is one step of [16 columns][part][32 rows].
+inline std::int64_t weight_group_bytes(int parts) { return parts * kChunkTiles * kTileBytes; }
+inline std::int8_t* transposed_weights(void* tile, int parts) {
+  return static_cast<std::int8_t*>(tile) + kBlock / kLanes * weight_group_bytes(parts);
+}
+
+void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64_t stride,
+                       int first_row, int rows, int columns, std::int64_t depth, void* tile) {
+  if (without_tiles(precision, depth))
+    return keep_weights(precision, weights, stride, first_row, rows, columns, depth, tile);
   const int parts = parts_of(precision);
-  const int out_rows = transposed ? columns : rows, depth = transposed ? rows : columns;
-  const std::int64_t steps = (depth + kTileDepth - 1) / kTileDepth;
-  for (int first = 0; first < out_rows; first += kLanes)
-    for (int part = 0; part < parts; ++part)
-      for (std::int64_t step = 0; step < steps; ++step, out += kTileBytes) {
-        const auto k = static_cast<int>(step) * kTileDepth;
-        __m512i lines[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          if (transposed) {  // line i: weights of rows k + 2 i and k + 2 i + 1, 16 columns
-            const int row = k + 2 * i;
-            const float* even = weights + row * stride + first;
-            lines[i] = pair_up(row < rows ? load_f32(even) : set_f32(0.0f),
-                               row + 1 < rows ? load_f32(even + stride) : set_f32(0.0f), part);
-          } else {
-            const float* line = weights + (first + i) * stride + k;
-            lines[i] = first + i < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
-                                        : _mm512_setzero_si512();
-          }
+  const std::int64_t group = weight_group_bytes(parts), part_bytes = kChunkTiles * kTileBytes;
+  for (int c = 0; c < columns; c += kBlock)
+    for (int part = 0; part < parts; ++part) {
+      std::int8_t* across =
+          static_cast<std::int8_t*>(tile) + part * part_bytes + c / kTileDepth * kTileBytes;
+      std::int8_t* down = transposed_weights(tile, parts) + c / kLanes * group + part * part_bytes +
+                          first_row / kTileDepth * kTileBytes;
+      __m512i low[kLanes], high[kLanes];  // pairs of rows: columns 8 n to 8 n + 3, the others
+      for (int r = 0; r < kBlock; r += 2) {
+        __m512i lines[2];
+        for (int i = 0; i < 2; ++i) {
+          const float* line = weights + (r + i) * stride + c;
+          lines[i] = r + i < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
+                                  : _mm512_setzero_si512();
+          _mm512_store_si512(across + r / kLanes * group + (r % kLanes + i) * kAmxTileBytes,
+                             lines[i]);
         }
-        if (transposed) transpose(lines);
-        for (int i = 0; i < kLanes; ++i) _mm512_store_si512(out + i * kAmxTileBytes, lines[i]);
+        low[r / 2] = _mm512_unpacklo_epi16(lines[0], lines[1]);
+        high[r / 2] = _mm512_unpackhi_epi16(lines[0], lines[1]);
       }
+      transpose(low);
+      transpose(high);
+      for (int i = 0; i < kLanes; ++i) {
+        const int column = i / 4 * 8 + i % 4;
+        std::int8_t* out = down + column / kLanes * group + column % kLanes * kAmxTileBytes;
+        _mm512_store_si512(out, low[i]);
+        _mm512_store_si512(out + 4 * kAmxTileBytes, high[i]);
+      }
+    }
 }
 
 // Where the tiles of two neighbouring strips of an operand lie: [strip][part][step].
@@ -214,11 +229,20 @@ struct NextSums {
     }
   }
 };
+// The left operand's next strip: a slab of them is larger than the second-level cache.
+struct NextStrip {
+  const std::int8_t* data;
+  void fetch(std::int64_t) {
+    constexpr int kLinesPerStep = 4;
+    for (int i = 0; i < kLinesPerStep; ++i, data += 64) __builtin_prefetch(data, 0, 2);
+  }
+};
 
 // Tiles 0 to 3 += the products of two strips by two, over all steps. Loads lie between products, as
 // late as they can: the unit takes them while it multiplies.
+template <typename Next>
 inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts, std::int64_t steps,
-                            const NextSums& next) {
+                            Next& next) {
   for (std::int64_t k = 0; k < steps; ++k) {
     const int last = parts - 1;  // of a: low, then high
     _tile_loadd(6, b.at(0, 0, k), kAmxTileBytes);
@@ -274,6 +298,8 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
   const std::int64_t group = parts * steps * kTileBytes, part = steps * kTileBytes;
   const std::int64_t most = kPieceBytes / (2 * parts * kTileBytes);
   const std::int64_t pieces = (steps + most - 1) / most, piece = (steps + pieces - 1) / pieces;
+  NextStrip next = {static_cast<const std::int8_t*>(left) +
+                    (rows + kBlock - 1) / kBlock * (kBlock / kLanes) * group};
   for (std::int64_t k = 0; k < steps; k += piece)
     for (int r = 0; r < rows; r += kBlock)
       for (int c = 0; c < columns; c += kBlock) {
@@ -291,7 +317,7 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
           _tile_zero(2);
           _tile_zero(3);
         }
-        multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece, {nullptr, 0, 0});
+        multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece, next);
         store_sums(out, stride);
       }
 }
@@ -318,31 +344,30 @@ class RaggedBlock {
   std::size_t bytes_;
 };
 
-void accumulate_tiles(LossPrecision precision, const float* weights, std::int64_t stride, int rows,
+void accumulate_tiles(LossPrecision precision, const void* tile, int first_row, int rows,
                       int columns, bool transposed, const void* inner, std::int64_t depth,
-                      float* out, std::int64_t out_stride, void* scratch) {
+                      float* out, std::int64_t out_stride) {
   if (without_tiles(precision, depth))
-    return accumulate_tile(precision, weights, stride, rows, columns, transposed, inner, depth, out,
-                           out_stride, scratch);
+    return accumulate_tile(precision, tile, first_row, rows, columns, transposed, inner, depth, out,
+                           out_stride);
   const int parts = parts_of(precision);
-  auto* packed = static_cast<std::int8_t*>(scratch);
-  pack_weights(precision, weights, stride, rows, columns, transposed, packed);
+  const auto* packed = static_cast<const std::int8_t*>(tile);
+  if (transposed) packed += kBlock / kLanes * weight_group_bytes(parts);
   asm volatile("" : : : "memory");
   const int out_rows = transposed ? columns : rows, sums = transposed ? rows : columns;
   const std::int64_t steps = (sums + kTileDepth - 1) / kTileDepth;
-  const std::int64_t group = parts * steps * kTileBytes;
+  const std::int64_t group = weight_group_bytes(parts), part = kChunkTiles * kTileBytes;
   // Along the depth first: the next block down would lie a multiple of 4 KiB further for common
   // dims, and its loads would wait for the stores of this one.
   for (int r = 0; r < out_rows; r += kBlock) {
-    const TileStrips a = {packed + r / kLanes * group, group, steps * kTileBytes, kTileBytes};
+    const TileStrips a = {packed + r / kLanes * group, group, part, kTileBytes};
     const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
     for (std::int64_t d = 0; d < depth; d += kBlock) {
-      const std::int64_t part = kChunkTiles * kTileBytes;
       const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * parts * part,
                             parts * part, part, kTileBytes};
       float* block = out + r * out_stride + d;
       const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
-      const NextSums next = {block + kBlock, out_stride, depth - d < 2 * kBlock ? 0 : rows_here};
+      NextSums next = {block + kBlock, out_stride, depth - d < 2 * kBlock ? 0 : rows_here};
       if (rows_here == kBlock && depth_here == kBlock) {
         load_sums(block, out_stride);
         multiply_strips(a, b, parts, steps, next);
@@ -361,10 +386,14 @@ void accumulate_tiles(LossPrecision precision, const float* weights, std::int64_
 void fill_amx_loss(stope::LossKernels* loss) {
   loss->element_bytes[stope::kLossFloat32] = 2 * 2;
   loss->element_bytes[stope::kLossBfloat16] = 2;
+  // Two bytes a part for the transposed tile, and an eighth of it for the strip.
+  loss->weight_bytes[stope::kLossFloat32] = 5;
+  loss->weight_bytes[stope::kLossBfloat16] = 3;
   loss->pack_left = pack_left_tiles;
   loss->pack_right = pack_right_tiles;
   loss->pack_inner = pack_inner_tiles;
   loss->score = score_tiles;
+  loss->pack_weights = pack_weight_tiles;
   loss->accumulate = accumulate_tiles;
 }
 

@@ -71,10 +71,13 @@ void fill_scan(stope::ScanKernels* scan) {
 void fill_loss(stope::LossKernels* loss) {
   loss->element_bytes[stope::kLossFloat32] = sizeof(float);
   loss->element_bytes[stope::kLossBfloat16] = sizeof(float);
+  loss->weight_bytes[stope::kLossFloat32] = sizeof(float);
+  loss->weight_bytes[stope::kLossBfloat16] = sizeof(float);
   loss->pack_left = pack_rows;
   loss->pack_right = pack_columns;
   loss->pack_inner = pack_rows;
   loss->score = score_tile;
+  loss->pack_weights = keep_weights;
   loss->accumulate = accumulate_tile;
   loss->mask = mask_scores;
   loss->survey = survey_scores;

@@ -132,6 +132,7 @@ struct ScanKernels {
 // first rows.
 inline constexpr int kLossPadding = 32;
 inline constexpr int kLossChunk = 256;
+inline constexpr int kLossStrip = 32;  // rows of weights packed at once
 
 enum LossPrecision { kLossFloat32, kLossBfloat16 };
 
@@ -187,6 +188,7 @@ struct LossSurvey {
 
 struct LossKernels {
   int element_bytes[2];  // of a packed element, by LossPrecision
+  int weight_bytes[2];   // of a packed weight
 
   // Pack up to 16 rows, each times its factor, as group number `group` of the operand at `base`;
   // missing rows are zeros.
@@ -202,12 +204,18 @@ struct LossKernels {
   void (*score)(LossPrecision precision, const void* left, const void* right, int rows, int columns,
                 std::int64_t depth, float* tile, std::int64_t stride);
 
-  // out[r] += sum over c of weights[r][c] * inner row c, or with `transposed`
-  // out[c] += sum over r of weights[r][c] * inner row r. Weights are zero in the padding of
-  // columns; `scratch` holds rows_padded * columns_padded * 4 bytes, 64-byte aligned.
-  void (*accumulate)(LossPrecision precision, const float* weights, std::int64_t stride, int rows,
+  // Packs a strip of weights, up to kLossStrip rows from `first_row` on of a tile of at most
+  // kLossChunk rows and columns; weights are zero in the padding of columns. `tile` holds
+  // kLossChunk * kLossChunk weights of weight_bytes[precision], 64-byte aligned.
+  void (*pack_weights)(LossPrecision precision, const float* weights, std::int64_t stride,
+                       int first_row, int rows, int columns, std::int64_t depth, void* tile);
+
+  // out[r] += sum over c of weights[r][c] * inner row c, for the rows of the strip packed last, or
+  // with `transposed` out[c] += sum over r of weights[r][c] * inner row r, for the tile's first
+  // `rows` rows, all packed.
+  void (*accumulate)(LossPrecision precision, const void* tile, int first_row, int rows,
                      int columns, bool transposed, const void* inner, std::int64_t depth,
-                     float* out, std::int64_t out_stride, void* scratch);
+                     float* out, std::int64_t out_stride);
 
   // One row of a tile, `count` entries of it.
   void (*mask)(float* scores, int count, const LossMask* mask);

@@ -95,7 +95,7 @@ class Forward : LossScan {
       out.best_negative_scores[i] = survey.best;
       out.best_negatives[i] = survey.best_index;
     }
-    const LossTerms terms = terms_of(tile, i);
+    const LossTerms& terms = terms_of_row(tile, i);
     LossSums sums = load_sums(out.state, i);
     kernels_.loss.fold(space.tile + r * tile_columns_, tile.columns, survey.largest, &terms, &sums);
     store_sums(out.state, i, sums, 0);
@@ -220,20 +220,23 @@ class Backward : LossScan {
           if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
         [&](const LossTile& tile) {
-          const std::int8_t* left_inner =
-              space.left_inner + (tile.first_row - begin) * row_bytes(depth_);
-          float* sums = rows_out + tile.first_row * depth_;
           for (int r = 0; r < tile.rows; ++r) {
             fetch_ahead(tile, r);
-            fetch(sums + r * depth_, depth_ * 4);
             weigh(tile, r, space);
           }
-          k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, false,
-                       space.right_inner, depth_, sums, depth_, space.weights);
-          if (columns_out != nullptr)
-            k.accumulate(precision_, space.tile, tile_columns_, tile.rows, tile.columns, true,
-                         left_inner, depth_, columns_out + tile.first_column * depth_, depth_,
-                         space.weights);
+          const auto strip = static_cast<int>(tile.slab_row % kLossChunk);
+          k.pack_weights(precision_, space.tile, tile_columns_, strip, tile.rows, tile.columns,
+                         depth_, space.weights);
+          k.accumulate(precision_, space.weights, strip, tile.rows, tile.columns, false,
+                       space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_);
+          const int chunk_rows = strip + tile.rows;
+          if (columns_out == nullptr ||
+              (chunk_rows < kLossChunk && tile.first_row + tile.rows < end))
+            return;
+          const std::int8_t* left_inner =
+              space.left_inner + (tile.slab_row - strip) * row_bytes(depth_);
+          k.accumulate(precision_, space.weights, 0, chunk_rows, tile.columns, true, left_inner,
+                       depth_, columns_out + tile.first_column * depth_, depth_);
         },
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
   }
@@ -247,7 +250,7 @@ class Backward : LossScan {
       return;
     }
     mask_row(tile, r, space, nullptr);
-    const LossTerms terms = terms_of(tile, i);
+    const LossTerms& terms = terms_of_row(tile, i);
     double total = 0, moment = 0;
     kernels_.loss.weigh(scores, tile.columns, padded, &terms, &coefficients_[i], &total, &moment);
     bias_moments_[i] += total;

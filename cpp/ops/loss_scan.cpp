@@ -36,14 +36,14 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       kernels_(stope::kernels()),
       precision_(problem.precision == LossArithmetic::kFloat32 ? kLossFloat32 : kLossBfloat16),
       workspace_(workspace),
-      tile_rows_(backward ? kLossChunk : 64),
       tile_columns_(backward ? kLossChunk : kMostTileColumns),
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
-  slab_rows_ = std::min(kLossSlabRows, round_up(divide_up(rows_, 2 * threads), tile_rows_));
+  const std::int64_t unit = backward ? kLossChunk : 2 * kLossStrip;
+  slab_rows_ = std::min(kLossSlabRows, round_up(divide_up(rows_, 2 * threads), unit));
   slabs_ = divide_up(rows_, slab_rows_);
-  const std::int64_t tile = tile_rows_ * tile_columns_;
+  const std::int64_t tile = kLossStrip * tile_columns_;
   const std::int64_t row = row_bytes(depth_), guide_depth = problem.guide_queries.columns;
   for (std::int64_t t = 0; t < threads; ++t) {
     LossSpace& space = spaces_[t];
@@ -53,7 +53,8 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
     if (backward) {
       space.left_inner = workspace_.take<std::int8_t>(slab_rows_ * row);
       space.right_inner = workspace_.take<std::int8_t>(tile_columns_ * row);
-      space.weights = workspace_.take<std::int8_t>(tile * 4);
+      space.weights = workspace_.take<std::int8_t>(kLossChunk * kLossChunk *
+                                                   kernels_.loss.weight_bytes[precision_]);
     }
     space.tile = workspace_.take<float>(tile);
     if (problem.has_guide) {
@@ -355,9 +356,8 @@ void LossScan::hide(const LossTile& tile, std::int64_t i, float* scores) const {
   each_own([&](std::int64_t c) { scores[c] = kept[count++]; });
 }
 
-LossTerms LossScan::terms_of(const LossTile& tile, std::int64_t i) const {
+LossTerms LossScan::terms_of(const LossPass& pass, std::int64_t first_column) const {
   using Kind = LossPass::Kind;
-  const LossPass& pass = *tile.pass;
   const Objective objective = problem_.objective;
   const bool local = objective == Objective::kPairwise || objective == Objective::kSigmoid;
   const bool bonus = pass.kind == Kind::kQueryToDocument || pass.kind == Kind::kQueryToQueue;
@@ -370,8 +370,7 @@ LossTerms LossScan::terms_of(const LossTile& tile, std::int64_t i) const {
       static_cast<float>(problem_.scale + (bonus ? problem_.in_batch_hardness : 0.0));
   terms.focal_margin = static_cast<float>(problem_.focal_margin);
   terms.beta = static_cast<float>(problem_.beta);
-  terms.shift = RowObjective::shift(problem_, positives_of(i));
-  terms.log_weights = pass.log_weights == nullptr ? nullptr : pass.log_weights + tile.first_column;
+  terms.log_weights = pass.log_weights == nullptr ? nullptr : pass.log_weights + first_column;
   return terms;
 }
 

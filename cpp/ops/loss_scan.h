@@ -2,8 +2,9 @@
 //
 // A pass scores one set of rows against one set of columns, for instance queries against documents;
 // its row i adds to the loss of query i, whatever its rows are. A task is a slab of rows; it walks
-// over blocks of columns, and over tiles of the slab inside a block. The order of everything that
-// is summed depends on the tile's shape alone, so results do not depend on the threads.
+// over blocks of columns, and over strips of 32 rows inside a block: a strip's scores stay in the
+// first-level cache until they are folded or turned into packed weights. The order of everything
+// that is summed depends on these shapes alone, so results do not depend on the threads.
 #pragma once
 
 #include <algorithm>
@@ -68,8 +69,10 @@ struct LossAhead {
   std::int64_t column_share = 0, gradient_share = 0;
 };
 
+// A strip of a slab against a block of columns.
 struct LossTile {
   const LossPass* pass;
+  LossTerms* terms;  // the shift is the row's
   std::int64_t first_row, first_column;
   int rows, columns;
   std::int64_t slab_row;  // of the first row
@@ -81,8 +84,8 @@ struct LossSpace {
   std::int8_t *left, *left_inner, *right, *right_inner, *guide_left, *guide_right;
   float* tile;
   float* guide_tile;
-  std::int8_t* weights;  // a packed tile of weights
-  float* rows;           // 16 float rows
+  void* weights;  // a packed tile of weights
+  float* rows;    // 16 float rows
 };
 
 class LossScan {
@@ -135,19 +138,21 @@ class LossScan {
         pack_columns(pass.guide_columns, c, last, space.guide_right, nullptr, space);
       before(block);
       const LossAhead ahead = ahead_of(pass, last, end - begin, gradients);
-      for (std::int64_t r = begin; r < end; r += tile_rows_) {
+      LossTerms terms = terms_of(pass, c);
+      kernels_.bfloat16.begin_tiles();
+      for (std::int64_t r = begin; r < end; r += kLossStrip) {
         const LossTile tile = {&pass,
+                               &terms,
                                r,
                                c,
-                               static_cast<int>(std::min(tile_rows_, end - r)),
+                               static_cast<int>(std::min<std::int64_t>(kLossStrip, end - r)),
                                static_cast<int>(last - c),
                                r - begin,
                                &ahead};
-        kernels_.bfloat16.begin_tiles();
         score(tile, begin, space);
         body(tile);
-        kernels_.bfloat16.end_tiles();
       }
+      kernels_.bfloat16.end_tiles();
       after(block);
     }
   }
@@ -207,13 +212,17 @@ class LossScan {
   // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
   // get the score whose logit is theirs.
   void mask_row(const LossTile& tile, int r, const LossSpace& space, LossSurvey* survey) const;
-  LossTerms terms_of(const LossTile& tile, std::int64_t i) const;
+  const LossTerms& terms_of_row(const LossTile& tile, std::int64_t i) const {
+    if (tile.terms->kind == kLossSigmoid)
+      tile.terms->shift = RowObjective::shift(problem_, positives_of(i));
+    return *tile.terms;
+  }
 
   const InfonceProblem& problem_;
   const KernelTable& kernels_;
   const LossPrecision precision_;
   Workspace workspace_;
-  const std::int64_t tile_rows_, tile_columns_;
+  const std::int64_t tile_columns_;
   const std::int64_t rows_, depth_;
   std::int64_t slab_rows_, slabs_;
   LossSide queries_, documents_;
@@ -232,6 +241,7 @@ class LossScan {
 
   LossSide side(const Matrix& matrix, Metric metric, const float* factors) const;
   void make_passes();
+  LossTerms terms_of(const LossPass& pass, std::int64_t first_column) const;
   void check(const Matrix& matrix, Metric metric, float* factors, const char* name);
   void score(const LossTile& tile, std::int64_t slab_begin, const LossSpace& space) const;
   template <typename Write>
