@@ -147,6 +147,7 @@ enum LossKind { kLossSoftmax, kLossHardness, kLossSigmoid };
 struct LossTerms {
   LossKind kind;
   bool focal;
+  bool rough;  // exponentials within 3e-6 will do: what follows is rounded to bfloat16
   float multiplier;
   float focal_margin;
   float beta;

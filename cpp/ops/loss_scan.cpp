@@ -366,6 +366,7 @@ LossTerms LossScan::terms_of(const LossPass& pass, std::int64_t first_column) co
                : objective == Objective::kHardness ? kLossHardness
                                                    : kLossSoftmax;
   terms.focal = problem_.focal;
+  terms.rough = precision_ == kLossBfloat16;
   terms.multiplier =
       static_cast<float>(problem_.scale + (bonus ? problem_.in_batch_hardness : 0.0));
   terms.focal_margin = static_cast<float>(problem_.focal_margin);
