@@ -97,3 +97,107 @@ def test_dtypes_mix_and_rows_may_be_strided():
     wide[::2, 3:27] = corpus
     for q, x in ((queries, wide[::2, 3:27]), (queries[::-1], corpus[::3]), (queries, corpus[:1])):
         assert_same(stope.similarity(on_device(q), on_device(x)), stope.similarity(q, x))
+
+
+# --- topk --------------------------------------------------------------------------------------
+
+
+def both_topk(queries, corpus, k, **options):
+    """Scores and ids on the emulated device equal the CPU's."""
+    expected = stope.topk(queries, corpus, k, **options)
+    assert_all_same(stope.topk(to_device(queries), to_device(corpus), k, **options), expected)
+    return expected
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_topk_of_every_dtype(metric, dtype, order):
+    for rows, n, dim, k in ((1, 1, 1, 1), (5, 130, 20, 7), (3, 300, 65, 300)):
+        queries, corpus = (cast(m, dtype) for m in cases.make("gaussian", rows, n, dim))
+        both_topk(queries, corpus, k, metric=metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", cases.CASES)
+def test_topk_of_hard_cases(metric, name):
+    queries, corpus = cases.make(name, 5, 400, 40)
+    both_topk(queries, corpus, 10, metric=metric)
+
+
+@pytest.mark.parametrize("rows", [1, 127, 129])
+def test_topk_of_ragged_tiles(rows, order):
+    queries, corpus = cases.make("duplicated", rows, 257, 33)
+    both_topk(queries, corpus, 9)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "near_ties"])
+def test_topk_of_several_chunks(name):
+    """More rows than a chunk holds (tests/test_cuda_host.py: 4,096 and more)."""
+    queries, corpus = cases.make(name, 3, 70_000, 8)
+    plan = stope._core.cuda_topk_plan(queries=3, rows=70_000, columns=8, k=20)
+    assert plan["chunk"] < 70_000
+    both_topk(queries, corpus, 20)
+
+
+def test_topk_of_many_equal_rows_rescores_while_it_scans():
+    """No bound tells equal rows apart, so lists fill up and the smallest ids have to survive."""
+    queries, corpus = cases.make("identical", 2, 70_000, 4)
+    found = both_topk(queries, corpus, 40)
+    np.testing.assert_array_equal(found.ids, np.tile(np.arange(40), (2, 1)))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_topk_with_exclusions_ceilings_and_floors(metric, order):
+    rng = np.random.default_rng(3)
+    queries, corpus = cases.make("many_ties", 9, 500, 12)
+    exclude = [rng.choice(500, rng.integers(0, 60), replace=False) for _ in range(9)]
+    scores = stope.similarity(queries, corpus, metric=metric)
+    ceiling = np.array([np.quantile(row, q) for row, q in zip(scores, rng.random(9), strict=True)])
+    floor = ceiling - np.abs(rng.standard_normal(9))
+    both_topk(queries, corpus, 20, metric=metric, exclude=exclude)
+    both_topk(queries, corpus, 20, metric=metric, ceiling=ceiling)
+    both_topk(queries, corpus, 20, metric=metric, floor=floor)
+    both_topk(queries, corpus, 20, metric=metric, exclude=exclude, ceiling=ceiling, floor=floor)
+    both_topk(queries, corpus, 20, metric=metric, ceiling=floor, floor=ceiling)
+    both_topk(queries, corpus, 500, metric=metric, exclude=exclude, ceiling=ceiling)
+
+
+def test_topk_of_strided_rows_and_mixed_dtypes():
+    queries, corpus = cases.make("gaussian", 6, 200, 24)
+    wide = np.zeros((400, 30), np.float16)
+    wide[::2, 3:27] = corpus
+    both_topk(queries[::-1], wide[::2, 3:27], 11)
+    both_topk(queries, np.broadcast_to(corpus[0], (200, 24)), 11)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_topk_without_the_proof_is_about_right(precision, metric):
+    queries, corpus = cases.make("gaussian", 5, 300, 32)
+    got = stope.topk(on_device(queries), on_device(corpus), 10, metric=metric, precision=precision)
+    exact = stope.topk(queries, corpus, 10, metric=metric)
+    np.testing.assert_allclose(got.scores.get(), exact.scores, rtol=0.02, atol=0.5)
+
+
+# --- mining ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", ["top", "random"])
+@pytest.mark.parametrize("counts", ["eligible", "raw"])
+def test_mining(sampling, counts, order):
+    queries, corpus = cases.make("clustered", 12, 400, 16)
+    positives = [[i, i + 100] for i in range(12)]
+    options = {
+        "num_negatives": 4,
+        "relative_margin": 0.05,
+        "absolute_margin": 0.01,
+        "min_score": -0.2,
+        "exclude": [[i + 200] for i in range(12)],
+        "sampling": sampling,
+        "range_counts": counts,
+        "range_max": 30,
+    }
+    assert_all_same(
+        stope.mine_hard_negatives(on_device(queries), on_device(corpus), positives, **options),
+        stope.mine_hard_negatives(queries, corpus, positives, **options),
+    )

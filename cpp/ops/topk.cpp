@@ -436,7 +436,10 @@ class Topk {
 
 }  // namespace
 
-std::size_t topk_workspace_bytes(const TopkCall& call) { return Topk(call).bytes(); }
+std::size_t topk_workspace_bytes(const TopkCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return topk_cuda_workspace_bytes(call);
+  return Topk(call).bytes();
+}
 
 void topk(const TopkCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return topk_cuda(call);

@@ -44,7 +44,9 @@ STOPE_DEVICE void multiply_add(FragmentC* c, const FragmentA& a, const FragmentB
     Operands rows[4];
     for (unsigned t = 0; t < 4; ++t)
       std::memcpy(&rows[t], slots[lane() / 4 * 4 + t].bytes, sizeof(Operands));
-    for (unsigned j = 0; j < 2; ++j) {
+    bool nothing = true;  // rows of zeros, which fill tiles up, add nothing
+    for (const Operands& row : rows) nothing &= (row.a.word[half] | row.a.word[2 + half]) == 0;
+    for (unsigned j = 0; j < 2 && !nothing; ++j) {
       double sum = c->sum[2 * half + j];
       for (unsigned t = 0; t < 4; ++t) {
         Operands column;

@@ -4,6 +4,7 @@
 
 #include "stope/hard_negatives.h"
 #include "stope/similarity.h"
+#include "stope/topk.h"
 #include "types.h"
 #include "workspace.h"
 
@@ -31,6 +32,58 @@ struct PairMemory {
         queries(workspace->take<RowFactors>(call.queries.rows)),
         offsets(workspace->take<std::int64_t>(call.queries.rows + 1)),
         ids(workspace->take<std::int64_t>(call.pairs.offsets[call.queries.rows])) {}
+};
+
+inline CudaTopkPlan topk_plan(const TopkCall& call) {
+  return plan_topk_cuda(call.queries.rows, call.corpus.rows, call.corpus.columns, call.k);
+}
+
+struct TopkMemory {
+  RowFaults* faults;  // [2]
+  // Of one group of queries:
+  std::uint16_t* query_codes;  // [group][depth_padded], bfloat16
+  ScanRow* query_rows;         // [group]
+  RowFactors* factors;         // [group]
+  QueryBound* bounds;          // [group]
+  QueryTerms* terms;           // [group]
+  QueryState* states;          // [group]
+  std::int64_t* above;         // [group]
+  Candidate* entries;          // [group][capacity]
+  // Of one chunk of the corpus:
+  std::uint16_t* codes;  // [chunk][depth_padded], bfloat16
+  ScanRow* rows;         // [chunk]
+  // What the call has in host memory, where it has it:
+  std::int64_t* exclude_offsets;  // [queries.rows + 1]
+  std::int64_t* exclude_ids;
+  float* ceilings;  // [queries.rows]
+  float* floors;    // [queries.rows]
+
+  TopkMemory(const TopkCall& call, const CudaTopkPlan& plan, Workspace* w)
+      : faults(w->take<RowFaults>(2)),
+        query_codes(w->take<std::uint16_t>(plan.group * plan.depth_padded)),
+        query_rows(w->take<ScanRow>(plan.group)),
+        factors(w->take<RowFactors>(plan.group)),
+        bounds(w->take<QueryBound>(plan.group)),
+        terms(w->take<QueryTerms>(plan.group)),
+        states(w->take<QueryState>(plan.group)),
+        above(w->take<std::int64_t>(plan.group)),
+        entries(w->take<Candidate>(plan.group * plan.capacity)),
+        codes(w->take<std::uint16_t>(plan.chunk * plan.depth_padded)),
+        rows(w->take<ScanRow>(plan.chunk)),
+        exclude_offsets(optional(call.exclude.offsets, call.queries.rows + 1, w)),
+        exclude_ids(optional(call.exclude.offsets, excluded(call), w)),
+        ceilings(optional(call.ceilings, call.queries.rows, w)),
+        floors(optional(call.floors, call.queries.rows, w)) {}
+
+  static std::int64_t excluded(const TopkCall& call) {
+    return call.exclude.offsets == nullptr ? 0 : call.exclude.offsets[call.queries.rows];
+  }
+
+ private:
+  template <typename T>
+  static T* optional(const T* given, std::int64_t count, Workspace* workspace) {
+    return given == nullptr ? nullptr : workspace->take<T>(count);
+  }
 };
 
 }  // namespace stope::cuda

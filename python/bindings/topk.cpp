@@ -91,6 +91,25 @@ void register_topk(py::module_& module) {
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
              py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("threads"),
              py::arg("allocate"), py::arg("progress"));
+  module.def(
+      "cuda_topk_plan",
+      [](std::int64_t queries, std::int64_t rows, std::int64_t columns, std::int64_t k) {
+        const CudaTopkPlan plan = plan_topk_cuda(queries, rows, columns, k);
+        TopkCall call;
+        call.queries.rows = queries;
+        call.corpus.rows = rows;
+        call.queries.columns = call.corpus.columns = columns;
+        call.k = k;
+        py::dict out;
+        out["depth_padded"] = plan.depth_padded;
+        out["group"] = plan.group;
+        out["chunk"] = plan.chunk;
+        out["keep"] = plan.keep;
+        out["capacity"] = plan.capacity;
+        out["workspace_bytes"] = topk_cuda_workspace_bytes(call);
+        return out;
+      },
+      py::kw_only(), py::arg("queries"), py::arg("rows"), py::arg("columns"), py::arg("k"));
   module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));
   module.def(
       "matrix_shape",

@@ -45,7 +45,20 @@ void pack(const PackCall& call);
 std::size_t topk_workspace_bytes(const TopkCall& call);
 void topk(const TopkCall& call);
 
+// How topk_cuda goes about a call of this size: groups of queries, chunks of the corpus, lists of
+// candidates with room for a whole chunk beside what is kept of those before.
+struct CudaTopkPlan {
+  std::int64_t depth_padded;
+  std::int64_t group;     // queries searched at once
+  std::int64_t chunk;     // rows scanned by one launch
+  std::int64_t keep;      // the most entries of a list when a chunk begins
+  std::int64_t capacity;  // keep + chunk
+};
+CudaTopkPlan plan_topk_cuda(std::int64_t queries, std::int64_t rows, std::int64_t columns,
+                            std::int64_t k);
+
 // The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+std::size_t topk_cuda_workspace_bytes(const TopkCall& call);
 void topk_cuda(const TopkCall& call);
 
 }  // namespace stope

@@ -1,0 +1,113 @@
+// Between two chunks, and at the end: one block refines the list of one query.
+//
+//   1. The k-th best lower bound proves a threshold; what cannot reach it goes.
+//   2. Where more is left than may be, or at the end: canonical scores of all that is left,
+//      eligibility by them, and the k best.
+//   3. At the end: sorted, and written to the caller's arrays.
+#pragma once
+
+#include "exact_dot.cuh"
+#include "select.cuh"
+
+namespace stope::cuda {
+
+struct RefineArguments {
+  Matrix queries, corpus;
+  std::int64_t first_query;
+  std::int32_t k;
+  std::int64_t keep, capacity;
+  bool last;
+  BoundRules rules;
+  const RowFactors* factors;
+  const QueryBound* bounds;
+  QueryTerms* terms;
+  QueryState* states;
+  Candidate* entries;
+  std::int64_t* above;
+  float* scores;                // [all queries][k]
+  std::int64_t* ids;            // likewise
+  std::int64_t* above_ceiling;  // [all queries], or nullptr
+};
+
+// Canonical scores for the entries that have none, half a warp each.
+STOPE_DEVICE void rescore(const RefineArguments& a, std::int64_t query, Candidate* entries,
+                          std::int32_t count) {
+  const Metric metric = a.rules.metric;
+  const RowReader q = reader(a.queries, metric, a.first_query + query, a.factors[query]);
+  constexpr std::int32_t kAtOnce = kSelectThreads / kCanonicalLanes;
+  for (std::int32_t first = 0; first < count; first += kAtOnce) {
+    const std::int32_t wanted = first + static_cast<std::int32_t>(thread()) / kCanonicalLanes;
+    const bool open = wanted < count && entries[wanted].lower != entries[wanted].upper;
+    if (ballot(open) == 0) continue;  // both halves of a warp take every step together
+    const std::int64_t id = entries[wanted < count ? wanted : count - 1].id;
+    RowFactors factors = {1.0f, 1.0f};
+    if (metric == Metric::kCosine) factors = measure_row(a.corpus, metric, id).factors;
+    const float score = exact_score(q, reader(a.corpus, metric, id, factors), metric);
+    warp_barrier();  // a lane of the other half may still be reading its entry
+    if (open && half_lane() == 0) {
+      entries[wanted].upper = score;
+      entries[wanted].lower = score;
+    }
+  }
+  block_barrier();
+}
+
+STOPE_DEVICE void write_answer(const RefineArguments& a, std::int64_t query,
+                               const Candidate* entries, std::int32_t count) {
+  const std::int64_t first = (a.first_query + query) * a.k;
+  for (auto r = static_cast<std::int32_t>(thread()); r < a.k; r += kSelectThreads) {
+    a.scores[first + r] = r < count ? entries[r].upper : -infinity();
+    a.ids[first + r] = r < count ? entries[r].id : -1;
+  }
+  if (thread() == 0 && a.above_ceiling != nullptr)
+    a.above_ceiling[a.first_query + query] = a.above[query];
+}
+
+STOPE_KERNEL(kSelectThreads) refine_list(RefineArguments a) {
+  auto* memory = shared_memory<SelectMemory>();
+  const std::int64_t query = block_x();
+  QueryState state = a.states[query];
+  Candidate* entries = a.entries + query * a.capacity;
+  std::int32_t count = state.count;
+  const auto raise = [&](float least) {
+    if (least > state.least) state.least = least;
+  };
+  if (count >= a.k) {
+    const auto lower = [&](std::int32_t i) { return std::uint64_t{descending(entries[i].lower)}; };
+    raise(score_of(static_cast<std::uint32_t>(nth_key<32>(count, a.k, lower, memory))));
+    block_barrier();
+    count = keep_entries(
+        entries, count, [&](Candidate* entry) { return entry->upper >= state.least; }, memory);
+  }
+  if (a.last || count > a.keep) {
+    rescore(a, query, entries, count);
+    std::int64_t refused = 0;
+    const auto eligible = [&](Candidate* entry) {
+      bool is_above;
+      const bool stays = admit(state, entry, &is_above);
+      if (is_above) ++refused;
+      return stays;
+    };
+    count = keep_entries(entries, count, eligible, memory);
+    if (refused != 0) atomic_add(a.above + query, refused);
+    if (count > a.k) {
+      const auto ranking = [&](std::int32_t i) { return ranking_key(entries[i]); };
+      const std::uint64_t worst = nth_key<64>(count, a.k, ranking, memory);
+      block_barrier();
+      count = keep_entries(
+          entries, count, [&](Candidate* entry) { return ranking_key(*entry) <= worst; }, memory);
+      raise(score_of(static_cast<std::uint32_t>(worst >> 32)));
+    }
+  }
+  if (a.last) {
+    sort_entries(entries, count);
+    block_barrier();
+    write_answer(a, query, entries, count);
+  } else if (thread() == 0) {
+    state.count = count;
+    a.states[query] = state;
+    a.terms[query] = query_terms(a.rules, a.bounds[query], state.least);
+  }
+}
+
+}  // namespace stope::cuda

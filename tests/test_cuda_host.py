@@ -1,0 +1,55 @@
+"""What the CUDA core decides on the host, in any build: groups, chunks and lists of candidates."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import stope
+
+MIB = 1 << 20
+TILE, SLAB = 128, 32
+
+
+def plan(queries, rows, columns, k):
+    return stope._core.cuda_topk_plan(queries=queries, rows=rows, columns=columns, k=k)
+
+
+@given(
+    st.integers(1, 200_000), st.integers(1, 10**7), st.integers(1, 65_536), st.integers(1, 10**6)
+)
+def test_a_list_has_room_for_a_whole_chunk(queries, rows, columns, k):
+    got = plan(queries, rows, columns, min(k, rows))
+    k = min(k, rows)
+    assert got["capacity"] == got["keep"] + got["chunk"]
+    assert got["keep"] >= 2 * k  # of the k best, sorted with room for the next power of two
+    assert 1 <= got["group"] <= queries
+    assert TILE <= got["chunk"] <= 65_536
+    assert got["chunk"] % TILE == 0
+    assert got["depth_padded"] % SLAB == 0
+    assert 0 <= got["depth_padded"] - columns < SLAB
+    # No place of a list or a code overflows the kernels' 32-bit numbers of entries.
+    assert got["capacity"] < 2**31
+
+
+@given(st.integers(1, 200_000), st.integers(1, 10**7), st.integers(1, 65_536), st.integers(1, 2048))
+def test_memory_beside_inputs_and_outputs_has_a_limit(queries, rows, columns, k):
+    """Lists of 256 MiB, codes of 256 MiB each for queries and corpus, and a little per query."""
+    got = plan(queries, rows, columns, min(k, rows))
+    assert got["workspace_bytes"] < 3 * 256 * MIB + 200 * got["group"] + 64 * got["chunk"] + 4096
+
+
+@pytest.mark.parametrize(
+    ("queries", "rows", "columns", "k", "group", "chunk"),
+    [
+        (1, 4_000_000, 768, 100, 1, 65_536),
+        (16_384, 4_000_000, 768, 100, 4_608, 4_096),
+        (16_384, 4_000_000, 768, 2_048, 2_560, 4_096),
+        (3, 50, 10, 5, 3, 128),
+        (100, 1_000, 65_536, 10, 100, 1_024),
+    ],
+)
+def test_plans_of_known_sizes(queries, rows, columns, k, group, chunk):
+    got = plan(queries, rows, columns, k)
+    assert (got["group"], got["chunk"]) == (group, chunk)
