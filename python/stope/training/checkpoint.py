@@ -147,9 +147,6 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
-# --- what a checkpoint holds -------------------------------------------------------------------
-
-
 def copy_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors of a state_dict, copied to the CPU."""
     for name, value in state.items():
@@ -219,9 +216,6 @@ def read_optimizer(folder: Path, optimizer: Any) -> None:
         for g in known["param_groups"]
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-# --- files -------------------------------------------------------------------------------------
 
 
 def _describe(path: Path) -> dict[str, Any]:
