@@ -10,12 +10,41 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("stope", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("stope")
+
+
+def why_no_gpu():
+    """A reason not to run the tests marked `gpu`, or None."""
+    import stope
+
+    if "STOPE_CUDA=ON" not in stope.build_info()["flags"]:
+        return "this build has no CUDA core (cmake option STOPE_CUDA=ON)"
+    if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
+        return "this machine has no NVIDIA GPU"
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked or why_no_gpu() is None:
+        return
+    items[:] = [item for item in items if item not in marked]
+    config.hook.pytest_deselected(items=marked)
+    config.stash[_DESELECTED] = f"{len(marked)} tests marked gpu did not run: {why_no_gpu()}"
+
+
+_DESELECTED = pytest.StashKey[str]()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if _DESELECTED in config.stash:
+        terminalreporter.write_line(config.stash[_DESELECTED])
 
 
 @pytest.fixture

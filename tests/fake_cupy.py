@@ -30,6 +30,9 @@ class ndarray:
     def __len__(self):
         return len(self.memory)
 
+    def __getitem__(self, rows):
+        return ndarray(self.memory[rows], self.device)
+
     def get(self):
         return self.memory
 
@@ -45,9 +48,9 @@ class ndarray:
 
 
 class InterfaceOnly:
-    """An array with __cuda_array_interface__ and nothing else."""
+    """An array with __cuda_array_interface__ and nothing else; of a library unknown to stope."""
 
-    __module__ = "cupy"
+    __module__ = "numba"
 
     def __init__(self, memory):
         self.memory = memory
@@ -74,6 +77,9 @@ def install(monkeypatch):
         return ndarray(memory, current[-1])
 
     module.ndarray, module.empty = ndarray, empty
+    module.concatenate = lambda parts: ndarray(
+        np.concatenate([part.memory for part in parts]), current[-1]
+    )
     module.asarray = lambda array: ndarray(array, current[-1])
     module.cuda = types.SimpleNamespace(
         Device=use, get_current_stream=lambda: types.SimpleNamespace(ptr=STREAM)

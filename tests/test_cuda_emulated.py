@@ -201,3 +201,150 @@ def test_mining(sampling, counts, order):
         stope.mine_hard_negatives(on_device(queries), on_device(corpus), positives, **options),
         stope.mine_hard_negatives(queries, corpus, positives, **options),
     )
+
+
+# --- the index ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_flat_index_stays_on_its_device(metric, tmp_path):
+    queries, corpus = cases.make("duplicated", 5, 300, 20)
+    expected = stope.topk(queries, corpus, 7, metric=metric)
+    index = stope.FlatIndex(on_device(corpus[:200]), metric)
+    index.add(on_device(corpus[200:]))
+    assert len(index) == 300
+    assert_all_same(index.search(on_device(queries), 7), expected)
+    with pytest.raises(ValueError, match=r"queries are on cpu but corpus is on cuda:0"):
+        index.search(queries, 7)
+    with pytest.raises(ValueError, match=r"rows are on cpu but the index is on cuda:0"):
+        index.add(corpus)
+    bad = corpus.copy()
+    bad[3, 2] = np.nan
+    for refused, name in ((stope.FlatIndex, "corpus"), (index.add, "rows")):
+        with pytest.raises(ValueError, match=rf"{name} has a NaN .* row 3\b"):
+            refused(on_device(bad))
+    assert len(index) == 300
+    index.save(tmp_path / "index")
+    found = stope.FlatIndex.load(tmp_path / "index").search(queries, 7)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+
+
+# --- the border --------------------------------------------------------------------------------
+
+OPERATIONS = {
+    "similarity": lambda q, x: stope.similarity(q, x),
+    "topk": lambda q, x: stope.topk(q, x, 2).scores,
+    "mine_hard_negatives": lambda q, x: (
+        stope.mine_hard_negatives(q, x, [[0]] * len(q), 2, metric="dot").scores
+    ),
+}
+every_operation = pytest.mark.parametrize("call", OPERATIONS.values(), ids=OPERATIONS)
+
+
+@pytest.fixture
+def arrays():
+    return cases.make("gaussian", 6, 50, 20)
+
+
+@every_operation
+def test_results_come_back_on_the_device_of_the_queries(call, arrays):
+    queries, corpus = arrays
+    got = call(on_device(queries, 1), on_device(corpus, 1))
+    assert (type(got), got.device) == (fake_cupy.ndarray, 1)
+
+
+@every_operation
+def test_arrays_on_different_devices_are_refused_by_name(call, arrays):
+    queries, corpus = arrays
+    for q, x, said in (
+        (on_device(queries), corpus, "queries are on cuda:0 but corpus is on cpu"),
+        (queries, on_device(corpus, 1), "queries are on cpu but corpus is on cuda:1"),
+        (on_device(queries, 0), on_device(corpus, 1), "cuda:0 but corpus is on cuda:1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call(q, x)
+
+
+@every_operation
+def test_a_device_that_fails_is_a_runtime_error_with_the_call(call, arrays):
+    queries, corpus = (on_device(rows, 9) for rows in arrays)
+    with pytest.raises(RuntimeError, match=r"cudaSetDevice failed"):
+        call(queries, corpus)
+
+
+@every_operation
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nan_and_infinity_name_argument_and_row(call, value, arrays):
+    for row, column in ((0, 0), (37, 19), (49, 16)):
+        queries, corpus = (rows.copy() for rows in arrays)
+        corpus[row, column] = value
+        if call is OPERATIONS["mine_hard_negatives"]:
+            corpus[[0, row]] = corpus[[row, 0]]  # pairs are scored before the rest is read
+            row = 0
+        with pytest.raises(ValueError, match=rf"corpus has a NaN .*row {row}\b"):
+            call(on_device(queries), on_device(corpus))
+    queries, corpus = (rows.copy() for rows in arrays)
+    queries[5, 7] = value
+    with pytest.raises(ValueError, match=r"queries has a NaN .*row 5\b"):
+        call(on_device(queries), on_device(corpus))
+
+
+@every_operation
+def test_rows_whose_scores_could_overflow_are_refused(call, arrays):
+    queries, corpus = arrays
+    corpus[0] = 3e18
+    with pytest.raises(ValueError, match=r"corpus has a norm of 2\^63 .*row 0\b"):
+        call(on_device(queries), on_device(corpus))
+
+
+@every_operation
+def test_bad_input_is_refused_as_on_the_cpu(call, arrays):
+    queries, corpus = arrays
+    with pytest.raises(ValueError, match=r"corpus.*strided last axis"):
+        call(on_device(queries), on_device(np.asfortranarray(corpus)))
+    with pytest.raises(TypeError, match=r"corpus.*float64.*float32"):
+        call(on_device(queries), on_device(corpus.astype(np.float64)))
+    with pytest.raises(ValueError, match="corpus has dim 20 but queries have dim 19"):
+        call(on_device(queries[:, :19].copy()), on_device(corpus))
+    with pytest.raises(TypeError, match="int8"):
+        call(on_device(queries.astype(np.int8)), on_device(corpus))
+
+
+def test_an_array_interface_alone_is_read(arrays):
+    queries, corpus = arrays
+    wide = np.zeros((100, 24), np.float32)
+    wide[::2, :20] = corpus
+    for rows in (corpus, wide[::2, :20], corpus.astype(np.float16)):
+        got = stope.topk(on_device(queries), fake_cupy.InterfaceOnly(rows), 5)
+        assert_all_same(got, stope.topk(queries, rows, 5))
+    with pytest.raises(TypeError, match=r"InterfaceOnly on cuda:0.*torch\.from_dlpack"):
+        stope.topk(fake_cupy.InterfaceOnly(queries), on_device(corpus), 5)
+
+
+def test_results_are_written_where_the_caller_says(arrays):
+    queries, corpus = (on_device(rows) for rows in arrays)
+    out = on_device(np.zeros((6, 4), np.float32)), on_device(np.zeros((6, 4), np.int64))
+    found = stope.topk(queries, corpus, 4, out=out)
+    assert found.scores is out[0]
+    np.testing.assert_array_equal(out[1].get(), stope.topk(*arrays, 4).ids)
+    with pytest.raises(TypeError, match=r"out scores is a ndarray.*same kind"):
+        stope.topk(queries, corpus, 4, out=(np.zeros((6, 4), np.float32), out[1]))
+    with pytest.raises(ValueError, match=r"out scores has shape \(6, 3\)"):
+        stope.topk(queries, corpus, 4, out=(on_device(np.zeros((6, 3), np.float32)), out[1]))
+    with pytest.raises(TypeError, match=r"out ids has dtype int32"):
+        stope.topk(queries, corpus, 4, out=(out[0], on_device(np.zeros((6, 4), np.int32))))
+    with pytest.raises(ValueError, match=r"out scores is not on cuda:0"):
+        stope.topk(queries, corpus, 4, out=(on_device(np.zeros((6, 4), np.float32), 1), out[1]))
+
+
+def test_progress_is_reported_and_stops(arrays):
+    queries, corpus = (on_device(rows) for rows in arrays)
+    seen = []
+    stope.topk(queries, corpus, 4, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (50, 50)
+
+    def stop(done, total):
+        raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        stope.topk(queries, corpus, 4, progress=stop)

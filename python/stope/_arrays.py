@@ -92,6 +92,14 @@ class Place(NamedTuple):
         """Scratch memory for one call of the core; pages that are not touched cost nothing."""
         return self.empty((size,), np.uint8)
 
+    def join(self, first: Any, second: Any) -> Any:
+        """The rows of both matrices, in new memory."""
+        if self.library == "torch":
+            return sys.modules["torch"].cat([first, second])
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.device):
+            return cupy.concatenate([first, second])
+
     def bring(self, array: NDArray[Any]) -> Any:
         """A result that was found on the CPU, in the caller's kind of array."""
         if self.library == "torch":
@@ -347,6 +355,8 @@ def bits(matrix: Any) -> NDArray[Any]:
         return np.asarray(
             (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
         )
+    if type(matrix).__module__.split(".")[0] == "cupy":
+        matrix = matrix.get()
     if hasattr(matrix, "__dlpack__") and not isinstance(matrix, np.ndarray):
         matrix = np.from_dlpack(matrix)
     array = np.asarray(matrix)

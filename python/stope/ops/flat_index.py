@@ -24,6 +24,9 @@ class FlatIndex:
     size; a search then reads the panels instead of the corpus, and the corpus only to rescore.
     The index keeps a reference to the corpus it is given: do not change it afterwards.
 
+    A corpus on a CUDA device (torch or CuPy) stays there and is searched there, by queries on the
+    same device. It has no panels yet: each search packs what it scans, as :func:`stope.topk` does.
+
     Args:
         corpus: ``[n, dim]``, float32, float16, bfloat16 or int8; n may not be 0.
         metric: ``"dot"``, ``"cosine"`` or ``"euclidean"``.
@@ -32,8 +35,8 @@ class FlatIndex:
     Raises:
         ValueError, TypeError: as :func:`stope.topk`.
 
-    Memory: (dim rounded up to 64 + 24) bytes a row beside the corpus; :meth:`search` needs what
-    :func:`stope.topk` needs without the packed corpus.
+    Memory: (dim rounded up to 64 + 24) bytes a row beside the corpus, nothing on a CUDA device;
+    :meth:`search` needs what :func:`stope.topk` needs without the packed corpus.
 
     >>> import numpy as np
     >>> index = FlatIndex(np.eye(3, dtype=np.float32))
@@ -58,8 +61,12 @@ class FlatIndex:
         self._corpus = corpus
         self._metric = metric
         self._shape = shape
-        self._packed = _arrays.aligned_bytes(_core.packed_bytes(shape.rows, shape.dim))
+        self._packed: NDArray[np.uint8] | None = None  # on the CPU only
         self._owned: NDArray[Any] | None = None  # a growing copy, once rows were added
+        if shape.device != "cpu":
+            self._check_on_device(corpus, "corpus")
+            return
+        self._packed = _arrays.aligned_bytes(_core.packed_bytes(shape.rows, shape.dim))
         self._pack(corpus, 0, shape.rows, progress)
 
     def __len__(self) -> int:
@@ -90,20 +97,31 @@ class FlatIndex:
         """Append rows; their ids continue from ``len(index)``.
 
         The first addition copies the corpus; capacity then grows by half, so that adding n rows
-        in any portions costs O(n).
+        in any portions costs O(n). On a CUDA device every addition copies the corpus.
 
         Raises:
-            ValueError, TypeError: another dim or dtype, NaN or infinity (naming the row). The
-                index is then as it was.
+            ValueError, TypeError: another dim, dtype or device, NaN or infinity (naming the row).
+                The index is then as it was.
         """
         more = _arrays.matrix_shape(rows, "rows")
         if more.dim != self.dim:
             raise ValueError(f"rows have dim {more.dim} but the index has dim {self.dim}")
         if more.dtype != self.dtype:
             raise TypeError(f"rows are {more.dtype} but the index holds {self.dtype}; cast them")
+        if more.device != self._shape.device:
+            raise ValueError(
+                f"rows are on {more.device} but the index is on {self._shape.device}; move them "
+                "to its device"
+            )
         if more.rows == 0:
             return
         before, after = len(self), len(self) + more.rows
+        if more.device != "cpu":
+            self._check_on_device(rows, "rows")
+            place = _arrays.place_of(self._corpus, more.device, "corpus")
+            self._corpus = place.join(self._corpus, rows)
+            self._shape = self._shape._replace(rows=after)
+            return
         store = self._room_for(after)
         store[before:after] = _arrays.bits(rows)
         self._pack(_arrays.from_bits(store[:after], self.dtype), before, after, None, "rows")
@@ -123,7 +141,6 @@ class FlatIndex:
         progress: Callable[[int, int], object] | None = None,
     ) -> TopK:
         """Find the k best rows of every query; the arguments are those of :func:`stope.topk`."""
-        size = _core.packed_bytes(len(self), self.dim)
         return search(
             queries,
             self._corpus,
@@ -135,23 +152,27 @@ class FlatIndex:
             precision=precision,
             out=out,
             progress=progress,
-            packed=self._packed[:size],
+            packed=self._panels(),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, by way of a temporary name in the same folder.
 
         The file holds a header, the corpus and the panels, each with a checksum; it is the same for
-        every instruction set.
+        every instruction set. :meth:`load` gives an index on the CPU.
 
         Raises:
             OSError: the file cannot be written; nothing is left behind.
         """
-        size = _core.packed_bytes(len(self), self.dim)
+        corpus, panels = _arrays.bits(self._corpus), self._panels()
+        if panels is None:
+            on_cpu = FlatIndex(_arrays.from_bits(corpus, self.dtype), self._metric)
+            on_cpu.save(path)
+            return
         _index_file.write(
             Path(path),
-            corpus=_arrays.bits(self._corpus),
-            packed=self._packed[:size],
+            corpus=corpus,
+            packed=panels,
             metric=self._metric,
             dtype=self.dtype,
         )
@@ -178,6 +199,20 @@ class FlatIndex:
         index._owned = None
         return index
 
+    def _panels(self) -> NDArray[np.uint8] | None:
+        """The packed corpus without the room to grow; None on a CUDA device."""
+        if self._packed is None:
+            return None
+        return self._packed[: _core.packed_bytes(len(self), self.dim)]
+
+    def _check_on_device(self, rows: Any, name: str) -> None:
+        """Every row is finite and not too long: a search for one of them reads them all."""
+        try:
+            search(rows[:1], rows, 1, metric=self._metric)
+        except ValueError as error:
+            message = str(error).replace("queries", name, 1).replace("corpus", name, 1)
+            raise ValueError(message) from None
+
     def _pack(
         self,
         corpus: Any,
@@ -187,6 +222,7 @@ class FlatIndex:
         name: str = "corpus",
     ) -> None:
         size = _core.packed_bytes(rows, self.dim)
+        assert self._packed is not None
         _core.pack(
             corpus=corpus,
             name=name,
@@ -206,7 +242,8 @@ class FlatIndex:
             owned = np.empty((capacity, self.dim), dtype=current.dtype)
             owned[: len(self)] = current
             packed = _arrays.aligned_bytes(_core.packed_bytes(capacity, self.dim))
-            used = _core.packed_bytes(len(self), self.dim)
-            packed[:used] = self._packed[:used]
+            panels = self._panels()
+            assert panels is not None
+            packed[: panels.size] = panels
             self._owned, self._packed = owned, packed
         return self._owned

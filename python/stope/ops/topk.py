@@ -53,9 +53,17 @@ def topk(
             or infinity (naming the row), a norm of 2^63 or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
+    On a CUDA device (torch, CuPy) everything is queued on the caller's stream, and the answer has
+    the CPU's bits. The scan is in bfloat16 on tensor cores; ``"int8"`` and ``"bfloat16"`` both name
+    it without the proof. The call waits once, at its end, to hear whether a row was refused; while
+    a CUDA graph is captured it does not wait, rows go unchecked, and limits and exclusions, which
+    lie in host memory, are not possible.
+
     Memory beyond inputs and outputs, any n: about 32 MiB of candidates, 64 MiB for large k
     (24·k + 7,680 bytes a query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB
-    a thread beyond four), and 5·dim bytes a query of the group.
+    a thread beyond four), and 5·dim bytes a query of the group. On a CUDA device, for k up to
+    2,048: at most 768 MiB (candidates, codes of the queries and of a part of the corpus), and a
+    copy of limits and exclusions.
 
     Source: ``methods.md`` H10 (order of ties), house 3.1 (the certificate).
 
