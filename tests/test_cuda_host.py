@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fake_cupy
 import stope
 
 MIB = 1 << 20
@@ -53,3 +57,23 @@ def test_memory_beside_inputs_and_outputs_has_a_limit(queries, rows, columns, k)
 def test_plans_of_known_sizes(queries, rows, columns, k, group, chunk):
     got = plan(queries, rows, columns, k)
     assert (got["group"], got["chunk"]) == (group, chunk)
+
+
+@pytest.mark.parametrize("call", ["similarity", "topk", "mine_hard_negatives", "FlatIndex"])
+def test_arrays_on_a_gpu_that_is_not_there(call, monkeypatch):
+    """A build without CUDA says so; one with CUDA works here all the same, and passes on its text."""
+    flags = stope.build_info()["flags"]
+    if "EMULATED" in flags or Path("/dev/nvidiactl").exists():
+        pytest.skip("this build or this machine has a CUDA device")
+    fake_cupy.install(monkeypatch)
+    rows = np.eye(4, dtype=np.float32)
+    array = fake_cupy.on_device(rows)
+    said = "built without CUDA.*CPU" if "STOPE_CUDA=OFF" in flags else r"cuda\w+ failed: .+ \(cuda"
+    with pytest.raises(RuntimeError, match=said):
+        {
+            "similarity": lambda: stope.similarity(array, array),
+            "topk": lambda: stope.topk(array, array, 2),
+            "mine_hard_negatives": lambda: stope.mine_hard_negatives(array, array, [0] * 4),
+            "FlatIndex": lambda: stope.FlatIndex(array),
+        }[call]()
+    assert stope.topk(rows, rows, 1).ids.ravel().tolist() == [0, 1, 2, 3]

@@ -110,7 +110,8 @@ def mine_hard_negatives(
         TypeError: a margin or limit that is no number, and what :func:`stope.topk` raises.
 
     Memory beyond inputs and outputs: as :func:`stope.topk` with k = the window's end, and
-    12 · q · k bytes for the window.
+    12 · q · k bytes for the window. On a CUDA device the search runs there, on the caller's stream;
+    the window then comes to the CPU, where it is counted and sampled.
 
     Source: margins of sentence-transformers' ``mine_hard_negatives`` and NV-Retriever's
     TopK-PercPos (``methods.md`` C1, C2).

@@ -39,7 +39,8 @@ def similarity(
             or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
-    Memory: the result, and 2 · 64 rows of float32 per thread.
+    Memory: the result, and 2 · 64 rows of float32 per thread; on a CUDA device (torch, CuPy; on the
+    caller's stream, as :func:`stope.topk`) the result and 8 bytes per row.
 
     Source: ``methods.md`` H; the order of summation is house 3.1.
 
