@@ -61,7 +61,7 @@ def test_plans_of_known_sizes(queries, rows, columns, k, group, chunk):
 
 @pytest.mark.parametrize("call", ["similarity", "topk", "mine_hard_negatives", "FlatIndex"])
 def test_arrays_on_a_gpu_that_is_not_there(call, monkeypatch):
-    """A build without CUDA says so; one with CUDA works here all the same, and passes on its text."""
+    """A build without CUDA says so; one with CUDA works here too, and passes on its text."""
     flags = stope.build_info()["flags"]
     if "EMULATED" in flags or Path("/dev/nvidiactl").exists():
         pytest.skip("this build or this machine has a CUDA device")
