@@ -162,6 +162,17 @@ def test_topk_with_exclusions_ceilings_and_floors(metric, order):
     both_topk(queries, corpus, 500, metric=metric, exclude=exclude, ceiling=ceiling)
 
 
+@pytest.mark.parametrize("metric", ["dot", "euclidean"])
+def test_the_certificate_covers_the_rounding_of_tensor_cores(metric, monkeypatch):
+    """bfloat16 rows lose nothing to the codes, so the term for roundings alone has to suffice."""
+    queries, corpus = (cast(m, "bfloat16") for m in cases.make("clustered", 6, 900, 64))
+    monkeypatch.setenv("STOPE_EMULATED_ROUNDING", "20")
+    both_topk(queries, corpus, 50, metric=metric)
+    monkeypatch.setenv("STOPE_EMULATED_ROUNDING", "60000")  # the test would see it
+    with pytest.raises(AssertionError):
+        both_topk(queries, corpus, 50, metric=metric)
+
+
 def test_topk_of_strided_rows_and_mixed_dtypes():
     queries, corpus = cases.make("gaussian", 6, 200, 24)
     wide = np.zeros((400, 30), np.float16)

@@ -63,6 +63,11 @@ std::uint64_t chosen_order() {
   return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
 }
 
+double chosen_rounding() {
+  const char* text = std::getenv("STOPE_EMULATED_ROUNDING");
+  return text == nullptr ? 0 : std::strtod(text, nullptr);
+}
+
 class Machine {
  public:
   void run(const char* name, void (*body)(const void*), const void* context, std::int64_t blocks_x,
@@ -76,6 +81,7 @@ class Machine {
     body_ = body;
     context_ = context;
     const std::uint64_t seed = chosen_order();
+    product_error_ = chosen_rounding();
     position_.blocks_x = static_cast<unsigned>(blocks_x);
     position_.blocks_y = static_cast<unsigned>(blocks_y);
     position_.threads = static_cast<unsigned>(threads);
@@ -88,6 +94,7 @@ class Machine {
 
   const Position& position() const { return position_; }
   std::byte* shared() { return reinterpret_cast<std::byte*>(shared_.data()); }
+  double product_error() const { return product_error_; }
   Fiber& fiber() { return fibers_[position_.thread]; }
 
   void block_barrier() {
@@ -214,6 +221,7 @@ class Machine {
   std::uint64_t generation_ = 0;
   std::jmp_buf scheduler_;
   const char* fault_ = nullptr;
+  double product_error_ = 0;
 };
 
 Machine& machine() {
@@ -236,6 +244,7 @@ void block_barrier() { machine().block_barrier(); }
 const Slot* exchange(const char* instruction, const void* mine, std::size_t bytes) {
   return machine().exchange(instruction, mine, bytes);
 }
+double product_error() { return machine().product_error(); }
 void fault(const char* what) { machine().fault(what); }
 
 void copy_later(void* to, const void* from, bool there) {

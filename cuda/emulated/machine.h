@@ -4,6 +4,8 @@
 // The threads of a block are fibers that run until they wait: at a block barrier, or for the other
 // lanes of their warp. What real hardware would leave to chance shows up here:
 //   - STOPE_EMULATED_ORDER=<n> runs blocks, warps and lanes in another order for every n
+//   - STOPE_EMULATED_ROUNDING=<x> makes every tensor core product wrong by x * 2^-23 of its largest
+//     term, up or down as if by chance: bounds have to cover 20 (kernels/bounds.cuh)
 //   - shared memory starts as NaNs, and a block that writes beyond it is found
 //   - an asynchronous copy arrives no sooner than it is waited for
 //   - lanes that meet in different instructions, and barriers that some thread never reaches, end
@@ -31,6 +33,9 @@ struct Slot {
 // Every lane of the warp brings `bytes` bytes to the instruction of that name; the result holds
 // what all 32 brought, until the lane's next but one exchange.
 const Slot* exchange(const char* instruction, const void* mine, std::size_t bytes);
+
+// Units of 2^-23 of the largest term.
+double product_error();
 
 void copy_later(void* to, const void* from, bool there);
 void end_copy_group();

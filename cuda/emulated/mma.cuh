@@ -1,5 +1,5 @@
 // device/mma.cuh on the emulated machine, in the same layout. A sum of sixteen products and the
-// accumulator is cut off, not rounded, to float32, which is the worst that tensor cores do.
+// accumulator is cut off, not rounded, to float32; STOPE_EMULATED_ROUNDING makes it worse.
 #pragma once
 
 #include <bit>
@@ -47,16 +47,22 @@ STOPE_DEVICE void multiply_add(FragmentC* c, const FragmentA& a, const FragmentB
     bool nothing = true;  // rows of zeros, which fill tiles up, add nothing
     for (const Operands& row : rows) nothing &= (row.a.word[half] | row.a.word[2 + half]) == 0;
     for (unsigned j = 0; j < 2 && !nothing; ++j) {
-      double sum = c->sum[2 * half + j];
+      double sum = c->sum[2 * half + j], largest = std::fabs(sum);
       for (unsigned t = 0; t < 4; ++t) {
         Operands column;
         std::memcpy(&column, slots[(2 * (lane() % 4) + j) * 4 + t].bytes, sizeof(Operands));
         for (unsigned upper = 0; upper < 2; ++upper)
-          for (int depth = 0; depth < 2; ++depth)
-            sum +=
+          for (int depth = 0; depth < 2; ++depth) {
+            const double term =
                 static_cast<double>(emulated::bfloat16(rows[t].a.word[2 * upper + half], depth)) *
                 static_cast<double>(emulated::bfloat16(column.b.word[upper], depth));
+            sum += term;
+            largest = std::fmax(largest, std::fabs(term));
+          }
       }
+      // The sign is a bit of the sum itself, far down.
+      const double error = emulated::product_error() * 0x1p-23 * largest;
+      sum += (std::bit_cast<std::uint64_t>(sum) >> 27 & 1) != 0 ? error : -error;
       c->sum[2 * half + j] = emulated::cut_off(sum);
     }
   }
