@@ -25,7 +25,7 @@ import small_transformers
 import stope
 import stope.training._steps
 from stope.mining import Pairs, cache
-from stope.training import RetrievalEvaluation, checkpoint, refresh, static_encoder, train
+from stope.training import RetrievalEvaluation, checkpoint, refresh_run, static_encoder, train
 
 WORDS = small_transformers.WORDS
 TEXTS = small_transformers.texts(0, 120), small_transformers.texts(1, 120)
@@ -110,7 +110,7 @@ PLACES = {
     "rename": (os, "replace"),
     "removal": (checkpoint.shutil, "rmtree"),
     "shard": (cache, "_write_manifest"),
-    "mine": (refresh, "encode_and_mine"),
+    "mine": (refresh_run, "mine_by_source"),
 }
 
 

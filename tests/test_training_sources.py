@@ -79,9 +79,11 @@ def test_sources_are_joined(here):
     assert [pairs.corpus_texts[row] for row in pairs.positives[1]] == [
         "shared", "only a", "only b", "shared",
     ]  # fmt: skip
-    sources = dict(zip(pairs.corpus_texts, data.corpus_sources, strict=True))
-    assert sources == {"shared": {0, 1}, "only a": {0}, "only b": {1}}
-    assert data.query_sources.tolist() == [0, 0, 1, 1]
+    found = {
+        name: sorted(pairs.corpus_texts[row] for row in rows)
+        for name, rows in pairs.corpus_of.items()
+    }
+    assert found == {"a": ["only a", "shared"], "b": ["only b", "shared"]}
 
 
 def test_same_ids_of_other_texts_stay_apart(here):
@@ -240,7 +242,10 @@ def test_subset_keeps_rows():
     ("sections", "message"),
     [
         ({"data": "t.jsonl", "negatives": "static"}, "the data brings its own along"),
-        ({"data": ["p.jsonl", "r.jsonl"], "negatives": "static"}, "negatives.across_sources: true"),
+        (
+            {"data": ["p.jsonl", "r.jsonl"], "negatives": "query_side"},
+            "negatives.across_sources: true",
+        ),
         (
             {
                 "data": [{"path": "p.jsonl", "prompts": {"query": "a "}}, "r.jsonl"],

@@ -28,6 +28,9 @@ class Pairs:
         corpus_rows: place of each document in the corpus given; -1 for an added positive.
         num_queries_given: how many queries were given.
         num_corpus_given: how many documents were given.
+        corpus_of: rows of the documents of each source by its name, ascending, where the pairs are
+            of several sources that are mined one by one; a document may be of several. None is one
+            corpus for all queries.
 
     Memory: the lists of strings (not copied) and about 40 bytes per document.
     """
@@ -41,6 +44,7 @@ class Pairs:
     corpus_rows: NDArray[np.int64]
     num_queries_given: int
     num_corpus_given: int
+    corpus_of: Mapping[str | int, NDArray[np.int64]] | None = None
 
     @classmethod
     def from_texts(

@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope.mining import EmbeddingCache, Pairs, mine
+from stope.mining.by_source import SourcePairs
 from stope.mining.sources import lexical_candidates
 from stope.retrieval import encode_corpus, encode_queries
 
 Progress = Callable[[str, int, int], object]
+Prompts = tuple[str | None, str | None]
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}
 
 
@@ -51,7 +53,6 @@ class Encoding:
         folder: its subfolder ``embeddings`` keeps shards, so that what was stopped goes on; None
             keeps nothing.
         batch_size: texts per call of the model.
-        prompts: put before queries and documents; None leaves the model's own in force.
         progress: called with (stage, done, total); stages "queries", "corpus", "mining", "bm25".
     """
 
@@ -59,17 +60,19 @@ class Encoding:
         self,
         folder: Path | None,
         batch_size: int,
-        prompts: tuple[str | None, str | None],
         progress: Progress | None,
     ) -> None:
         self._batch_size = batch_size
-        self._prompts = dict(zip(("query", "corpus"), prompts, strict=True))
         self.progress: Progress = progress if progress is not None else _silent
         self._root = None if folder is None else folder / "embeddings"
         self._used: set[Path] = set()
 
-    def embeddings(self, model: Any, texts: Sequence[str], role: str) -> NDArray[np.float32]:
+    def embeddings(
+        self, model: Any, texts: Sequence[str], role: str, prompt: str | None
+    ) -> NDArray[np.float32]:
         """Embeddings of all texts, float32; a read-only map of the file where one process caches.
+
+        The prompt is put before every text; None leaves the model's own in force.
 
         Raises:
             RuntimeError: another process failed; its own error says why.
@@ -77,7 +80,7 @@ class Encoding:
         stage = "queries" if role == "query" else "corpus"
         part = share(len(texts))
         options: dict[str, Any] = {
-            "prompt": self._prompts[role],
+            "prompt": prompt,
             "batch_size": self._batch_size,
             "progress": lambda done, total: self.progress(stage, done, total),
         }
@@ -109,22 +112,25 @@ class Encoding:
         self._used.clear()
 
 
-def encode_and_mine(pairs: Pairs, model: Any, encoding: Encoding, **limits: Any) -> Mining:
+def encode_and_mine(
+    pairs: Pairs, model: Any, encoding: Encoding, prompts: Prompts = (None, None), **limits: Any
+) -> Mining:
     """Candidates for every query of the pairs, by the model as it is now.
 
     Args:
         pairs: queries, corpus and positives.
         model: an encoder; a torch module is put into evaluation mode meanwhile.
         encoding: how to encode.
+        prompts: put before queries and documents; None leaves the model's own in force.
         **limits: of `stope.mining.mine`.
 
     Memory: both embedding arrays (mapped, where one process caches) and the candidates.
     """
     began = time.perf_counter()
     with evaluating(model):
-        corpus = encoding.embeddings(model, pairs.corpus_texts, "corpus")
+        corpus = encoding.embeddings(model, pairs.corpus_texts, "corpus", prompts[1])
         seconds_corpus = time.perf_counter() - began
-        queries = encoding.embeddings(model, pairs.query_texts, "query")
+        queries = encoding.embeddings(model, pairs.query_texts, "query", prompts[0])
     encoded = time.perf_counter()
     part = share(len(pairs.query_ids))
     wanted = min(limits.pop("num_negatives"), len(pairs.corpus_ids))
@@ -154,6 +160,60 @@ def encode_and_mine(pairs: Pairs, model: Any, encoding: Encoding, **limits: Any)
         seconds_mine=time.perf_counter() - encoded,
         rows_per_second=len(pairs.corpus_ids) / max(seconds_corpus, 1e-9),
     )
+
+
+def mine_by_source(
+    sources: Sequence[SourcePairs],
+    prompts: Sequence[Prompts],
+    model: Any,
+    encoding: Encoding,
+    **limits: Any,
+) -> Mining:
+    """`encode_and_mine` of each source with its prompts; ids are rows of the corpus of all."""
+    found = [
+        encode_and_mine(one.pairs, model, encoding, own, **limits)
+        for one, own in zip(sources, prompts, strict=True)
+    ]
+    if len(found) == 1:
+        return found[0]
+    documents = [len(one.documents) for one in sources]
+    seconds = [size / one.rows_per_second for size, one in zip(documents, found, strict=True)]
+    return Mining(
+        of_all_sources(sources, [one.of_all(m.ids) for one, m in zip(sources, found, strict=True)]),
+        of_all_sources(sources, [one.scores for one in found], fill=-np.inf),
+        of_all_sources(sources, [one.positive_scores[:, None] for one in found])[:, 0],
+        sum(one.seconds_encode for one in found),
+        sum(one.seconds_mine for one in found),
+        sum(documents) / sum(seconds),
+    )
+
+
+def of_all_sources(
+    sources: Sequence[SourcePairs], tables: Sequence[NDArray[Any]], fill: float = -1
+) -> NDArray[Any]:
+    """One table ``[queries, widest]`` of the sources' tables, with fill at the end of short rows.
+
+    >>> from stope.mining import Pairs
+    >>> one = Pairs.from_texts(["a"], ["x"])
+    >>> parts = [SourcePairs("l", one, np.array([1]), np.array([0, 1]))]
+    >>> parts += [SourcePairs("r", one, np.array([0]), np.array([1]))]
+    >>> of_all_sources(parts, [np.array([[1, 0]]), np.array([[1]])]).tolist()
+    [[1, -1], [1, 0]]
+    """
+    rows = sum(len(one.queries) for one in sources)
+    width = max(table.shape[1] for table in tables)
+    joined = np.full((rows, width), fill, dtype=tables[0].dtype)
+    for one, table in zip(sources, tables, strict=True):
+        joined[one.queries, : table.shape[1]] = table
+    return joined
+
+
+def bm25_by_source(
+    sources: Sequence[SourcePairs], pool: int, progress: Progress
+) -> NDArray[np.int64]:
+    """BM25's candidates of every query in its own source's corpus, as rows of the corpus of all."""
+    found = [one.of_all(bm25_of_all(one.pairs, pool, progress)) for one in sources]
+    return of_all_sources(sources, found)
 
 
 def bm25_of_all(pairs: Pairs, pool: int, progress: Progress) -> NDArray[np.int64]:

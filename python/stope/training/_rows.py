@@ -161,6 +161,13 @@ class RowTable:
         of_rows = None if sources is None else [sources[query] for query in query_of.tolist()]
         return cls(query_of, ids, *_sources(of_rows), pairs=pairs, query_of=query_of)
 
+    def query_sources(self) -> list[str | int] | None:
+        """The source of each query of the pairs, or None where there are no sources."""
+        if self.pairs is None or self.sources is None:
+            return None
+        first = self.pairs.positives[0][:-1]  # every query has a row
+        return [self.source_names[place] for place in self.sources[first].tolist()]
+
     def document_numbers(self, texts: Sequence[str]) -> Ids:
         """One number per text, comparable with positive_numbers where the table is of pairs."""
         if self.pairs is None:

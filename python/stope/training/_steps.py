@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -146,13 +145,14 @@ def _refresh(model: Any, table: Any, told: Any, folder: Path | None, say: Any) -
     """What mines negatives in this run, or None; it gets the model as training starts with it."""
     if told["refresh"] is None:
         return None
-    refresh, prompts = NegativeRefresh.from_dict(told["refresh"]), told["prompts"]
-    own = (refresh.query_prompt, refresh.corpus_prompt)
-    if prompts is not None and prompts.default is not None and own == (None, None):
-        query, document = prompts.default
-        refresh = dataclasses.replace(refresh, query_prompt=query, corpus_prompt=document)
-    return refresh.start(
-        table.pairs, model, folder=folder, seed=told["seed"], progress=_stages(say)
+    return NegativeRefresh.from_dict(told["refresh"]).start(
+        table.pairs,
+        model,
+        folder=folder,
+        seed=told["seed"],
+        progress=_stages(say),
+        sources=table.query_sources(),
+        prompts=told["prompts"],
     )
 
 

@@ -7,7 +7,7 @@ what the first would have taken. A new version replaces the old one in one assig
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope.mining import Pairs
+from stope.mining.by_source import pairs_by_source
 from stope.mining.fingerprint import fingerprint_texts
 from stope.mining.sampling import Sampling, Uniform, sampling_keys
 from stope.mining.sources import check_quotas, fill_at_random, merge_sources, never_negatives
@@ -57,13 +58,16 @@ class LiveNegatives:
         seed: of all draws, 0 to 2^64 - 1.
         fixed: the first n candidates are taken in every step, until `replace_stale` exchanges some
             (Conan); sampling is not used.
+        sources: the source of each query; where ``pairs.corpus_of`` has the documents of each
+            source, a query's negatives, the random ones too, are of its own source. None is one
+            corpus for all.
 
     Attributes:
         pairs, num_negatives, sampling, quotas, seed, fixed: as given.
 
     Raises:
-        ValueError: quotas that do not add up, or a query with fewer than n documents that are not
-            its positives and not its own text.
+        ValueError: quotas that do not add up, sources that `pairs_by_source` refuses, or a query
+            with fewer than n documents that are not its positives and not its own text.
 
     Memory: 12 bytes per candidate, and O(positives).
 
@@ -86,6 +90,7 @@ class LiveNegatives:
         quotas: Mapping[str, int] | None = None,
         seed: int = 0,
         fixed: bool = False,
+        sources: Sequence[str | int] | None = None,
     ) -> None:
         if num_negatives < 1:
             raise ValueError(f"num_negatives is {num_negatives}; it must be at least 1.")
@@ -98,7 +103,8 @@ class LiveNegatives:
                 f"quotas is {self.quotas}, {total} in all, but num_negatives is {num_negatives}; "
                 "make them agree."
             )
-        self._never = never_negatives(pairs)
+        self._sources = pairs_by_source(pairs, sources)
+        self._never = [never_negatives(one.pairs) for one in self._sources]
         self._check_sizes()
         self._fingerprint: str | None = None
         rows = len(pairs.query_ids)
@@ -173,8 +179,7 @@ class LiveNegatives:
         elif lists:
             found[:, :wanted] = merge_sources(lists, shares)
         if (found < 0).any():
-            size = len(self.pairs.corpus_ids)
-            found = fill_at_random(found, queries, self._never, size, keys)
+            self._fill(found, queries, keys)
         return found
 
     def texts(self, ids: Any) -> list[str]:
@@ -195,7 +200,8 @@ class LiveNegatives:
 
         Raises:
             ValueError: shapes that disagree, ids that do not exist or repeat, or candidates that
-                are positives of their query. The table is then as it was.
+                are positives of their query or documents of another source. The table is then as
+                it was.
         """
         ids, values = self._checked(candidates, scores, "candidates")
         positive = np.asarray(positive_scores, dtype=np.float32)
@@ -335,19 +341,29 @@ class LiveNegatives:
             found[part] = strategy.choose(ids[own], scores[own], positive[own], wanted, keys[part])
         return found
 
+    def _fill(self, found: Ids, queries: Ids, keys: NDArray[np.uint64]) -> None:
+        """Put random documents of each query's source in place of -1."""
+        for source, never in zip(self._sources, self._never, strict=True):
+            here = np.flatnonzero(np.isin(queries, source.queries))
+            own = np.searchsorted(source.queries, queries[here])
+            ids, size = source.of_source(found[here]), len(source.documents)
+            found[here] = source.of_all(fill_at_random(ids, own, never, size, keys[here]))
+
     def _check_sizes(self) -> None:
-        offsets, _ = self._never
-        size = len(self.pairs.corpus_ids)
-        left = size - np.diff(offsets)
-        query = int(left.argmin())
-        if left[query] < self.num_negatives:
-            name = self.pairs.query_ids[query]
-            what = f"only {left[query]} of the {size} documents are" if left[query] else "none is"
-            raise ValueError(
-                f"Query {name!r} has too few negatives: {what} not its positive or its own text, "
-                f"but num_negatives is {self.num_negatives}; lower it, add documents to the "
-                "corpus, or leave the query out."
-            )
+        for source, (offsets, _) in zip(self._sources, self._never, strict=True):
+            size = len(source.documents)
+            left = size - np.diff(offsets)
+            query = int(left.argmin())
+            if left[query] < self.num_negatives:
+                name = source.pairs.query_ids[query]
+                what = f"only {left[query]} of the {size} documents are"
+                what = what if left[query] else "none is"
+                where = "" if source.name is None else f" of the source {source.name!r}"
+                raise ValueError(
+                    f"Query {name!r}{where} has too few negatives: {what} not its positive or its "
+                    f"own text, but num_negatives is {self.num_negatives}; lower it, add documents "
+                    "to the corpus, or leave the query out."
+                )
 
     def _checked(self, candidates: Any, scores: Any, name: str) -> tuple[Ids, Scores]:
         """Ids and scores without gaps, if the ids can be negatives of their queries."""
@@ -361,13 +377,20 @@ class LiveNegatives:
             )
         if ids.size and not -1 <= ids.min() <= ids.max() < size:
             raise ValueError(f"{name} goes from {ids.min()} to {ids.max()}; give -1 to {size - 1}.")
-        offsets, flat = self._never
-        owned = np.repeat(np.arange(rows), np.diff(offsets)) * size + flat
         pair = np.arange(rows)[:, None] * size + ids
-        bad = (ids >= 0) & np.isin(pair, owned)
         ordered = np.sort(np.where(ids >= 0, pair, -1), axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        for wrong, what in ((bad, "a positive or its own text"), (twice, "a document twice")):
+        bad, foreign = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)
+        for source, (offsets, flat) in zip(self._sources, self._never, strict=True):
+            own = np.repeat(source.queries, np.diff(offsets)) * size + source.documents[flat]
+            bad[source.queries] = np.isin(pair[source.queries], own)
+            if len(source.documents) < size:
+                foreign[source.queries] = ~np.isin(ids[source.queries], source.documents)
+        for wrong, what in (
+            (bad & (ids >= 0), "a positive or its own text"),
+            (foreign & (ids >= 0), "a document of another source"),
+            (twice, "a document twice"),
+        ):
             if wrong.any():
                 query = int(np.flatnonzero(wrong.any(1))[0])
                 raise ValueError(f"{name}[{query}] holds {what}; leave that out.")
@@ -389,6 +412,9 @@ class LiveNegatives:
             pairs = self.pairs
             texts = [fingerprint_texts(pairs.query_texts), fingerprint_texts(pairs.corpus_texts)]
             rows = [digest(array) for array in pairs.positives]
+            if len(self._sources) > 1:
+                for source in self._sources:
+                    rows += [digest(source.queries), digest(source.documents)]
             self._fingerprint = hashlib.sha256(" ".join(texts + rows).encode()).hexdigest()
         return {
             "pairs": self._fingerprint,

@@ -109,11 +109,13 @@ def train(
         weighting: of the default loss: how rows are weighed by difficulty and progress, such as
             `stope.weighting.Progressive`, its dictionary or its name.
         refresh: `NegativeRefresh`, or its dictionary: hard negatives mined with the model itself
-            while it trains; examples are Pairs then. Its mode "query_side" has a loss of its own.
+            while it trains; examples are Pairs then, whose ``corpus_of`` with a column "source"
+            makes it mine source by source. Its mode "query_side" has a loss of its own.
         batches: which rows meet in a batch, such as `stope.training.batches.Clustered`, its
             dictionary or its name; default `Distinct`.
         prompts: `TaskPrompts`, or their dictionary, put before queries and documents. What refresh
-            encodes gets their default, unless refresh has prompts of its own.
+            encodes gets those of the source that it mines, or the default where it mines all as
+            one, unless refresh has prompts of its own.
         lora: train low-rank updates of a transformer's weights instead of the weights.
         autocast: "bfloat16" encodes in mixed precision while training, which is faster where the
             processor has tiles for it (AMX) or on a GPU; evaluation and refresh stay in float32.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +31,18 @@ class TrainingData:
     """What the sources hold together.
 
     Attributes:
-        pairs: all queries, documents and positives.
+        pairs: all queries, documents and positives; its ``corpus_of`` has the documents of each
+            source where there are several.
         columns: values per (query, positive), in the order of ``pairs.positives``: "source" where
             there are several, "weight", signals.
         negatives: texts per (query, positive) that a file brought along, or None.
         fingerprints: of each source's texts and values, by name.
-        query_sources: place of the source of each query.
-        corpus_sources: for each document, the places of the sources that have it.
     """
 
     pairs: Pairs
     columns: dict[str, list[Any]]
     negatives: list[list[str]] | None
     fingerprints: dict[str, str]
-    query_sources: NDArray[np.int64]
-    corpus_sources: list[set[int]] = field(repr=False)
 
     def without(self, queries: NDArray[np.int64]) -> TrainingData:
         """The same without these queries; their documents stay in the corpus."""
@@ -57,7 +54,6 @@ class TrainingData:
             pairs=subset(self.pairs, kept),
             columns={name: [values[row] for row in rows] for name, values in self.columns.items()},
             negatives=self.negatives and [self.negatives[row] for row in rows],
-            query_sources=self.query_sources[kept],
         )
 
     def texts(self) -> list[str]:
@@ -91,16 +87,11 @@ def read_sources(
             say(f"{source.path}: {described(parts[-1])}")
     _same_columns(parts)
     fingerprints = {part.name: fingerprint(part) for part in parts}
-    offset = np.cumsum([0, *(len(part.pairs.query_texts) for part in parts)])
-    query_sources = np.repeat(np.arange(len(parts)), np.diff(offset))
     if len(parts) == 1:
         only = parts[0]
-        everyone = [{0} for _ in only.pairs.corpus_texts]
         columns: dict[str, list[Any]] = dict(only.columns)
-        return TrainingData(
-            only.pairs, columns, only.negatives, fingerprints, query_sources, everyone
-        )
-    return _join(parts, offset.tolist(), fingerprints, query_sources)
+        return TrainingData(only.pairs, columns, only.negatives, fingerprints)
+    return _join(parts, fingerprints)
 
 
 def negative_ids(path: str, pairs: Pairs, *, complete: bool) -> NDArray[np.int64]:
@@ -160,12 +151,7 @@ def _same_columns(parts: Sequence[Part]) -> None:
             part.columns.setdefault(WEIGHT, [1.0] * int(part.pairs.positives[0][-1]))
 
 
-def _join(
-    parts: Sequence[Part],
-    offset: list[int],
-    fingerprints: dict[str, str],
-    query_sources: NDArray[np.int64],
-) -> TrainingData:
+def _join(parts: Sequence[Part], fingerprints: dict[str, str]) -> TrainingData:
     text_of: dict[str, str] = {}
     names: list[dict[str, str]] = []
     for part in parts:
@@ -192,16 +178,18 @@ def _join(
     queries = [text for part in parts for text in part.pairs.query_texts]
     joined = Pairs.from_qrels(query_ids, queries, list(text_of), list(text_of.values()), qrels)
     row_of = {text: row for row, text in enumerate(joined.corpus_texts)}
-    corpus_sources: list[set[int]] = [set() for _ in row_of]
+    corpus_of: dict[str | int, NDArray[np.int64]] = {}
     given: dict[tuple[int, int], tuple[Part, int]] = {}
-    for place, part in enumerate(parts):
+    before = 0
+    for part in parts:
         rows_here = [row_of[text] for text in part.pairs.corpus_texts]
-        for row in rows_here:
-            corpus_sources[row].add(place)
+        corpus_of[part.name] = np.unique(np.array(rows_here, dtype=np.int64))
         starts, rows = part.pairs.positives
         query_of = np.repeat(np.arange(len(starts) - 1), np.diff(starts)).tolist()
         for line, (query, row) in enumerate(zip(query_of, rows.tolist(), strict=True)):
-            given[offset[place] + query, rows_here[row]] = (part, line)
+            given[before + query, rows_here[row]] = (part, line)
+        before += len(part.pairs.query_texts)
+    joined = dataclasses.replace(joined, corpus_of=corpus_of)
     starts, rows = joined.positives
     query_of = np.repeat(np.arange(len(starts) - 1), np.diff(starts)).tolist()
     order = [given[key] for key in zip(query_of, rows.tolist(), strict=True)]
@@ -211,7 +199,7 @@ def _join(
     negatives = None
     if parts[0].negatives is not None:
         negatives = [(part.negatives or [])[line] for part, line in order]
-    return TrainingData(joined, columns, negatives, fingerprints, query_sources, corpus_sources)
+    return TrainingData(joined, columns, negatives, fingerprints)
 
 
 def _text(error: Exception) -> str:

@@ -38,6 +38,7 @@ loss:
 #   every_epochs: 1
 #   num_negatives: 5
 #   relative_margin: 0.05 # a negative stays 5% below the positive's score
+#   across_sources: true  # in the documents of all sources, not of the query's own alone
 
 # batches: distinct       # or homogeneous, clustered, mixed
 

@@ -7,9 +7,10 @@ itself has taken it; what the part says against it gets the path of the section 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from stope.mining import Pairs
 from stope.training.configuration.options import flag, mapping, plain, unknown, word
 
 
@@ -58,18 +59,21 @@ def build_refresh(given: Any, path: str = "negatives") -> Any:
     return from_fields(NegativeRefresh, given, path)
 
 
-def check_across(given: Mapping[str, Any], corpus_sources: Sequence[set[int]], count: int) -> None:
-    """Refuse to mine a source's negatives among other sources' documents, unless that is asked for.
+def to_mine(given: Mapping[str, Any], pairs: Pairs) -> Pairs:
+    """The pairs of several sources as they are mined: one by one, or all as one if that is asked.
 
     Raises:
-        ValueError: the sources have different documents, and across_sources is not true.
+        ValueError: the mode query_side, unless all as one is asked for.
     """
-    if not given.get(_ACROSS) and any(len(found) < count for found in corpus_sources):
+    if given.get(_ACROSS):
+        return dataclasses.replace(pairs, corpus_of=None)
+    if given["mode"] == "query_side":
         raise ValueError(
-            f"negatives are mined in all documents of the {count} sources together, so that a row "
-            f"would get negatives of other sources; allow it with negatives.{_ACROSS}: true, or "
-            "train on one source"
+            "negatives.mode is query_side, which searches the documents of all sources together, "
+            f"so that a row would get negatives of other sources; allow it with negatives.{_ACROSS}"
+            ": true, or choose another mode"
         )
+    return pairs
 
 
 def check_batches(given: Any, path: str) -> dict[str, Any]:
@@ -127,7 +131,7 @@ def build_prompts(config: Any, model: Any) -> Any:
     configuration has others.
 
     Raises:
-        ValueError: sources have prompts of their own while negatives are mined with one for all.
+        ValueError: sources have prompts of their own while negatives are mined across them.
     """
     from stope.training.configuration.source import source_name
 
@@ -145,11 +149,11 @@ def build_prompts(config: Any, model: Any) -> Any:
                     default[0] if given[0] is None else given[0],
                     default[1] if given[1] is None else given[1],
                 )
-    if config.negatives is not None and set(own.values()) - {default}:
+    if (config.negatives or {}).get(_ACROSS) and set(own.values()) - {default}:
         raise ValueError(
-            "negatives are mined with the same prompts for all sources, but "
+            f"negatives.{_ACROSS} mines with the same prompts for all sources, but "
             f"{', '.join(map(str, own))} has its own; give all sources the same prompts, or leave "
-            "negatives away"
+            f"{_ACROSS} away"
         )
     if not own and not any(default):
         return None

@@ -216,8 +216,9 @@ def _train(
 
     section, output = config.training, config.output
     mined = None if config.negatives is None or "file" in config.negatives else config.negatives
+    examples = _examples(config, data)
     if mined is not None and len(config.data) > 1:
-        parts.check_across(mined, data.corpus_sources, len(config.data))
+        examples = parts.to_mine(mined, examples)
     dims = config.loss.matryoshka_dims
     if dims is not None and config.loss.matryoshka_weights is None:
         named = getattr(model, "get_embedding_dimension", None)  # of version 6 of the library
@@ -241,7 +242,6 @@ def _train(
         options["patience"] = config.evaluation.patience
         options["keep"] = config.evaluation.keep
     options = {name: value for name, value in options.items() if value is not None}
-    examples = _examples(config, data)
     return training.train(
         model,
         examples,
