@@ -161,9 +161,9 @@ def test_what_is_refused():
         start(pairs, model, sources=["qa"])
     with pytest.raises(ValueError, match="'q3' is of the source 'web', but corpus_of has the"):
         start(pairs, model, sources=[*SOURCES[:3], "web", *SOURCES[4:]])
-    with pytest.raises(ValueError, match="'d.*' is a positive of the source '.*', but corpus_of"):
+    with pytest.raises(ValueError, match="is a positive of the source 'qa', but corpus_of"):
         start(pairs, model, sources=["qa" if one == "chat" else "chat" for one in SOURCES])
-    with pytest.raises(ValueError, match="query_side', which searches one corpus .* 2 sources"):
+    with pytest.raises(ValueError, match="but there are 2 sources with"):
         NegativeRefresh("query_side").start(pairs, model, sources=SOURCES)
     with pytest.raises(ValueError, match="'q0' of the source 'chat' has too few negatives: only"):
         LiveNegatives(pairs, num_negatives=39, sources=SOURCES)

@@ -331,6 +331,8 @@ def test_log_tells_what_happened(tmp_path):
         ({"columns": {"query": QUERIES}}, 'columns has "query", which the rows have already'),
         ({"evaluation": lambda model: {}}, "returned no metric"),
         ({"loss": torch.nn.Identity(), "weighting": "focal"}, "leave it or loss out"),
+        ({"loss": torch.nn.Identity(), "examples": PAIRS, "refresh": {"pool": 5}},
+         "refresh was given, which is for the default loss"),
         ({"examples": PAIRS, "refresh": {"mode": "query_side"}, "weighting": "focal"},
          "whose loss does not take it"),
     ],
