@@ -36,6 +36,19 @@ class ndarray:
     def get(self):
         return self.memory
 
+    def reshape(self, *shape):
+        return ndarray(self.memory.reshape(*shape), self.device)
+
+    def __getitem__(self, index):
+        return ndarray(self.memory[_host(index)], self.device)
+
+    def __setitem__(self, index, value):
+        self.memory[_host(index)] = _host(value)
+
+    def __iadd__(self, other):
+        self.memory += other.memory  # as CuPy, no array of the CPU
+        return self
+
     def __dlpack_device__(self):
         return (2, self.device)  # kDLCUDA
 
@@ -45,6 +58,11 @@ class ndarray:
         if isinstance(self.memory, np.ndarray):
             return self.memory.__dlpack__(max_version=max_version)
         return self.memory.__dlpack__()
+
+
+def _host(value):
+    assert not isinstance(value, np.ndarray), "CuPy takes no index or value on the CPU"
+    return value.memory if isinstance(value, ndarray) else value
 
 
 class InterfaceOnly:
@@ -80,6 +98,11 @@ def install(monkeypatch):
     module.concatenate = lambda parts: ndarray(
         np.concatenate([part.memory for part in parts]), current[-1]
     )
+
+    def ascontiguousarray(array, dtype):
+        return ndarray(np.ascontiguousarray(array.memory, dtype), current[-1])
+
+    module.ascontiguousarray = ascontiguousarray
     module.asarray = lambda array: ndarray(array, current[-1])
     module.cuda = types.SimpleNamespace(
         Device=use, get_current_stream=lambda: types.SimpleNamespace(ptr=STREAM)

@@ -340,9 +340,13 @@ class Backward : LossScan {
 }  // namespace
 
 std::size_t infonce_forward_workspace_bytes(const InfonceProblem& problem) {
+  if (problem.execution.device.kind == DeviceKind::kCuda)
+    return infonce_forward_cuda_workspace_bytes(problem);
   return Forward(problem, {}).bytes();
 }
 std::size_t infonce_backward_workspace_bytes(const InfonceProblem& problem) {
+  if (problem.execution.device.kind == DeviceKind::kCuda)
+    return infonce_backward_cuda_workspace_bytes(problem);
   return Backward(problem, {}).bytes();
 }
 

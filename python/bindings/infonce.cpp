@@ -11,7 +11,7 @@ namespace {
 // none. Whatever it borrows stays alive as long as this.
 class ProblemArguments {
  public:
-  explicit ProblemArguments(const py::dict& given) : given_(given) {
+  ProblemArguments(const py::dict& given, StreamNumber stream) : given_(given), stream_(stream) {
     problem.queries = matrix("queries");
     problem.documents = matrix("documents");
     const py::ssize_t queries = problem.queries.rows, documents = problem.documents.rows;
@@ -53,8 +53,7 @@ class ProblemArguments {
       problem.guide_documents = matrix("guide_documents");
       if (has("guide_queue")) problem.guide_queue = matrix("guide_queue");
     }
-    problem.execution.device = problem.queries.device;
-    problem.execution.threads = number<int>("threads");
+    problem.execution = execution_on(problem.queries.device, stream, number<int>("threads"));
   }
 
   InfonceProblem problem;
@@ -67,7 +66,11 @@ class ProblemArguments {
     return get(name).cast<T>();
   }
   Matrix matrix(const char* name) {
-    owners_.push_back(import_matrix(get(name), name));
+    owners_.push_back(import_matrix(get(name), name, stream_));
+    const Device &here = owners_.back().matrix.device, &queries = owners_.front().matrix.device;
+    if (here.kind != queries.kind || here.index != queries.index)
+      throw py::value_error("queries are on " + device_name(queries) + " but " + name + " is on " +
+                            device_name(here) + "; move them to one device");
     return owners_.back().matrix;
   }
   template <typename T>
@@ -82,59 +85,68 @@ class ProblemArguments {
   }
 
   const py::dict& given_;
+  const StreamNumber stream_;
   std::vector<Array> owners_;
   std::vector<py::buffer> buffers_;
 };
 
-void run_forward(const py::dict& given, const py::buffer& losses, const py::buffer& log_sum_exp,
-                 const py::buffer& positive_scores, const py::buffer& negatives,
-                 const py::buffer& best_negatives, const py::buffer& best_negative_scores,
-                 const py::buffer& ranks, const py::buffer& state, const py::object& allocate,
-                 const py::object& progress) {
-  ProblemArguments arguments(given);
+// `size` elements that are only read, on the problem's device.
+template <typename T>
+const T* import_given(const py::object& object, const char* name, py::ssize_t size,
+                      const Device& device) {
+  if (device.kind == DeviceKind::kCuda) return import_result<T>(object, name, size, device);
+  return import_vector<T>(object.cast<py::buffer>(), name, size, false);
+}
+
+void run_forward(const py::dict& given, const py::object& losses, const py::object& log_sum_exp,
+                 const py::object& positive_scores, const py::object& negatives,
+                 const py::object& best_negatives, const py::object& best_negative_scores,
+                 const py::object& ranks, const py::object& state, std::int64_t stream,
+                 const py::object& allocate, const py::object& progress) {
+  ProblemArguments arguments(given, stream);
   InfonceProblem& problem = arguments.problem;
   PythonProgress reporter(progress);
   problem.execution.progress = reporter.progress();
   const py::ssize_t rows = problem.queries.rows;
+  const Device& device = problem.queries.device;
   InfonceForward out;
-  out.losses = import_vector<float>(losses, "losses", rows, true);
-  out.log_sum_exp = import_vector<float>(log_sum_exp, "log_sum_exp", rows, true);
-  out.positive_scores = import_vector<float>(positive_scores, "positive_scores",
-                                             problem.positives.offsets[rows], true);
-  out.negatives = import_vector<std::int64_t>(negatives, "negatives", rows, true);
-  out.best_negatives = import_vector<std::int64_t>(best_negatives, "best_negatives", rows, true);
+  out.losses = import_result<float>(losses, "losses", rows, device);
+  out.log_sum_exp = import_result<float>(log_sum_exp, "log_sum_exp", rows, device);
+  out.positive_scores = import_result<float>(positive_scores, "positive_scores",
+                                             problem.positives.offsets[rows], device);
+  out.negatives = import_result<std::int64_t>(negatives, "negatives", rows, device);
+  out.best_negatives = import_result<std::int64_t>(best_negatives, "best_negatives", rows, device);
   out.best_negative_scores =
-      import_vector<float>(best_negative_scores, "best_negative_scores", rows, true);
-  out.ranks = import_vector<std::int64_t>(ranks, "ranks", rows, true);
-  out.state = import_vector<double>(state, "state", rows * kInfonceState, true);
+      import_result<float>(best_negative_scores, "best_negative_scores", rows, device);
+  out.ranks = import_result<std::int64_t>(ranks, "ranks", rows, device);
+  out.state = import_result<double>(state, "state", rows * kInfonceState, device);
   const WorkspaceLoan loan(allocate, infonce_forward_workspace_bytes(problem), &problem.execution);
   const auto call = [&](const InfonceProblem& p) { infonce_forward(p, out); };
   run_without_gil(call, problem, &reporter);
 }
 
-py::tuple run_backward(const py::dict& given, const py::buffer& state,
-                       const py::buffer& row_gradients, const py::buffer& queries,
-                       const py::object& documents, const py::object& allocate,
-                       const py::object& progress) {
-  ProblemArguments arguments(given);
+void run_backward(const py::dict& given, const py::object& state, const py::object& row_gradients,
+                  const py::object& queries, const py::object& documents,
+                  const py::object& scale_and_bias, std::int64_t stream, const py::object& allocate,
+                  const py::object& progress) {
+  ProblemArguments arguments(given, stream);
   InfonceProblem& problem = arguments.problem;
   PythonProgress reporter(progress);
   problem.execution.progress = reporter.progress();
   const py::ssize_t rows = problem.queries.rows, dim = problem.queries.columns;
-  double scale = 0, bias = 0;
+  const Device& device = problem.queries.device;
   InfonceBackward out;
-  out.state = import_vector<double>(state, "state", rows * kInfonceState, false);
-  out.row_gradients = import_vector<float>(row_gradients, "row_gradients", rows, false);
-  out.queries = import_vector<float>(queries, "queries", rows * dim, true);
+  out.state = import_given<double>(state, "state", rows * kInfonceState, device);
+  out.row_gradients = import_given<float>(row_gradients, "row_gradients", rows, device);
+  out.queries = import_result<float>(queries, "queries", rows * dim, device);
   if (!documents.is_none())
-    out.documents = import_vector<float>(documents.cast<py::buffer>(), "documents",
-                                         problem.documents.rows * dim, true);
-  out.scale = &scale;
-  out.bias = &bias;
+    out.documents =
+        import_result<float>(documents, "documents", problem.documents.rows * dim, device);
+  out.scale = import_result<double>(scale_and_bias, "scale_and_bias", 2, device);
+  out.bias = out.scale + 1;
   const WorkspaceLoan loan(allocate, infonce_backward_workspace_bytes(problem), &problem.execution);
   const auto call = [&](const InfonceProblem& p) { infonce_backward(p, out); };
   run_without_gil(call, problem, &reporter);
-  return py::make_tuple(scale, bias);
 }
 
 }  // namespace
@@ -144,10 +156,11 @@ void register_infonce(py::module_& module) {
   module.def("infonce_forward", &run_forward, py::kw_only(), py::arg("problem"), py::arg("losses"),
              py::arg("log_sum_exp"), py::arg("positive_scores"), py::arg("negatives"),
              py::arg("best_negatives"), py::arg("best_negative_scores"), py::arg("ranks"),
-             py::arg("state"), py::arg("allocate"), py::arg("progress"));
+             py::arg("state"), py::arg("stream") = 0, py::arg("allocate"), py::arg("progress"));
   module.def("infonce_backward", &run_backward, py::kw_only(), py::arg("problem"), py::arg("state"),
              py::arg("row_gradients"), py::arg("queries"), py::arg("documents"),
-             py::arg("allocate"), py::arg("progress"));
+             py::arg("scale_and_bias"), py::arg("stream") = 0, py::arg("allocate"),
+             py::arg("progress"));
 }
 
 }  // namespace stope::python

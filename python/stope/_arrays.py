@@ -100,6 +100,22 @@ class Place(NamedTuple):
         with cupy.cuda.Device(self.device):
             return cupy.concatenate([first, second])
 
+    def owns(self, array: object) -> bool:
+        """Whether an array is of the device's library, and so may be used without the CPU."""
+        return self is not ON_CPU and type(array).__module__.split(".")[0] == self.library
+
+    def vector(self, array: Any, dtype: type[np.generic]) -> Any:
+        """An array as this dtype, contiguous and on the device; itself where it is that already."""
+        if not self.owns(array):
+            given = np.ascontiguousarray(host(array), dtype=dtype)
+            return given if self is ON_CPU else self.bring(given)
+        if self.library == "torch":
+            kind = getattr(sys.modules["torch"], np.dtype(dtype).name)
+            return array.detach().to(device=f"cuda:{self.device}", dtype=kind).contiguous()
+        cupy = sys.modules["cupy"]
+        with cupy.cuda.Device(self.device):
+            return cupy.ascontiguousarray(array, dtype=dtype)
+
     def bring(self, array: NDArray[Any]) -> Any:
         """A result that was found on the CPU, in the caller's kind of array."""
         if self.library == "torch":
@@ -342,8 +358,11 @@ def take_rows(array: Any, rows: NDArray[np.int64]) -> Any:
     """The named rows, in the caller's own kind of array; no copy where they are the first ones."""
     if rows.size and rows[-1] == rows.size - 1 and np.all(np.diff(rows) == 1):
         return array[: rows.size]
-    if type(array).__module__.split(".")[0] == "torch":
+    kind = type(array).__module__.split(".")[0]
+    if kind == "torch":
         return array[sys.modules["torch"].from_numpy(rows)]
+    if kind == "cupy":
+        rows = sys.modules["cupy"].asarray(rows)
     return array[rows]
 
 

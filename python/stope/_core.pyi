@@ -89,6 +89,7 @@ def infonce_forward(
     best_negative_scores: NDArray[Any],
     ranks: NDArray[Any],
     state: NDArray[Any],
+    stream: int = 0,
     allocate: Allocate,
     progress: Progress | None,
 ) -> None: ...
@@ -99,9 +100,11 @@ def infonce_backward(
     row_gradients: NDArray[Any],
     queries: NDArray[Any],
     documents: NDArray[Any] | None,
+    scale_and_bias: NDArray[Any],
+    stream: int = 0,
     allocate: Allocate,
     progress: Progress | None,
-) -> tuple[float, float]: ...
+) -> None: ...
 def available_isas() -> list[str]: ...
 def current_isa() -> str: ...
 def select_isa(name: str) -> None: ...

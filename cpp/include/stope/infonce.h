@@ -86,8 +86,8 @@ struct InfonceBackward {
   const float* row_gradients = nullptr;  // [M] dL / dloss
   float* queries = nullptr;              // [M, dim]
   float* documents = nullptr;            // optional [N, dim]
-  double* scale = nullptr;               // dL / dscale
-  double* bias = nullptr;                // dL / dbias
+  double* scale = nullptr;               // dL / dscale; like all of these, on the device
+  double* bias = nullptr;                // dL / dbias; likewise
 };
 
 std::size_t infonce_forward_workspace_bytes(const InfonceProblem& problem);
@@ -96,7 +96,10 @@ void infonce_forward(const InfonceProblem& problem, const InfonceForward& out);
 std::size_t infonce_backward_workspace_bytes(const InfonceProblem& problem);
 void infonce_backward(const InfonceProblem& problem, const InfonceBackward& out);
 
-// The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+// The same on a GPU, with the problem's lists and vectors in host memory; the stub throws
+// DeviceError when the library was built without CUDA.
+std::size_t infonce_forward_cuda_workspace_bytes(const InfonceProblem& problem);
+std::size_t infonce_backward_cuda_workspace_bytes(const InfonceProblem& problem);
 void infonce_forward_cuda(const InfonceProblem& problem, const InfonceForward& out);
 void infonce_backward_cuda(const InfonceProblem& problem, const InfonceBackward& out);
 

@@ -305,7 +305,7 @@ def _check_lists(given: dict[str, Any], lists: _arrays.IdLists) -> None:
 def _problem(queries: Any, documents: Any, given: dict[str, Any]) -> Problem:
     q = _arrays.matrix_shape(queries, "queries")
     d = _arrays.matrix_shape(documents, "documents")
-    if "cuda" in (q.device, d.device):
+    if (q.device, d.device) != ("cpu", "cpu") and not _core.build_info()["cuda"]:
         raise RuntimeError(
             "queries or documents is on a CUDA device, but this stope was built without CUDA; "
             "move them to the CPU with .cpu()"

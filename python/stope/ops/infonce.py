@@ -100,8 +100,9 @@ def infonce_forward(
     weighted or not: pass its derivatives by L_i to :func:`infonce_backward`.
 
     Args:
-        queries: ``[m, dim]`` float32, float16 or bfloat16 (NumPy, torch, DLPack).
-        documents: ``[n, dim]``, likewise.
+        queries: ``[m, dim]`` float32, float16 or bfloat16 (NumPy, torch, DLPack). On a CUDA device
+            (torch, CuPy) the loss is computed there, on the current stream.
+        documents: ``[n, dim]``, likewise; like all matrices, on the device of ``queries``.
         progress: called now and then with ``(done, total)``.
         **options: the following, all optional.
 
@@ -150,17 +151,22 @@ def infonce_forward(
             sums in float32; losses to 4e-3 / temperature, gradients to 2e-2.
 
     Returns:
-        :class:`InfoNCE`, arrays of the kind of ``queries``. The same bits for any number of
-        threads.
+        :class:`InfoNCE`, arrays of the kind of ``queries``, on its device. The same bits for any
+        number of threads, and from call to call on a CUDA device.
 
     Raises:
         ValueError: wrong shapes, a temperature that is not above 0, positives out of range or none
             at all, weights that are not above 0, NaN or infinity (naming the row), options that
             exclude each other.
         TypeError: float64 or int8 matrices, options of the wrong type or unknown ones.
+        RuntimeError: a failure of a CUDA device; matrices on one, where stope was built without
+            CUDA; a stream that records a CUDA graph.
 
     Memory beyond inputs and outputs: about 1,024 packed rows per thread and statistics per query;
-    nothing grows with m · n.
+    nothing grows with m · n. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
+    and the packed rows of both sides. There ids, weights and limits are read from host memory
+    (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
+    the call waits for the stream once, to refuse rows with NaN or infinity.
 
     Source: ``methods.md`` H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6 to
     C8, D18, E3 to E5, B1.
@@ -175,26 +181,29 @@ def infonce_forward(
     _arrays.check_progress(progress)
     _check_names(options)
     asked = problems(queries, documents, options)
-    found = [_forward(problem, progress) for problem in asked]
+    place = _place(queries)
+    found = [_forward(problem, place, progress) for problem in asked]
     first = found[0]
     if len(asked) > 1:
         swapped = asked[1]
-        losses = first.losses.astype(np.float64)
-        counts = first.negatives.copy()
+        host = _arrays.host
+        losses = host(first.losses).astype(np.float64)
+        counts = host(first.negatives).copy()
         anchor, query = _entries(swapped)
-        np.add.at(losses, query, swapped.shares * found[1].losses[anchor])
-        np.add.at(counts, query, found[1].negatives[anchor])
+        np.add.at(losses, query, swapped.shares * host(found[1].losses)[anchor])
+        np.add.at(counts, query, host(found[1].negatives)[anchor])
         columns = _arrays.matrix_shape(documents, "documents").rows
         state = np.zeros(_STATE * (asked[0].rows + columns))
-        state[: first.state.size] = first.state
-        state[first.state.size : first.state.size + found[1].state.size] = found[1].state
+        parts = np.concatenate([host(first.state), host(found[1].state)])
+        state[: parts.size] = parts
         first = first._replace(
             losses=(losses / 2).astype(np.float32), negatives=counts, state=state
         )
-    scores = np.empty_like(first.positive_scores)
-    scores[asked[0].order] = first.positive_scores
-    first = first._replace(positive_scores=scores)
-    return InfoNCE(*(_arrays.like(part, queries) for part in first))
+    if np.any(np.diff(asked[0].order) != 1):
+        scores = np.empty(asked[0].order.size, np.float32)
+        scores[asked[0].order] = _arrays.host(first.positive_scores)
+        first = first._replace(positive_scores=scores)
+    return InfoNCE(*(_arrays.like(part, queries, place) for part in first))
 
 
 def infonce_backward(
@@ -245,34 +254,41 @@ def infonce_backward(
     _arrays.check_progress(progress)
     _check_names(options)
     asked = problems(queries, documents, options)
+    place = _place(queries)
     rows = asked[0].rows
-    gradients = _row_gradients(row_gradients, rows) / len(asked)
-    state = np.ascontiguousarray(_arrays.host(forward.state), dtype=np.float64)
+    state = place.vector(forward.state, np.float64)
     shape = _arrays.matrix_shape(documents, "documents")
     size = state_size(rows, shape.rows, 0, 0, options)
-    if state.shape != (size,):
+    if tuple(state.shape) != (size,):
         raise ValueError(
-            f"forward.state has shape {state.shape}, but these inputs and options make ({size},); "
-            "give what infonce_forward returned for the same arguments"
+            f"forward.state has shape {tuple(state.shape)}, but these inputs and options make "
+            f"({size},); give what infonce_forward returned for the same arguments"
         )
-    found = _backward(asked[0], state[: _STATE * rows], gradients, document_gradients, progress)
+    if len(asked) == 1 and place.owns(row_gradients):
+        _check_length(row_gradients, rows)  # the core sees whether they are finite
+        gradients = row_gradients
+    else:
+        gradients = _row_gradients(row_gradients, rows) / len(asked)
+    part = state[: _STATE * rows]
+    found = _backward(asked[0], part, gradients, document_gradients, place, progress)
     if len(asked) > 1:
         swapped = asked[1]
         anchor, query = _entries(swapped)
         of_anchors = np.zeros(swapped.rows)
         np.add.at(of_anchors, anchor, swapped.shares * gradients[query])
         part = state[_STATE * rows : _STATE * (rows + swapped.rows)]
-        other = _backward(swapped, part, of_anchors, True, progress)
+        other = _backward(swapped, part, of_anchors, True, place, progress)
         found.queries[...] += other.documents
         if document_gradients:
-            found.documents[swapped.order] += other.queries
+            anchors = swapped.order if place is _arrays.ON_CPU else place.bring(swapped.order)
+            found.documents[anchors] += other.queries
         found = found._replace(
             temperature=found.temperature + other.temperature, bias=found.bias + other.bias
         )
     like = _arrays.like
     return InfoNCEGradients(
-        queries=like(found.queries, queries),
-        documents=None if found.documents is None else like(found.documents, queries),
+        queries=like(found.queries, queries, place),
+        documents=None if found.documents is None else like(found.documents, queries, place),
         temperature=found.temperature,
         bias=found.bias,
     )
@@ -290,12 +306,22 @@ def _entries(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.repeat(np.arange(problem.rows), np.diff(lists.offsets)), lists.ids
 
 
+def _place(queries: Any) -> _arrays.Place:
+    device = _arrays.matrix_shape(queries, "queries").device
+    return _arrays.place_of(queries, device, "queries")
+
+
+def _check_length(row_gradients: Any, rows: int) -> None:
+    shape = tuple(row_gradients.shape)
+    if shape != (rows,):
+        raise ValueError(f"row_gradients has shape {shape}; give one per query, ({rows},)")
+
+
 def _row_gradients(value: Any, rows: int) -> NDArray[np.float64]:
     if value is None:
         return np.full(rows, 1.0 / rows)
     given = np.asarray(_arrays.host(value))
-    if given.shape != (rows,):
-        raise ValueError(f"row_gradients has shape {given.shape}; give one per query, ({rows},)")
+    _check_length(given, rows)
     wide = given.astype(np.float64)
     if not np.all(np.isfinite(wide)):
         at = int(np.flatnonzero(~np.isfinite(wide))[0])
@@ -303,41 +329,50 @@ def _row_gradients(value: Any, rows: int) -> NDArray[np.float64]:
     return wide
 
 
-def _forward(problem: Problem, progress: Any) -> InfoNCE:
+def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
     rows = problem.rows
     found = InfoNCE(
-        losses=np.empty(rows, np.float32),
-        log_sum_exp=np.empty(rows, np.float32),
-        positive_scores=np.empty(problem.positives.ids.size, np.float32),
-        negatives=np.empty(rows, np.int64),
-        best_negatives=np.empty(rows, np.int64),
-        best_negative_scores=np.empty(rows, np.float32),
-        ranks=np.empty(rows, np.int64),
-        state=np.empty(_STATE * rows, np.float64),
+        losses=place.empty((rows,), np.float32),
+        log_sum_exp=place.empty((rows,), np.float32),
+        positive_scores=place.empty((problem.positives.ids.size,), np.float32),
+        negatives=place.empty((rows,), np.int64),
+        best_negatives=place.empty((rows,), np.int64),
+        best_negative_scores=place.empty((rows,), np.float32),
+        ranks=place.empty((rows,), np.int64),
+        state=place.empty((_STATE * rows,), np.float64),
     )
     _core.infonce_forward(
-        problem=problem.core, allocate=_arrays.workspace, progress=progress, **found._asdict()
+        problem=problem.core,
+        allocate=place.workspace,
+        progress=progress,
+        **place.options,
+        **found._asdict(),
     )
     return found
 
 
 def _backward(
     problem: Problem,
-    state: NDArray[np.float64],
-    gradients: NDArray[np.float64],
+    state: Any,
+    gradients: Any,
     document_gradients: bool,
+    place: _arrays.Place,
     progress: Any,
 ) -> InfoNCEGradients:
     columns = _arrays.matrix_shape(problem.core["documents"], "documents").rows
-    queries = np.empty((problem.rows, problem.dim), np.float32)
-    documents = np.empty((columns, problem.dim), np.float32) if document_gradients else None
-    scale, bias = _core.infonce_backward(
+    queries = place.empty((problem.rows, problem.dim), np.float32)
+    documents = place.empty((columns, problem.dim), np.float32) if document_gradients else None
+    scale_and_bias = place.empty((2,), np.float64)
+    _core.infonce_backward(
         problem=problem.core,
         state=state,
-        row_gradients=gradients.astype(np.float32),
+        row_gradients=place.vector(gradients, np.float32),
         queries=queries.reshape(-1),
         documents=None if documents is None else documents.reshape(-1),
-        allocate=_arrays.workspace,
+        scale_and_bias=scale_and_bias,
+        allocate=place.workspace,
         progress=progress,
+        **place.options,
     )
+    scale, bias = (float(value) for value in _arrays.host(scale_and_bias))
     return InfoNCEGradients(queries, documents, -(problem.core["scale"] ** 2) * scale, bias)

@@ -169,9 +169,10 @@ def _backward(
         **_arguments(tuple(tensors), options),
     )
     temperature, bias = (
-        torch.tensor(value, dtype=torch.float64) for value in (found.temperature, found.bias)
+        torch.tensor(value, dtype=torch.float64, device=given.device)
+        for value, given in zip((found.temperature, found.bias), tensors[:2], strict=True)
     )
-    of_documents = torch.zeros(0, documents.shape[1])
+    of_documents = documents.new_zeros((0, documents.shape[1]), dtype=torch.float32)
     if document_gradients:
         of_documents = torch.as_tensor(found.documents)
     return torch.as_tensor(found.queries), of_documents, temperature, bias
@@ -185,12 +186,13 @@ def _backward_fake(
     documents: Any,
     *rest: Any,
 ) -> tuple[Any, ...]:
+    temperature, bias = rest[:2]
     columns = documents.shape[0] if document_gradients else 0
     return (
         queries.new_empty(queries.shape, dtype=torch.float32),
         documents.new_empty((columns, documents.shape[1]), dtype=torch.float32),
-        queries.new_empty((), dtype=torch.float64),
-        queries.new_empty((), dtype=torch.float64),
+        temperature.new_empty((), dtype=torch.float64),
+        bias.new_empty((), dtype=torch.float64),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+import stope
 from stope.torch import _operators
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Scalar, Statistics
@@ -65,7 +66,7 @@ def infonce(
     those of :func:`stope.infonce_forward`, where each is explained.
 
     Args:
-        queries: ``[M, d]`` float32, float16 or bfloat16 on the CPU.
+        queries: ``[M, d]`` float32, float16 or bfloat16, on the CPU or on a CUDA device.
         documents: ``[N, d]``; where dtypes differ, both become the wider one.
         positives: ids ``[M]`` or ``[M, n]``, a list of id sequences, or CSR as a tuple
             ``(offsets, ids)``. None: document i is query i's positive.
@@ -92,11 +93,12 @@ def infonce(
     Raises:
         ValueError: tensors on different devices, and what :func:`stope.infonce_forward` raises.
         TypeError: an unknown option, an argument that is no tensor, float64 matrices.
-        RuntimeError: tensors that are not on the CPU; a second derivative; in the backward pass, an
-            input that was changed in place after the loss was computed.
+        RuntimeError: tensors on a device that this stope does not compute on; a second derivative;
+            in the backward pass, an input that was changed in place after the loss was computed.
 
     Memory beyond inputs and outputs: O(M + N), nothing of size M x N, forward and backward. A
-    matrix whose last axis is strided is copied once. Works under ``torch.compile`` (also with
+    matrix whose last axis is strided is copied once. All matrices are on one device; vectors, ids
+    and numbers may also be on the CPU, where the core reads them. Works under ``torch.compile`` (also with
     ``fullgraph=True``) and under autocast, where the loss stays float32.
 
     Source: ``methods.md`` H1 to H5.
@@ -152,7 +154,7 @@ def infonce_statistics(
     _check_tensor(queries, "queries")
     _check_tensor(documents, "documents")
     wide = torch.promote_types(queries.dtype, documents.dtype)
-    rows, device = queries.shape[0], queries.device
+    rows, device = queries.shape[0], torch.device("cpu")  # where the core reads ids
     tensors: dict[str, Any] = {}
     if positives is None:
         offsets, ids = one_each(rows, device)
@@ -189,18 +191,23 @@ _NAMES = (
     "positives",
     *_operators.OPTIONAL_TENSORS,
 )
+_MATRICES = ("documents", "guide_queries", "guide_documents", "queue", "guide_queue")
+_HAS_CUDA = stope.build_info()["cuda"]  # not asked while torch.compile traces
 
 
 def _check_devices(inputs: list[Any]) -> None:
     device = inputs[0].device
     for name, tensor in zip(_NAMES, inputs, strict=True):
-        if tensor is not None and tensor.device != device:
+        if tensor is None or tensor.device == device:
+            continue
+        if name in _MATRICES or tensor.device.type != "cpu":
             raise ValueError(
                 f"queries is on {device}, but {name} is on {tensor.device}; move them to one device"
             )
-    if device.type != "cpu":
+    if device.type != "cpu" and not (_HAS_CUDA and device.type == "cuda"):
+        where = "the CPU and CUDA devices" if _HAS_CUDA else "the CPU"
         raise RuntimeError(
-            f"queries is on {device}, but this stope computes on the CPU only; move the tensors "
+            f"queries is on {device}, but this stope computes on {where} only; move the tensors "
             "there with .cpu()"
         )
 

@@ -1,0 +1,140 @@
+// Kernels that run once, over rows, entries of the positives or columns: what the passes need
+// beforehand, and the results of the forward pass.
+#pragma once
+
+#include "loss_rows.cuh"
+
+namespace stope::cuda {
+
+struct EntryArguments {
+  InfonceProblem problem;
+  std::int64_t* entry_rows;    // [entries]
+  std::int32_t* row_groups;    // [entries], with document groups
+  std::int32_t* query_groups;  // [queries], of the first positive, -1 without; likewise
+};
+// A thread to a query.
+STOPE_KERNEL(kLossThreads) note_entries(EntryArguments a) {
+  const std::int64_t i = thread_of_grid();
+  if (i >= a.problem.queries.rows) return;
+  const IdLists& lists = a.problem.positives;
+  const std::int64_t begin = lists.offsets[i], end = lists.offsets[i + 1];
+  for (std::int64_t e = begin; e < end; ++e) a.entry_rows[e] = i;
+  if (a.problem.document_groups == nullptr) return;
+  for (std::int64_t e = begin; e < end; ++e)
+    a.row_groups[e] = a.problem.document_groups[lists.ids[e]];
+  a.query_groups[i] = begin < end ? a.row_groups[begin] : -1;
+}
+
+struct MarkArguments {
+  const std::int64_t* ids;
+  std::int64_t count;
+  std::int32_t* flags;
+  std::int32_t value;
+};
+// A thread to an id; those that name the same column write the same.
+STOPE_KERNEL(kLossThreads) mark_columns(MarkArguments a) {
+  const std::int64_t e = thread_of_grid();
+  if (e < a.count) a.flags[a.ids[e]] = a.value;
+}
+
+struct LimitArguments {
+  InfonceProblem problem;
+  const float* positive_scores;
+  const float* guide_scores;  // of the positives, with a guide
+  RowLimits* limits;          // [queries]
+};
+
+// From the lowest positive score to what a negative may have at most, rounded down.
+STOPE_DEVICE float upper_limit(const InfonceProblem& p, double positive) {
+  double upper = double{no_limit()};
+  if (p.has_absolute_margin) upper = positive - p.absolute_margin;
+  if (p.has_relative_margin) {
+    const double limit = positive - (positive < 0 ? -positive : positive) * p.relative_margin;
+    upper = limit < upper ? limit : upper;
+  }
+  float rounded = to_float_rn(upper);
+  if (double{rounded} > upper) rounded = next_below(rounded);
+  return rounded;
+}
+// A thread to a query.
+STOPE_KERNEL(kLossThreads) find_limits(LimitArguments a) {
+  const std::int64_t i = thread_of_grid();
+  const InfonceProblem& p = a.problem;
+  if (i >= p.queries.rows) return;
+  const float* judged = p.has_guide ? a.guide_scores : a.positive_scores;
+  float lowest = no_limit(), best = -no_limit();
+  const std::int64_t begin = p.positives.offsets[i], end = p.positives.offsets[i + 1];
+  for (std::int64_t e = begin; e < end; ++e) {
+    lowest = judged[e] < lowest ? judged[e] : lowest;
+    best = a.positive_scores[e] > best ? a.positive_scores[e] : best;
+  }
+  RowLimits limits = {no_limit(), -no_limit(), begin < end ? best : no_limit()};
+  if (begin < end) limits.upper = upper_limit(p, double{lowest});
+  if (p.ceilings != nullptr && p.ceilings[i] < limits.upper) limits.upper = p.ceilings[i];
+  if (p.floors != nullptr) limits.lower = p.floors[i];
+  a.limits[i] = limits;
+}
+
+struct OutcomeArguments {
+  InfonceProblem problem;
+  InfonceForward out;
+};
+// A thread to a query: before the first pass.
+STOPE_KERNEL(kLossThreads) start_rows(OutcomeArguments a) {
+  const std::int64_t i = thread_of_grid();
+  if (i >= a.problem.queries.rows) return;
+  reinterpret_cast<LossState*>(a.out.state)[i] = {minus_infinity(), 0, 0, 0};
+  a.out.best_negatives[i] = -1;
+  a.out.best_negative_scores[i] = masked_score();
+  a.out.negatives[i] = 0;
+  a.out.ranks[i] = 1;
+}
+// A thread to a query: after the last pass.
+STOPE_KERNEL(kLossThreads) finish_rows(OutcomeArguments a) {
+  const std::int64_t i = thread_of_grid();
+  if (i >= a.problem.queries.rows) return;
+  auto* state = reinterpret_cast<LossState*>(a.out.state) + i;
+  state->kept = static_cast<double>(a.out.negatives[i]);
+  const LossState sums = *state;
+  const RowPositives positives = positives_of(a.problem, a.out.positive_scores, i);
+  const RowObjective row(a.problem, positives, sums);
+  a.out.losses[i] = to_float_rn(row.loss());
+  a.out.log_sum_exp[i] = to_float_rn(row.log_sum_exp());
+  if (positives.count == 0) a.out.ranks[i] = 0;
+}
+
+struct WeighPositivesArguments {
+  InfonceProblem problem;
+  InfonceBackward out;
+  const float* positive_scores;
+  LossCoefficients* coefficients;  // [queries]
+  double* moments;                 // [queries]
+  double* bias_moments;            // [queries]
+  double* entry_gradients;         // [entries], dL / dS by the scale
+  RowFaults* faults;               // of the row gradients
+};
+// A thread to a query: the weights of its negatives, the gradients of its positives' scores.
+STOPE_KERNEL(kLossThreads) weigh_positives(WeighPositivesArguments a) {
+  const std::int64_t i = thread_of_grid();
+  const InfonceProblem& p = a.problem;
+  if (i >= p.queries.rows) return;
+  const float upstream = a.out.row_gradients[i];
+  if (!is_finite(upstream)) atomic_min(&a.faults->not_finite, i);
+  const LossState state = reinterpret_cast<const LossState*>(a.out.state)[i];
+  const RowPositives positives = positives_of(p, a.positive_scores, i);
+  const RowObjective row(p, positives, state);
+  const double gradient = double{upstream};
+  a.coefficients[i] = row.negatives(gradient);
+  double moment = 0, bias_moment = 0;
+  for (std::int64_t k = 0; k < positives.count; ++k) {
+    const double score = double{positives.scores[k]};
+    const double weight = gradient == 0 ? 0 : row.positive(k, gradient);
+    moment += weight * score * (p.focal ? score : 1);
+    bias_moment += weight;
+    a.entry_gradients[p.positives.offsets[i] + k] = weight * (p.focal ? 2 * score : 1);
+  }
+  a.moments[i] = moment;
+  a.bias_moments[i] = bias_moment;
+}
+
+}  // namespace stope::cuda

@@ -1,0 +1,21 @@
+#include "loss_plan.h"
+
+namespace stope {
+namespace {
+
+std::size_t bytes(const InfonceProblem& problem, bool backward) {
+  cuda::Workspace workspace;
+  const cuda::LossMemory memory(problem, backward, &workspace);
+  return workspace.bytes();
+}
+
+}  // namespace
+
+std::size_t infonce_forward_cuda_workspace_bytes(const InfonceProblem& problem) {
+  return bytes(problem, false);
+}
+std::size_t infonce_backward_cuda_workspace_bytes(const InfonceProblem& problem) {
+  return bytes(problem, true);
+}
+
+}  // namespace stope

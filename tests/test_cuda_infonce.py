@@ -1,0 +1,334 @@
+"""The contrastive loss by CUDA kernels: on the emulated machine, and with `-m gpu` on a real one.
+
+Against the float64 oracle within the tolerances of the CPU's tests, and against the CPU itself. The
+emulated machine needs a build with STOPE_CUDA=EMULATED; memory is poisoned, and blocks, warps and
+lanes run in several orders, which may not change a bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fake_cupy
+import infonce_cases as cases
+import reference_infonce as oracle
+import stope
+from infonce_cases import PRECISIONS, drawn, precisions
+from infonce_checks import backward_is_close, forward_is_close, same_bits
+
+EMULATED = "STOPE_CUDA=EMULATED" in stope.build_info()["flags"]
+emulated = pytest.param(
+    "emulated",
+    marks=pytest.mark.skipif(
+        not EMULATED, reason="this build does not emulate CUDA (cmake option STOPE_CUDA=EMULATED)"
+    ),
+)
+
+
+gpu = pytest.param("gpu", marks=pytest.mark.gpu)
+MATRICES = ("guide_queries", "guide_documents", "queue", "guide_queue")
+
+
+class Emulated:
+    """CuPy's arrays on the emulated machine."""
+
+    def to(self, array):
+        return fake_cupy.on_device(np.ascontiguousarray(array))
+
+    def back(self, array):
+        assert isinstance(array, fake_cupy.ndarray), "results are on the device"
+        return array.get()
+
+
+class Torch:
+    """torch's tensors on a GPU."""
+
+    def to(self, array):
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(array)).cuda()
+
+    def back(self, array):
+        assert array.is_cuda, "results are on the device"
+        return array.cpu().numpy()
+
+
+@pytest.fixture(params=[emulated, gpu])
+def device(request, monkeypatch):
+    if request.param == "gpu":
+        torch = pytest.importorskip("torch", reason="the tests' CUDA arrays are torch's")
+        assert torch.cuda.is_available(), "torch sees no GPU: install its CUDA build"
+        return Torch()
+    fake_cupy.install(monkeypatch)
+    return Emulated()
+
+
+def moved(device, options):
+    return {
+        name: device.to(value) if name in MATRICES and value is not None else value
+        for name, value in options.items()
+    }
+
+
+def run(device, queries, documents, options, upstream=None, **more):
+    """(InfoNCE, InfoNCEGradients) as NumPy, computed on the device."""
+    there = device.to(queries), device.to(documents)
+    given = moved(device, options)
+    forward = stope.infonce_forward(*there, **given)
+    weights = None if upstream is None else device.to(np.asarray(upstream, np.float32))
+    back = stope.infonce_backward(*there, forward, weights, **given, **more)
+    forward = stope.InfoNCE(*(device.back(part) for part in forward))
+    documents = None if back.documents is None else device.back(back.documents)
+    return forward, back._replace(queries=device.back(back.queries), documents=documents)
+
+
+def check(device, queries, documents, options, upstream, expected, note=""):
+    got = run(device, queries, documents, options, upstream)
+    forward_is_close(got[0], expected[0], options, note)
+    backward_is_close(got[1], expected[1], (queries, documents), options, upstream, note)
+    return got
+
+
+def goes_with(name, objective):
+    """Whether the objective goes with the rule."""
+    if objective == "sigmoid" and name == "focal":
+        return False
+    return objective not in ("hardness", "pairwise") or name not in cases.SEVERAL
+
+
+@pytest.mark.parametrize("objective", oracle.OBJECTIVES)
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_every_rule_and_objective(name, objective, device):
+    if goes_with(name, objective):
+        *problem, expected = drawn(name, objective)
+        check(device, *problem, expected)
+
+
+@pytest.mark.parametrize("name", cases.NAMES)
+def test_every_rule_on_exact_scores(name, device):
+    """Cosines that no arithmetic rounds: masks, counts, ranks and ties agree with oracle and CPU."""
+    queries, documents, options, upstream, expected = drawn(
+        name, rows=20, count=45, dim=64, embed="signs"
+    )
+    for precision in PRECISIONS:
+        given = options | {"precision": precision}
+        got, _ = check(device, queries, documents, given, upstream, expected, precision)
+        cpu = stope.infonce_forward(queries, documents, **given)
+        for field in ("negatives", "ranks", "best_negatives", "positive_scores"):
+            np.testing.assert_array_equal(getattr(got, field), getattr(cpu, field), field)
+            if field != "positive_scores":
+                truth = getattr(expected[0], field)
+                np.testing.assert_array_equal(getattr(got, field), truth, field)
+        # The state is the CPU's: what one computed forward the other takes backward.
+        np.testing.assert_allclose(got.state, cpu.state, rtol=1e-5, atol=1e-5)
+
+
+SHAPES = [
+    (rows, count, dim) for rows in (1, 7, 65) for count in (1, 40, 130) for dim in (1, 3, 33, 100)
+]
+
+
+@precisions
+def test_ragged_shapes(precision, device):
+    """Sizes on both sides of tiles and slabs."""
+    names = ("plain", "several weighted", "two ways", "query to query", "log weights", "dot")
+    for number, (rows, count, dim) in enumerate(SHAPES):
+        name = names[number % len(names)]
+        temperature = (0.1 if name != "dot" else float(dim)) if dim >= 16 else 2.0
+        problem = drawn(name, "out", rows, count, dim, temperature=temperature)
+        queries, documents, options, upstream, expected = problem
+        given = options | {"precision": precision}
+        check(device, queries, documents, given, upstream, expected, f"{name} {rows}x{count}x{dim}")
+
+
+@precisions
+@pytest.mark.parametrize(
+    ("name", "rows", "count"),
+    [
+        ("everything", 30, 4200),
+        ("four directions", 2100, 70),
+        ("two ways with much", 40, 4200),
+        ("several weighted", 2100, 20),
+    ],
+)
+def test_more_than_one_part(name, rows, count, precision, device):
+    """More rows than 2,048, more columns than 4,096: sums go from part to part."""
+    queries, documents, options, upstream = cases.undecided(name, "out", rows, count, 6)
+    given = options | {"precision": "float32"}
+    got = run(device, queries, documents, given, upstream)
+    forward = stope.infonce_forward(queries, documents, **given)
+    back = stope.infonce_backward(queries, documents, forward, upstream, **given)
+    if precision == "bfloat16":  # other scores fall on other sides of the limits
+        given = options | {"precision": precision, "absolute_margin": None, "min_score": None}
+        got = run(device, queries, documents, given, upstream)
+        forward = stope.infonce_forward(queries, documents, **given)
+        back = stope.infonce_backward(queries, documents, forward, upstream, **given)
+    scale = 10.0
+    loss, gradient = {"float32": (1e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}[precision]
+    assert np.abs(got[0].losses - forward.losses).max() <= loss * scale
+    assert np.abs(got[0].negatives - forward.negatives).max() <= (precision == "float32")
+    for mine, theirs in ((got[1].queries, back.queries), (got[1].documents, back.documents)):
+        assert np.linalg.norm(mine - theirs) <= gradient * np.linalg.norm(theirs)
+    np.testing.assert_allclose(got[1].temperature, back.temperature, rtol=2 * gradient)
+
+
+@precisions
+@pytest.mark.parametrize("objective", oracle.OBJECTIVES)
+def test_objectives_in_both_precisions(objective, precision, device):
+    name = "plain" if objective in ("hardness", "pairwise") else "several weighted"
+    queries, documents, options, upstream, expected = drawn(name, objective, 40, 90, 64)
+    check(device, queries, documents, options | {"precision": precision}, upstream, expected)
+
+
+@precisions
+@pytest.mark.parametrize(
+    "name", ["plain", "several weighted", "everything", "two ways of several", "queue with ids"]
+)
+def test_no_order_of_threads_changes_a_bit(name, precision, device, monkeypatch):
+    """On a GPU the order is its own; five runs then."""
+    queries, documents, options, upstream = cases.undecided(name, "out", 70, 130, 33)
+    options = options | {"precision": precision}
+    results = []
+    for order in range(5):
+        monkeypatch.setenv("STOPE_EMULATED_ORDER", str(order))
+        results.append(run(device, queries, documents, options, upstream))
+    for forward, gradients in results[1:]:
+        same_bits(forward, results[0][0])
+        same_bits(gradients, results[0][1])
+
+
+# Largest |loss - oracle| in units of 1 / temperature, and largest relative error of a gradient.
+ACCURACY = {"float32": (1e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}
+
+
+@precisions
+@pytest.mark.parametrize("temperature", [0.05, 0.01])
+def test_accuracy(temperature, precision, device):
+    """Positives that are not near their queries: losses of tens, every row on its own."""
+    loss, gradient = ACCURACY[precision]
+    for dim in (24, 96, 384):
+        rng, queries, documents = cases.problem(0, 30, 130, dim)
+        options = {"temperature": temperature, "positives": rng.permutation(130)[:30]}
+        expected, by = oracle.evaluate(queries, documents, **options)
+        options["precision"] = precision
+        got, back = run(device, queries, documents, options)
+        assert np.abs(got.losses - expected.losses).max() * temperature <= loss, dim
+        for mine, theirs in ((back.queries, by.queries), (back.documents, by.documents)):
+            assert np.linalg.norm(mine - theirs) <= gradient * np.linalg.norm(theirs), dim
+        np.testing.assert_allclose(back.temperature, by.temperature, rtol=gradient)
+
+
+def test_the_cpu_goes_on_from_the_state_of_the_device(device):
+    queries, documents, options, upstream, _ = drawn("everything", "hardness")
+    there, _ = run(device, queries, documents, options, upstream)
+    here = stope.infonce_forward(queries, documents, **options)
+    got = stope.infonce_backward(queries, documents, there, upstream, **options)
+    expected = stope.infonce_backward(queries, documents, here, upstream, **options)
+    np.testing.assert_allclose(got.queries, expected.queries, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got.documents, expected.documents, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+def test_half_precision_rows_with_strides(metric, device):
+    queries, documents, options, upstream, _ = drawn("plain")
+    wide = np.zeros((2 * len(documents), documents.shape[1] + 7), np.float16)
+    wide[::2, 3:-4] = documents
+    narrow = queries.astype(np.float16)
+    options = options | {"metric": metric, "temperature": 0.1 if metric == "cosine" else 33.0}
+    expected = oracle.evaluate(narrow, wide[::2, 3:-4], upstream, **options)
+    there = device.to(narrow), device.to(wide)[::2, 3:-4]
+    forward = stope.infonce_forward(*there, **options)
+    weights = device.to(upstream)
+    back = stope.infonce_backward(*there, forward, weights, **options)
+    forward = stope.InfoNCE(*(device.back(part) for part in forward))
+    forward_is_close(forward, expected[0], options)
+    back = back._replace(queries=device.back(back.queries), documents=device.back(back.documents))
+    embeddings = narrow, wide[::2, 3:-4]
+    backward_is_close(back, expected[1], embeddings, options, upstream)
+
+
+def test_document_gradients_may_be_left_out(device):
+    queries, documents, options, upstream, _ = drawn("four directions")
+    whole = run(device, queries, documents, options, upstream)[1]
+    half = run(device, queries, documents, options, upstream, document_gradients=False)[1]
+    assert half.documents is None
+    np.testing.assert_array_equal(half.queries, whole.queries)
+    assert half.temperature == whole.temperature
+
+
+def test_zero_rows_and_rows_of_extreme_length(device):
+    """A zero row scores 0 and gets no gradient; a tiny or huge one is normalised as any other."""
+    rng, queries, documents = cases.problem(3, 9, 20, 16)
+    queries[0] = documents[5] = 0
+    plain = run(device, queries, documents, {"temperature": 0.1}, np.ones(9))
+    assert np.all(plain[1].queries[0] == 0)
+    assert np.all(plain[1].documents[5] == 0)
+    queries[1] *= np.float32(2.0**-60)
+    documents[6] *= np.float32(2.0**60)
+    scaled = run(device, queries, documents, {"temperature": 0.1}, np.ones(9))
+    np.testing.assert_array_equal(scaled[0].losses, plain[0].losses)
+    np.testing.assert_allclose(
+        scaled[1].documents[6] * np.float32(2.0**60), plain[1].documents[6], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["queries", "documents", "queue", "guide_documents"])
+def test_rows_that_are_not_finite_are_named(name, device):
+    queries, documents, options, _, _ = drawn("everything")
+    arrays = {"queries": queries.copy(), "documents": documents.copy(), **options}
+    arrays[name] = arrays[name].copy()
+    arrays[name][3, 1] = np.nan
+    queries, documents = arrays.pop("queries"), arrays.pop("documents")
+    with pytest.raises(ValueError, match=f"{name} has a NaN or an infinity in row 3"):
+        run(device, queries, documents, arrays)
+    run(device, *drawn("plain")[:3])  # and the next call is a fresh one
+
+
+def test_bad_input_is_refused(device):
+    queries, documents, options, upstream, _ = drawn("plain")
+    upstream = upstream.copy()
+    upstream[4] = np.inf
+    with pytest.raises(ValueError, match=r"row_gradients\[4\] is"):
+        run(device, queries, documents, options, upstream)
+    with pytest.raises(ValueError, match=r"row_gradients has shape \(3,\)"):
+        run(device, queries, documents, options, upstream[:3])
+    with pytest.raises(ValueError, match="norm of 2\\^63"):
+        run(device, queries, documents * np.float32(1e30), options | {"metric": "dot"})
+    there = device.to(queries)
+    with pytest.raises(ValueError, match="queries are on cuda:0 but documents is on cpu"):
+        stope.infonce_forward(there, documents, **options)
+    with pytest.raises(ValueError, match="queries are on cuda:0 but queue is on cpu"):
+        stope.infonce_forward(there, device.to(documents), queue=documents, **options)
+
+
+def test_progress_and_a_stop(device):
+    queries, documents, options, _, _ = drawn("four directions")
+    seen = []
+    stope.infonce_forward(
+        device.to(queries),
+        device.to(documents),
+        **moved(device, options),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("objective", ["out", "sigmoid"])
+@pytest.mark.parametrize("temperature", [0.001, 100.0])
+def test_extreme_temperatures(temperature, objective, device):
+    queries, documents, options, upstream, expected = drawn(
+        "several weighted", objective, temperature=temperature
+    )
+    check(device, queries, documents, options, upstream, expected)
+
+
+def test_all_negatives_masked(device):
+    queries, documents, options, upstream, _ = drawn("plain")
+    options = options | {"max_score": -1.0}
+    got = run(device, queries, documents, options, upstream)
+    assert np.all(got[0].losses == 0)
+    assert np.all(got[0].negatives == 0)
+    assert np.all(got[0].best_negatives == -1)
+    assert np.all(got[1].queries == 0)
+    assert np.all(got[1].documents == 0)
