@@ -30,9 +30,6 @@ class ndarray:
     def __len__(self):
         return len(self.memory)
 
-    def __getitem__(self, rows):
-        return ndarray(self.memory[rows], self.device)
-
     def get(self):
         return self.memory
 

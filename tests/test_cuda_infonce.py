@@ -107,7 +107,7 @@ def test_every_rule_and_objective(name, objective, device):
 
 @pytest.mark.parametrize("name", cases.NAMES)
 def test_every_rule_on_exact_scores(name, device):
-    """Cosines that no arithmetic rounds: masks, counts, ranks and ties agree with oracle and CPU."""
+    """Cosines that no arithmetic rounds: masks, counts, ranks and ties are the oracle's."""
     queries, documents, options, upstream, expected = drawn(
         name, rows=20, count=45, dim=64, embed="signs"
     )
@@ -259,7 +259,7 @@ def test_document_gradients_may_be_left_out(device):
 
 def test_zero_rows_and_rows_of_extreme_length(device):
     """A zero row scores 0 and gets no gradient; a tiny or huge one is normalised as any other."""
-    rng, queries, documents = cases.problem(3, 9, 20, 16)
+    _, queries, documents = cases.problem(3, 9, 20, 16)
     queries[0] = documents[5] = 0
     plain = run(device, queries, documents, {"temperature": 0.1}, np.ones(9))
     assert np.all(plain[1].queries[0] == 0)

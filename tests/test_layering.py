@@ -144,7 +144,7 @@ def test_ops(path):
 
 
 # What a folder of cuda/ may include by name: device -> kernels -> ops; emulated/ takes device's and
-# runtime's place in a build without nvcc, header by header, and ops/plan.* is plain C++.
+# runtime's place in a build without nvcc, header by header, and ops/*plan.* is plain C++.
 CUDA_LAYERS = {
     "device": {"device"},
     "runtime": {"runtime"},
@@ -170,8 +170,8 @@ def test_cuda(path):
         assert not (plain and nvidia), f"{said}: only device/ and runtime/ know CUDA's headers"
         if where in {"device", "kernels"} and path.suffix == ".cuh":
             assert ours or is_contract(name) or nvidia or name == "cstdint", said
-    if path.stem == "plan":
-        beside = {"plan.h", "workspace.h", "types.h"}
+    if path.stem in {"plan", "loss_plan"}:
+        beside = {f"{path.stem}.h", "workspace.h", "types.h", "loss_types.h"}
         for name, quoted in includes(path):
             assert not quoted or is_contract(name) or name in beside, relative(path)
 

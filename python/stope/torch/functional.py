@@ -98,8 +98,8 @@ def infonce(
 
     Memory beyond inputs and outputs: O(M + N), nothing of size M x N, forward and backward. A
     matrix whose last axis is strided is copied once. All matrices are on one device; vectors, ids
-    and numbers may also be on the CPU, where the core reads them. Works under ``torch.compile`` (also with
-    ``fullgraph=True``) and under autocast, where the loss stays float32.
+    and numbers may also be on the CPU, where the core reads them. Works under ``torch.compile``
+    (also with ``fullgraph=True``) and under autocast, where the loss stays float32.
 
     Source: ``methods.md`` H1 to H5.
 
