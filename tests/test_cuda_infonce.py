@@ -130,7 +130,7 @@ SHAPES = [
 
 
 @precisions
-def test_ragged_shapes(precision, device):
+def test_small_ragged_shapes(precision, device):
     """Sizes on both sides of tiles and slabs."""
     names = ("plain", "several weighted", "two ways", "query to query", "log weights", "dot")
     for number, (rows, count, dim) in enumerate(SHAPES):
@@ -175,7 +175,7 @@ def test_more_than_one_part(name, rows, count, precision, device):
 
 @precisions
 @pytest.mark.parametrize("objective", oracle.OBJECTIVES)
-def test_objectives_in_both_precisions(objective, precision, device):
+def test_small_objectives_in_both_precisions(objective, precision, device):
     name = "plain" if objective in ("hardness", "pairwise") else "several weighted"
     queries, documents, options, upstream, expected = drawn(name, objective, 40, 90, 64)
     check(device, queries, documents, options | {"precision": precision}, upstream, expected)
@@ -332,3 +332,35 @@ def test_all_negatives_masked(device):
     assert np.all(got[0].best_negatives == -1)
     assert np.all(got[1].queries == 0)
     assert np.all(got[1].documents == 0)
+
+
+# --- stope.torch, which needs tensors on a real device -------------------------------------------
+
+
+@pytest.mark.gpu
+@precisions
+def test_small_torch_losses(precision):
+    torch = pytest.importorskip("torch", reason="the tests' CUDA arrays are torch's")
+    from stope.torch import infonce
+
+    found = []
+    for device in ("cpu", "cuda"):
+        _, queries, documents = cases.problem(0, 20, 40, 24)
+        q, d = (
+            torch.tensor(rows, device=device, requires_grad=True) for rows in (queries, documents)
+        )
+        temperature = torch.tensor(0.1, device=device, requires_grad=True)
+        stream = torch.cuda.Stream() if device == "cuda" else None
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            losses = infonce(q, d, temperature=temperature, precision=precision)
+            losses.mean().backward()
+        if stream is not None:
+            stream.synchronize()
+        parts = (losses.detach(), q.grad, d.grad, temperature.grad)
+        assert all(part.device.type == device for part in parts)
+        found.append([part.cpu().double() for part in parts])
+    tolerance = 1e-5 if precision == "float32" else 2e-2
+    for mine, other in zip(*found, strict=True):
+        assert torch.linalg.vector_norm(mine - other) <= tolerance * torch.linalg.vector_norm(other)
