@@ -84,7 +84,7 @@ class Place(NamedTuple):
         return np.empty(shape, dtype=dtype)
 
     @property
-    def options(self) -> dict[str, int]:
+    def options(self) -> dict[str, Any]:
         """What the core is told beside the arrays: the stream, where there is one."""
         return {} if self.library == "numpy" else {"stream": self.stream}
 
