@@ -1,9 +1,10 @@
 """What large in-batch batches buy: `python benchmarks/bench_batch_size.py`.
 
-A static encoder is trained from the same start with batches of several sizes, for the same number
-of passes over the same rows. Each size has the learning rate, of a few, that is best on the dev
-split with the first seed; the test split is judged with all seeds. The loss scores every query of
-a batch against every document of it: `stope.torch.infonce`, without the matrix of scores.
+A static encoder is trained from the same start with batches of several sizes, each for its own
+number of passes over the same rows: the same number, and as many as take about the same time.
+Where several learning rates are given, each size has the one that is best on the dev split with
+the first seed; the test split is judged with all seeds. The loss scores every query of a batch
+against every document of it: `stope.torch.infonce`, without the matrix of scores.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ CAPTION = (
 
 
 def trained(
-    start: Any, pairs: Pairs, size: int, rate: float, seed: int, given: argparse.Namespace
+    start: Any,
+    pairs: Pairs,
+    size: int,
+    epochs: int,
+    rate: float,
+    seed: int,
+    given: argparse.Namespace,
 ) -> tuple[Any, TrainingReport]:
     """A copy of the start, trained."""
     model = copy.deepcopy(start)
@@ -42,7 +49,7 @@ def trained(
         pairs,
         batch_size=size,
         learning_rate=rate,
-        epochs=given.epochs,
+        epochs=epochs,
         temperature=given.temperature,
         precision=given.precision,
         seed=seed,
@@ -58,16 +65,16 @@ def measure(name: str, collection: Collection, given: argparse.Namespace) -> lis
     untrained = averaged([judged(start, collection) for start in starts])
     rows: list[dict[str, Any]] = []
     baseline: Evaluation | None = None
-    for size in given.sizes:
+    for size, epochs in zip(given.sizes, given.epochs, strict=True):
         tried = {}
-        for rate in given.learning_rates:
-            model, _ = trained(starts[0], pairs, size, rate, 0, given)
+        for rate in given.learning_rates if len(given.learning_rates) > 1 else ():
+            model, _ = trained(starts[0], pairs, size, epochs, rate, 0, given)
             tried[rate] = judged(model, collection, "dev").mean[METRIC]
             print(f"{name} {size} {rate}: dev {tried[rate]:.4f}", file=sys.stderr, flush=True)
-        rate = max(tried, key=lambda rate: tried[rate])
+        rate = max(tried, key=lambda rate: tried[rate], default=given.learning_rates[0])
         each, reports = [], []
         for seed, start in enumerate(starts):
-            model, report = trained(start, pairs, size, rate, seed, given)
+            model, report = trained(start, pairs, size, epochs, rate, seed, given)
             each.append(judged(model, collection))
             reports.append(report)
             print(
@@ -84,7 +91,7 @@ def measure(name: str, collection: Collection, given: argparse.Namespace) -> lis
                 "pairs": len(pairs.positives[1]),
                 "documents": len(collection.corpus_ids),
                 "queries": len(reached.per_query[METRIC]),
-                "epochs": given.epochs,
+                "epochs": epochs,
                 "batch_size": size,
                 "steps": reports[0].steps,
                 "learning_rate": rate,
@@ -107,7 +114,16 @@ def print_table(rows: list[dict[str, Any]], command: str) -> None:
     table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
     table.caption_justify = "left"
     table.add_column("collection")
-    for heading in ("batch", "steps", "rate", METRIC, "difference", "each seed", "seconds"):
+    for heading in (
+        "batch",
+        "epochs",
+        "steps",
+        "rate",
+        METRIC,
+        "difference",
+        "each seed",
+        "seconds",
+    ):
         table.add_column(heading, justify="right")
     for place, row in enumerate(rows):
         first = place == 0 or rows[place - 1]["collection"] != row["collection"]
@@ -117,8 +133,9 @@ def print_table(rows: list[dict[str, Any]], command: str) -> None:
         less, more = row["difference_interval"]
         begun = f"untrained {row['untrained']:.4f}"
         table.add_row(
-            f"{row['collection']}, {row['epochs']} epochs\n{size}\n{begun}" if first else "",
+            f"{row['collection']}\n{size}\n{begun}" if first else "",
             f"{row['batch_size']:,}",
+            str(row["epochs"]),
             f"{row['steps']:,}",
             f"{row['learning_rate']:g}",
             f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
@@ -136,14 +153,16 @@ def main() -> None:
     add = parser.add_argument
     add("--data", type=Path, default=inputs.COLLECTIONS, help="folder of BEIR folders")
     add("--collections", nargs="+", default=["esco_skills"])
-    add("--sizes", nargs="+", type=int, default=[256, 16_384])
-    add("--learning-rates", nargs="+", type=float, default=[0.01, 0.03, 0.1])
-    add("--epochs", type=int, default=3)
+    add("--sizes", nargs="+", type=int, default=[256, 16_384, 16_384])
+    add("--epochs", nargs="+", type=int, default=[2, 2, 10], help="of each size")
+    add("--learning-rates", nargs="+", type=float, default=[0.1])
     add("--seeds", type=int, default=3, help="how many")
     add("--temperature", type=float, default=0.05)
     add("--precision", default="float32", choices=("float32", "bfloat16"))
     add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")
     given = parser.parse_args()
+    if len(given.sizes) != len(given.epochs):
+        parser.error(f"--sizes names {len(given.sizes)} but --epochs {len(given.epochs)}")
     command = shlex.join([Path(sys.executable).name, *sys.argv])
     began = time.perf_counter()
     rows: list[dict[str, Any]] = []
