@@ -17,15 +17,24 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.table import Table
-
 import inputs
 from stope.data import Collection, read_beir
-from stope.evaluation import Evaluation, compare, confidence_interval
+from stope.evaluation import Evaluation
 from stope.mining import Pairs
 from stope.training import TrainingReport, static_encoder, train
-from trained import METRIC, averaged, judged, print_with_machine, write_json
+from trained import (
+    METRIC,
+    against,
+    averaged,
+    difference_cell,
+    facts,
+    judged,
+    mean_cell,
+    print_table,
+    seconds_cell,
+    seeds_cell,
+    write_json,
+)
 
 CAPTION = (
     f"{METRIC} on the test split: mean over queries and seeds [95% bootstrap interval over queries]"
@@ -82,69 +91,41 @@ def measure(name: str, collection: Collection, given: argparse.Namespace) -> lis
                 file=sys.stderr,
                 flush=True,
             )
-        reached = averaged(each)
-        baseline = baseline or reached
-        change = compare(baseline, reached, METRIC)
+        baseline = baseline or averaged(each)
         rows.append(
             {
-                "collection": name,
-                "pairs": len(pairs.positives[1]),
-                "documents": len(collection.corpus_ids),
-                "queries": len(reached.per_query[METRIC]),
+                **facts(name, collection, pairs),
                 "epochs": epochs,
                 "batch_size": size,
                 "steps": reports[0].steps,
                 "learning_rate": rate,
                 "dev_by_learning_rate": tried,
                 "untrained": untrained.mean[METRIC],
-                "mean": reached.mean[METRIC],
-                "interval": confidence_interval(reached, METRIC),
-                "of_each_seed": [one.mean[METRIC] for one in each],
-                "difference": change.mean_difference,
-                "difference_interval": (change.low, change.high),
-                "p_value": change.p_value,
-                "seconds": [report.seconds for report in reports],
+                **against(baseline, each, [report.seconds for report in reports]),
             }
         )
     return rows
 
 
-def print_table(rows: list[dict[str, Any]], command: str) -> None:
-    """Everything on one screen, with the machine."""
-    table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
-    table.caption_justify = "left"
-    table.add_column("collection")
-    for heading in (
-        "batch",
-        "epochs",
-        "steps",
-        "rate",
-        METRIC,
-        "difference",
-        "each seed",
-        "seconds",
-    ):
-        table.add_column(heading, justify="right")
-    for place, row in enumerate(rows):
-        first = place == 0 or rows[place - 1]["collection"] != row["collection"]
-        last = place + 1 == len(rows) or rows[place + 1]["collection"] != row["collection"]
-        size = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
-        low, high = row["interval"]
-        less, more = row["difference_interval"]
-        begun = f"untrained {row['untrained']:.4f}"
-        table.add_row(
-            f"{row['collection']}\n{size}\n{begun}" if first else "",
-            f"{row['batch_size']:,}",
-            str(row["epochs"]),
-            f"{row['steps']:,}",
-            f"{row['learning_rate']:g}",
-            f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
-            "" if first else f"{row['difference']:+.4f} [{less:+.4f}, {more:+.4f}]",
-            " ".join(f"{value:.4f}" for value in row["of_each_seed"]),
-            f"{np.mean(row['seconds']):.0f}",
-            end_section=last,
-        )
-    print_with_machine(table)
+def show(rows: list[dict[str, Any]], command: str) -> None:
+    """The table."""
+    print_table(
+        rows,
+        command,
+        CAPTION,
+        group=lambda row: row["collection"],
+        note=lambda row: f"untrained {row['untrained']:.4f}",
+        columns={
+            "batch": lambda row: f"{row['batch_size']:,}",
+            "epochs": lambda row: str(row["epochs"]),
+            "steps": lambda row: f"{row['steps']:,}",
+            "rate": lambda row: f"{row['learning_rate']:g}",
+            METRIC: mean_cell,
+            "difference": difference_cell,
+            "each seed": seeds_cell,
+            "seconds": seconds_cell,
+        },
+    )
 
 
 def main() -> None:
@@ -170,7 +151,7 @@ def main() -> None:
         rows += measure(name, read_beir(given.data / name), given)
         if given.json:  # what was measured stays if the next is stopped
             write_json(given.json, rows, command, time.perf_counter() - began)
-    print_table(rows, command)
+    show(rows, command)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,17 @@ import functools
 import shlex
 import sys
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 import inputs
 import stope
 from stope.data import Collection, read_beir
-from stope.evaluation import Evaluation, compare, confidence_interval
+from stope.evaluation import Evaluation
 from stope.mining import EmbeddingCache, Pairs
 from stope.retrieval import Bm25, DenseRetriever
 from stope.training import (
@@ -34,7 +34,21 @@ from stope.training import (
     train,
     train_adapter,
 )
-from trained import METRIC, averaged, judged, print_with_machine, score, write_json
+from trained import (
+    METRIC,
+    Cell,
+    against,
+    averaged,
+    difference_cell,
+    facts,
+    judged,
+    mean_cell,
+    print_table,
+    score,
+    seconds_cell,
+    seeds_cell,
+    write_json,
+)
 
 ENCODERS = ("static", "adapter", "minilm")
 BASELINE = "in-batch"
@@ -83,22 +97,32 @@ def refresh_of(contender: Contender, given: argparse.Namespace) -> NegativeRefre
     )
 
 
-class Trained:
-    """A start model that is copied for every contender and trained on."""
+class Trained(ABC):
+    """A start that every contender of a seed goes on from."""
 
     def __init__(self, collection: Collection, pairs: Pairs, given: argparse.Namespace) -> None:
         self.collection, self.pairs, self.given = collection, pairs, given
 
+    @abstractmethod
     def start(self, seed: int) -> Any:
-        """The model that all contenders of a seed begin with."""
-        raise NotImplementedError
+        """What all contenders of a seed begin with."""
 
+    @abstractmethod
     def untrained(self, start: Any) -> Evaluation:
         """What the start reaches."""
+
+    @abstractmethod
+    def run(self, start: Any, contender: Contender, seed: int) -> tuple[Evaluation, int]:
+        """Train from the start on, and judge; also the steps taken."""
+
+
+class TrainedModel(Trained):
+    """An encoder that is copied and trained on."""
+
+    def untrained(self, start: Any) -> Evaluation:
         return judged(start, self.collection)
 
     def run(self, start: Any, contender: Contender, seed: int) -> tuple[Evaluation, int]:
-        """Train a copy on, and judge it; also the steps taken."""
         model = copy.deepcopy(start)
         done = train(
             model,
@@ -106,16 +130,17 @@ class Trained:
             seed=seed,
             weighting=contender.weighting,
             refresh=refresh_of(contender, self.given),
+            temperature=self.given.temperature,
             **self.options(),
         )
         return judged(model, self.collection), done.steps
 
+    @abstractmethod
     def options(self) -> dict[str, Any]:
         """What `train` is told beside."""
-        raise NotImplementedError
 
 
-class Static(Trained):
+class Static(TrainedModel):
     """A static encoder from the corpus and the training queries."""
 
     def start(self, seed: int) -> Any:
@@ -128,11 +153,10 @@ class Static(Trained):
             "epochs": self.given.epochs or 5,
             "learning_rate": self.given.learning_rate or 0.05,
             "batch_size": self.given.batch_size,
-            "temperature": self.given.temperature,
         }
 
 
-class MiniLM(Trained):
+class MiniLM(TrainedModel):
     """all-MiniLM-L6-v2, fine-tuned in bfloat16 with short sequences."""
 
     def start(self, seed: int) -> Any:
@@ -143,7 +167,6 @@ class MiniLM(Trained):
             "epochs": self.given.epochs or 1,
             "learning_rate": self.given.learning_rate or 3e-5,
             "batch_size": self.given.batch_size or 64,
-            "temperature": self.given.temperature,
             "autocast": "bfloat16",
         }
 
@@ -251,63 +274,34 @@ def measure(
                 flush=True,
             )
     baseline = averaged(found[BASELINE])
-    common = {
-        "collection": name,
-        "encoder": encoder,
-        "pairs": len(pairs.positives[1]),
-        "documents": len(collection.corpus_ids),
-        "queries": len(baseline.per_query[METRIC]),
-        "steps": steps,
-    }
+    common = {**facts(name, collection, pairs), "encoder": encoder, "steps": steps}
     return [
-        {**common, "contender": contender, **_judgement(baseline, each, seconds[contender])}
+        {**common, "contender": contender, **against(baseline, each, seconds[contender])}
         for contender, each in found.items()
     ]
 
 
-def _judgement(baseline: Evaluation, each: list[Evaluation], seconds: list[float]) -> Any:
-    reached = averaged(each)
-    change = compare(baseline, reached, METRIC)
-    return {
-        "mean": reached.mean[METRIC],
-        "interval": confidence_interval(reached, METRIC),
-        "of_each_seed": [one.mean[METRIC] for one in each],
-        "difference": change.mean_difference,
-        "difference_interval": (change.low, change.high),
-        "p_value": change.p_value,
-        "seconds": seconds,
-    }
+def show(rows: list[dict[str, Any]], command: str) -> None:
+    """The table."""
 
+    def compared(cell: Cell) -> Cell:
+        return lambda row: "" if row["contender"] == BASELINE else cell(row)
 
-def print_table(rows: list[dict[str, Any]], command: str) -> None:
-    """Everything on one screen, with the machine."""
-    table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
-    table.caption_justify = "left"
-    for heading in ("collection", "contender"):
-        table.add_column(heading)
-    for heading in (METRIC, "difference", "p", "each seed", "seconds"):
-        table.add_column(heading, justify="right")
-    for place, row in enumerate(rows):
-        key = (row["collection"], row["encoder"])
-        first = place == 0 or (rows[place - 1]["collection"], rows[place - 1]["encoder"]) != key
-        last = place + 1 == len(rows) or (
-            (rows[place + 1]["collection"], rows[place + 1]["encoder"]) != key
-        )
-        size = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
-        low, high = row["interval"]
-        less, more = row["difference_interval"]
-        own = row["contender"] == BASELINE
-        table.add_row(
-            f"{key[0]}, {key[1]}\n{size}\n{row['steps']:,} steps" if first else "",
-            row["contender"],
-            f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
-            "" if own else f"{row['difference']:+.4f} [{less:+.4f}, {more:+.4f}]",
-            "" if own else f"{row['p_value']:.3f}",
-            " ".join(f"{value:.4f}" for value in row["of_each_seed"]),
-            f"{np.mean(row['seconds']):.0f}" if row["seconds"] else "",
-            end_section=last,
-        )
-    print_with_machine(table)
+    print_table(
+        rows,
+        command,
+        CAPTION,
+        group=lambda row: f"{row['collection']}, {row['encoder']}",
+        note=lambda row: f"{row['steps']:,} steps",
+        columns={
+            "contender": lambda row: row["contender"],
+            METRIC: mean_cell,
+            "difference": compared(difference_cell),
+            "p": compared(lambda row: f"{row['p_value']:.3f}"),
+            "each seed": seeds_cell,
+            "seconds": seconds_cell,
+        },
+    )
 
 
 def main() -> None:
@@ -345,7 +339,7 @@ def main() -> None:
             rows += measure(name, collection, encoder, given)
             if given.json:  # what was measured stays if the next is stopped
                 write_json(given.json, rows, command, time.perf_counter() - began)
-    print_table(rows, command)
+    show(rows, command)
 
 
 if __name__ == "__main__":

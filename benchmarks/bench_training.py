@@ -17,14 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 import inputs
 from stope.data import Collection, read_beir
-from stope.evaluation import Evaluation, compare, confidence_interval
+from stope.evaluation import Evaluation
 from stope.mining import Pairs
 from stope.training import pairs_dataset, static_encoder, train
-from trained import METRIC, averaged, judged, print_with_machine, write_json
+from trained import (
+    METRIC,
+    against,
+    averaged,
+    difference_cell,
+    facts,
+    judged,
+    mean_cell,
+    print_table,
+    seconds_cell,
+    seeds_cell,
+    write_json,
+)
 
 TEMPERATURE = 0.05
 BASELINE = "float32"
@@ -80,63 +91,39 @@ def measure(name: str, collection: Collection, given: argparse.Namespace) -> lis
                 flush=True,
             )
     baseline = averaged(kept[BASELINE])
-    rows = []
-    for contender in given.contenders:
-        reached = averaged(kept[contender])
-        change = compare(baseline, reached, METRIC)
-        rows.append(
-            {
-                "collection": name,
-                "contender": contender,
-                "pairs": len(dataset),
-                "documents": len(collection.corpus_ids),
-                "queries": len(reached.per_query[METRIC]),
-                "steps": steps,
-                "untrained": float(np.mean(untrained)),
-                "mean": reached.mean[METRIC],
-                "interval": confidence_interval(reached, METRIC),
-                "of_each_seed": [one.mean[METRIC] for one in kept[contender]],
-                "difference": change.mean_difference,
-                "difference_interval": (change.low, change.high),
-                "difference_of_each_seed": [
-                    one.mean[METRIC] - other.mean[METRIC]
-                    for one, other in zip(kept[contender], kept[BASELINE], strict=True)
-                ],
-                "p_value": change.p_value,
-                "last_loss": float(np.mean(losses[contender])),
-                "seconds": seconds[contender],
-            }
-        )
-    return rows
+    common = {
+        **facts(name, collection, pairs),
+        "steps": steps,
+        "untrained": float(np.mean(untrained)),
+    }
+    return [
+        {
+            **common,
+            "contender": contender,
+            **against(baseline, kept[contender], seconds[contender]),
+            "last_loss": float(np.mean(losses[contender])),
+        }
+        for contender in given.contenders
+    ]
 
 
-def print_table(rows: list[dict[str, Any]], command: str) -> None:
-    """Everything on one screen, with the machine."""
-    table = Table(title=f"$ {command}", title_justify="left", caption=CAPTION)
-    table.caption_justify = "left"
-    for heading in ("collection", "loss"):
-        table.add_column(heading)
-    for heading in ("before", METRIC, "difference", "each seed", "last loss", "seconds"):
-        table.add_column(heading, justify="right")
-    for place, row in enumerate(rows):
-        first = place == 0 or rows[place - 1]["collection"] != row["collection"]
-        last = place + 1 == len(rows) or rows[place + 1]["collection"] != row["collection"]
-        size = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
-        low, high = row["interval"]
-        less, more = row["difference_interval"]
-        change = f"{row['difference']:+.4f} [{less:+.4f}, {more:+.4f}]"
-        table.add_row(
-            f"{row['collection']}\n{size}\n{row['steps']:,} steps" if first else "",
-            row["contender"],
-            f"{row['untrained']:.4f}" if first else "",
-            f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]",
-            "" if row["contender"] == BASELINE else change,
-            " ".join(f"{value:.4f}" for value in row["of_each_seed"]),
-            f"{row['last_loss']:.4f}",
-            f"{np.mean(row['seconds']):.1f}",
-            end_section=last,
-        )
-    print_with_machine(table)
+def show(rows: list[dict[str, Any]], command: str) -> None:
+    """The table."""
+    print_table(
+        rows,
+        command,
+        CAPTION,
+        group=lambda row: row["collection"],
+        note=lambda row: f"{row['steps']:,} steps, untrained {row['untrained']:.4f}",
+        columns={
+            "loss": lambda row: row["contender"],
+            METRIC: mean_cell,
+            "difference": lambda row: "" if row["contender"] == BASELINE else difference_cell(row),
+            "each seed": seeds_cell,
+            "last loss": lambda row: f"{row['last_loss']:.4f}",
+            "seconds": seconds_cell,
+        },
+    )
 
 
 def main() -> None:
@@ -164,7 +151,7 @@ def main() -> None:
         rows += measure(name, read_beir(given.data / name), given)
         if given.json:  # after every collection: what was measured stays if the next is stopped
             write_json(given.json, rows, command, time.perf_counter() - started)
-    print_table(rows, command)
+    show(rows, command)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from rich.table import Table
 
 import report
 from stope.data import Collection
-from stope.evaluation import Evaluation, evaluate
+from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
+from stope.mining import Pairs
 from stope.retrieval import DenseRetriever
 from stope.retrieval.ranking import Ranking
 
@@ -42,8 +43,85 @@ def averaged(evaluations: Sequence[Evaluation]) -> Evaluation:
     return Evaluation({METRIC: float(np.mean(list(queries.values())))}, {METRIC: queries})
 
 
-def print_with_machine(table: Table) -> None:
-    """Print the table, and below it the machine and the versions."""
+def facts(name: str, collection: Collection, pairs: Pairs) -> dict[str, Any]:
+    """What a row says of its collection."""
+    return {
+        "collection": name,
+        "pairs": len(pairs.positives[1]),
+        "documents": len(collection.corpus_ids),
+        "queries": len(collection.split("test").query_ids),
+    }
+
+
+def against(
+    baseline: Evaluation, each: Sequence[Evaluation], seconds: Sequence[float]
+) -> dict[str, Any]:
+    """What a row says of a contender: its mean over the seeds, and the difference to a baseline."""
+    reached = averaged(each)
+    change = compare(baseline, reached, METRIC)
+    return {
+        "mean": reached.mean[METRIC],
+        "interval": confidence_interval(reached, METRIC),
+        "of_each_seed": [one.mean[METRIC] for one in each],
+        "difference": change.mean_difference,
+        "difference_interval": (change.low, change.high),
+        "p_value": change.p_value,
+        "seconds": list(seconds),
+    }
+
+
+Cell = Callable[[dict[str, Any]], str]
+
+
+def mean_cell(row: dict[str, Any]) -> str:
+    """The mean with its interval."""
+    low, high = row["interval"]
+    return f"{row['mean']:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def difference_cell(row: dict[str, Any]) -> str:
+    """The difference to the baseline with its interval."""
+    low, high = row["difference_interval"]
+    return f"{row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def seeds_cell(row: dict[str, Any]) -> str:
+    """What every seed reached."""
+    return " ".join(f"{value:.4f}" for value in row["of_each_seed"])
+
+
+def seconds_cell(row: dict[str, Any]) -> str:
+    """The mean time of a training, if there was one."""
+    return f"{np.mean(row['seconds']):.1f}" if row["seconds"] else ""
+
+
+def print_table(
+    rows: Sequence[dict[str, Any]],
+    command: str,
+    caption: str,
+    group: Cell,
+    note: Cell,
+    columns: Mapping[str, Cell],
+) -> None:
+    """Everything on one screen, and below it the machine and the versions.
+
+    Rows of one group stand together; its name, sizes and note are told once.
+    """
+    table = Table(title=f"$ {command}", title_justify="left", caption=caption)
+    table.caption_justify = "left"
+    table.add_column("collection")
+    for place, heading in enumerate(columns):
+        table.add_column(heading, justify="right" if place else "left")
+    names = [group(row) for row in rows]
+    for place, row in enumerate(rows):
+        sizes = f"{row['pairs']:,} pairs, {row['documents']:,} docs, {row['queries']:,} queries"
+        table.add_row(
+            ""
+            if place and names[place - 1] == names[place]
+            else f"{names[place]}\n{sizes}\n{note(row)}",
+            *(cell(row) for cell in columns.values()),
+            end_section=names[place] not in names[place + 1 : place + 2],
+        )
     console = Console(width=150)
     console.print(table)
     machine, versions = report.machine(), report.versions()
