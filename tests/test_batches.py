@@ -321,8 +321,8 @@ def test_specs_survive_json(spec):
 @pytest.mark.parametrize(
     ("make", "kind", "sentence"),
     [
-        (lambda: BatchSpec.from_dict("clumped"), ValueError, "the name 'clumped'; give one of"),
-        (lambda: BatchSpec.from_dict({}), ValueError, "the name None; give one of clustered"),
+        (lambda: BatchSpec.from_dict("clumped"), ValueError, "'clumped'; there are the kinds"),
+        (lambda: BatchSpec.from_dict({}), ValueError, "batches is {}, which has no name"),
         (lambda: BatchSpec.from_dict(3), TypeError, "batches is 3; give a mapping"),
         (lambda: BatchSpec.from_dict({"name": "distinct", "k": 1}), ValueError, "it has none"),
         (lambda: Mixed(2), ValueError, "temperature is 2; it must be from 0 to 1"),

@@ -191,11 +191,12 @@ def test_configuration(strategy):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("best", "name 'best'"),
-        ({"a": 1}, "name None"),
+        ("best", "sampling has the name 'best'; there are the strategies simans, "),
+        ({"a": 1}, "sampling is {'a': 1}, which has no name; give name, one of simans"),
         ({"name": "simans", "c": 1}, "no field 'c'; it has a, b"),
         ({"name": "simans", "a": -1}, "a is -1"),
         ({"name": "window", "first": 5, "last": 5}, "last is 5"),
+        ({"name": "uniform", "first": 5}, "'uniform' has no field 'first'; it has none"),
         ({"name": "window", "first": -1}, "first is -1"),
         ({"name": "teacher_margin", "bins": 0}, "bins is 0"),
     ],
@@ -208,7 +209,7 @@ def test_bad_configurations(config, words):
 def test_bad_shapes():
     ids, scores, positive = table()
     keys = sampling_keys(0, 0, 0, range(6))
-    with pytest.raises(TypeError, match="sampling is 3"):
+    with pytest.raises(TypeError, match="sampling is 3; give a mapping"):
         Sampling.from_dict(3)
     with pytest.raises(ValueError, match="keys has shape"):
         Top().choose(ids, scores, positive, 2, keys[:3])

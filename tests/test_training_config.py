@@ -258,7 +258,7 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
         ({"encoder": {"model": "x", "lora": {"rang": 2}}},
          'encoder.lora has no key "rang" (did you mean "rank"?)'),
         ({"encoder": {"model": "x", "lora": {"rank": 0}}}, "encoder.lora: lora.rank must be"),
-        ({"weighting": {"name": "progresive"}}, "weighting: name is 'progresive'; there are"),
+        ({"weighting": {"name": "progresive"}}, "weighting: weighting has the name 'prog"),
         ({"weighting": {"name": "focal", "gama": 1}}, "weighting: weighting 'focal' has no field"),
         ({"negatives": {"mode": "sometimes"}}, "negatives: mode is 'sometimes'"),
         ({"negatives": {"numnegatives": 3}},

@@ -199,7 +199,7 @@ def test_mini_batches_change_nothing(transformer, size):
 
 
 def test_refused(encoder):
-    with pytest.raises(ValueError, match="name is 'progresive'; there are the weightings"):
+    with pytest.raises(ValueError, match="has the name 'progresive'; there are the weightings"):
         contrastive_loss(encoder, weighting="progresive")
     with pytest.raises(ValueError, match="weighting 'teacher' reads the signal 'teacher_confid"):
         check_weighting(w.Teacher())

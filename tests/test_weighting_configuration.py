@@ -153,10 +153,10 @@ def test_weights_of_the_data_multiply_in():
 @pytest.mark.parametrize(
     ("config", "kind", "says"),
     [
-        ({}, ValueError, "config has the fields none but no name"),
-        ({"kappa": 1}, ValueError, "config has the fields kappa but no name"),
-        ({"name": "progresive"}, ValueError, "name is 'progresive'; there are .*progressive"),
-        ({"name": ["focal"]}, ValueError, r"name is \['focal'\]; there are"),
+        ({}, ValueError, "weighting is {}, which has no name; give name, one of answer_ranking"),
+        ({"kappa": 1}, ValueError, "weighting is {'kappa': 1}, which has no name"),
+        ({"name": "progresive"}, ValueError, "the name 'progresive'; there are .*progressive"),
+        ({"name": ["focal"]}, ValueError, r"the name \['focal'\]; there are"),
         ({"name": "rank_cutoff"}, ValueError, "'rank_cutoff' needs the field 'top'"),
         ({"name": "focal", "gama": 1}, ValueError, "has no field 'gama'; it has signal, gamma"),
         ({"name": "focal", "gamma": "big"}, TypeError, "gamma is 'big'; give a number"),
@@ -169,10 +169,12 @@ def test_weights_of_the_data_multiply_in():
         ({"name": "product", "parts": []}, ValueError, r"parts is \(\); give at least one"),
         ({"name": "product", "parts": "focal"}, ValueError, "parts is 'focal'; give at least"),
         ({"name": "product", "parts": [1]}, TypeError, r"parts\[0\] is 1; give a weighting"),
-        ({"name": "anti", "of": {"name": "x"}}, ValueError, "name is 'x'; there are"),
+        ({"name": "anti", "of": {"name": "x"}}, ValueError, "weighting.of has the name 'x'; there"),
+        ({"name": "anti", "of": {}}, TypeError, "of is {}; give a weighting"),
+        ({"name": "product", "parts": [{"name": 1}]}, ValueError, r"weighting.parts\[0\] has the"),
         ({"name": "clipped", "of": {"name": "focal"}, "low": 2, "high": 1}, ValueError, "low is 2"),
         ({"name": "warm_up", "of": {"name": "focal"}, "start": 1}, ValueError, "start comes first"),
-        (7, TypeError, "config is 7; give a mapping"),
+        (7, TypeError, "weighting is 7; give a mapping with a name and fields, or a name"),
     ],
 )
 def test_bad_configurations_fail_before_training(config, kind, says):

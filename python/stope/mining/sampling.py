@@ -9,46 +9,39 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stope._named import Named, names_of
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
 Keys = NDArray[np.uint64]
 
-_REGISTRY: dict[str, type[Sampling]] = {}
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _CHUNK_ELEMENTS = 1 << 17  # of a chunk's keys, so that they stay in the second-level cache
 
 
-class Sampling(ABC):
+class Sampling(Named, family="sampling", members="strategies"):
     """A way to take n of the candidates of each query.
 
     A strategy of your own is a frozen dataclass derived from this class, with the name that
     configurations give it: ``class Mine(Sampling, name="mine")``.
 
+    >>> SimANS(a=30.0).to_dict()
+    {'name': 'simans', 'a': 30.0, 'b': 0.0}
+    >>> Sampling.from_dict({"name": "window", "first": 10, "last": 30})
+    Window(first=10, last=30)
+
     Attributes:
         name: of the class, in configurations.
     """
-
-    name: ClassVar[str] = ""
-
-    def __init_subclass__(cls, *, name: str = "", **options: Any) -> None:
-        super().__init_subclass__(**options)
-        if not name:
-            return
-        known = _REGISTRY.get(name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
-            raise ValueError(f"name is {name!r}, which {known.__qualname__} has; give another.")
-        cls.name = name
-        _REGISTRY[name] = cls
 
     @abstractmethod
     def choose(self, ids: Ids, scores: Scores, positive_scores: Scores, n: int, keys: Keys) -> Ids:
@@ -66,52 +59,6 @@ class Sampling(ABC):
 
         Memory: O(Q n), and a few chunks of 131,072 candidates.
         """
-
-    def to_dict(self) -> dict[str, Any]:
-        """Name and fields, in what JSON and YAML can write.
-
-        >>> SimANS(a=30.0).to_dict()
-        {'name': 'simans', 'a': 30.0, 'b': 0.0}
-        """
-        return {"name": self.name, **dataclasses.asdict(self)}  # type: ignore[call-overload]
-
-    @staticmethod
-    def from_dict(config: Any) -> Sampling:
-        """The strategy that a dictionary from `to_dict` describes.
-
-        Args:
-            config: a mapping with ``name`` and any of the fields; or the name alone; or a strategy,
-                returned as it is.
-
-        Raises:
-            ValueError: an unknown name or field, or a value that the strategy refuses.
-            TypeError: no such mapping.
-
-        >>> Sampling.from_dict({"name": "window", "first": 10, "last": 30})
-        Window(first=10, last=30)
-        """
-        if isinstance(config, Sampling):
-            return config
-        if isinstance(config, str):
-            config = {"name": config}
-        if not isinstance(config, Mapping):
-            raise TypeError(
-                f"sampling is {config!r}; give a mapping with the name of a strategy and its fields"
-            )
-        names = ", ".join(sorted(_REGISTRY))
-        name = config.get("name")
-        kind = _REGISTRY.get(name) if isinstance(name, str) else None
-        if kind is None:
-            raise ValueError(f"sampling has the name {name!r}; give one of {names}.")
-        known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-        given = {field: value for field, value in config.items() if field != "name"}
-        if unknown := [field for field in given if field not in known]:
-            has = ", ".join(known) or "no fields"
-            raise ValueError(f"sampling {name!r} has no field {unknown[0]!r}; it has {has}.")
-        for field, described in known.items():
-            if described.default is dataclasses.MISSING and field not in given:
-                raise ValueError(f"sampling {name!r} needs the field {field!r}; give it.")
-        return kind(**given)
 
 
 @dataclass(frozen=True)
@@ -175,12 +122,8 @@ class Uniform(Window, name="uniform"):
     first: int = dataclasses.field(default=0, init=False)
     last: int | None = dataclasses.field(default=None, init=False)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The name: there is nothing to set."""
-        return {"name": self.name}
 
-
-class _Weighted(Sampling):
+class _Weighted(Sampling, name=None):
     """n draws without replacement, each in proportion to the weights of what is left.
 
     The n largest of ``log w_j + G_j`` with independent standard Gumbel G_j are such draws, in their
@@ -302,7 +245,7 @@ def sampling_names() -> tuple[str, ...]:
     >>> sampling_names()
     ('simans', 'teacher_margin', 'top', 'uniform', 'window')
     """
-    return tuple(sorted(_REGISTRY))
+    return names_of(Sampling)
 
 
 def sampling_keys(seed: int, version: int, step: int, queries: Any) -> Keys:

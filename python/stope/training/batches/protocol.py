@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import operator
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._named import Named, names_of
 from stope.training.batches.plans import Plan
 
 Ids = NDArray[np.int64]
-_REGISTRY: dict[str, type[BatchSpec]] = {}
 
 
 class Table(Protocol):
@@ -64,7 +63,7 @@ class RowNumbers:
         )
 
 
-class BatchSpec(ABC):
+class BatchSpec(Named, family="batches", members="kinds"):
     """A frozen dataclass of numbers that plans batches; written by name into configurations.
 
     >>> from stope.training.batches import Distinct, Mixed
@@ -72,20 +71,14 @@ class BatchSpec(ABC):
     {'name': 'mixed', 'temperature': 0.5, 'homogeneous': True}
     >>> BatchSpec.from_dict("distinct") == Distinct()
     True
+    >>> BatchSpec.from_dict({"name": "mixed", "temprature": 1})
+    Traceback (most recent call last):
+        ...
+    ValueError: batches 'mixed' has no field 'temprature'; it has temperature, homogeneous
 
     Attributes:
         name: of the class, in configurations.
     """
-
-    name: ClassVar[str] = ""
-
-    def __init_subclass__(cls, *, name: str, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        known = _REGISTRY.get(name)
-        if known is not None and known.__qualname__ != cls.__qualname__:
-            raise ValueError(f"name is {name!r}, which {known.__qualname__} has; give another.")
-        cls.name = name
-        _REGISTRY[name] = cls
 
     @abstractmethod
     def plan(
@@ -131,52 +124,6 @@ class BatchSpec(ABC):
         afterwards, the epoch's lists included. A million rows take one to five seconds.
         """
 
-    def to_dict(self) -> dict[str, Any]:
-        """Name and fields, in what JSON and YAML can write."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]
-        return {"name": self.name, **{field.name: getattr(self, field.name) for field in fields}}
-
-    @staticmethod
-    def from_dict(config: Any) -> BatchSpec:
-        """The spec that a dictionary from :meth:`to_dict` describes.
-
-        Args:
-            config: a mapping with ``name`` and any of the fields; or the name alone; or a spec,
-                returned as it is.
-
-        Raises:
-            ValueError: an unknown name or field, or a value that the spec refuses.
-            TypeError: no such mapping.
-
-        >>> BatchSpec.from_dict({"name": "mixed", "temprature": 1})
-        Traceback (most recent call last):
-            ...
-        ValueError: batches 'mixed' has no field 'temprature'; it has temperature, homogeneous
-        """
-        if isinstance(config, BatchSpec):
-            return config
-        if isinstance(config, str):
-            config = {"name": config}
-        if not isinstance(config, Mapping):
-            raise TypeError(
-                f"batches is {config!r}; give a mapping with a name and fields, or a name, "
-                f"one of {', '.join(batch_spec_names())}"
-            )
-        name = config.get("name")
-        kind = _REGISTRY.get(name) if isinstance(name, str) else None
-        if kind is None:
-            raise ValueError(
-                f"batches has the name {name!r}; give one of {', '.join(batch_spec_names())}"
-            )
-        known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-        given = {str(field): value for field, value in config.items() if field != "name"}
-        if unknown := [field for field in given if field not in known]:
-            raise ValueError(
-                f"batches {kind.name!r} has no field {unknown[0]!r}; "
-                f"it has {', '.join(known) or 'none'}"
-            )
-        return kind(**given)
-
 
 def batch_spec_names() -> tuple[str, ...]:
     """The names that :meth:`BatchSpec.from_dict` knows.
@@ -184,7 +131,7 @@ def batch_spec_names() -> tuple[str, ...]:
     >>> batch_spec_names()
     ('clustered', 'distinct', 'homogeneous', 'mixed')
     """
-    return tuple(sorted(_REGISTRY))
+    return names_of(BatchSpec)
 
 
 def integer(value: Any, name: str, low: int) -> int:
