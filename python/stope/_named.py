@@ -116,7 +116,7 @@ def _fields(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
         raise TypeError(
             f"{_place(cls)} is no dataclass; write @dataclass(frozen=True) before the class"
         )
-    return {field.name: field for field in dataclasses.fields(cls) }
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def _built(cls: type[AnyNamed], config: Any, where: str) -> AnyNamed:
