@@ -1,21 +1,12 @@
-"""stope.torch.distributed: W processes equal one with the concatenated batch (methods.md, H7).
-
-Processes talk by gloo on this machine; each writes what it found to a file.
-"""
+"""stope.torch.distributed: W processes equal one with the concatenated batch (methods.md, H7)."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
-if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-    pytest.skip("this torch has no gloo", allow_module_level=True)
 
+from gloo_processes import together  # noqa: E402
 from stope.torch import InfoNCELoss  # noqa: E402
 from stope.torch.distributed import (  # noqa: E402
     DistributedInfoNCELoss,
@@ -26,7 +17,6 @@ from stope.torch.distributed import (  # noqa: E402
     world_size,
 )
 
-HERE = Path(__file__).resolve().parent
 ALL = ["query_to_document", "query_to_query", "document_to_query", "document_to_document"]
 OWN = [[0, 1], [1], [2], [4], [5, 3]]  # several positives; the last queries keep the first rows'
 
@@ -149,14 +139,10 @@ def step(loss, module, batch):
     return value.detach(), {name: leaf.grad for name, leaf in leaves.items()}
 
 
-def worker(folder, count, here):
-    """One of `count` processes: every case, in both forms; results to a file."""
+def worker(here, count, folder):
+    """Every case, in both forms, in one of the processes."""
     from torch.nn.parallel import DistributedDataParallel
 
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=count
-    )
     found = {}
     for name, (forms, options, _) in CASES.items():
         for form in forms:
@@ -187,32 +173,13 @@ def worker(folder, count, here):
     x = torch.eye(4, dtype=torch.bfloat16).requires_grad_()
     half(x, x).backward()
     found["half"] = x.grad
-    torch.save(found, f"{folder}/{here}.pt")
-    torch.distributed.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def processes(request, tmp_path_factory):
     """What each of the processes found."""
-    folder, count = tmp_path_factory.mktemp("ring"), request.param
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "STOPE_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c",
-             f"import test_distributed as t; t.worker({str(folder)!r}, {count}, {here})"],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for here in range(count)
-    ]  # fmt: skip
-    try:
-        for process in running:
-            said, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, said
-    finally:
-        for process in running:
-            process.kill()
-    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(count)]
+    return together("test_distributed", tmp_path_factory.mktemp("ring"), request.param)
 
 
 def close(a, b, tolerance=1e-6):

@@ -4,16 +4,13 @@ trainer and over processes.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 library = pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 
+from gloo_processes import together  # noqa: E402
 from small_transformers import ROWS, features, texts, tiny  # noqa: E402
 from stope.integrations._ids import id_number, shared_numbers  # noqa: E402
 from stope.integrations.sentence_transformers import (  # noqa: E402
@@ -188,38 +185,12 @@ def gathered(here, count, gather):
     return found
 
 
-def worker(folder, count, here):
-    """One of `count` processes."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=count
-    )
-    torch.save(gathered(here, count, True), f"{folder}/{here}.pt")
-    torch.distributed.destroy_process_group()
+def worker(here, count, folder):
+    return gathered(here, count, True)
 
 
 def test_gather_across_devices(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
-    code = "import test_integration_collator as t; t.worker({!r}, 2, {})"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code.format(str(tmp_path), here)],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for here in range(2)
-    ]
-    try:
-        for process in running:
-            said, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, said
-    finally:
-        for process in running:
-            process.kill()
-    parts = [torch.load(tmp_path / f"{here}.pt", weights_only=True) for here in range(2)]
+    parts = together("test_integration_collator", tmp_path)
     for name, (value, gradient, negatives) in gathered(0, 1, False).items():
         values, gradients, counts = zip(*(part[name] for part in parts), strict=True)
         assert sum(values).item() / 2 == pytest.approx(value.item(), rel=1e-6)

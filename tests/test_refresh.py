@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gloo_processes import together
 from refresh_cases import QUERIES, Turning, check_choice, some_pairs
 from stope.mining import Pairs, SimANS, mine
 from stope.training import NegativeRefresh, NegativeRefreshCallback, RefreshReport
-
-HERE = Path(__file__).resolve().parent
 
 
 def test_periodic_follows_the_model(tmp_path):
@@ -270,15 +266,11 @@ def test_stale_mode_exchanges_what_the_loss_saw_easy():
 # --- several processes --------------------------------------------------------------------------
 
 
-def worker(folder, here):
-    """One of two processes; it writes the table that it has."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=2
-    )
+def worker(here, count, folder):
+    """The table that a process has."""
     pairs = some_pairs()
     run = NegativeRefresh(every=5, num_negatives=3, pool=10).start(
-        pairs, Turning(), folder=Path(folder) / "run"
+        pairs, Turning(), folder=folder / "run"
     )
     model = Turning()
     run.run(model, 0)
@@ -294,34 +286,18 @@ def worker(folder, here):
         run.run(Turning(0.5) if here else None, 5)
     except (RuntimeError, ValueError) as error:
         said = str(error)
-    np.savez(
-        f"{folder}/{here}.npz",
-        ids=run.negatives.candidates,
-        scores=run.negatives.scores,
-        positive_scores=run.negatives.positive_scores,
-        asked=asked,
-        stale=stale.negatives.choose(np.arange(QUERIES), 0),
-        said=said,
-    )
-    torch.distributed.destroy_process_group()
+    tensors = {
+        "ids": run.negatives.candidates,
+        "scores": run.negatives.scores,
+        "positive_scores": run.negatives.positive_scores,
+        "stale": stale.negatives.choose(np.arange(QUERIES), 0),
+    }
+    found = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
+    return {**found, "asked": asked, "said": said}
 
 
 def test_two_processes_share_the_work_and_have_one_table(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    code = "import sys, test_refresh; test_refresh.worker(sys.argv[1], int(sys.argv[2]))"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(here)],
-            cwd=HERE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for here in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
-    found = [np.load(tmp_path / f"{here}.npz") for here in range(2)]
+    found = together("test_refresh", tmp_path)
     pairs = some_pairs()
     expected = mine(pairs, Turning(), num_negatives=10, relative_margin=0.05).result
     alone = NegativeRefresh("stale", num_negatives=3, pool=20).start(pairs, None)
@@ -337,7 +313,7 @@ def test_two_processes_share_the_work_and_have_one_table(tmp_path):
         np.testing.assert_array_equal(one["positive_scores"], expected.positive_scores)
         np.testing.assert_array_equal(one["stale"], alone.negatives.choose(every, 0))
     total = len(pairs.corpus_texts) + QUERIES
-    assert sum(int(one["asked"]) for one in found) == total
-    assert abs(int(found[0]["asked"]) - int(found[1]["asked"])) <= 2
-    assert "NoneType" in str(found[0]["said"])
-    assert "Process 0 failed" in str(found[1]["said"])
+    assert sum(one["asked"] for one in found) == total
+    assert abs(found[0]["asked"] - found[1]["asked"]) <= 2
+    assert "NoneType" in found[0]["said"]
+    assert "Process 0 failed" in found[1]["said"]

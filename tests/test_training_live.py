@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 
+from gloo_processes import together  # noqa: E402
 from stope import weighting as w  # noqa: E402
 from stope.torch.distributed import average_gradients  # noqa: E402
 from stope.training import contrastive_loss  # noqa: E402
@@ -35,8 +31,6 @@ from training_loss_cases import (  # noqa: E402
     same,
     texts_of,
 )
-
-HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture
@@ -211,50 +205,23 @@ def step(case, rows, live):
     return {"loss": value.detach(), "gradient": gradient, "observed": loss.observed}
 
 
-def worker(folder, here):
-    """One of two processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=2
-    )
+def worker(here, count, folder):
     found = {
         f"{case} {live}": step(case, PARTS[here], live) for case in two_cases() for live in (0, 1)
     }
-    try:  # without ids and rows, and with texts that are the same in both processes
-        encoder = new_encoder()
-        loss = contrastive_loss(encoder, temperature=T)
-        rows = [rows_of(0)[i] for i in ((0, 1, 2), (3, 4, 0))[here]]
-        found["copies"] = {"loss": loss(*batch_of(encoder, rows)).detach()}
-        zero = [row | {"weight": 0.0} for row in rows]
-        found["zero"] = {"loss": loss(*batch_of(encoder, zero)).detach()}
-    finally:
-        torch.save(found, f"{folder}/{here}.pt")
-    torch.distributed.destroy_process_group()
+    # Without ids and rows, and with texts that are the same in both processes.
+    encoder = new_encoder()
+    loss = contrastive_loss(encoder, temperature=T)
+    rows = [rows_of(0)[i] for i in ((0, 1, 2), (3, 4, 0))[here]]
+    found["copies"] = {"loss": loss(*batch_of(encoder, rows)).detach()}
+    zero = [row | {"weight": 0.0} for row in rows]
+    found["zero"] = {"loss": loss(*batch_of(encoder, zero)).detach()}
+    return found
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    folder = tmp_path_factory.mktemp("two")
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "STOPE_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c",
-             f"import test_training_live as t; t.worker({str(folder)!r}, {here})"],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for here in range(2)
-    ]  # fmt: skip
-    try:
-        for process in running:
-            said, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, said
-    finally:
-        for process in running:
-            process.kill()
-    return [torch.load(folder / f"{r}.pt", weights_only=True) for r in range(2)]
+    return together("test_training_live", tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("case", two_cases())

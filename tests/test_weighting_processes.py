@@ -1,25 +1,16 @@
 """Statistics over processes: two processes weigh as one with all samples (methods.md A1, E2).
 
-Processes talk by gloo on this machine and have different numbers of samples.
+The processes have different numbers of samples.
 """
 
 from __future__ import annotations
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from gloo_processes import together
 from stope import weighting as w
-
-HERE = Path(__file__).resolve().parent
-if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-    pytest.skip("this torch has no gloo", allow_module_level=True)
 
 HARDNESS = np.array([-0.4, 0.1, 0.3, -np.inf, -0.2, 0.25, 0.0], np.float32)
 LOSSES = np.array([0.5, 2.0, 3.5, 1.0, 4.0, 0.25, 1.5], np.float32)
@@ -48,12 +39,7 @@ def refused(call):
     return "nothing"
 
 
-def worker(folder, here):
-    """One of two processes; what it found as JSON."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=2
-    )
+def worker(here, count, folder):
     mine = signals(PARTS[here])
     group = torch.distributed.new_group([0, 1])
     found = {"weights": {}, "numpy": {}, "group": {}, "refused": {}}
@@ -63,7 +49,7 @@ def worker(folder, here):
         found["numpy"][name] = weighting(arrays, progress, processes="all").tolist()
         found["group"][name] = weighting(mine, progress, processes=group).tolist()
     found["local"] = w.Dynamic()(mine, 0.5).tolist()
-    found["summary"] = w.summarize_weights(mine["loss"], processes="all")
+    found["summary"] = tuple(w.summarize_weights(mine["loss"], processes="all"))
     some = mine["loss"][: 0 if here else None]  # one of them has no samples
     found["uneven"] = w.dynamic_weights(some, 0.5, processes="all").tolist()
     bad = mine["loss"].clone()
@@ -71,32 +57,13 @@ def worker(folder, here):
     integers = torch.ones(3, dtype=torch.int64 if here else torch.float32)
     for name, values in {"nan": bad, "dtype": integers, "empty": mine["loss"][:0]}.items():
         found["refused"][name] = refused(lambda v=values: w.dynamic_weights(v, 0, processes="all"))
-    Path(folder, f"{here}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of the two processes found."""
-    folder = tmp_path_factory.mktemp("weighting")
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c",
-             f"import test_weighting_processes as t; t.worker({str(folder)!r}, {here})"],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for here in range(2)
-    ]  # fmt: skip
-    try:
-        for process in running:
-            said, _ = process.communicate(timeout=120)
-            assert process.returncode == 0, said
-    finally:
-        for process in running:
-            process.kill()
-    return [json.loads((folder / f"{here}.json").read_text()) for here in range(2)]
+    return together("test_weighting_processes", tmp_path_factory.mktemp("weighting"))
 
 
 @pytest.mark.parametrize("form", ["weights", "numpy", "group"])
