@@ -8,12 +8,41 @@ a workspace that is read before it is written shows.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 import types
 
 import numpy as np
 
+from stope import _core
+
 STREAM = 7  # of the fake library; the emulated machine takes any number
+kept_by_graph = []  # what was allocated while a graph was recorded, as torch keeps it
+
+
+class Graph:
+    """A graph of the emulated machine: what `with graph:` queues, `replay()` runs."""
+
+    recording = False
+
+    def __enter__(self):
+        kept_by_graph.clear()
+        Graph.recording = True
+        _machine().stope_emulated_record(1)
+
+    def __exit__(self, *_):
+        Graph.recording = False
+        _machine().stope_emulated_record(0)
+
+    def replay(self):
+        replay = _machine().stope_emulated_replay
+        replay.restype = ctypes.c_char_p
+        error = replay()
+        assert error is None, error.decode()
+
+
+def _machine():
+    return ctypes.CDLL(_core.__file__)
 
 
 class ndarray:
@@ -41,6 +70,9 @@ class ndarray:
 
     def __setitem__(self, index, value):
         self.memory[_host(index)] = _host(value)
+
+    def __rmul__(self, factor):
+        return ndarray(factor * self.memory, self.device)
 
     def __iadd__(self, other):
         self.memory += other.memory  # as CuPy, no array of the CPU
@@ -89,6 +121,8 @@ def install(monkeypatch):
     def empty(shape, dtype):
         memory = np.empty(shape, dtype)
         memory.reshape(-1).view(np.uint8)[:] = 0xFF
+        if Graph.recording:
+            kept_by_graph.append(memory)
         return ndarray(memory, current[-1])
 
     module.ndarray, module.empty = ndarray, empty
@@ -101,7 +135,6 @@ def install(monkeypatch):
 
     module.ascontiguousarray = ascontiguousarray
     module.asarray = lambda array: ndarray(array, current[-1])
-    module.cuda = types.SimpleNamespace(
-        Device=use, get_current_stream=lambda: types.SimpleNamespace(ptr=STREAM)
-    )
+    stream = types.SimpleNamespace(ptr=STREAM, is_capturing=lambda: Graph.recording)
+    module.cuda = types.SimpleNamespace(Device=use, get_current_stream=lambda: stream)
     monkeypatch.setitem(sys.modules, "cupy", module)

@@ -1,4 +1,5 @@
-// runtime/launch.h on the emulated machine: a launch has run when it returns.
+// runtime/launch.h on the emulated machine: a launch has run when it returns, or becomes part of a
+// graph.
 #pragma once
 
 #include "machine.h"
@@ -18,16 +19,21 @@ void launch(const char* name, void (*kernel)(Arguments), const LaunchShape& shap
   if (shape.blocks_x == 0 || shape.blocks_y == 0) return;
   struct Context {
     void (*kernel)(Arguments);
-    const Arguments* arguments;
+    Arguments arguments;
   };
-  const Context context = {kernel, &arguments};
-  emulated::run(
-      name,
-      [](const void* p) {
-        const auto* c = static_cast<const Context*>(p);
-        c->kernel(*c->arguments);
-      },
-      &context, shape.blocks_x, shape.blocks_y, shape.threads, shape.shared_bytes);
+  const auto run = [name, shape, context = Context{kernel, arguments}] {
+    emulated::run(
+        name,
+        [](const void* p) {
+          const auto* c = static_cast<const Context*>(p);
+          c->kernel(c->arguments);
+        },
+        &context, shape.blocks_x, shape.blocks_y, shape.threads, shape.shared_bytes);
+  };
+  if (emulated::is_recording())
+    emulated::record(run);
+  else
+    run();
 }
 
 }  // namespace stope::cuda

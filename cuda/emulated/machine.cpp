@@ -274,4 +274,42 @@ void run(const char* name, void (*body)(const void*), const void* context, std::
   machine().run(name, body, context, blocks_x, blocks_y, threads, shared_bytes);
 }
 
+namespace {
+
+struct Graph {
+  bool open = false;
+  std::vector<std::function<void()>> work;
+  std::string error;
+};
+Graph& graph() {
+  static Graph instance;
+  return instance;
+}
+
+}  // namespace
+
+bool is_recording() { return graph().open; }
+void record(std::function<void()> work) { graph().work.push_back(std::move(work)); }
+void refuse_in_graph(const char* call) {
+  if (is_recording())
+    throw DeviceError(std::string(call) + " failed: its stream records a graph (emulated)");
+}
+
 }  // namespace stope::cuda::emulated
+
+void stope_emulated_record(int on) {
+  auto& graph = stope::cuda::emulated::graph();
+  if (on != 0) graph.work.clear();
+  graph.open = on != 0;
+}
+
+const char* stope_emulated_replay() {
+  auto& graph = stope::cuda::emulated::graph();
+  try {
+    for (const auto& work : graph.work) work();
+  } catch (const stope::DeviceError& error) {
+    graph.error = error.what();
+    return graph.error.c_str();
+  }
+  return nullptr;
+}

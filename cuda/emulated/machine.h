@@ -8,12 +8,15 @@
 //     term, up or down as if by chance: bounds have to cover 20 (kernels/bounds.cuh)
 //   - shared memory starts as NaNs, and a block that writes beyond it is found
 //   - an asynchronous copy arrives no sooner than it is waited for
+//   - a stream that records a graph runs nothing until the graph is replayed, and neither waits nor
+//     reads host memory: see stope_emulated_record
 //   - lanes that meet in different instructions, and barriers that some thread never reaches, end
 //     the launch with DeviceError
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 namespace stope::cuda::emulated {
 
@@ -48,4 +51,17 @@ void wait_for_copies(std::size_t left);
 void run(const char* name, void (*body)(const void* context), const void* context,
          std::int64_t blocks_x, std::int64_t blocks_y, int threads, std::size_t shared_bytes);
 
+// Whether streams record a graph, and what is queued meanwhile.
+bool is_recording();
+void record(std::function<void()> work);
+// Throws DeviceError if a graph is recorded: `call` would spoil it.
+void refuse_in_graph(const char* call);
+
 }  // namespace stope::cuda::emulated
+
+// For tests, which call them through ctypes: every stream begins to record a new graph (1) or ends
+// it (0); the graph runs once. The result of the latter is null or says what went wrong.
+extern "C" {
+__attribute__((visibility("default"))) void stope_emulated_record(int on);
+__attribute__((visibility("default"))) const char* stope_emulated_replay();
+}
