@@ -10,86 +10,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import fake_cupy
 import infonce_cases as cases
 import reference_infonce as oracle
 import stope
 from infonce_cases import PRECISIONS, drawn, precisions
 from infonce_checks import backward_is_close, forward_is_close, same_bits
+from infonce_on_device import DEVICES, check, device_called, moved, run
 
-EMULATED = "STOPE_CUDA=EMULATED" in stope.build_info()["flags"]
-emulated = pytest.param(
-    "emulated",
-    marks=pytest.mark.skipif(
-        not EMULATED, reason="this build does not emulate CUDA (cmake option STOPE_CUDA=EMULATED)"
-    ),
-)
-
-
-gpu = pytest.param("gpu", marks=pytest.mark.gpu)
 # Largest |loss - oracle| in units of 1 / temperature, and largest relative error of a gradient.
 ACCURACY = {"float32": (1e-6, 1e-5), "bfloat16": (4e-3, 2e-2)}
-MATRICES = ("guide_queries", "guide_documents", "queue", "guide_queue")
 
 
-class Emulated:
-    """CuPy's arrays on the emulated machine."""
-
-    def to(self, array):
-        return fake_cupy.on_device(np.ascontiguousarray(array))
-
-    def back(self, array):
-        assert isinstance(array, fake_cupy.ndarray), "results are on the device"
-        return array.get()
-
-
-class Torch:
-    """torch's tensors on a GPU."""
-
-    def to(self, array):
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(array)).cuda()
-
-    def back(self, array):
-        assert array.is_cuda, "results are on the device"
-        return array.cpu().numpy()
-
-
-@pytest.fixture(params=[emulated, gpu])
+@pytest.fixture(params=DEVICES)
 def device(request, monkeypatch):
-    if request.param == "gpu":
-        torch = pytest.importorskip("torch", reason="the tests' CUDA arrays are torch's")
-        assert torch.cuda.is_available(), "torch sees no GPU: install its CUDA build"
-        return Torch()
-    fake_cupy.install(monkeypatch)
-    return Emulated()
-
-
-def moved(device, options):
-    return {
-        name: device.to(value) if name in MATRICES and value is not None else value
-        for name, value in options.items()
-    }
-
-
-def run(device, queries, documents, options, upstream=None, **more):
-    """(InfoNCE, InfoNCEGradients) as NumPy, computed on the device."""
-    there = device.to(queries), device.to(documents)
-    given = moved(device, options)
-    forward = stope.infonce_forward(*there, **given)
-    weights = None if upstream is None else device.to(np.asarray(upstream, np.float32))
-    back = stope.infonce_backward(*there, forward, weights, **given, **more)
-    forward = stope.InfoNCE(*(device.back(part) for part in forward))
-    documents = None if back.documents is None else device.back(back.documents)
-    return forward, back._replace(queries=device.back(back.queries), documents=documents)
-
-
-def check(device, queries, documents, options, upstream, expected, note=""):
-    got = run(device, queries, documents, options, upstream)
-    forward_is_close(got[0], expected[0], options, note)
-    backward_is_close(got[1], expected[1], (queries, documents), options, upstream, note)
-    return got
+    return device_called(request.param, monkeypatch)
 
 
 def goes_with(name, objective):

@@ -73,6 +73,7 @@ struct GivenRowsArguments {
   LossSide side;
   double scale;
   float* gradients;  // [side.count][depth]
+  const RowFaults* faults;
 };
 // g -> scale * g, and through the normalisation: (g - x <x, g>) / |row| with x = row / |row|.
 STOPE_KERNEL(kLossThreads) to_given_rows(GivenRowsArguments a) {
@@ -81,6 +82,10 @@ STOPE_KERNEL(kLossThreads) to_given_rows(GivenRowsArguments a) {
   const RowReader x = side_reader(a.side, i);
   float* g = a.gradients + i * x.depth;
   float keep = to_float_rn(a.scale), along = 0.0f;
+  if (any_fault(a.faults)) {
+    for (std::int64_t k = lane(); k < x.depth; k += kWarp) g[k] = not_a_number();
+    return;
+  }
   if (x.scaled) {
     // Gradients through rows that are shorter than this are cut off.
     constexpr double kMostInverse = 1e30;
@@ -98,6 +103,7 @@ struct SumArguments {
   const double* moments[2];  // [rows], nullptr: zeros
   std::int64_t rows;
   double* sums[2];
+  const RowFaults* faults;
 };
 // By one block: every thread its rows in order, then a tree.
 STOPE_KERNEL(kLossThreads) sum_moments(SumArguments a) {
@@ -112,7 +118,7 @@ STOPE_KERNEL(kLossThreads) sum_moments(SumArguments a) {
       if (thread() < half) partial[thread()] += partial[thread() + half];
       block_barrier();
     }
-    if (thread() == 0) *a.sums[m] = partial[0];
+    if (thread() == 0) *a.sums[m] = any_fault(a.faults) ? double{not_a_number()} : partial[0];
     block_barrier();
   }
 }

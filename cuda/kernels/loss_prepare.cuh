@@ -78,6 +78,7 @@ STOPE_KERNEL(kLossThreads) find_limits(LimitArguments a) {
 struct OutcomeArguments {
   InfonceProblem problem;
   InfonceForward out;
+  const RowFaults* faults;
 };
 // A thread to a query: before the first pass.
 STOPE_KERNEL(kLossThreads) start_rows(OutcomeArguments a) {
@@ -98,8 +99,9 @@ STOPE_KERNEL(kLossThreads) finish_rows(OutcomeArguments a) {
   const LossState sums = *state;
   const RowPositives positives = positives_of(a.problem, a.out.positive_scores, i);
   const RowObjective row(a.problem, positives, sums);
-  a.out.losses[i] = to_float_rn(row.loss());
-  a.out.log_sum_exp[i] = to_float_rn(row.log_sum_exp());
+  const bool faulty = any_fault(a.faults);
+  a.out.losses[i] = faulty ? not_a_number() : to_float_rn(row.loss());
+  a.out.log_sum_exp[i] = faulty ? not_a_number() : to_float_rn(row.log_sum_exp());
   if (positives.count == 0) a.out.ranks[i] = 0;
 }
 

@@ -26,6 +26,14 @@ struct LossRowsView {
 
 STOPE_DEVICE float masked_score() { return -float_of(0x7f800000u); }
 STOPE_DEVICE float no_limit() { return float_of(0x7f800000u); }
+STOPE_DEVICE float not_a_number() { return float_of(0x7fc00000u); }
+
+// Whether a row of any matrix, or a row gradient, may not be used; then no result means anything.
+STOPE_DEVICE bool any_fault(const RowFaults* faults) {
+  for (int m = 0; m <= kLossMatrices; ++m)
+    if (faults[m].not_finite != kNoRow || faults[m].too_long != kNoRow) return true;
+  return false;
+}
 
 template <typename T>
 STOPE_DEVICE T sum_of_warp(T value) {

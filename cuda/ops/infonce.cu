@@ -23,12 +23,12 @@ class Forward : LossScan {
 
   void run(const InfonceForward& out) {
     prepare(out.positive_scores);
-    by_thread("start_rows", start_rows, rows_, OutcomeArguments{problem_, out});
+    by_thread("start_rows", start_rows, rows_, OutcomeArguments{problem_, out, memory_.faults});
     for (int p = 0; p < pass_count_; ++p)
       scan(passes_[p], [&](const LossRowsView& view) {
         by_warp("fold_rows", fold_rows, view.part.rows, FoldArguments{view, out});
       });
-    by_thread("finish_rows", finish_rows, rows_, OutcomeArguments{problem_, out});
+    by_thread("finish_rows", finish_rows, rows_, OutcomeArguments{problem_, out, memory_.faults});
     raise_faults();
   }
 };
@@ -55,7 +55,8 @@ class Backward : LossScan {
            {.threads = kLossThreads, .shared_bytes = kLossThreads * sizeof(double)}, stream_,
            SumArguments{{memory_.moments, has_bias ? memory_.bias_moments : nullptr},
                         rows_,
-                        {out.scale, out.bias}});
+                        {out.scale, out.bias},
+                        memory_.faults});
     raise_faults();
   }
 
@@ -126,7 +127,8 @@ class Backward : LossScan {
   }
 
   void to_given(const char* name, const LossSide& side, float* gradients) {
-    by_warp(name, to_given_rows, side.count, GivenRowsArguments{side, problem_.scale, gradients});
+    by_warp(name, to_given_rows, side.count,
+            GivenRowsArguments{side, problem_.scale, gradients, memory_.faults});
   }
 
   EntriesByDocument by_document() const {
@@ -143,10 +145,8 @@ class Backward : LossScan {
     std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
     for (std::int64_t e = 0; e < entries_; ++e)
       entries[static_cast<std::size_t>(next[static_cast<std::size_t>(ids[e])]++)] = e;
-    copy_to_device(memory_.document_offsets, offsets.data(), offsets.size() * sizeof(std::int64_t),
-                   stream_);
-    copy_to_device(memory_.document_entries, entries.data(), entries.size() * sizeof(std::int64_t),
-                   stream_);
+    take_in(offsets.data(), problem_.documents.rows + 1, memory_.document_offsets, stream_);
+    take_in(entries.data(), entries_, memory_.document_entries, stream_);
   }
 };
 

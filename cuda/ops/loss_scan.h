@@ -11,7 +11,7 @@
 #include "loss_prepare.cuh"
 #include "measure.cuh"
 #include "stope/error.h"
-#include "stream.h"
+#include "take_in.h"
 
 namespace stope::cuda {
 
@@ -25,16 +25,11 @@ class LossScan {
         memory_(given, backward, &workspace_),
         rows_(given.queries.rows),
         depth_(given.queries.columns),
-        entries_(given.positives.offsets[rows_]) {
-    if (is_recording(stream_))
-      throw DeviceError(
-          "infonce was called while its stream records a CUDA graph, but it reads lists of ids "
-          "from host memory, which a replay would not; call it outside of the graph");
-  }
+        entries_(given.positives.offsets[rows_]) {}
 
   // Measures the rows, and finds what the passes need; positives' scores go to `positive_scores`.
   void prepare(float* positive_scores) {
-    take_in();
+    bring_vectors();
     fill_bytes(memory_.faults, kNoRowByte, (kLossMatrices + 1) * sizeof(RowFaults), stream_);
     const InfonceProblem& p = problem_;
     const Matrix* matrices[] = {&p.queries,       &p.documents,       &p.queue,
@@ -115,8 +110,12 @@ class LossScan {
            stream_, arguments);
   }
 
-  // What is told at the end, where the operation waits for its stream.
+  // What is told at the end, where the operation waits for its stream: whoever reads the results
+  // would wait for as much, and rows that may not be scored are then refused by the call that was
+  // given them. A stream that records a graph must not be waited for; a replay cannot throw either,
+  // so the last kernels make every loss and gradient a NaN where there are such rows (`any_fault`).
   void raise_faults() const {
+    if (is_recording(stream_)) return;
     static constexpr const char* kNames[] = {"queries",       "documents",       "queue",
                                              "guide_queries", "guide_documents", "guide_queue",
                                              "row_gradients"};
@@ -153,28 +152,29 @@ class LossScan {
 
  private:
   template <typename T>
-  void take_in(const T** vector, std::int64_t count, T* to) {
+  void bring(const T** vector, std::int64_t count, T* to) {
     if (*vector == nullptr) return;
-    copy_to_device(to, *vector, static_cast<std::size_t>(count) * sizeof(T), stream_);
+    take_in(*vector, count, to, stream_);
     *vector = to;
   }
-  void take_in(IdLists* lists, std::int64_t* offsets, std::int64_t* ids) {
+  void bring(IdLists* lists, std::int64_t* offsets, std::int64_t* ids) {
     if (lists->offsets == nullptr) return;
     const std::int64_t count = lists->offsets[rows_];
-    take_in(&lists->offsets, rows_ + 1, offsets);
-    take_in(&lists->ids, count, ids);
+    bring(&lists->offsets, rows_ + 1, offsets);
+    bring(&lists->ids, count, ids);
   }
-  void take_in() {
+  // The problem's lists and vectors, from host memory.
+  void bring_vectors() {
     InfonceProblem& p = problem_;
-    take_in(&p.positives, memory_.positive_offsets, memory_.positive_ids);
-    take_in(&p.exclude, memory_.exclude_offsets, memory_.exclude_ids);
-    take_in(&p.hard_negatives, memory_.hard_offsets, memory_.hard_ids);
-    take_in(&p.positive_weights, entries_, memory_.positive_weights);
-    take_in(&p.log_weights, p.documents.rows, memory_.log_weights);
-    take_in(&p.document_groups, p.documents.rows, memory_.document_groups);
-    take_in(&p.queue_groups, p.queue.rows, memory_.queue_groups);
-    take_in(&p.ceilings, rows_, memory_.ceilings);
-    take_in(&p.floors, rows_, memory_.floors);
+    bring(&p.positives, memory_.positive_offsets, memory_.positive_ids);
+    bring(&p.exclude, memory_.exclude_offsets, memory_.exclude_ids);
+    bring(&p.hard_negatives, memory_.hard_offsets, memory_.hard_ids);
+    bring(&p.positive_weights, entries_, memory_.positive_weights);
+    bring(&p.log_weights, p.documents.rows, memory_.log_weights);
+    bring(&p.document_groups, p.documents.rows, memory_.document_groups);
+    bring(&p.queue_groups, p.queue.rows, memory_.queue_groups);
+    bring(&p.ceilings, rows_, memory_.ceilings);
+    bring(&p.floors, rows_, memory_.floors);
   }
 
   LossSide side(const Matrix& matrix, Metric metric, int number) const {

@@ -84,6 +84,17 @@ class Place(NamedTuple):
         return np.empty(shape, dtype=dtype)
 
     @property
+    def recording(self) -> bool:
+        """Whether the stream records a CUDA graph: nothing can be read from the device then."""
+        if self.library == "torch":
+            return bool(sys.modules["torch"].cuda.is_current_stream_capturing())
+        if self.library == "cupy":
+            cupy = sys.modules["cupy"]
+            with cupy.cuda.Device(self.device):
+                return bool(cupy.cuda.get_current_stream().is_capturing())
+        return False
+
+    @property
     def options(self) -> dict[str, Any]:
         """What the core is told beside the arrays: the stream, where there is one."""
         return {} if self.library == "numpy" else {"stream": self.stream}

@@ -49,14 +49,15 @@ class InfoNCEGradients(NamedTuple):
     Attributes:
         queries: float32 ``[m, dim]``.
         documents: float32 ``[n, dim]``, or None when they were not asked for.
-        temperature: float, the derivative by the temperature.
-        bias: float, the derivative by the bias (objective ``"sigmoid"``).
+        temperature: float, the derivative by the temperature; a float64 array of no dimensions on
+            the device while a CUDA graph is recorded.
+        bias: likewise, the derivative by the bias (objective ``"sigmoid"``).
     """
 
     queries: Any
     documents: Any
-    temperature: float
-    bias: float
+    temperature: Any
+    bias: Any
 
 
 def state_size(
@@ -160,13 +161,19 @@ def infonce_forward(
             exclude each other.
         TypeError: float64 or int8 matrices, options of the wrong type or unknown ones.
         RuntimeError: a failure of a CUDA device; matrices on one, where stope was built without
-            CUDA; a stream that records a CUDA graph.
+            CUDA; while a CUDA graph is recorded, what would have to be read from the device.
 
     Memory beyond inputs and outputs: about 1,024 packed rows per thread and statistics per query;
     nothing grows with m · n. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
     and the packed rows of both sides. There ids, weights and limits are read from host memory
     (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
     the call waits for the stream once, to refuse rows with NaN or infinity.
+
+    CUDA graphs (``torch.cuda.graph``, after a first call outside): a replay reads the matrices and
+    row gradients anew, while sizes, options, ids, weights and limits are those of the recording.
+    It cannot raise: rows with NaN or infinity make every loss and gradient NaN. Ids, weights and
+    limits must then be in host memory, each query's ids must ascend, the partition must be
+    ``"joint"``.
 
     Source: ``methods.md`` H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6 to
     C8, D18, E3 to E5, B1.
@@ -182,6 +189,7 @@ def infonce_forward(
     _check_names(options)
     asked = problems(queries, documents, options)
     place = _place(queries)
+    _check_recording(asked, place)
     found = [_forward(problem, place, progress) for problem in asked]
     first = found[0]
     if len(asked) > 1:
@@ -255,6 +263,7 @@ def infonce_backward(
     _check_names(options)
     asked = problems(queries, documents, options)
     place = _place(queries)
+    _check_recording(asked, place)
     rows = asked[0].rows
     state = place.vector(forward.state, np.float64)
     shape = _arrays.matrix_shape(documents, "documents")
@@ -267,6 +276,11 @@ def infonce_backward(
     if len(asked) == 1 and place.owns(row_gradients):
         _check_length(row_gradients, rows)  # the core sees whether they are finite
         gradients = row_gradients
+    elif place.recording:
+        raise RuntimeError(
+            f"row_gradients is {'None' if row_gradients is None else 'not on the device'} while a "
+            "CUDA graph is recorded; give an array on the device of the queries"
+        )
     else:
         gradients = _row_gradients(row_gradients, rows) / len(asked)
     part = state[: _STATE * rows]
@@ -298,6 +312,19 @@ def _check_names(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in DEFAULTS:
             raise TypeError(f"infonce has no option {name!r}; it has {', '.join(DEFAULTS)}")
+
+
+def _check_recording(asked: list[Problem], place: _arrays.Place) -> None:
+    """What the host does after the core's call cannot be part of a CUDA graph."""
+    sorted_ids = all(bool(np.all(np.diff(problem.order) == 1)) for problem in asked)
+    if (len(asked) == 1 and sorted_ids) or not place.recording:
+        return
+    what, remedy = (
+        ("partition='per_direction' is", "use partition='joint'")
+        if len(asked) > 1
+        else ("a query's positives do not ascend and are", "sort them")
+    )
+    raise RuntimeError(f"{what} put together on the host, which a CUDA graph leaves out; {remedy}")
 
 
 def _entries(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -374,5 +401,9 @@ def _backward(
         progress=progress,
         **place.options,
     )
+    by_scale = -(problem.core["scale"] ** 2)
+    if place.recording:  # nothing can be read yet
+        scale, bias = scale_and_bias[0], scale_and_bias[1]
+        return InfoNCEGradients(queries, documents, by_scale * scale, bias)
     scale, bias = (float(value) for value in _arrays.host(scale_and_bias))
-    return InfoNCEGradients(queries, documents, -(problem.core["scale"] ** 2) * scale, bias)
+    return InfoNCEGradients(queries, documents, by_scale * scale, bias)

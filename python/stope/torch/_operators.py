@@ -169,7 +169,10 @@ def _backward(
         **_arguments(tuple(tensors), options),
     )
     temperature, bias = (
-        torch.tensor(value, dtype=torch.float64, device=given.device)
+        # A tensor while a CUDA graph is recorded: it stays on its device then.
+        value
+        if isinstance(value, torch.Tensor)
+        else torch.tensor(value, dtype=torch.float64, device=given.device)
         for value, given in zip((found.temperature, found.bias), tensors[:2], strict=True)
     )
     of_documents = documents.new_zeros((0, documents.shape[1]), dtype=torch.float32)
