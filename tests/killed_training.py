@@ -24,7 +24,7 @@ import torch
 import small_transformers
 import stope
 import stope.training._steps
-from stope.mining import Pairs, cache
+from stope.mining import Pairs, _shards
 from stope.training import RetrievalEvaluation, checkpoint, refresh_run, static_encoder, train
 
 WORDS = small_transformers.WORDS
@@ -109,7 +109,7 @@ PLACES = {
     "sync": (checkpoint, "_sync"),
     "rename": (os, "replace"),
     "removal": (checkpoint.shutil, "rmtree"),
-    "shard": (cache, "_write_manifest"),
+    "shard": (_shards, "_write_manifest"),
     "mine": (refresh_run, "mine_by_source"),
 }
 

@@ -126,10 +126,10 @@ def test_an_altered_file_is_refused(mined, tmp_path):
 
 
 def test_a_full_disk_loses_no_shard(mined, tmp_path, monkeypatch):
-    from stope.mining import cache
+    from stope.mining import _shards
 
     options = {"folder": tmp_path, "shard_size": 32}
-    whole, writes = cache._write, []
+    whole, writes = _shards._write, []
 
     def full(file, data):
         writes.append(len(data))
@@ -137,10 +137,10 @@ def test_a_full_disk_loses_no_shard(mined, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(file, data)
 
-    monkeypatch.setattr(cache, "_write", full)
+    monkeypatch.setattr(_shards, "_write", full)
     with pytest.raises(OSError, match="No space left"):
         teacher_scores(mined, Teacher(), **options)
-    monkeypatch.setattr(cache, "_write", whole)
+    monkeypatch.setattr(_shards, "_write", whole)
     teacher = Teacher()
     found = teacher_scores(mined, teacher, **options)
     assert len(teacher.asked()) == found.positive_scores.size + int(mined.result.counts.sum()) - 64

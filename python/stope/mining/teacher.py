@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope.mining import cache
+from stope.mining._shards import Manifest, kept_array
 from stope.mining.fingerprint import fingerprint_encoder, fingerprint_texts
 from stope.mining.mined import Mined
 from stope.weighting import teacher_confidence
@@ -363,28 +362,9 @@ def _in_folder(
     prints = fingerprint_encoder(teacher), fingerprint_texts(pairs.texts())
     key = hashlib.sha256(json.dumps([_FORMAT, 1, *prints]).encode()).hexdigest()
     own = folder / f"teacher-{key[:32]}"
-    own.mkdir(parents=True, exist_ok=True)
-    wanted = cache._Manifest(key, prints[0], "teacher", None, prints[1], len(pairs), shard_size, 1)
-    manifest, final, partial = own / "manifest.json", own / "scores.npy", own / "scores.partial"
-    with cache._locked(own):
-        state = cache._read_manifest(manifest, wanted)
-        if not state.complete:
-            if not final.exists():
-                with partial.open("a+b", buffering=0) as file:
-                    cache._resume(file, state)
-                    for start in range(
-                        len(state.shards) * state.shard_size, state.rows, state.shard_size
-                    ):
-                        found = score(pairs, start, min(start + state.shard_size, state.rows))
-                        if not state.shards:
-                            cache._write(file, cache._header(state))
-                        data = found.astype("<f4", copy=False).tobytes()
-                        cache._write(file, data)
-                        state.shards.append(hashlib.sha256(data).hexdigest())
-                        cache._write_manifest(manifest, state)
-                os.replace(partial, final)
-            state.complete = True
-            cache._write_manifest(manifest, state)
-        elif progress is not None:
-            progress(state.rows, state.rows)
-        return np.array(cache._open_checked(final, state)[:, 0])
+    wanted = Manifest(key, prints[0], "teacher", None, prints[1], len(pairs), shard_size)
+
+    def scored(start: int, stop: int) -> Floats:
+        return score(pairs, start, stop)[:, None]
+
+    return np.array(kept_array(own, "scores", wanted, scored, progress)[:, 0])
