@@ -196,6 +196,17 @@ def test_mine_refuses(arguments, error, message):
         mine(pairs, **arguments)
 
 
+@pytest.mark.parametrize("rows", [2, 4])
+def test_given_embeddings_are_looked_at_before_anything_is_encoded(rows):
+    class Never:
+        def encode(self, texts, **options):
+            raise AssertionError("the encoder was asked")
+
+    pairs = Pairs.from_texts(["a"], ["b"], ["b", "c", "d"])
+    with pytest.raises(ValueError, match=f"corpus_embeddings has {rows} rows but 3 texts"):
+        mine(pairs, Never(), corpus_embeddings=np.eye(rows, dtype=np.float32))
+
+
 @pytest.mark.parametrize("cached", [False, True])
 def test_prompts_are_put_before_their_own_side(tmp_path, cached):
     encoder = Counting()

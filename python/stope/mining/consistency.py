@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
+from stope.mining._embedded import embeddings_of, silent
 from stope.mining.cache import EmbeddingCache
 from stope.mining.pairs import Pairs
-from stope.mining.pipeline import _embedded, _open_cache, _selected, _silent
+from stope.mining.sources import never_negatives
 
 Ids = NDArray[np.int64]
 Csr = tuple[Ids, Ids]
@@ -49,7 +50,7 @@ class Consistency:
             ValueError: nothing was kept.
         """
         offsets, rows = self.pairs.positives
-        ends = np.concatenate([[0], np.cumsum(self.kept)])[offsets]
+        ends = _counted(self.kept)[offsets]
         alive = np.flatnonzero(np.diff(ends) > 0)
         if not len(alive):
             raise ValueError(
@@ -66,7 +67,7 @@ class Consistency:
     def dropped(self) -> Csr:
         """Dropped positives of each query of `kept_pairs`, CSR of corpus rows."""
         offsets, _ = self.pairs.positives
-        ends = np.concatenate([[0], np.cumsum(self.kept)])[offsets]
+        ends = _counted(self.kept)[offsets]
         return _select(self.pairs.positives, ~self.kept, np.flatnonzero(np.diff(ends) > 0))
 
     def summary(self) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def consistency_filter(
         >>> found.ranks.tolist(), found.kept_pairs().query_texts
         ([1, 2], ['ore?'])
     """
-    step = progress or _silent
+    step = progress or silent
     for value, name in ((top, "top"), (greatest_rank, "greatest_rank")):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
@@ -157,21 +158,16 @@ def consistency_filter(
             f"num_documents is {num_documents}, but the corpus has {documents}; give 1 to that "
             "many, or None for all."
         )
-    kept = _open_cache(cache)
-    queries = _selected(
-        query_embeddings, pairs.query_rows, pairs.num_queries_given, "query_embeddings"
+    queries, corpus = embeddings_of(
+        pairs,
+        encoder,
+        query_embeddings,
+        corpus_embeddings,
+        prompts=(query_prompt, corpus_prompt),
+        batch_size=batch_size,
+        cache=cache,
+        step=step,
     )
-    if queries is None:
-        queries = _embedded(
-            encoder, kept, pairs.query_texts, "query", query_prompt, batch_size, step
-        )
-    corpus = _selected(
-        corpus_embeddings, pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings"
-    )
-    if corpus is None:
-        corpus = _embedded(
-            encoder, kept, pairs.corpus_texts, "corpus", corpus_prompt, batch_size, step
-        )
     sample, candidates = None, corpus
     if num_documents is not None and num_documents < documents:
         random = np.random.default_rng([seed, 6])
@@ -183,7 +179,7 @@ def consistency_filter(
         candidates,
         min(limit, len(candidates)),
         metric=metric,
-        exclude=_excluded(pairs, sample, documents, exclude_query_text),
+        exclude=_excluded(pairs, sample, exclude_query_text),
         progress=lambda done, total: step("ranking", done, total),
     )
     scores = _pair_scores(queries, corpus, pairs.positives, metric)
@@ -195,20 +191,16 @@ def consistency_filter(
     return Consistency(pairs, ranks <= top, ranks, scores, limit)
 
 
-def _excluded(pairs: Pairs, sample: Ids | None, documents: int, query_text: bool) -> Csr:
+def _excluded(pairs: Pairs, sample: Ids | None, query_text: bool) -> Csr:
     """A query's positives, and the document that is the query, by their rows in the sample."""
-    queries = len(pairs.query_ids)
-    lists = [pairs.positives, *([pairs.same_text_rows()] if query_text else [])]
-    query_of = np.concatenate([np.repeat(np.arange(queries), np.diff(part[0])) for part in lists])
-    rows = np.concatenate([part[1] for part in lists])
-    if sample is not None:
-        place = np.full(documents, -1, dtype=np.int64)
-        place[sample] = np.arange(len(sample))
-        rows = place[rows]
-        query_of, rows = query_of[rows >= 0], rows[rows >= 0]
-    both = np.unique(np.stack([query_of, rows], axis=1), axis=0)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(both[:, 0], minlength=queries))])
-    return offsets.astype(np.int64), np.ascontiguousarray(both[:, 1])
+    offsets, rows = never_negatives(pairs) if query_text else pairs.positives
+    if sample is None:
+        return offsets, rows
+    place = np.full(len(pairs.corpus_ids), -1, dtype=np.int64)
+    place[sample] = np.arange(len(sample))
+    places = place[rows]
+    inside = places >= 0
+    return _counted(inside)[offsets], places[inside]
 
 
 def _pair_scores(queries: Any, corpus: Any, positives: Csr, metric: str) -> NDArray[np.float32]:
@@ -231,3 +223,8 @@ def _select(lists: Csr, keep: NDArray[np.bool_], alive: Ids) -> Csr:
     chosen = keep & np.isin(query_of, alive)
     counts = np.bincount(query_of[chosen], minlength=len(offsets) - 1)[alive]
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[chosen]
+
+
+def _counted(chosen: NDArray[np.bool_]) -> Ids:
+    """How many are chosen before each place, int64 ``[len + 1]``: CSR offsets of what is left."""
+    return np.concatenate([[0], np.cumsum(chosen)]).astype(np.int64)

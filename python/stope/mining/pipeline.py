@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import stope
+from stope.mining._embedded import embeddings_of, silent
 from stope.mining.cache import EmbeddingCache
 from stope.mining.mined import Mined
 from stope.mining.pairs import Pairs
-from stope.retrieval import encode_corpus, encode_queries
 
 Csr = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -91,22 +91,17 @@ def mine(
         >>> [(row["document_id"], row["rank"]) for row in mined.rows()]
         [('d1', 1)]
     """
-    step = progress or _silent
-    kept = _open_cache(cache)
-    queries = _selected(
-        query_embeddings, pairs.query_rows, pairs.num_queries_given, "query_embeddings"
+    step = progress or silent
+    queries, corpus = embeddings_of(
+        pairs,
+        encoder,
+        query_embeddings,
+        corpus_embeddings,
+        prompts=(query_prompt, corpus_prompt),
+        batch_size=batch_size,
+        cache=cache,
+        step=step,
     )
-    if queries is None:
-        queries = _embedded(
-            encoder, kept, pairs.query_texts, "query", query_prompt, batch_size, step
-        )
-    corpus = _selected(
-        corpus_embeddings, pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings"
-    )
-    if corpus is None:
-        corpus = _embedded(
-            encoder, kept, pairs.corpus_texts, "corpus", corpus_prompt, batch_size, step
-        )
     parameters: dict[str, Any] = {
         "num_negatives": num_negatives,
         "metric": metric,
@@ -132,60 +127,6 @@ def mine(
     positive_scores = _positive_scores(queries, corpus, pairs.positives, found, metric)
     parameters["exclude_query_text"] = exclude_query_text
     return Mined(pairs, found, positive_scores, parameters)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-def _open_cache(cache: EmbeddingCache | str | PathLike[str] | None) -> EmbeddingCache | None:
-    if cache is None or isinstance(cache, EmbeddingCache):
-        return cache
-    return EmbeddingCache(cache)
-
-
-def _selected(given: Any, rows: NDArray[np.int64], count: int, name: str) -> Any:
-    """Rows of the given embeddings that the pairs kept; the array itself where that is all."""
-    if given is None:
-        return None
-    if len(given) != count:
-        raise ValueError(
-            f"{name} has {len(given)} rows but {count} texts were given; "
-            "it needs one row per text, in the same order."
-        )
-    missing = int((rows < 0).sum())
-    if missing:
-        raise ValueError(
-            f"{missing} positives are not in the corpus, so {name} has no rows for them; "
-            "add these texts and their embeddings to the corpus, or give an encoder instead."
-        )
-    return given if np.array_equal(rows, np.arange(count)) else given[rows]
-
-
-def _embedded(
-    encoder: Any,
-    cache: EmbeddingCache | None,
-    texts: list[str],
-    role: str,
-    prompt: str | None,
-    batch_size: int,
-    step: Callable[[str, int, int], object],
-) -> Any:
-    stage = "queries" if role == "query" else "corpus"
-    if encoder is None:
-        raise TypeError(
-            f"There is no encoder and no {role}_embeddings; give one of the two for the {stage}."
-        )
-
-    def progress(done: int, total: int) -> object:
-        return step(stage, done, total)
-
-    if cache is not None:
-        return cache.embeddings(
-            encoder, texts, role=role, prompt=prompt, batch_size=batch_size, progress=progress
-        )
-    encode = encode_queries if role == "query" else encode_corpus
-    return encode(encoder, texts, prompt=prompt, batch_size=batch_size, progress=progress)
 
 
 def _exclusions(pairs: Pairs, given: Any, query_text: bool) -> Any:
