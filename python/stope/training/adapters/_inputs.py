@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,47 @@ def checked_negatives(
     if (found < -1).any() or (found >= num_documents).any():
         raise ValueError(f"negatives has a row outside -1 and the {num_documents} documents.")
     return found
+
+
+def checked_sources(
+    sources: Sequence[tuple[Any, Any]] | None, positives: Csr, num_queries: int, num_documents: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Queries and documents of each source, ascending; one source of all where None is given."""
+    if sources is None:
+        return [(np.arange(num_queries), np.arange(num_documents))]
+    offsets, ids = positives
+    found, seen = [], np.zeros(num_queries, dtype=np.int64)
+    for place, (queries, documents) in enumerate(sources):
+        asked = _rows(queries, f"sources[{place}][0]", num_queries)
+        there = _rows(documents, f"sources[{place}][1]", num_documents)
+        seen[asked] += 1
+        for query in asked:
+            own = ids[offsets[query] : offsets[query + 1]]
+            foreign = own[~np.isin(own, there)]
+            if len(foreign):
+                raise ValueError(
+                    f"sources[{place}] has query {query}, but not document {foreign[0]}, a positive"
+                    " of it; add it to the documents of that source."
+                )
+        found.append((asked, there))
+    wrong = np.flatnonzero((seen != 1) & (seen + np.diff(offsets) > 0))
+    if len(wrong):
+        raise ValueError(
+            f"sources has query {wrong[0]} {seen[wrong[0]]} times; every query that has a positive"
+            " is of one source."
+        )
+    return found
+
+
+def _rows(given: Any, name: str, count: int) -> NDArray[np.int64]:
+    rows = np.asarray(given)
+    if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+        raise ValueError(f"{name} has shape {rows.shape} and dtype {rows.dtype}; give row numbers.")
+    rows = rows.astype(np.int64)
+    wrong = rows[(rows < 0) | (rows >= count)]
+    if len(wrong):
+        raise ValueError(f"{name} has the row {wrong[0]}; there are {count}.")
+    return np.unique(rows)
 
 
 def numbers_per_pair(values: Any, name: str, pairs: int) -> Floats:

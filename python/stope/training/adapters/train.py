@@ -51,6 +51,7 @@ def train_adapter(
     weighting: Weighting | Mapping[str, Any] | str | None = None,
     signals: Mapping[str, Any] | None = None,
     refresh_every: int | None = None,
+    sources: Sequence[tuple[Any, Any]] | None = None,
     num_negatives: int = 5,
     relative_margin: float | None = 0.05,
     matryoshka_dims: Sequence[int] | None = None,
@@ -94,6 +95,8 @@ def train_adapter(
         signals: more signals for the weighting: for each name one number per pair.
         refresh_every: mine negatives anew with the adapted embeddings every so many epochs, the
             first time before training unless ``negatives`` are given.
+        sources: for each source the rows of its queries and of its documents; each query is mined
+            for among the documents of its own source. None: one corpus for all.
         num_negatives: how many are mined for each query, the hardest.
         relative_margin: how far they stay below the query's lowest positive, as in
             `stope.mine_hard_negatives`.
@@ -161,6 +164,8 @@ def train_adapter(
             f" (num_documents={num_documents}), so that mined negatives would change nothing; lower"
             " num_documents or leave refresh_every out."
         )
+    if sources is not None and refresh_every is None:
+        raise ValueError("sources is given, but nothing is mined; give refresh_every, too.")
     torch: Any = need("torch", extra="train")
 
     problem = Problem(
@@ -184,7 +189,8 @@ def train_adapter(
     pairs = np.arange(len(ids)) if problem.weights is None else np.flatnonzero(problem.weights)
     total = -(-len(pairs) // batch_size) * epochs
     generator = np.random.default_rng(seed)
-    miner = Miner(problem, num_negatives, relative_margin)
+    parts = _inputs.checked_sources(sources, (offsets, ids), len(queries), len(corpus))
+    miner = Miner(problem, num_negatives, relative_margin, parts)
     known = _inputs.checked_negatives(negatives, len(queries), len(corpus))
     tell = log or (lambda kind, step, **numbers: None)
     losses: list[float] = []

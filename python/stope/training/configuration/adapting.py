@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from stope.evaluation import evaluate
 from stope.mining import EmbeddingCache
+from stope.mining.by_source import pairs_by_source
 from stope.retrieval import DenseRetriever
+from stope.training._rows import SOURCE
 from stope.training.adapters import Adapter, train_adapter
 from stope.training.configuration.config import Config
 from stope.training.configuration.data import TrainingData
@@ -148,6 +150,7 @@ def fit(
         "weighting": config.weighting,
         "weights": data.columns.get(WEIGHT),
         "signals": _signals(data),
+        "sources": _sources(data) if section.refresh_every is not None else None,
     }
     options = {name: value for name, value in options.items() if value is not None}
     report = TrainingReport()
@@ -206,6 +209,11 @@ def check_adapter(config: Config) -> AdapterSection:
     for owner, name in _NOT_OF_ADAPTERS:
         if getattr(getattr(config, owner), name):
             raise ValueError(f"{owner}.{name} is not for an adapter; leave it away")
+    if len(config.data) > 1 and any(source.prompts is not None for source in config.data):
+        raise ValueError(
+            "data has prompts of single sources, but an adapter's embeddings of all sources are "
+            "made with the same; give them in the section prompts"
+        )
     if config.evaluation is not None and config.evaluation.keep == "last":
         raise ValueError(
             'evaluation.keep is "last", but an adapter keeps its best; leave keep or the section '
@@ -242,6 +250,15 @@ def _array(path: str, name: str, count: int) -> Floats:
     return array
 
 
+def _sources(data: TrainingData) -> list[tuple[Any, Any]] | None:
+    """Queries and documents of each source, where there are several."""
+    pairs = data.pairs
+    if pairs.corpus_of is None:
+        return None
+    names = [data.columns[SOURCE][row] for row in pairs.positives[0][:-1].tolist()]
+    return [(one.queries, one.documents) for one in pairs_by_source(pairs, names)]
+
+
 def _signals(data: TrainingData) -> dict[str, Any] | None:
-    found = {n: v for n, v in data.columns.items() if n not in (WEIGHT, "source")}
+    found = {n: v for n, v in data.columns.items() if n not in (WEIGHT, SOURCE)}
     return found or None
