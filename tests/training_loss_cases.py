@@ -15,7 +15,7 @@ import torch
 from stope import weighting as w
 from stope.mining import Pairs
 from stope.training import static_encoder
-from stope.training._fused_loss import Batches
+from stope.training._collator import Batches
 from stope.training._rows import RowTable, columns_of
 
 WORDS = ["iron", "copper", "silver", "granite", "basalt", "quartz", "coal"]
@@ -194,12 +194,11 @@ def oracle(
     masks=None,
     symmetric=False,
     dims=None,
-    backward=None,
 ):
-    """(value, gradient, signals): every pair's score, float64. masks: pairs that are no negatives.
+    """(value, gradient, signals): every pair's score, float64.
 
-    columns: texts, query first. data: weights of the rows. backward: masks from documents to
-    queries, where they are others.
+    columns: texts, query first. data: weights of the rows. masks: pairs that are no negatives of
+    each other, in both directions.
     """
     model.zero_grad()
     embedded = [model(read(model, texts))["sentence_embedding"].double() for texts in columns]
@@ -216,9 +215,7 @@ def oracle(
         losses = logits.logsumexp(dim=1) - logits.diagonal()
         if symmetric:
             square = (scores / T)[:, :rows]
-            square = square.masked_fill(
-                hidden[:, :rows] if backward is None else torch.as_tensor(backward), -math.inf
-            )
+            square = square.masked_fill(hidden[:, :rows], -math.inf)
             losses = (losses + square.logsumexp(dim=0) - square.diagonal()) / 2
         if weights is None:
             signals = {"loss": losses.detach().numpy(), **difficulty(scores.detach(), hidden)}

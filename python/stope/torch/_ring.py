@@ -83,7 +83,7 @@ def row_losses(
     offsets, ids = (
         one_each(rows, device)
         if positives is None
-        else id_lists(positives, "positives", rows, device)
+        else _on(device, id_lists(positives, "positives", rows, device))
     )
     owner = torch.repeat_interleave(torch.arange(rows, device=device), offsets.diff())
     scores = _scores(queries, documents, owner, ids, options.get("metric", "cosine"))
@@ -133,11 +133,13 @@ def _shards(
     shared = {name: options[name] for name in _BLOCK_OPTIONS if name in options}
     shared |= _limits(owner, scores, rows, options, tensors)
     log_weights, document_ids = (
-        None if value is None else gather_rows(torch.as_tensor(value).detach(), group, counts)
+        None
+        if value is None
+        else gather_rows(torch.as_tensor(value, device=device).detach(), group, counts)
         for value in (tensors.get("log_weights"), tensors.get("document_ids"))
     )
     own = {
-        name: id_lists(tensors[name], name, rows, device)
+        name: _on(device, id_lists(tensors[name], name, rows, device))
         for name in ("hard_negatives", "exclude")
         if name in tensors
     }
@@ -146,7 +148,7 @@ def _shards(
         mine = slice(first[r], first[r] + count)
         arguments = dict(shared)
         # Pairs (query, document of the shard) that are no negatives, one number each.
-        pairs = [torch.zeros(0, dtype=torch.int64)]
+        pairs = [owner.new_zeros(0)]
         if r == rank(group):
             pairs.append(owner * count + ids)
             if "exclude" in own:
@@ -154,15 +156,14 @@ def _shards(
             if "hard_negatives" in own:
                 arguments["hard_negatives"] = own["hard_negatives"]
         elif "hard_negatives" in own:
-            nothing = torch.zeros(0, dtype=torch.int64)
-            arguments["hard_negatives"] = (torch.zeros(rows + 1, dtype=torch.int64), nothing)
+            arguments["hard_negatives"] = (owner.new_zeros(rows + 1), owner.new_zeros(0))
         if document_ids is not None:
             asked = document_ids[first[rank(group)] + ids]
             pairs.append(_same(owner, asked, document_ids[mine], count))
         arguments["exclude"] = _as_lists(torch.cat(pairs).unique(), rows, count)
         if log_weights is not None:
             arguments["log_weights"] = torch.cat([log_weights[mine], log_weights.new_zeros(1)])
-        arguments["positives"] = torch.full((rows,), count, dtype=torch.int64)
+        arguments["positives"] = owner.new_full((rows,), count)
         found.append(_Shard(first[r], count, arguments))
     return found
 
@@ -171,13 +172,13 @@ def _limits(
     owner: Any, scores: Any, rows: int, options: dict[str, Any], tensors: dict[str, Any]
 ) -> dict[str, Any]:
     """Margins as ceilings: the positives they are measured from lie in one shard only."""
-    ceiling = torch.full((rows,), torch.inf)
-    lowest = torch.full((rows,), torch.inf).scatter_reduce(0, owner, scores, "amin")
+    ceiling = scores.new_full((rows,), torch.inf)
+    lowest = ceiling.scatter_reduce(0, owner, scores, "amin")
     for name in ("max_score", "absolute_margin", "relative_margin"):
         value = tensors.get(name, options.get(name))
         if value is None:
             continue
-        limit = torch.as_tensor(value, dtype=torch.float32)
+        limit = torch.as_tensor(value, dtype=torch.float32, device=scores.device)
         if name == "absolute_margin":
             limit = lowest - limit
         elif name == "relative_margin":
@@ -188,8 +189,14 @@ def _limits(
     return found if floor is None else {**found, "min_score": floor}
 
 
+def _on(device: Any, lists: tuple[Any, Any]) -> tuple[Any, Any]:
+    return lists[0].to(device), lists[1].to(device)
+
+
 def _owners(lists: tuple[Any, Any]) -> Any:
-    return torch.repeat_interleave(torch.arange(lists[0].shape[0] - 1), lists[0].diff())
+    offsets = lists[0]
+    rows = torch.arange(offsets.shape[0] - 1, device=offsets.device)
+    return torch.repeat_interleave(rows, offsets.diff())
 
 
 def _same(owner: Any, asked: Any, ids: Any, count: int) -> Any:
@@ -198,7 +205,7 @@ def _same(owner: Any, asked: Any, ids: Any, count: int) -> Any:
     low, high = torch.searchsorted(ordered, asked), torch.searchsorted(ordered, asked, right=True)
     lengths = high - low
     starts = torch.repeat_interleave(low - lengths.cumsum(0) + lengths, lengths)
-    places = starts + torch.arange(int(lengths.sum()))
+    places = starts + torch.arange(int(lengths.sum()), device=starts.device)
     return torch.repeat_interleave(owner, lengths) * count + order[places]
 
 
@@ -255,9 +262,10 @@ class _Negatives(torch.autograd.Function):  # type: ignore[misc]
         rows = queries.shape[0]
         travelling = padded(documents.detach(), max(shard.rows for shard in shards))
         parts, states = [], []
-        kept = torch.zeros(rows, dtype=torch.int64)
-        best = torch.full((rows,), -1, dtype=torch.int64)
-        best_scores = torch.full((rows,), -torch.inf)
+        device = queries.device
+        kept = torch.zeros(rows, dtype=torch.int64, device=device)
+        best = torch.full((rows,), -1, dtype=torch.int64, device=device)
+        best_scores = torch.full((rows,), -torch.inf, device=device)
         for step in range(count):
             shard = shards[(here - step) % count]
             passing = Passing(travelling, group) if step + 1 < count else None
@@ -289,8 +297,8 @@ class _Negatives(torch.autograd.Function):  # type: ignore[misc]
         shards, finite = ctx.shards, torch.isfinite(total)
         count, here = world_size(ctx.group), rank(ctx.group)
         travelling = padded(documents.detach(), max(shard.rows for shard in shards))
-        arriving = torch.zeros(travelling.shape, dtype=torch.float32)
-        dq = torch.zeros(queries.shape, dtype=torch.float32)
+        arriving = torch.zeros_like(travelling, dtype=torch.float32)
+        dq = torch.zeros_like(queries, dtype=torch.float32)
         dt = torch.zeros((), dtype=torch.float64)
         homeward = None
         for step in range(count):
@@ -317,7 +325,7 @@ class _Negatives(torch.autograd.Function):  # type: ignore[misc]
         return (
             dq.to(queries.dtype),
             arriving[: documents.shape[0]].to(documents.dtype),
-            dt.to(temperature.dtype),
+            dt.to(temperature),
             None,
             None,
         )

@@ -34,7 +34,6 @@ from stope.torch.losses import (
     InfoNCELoss,
     check_tensors,
     check_weights,
-    row_weights,
     weighted_mean,
 )
 
@@ -116,27 +115,23 @@ class DistributedInfoNCELoss(InfoNCELoss):
         self.form = form
         self.group = group
 
-    def forward(
-        self,
-        queries: Any,
-        documents: Any,
-        positives: Any = None,
-        weights: Any = None,
-        **tensors: Any,
-    ) -> Any:
-        """The share of this process in the loss; arguments as for :meth:`InfoNCELoss.forward`."""
+    def row_losses(
+        self, queries: Any, documents: Any, positives: Any = None, **tensors: Any
+    ) -> tuple[Any, Statistics]:
+        """The losses of this process's queries against the documents of all."""
         if world_size(self.group) == 1:
-            return super().forward(queries, documents, positives, weights, **tensors)
+            return super().row_losses(queries, documents, positives, **tensors)
         given = {k: v for k, v in check_tensors(tensors, "the loss").items() if v is not None}
         if self.form == "ring":
-            losses, self.statistics = _ring.row_losses(
+            return _ring.row_losses(
                 queries, documents, positives, self.temperature, self.options, given, self.group
             )
-        else:
-            losses, self.statistics = self._gathered(queries, documents, positives, given)
-        return self._share(losses, row_weights(weights, self.statistics))
+        return self._gathered(queries, documents, positives, given)
 
-    def _share(self, losses: Any, weights: Any) -> Any:
+    def mean(self, losses: Any, weights: Any = None) -> Any:
+        """The share of this process in the mean over the queries of all."""
+        if world_size(self.group) == 1:
+            return super().mean(losses, weights)
         if weights is None:
             weights = torch.ones_like(losses)
         weights = check_weights(losses, weights, none_is_fine=True)
@@ -157,10 +152,14 @@ class DistributedInfoNCELoss(InfoNCELoss):
         for name in ("hard_negatives", "exclude"):
             if name in given:
                 lists[name] = id_lists(given.pop(name), name, rows, device)
-        lists = {name: (offsets, ids + first) for name, (offsets, ids) in lists.items()}
+        # Every process's device: NCCL moves nothing else.
+        lists = {
+            name: (offsets.to(device), ids.to(device) + first)
+            for name, (offsets, ids) in lists.items()
+        }
         for name in _OF_DOCUMENTS:
             if name in given:
-                given[name] = gather_rows(torch.as_tensor(given[name]).detach(), self.group, counts)
+                given[name] = gather_rows(_constant(given[name], device), self.group, counts)
         documents = gather_rows(documents, self.group, counts)
         directions = self.options.get("directions") or ()
         if not isinstance(directions, (tuple, list)) or len(directions) < 2:
@@ -178,15 +177,15 @@ class DistributedInfoNCELoss(InfoNCELoss):
         self, queries: Any, documents: Any, lists: dict[str, Any], given: dict[str, Any]
     ) -> tuple[Any, Statistics]:
         """Queries of all processes are columns too, so all their rows are needed."""
-        counts = row_counts(queries.shape[0], queries.device, self.group)
+        device = queries.device
+        counts = row_counts(queries.shape[0], device, self.group)
         own = lists["positives"][1].shape[0]
         for name in _OF_QUERIES:
             if name in given and torch.as_tensor(given[name]).ndim:
-                given[name] = gather_rows(torch.as_tensor(given[name]).detach(), self.group, counts)
+                given[name] = gather_rows(_constant(given[name], device), self.group, counts)
         if "positive_weights" in given:
-            given["positive_weights"] = gather_rows(
-                torch.as_tensor(given["positive_weights"]).detach(), self.group
-            )
+            mine = _constant(given["positive_weights"], device)
+            given["positive_weights"] = gather_rows(mine, self.group)
         lists = {name: self._all_lists(offsets, ids) for name, (offsets, ids) in lists.items()}
         losses, statistics = infonce_statistics(
             gather_rows(queries, self.group, counts),
@@ -197,18 +196,22 @@ class DistributedInfoNCELoss(InfoNCELoss):
             **given,
         )
         first = sum(counts[: rank(self.group)])
-        mine = slice(first, first + queries.shape[0])
+        here = slice(first, first + queries.shape[0])
         start = int(lists["positives"][0][first])
         fields = {
-            name: value[start : start + own] if name == "positive_scores" else value[mine]
+            name: value[start : start + own] if name == "positive_scores" else value[here]
             for name, value in statistics._asdict().items()
         }
-        return losses[mine], Statistics(**fields)
+        return losses[here], Statistics(**fields)
 
     def _all_lists(self, offsets: Any, ids: Any) -> tuple[Any, Any]:
         lengths = gather_rows(offsets.diff(), self.group)
         offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         return offsets, gather_rows(ids, self.group)
+
+
+def _constant(values: Any, device: Any) -> Any:
+    return torch.as_tensor(values, device=device).detach()
 
 
 def average_gradients(parameters: Iterable[Any], group: Any = None) -> None:

@@ -195,6 +195,15 @@ _MATRICES = ("documents", "guide_queries", "guide_documents", "queue", "guide_qu
 _HAS_CUDA = stope.build_info()["cuda"]  # not asked while torch.compile traces
 
 
+def computes_on(device: Any) -> bool:
+    """Whether this stope computes where tensors of this device lie.
+
+    >>> computes_on(torch.device("cpu")), computes_on(torch.device("meta"))
+    (True, False)
+    """
+    return bool(device.type == "cpu" or (_HAS_CUDA and device.type == "cuda"))
+
+
 def _check_devices(inputs: list[Any]) -> None:
     device = inputs[0].device
     for name, tensor in zip(_NAMES, inputs, strict=True):
@@ -204,7 +213,7 @@ def _check_devices(inputs: list[Any]) -> None:
             raise ValueError(
                 f"queries is on {device}, but {name} is on {tensor.device}; move them to one device"
             )
-    if device.type != "cpu" and not (_HAS_CUDA and device.type == "cuda"):
+    if not computes_on(device):
         where = "the CPU and CUDA devices" if _HAS_CUDA else "the CPU"
         raise RuntimeError(
             f"queries is on {device}, but this stope computes on {where} only; move the tensors "

@@ -95,11 +95,12 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             queries: ``[M, d]``.
             documents: ``[N, d]``.
             positives: as for :func:`stope.torch.infonce`; None: document i is query i's.
-            weights: ``[M]`` weights of the queries, at least 0 and not all 0; may require a
-                gradient. A query without positives has loss 0 but counts in the mean. Or a function
-                from this batch's :class:`Statistics` to them, so that queries are weighted by how
-                difficult they are: the loss calls it once, after its forward pass. What it does is
-                outside of ``torch.compile``'s graph if it is not made of torch operations.
+            weights: ``[M]`` weights of the queries on any device, at least 0 and not all 0; may
+                require a gradient. A query without positives has loss 0 but counts in the mean. Or
+                a function from this batch's :class:`Statistics` to them, so that queries are
+                weighted by how difficult they are: the loss calls it once, after its forward pass.
+                What it does is outside of ``torch.compile``'s graph if it is not made of torch
+                operations.
             **tensors: what changes with the batch: ``positive_weights``, ``hard_negatives``,
                 ``log_weights``, ``exclude``, ``document_ids``, ``max_score``, ``min_score``,
                 ``guide_queries``, ``guide_documents``, ``queue``, ``queue_ids``, ``guide_queue``.
@@ -108,7 +109,17 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             ValueError: weights that are negative, not finite, all zero or of the wrong length, and
                 what :func:`stope.torch.infonce` raises.
         """
-        losses, self.statistics = infonce_statistics(
+        losses, self.statistics = self.row_losses(queries, documents, positives, **tensors)
+        return self.mean(losses, row_weights(weights, self.statistics))
+
+    def row_losses(
+        self, queries: Any, documents: Any, positives: Any = None, **tensors: Any
+    ) -> tuple[Any, Statistics]:
+        """The losses of the queries, ``[M]`` with gradient, and their :class:`Statistics`.
+
+        Arguments and errors as for :meth:`forward`, whose value is their :meth:`mean`.
+        """
+        return infonce_statistics(
             queries,
             documents,
             positives,
@@ -116,7 +127,10 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             options=self._encoded,
             **check_tensors(tensors, "InfoNCELoss"),
         )
-        return weighted_mean(losses, row_weights(weights, self.statistics))
+
+    def mean(self, losses: Any, weights: Any = None) -> Any:
+        """The mean of row losses with these weights, ``[M]`` numbers; without, the plain one."""
+        return weighted_mean(losses, weights)
 
     def extra_repr(self) -> str:
         """What repr tells of the module."""
@@ -222,14 +236,14 @@ def weighted_mean(losses: Any, weights: Any) -> Any:
 
 
 def check_weights(losses: Any, weights: Any, *, none_is_fine: bool = False) -> Any:
-    """The weights as float32 of the losses' length, at least 0, not all 0."""
+    """The weights as float32 of the losses' length and device, at least 0, not all 0."""
     weights = torch.as_tensor(weights)
     if weights.shape != losses.shape:
         raise ValueError(
             f"weights has shape {tuple(weights.shape)}; give one per query, "
             f"shape {tuple(losses.shape)}"
         )
-    return torch.ops.stope.checked_weights(weights.to(losses.dtype), none_is_fine)
+    return torch.ops.stope.checked_weights(weights.to(losses), none_is_fine)
 
 
 def log_scale(scale: float, max_scale: float, name: str) -> Any:

@@ -1,9 +1,8 @@
-"""The fused loss as sentence-transformers' trainer calls it, and the batches that feed it.
+"""The fused loss as sentence-transformers' trainer calls it, on batches of `Batches`.
 
-The trainer hands what its collator calls "label" to the loss as it is. Here that is a dictionary of
-what is known of the batch's rows. The trainer collates one batch ahead, so nothing that changes
-while training runs is read there: the loss itself looks up, reads and encodes live negatives when
-the step begins.
+The trainer collates one batch ahead, so nothing that changes while training runs is read there: the
+loss itself looks up, reads and encodes live negatives when the step begins. It is computed where
+the embeddings are; weights, masks and numbers for the log are found on the CPU.
 """
 
 from __future__ import annotations
@@ -18,10 +17,13 @@ from numpy.typing import NDArray
 from torch import distributed as dist
 from torch import nn
 
-from stope.torch.distributed import gather_rows, own_rows, world_size
+from stope.torch import Statistics
+from stope.torch.distributed import gather_rows, world_size
+from stope.torch.functional import computes_on
 from stope.training._clock import Clock
+from stope.training._known_pairs import KnownPairs, known_pairs
 from stope.training._library import part
-from stope.training._rows import ROW, SOURCE, WEIGHT, Columns, RowTable, columns_of, text_numbers
+from stope.training._rows import ROW, WEIGHT, RowTable
 from stope.training._signals import RowWeights, observations, own_scores
 from stope.weighting import Weighting
 
@@ -37,6 +39,7 @@ class Parts:
         table: of the rows, or None.
         dims: Matryoshka dims, the whole one first; () for none.
         dim_weights: their weights in the sum.
+        symmetric: the mean of the loss and that of the rows' positives against all queries.
     """
 
     weighting: Weighting | None = None
@@ -45,6 +48,7 @@ class Parts:
     table: RowTable | None = None
     dims: tuple[int, ...] = ()
     dim_weights: tuple[float, ...] = ()
+    symmetric: bool = False
 
 
 @dataclass
@@ -127,15 +131,30 @@ class _Contrast:
         return found
 
     def _loss(self, embeddings: Sequence[Any], batch: _Batch) -> Any:
-        # The loss is computed on the CPU; to and from another device autograd finds its way.
-        queries, *columns = (
-            rows.to("cpu", torch.float32) if rows.dtype == torch.float64 else rows.cpu()
-            for rows in embeddings
-        )
+        # Where this stope does not compute, the CPU does: autograd finds its way there and back.
+        queries, *columns = (_computable(rows) for rows in embeddings)
         documents = torch.cat(columns)
-        group = self.infonce.group = _cpu_group(self.infonce.group)
-        tensors, masked = self._identity(batch, len(queries), len(documents), group)
+        rows, group = len(queries), self._group(queries.device)
+        known = KnownPairs({}, {}, None)
+        if batch.numbers is not None:
+            if len(batch.numbers) != len(documents):
+                raise ValueError(
+                    f"document_ids has {len(batch.numbers)} numbers for {len(documents)} "
+                    "documents; give one for each, column by column."
+                )
+            known = known_pairs(
+                batch.numbers,
+                self.parts.table,
+                batch.rows,
+                rows,
+                symmetric=self.parts.symmetric,
+                device=queries.device,
+                group=group,
+            )
+        losses, self.infonce.statistics = self._row_losses(queries, documents, known)
+        statistics = Statistics(*(values.cpu() for values in self.infonce.statistics))
         scores = own_scores(queries, columns[1:])
+        masked = None if known.own is None else torch.from_numpy(known.own)
         weights = RowWeights(
             self.parts.weighting,
             self.clock.progress,
@@ -143,50 +162,40 @@ class _Contrast:
             columns=batch.columns,
             group=group,
         )
-        value = self.infonce(queries, documents, weights=weights.for_loss, **tensors)
-        statistics = self.infonce.statistics
+        value = self.infonce.mean(losses, weights.of(statistics))
         found: dict[str, float] = {}
         if self.parts.dims:
-            value = self._with_shorter(value, queries, documents, weights, tensors, found)
+            value = self._with_shorter(value, queries, documents, weights, known, found)
         if weights.nothing:
             value = value * 0.0
-        possible = self._possible(len(queries), len(documents), group)
+        possible = self._possible(rows, len(documents), queries.device, group)
         found |= observations(statistics, weights, possible)
         if batch.chosen is not None:
             own = scores[:, -batch.chosen.shape[1] :].numpy()
             self.parts.negatives.observe(batch.queries, batch.chosen, own)
             found["negatives_version"] = float(self.parts.negatives.version)
         self.observed = {"loss": float(value.detach()), **found}
-        return value
+        return value.to(embeddings[0].device)  # where the trainer adds it up
 
-    def _identity(
-        self, batch: _Batch, rows: int, columns: int, group: Any
-    ) -> tuple[dict[str, Any], Any]:
-        """What makes documents no negatives of a row; and which of its own hard ones they are."""
-        if batch.numbers is None:
-            return {}, None
-        if len(batch.numbers) != columns:
-            raise ValueError(
-                f"document_ids has {len(batch.numbers)} numbers for {columns} documents; give one "
-                "for each, column by column."
-            )
-        tensors: dict[str, Any] = {"document_ids": torch.from_numpy(batch.numbers)}
-        masked = None
-        own = batch.numbers[rows:].reshape(-1, rows).T
-        if own.size:
-            masked = own == batch.numbers[:rows, None]
-        table = self.parts.table
-        if table is not None and table.pairs is not None and batch.rows is not None:
-            everything = gather_rows(tensors["document_ids"], group).numpy()
-            offsets, found = table.columns_of_positives(batch.rows, everything)
-            # Columns count from this process's first; those of processes before it are negative.
-            found = found - own_rows(columns, group=group).start
-            tensors["exclude"] = (torch.from_numpy(offsets), torch.from_numpy(found))
-            if masked is not None:
-                row_of = np.repeat(np.arange(rows), np.diff(offsets))
-                hit = (found >= rows) & (found < columns) & (found % rows == row_of)
-                masked[row_of[hit], found[hit] // rows - 1] = True
-        return tensors, None if masked is None else torch.from_numpy(masked)
+    def _group(self, device: Any) -> Any:
+        """The processes, as a group that can exchange what lies on this device."""
+        alone = device.type != "cpu" or self.infonce.group is not None or world_size() == 1
+        if not alone and dist.get_backend() == "nccl":  # which moves nothing in the CPU's memory
+            self.infonce.group = dist.new_group(backend="gloo")  # once: it stays there
+        return self.infonce.group
+
+    def _row_losses(self, queries: Any, documents: Any, known: KnownPairs) -> tuple[Any, Any]:
+        """Losses of the rows and their statistics, both directions together where both count."""
+        losses, statistics = self.infonce.row_losses(queries, documents, **known.of_queries)
+        if not self.parts.symmetric:
+            return losses, statistics
+        others, back = self.infonce.row_losses(
+            documents[: len(queries)], queries, **known.of_documents
+        )
+        return (losses + others) / 2, statistics._replace(
+            losses=(statistics.losses + back.losses) / 2,
+            negatives=statistics.negatives + back.negatives,
+        )
 
     def _with_shorter(
         self,
@@ -194,11 +203,11 @@ class _Contrast:
         queries: Any,
         documents: Any,
         weights: RowWeights,
-        tensors: dict[str, Any],
+        known: KnownPairs,
         found: dict[str, float],
     ) -> Any:
         """The weighted sum of the loss and those of the embeddings' first elements."""
-        whole, statistics = queries.shape[1], self.infonce.statistics
+        whole = queries.shape[1]
         if self.parts.dims[0] != whole:
             raise ValueError(
                 f"matryoshka_dims starts with {self.parts.dims[0]}, but the model's embeddings "
@@ -207,20 +216,23 @@ class _Contrast:
         total = self.parts.dim_weights[0] * value
         found[f"loss_{whole}"] = float(value.detach())
         for dim, factor in zip(self.parts.dims[1:], self.parts.dim_weights[1:], strict=True):
-            short = self.infonce(
-                queries[:, :dim], documents[:, :dim], weights=weights.usable, **tensors
-            )
+            losses, _ = self._row_losses(queries[:, :dim], documents[:, :dim], known)
+            short = self.infonce.mean(losses, weights.usable)
             found[f"loss_{dim}"] = float(short.detach())
             total = total + factor * short
-        self.infonce.statistics = statistics
         return total
 
-    def _possible(self, rows: int, columns: int, group: Any) -> float:
+    def _possible(self, rows: int, columns: int, device: Any, group: Any) -> float:
         """Negatives per row without any mask."""
-        total = gather_rows(torch.tensor([[float(rows), float(columns)]]), group).sum(dim=0)
-        directions = self.infonce.options.get("directions") or ("query_to_document",)
-        sizes = {"query_to_document": total[1], "document_to_query": total[0]}
-        return sum(float(sizes[name]) - 1.0 for name in directions)
+        sizes = torch.tensor([[float(rows), float(columns)]], device=device)
+        queries, documents = gather_rows(sizes, group).sum(dim=0).tolist()
+        back = queries - 1.0 if self.parts.symmetric else 0.0
+        return float(documents - 1.0 + back)
+
+    def _described(self) -> dict[str, Any]:
+        """The options, for the model card."""
+        both = {"symmetric": True} if self.parts.symmetric else {}
+        return {"temperature": float(self.infonce.temperature), **self.infonce.options, **both}
 
 
 class FusedLoss(_Contrast, nn.Module):  # type: ignore[misc]
@@ -245,7 +257,7 @@ class FusedLoss(_Contrast, nn.Module):  # type: ignore[misc]
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
-        return {"temperature": float(self.infonce.temperature), **self.infonce.options}
+        return self._described()
 
 
 class CachedFusedLoss(_Contrast, part("losses").CachedMultipleNegativesRankingLoss):  # type: ignore[misc]
@@ -279,85 +291,15 @@ class CachedFusedLoss(_Contrast, part("losses").CachedMultipleNegativesRankingLo
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
-        options = {"mini_batch_size": self.mini_batch_size, **self.infonce.options}
-        return {"temperature": float(self.infonce.temperature), **options}
-
-
-class Batches:
-    """The trainer's collator, with what the loss must know of the rows beside the texts.
-
-    Args:
-        collator: the trainer's.
-        table: of the rows; a dataset of pairs has their numbers in its column "row".
-        prompts: with ``.query(source)`` and ``.document(source)``, which are put before the texts.
-
-    The label of a batch is a dictionary of what there is: "rows", "weights", "signals" by name,
-    "sources", and "document_ids", by which no copy of a row's positive, such as another row's hard
-    negative, is a negative of the row: equal texts are one document. They are left out where all
-    texts differ and nobody else has any.
-    """
-
-    def __init__(self, collator: Any, table: RowTable | None = None, prompts: Any = None) -> None:
-        self.collator = collator
-        self.valid_label_columns = collator.valid_label_columns
-        self.table = table
-        self.prompts = prompts
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """One batch of tensors from rows of the dataset."""
-        columns = columns_of(rows[0])
-        batch: dict[str, Any] = self.collator(
-            [
-                {name: self._prompted(row, name, columns.texts) for name in columns.texts}
-                for row in rows
-            ]
-        )
-        paired = self.table is not None and self.table.pairs is not None
-        numbers = self._numbers(rows, columns)
-        labels: dict[str, Any] = {}
-        if paired or world_size() > 1 or len(np.unique(numbers)) < len(numbers):
-            labels["document_ids"] = torch.from_numpy(numbers)
-        if columns.weight:
-            labels["weights"] = torch.tensor([float(row[WEIGHT]) for row in rows])
-        if columns.row:
-            labels["rows"] = torch.tensor([int(row[ROW]) for row in rows])
-        if columns.source:
-            labels["sources"] = [row[SOURCE] for row in rows]
-        if columns.signals:
-            labels["signals"] = {
-                name: torch.tensor([float(row[name]) for row in rows]) for name in columns.signals
-            }
-        batch["label"] = labels
-        return batch
-
-    def _numbers(self, rows: Sequence[dict[str, Any]], columns: Columns) -> NDArray[np.int64]:
-        """One number per document, column by column."""
-        first, *others = columns.texts[1:]
-        if self.table is None or self.table.pairs is None:
-            return text_numbers([row[name] for name in (first, *others) for row in rows])
-        if columns.row:  # no need to look up the texts of positives
-            known = self.table.positive_numbers[[int(row[ROW]) for row in rows]]
-        else:
-            known = self.table.document_numbers([row[first] for row in rows])
-        if not others:
-            return known
-        texts = [row[name] for name in others for row in rows]
-        return np.concatenate([known, self.table.document_numbers(texts)])
-
-    def _prompted(self, row: Mapping[str, Any], name: str, texts: Sequence[str]) -> str:
-        text: str = row[name]
-        if self.prompts is None:
-            return text
-        ask = self.prompts.query if name == texts[0] else self.prompts.document
-        return str(ask(row.get(SOURCE))) + text
+        return {**self._described(), "mini_batch_size": self.mini_batch_size}
 
 
 def _device(features: Mapping[str, Any]) -> Any:
     return next(value.device for value in features.values() if isinstance(value, torch.Tensor))
 
 
-def _cpu_group(group: Any) -> Any:
-    """A process group that can exchange what lies in the CPU's memory, where the loss is."""
-    if group is None and world_size() > 1 and dist.get_backend() == "nccl":
-        return dist.new_group(backend="gloo")
-    return group
+def _computable(rows: Any) -> Any:
+    """Embeddings in a dtype that the core takes, on a device that it computes on."""
+    if rows.dtype == torch.float64:
+        rows = rows.float()
+    return rows if computes_on(rows.device) else rows.cpu()

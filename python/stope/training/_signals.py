@@ -77,13 +77,11 @@ def check_weighting(weighting: Any, columns: Mapping[str, Any] | None = None) ->
 
 
 class RowWeights:
-    """Weights of one batch; where they follow difficulty, found by the loss's own forward pass.
+    """Weights of one batch; where they follow difficulty, from the loss's own statistics.
 
     Attributes:
-        for_loss: what the loss gets as weights: None, the data's weights, or a function of its
-            statistics.
         weights: float32 [rows] as weighting and data gave them, or None where there are neither;
-            a weighting's are known when the loss has called for_loss.
+            known once `of` was called.
         nothing: whether all weights of all processes are 0: the batch teaches nothing. The loss
             gets ones then, since a mean of nothing does not exist, and its result counts as 0.
     """
@@ -104,9 +102,16 @@ class RowWeights:
         self.weights: Any = self.columns.get("weight")
         self.nothing = False
         self._processes = (group or "all") if world_size(group) > 1 else None
-        self.for_loss: Any = self._weigh
-        if weighting is None:
-            self.for_loss = None if self.weights is None else self._usable(self.weights)
+
+    def of(self, statistics: Any) -> Any:
+        """What the loss takes as weights of the rows that have these statistics; None for all 1."""
+        if self.weighting is not None:
+            signals = batch_signals(statistics, self.own_scores, self.columns)
+            self.weights = weigh(self.weighting, signals, self.progress, processes=self._processes)
+        if self.weights is not None:
+            summary = summarize_weights(self.weights, processes=self._processes)
+            self.nothing = summary.greatest == 0.0
+        return self.usable
 
     @property
     def usable(self) -> Any:
@@ -114,18 +119,6 @@ class RowWeights:
         if self.weights is None:
             return None
         return torch.ones_like(self.weights) if self.nothing else self.weights
-
-    def _weigh(self, statistics: Any) -> Any:
-        signals = batch_signals(statistics, self.own_scores, self.columns)
-        assert self.weighting is not None
-        return self._usable(
-            weigh(self.weighting, signals, self.progress, processes=self._processes)
-        )
-
-    def _usable(self, weights: Any) -> Any:
-        self.weights = weights
-        self.nothing = summarize_weights(weights, processes=self._processes).greatest == 0.0
-        return self.usable
 
 
 def batch_signals(statistics: Any, own_scores: Any, columns: Mapping[str, Any]) -> Signals:
@@ -147,13 +140,17 @@ def batch_signals(statistics: Any, own_scores: Any, columns: Mapping[str, Any]) 
 
 
 def own_scores(queries: Any, hard_negatives: list[Any]) -> Any:
-    """float32 [rows, h]: cosines of row i with row i of each of the h columns; None without any."""
+    """Cosines of row i with row i of each of the h columns; None without any.
+
+    Returns:
+        float32 [rows, h], on the CPU.
+    """
     if not hard_negatives:
         return None
     with torch.no_grad():
         left = normalize(queries.float(), dim=1)
         found = [(left * normalize(rows.float(), dim=1)).sum(dim=1) for rows in hard_negatives]
-        return torch.stack(found, dim=1)
+        return torch.stack(found, dim=1).cpu()
 
 
 def observations(statistics: Any, weights: RowWeights, possible: float) -> dict[str, float]:

@@ -16,8 +16,9 @@ from stope.mining import EmbeddingCache, fingerprint_encoder
 from stope.retrieval.encoding import encode_queries
 from stope.training._arguments import check_output, describe, say_nothing
 from stope.training._clock import Clock
+from stope.training._collator import Batches
 from stope.training._examples import fingerprint_rows
-from stope.training._fused_loss import Batches, CachedFusedLoss, FusedLoss
+from stope.training._fused_loss import CachedFusedLoss, FusedLoss
 from stope.training._processes import computed_in_first
 from stope.training._rows import SOURCE, WEIGHT, RowTable, check_columns
 from stope.training._signals import check_weighting

@@ -51,8 +51,9 @@ def contrastive_loss(
         mini_batch_size: encode this many rows at a time and keep no activations between (GradCache:
             Gao et al. 2021), so that memory does not grow with the batch; None encodes at once. Not
             for a static encoder, which keeps none.
-        symmetric: add the same loss from documents to queries, and take the mean of both. In that
-            direction only queries with the same positive are known to be no negatives.
+        symmetric: add the same loss from the rows' positives to the queries of all rows, and take
+            the mean of both. What is known to be no negative of the other in one direction is none
+            in the other.
         weighting: of `stope.weighting`, or its name, or its dictionary; None weighs by the data's
             column "weight" alone. It reads, by name: "loss", "log_sum_exp" and "rank" of the
             positive, over all documents of the batch; "best_hardness", the best negative's cosine
@@ -74,7 +75,8 @@ def contrastive_loss(
     Returns:
         A loss as sentence-transformers' trainer calls it, equal to MultipleNegativesRankingLoss
         with scale 1 / temperature, or to its cached form. `stope.torch.InfoNCELoss`, which computes
-        it on the CPU without the score matrix, is its attribute ``infonce``; where several
+        it without the score matrix, is its attribute ``infonce``: on the device of the embeddings,
+        or on the CPU where this stope has no core for that device. Where several
         processes train together it has the documents of all of them, and weights are those of one
         process with all rows. In `train` documents with the text of a row's positive are no
         negatives of the row, and rows have the weights of the column "weight", if there is one.
@@ -117,15 +119,9 @@ def contrastive_loss(
     from stope.training._fused_loss import CachedFusedLoss, FusedLoss, Parts
     from stope.weighting import Weighting
 
-    options: dict[str, Any] = {"precision": precision}
-    if symmetric:
-        options |= {
-            "directions": ("query_to_document", "document_to_query"),
-            "partition": "per_direction",
-        }
-    infonce = DistributedInfoNCELoss(temperature, **options)
+    infonce = DistributedInfoNCELoss(temperature, precision=precision)
     found = None if weighting is None else Weighting.from_dict(weighting)
-    parts = Parts(found, negatives, prompts, table, dims, factors)
+    parts = Parts(found, negatives, prompts, table, dims, factors, symmetric)
     if mini_batch_size is None:
         return FusedLoss(model, infonce, parts, clock)
     return CachedFusedLoss(model, infonce, mini_batch_size, parts, clock)
