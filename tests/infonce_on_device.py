@@ -62,6 +62,7 @@ class Torch:
 
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
+            torch.zeros(1, device="cuda")  # torch warns of graphs that are empty
             result = call()
         return result, graph.replay
 
