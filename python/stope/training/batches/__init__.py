@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from stope.training.batches.clusters import Clusters, kmeans
 from stope.training.batches.plans import Plan
-from stope.training.batches.protocol import BatchSpec, RowNumbers, Table, batch_spec_names
+from stope.training.batches.protocol import BatchSpec, RowNumbers, Sizes, Table, batch_spec_names
 from stope.training.batches.sampler import batch_sampler
 from stope.training.batches.specs import Clustered, Distinct, Homogeneous, Mixed
 
@@ -22,6 +22,7 @@ __all__ = [
     "Mixed",
     "Plan",
     "RowNumbers",
+    "Sizes",
     "Table",
     "batch_sampler",
     "batch_spec_names",

@@ -6,7 +6,7 @@ import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,25 @@ class RowNumbers:
         )
 
 
+class Sizes(NamedTuple):
+    """The numbers of a plan.
+
+    Attributes:
+        batch_size: rows of a batch at the most, of each process.
+        seed: of everything random.
+        processes: batches of one step.
+    """
+
+    batch_size: int
+    seed: int
+    processes: int
+
+
 class BatchSpec(Named, family="batches", members="kinds"):
     """A frozen dataclass of numbers that plans batches; written by name into configurations.
+
+    A spec of your own is a frozen dataclass derived from this class, with the name that
+    configurations give it and its own `arrange`.
 
     >>> from stope.training.batches import Distinct, Mixed
     >>> Mixed(temperature=0.5).to_dict()
@@ -80,7 +97,6 @@ class BatchSpec(Named, family="batches", members="kinds"):
         name: of the class, in configurations.
     """
 
-    @abstractmethod
     def plan(
         self,
         table: Table,
@@ -122,6 +138,22 @@ class BatchSpec(Named, family="batches", members="kinds"):
 
         Memory: at most about 190 bytes a row while an epoch is planned or the plan is made, and 80
         afterwards, the epoch's lists included. A million rows take one to five seconds.
+        """
+        sizes = Sizes(
+            integer(batch_size, "batch_size", 2),
+            integer(seed, "seed", 0),
+            integer(processes, "processes", 1),
+        )
+        return self.arrange(table, sizes, embeddings)
+
+    @abstractmethod
+    def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
+        """What every spec defines: a plan that keeps the promises of :meth:`plan`.
+
+        Args:
+            table: as for :meth:`plan`.
+            sizes: its numbers, checked.
+            embeddings: as for :meth:`plan`.
         """
 
 

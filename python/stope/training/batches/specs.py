@@ -9,7 +9,14 @@ import numpy as np
 
 from stope.training.batches.clusters import kmeans
 from stope.training.batches.plans import Drawn, Ids, Joined, Passes, Plan
-from stope.training.batches.protocol import BatchSpec, Table, integer, numbers_of, sources_of
+from stope.training.batches.protocol import (
+    BatchSpec,
+    Sizes,
+    Table,
+    integer,
+    numbers_of,
+    sources_of,
+)
 
 
 @dataclass(frozen=True)
@@ -23,17 +30,9 @@ class Distinct(BatchSpec, name="distinct"):
     (2, [0, 1, 2])
     """
 
-    def plan(
-        self,
-        table: Table,
-        batch_size: int,
-        seed: int = 0,
-        *,
-        embeddings: Any = None,
-        processes: int = 1,
-    ) -> Plan:
-        """As :meth:`BatchSpec.plan`; a pass over all rows is an epoch."""
-        return _whole(table, *_numbers(batch_size, seed, processes))
+    def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
+        """A pass over all rows is an epoch."""
+        return _whole(table, sizes)
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,9 @@ class Homogeneous(BatchSpec, name="homogeneous"):
     [[0, 1, 2], [3, 4, 5]]
     """
 
-    def plan(
-        self,
-        table: Table,
-        batch_size: int,
-        seed: int = 0,
-        *,
-        embeddings: Any = None,
-        processes: int = 1,
-    ) -> Plan:
-        """As :meth:`BatchSpec.plan`; a source without two rows for a batch is an error."""
-        size, start, width = _numbers(batch_size, seed, processes)
-        return Joined(_by_source(self, table, size, start, width), None, start, width)
+    def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
+        """A source without two rows for a batch is an error."""
+        return Joined(_by_source(self, table, sizes), None, sizes.seed, sizes.processes)
 
 
 @dataclass(frozen=True)
@@ -102,17 +92,8 @@ class Clustered(BatchSpec, name="clustered"):
         integer(self.per_batch, "per_batch", 1)
         integer(self.iterations, "iterations", 1)
 
-    def plan(
-        self,
-        table: Table,
-        batch_size: int,
-        seed: int = 0,
-        *,
-        embeddings: Any = None,
-        processes: int = 1,
-    ) -> Plan:
-        """As :meth:`BatchSpec.plan`; embeddings are needed, and clustered here."""
-        size, start, width = _numbers(batch_size, seed, processes)
+    def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
+        """Embeddings are needed, and clustered here."""
         numbers_of(table)
         own = np.asarray(table.query_numbers)
         if embeddings is None:
@@ -126,9 +107,9 @@ class Clustered(BatchSpec, name="clustered"):
             )
         count = self.clusters
         if count is None:
-            count = max(1, len(embeddings) // (2 * size))
-        found = kmeans(embeddings, count, iterations=self.iterations, seed=start)
-        return _whole(table, size, start, width, found.labels[own], self.per_batch)
+            count = max(1, len(embeddings) // (2 * sizes.batch_size))
+        found = kmeans(embeddings, count, iterations=self.iterations, seed=sizes.seed)
+        return _whole(table, sizes, found.labels[own], self.per_batch)
 
 
 @dataclass(frozen=True)
@@ -174,30 +155,21 @@ class Mixed(BatchSpec, name="mixed"):
         if not isinstance(self.homogeneous, bool):
             raise TypeError(f"homogeneous is {self.homogeneous!r}; give True or False.")
 
-    def plan(
-        self,
-        table: Table,
-        batch_size: int,
-        seed: int = 0,
-        *,
-        embeddings: Any = None,
-        processes: int = 1,
-    ) -> Plan:
-        """As :meth:`BatchSpec.plan`, with the shares above."""
-        size, start, width = _numbers(batch_size, seed, processes)
-        whole = _whole(table, size, start, width)
+    def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
+        """Each source has the share above."""
+        whole = _whole(table, sizes)
         _, sources = sources_of(table, self)
         lengths = np.bincount(sources)
         shares = lengths.astype(np.float64) ** self.temperature
         if self.homogeneous:
-            rounds = max(whole.num_batches // width, len(lengths))
-            counts = share_out(rounds, shares, least=1) * width
-            passes = _by_source(self, table, size, start, width)
-            return Joined(passes, counts.tolist(), start, width)
+            rounds = max(whole.num_batches // sizes.processes, len(lengths))
+            counts = share_out(rounds, shares, least=1) * sizes.processes
+            passes = _by_source(self, table, sizes)
+            return Joined(passes, counts.tolist(), sizes.seed, sizes.processes)
         queries, positives = numbers_of(table)
         limits = np.array([
             min(
-                size * whole.num_batches,
+                sizes.batch_size * whole.num_batches,
                 *(
                     int(np.count_nonzero(np.bincount(side[sources == s]))) * whole.num_batches
                     for side in (queries, positives)
@@ -206,7 +178,7 @@ class Mixed(BatchSpec, name="mixed"):
             for s in range(len(lengths))
         ])  # fmt: skip
         counts = share_out(whole.total, shares, most=limits)
-        return Drawn(whole, sources, counts, queries, positives, start)
+        return Drawn(whole, sources, counts, queries, positives, sizes.seed)
 
 
 def share_out(total: int, shares: Any, *, least: int = 0, most: Any = None) -> Ids:
@@ -244,41 +216,25 @@ def share_out(total: int, shares: Any, *, least: int = 0, most: Any = None) -> I
             return counts
 
 
-def _numbers(batch_size: int, seed: int, processes: int) -> tuple[int, int, int]:
-    return (
-        integer(batch_size, "batch_size", 2),
-        integer(seed, "seed", 0),
-        integer(processes, "processes", 1),
-    )
-
-
-def _whole(
-    table: Table,
-    batch_size: int,
-    seed: int,
-    processes: int,
-    clusters: Ids | None = None,
-    per_batch: int = 1,
-) -> Passes:
+def _whole(table: Table, sizes: Sizes, clusters: Ids | None = None, per_batch: int = 1) -> Passes:
     queries, positives = numbers_of(table)
     rows = np.arange(len(queries), dtype=np.int64)
     return Passes(
-        rows, queries, positives, batch_size, [seed, 0], processes, "table", clusters, per_batch
-    )
+        rows, queries, positives, sizes.batch_size, [sizes.seed, 0], sizes.processes, "table",
+        clusters, per_batch,
+    )  # fmt: skip
 
 
-def _by_source(
-    spec: BatchSpec, table: Table, batch_size: int, seed: int, processes: int
-) -> list[Passes]:
+def _by_source(spec: BatchSpec, table: Table, sizes: Sizes) -> list[Passes]:
     queries, positives = numbers_of(table)
     names, sources = sources_of(table, spec)
     found = []
     for place, name in enumerate(names.tolist()):
         rows = np.flatnonzero(sources == place)
-        stream = [seed, 4, place]
+        stream = [sizes.seed, 4, place]
         found.append(
             Passes(
-                rows, queries[rows], positives[rows], batch_size, stream, processes,
+                rows, queries[rows], positives[rows], sizes.batch_size, stream, sizes.processes,
                 f"source {name}",
             )
         )  # fmt: skip
