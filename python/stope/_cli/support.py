@@ -102,7 +102,21 @@ def _sentence(error: Exception) -> str:
     if not expected and not isinstance(error, RuntimeError):
         text = f"{type(error).__name__}: {text}"
     hint = "" if expected else " (--debug shows the traceback)"
-    return text.rstrip(".") + "." + hint if not hint else text.rstrip(".") + hint + "."
+    return text.rstrip(".") + hint + "."
+
+
+def stderr_progress(quiet: bool) -> Progress:
+    """Rich's bars with counts and times; silent where stderr is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=quiet or not console.is_terminal,
+    )
 
 
 class Bars:
@@ -126,16 +140,7 @@ class Bars:
 @contextmanager
 def bars(quiet: bool) -> Iterator[Bars]:
     """Show progress bars while the block runs."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    disabled = quiet or not console.is_terminal
-    with Progress(*columns, console=console, disable=disabled) as progress:
+    with stderr_progress(quiet) as progress:
         yield Bars(progress)
 
 

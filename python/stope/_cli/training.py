@@ -8,18 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Table
 
-from stope._cli.support import say
+from stope._cli.support import say, stderr_progress
 
 _LARGEST_STATIC_BATCH = 2048
 _SMALLEST_STATIC_BATCH = 16
@@ -94,15 +86,7 @@ class Bar:
 @contextmanager
 def reporting(quiet: bool) -> Iterator[Bar]:
     """Show a `Bar` while the block runs."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as shown:
+    with stderr_progress(quiet) as shown:
         yield Bar(shown, quiet)
 
 
