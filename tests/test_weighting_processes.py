@@ -5,6 +5,8 @@ The processes have different numbers of samples.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,16 @@ def worker(here, count, folder):
     integers = torch.ones(3, dtype=torch.int64 if here else torch.float32)
     for name, values in {"nan": bad, "dtype": integers, "empty": mine["loss"][:0]}.items():
         found["refused"][name] = refused(lambda v=values: w.dynamic_weights(v, 0, processes="all"))
+    # Of these, one part looks at its own process alone, and another at all.
+    parts = {
+        "product": w.Product((w.Focal(), w.Progressive())),
+        "normalized": w.Normalized(w.Product((w.Progressive(), w.Focal()))),
+        "anti": w.Anti(w.Focal()),
+    }
+    some = {**mine, "loss": bad}
+    for name, weighting in parts.items():
+        call = functools.partial(weighting, some, 0.5, processes="all")
+        found["refused"][name] = refused(call)
     return found
 
 
@@ -97,6 +109,9 @@ def test_what_one_process_refuses_stops_all(processes):
     assert second["nan"].startswith("losses[1] is nan; every entry must be finite")
     assert first["dtype"].startswith("another process")
     assert "losses has dtype torch.int64" in second["dtype"]
+    for name in ("product", "normalized", "anti"):
+        assert first[name].startswith("another process was given samples")
+        assert second[name].startswith("losses[1] is nan")
     assert first["empty"] == second["empty"]
     assert first["empty"].startswith("losses is empty")
 

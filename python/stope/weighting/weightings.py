@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from stope.weighting import compose, difficulty
+from stope.weighting._processes import Processes
 from stope.weighting._values import choice, interval, number
 from stope.weighting.answer_ranking import answer_ranking_weights
 from stope.weighting.dynamic import dynamic_weights
@@ -281,7 +282,7 @@ class Product(Weighting, name="product"):
     ) -> Any:
         """Weights ``[B]``."""
         return compose.product_weights(
-            *(part(signals, progress, processes=processes) for part in self.parts)
+            *(_weights_of(part, signals, progress, processes) for part in self.parts)
         )
 
 
@@ -327,7 +328,7 @@ class Normalized(Weighting, name="normalized"):
         self, signals: Mapping[str, Any], progress: float, *, processes: Any = None
     ) -> Any:
         """Weights ``[B]`` of mean 1."""
-        weights = self.of(signals, progress, processes=processes)
+        weights = _weights_of(self.of, signals, progress, processes)
         return compose.normalize_weights(weights, processes=processes)
 
 
@@ -348,7 +349,7 @@ class Anti(Weighting, name="anti"):
         self, signals: Mapping[str, Any], progress: float, *, processes: Any = None
     ) -> Any:
         """Weights ``[B]`` with the mean of the other's."""
-        weights = self.of(signals, progress, processes=processes)
+        weights = _weights_of(self.of, signals, progress, processes)
         return compose.anti_weights(weights, processes=processes)
 
 
@@ -400,6 +401,16 @@ class FadeOut(Weighting, name="fade_out"):
         """Weights ``[B]``."""
         weights = self.of(signals, progress, processes=processes)
         return compose.fade_out_weights(weights, progress, start=self.start, end=self.end)
+
+
+def _weights_of(
+    part: Weighting, signals: Mapping[str, Any], progress: float, processes: Any
+) -> Any:
+    """The part's weights, where more follows in which all processes take part.
+
+    A part that looks at its own process alone may refuse samples here that others do not have.
+    """
+    return Processes(processes).read(lambda: part(signals, progress, processes=processes))
 
 
 def _word(value: Any, name: str = "signal") -> None:
