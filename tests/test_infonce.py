@@ -114,6 +114,25 @@ def test_a_larger_batch(precision):
     check(queries, documents, options | {"precision": precision}, upstream, "", expected)
 
 
+@isas
+@precisions
+@pytest.mark.parametrize("order", ["rising", "falling"])
+def test_logits_that_rise_or_fall_along_the_columns(order, precision, isa):
+    """Sums start with a reference of the first columns; later ones may be e^150 times as large.
+
+    Rows without a gradient share the first strip with others.
+    """
+    rng, _, documents = cases.problem(0, 70, 1664, 64)
+    queries = rng.standard_normal((70, 64), np.float32)
+    nearness = 3 * np.linspace(0, 1, 1664, dtype=np.float32)[:, None] ** 4
+    documents += nearness[:: 1 if order == "rising" else -1] * queries[np.arange(1664) % 70]
+    options = {"temperature": 0.004, "positives": rng.permutation(70)}
+    upstream = rng.uniform(-1, 2, 70).astype(np.float32)
+    upstream[:32:3] = 0
+    with stope.isa.only(isa):
+        check(queries, documents, options | {"precision": precision}, upstream, order)
+
+
 # Largest |loss - oracle| in units of 1 / temperature, and largest relative error of a gradient.
 # H11 asks 1e-6 and 1e-5 of float32: AMX, which adds up products of bfloat16 parts from dim 256 on,
 # misses the first by a factor of up to 1.7 there.

@@ -6,7 +6,7 @@
 #include "simd/amx.h"
 #include "simd/avx512.h"
 
-#include "amx_loss.inl.h"
+#include "amx_strip.inl.h"
 
 namespace {
 

@@ -219,7 +219,7 @@ struct NextSums {
   const float* data;
   std::int64_t stride;
   int rows;
-  void fetch(std::int64_t step) const {
+  void step(std::int64_t step) const {
     constexpr int kRowsPerStep = 4;
     const auto first = static_cast<int>(step) * kRowsPerStep;
     if (first + kRowsPerStep > rows) return;
@@ -232,28 +232,30 @@ struct NextSums {
 // The left operand's next strip: a slab of them is larger than the second-level cache.
 struct NextStrip {
   const std::int8_t* data;
-  void fetch(std::int64_t) {
+  void step(std::int64_t) {
     constexpr int kLinesPerStep = 4;
     for (int i = 0; i < kLinesPerStep; ++i, data += 64) __builtin_prefetch(data, 0, 2);
   }
 };
 
 // Tiles 0 to 3 += the products of two strips by two, over all steps. Loads lie between products, as
-// late as they can: the unit takes them while it multiplies.
-template <typename Next>
+// late as they can: the unit takes them while it multiplies. b and the sums are read once before
+// they are read again a strip later: their loads say so, and leave the first-level cache to a.
+// What is done beside the products, at every step, hardly costs anything: it is other units' work.
+template <typename Beside>
 inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts, std::int64_t steps,
-                            Next& next) {
+                            Beside& beside) {
   for (std::int64_t k = 0; k < steps; ++k) {
     const int last = parts - 1;  // of a: low, then high
-    _tile_loadd(6, b.at(0, 0, k), kAmxTileBytes);
+    _tile_stream_loadd(6, b.at(0, 0, k), kAmxTileBytes);
     _tile_loadd(4, a.at(0, last, k), kAmxTileBytes);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b.at(1, 0, k), kAmxTileBytes);
+    _tile_stream_loadd(7, b.at(1, 0, k), kAmxTileBytes);
     _tile_dpbf16ps(1, 4, 7);
     _tile_loadd(5, a.at(1, last, k), kAmxTileBytes);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    next.fetch(k);
+    beside.step(k);
     if (parts == 1) continue;
     _tile_loadd(4, a.at(0, 0, k), kAmxTileBytes);
     _tile_dpbf16ps(0, 4, 6);
@@ -261,21 +263,27 @@ inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts,
     _tile_loadd(5, a.at(1, 0, k), kAmxTileBytes);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    _tile_loadd(6, b.at(0, 1, k), kAmxTileBytes);
+    _tile_stream_loadd(6, b.at(0, 1, k), kAmxTileBytes);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_loadd(7, b.at(1, 1, k), kAmxTileBytes);
+    _tile_stream_loadd(7, b.at(1, 1, k), kAmxTileBytes);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(3, 5, 7);
   }
 }
 
+inline void zero_sums() {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+}
 inline void load_sums(const float* out, std::int64_t stride) {
   const std::int64_t bytes = stride * static_cast<std::int64_t>(sizeof(float));
-  _tile_loadd(0, out, bytes);
-  _tile_loadd(1, out + kLanes, bytes);
-  _tile_loadd(2, out + kLanes * stride, bytes);
-  _tile_loadd(3, out + kLanes * stride + kLanes, bytes);
+  _tile_stream_loadd(0, out, bytes);
+  _tile_stream_loadd(1, out + kLanes, bytes);
+  _tile_stream_loadd(2, out + kLanes * stride, bytes);
+  _tile_stream_loadd(3, out + kLanes * stride + kLanes, bytes);
 }
 inline void store_sums(float* out, std::int64_t stride) {
   const std::int64_t bytes = stride * static_cast<std::int64_t>(sizeof(float));
@@ -309,14 +317,10 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
         const TileStrips b = {static_cast<const std::int8_t*>(right) + c / kLanes * group + skipped,
                               group, part, kTileBytes};
         float* out = tile + r * stride + c;
-        if (k > 0) {
+        if (k > 0)
           load_sums(out, stride);
-        } else {
-          _tile_zero(0);
-          _tile_zero(1);
-          _tile_zero(2);
-          _tile_zero(3);
-        }
+        else
+          zero_sums();
         multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece, next);
         store_sums(out, stride);
       }
@@ -381,20 +385,6 @@ void accumulate_tiles(LossPrecision precision, const void* tile, int first_row, 
       }
     }
   }
-}
-
-void fill_amx_loss(stope::LossKernels* loss) {
-  loss->element_bytes[stope::kLossFloat32] = 2 * 2;
-  loss->element_bytes[stope::kLossBfloat16] = 2;
-  // Two bytes a part for the transposed tile, and an eighth of it for the strip.
-  loss->weight_bytes[stope::kLossFloat32] = 5;
-  loss->weight_bytes[stope::kLossBfloat16] = 3;
-  loss->pack_left = pack_left_tiles;
-  loss->pack_right = pack_right_tiles;
-  loss->pack_inner = pack_inner_tiles;
-  loss->score = score_tiles;
-  loss->pack_weights = pack_weight_tiles;
-  loss->accumulate = accumulate_tiles;
 }
 
 }  // namespace

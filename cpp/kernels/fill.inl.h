@@ -83,6 +83,8 @@ void fill_loss(stope::LossKernels* loss) {
   loss->survey = survey_scores;
   loss->fold = fold_scores;
   loss->weigh = weigh_scores;
+  loss->score_fold = score_fold;
+  loss->score_weigh = score_weigh;
 }
 
 void fill(stope::KernelTable* table, const char* name) {

@@ -187,6 +187,16 @@ struct LossSurvey {
   std::int64_t best_index;  // its first index, counted from `first_index` of the call
 };
 
+// Operands of one score of at most kLossStrip rows.
+struct LossStrip {
+  const void* left;
+  const void* right;
+  int rows, columns;
+  std::int64_t depth;
+  float* tile;
+  std::int64_t stride;
+};
+
 struct LossKernels {
   int element_bytes[2];  // of a packed element, by LossPrecision
   int weight_bytes[2];   // of a packed weight
@@ -204,6 +214,16 @@ struct LossKernels {
   // room for multiples of kLossPadding. An entry's bits do not depend on its place in the tile.
   void (*score)(LossPrecision precision, const void* left, const void* right, int rows, int columns,
                 std::int64_t depth, float* tile, std::int64_t stride);
+
+  // A score, and in the same go what survey and fold, or weigh, make of each row: while one block
+  // is multiplied, the one before is worked on. For plain terms, which say the same of every entry:
+  // softmax, not focal, no log weights; nothing is masked, and no coefficient is 0. The scores stay
+  // in the tile after score_fold, the weights after score_weigh.
+  void (*score_fold)(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
+                     const float* positives, std::int64_t first_index, LossSurvey* surveys,
+                     LossSums* sums);
+  void (*score_weigh)(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
+                      const LossCoefficients* coefficients);
 
   // Packs a strip of weights, up to kLossStrip rows from `first_row` on of a tile of at most
   // kLossChunk rows and columns; weights are zero in the padding of columns. `tile` holds

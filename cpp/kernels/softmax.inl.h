@@ -7,6 +7,8 @@
 // tiles.
 #pragma once
 
+#include "accumulate.inl.h"
+#include "exponential.inl.h"
 #include "kernel_table.h"
 
 namespace {
@@ -21,7 +23,6 @@ using stope::LossTerms;
 
 constexpr float kMasked = -__builtin_inff();
 constexpr float kSmallestFinite = -3.4028234663852886e38f;
-constexpr float kSmallestExponent = -87.3f;  // e^x is a normal number above
 
 constexpr float kLaneNumbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
@@ -30,36 +31,6 @@ struct Constant {
   static constexpr LossKind kValue = kKind;
 };
 
-// e^x for x <= 88, within 2 units in the last place; 0 below kSmallestExponent.
-inline f32x16 exp_f32(f32x16 x) {
-  const f32x16 bounded = max_f32(x, set_f32(kSmallestExponent));
-  const f32x16 n = round_f32(mul_f32(bounded, set_f32(1.44269504088896341f)));
-  f32x16 r = fma_f32(n, set_f32(-0.693359375f), bounded);
-  r = fma_f32(n, set_f32(2.12194440e-4f), r);
-  f32x16 p = set_f32(1.9875691500e-4f);
-  p = fma_f32(p, r, set_f32(1.3981999507e-3f));
-  p = fma_f32(p, r, set_f32(8.3334519073e-3f));
-  p = fma_f32(p, r, set_f32(4.1665795894e-2f));
-  p = fma_f32(p, r, set_f32(1.6666665459e-1f));
-  p = fma_f32(p, r, set_f32(5.0000001201e-1f));
-  p = add_f32(fma_f32(p, mul_f32(r, r), r), set_f32(1.0f));
-  return where_le(x, set_f32(kSmallestExponent), set_f32(0.0f), times_power_of_two(p, n));
-}
-
-// 2^x for x <= 120, within 3e-6 (least squares, iterated to even errors); 2^-126 at the least.
-constexpr float kSmallestPower = -126.0f;
-constexpr float kLog2E = 1.44269504088896341f;
-inline f32x16 exp2_rough(f32x16 x) {
-  const f32x16 bounded = max_f32(x, set_f32(kSmallestPower));
-  const f32x16 n = round_f32(bounded);
-  const f32x16 r = sub_f32(bounded, n);
-  f32x16 p = set_f32(9.57010143e-3f);
-  p = fma_f32(p, r, set_f32(5.59178603e-2f));
-  p = fma_f32(p, r, set_f32(2.40247448e-1f));
-  p = fma_f32(p, r, set_f32(6.93121815e-1f));
-  p = fma_f32(p, r, set_f32(9.99999261e-1f));
-  return times_power_of_two(p, n);
-}
 // Whether logits are scores times the multiplier, and their exponentials may be rough.
 template <LossKind kKind, bool kFocal>
 inline bool is_plain(const LossTerms& terms) {
@@ -285,10 +256,11 @@ void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
   if (is_plain<kKind, kFocal>(terms)) {
     const f32x16 multiplier = set_f32(terms.multiplier * kLog2E);
     const f32x16 offset = set_f32(-coefficients.reference * kLog2E);
+    const f32x16 smallest = set_f32(smallest_power(coefficients.first));
     for (; at + kLanes <= count; at += kLanes) {
       const f32x16 x = fma_f32(load_f32(scores + at), multiplier, offset);
-      const f32x16 weight = mul_f32(first, exp2_rough(x));
-      store_f32(scores + at, where_le(x, set_f32(kSmallestPower), zero, weight));
+      const f32x16 weight = mul_f32(first, exp2_rough(x, smallest));
+      store_f32(scores + at, where_le(x, smallest, zero, weight));
     }
   } else if (weights == nullptr)
     for (; at + kLanes <= count; at += kLanes) weigh(at, load_f32(scores + at), zero);
@@ -314,6 +286,30 @@ void weigh_scores(float* scores, int count, int padded, const LossTerms* terms,
     case stope::kLossHardness: return weigh(Constant<stope::kLossHardness>());
     case stope::kLossSigmoid: return weigh(Constant<stope::kLossSigmoid>());
   }
+}
+
+void score_fold(stope::LossPrecision precision, const stope::LossStrip* strip,
+                const LossTerms* terms, const float* positives, std::int64_t first_index,
+                LossSurvey* surveys, LossSums* sums) {
+  score_tile(precision, strip->left, strip->right, strip->rows, strip->columns, strip->depth,
+             strip->tile, strip->stride);
+  for (int r = 0; r < strip->rows; ++r) {
+    const float* scores = strip->tile + r * strip->stride;
+    survey_scores(scores, strip->columns, positives[r], first_index, &surveys[r]);
+    fold_scores(scores, strip->columns, surveys[r].largest, terms, &sums[r]);
+  }
+}
+
+void score_weigh(stope::LossPrecision precision, const stope::LossStrip* strip,
+                 const LossTerms* terms, const LossCoefficients* coefficients) {
+  score_tile(precision, strip->left, strip->right, strip->rows, strip->columns, strip->depth,
+             strip->tile, strip->stride);
+  const int padded =
+      (strip->columns + stope::kLossPadding - 1) / stope::kLossPadding * stope::kLossPadding;
+  double total = 0, moment = 0;
+  for (int r = 0; r < strip->rows; ++r)
+    weigh_scores(strip->tile + r * strip->stride, strip->columns, padded, terms, &coefficients[r],
+                 &total, &moment);
 }
 
 }  // namespace

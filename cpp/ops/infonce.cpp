@@ -78,26 +78,54 @@ class Forward : LossScan {
       scan(
           passes_[p], begin, end, nullptr, space, nothing,
           [&](const LossTile& tile) {
+            for (int r = 0; r < tile.rows; ++r) fetch_ahead(tile, r);
+            if (tile.plain) return fold_plain(tile, space, out);
+            score(tile, space);
             for (int r = 0; r < tile.rows; ++r) fold(tile, r, space, out);
           },
           nothing);
     for (std::int64_t i = begin; i < end; ++i) finish(i, out);
   }
 
+  static LossSurvey survey_of(std::int64_t i, const InfonceForward& out) {
+    return {0, 0, 0, out.best_negative_scores[i], out.best_negatives[i]};
+  }
+  static void note(const LossTile& tile, std::int64_t i, const LossSurvey& survey,
+                   const InfonceForward& out) {
+    out.negatives[i] += survey.kept;
+    if (tile.pass->first_id < 0) return;
+    out.ranks[i] += survey.above;
+    out.best_negative_scores[i] = survey.best;
+    out.best_negatives[i] = survey.best_index;
+  }
+
+  void fold_plain(const LossTile& tile, const LossSpace& space, const InfonceForward& out) {
+    float positives[kLossStrip];
+    LossSurvey surveys[kLossStrip];
+    LossSums sums[kLossStrip];
+    for (int r = 0; r < tile.rows; ++r) {
+      const std::int64_t i = tile.first_row + r;
+      positives[r] = best_positive(i);
+      surveys[r] = survey_of(i, out);
+      sums[r] = load_sums(out.state, i);
+    }
+    const LossStrip strip = strip_of(tile, space);
+    kernels_.loss.score_fold(precision_, &strip, tile.terms, positives,
+                             tile.first_column + tile.pass->first_id, surveys, sums);
+    for (int r = 0; r < tile.rows; ++r) {
+      note(tile, tile.first_row + r, surveys[r], out);
+      store_sums(out.state, tile.first_row + r, sums[r], 0);
+    }
+  }
+
   void fold(const LossTile& tile, int r, const LossSpace& space, const InfonceForward& out) {
     const std::int64_t i = tile.first_row + r;
-    fetch_ahead(tile, r);
-    LossSurvey survey = {0, 0, 0, out.best_negative_scores[i], out.best_negatives[i]};
+    LossSurvey survey = survey_of(i, out);
     mask_row(tile, r, space, &survey);
-    out.negatives[i] += survey.kept;
-    if (tile.pass->first_id >= 0) {
-      out.ranks[i] += survey.above;
-      out.best_negative_scores[i] = survey.best;
-      out.best_negatives[i] = survey.best_index;
-    }
+    note(tile, i, survey, out);
     const LossTerms& terms = terms_of_row(tile, i);
     LossSums sums = load_sums(out.state, i);
-    kernels_.loss.fold(space.tile + r * tile_columns_, tile.columns, survey.largest, &terms, &sums);
+    kernels_.loss.fold(space.tile + r * tile_stride_, tile.columns, survey.largest, &terms, &sums);
     store_sums(out.state, i, sums, 0);
   }
 
@@ -220,12 +248,16 @@ class Backward : LossScan {
           if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
         [&](const LossTile& tile) {
-          for (int r = 0; r < tile.rows; ++r) {
-            fetch_ahead(tile, r);
-            weigh(tile, r, space);
+          for (int r = 0; r < tile.rows; ++r) fetch_ahead(tile, r);
+          if (is_plain_weigh(tile)) {
+            const LossStrip scores = strip_of(tile, space);
+            k.score_weigh(precision_, &scores, tile.terms, coefficients_ + tile.first_row);
+          } else {
+            score(tile, space);
+            for (int r = 0; r < tile.rows; ++r) weigh(tile, r, space);
           }
           const auto strip = static_cast<int>(tile.slab_row % kLossChunk);
-          k.pack_weights(precision_, space.tile, tile_columns_, strip, tile.rows, tile.columns,
+          k.pack_weights(precision_, space.tile, tile_stride_, strip, tile.rows, tile.columns,
                          depth_, space.weights);
           k.accumulate(precision_, space.weights, strip, tile.rows, tile.columns, false,
                        space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_);
@@ -241,10 +273,17 @@ class Backward : LossScan {
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
   }
 
+  // A row of coefficient 0 may have no finite reference.
+  bool is_plain_weigh(const LossTile& tile) const {
+    const LossCoefficients* rows = coefficients_ + tile.first_row;
+    return tile.plain && std::all_of(rows, rows + tile.rows,
+                                     [](const LossCoefficients& c) { return c.first != 0.0f; });
+  }
+
   void weigh(const LossTile& tile, int r, const LossSpace& space) {
     const std::int64_t i = tile.first_row + r;
     const auto padded = static_cast<int>(round_up(tile.columns, kLossPadding));
-    float* scores = space.tile + r * tile_columns_;
+    float* scores = space.tile + r * tile_stride_;
     if (coefficients_[i].first == 0.0f && coefficients_[i].second == 0.0f) {
       std::fill_n(scores, padded, 0.0f);
       return;

@@ -20,6 +20,14 @@ void in_tile(const IdLists& lists, std::int64_t i, const LossTile& tile, Body bo
   for (; begin < end && *begin < tile.first_column + tile.columns; ++begin)
     if (*begin >= tile.first_column) body(*begin - tile.first_column);
 }
+// Whether the lists of rows [begin, end) name a column of the tile.
+bool any_in_tile(const IdLists& lists, std::int64_t begin, std::int64_t end, const LossTile& tile) {
+  bool found = false;
+  if (lists.offsets == nullptr) return found;
+  for (std::int64_t i = begin; i < end; ++i)
+    in_tile(lists, i, tile, [&](std::int64_t) { found = true; });
+  return found;
+}
 
 }  // namespace
 
@@ -37,13 +45,14 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       precision_(problem.precision == LossArithmetic::kFloat32 ? kLossFloat32 : kLossBfloat16),
       workspace_(workspace),
       tile_columns_(backward ? kLossChunk : kMostTileColumns),
+      tile_stride_(tile_columns_ + kLanes),
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
   const std::int64_t unit = backward ? kLossChunk : 2 * kLossStrip;
   slab_rows_ = std::min(kLossSlabRows, round_up(divide_up(rows_, 2 * threads), unit));
   slabs_ = divide_up(rows_, slab_rows_);
-  const std::int64_t tile = kLossStrip * tile_columns_;
+  const std::int64_t tile = kLossStrip * tile_stride_;
   const std::int64_t row = row_bytes(depth_), guide_depth = problem.guide_queries.columns;
   for (std::int64_t t = 0; t < threads; ++t) {
     LossSpace& space = spaces_[t];
@@ -213,11 +222,10 @@ void LossScan::score_positives(std::int64_t begin, std::int64_t end, const LossS
     for (std::int64_t e = lists.offsets[first]; e < lists.offsets[last]; e += kLanes) {
       const std::int64_t stop = std::min(e + kLanes, lists.offsets[last]);
       pack_columns(answers, e, stop, right, nullptr, space);
-      kernels_.loss.score(precision_, left, right, kLanes, kLanes, depth, space.tile,
-                          tile_columns_);
+      kernels_.loss.score(precision_, left, right, kLanes, kLanes, depth, space.tile, tile_stride_);
       for (std::int64_t entry = e; entry < stop; ++entry) {
         while (lists.offsets[row + 1] <= entry) ++row;
-        write(entry, row, space.tile[(row - first) * tile_columns_ + entry - e]);
+        write(entry, row, space.tile[(row - first) * tile_stride_ + entry - e]);
       }
     }
   }
@@ -261,15 +269,52 @@ void LossScan::limit_row(std::int64_t i) {
   if (p.floors != nullptr) limits_[i].lower = p.floors[i];
 }
 
-void LossScan::score(const LossTile& tile, std::int64_t slab_begin, const LossSpace& space) const {
+void LossScan::score(const LossTile& tile, const LossSpace& space) const {
   const LossKernels& k = kernels_.loss;
-  const std::int64_t row = tile.first_row - slab_begin;
-  k.score(precision_, space.left + row * row_bytes(depth_), space.right, tile.rows, tile.columns,
-          depth_, space.tile, tile_columns_);
+  const LossStrip strip = strip_of(tile, space);
+  k.score(precision_, strip.left, strip.right, tile.rows, tile.columns, depth_, space.tile,
+          tile_stride_);
   if (!tile.pass->guided()) return;
   const std::int64_t depth = problem_.guide_queries.columns;
-  k.score(precision_, space.guide_left + row * row_bytes(depth), space.guide_right, tile.rows,
-          tile.columns, depth, space.guide_tile, tile_columns_);
+  k.score(precision_, space.guide_left + tile.slab_row * row_bytes(depth), space.guide_right,
+          tile.rows, tile.columns, depth, space.guide_tile, tile_stride_);
+}
+
+LossStrip LossScan::strip_of(const LossTile& tile, const LossSpace& space) const {
+  return {space.left + tile.slab_row * row_bytes(depth_),
+          space.right,
+          tile.rows,
+          tile.columns,
+          depth_,
+          space.tile,
+          tile_stride_};
+}
+
+bool LossScan::has_limits() const {
+  const InfonceProblem& p = problem_;
+  return p.has_absolute_margin || p.has_relative_margin || p.ceilings != nullptr ||
+         p.floors != nullptr;
+}
+
+// Rows [begin, end) against columns [first_column, last_column): as mask_row and terms_of say.
+bool LossScan::is_plain(const LossPass& pass, const LossTerms& terms, std::int64_t begin,
+                        std::int64_t end, std::int64_t first_column,
+                        std::int64_t last_column) const {
+  using Kind = LossPass::Kind;
+  if (terms.kind != kLossSoftmax || terms.focal || terms.log_weights != nullptr) return false;
+  if (pass.hidden != nullptr || pass.groups != nullptr || (pass.limited && has_limits()))
+    return false;
+  const auto count = static_cast<int>(last_column - first_column);
+  const LossTile tile = {&pass, nullptr, begin, first_column, 0, count, 0, nullptr, false};
+  if (pass.columns.matrix == &problem_.queries && begin < last_column && first_column < end)
+    return false;
+  if (pass.columns.matrix == &problem_.documents &&
+      (any_in_tile(problem_.positives, begin, end, tile) ||
+       any_in_tile(problem_.exclude, begin, end, tile)))
+    return false;
+  return !(pass.kind == Kind::kDocumentToDocument ||
+           (pass.kind == Kind::kQueryToDocument && has_own_logits())) ||
+         !any_in_tile(problem_.hard_negatives, begin, end, tile);
 }
 
 LossAhead LossScan::ahead_of(const LossPass& pass, std::int64_t next, std::int64_t slab_rows,
@@ -294,7 +339,7 @@ void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
   using Kind = LossPass::Kind;
   const LossPass& pass = *tile.pass;
   const std::int64_t i = tile.first_row + r, own = i - tile.first_column;
-  float* scores = space.tile + r * tile_columns_;
+  float* scores = space.tile + r * tile_stride_;
   const auto drop = [&](std::int64_t c) { scores[c] = -kNoLimit; };
   const bool self = pass.columns.matrix == &problem_.queries && own >= 0 && own < tile.columns;
   const float own_score = self ? scores[own] : 0.0f;
@@ -304,7 +349,7 @@ void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,
   if (limits.upper < kNoLimit || limits.lower > -kNoLimit || pass.groups != nullptr) {
     const std::int64_t e = problem_.positives.offsets[i];
     LossMask mask = {scores, limits.upper, limits.lower, nullptr, nullptr, 0};
-    if (pass.guided()) mask.values = space.guide_tile + r * tile_columns_;
+    if (pass.guided()) mask.values = space.guide_tile + r * tile_stride_;
     if (pass.groups != nullptr) {
       mask.groups = pass.groups + tile.first_column;
       mask.row_groups = row_groups_ + e;

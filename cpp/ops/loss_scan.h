@@ -77,6 +77,7 @@ struct LossTile {
   int rows, columns;
   std::int64_t slab_row;  // of the first row
   const LossAhead* ahead;
+  bool plain;  // nothing is masked, and every entry's logit is its score times the multiplier
 };
 
 // What one thread works with; operands are packed by the kernels.
@@ -124,7 +125,8 @@ class LossScan {
   void find_limits(std::int64_t begin, std::int64_t end, const LossSpace& space);
 
   // For every block of columns before(block), body(tile) for its tiles, after(block). The tiles'
-  // consumer calls fetch_ahead for every row; `gradients` are those of the columns, or nullptr.
+  // consumer scores them, and calls fetch_ahead for every row; `gradients` are those of the
+  // columns, or nullptr.
   template <typename Before, typename Body, typename After>
   void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const float* gradients,
             const LossSpace& space, Before before, Body body, After after) {
@@ -148,8 +150,8 @@ class LossScan {
                                static_cast<int>(std::min<std::int64_t>(kLossStrip, end - r)),
                                static_cast<int>(last - c),
                                r - begin,
-                               &ahead};
-        score(tile, begin, space);
+                               &ahead,
+                               is_plain(pass, terms, r, std::min(r + kLossStrip, end), c, last)};
         body(tile);
       }
       kernels_.bfloat16.end_tiles();
@@ -209,6 +211,12 @@ class LossScan {
     fetch(ahead.gradients + row * ahead.gradient_share, ahead.gradient_share);
   }
 
+  void score(const LossTile& tile, const LossSpace& space) const;
+  // For the kernels that score a plain tile and use it in one go.
+  LossStrip strip_of(const LossTile& tile, const LossSpace& space) const;
+
+  float best_positive(std::int64_t i) const { return limits_[i].positive; }
+
   // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
   // get the score whose logit is theirs.
   void mask_row(const LossTile& tile, int r, const LossSpace& space, LossSurvey* survey) const;
@@ -223,6 +231,8 @@ class LossScan {
   const LossPrecision precision_;
   Workspace workspace_;
   const std::int64_t tile_columns_;
+  const std::int64_t
+      tile_stride_;  // no power of two: rows of a tile go to different sets of a cache
   const std::int64_t rows_, depth_;
   std::int64_t slab_rows_, slabs_;
   LossSide queries_, documents_;
@@ -243,7 +253,9 @@ class LossScan {
   void make_passes();
   LossTerms terms_of(const LossPass& pass, std::int64_t first_column) const;
   void check(const Matrix& matrix, Metric metric, float* factors, const char* name);
-  void score(const LossTile& tile, std::int64_t slab_begin, const LossSpace& space) const;
+  bool is_plain(const LossPass& pass, const LossTerms& terms, std::int64_t begin, std::int64_t end,
+                std::int64_t first_column, std::int64_t last_column) const;
+  bool has_limits() const;
   template <typename Write>
   void score_positives(std::int64_t begin, std::int64_t end, const LossSide& queries,
                        const LossSide& documents, std::int8_t* left, std::int8_t* right,

@@ -96,6 +96,7 @@ inline void emulate_dpbf16ps(int sum, int a, int b) {
 #undef _tile_release
 #undef _tile_zero
 #undef _tile_loadd
+#undef _tile_stream_loadd
 #undef _tile_stored
 #undef _tile_dpbssd
 #undef _tile_dpbf16ps
@@ -103,6 +104,7 @@ inline void emulate_dpbf16ps(int sum, int a, int b) {
 #define _tile_release() emulate_release()
 #define _tile_zero(number) emulate_zero(number)
 #define _tile_loadd(number, base, stride) emulate_load(number, base, stride)
+#define _tile_stream_loadd(number, base, stride) emulate_load(number, base, stride)
 #define _tile_stored(number, base, stride) emulate_store(number, base, stride)
 #define _tile_dpbssd(sum, a, b) emulate_dpbssd(sum, a, b)
 #define _tile_dpbf16ps(sum, a, b) emulate_dpbf16ps(sum, a, b)

@@ -1,0 +1,227 @@
+// Strips of scores folded, or turned into weights, while they are multiplied; included by amx.cpp
+// alone.
+//
+// Tiles and vectors are units of their own, but one waits for the other when a strip is scored
+// first and folded then. Here the rows of a block are worked on at the steps of the next block's
+// products, and cost little more than those products alone.
+#pragma once
+
+#include "amx_loss.inl.h"
+#include "exponential.inl.h"
+
+namespace {
+
+using stope::LossCoefficients;
+using stope::LossKernels;
+using stope::LossStrip;
+using stope::LossSums;
+using stope::LossSurvey;
+using stope::LossTerms;
+
+// The AVX-512 table's, set with the table.
+LossKernels vector_loss = {};
+
+// The rows of one group of blocks, worked on at the steps of the next group.
+template <typename Rows>
+struct RowsBeside {
+  Rows rows;
+  NextStrip next;
+  int count, steps;       // of a group
+  int left = 0, due = 0;  // at first there is no group before
+
+  void step(std::int64_t k) {
+    next.step(k);
+    for (due += count; due >= steps && left > 0; due -= steps, --left) rows.work();
+  }
+  void rest() {
+    for (; left > 0; --left) rows.work();
+  }
+  void start(int column) {
+    rest();
+    rows.start(column);
+    left = count;
+    due = 0;
+  }
+};
+
+// Columns are whole groups of Rows::kWidth; the precision is bfloat16.
+template <typename Rows>
+inline void score_beside(const LossStrip& strip, const Rows& rows) {
+  const std::int64_t steps = padded_depth(strip.depth) / kTileDepth, group = steps * kTileBytes;
+  const auto* left = static_cast<const std::int8_t*>(strip.left);
+  const auto* right = static_cast<const std::int8_t*>(strip.right);
+  const std::int64_t stride = strip.stride;
+  const int columns = strip.columns;
+  float* tile = strip.tile;
+  RowsBeside<Rows> beside = {rows,
+                             {left + kBlock / kLanes * group},
+                             strip.rows,
+                             static_cast<int>(Rows::kWidth / kBlock * steps)};
+  const TileStrips a = {left, group, group, kTileBytes};
+  for (int first = 0; first < columns; first += Rows::kWidth) {
+    for (int c = first; c < first + Rows::kWidth; c += kBlock) {
+      zero_sums();
+      multiply_strips(a, {right + c / kLanes * group, group, group, kTileBytes}, 1, steps, beside);
+      store_sums(tile + c, stride);
+    }
+    beside.start(first);
+  }
+  beside.rest();
+}
+
+inline void score_strip(LossPrecision precision, const LossStrip& strip) {
+  score_tiles(precision, strip.left, strip.right, strip.rows, strip.columns, strip.depth,
+              strip.tile, strip.stride);
+}
+template <typename Rows>
+inline bool goes_beside(LossPrecision precision, const LossStrip& strip) {
+  return precision == stope::kLossBfloat16 && strip.columns % Rows::kWidth == 0;
+}
+
+// Sums of a row's exponentials by lane, and its largest scores.
+struct FoldLanes {
+  alignas(64) float sums[kBlock][kLanes];
+  alignas(64) float largest[kBlock][kLanes];
+  float offsets[kBlock];
+};
+
+struct FoldRows {
+  static constexpr int kWidth = 2 * kBlock;
+  const float* tile;
+  std::int64_t stride;
+  f32x16 multiplier;
+  FoldLanes* lanes;
+  const float* scores = nullptr;
+  int row = 0;
+
+  void start(int column) {
+    scores = tile + column;
+    row = 0;
+  }
+  void work() {
+    const f32x16 offset = set_f32(lanes->offsets[row]);
+    f32x16 sum = load_f32(lanes->sums[row]), largest = load_f32(lanes->largest[row]);
+#pragma GCC unroll 4
+    for (int c = 0; c < kWidth; c += kLanes) {
+      const f32x16 s = load_f32(scores + c);
+      largest = max_f32(largest, s);
+      sum = add_f32(sum, exp2_rough(fma_f32(s, multiplier, offset)));
+    }
+    store_f32(lanes->sums[row], sum);
+    store_f32(lanes->largest[row], largest);
+    scores += stride;
+    ++row;
+  }
+};
+
+struct WeighLanes {
+  float offsets[kBlock], smallest[kBlock], first[kBlock];
+};
+struct WeighRows {
+  static constexpr int kWidth = kBlock;
+  float* tile;
+  std::int64_t stride;
+  f32x16 multiplier;
+  const WeighLanes* lanes;
+  float* scores = nullptr;
+  int row = 0;
+
+  void start(int column) {
+    scores = tile + column;
+    row = 0;
+  }
+  void work() {
+    const f32x16 offset = set_f32(lanes->offsets[row]), smallest = set_f32(lanes->smallest[row]);
+    const f32x16 first = set_f32(lanes->first[row]);
+#pragma GCC unroll 2
+    for (int c = 0; c < kWidth; c += kLanes) {
+      const f32x16 x = fma_f32(load_f32(scores + c), multiplier, offset);
+      store_f32(scores + c, mul_f32(first, exp2_rough(x, smallest)));
+    }
+    scores += stride;
+    ++row;
+  }
+};
+
+// A logit may be above the reference by this much before a strip's sums start anew with another.
+constexpr float kFarAbove = 40.0f;
+
+void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
+                      const float* positives, std::int64_t first_index, LossSurvey* surveys,
+                      LossSums* sums) {
+  const auto fold = [&](int r) {
+    const float* scores = strip->tile + r * strip->stride;
+    vector_loss.survey(scores, strip->columns, positives[r], first_index, &surveys[r]);
+    vector_loss.fold(scores, strip->columns, surveys[r].largest, terms, &sums[r]);
+  };
+  bool started = goes_beside<FoldRows>(precision, *strip);
+  for (int r = 0; r < strip->rows; ++r) started &= sums[r].reference > -__builtin_inff();
+  if (!started) {
+    score_strip(precision, *strip);
+    for (int r = 0; r < strip->rows; ++r) fold(r);
+    return;
+  }
+  FoldLanes lanes;
+  for (int r = 0; r < strip->rows; ++r) {
+    store_f32(lanes.sums[r], set_f32(0.0f));
+    store_f32(lanes.largest[r], set_f32(-__builtin_inff()));
+    lanes.offsets[r] = -sums[r].reference * kLog2E;
+  }
+  score_beside(*strip,
+               FoldRows{strip->tile, strip->stride, set_f32(terms->multiplier * kLog2E), &lanes});
+  for (int r = 0; r < strip->rows; ++r) {
+    const float largest = reduce_max(load_f32(lanes.largest[r]));
+    if (largest * terms->multiplier > sums[r].reference + kFarAbove) {
+      fold(r);
+      continue;
+    }
+    sums[r].first += static_cast<double>(reduce_add(load_f32(lanes.sums[r])));
+    if (largest > positives[r] || largest > surveys[r].best) {
+      vector_loss.survey(strip->tile + r * strip->stride, strip->columns, positives[r], first_index,
+                         &surveys[r]);
+    } else {
+      surveys[r].kept += strip->columns;
+      surveys[r].largest = largest;
+    }
+  }
+}
+
+void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
+                       const LossCoefficients* coefficients) {
+  if (!goes_beside<WeighRows>(precision, *strip)) {
+    score_strip(precision, *strip);
+    const int padded = (strip->columns + kBlock - 1) / kBlock * kBlock;
+    double total = 0, moment = 0;
+    for (int r = 0; r < strip->rows; ++r)
+      vector_loss.weigh(strip->tile + r * strip->stride, strip->columns, padded, terms,
+                        &coefficients[r], &total, &moment);
+    return;
+  }
+  WeighLanes lanes;
+  for (int r = 0; r < strip->rows; ++r) {
+    lanes.offsets[r] = -coefficients[r].reference * kLog2E;
+    lanes.smallest[r] = smallest_power(coefficients[r].first);
+    lanes.first[r] = coefficients[r].first;
+  }
+  score_beside(*strip,
+               WeighRows{strip->tile, strip->stride, set_f32(terms->multiplier * kLog2E), &lanes});
+}
+
+void fill_amx_loss(stope::LossKernels* loss) {
+  loss->element_bytes[stope::kLossFloat32] = 2 * 2;
+  loss->element_bytes[stope::kLossBfloat16] = 2;
+  // Two bytes a part for the transposed tile, and an eighth of it for the strip.
+  loss->weight_bytes[stope::kLossFloat32] = 5;
+  loss->weight_bytes[stope::kLossBfloat16] = 3;
+  loss->pack_left = pack_left_tiles;
+  loss->pack_right = pack_right_tiles;
+  loss->pack_inner = pack_inner_tiles;
+  loss->score = score_tiles;
+  loss->pack_weights = pack_weight_tiles;
+  loss->accumulate = accumulate_tiles;
+  vector_loss = *loss;
+  loss->score_fold = score_fold_tiles;
+  loss->score_weigh = score_weigh_tiles;
+}
+
+}  // namespace
