@@ -1,10 +1,12 @@
-"""Write a file whole or not at all: temporary name in the same folder, fsync, rename."""
+"""Write a file or a folder whole or not at all: temporary name beside it, fsync, rename."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,7 +100,7 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         try:
-            _sync(temporary)
+            flush_to_disk(temporary)
             os.replace(temporary, target)
         except OSError as error:
             raise _failure(target, error) from error
@@ -107,8 +109,50 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
+@contextmanager
+def atomic_folder(folder: str | PathLike[str]) -> Iterator[Path]:
+    """Yield a new folder beside `folder` that takes its name when the block ends, with all in it.
+
+    What is in it is flushed to the disk first. When the block raises it is removed.
+
+    Args:
+        folder: new, or an empty folder.
+
+    Raises:
+        FileExistsError: `folder` exists and is not an empty folder.
+        FileNotFoundError: the folder that should hold it does not exist.
+    """
+    target = Path(folder).absolute()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not an empty folder; name another.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"The folder {target.parent} does not exist; create it first.")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        flush_tree(temporary)
+        temporary.chmod(0o755)  # mkdtemp made it for its owner alone
+        os.replace(temporary, target)
+        flush_to_disk(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def flush_tree(folder: Path) -> None:
+    """`flush_to_disk` for a folder and everything in it."""
+    for path in [*folder.rglob("*"), folder]:
+        flush_to_disk(path)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Return when the disk has the file, or what the folder says of its entries (not they).
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    # Some systems flush a file only for who may write it; no folder can be opened for writing.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -22,6 +22,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from stope.data._atomic import flush_to_disk, flush_tree
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"
@@ -66,12 +68,11 @@ class Checkpoints:
                 },
             }
             write_json(temporary / MANIFEST, manifest)
-            for path in [*temporary.rglob("*"), temporary]:
-                _sync(path)
+            flush_tree(temporary)
             if target.exists():  # not whole, or of steps that an older checkpoint goes on to again
                 os.replace(target, self.folder / f".{target.name}.{uuid.uuid4().hex}.tmp")
             os.replace(temporary, target)
-            _sync(self.folder)
+            flush_to_disk(self.folder)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise OSError(
@@ -243,14 +244,6 @@ def _problem(folder: Path, step: int) -> str | None:
         if path.stat().st_size != expected["size"] or _describe(path) != expected:
             return f"{name} is not what was written"
     return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _as_json(value: Any) -> Any:

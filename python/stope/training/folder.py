@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stope._extras import need
+from stope.data._atomic import atomic_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -58,16 +56,5 @@ def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
         FileExistsError: folder exists and is not an empty folder.
         FileNotFoundError: the folder that should hold it does not exist.
     """
-    target = Path(folder).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty folder; name another.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder {target.parent} does not exist; create it first.")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         model.save_pretrained(str(temporary), create_model_card=False)
-        temporary.chmod(0o755)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stope._extras import need
-from stope.data import open_atomic
+from stope.data._atomic import atomic_folder
 from stope.training.adapters.maps import KINDS, Map, arrays
 
 _ARRAYS, _REST = "adapter.safetensors", "adapter.json"
@@ -38,13 +35,8 @@ def save(
     losses: Sequence[float],
     evaluations: Sequence[tuple[int, float]],
 ) -> None:
-    """Write the folder under a temporary name and rename it; see `Adapter.save`."""
+    """Write the folder whole or not at all; see `Adapter.save`."""
     library: Any = need("safetensors.numpy", extra="train")
-    target = folder.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not an empty folder; name another.")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"The folder {target.parent} does not exist; create it first.")
     maps = {"queries": queries, "documents": None if side == "both" else documents}
     given = {name: transform for name, transform in maps.items() if transform is not None}
     tensors = {
@@ -55,18 +47,9 @@ def save(
     tensors["losses"] = np.array(losses, dtype=np.float64)
     kinds = {name: transform.kind for name, transform in given.items()}
     rest = {**_FORMAT, "side": side, "maps": kinds, "evaluations": list(evaluations)}
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with atomic_folder(folder) as temporary:
         library.save_file(tensors, temporary / _ARRAYS)
-        with (temporary / _ARRAYS).open("rb+") as file:
-            os.fsync(file.fileno())
-        with open_atomic(temporary / _REST) as text:
-            text.write(json.dumps(rest, indent=2) + "\n")
-        temporary.chmod(0o755)
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        (temporary / _REST).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> Stored:
