@@ -235,6 +235,7 @@ def test_tokenizing_once_changes_nothing(encoder):
         ({"learning_rate": 0.0}, "learning_rate must be positive, but is 0.0"),
         ({"temperature": -1.0}, "temperature is -1.0; give a positive, finite number"),
         ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295, not -1"),
         ({"keep": "best"}, 'keep="best" needs an evaluation'),
         ({"mini_batch_size": 0}, "mini_batch_size must be at least 1, not 0"),
     ],
@@ -260,8 +261,10 @@ def test_train_refuses_rows(encoder, rows, said):
 
 
 def test_a_loss_that_explodes_is_an_error(encoder):
+    encoder.eval()
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         train(encoder, ROWS, loss=_Broken(encoder), batch_size=16, epochs=1)
+    assert not encoder.training
 
 
 class _Broken(torch.nn.Module):

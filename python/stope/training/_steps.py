@@ -14,56 +14,25 @@ from transformers import PrinterCallback
 
 from stope.mining import EmbeddingCache, fingerprint_encoder
 from stope.retrieval.encoding import encode_queries
-from stope.training._arguments import check_output, describe, say_nothing
+from stope.training._arguments import check_output, say_nothing
 from stope.training._clock import Clock
 from stope.training._collator import Batches
 from stope.training._examples import fingerprint_rows
 from stope.training._fused_loss import CachedFusedLoss, FusedLoss
+from stope.training._options import Options
 from stope.training._processes import computed_in_first
 from stope.training._rows import SOURCE, WEIGHT, RowTable, check_columns
 from stope.training._signals import check_weighting
 from stope.training._surroundings import autocast_training, tokens_once
-from stope.training.batches import BatchSpec, Clustered, Distinct, batch_sampler
+from stope.training.batches import Clustered, Distinct, batch_sampler
 from stope.training.callbacks import BetweenSteps
 from stope.training.checkpoint import Checkpoints
 from stope.training.log import TrainingLog
 from stope.training.lora import low_rank
 from stope.training.losses import contrastive_loss
 from stope.training.query_side import QuerySideLoss
-from stope.training.refresh import NegativeRefresh
+from stope.training.refresh import RefreshRun
 from stope.training.report import TrainingReport
-
-# Arguments that leave the result as it is, or that are described otherwise.
-_NO_OPTIONS = (
-    "model",
-    "examples",
-    "columns",
-    "output",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "resume",
-    "tensorboard",
-    "progress",
-    "say",
-)
-_OF_THE_LOSS = (
-    "temperature",
-    "precision",
-    "mini_batch_size",
-    "symmetric",
-    "weighting",
-    "prompts",
-    "matryoshka_dims",
-    "matryoshka_weights",
-)
-_OF_THE_CALLBACK = (
-    "seed",
-    "evaluation",
-    "evaluate_every",
-    "patience",
-    "keep",
-    "checkpoint_every",
-)
 
 
 class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
@@ -83,46 +52,55 @@ class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
 
 def run_steps(
-    model: Any, dataset: Any, table: RowTable, arguments: Any, told: dict[str, Any]
+    model: Any, dataset: Any, table: RowTable, arguments: Any, options: Options
 ) -> TrainingReport:
-    """Train; told are the arguments of `train`, with what it chose where they were None."""
+    """Train model on the rows of dataset, with the library's arguments and the options of `train`.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: what `train` says of them.
+    """
     first = arguments.process_index == 0
-    say = (told["say"] if first else None) or say_nothing
+    say = (options.say if first else None) or say_nothing
     checkpoints, resumed, folder = None, None, None
-    if told["output"] is not None:
-        folder = check_output(told["output"])
-        options = _options(model, dataset, told, arguments.world_size)
-        checkpoints = Checkpoints(folder / "checkpoints", options, told["keep_checkpoints"])
-        resumed = _newest(checkpoints, told["resume"], say)
-    if told["weighting"] is not None:
+    if options.output is not None:
+        folder = check_output(options.output)
+        deciding = _deciding(model, dataset, options, arguments.world_size)
+        checkpoints = Checkpoints(folder / "checkpoints", deciding, options.keep_checkpoints)
+        resumed = _newest(checkpoints, options.resume, say)
+    if options.weighting is not None:
         found = check_columns(dataset)
         known = [*found.signals, *([WEIGHT] if found.weight else [])]
-        check_weighting(told["weighting"], {name: dataset[name] for name in known})
-    sampler = _sampler(model, dataset, table, arguments, told, folder)
-    steps = told["max_steps"] or told["epochs"] * (len(sampler) // arguments.world_size)
+        check_weighting(options.weighting, {name: dataset[name] for name in known})
+    sampler = _sampler(model, dataset, table, arguments, options, folder)
+    steps = options.max_steps or options.epochs * (len(sampler) // arguments.world_size)
     arguments.batch_sampler = lambda *given, **named: sampler
-    arguments.warmup_steps = round(told["warmup"] * steps)
-    refresh = _refresh(model, table, told, folder, say)
+    arguments.warmup_steps = round(options.warmup * steps)
+    refresh = _refresh(model, table, options, folder, say)
     clock = Clock(max_steps=steps)
-    with low_rank(model, told["lora"], told["seed"]):
-        loss = _loss(model, table, told, refresh, clock)
+    with low_rank(model, options.lora, options.seed):
+        loss = _loss(model, table, options, refresh, clock)
         watcher = BetweenSteps(
-            report=TrainingReport(epochs=told["epochs"]),
+            report=TrainingReport(epochs=options.epochs),
             clock=clock,
             loss=loss,
-            progress=told["progress"] if first else None,
+            seed=options.seed,
+            evaluation=options.evaluation,
+            evaluate_every=options.evaluate_every,
+            patience=options.patience,
+            keep=options.keep,
+            progress=options.progress if first else None,
             say=say,
             refresh=refresh,
             checkpoints=checkpoints,
+            checkpoint_every=options.checkpoint_every,
             resumed=resumed,
             first=first,
-            **{name: told[name] for name in _OF_THE_CALLBACK},
         )
         if watcher.is_finished():
             say("it had come to its end; the model is taken from it")
             watcher.restore(model)
         else:
-            with _log(folder if first else None, told["tensorboard"]) as watcher.log:
+            with _log(folder if first else None, options.tensorboard) as watcher.log:
                 trainer = Trainer(
                     model=model,
                     args=arguments,
@@ -131,46 +109,58 @@ def run_steps(
                     callbacks=[watcher],
                 )
                 if isinstance(loss, FusedLoss | CachedFusedLoss | QuerySideLoss):
-                    trainer.data_collator = Batches(trainer.data_collator, table, told["prompts"])
+                    trainer.data_collator = Batches(trainer.data_collator, table, options.prompts)
                 else:
                     _check_texts_only(dataset, loss)
                 trainer.remove_callback(PrinterCallback)
-                with tokens_once(model), autocast_training(model, told["autocast"]):
+                with tokens_once(model), autocast_training(model, options.autocast):
                     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         watcher.leave_best(model)
     watcher.report.seconds = watcher.seconds()
     return watcher.report
 
 
-def _refresh(model: Any, table: Any, told: Any, folder: Path | None, say: Any) -> Any:
+def _refresh(
+    model: Any, table: RowTable, options: Options, folder: Path | None, say: Callable[[str], object]
+) -> RefreshRun | None:
     """What mines negatives in this run, or None; it gets the model as training starts with it."""
-    if told["refresh"] is None:
+    if options.refresh is None:
         return None
-    return NegativeRefresh.from_dict(told["refresh"]).start(
+    assert table.pairs is not None  # refresh without pairs is refused before
+    return options.refresh.start(
         table.pairs,
         model,
         folder=folder,
-        seed=told["seed"],
+        seed=options.seed,
         progress=_stages(say),
         sources=table.query_sources(),
-        prompts=told["prompts"],
+        prompts=options.prompts,
     )
 
 
-def _loss(model: Any, table: RowTable, told: Any, refresh: Any, clock: Clock) -> Any:
+def _loss(
+    model: Any, table: RowTable, options: Options, refresh: RefreshRun | None, clock: Clock
+) -> Any:
     if refresh is not None and refresh.negatives is None:
-        chosen = {} if told["loss"] is None else {"loss": told["loss"]}
-        return refresh.loss(model, temperature=told["temperature"], **chosen)
-    if isinstance(told["loss"], FusedLoss | CachedFusedLoss):
-        told["loss"].clock = clock
-    if told["loss"] is not None:
-        return told["loss"]
+        chosen = {} if options.loss is None else {"loss": options.loss}
+        return refresh.loss(model, temperature=options.temperature, **chosen)
+    if isinstance(options.loss, FusedLoss | CachedFusedLoss):
+        options.loss.clock = clock
+    if options.loss is not None:
+        return options.loss
     return contrastive_loss(
         model,
-        **{name: told[name] for name in _OF_THE_LOSS},
+        temperature=options.temperature,
+        precision=options.precision,
+        mini_batch_size=options.mini_batch_size,
+        symmetric=options.symmetric,
+        weighting=options.weighting,
         clock=clock,
         negatives=None if refresh is None else refresh.negatives,
+        prompts=options.prompts,
         table=table,
+        matryoshka_dims=options.matryoshka_dims,
+        matryoshka_weights=options.matryoshka_weights,
     )
 
 
@@ -192,13 +182,18 @@ def _log(folder: Path | None, tensorboard: bool) -> Any:
 
 
 def _sampler(
-    model: Any, dataset: Any, table: RowTable, arguments: Any, told: Any, folder: Path | None
+    model: Any,
+    dataset: Any,
+    table: RowTable,
+    arguments: Any,
+    options: Options,
+    folder: Path | None,
 ) -> Any:
     """The batches of every epoch, in all processes."""
-    spec = Distinct() if told["batches"] is None else BatchSpec.from_dict(told["batches"])
+    spec = Distinct() if options.batches is None else options.batches
     embeddings = None
     if isinstance(spec, Clustered):
-        embeddings = _query_embeddings(model, dataset, table, told["prompts"], folder)
+        embeddings = _query_embeddings(model, dataset, table, options.prompts, folder)
     make = batch_sampler(spec, table=table, embeddings=embeddings, processes=arguments.world_size)
     return make(dataset, arguments.per_device_train_batch_size, False, seed=arguments.seed)
 
@@ -240,13 +235,14 @@ def _newest(checkpoints: Checkpoints, resume: bool, say: Any) -> Path | None:
     return found
 
 
-def _options(model: Any, dataset: Any, told: dict[str, Any], processes: int) -> dict[str, Any]:
+def _deciding(model: Any, dataset: Any, options: Options, processes: int) -> dict[str, Any]:
     """Everything that decides the result: what a run must share with one that goes on."""
-    options = {name: describe(value) for name, value in told.items() if name not in _NO_OPTIONS}
-    options["encoder"] = {"sha256": fingerprint_encoder(model)}
-    options["examples"] = {"rows": len(dataset), "sha256": fingerprint_rows(dataset)}
-    options["processes"] = processes
-    return options
+    return {
+        **options.deciding(),
+        "encoder": {"sha256": fingerprint_encoder(model)},
+        "examples": {"rows": len(dataset), "sha256": fingerprint_rows(dataset)},
+        "processes": processes,
+    }
 
 
 def _check_texts_only(dataset: Any, loss: Any) -> None:

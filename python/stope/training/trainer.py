@@ -11,10 +11,13 @@ from stope._extras import need
 from stope.training._arguments import SCHEDULERS, check_numbers, check_together
 from stope.training._examples import as_rows
 from stope.training._library import is_static
+from stope.training._options import Options
 from stope.training._surroundings import quiet
+from stope.training.batches import BatchSpec
 from stope.training.lora import Lora
 from stope.training.losses import Precision
 from stope.training.prompts import TaskPrompts
+from stope.training.refresh import NegativeRefresh
 from stope.training.report import TrainingReport
 from stope.weighting import Weighting
 
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from stope.mining import Pairs
-    from stope.training.batches import BatchSpec
-    from stope.training.refresh import NegativeRefresh
 
 Progress = Callable[[int, int], object]
 _STATIC = {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1}
@@ -159,40 +160,61 @@ def train(
         >>> len(train(encoder, rows, epochs=3).losses)
         3
     """
-    told = dict(locals())
-    usual = _STATIC if is_static(model) else _OTHER if lora is None else _LORA
+    static = is_static(model)
+    usual = _STATIC if static else _OTHER if lora is None else _LORA
     dataset, table = as_rows(examples, columns)
+    if epochs is not None and max_steps is not None:
+        raise ValueError(f"epochs is {epochs} and max_steps is {max_steps}; give one of them.")
     if batch_size is None:  # small files still get several steps per epoch
         batch_size = min(int(usual["batch_size"]), max(16, len(dataset) // 8))
-    passes = int(epochs if epochs is not None else usual["epochs"])
+    epochs = int(epochs if epochs is not None else usual["epochs"])
     rate = float(learning_rate if learning_rate is not None else usual["learning_rate"])
     check_numbers(
         batch_size,
-        passes,
+        epochs,
         rate,
         warmup,
+        seed,
         max_steps=max_steps,
         evaluate_every=evaluate_every,
         patience=patience,
         checkpoint_every=checkpoint_every,
         keep_checkpoints=keep_checkpoints,
     )
-    check_together(told, table)
-    rows = min(batch_size, len(dataset))
-    numbers: dict[str, Any] = {
-        "per_device_train_batch_size": rows,
-        "num_train_epochs": passes,
-        "max_steps": -1 if max_steps is None else max_steps,
-        "learning_rate": rate,
-        "lr_scheduler_type": SCHEDULERS[scheduler],
-        # Rows of a static encoder that no batch touches have no gradient; a common norm would
-        # let batch composition decide every token's step.
-        "max_grad_norm": 0.0 if usual is _STATIC else 1.0,
-        "seed": seed,
-    }
-    told |= {"batch_size": rows, "epochs": passes, "learning_rate": rate}
-    told["prompts"] = None if prompts is None else TaskPrompts.from_dict(prompts)
-    told["weighting"] = None if weighting is None else Weighting.from_dict(weighting)
+    options = Options(
+        loss=loss,
+        batch_size=min(batch_size, len(dataset)),
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=rate,
+        scheduler=scheduler,
+        warmup=warmup,
+        temperature=temperature,
+        precision=precision,
+        mini_batch_size=mini_batch_size,
+        symmetric=symmetric,
+        matryoshka_dims=matryoshka_dims,
+        matryoshka_weights=matryoshka_weights,
+        weighting=None if weighting is None else Weighting.from_dict(weighting),
+        refresh=None if refresh is None else NegativeRefresh.from_dict(refresh),
+        batches=None if batches is None else BatchSpec.from_dict(batches),
+        prompts=None if prompts is None else TaskPrompts.from_dict(prompts),
+        lora=lora,
+        autocast=autocast,
+        seed=seed,
+        evaluation=evaluation,
+        evaluate_every=evaluate_every,
+        patience=patience,
+        keep=keep,
+        output=output,
+        checkpoint_every=checkpoint_every,
+        keep_checkpoints=keep_checkpoints,
+        resume=resume,
+        tensorboard=tensorboard,
+        progress=progress,
+        say=say,
+    )
+    check_together(options, table, static=static)
     library: Any = need("sentence_transformers", extra="train")
     from stope.training._steps import run_steps
 
@@ -201,7 +223,15 @@ def train(
         arguments = library.SentenceTransformerTrainingArguments(
             output_dir=scratch,
             use_cpu=model.device.type == "cpu",  # trained where it is
-            **numbers,
+            per_device_train_batch_size=options.batch_size,
+            num_train_epochs=options.epochs,
+            max_steps=-1 if max_steps is None else max_steps,
+            learning_rate=options.learning_rate,
+            lr_scheduler_type=SCHEDULERS[options.scheduler],
+            # Rows of a static encoder that no batch touches have no gradient; a common norm would
+            # let batch composition decide every token's step.
+            max_grad_norm=0.0 if static else 1.0,
+            seed=options.seed,
             weight_decay=0.0,
             dataloader_pin_memory=False,
             logging_steps=1,
@@ -210,6 +240,7 @@ def train(
             report_to="none",
             disable_tqdm=True,
         )
-        report = run_steps(model, dataset, table, arguments, told)
-    model.train(was_training)
-    return report
+        try:
+            return run_steps(model, dataset, table, arguments, options)
+        finally:
+            model.train(was_training)
