@@ -1,12 +1,11 @@
-"""One table of candidates from a model: encode, mine, and share the work among processes.
+"""One table of candidates from a model: encode and mine.
 
-Each process encodes and mines a contiguous share of the texts; all get all, in the texts' order.
+Of several processes each takes a contiguous share of the texts; all get all, in the texts' order.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from stope.mining import EmbeddingCache, Pairs, mine
 from stope.mining.by_source import SourcePairs
 from stope.mining.sources import lexical_candidates
 from stope.retrieval import encode_corpus, encode_queries
+from stope.training._processes import gathered, processes, share, together
 
 Progress = Callable[[str, int, int], object]
 Prompts = tuple[str | None, str | None]
@@ -241,65 +241,6 @@ def evaluating(model: Any) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
-
-
-def processes() -> tuple[int, int]:
-    """The process's number and how many train together; (0, 1) without torch.distributed."""
-    distributed = _distributed()
-    return (0, 1) if distributed is None else (distributed.get_rank(), distributed.get_world_size())
-
-
-def share(count: int) -> slice:
-    """The process's part of so many things."""
-    here, world = processes()
-    return slice(count * here // world, count * (here + 1) // world)
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """Let an error in one process be one in all, so that none waits for it in vain."""
-    problem: Exception | None = None
-    try:
-        yield
-    except Exception as error:  # raised again below, here and in the other processes
-        problem = error
-    failed = gathered(np.array([[problem is not None]], dtype=np.int64))
-    if problem is not None:
-        raise problem
-    if failed.any():
-        raise RuntimeError(
-            f"Process {int(failed.argmax())} failed while negatives were refreshed; its own "
-            "message says why."
-        )
-
-
-def gathered(rows: NDArray[Any]) -> NDArray[Any]:
-    """The rows of all processes, in the order of their ranks; rows itself where there is one."""
-    distributed = _distributed()
-    if distributed is None:
-        return rows
-    torch: Any = sys.modules["torch"]
-    device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-    world = distributed.get_world_size()
-    flat = rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0)
-    sizes = [torch.zeros(2, dtype=torch.int64, device=device) for _ in range(world)]
-    distributed.all_gather(sizes, torch.tensor(flat.shape, dtype=torch.int64, device=device))
-    shapes = [tuple(size.tolist()) for size in sizes]
-    wide = np.zeros(tuple(max(sizes) for sizes in zip(*shapes, strict=True)), dtype=rows.dtype)
-    wide[: flat.shape[0], : flat.shape[1]] = flat
-    own = torch.from_numpy(wide).to(device)
-    parts = [torch.empty_like(own) for _ in range(world)]
-    distributed.all_gather(parts, own)
-    joined = np.concatenate([part.cpu().numpy()[:n] for part, (n, _) in zip(parts, shapes)])  # noqa: B905
-    return joined.reshape(-1) if rows.ndim == 1 else joined
-
-
-def _distributed() -> Any:
-    """The module torch.distributed, where several processes train together."""
-    found = sys.modules.get("torch.distributed")
-    if found is None or not found.is_available() or not found.is_initialized():
-        return None
-    return found if found.get_world_size() > 1 else None
 
 
 def _place() -> str:

@@ -25,10 +25,9 @@ from stope.training._encode_and_mine import (
     Prompts,
     bm25_by_source,
     evaluating,
-    gathered,
     mine_by_source,
-    processes,
 )
+from stope.training._processes import gathered, processes
 from stope.training.negatives import LiveNegatives
 from stope.training.prompts import TaskPrompts
 
