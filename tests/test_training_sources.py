@@ -126,6 +126,7 @@ def test_negatives_come_along(here):
         ({"path": "beir", "weight": "w"}, "which has no columns of weights; leave weight away"),
         ({"path": "t.jsonl", "corpus": "p.jsonl"}, "brings its own negatives (negative)"),
         ({"path": "p.jsonl", "pairs_from": "title"}, 'there is no text in the column "title"'),
+        ({"path": "p.jsonl", "pairs_from": "title", "weight": "w"}, "pairs, which have no weights"),
     ],
     ids=str,
 )

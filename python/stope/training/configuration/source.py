@@ -64,6 +64,11 @@ def read_source(source: Source, seed: int) -> Part:
     path = Path(source.path).expanduser()
     name = source_name(source)
     if source.pairs_from is not None:
+        wrong = next((key for key in _OF_PAIRS if getattr(source, key)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"pairs_from makes pairs, which {_OF_PAIRS[wrong]}; leave {wrong} away"
+            )
         part = Part(name, pairs_from_text(source, seed), {})
     elif path.is_dir():
         wrong = next((key for key in _OF_FILES if getattr(source, key)), None)
@@ -82,6 +87,13 @@ def read_source(source: Source, seed: int) -> Part:
     return part
 
 
+_OF_PAIRS = {
+    "query_column": "stand in no column",
+    "positive_column": "stand in no column",
+    "positive_ids": "have no ids",
+    "weight": "have no weights",
+    "signals": "have no signals",
+}
 _OF_FILES = {
     "corpus": "brings its own corpus",
     "query_column": "has no columns",
