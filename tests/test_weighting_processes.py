@@ -69,6 +69,8 @@ def worker(here, count, folder):
     for name, weighting in parts.items():
         call = functools.partial(weighting, some, 0.5, processes="all")
         found["refused"][name] = refused(call)
+    call = functools.partial(w.weigh, w.Focal(), some, 0.5, processes="all")
+    found["refused"]["weigh"] = refused(call)
     return found
 
 
@@ -109,7 +111,7 @@ def test_what_one_process_refuses_stops_all(processes):
     assert second["nan"].startswith("losses[1] is nan; every entry must be finite")
     assert first["dtype"].startswith("another process")
     assert "losses has dtype torch.int64" in second["dtype"]
-    for name in ("product", "normalized", "anti"):
+    for name in ("product", "normalized", "anti", "weigh"):
         assert first[name].startswith("another process was given samples")
         assert second[name].startswith("losses[1] is nan")
     assert first["empty"] == second["empty"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stope._named import Named, names_of
+from stope.weighting._processes import Processes
 from stope.weighting._values import read
 from stope.weighting.compose import product_weights
 
@@ -83,7 +84,7 @@ def weigh(
         weighting: what to weigh by.
         signals: as for :meth:`Weighting.__call__`; ``weight``, the data's column, multiplies in.
         progress: share of training that is done, from 0 to 1.
-        processes: as for :meth:`Weighting.__call__`.
+        processes: as for :meth:`Weighting.__call__`. What one process refuses, all refuse.
 
     Returns:
         ``[B]``, finite and at least 0.
@@ -98,11 +99,15 @@ def weigh(
     >>> weigh(Focal(gamma=1.0), signals, 0.0).round(6).tolist()
     [2.0, 0.75]
     """
-    weights = weighting(signals, progress, processes=processes)
-    if "weight" not in signals:
-        return product_weights(weights)
-    read(signals["weight"], "weight", low=0)  # so that the sentence names the column
-    return product_weights(weights, signals["weight"])
+
+    def weighed() -> Any:
+        weights = weighting(signals, progress, processes=processes)
+        if "weight" not in signals:
+            return product_weights(weights)
+        read(signals["weight"], "weight", low=0)  # so that the sentence names the column
+        return product_weights(weights, signals["weight"])
+
+    return Processes(processes).read(weighed)
 
 
 def signal(signals: Mapping[str, Any], name: str, weighting: Weighting) -> Any:
