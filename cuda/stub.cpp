@@ -30,6 +30,7 @@ void infonce_forward_cuda(const InfonceProblem&, const InfonceForward&) { refuse
 void infonce_backward_cuda(const InfonceProblem&, const InfonceBackward&) { refuse("infonce"); }
 bool cuda_built() { return false; }
 int cuda_device_of(const void*) { refuse("stope"); }
+bool cuda_is_pinned(const void*) { refuse("stope"); }
 void cuda_order_after(Device, void*, void*) { refuse("stope"); }
 
 }  // namespace stope

@@ -136,5 +136,9 @@ def install(monkeypatch):
     module.ascontiguousarray = ascontiguousarray
     module.asarray = lambda array: ndarray(array, current[-1])
     stream = types.SimpleNamespace(ptr=STREAM, is_capturing=lambda: Graph.recording)
-    module.cuda = types.SimpleNamespace(Device=use, get_current_stream=lambda: stream)
+    module.cuda = types.SimpleNamespace(
+        alloc_pinned_memory=lambda size: bytearray(b"\xff" * size),
+        Device=use,
+        get_current_stream=lambda: stream,
+    )
     monkeypatch.setitem(sys.modules, "cupy", module)

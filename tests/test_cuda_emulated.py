@@ -5,28 +5,26 @@ They run in a build with STOPE_CUDA=EMULATED. No GPU has a part in it; tests/tes
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import cases
 import fake_cupy
-import reference
 import stope
+from cuda_cases import (
+    DTYPES,
+    METRICS,
+    assert_all_same,
+    assert_same,
+    both_topk,
+    cast,
+    needs_emulation,
+    to_device,
+    use_budget,
+)
 from fake_cupy import on_device
 
-pytestmark = pytest.mark.skipif(
-    "STOPE_CUDA=EMULATED" not in stope.build_info()["flags"],
-    reason="this build does not emulate CUDA (cmake option STOPE_CUDA=EMULATED)",
-)
-
-METRICS = ("dot", "cosine", "euclidean")
-DTYPES = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-    "int8": np.int8,
-}
+pytestmark = needs_emulation
 
 
 @pytest.fixture(autouse=True)
@@ -38,33 +36,6 @@ def cupy(monkeypatch):
 def order(request, monkeypatch):
     """Blocks, warps and lanes in their natural order and in another one."""
     monkeypatch.setenv("STOPE_EMULATED_ORDER", str(request.param))
-
-
-def to_device(rows, device=0):
-    """NumPy's DLPack knows no bfloat16; torch's does."""
-    if rows.dtype == ml_dtypes.bfloat16:
-        torch = pytest.importorskip("torch")
-        rows = torch.from_numpy(rows.view(np.int16)).view(torch.bfloat16)
-    return on_device(rows, device)
-
-
-def cast(rows, dtype):
-    return (np.clip(rows * 40, -128, 127) if dtype == "int8" else rows).astype(DTYPES[dtype])
-
-
-def assert_same(got, expected):
-    if isinstance(expected, dict):
-        for name in expected:
-            assert_same(got[name], expected[name])
-        return
-    got = got.get()
-    assert got.dtype == expected.dtype
-    np.testing.assert_array_equal(reference.bits(got), reference.bits(expected))
-
-
-def assert_all_same(got, expected):
-    for mine, other in zip(got, expected, strict=True):
-        assert_same(mine, other)
 
 
 # --- similarity and pairs ----------------------------------------------------------------------
@@ -102,13 +73,6 @@ def test_dtypes_mix_and_rows_may_be_strided():
 # --- topk --------------------------------------------------------------------------------------
 
 
-def both_topk(queries, corpus, k, **options):
-    """Scores and ids on the emulated device equal the CPU's."""
-    expected = stope.topk(queries, corpus, k, **options)
-    assert_all_same(stope.topk(to_device(queries), to_device(corpus), k, **options), expected)
-    return expected
-
-
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_topk_of_every_dtype(metric, dtype, order):
@@ -130,20 +94,50 @@ def test_topk_of_ragged_tiles(rows, order):
     both_topk(queries, corpus, 9)
 
 
+def in_chunks_of_128_rows(monkeypatch, rows, columns, k):
+    budget = use_budget(monkeypatch, lists=1, codes=1)
+    plan = stope._core.cuda_topk_plan(queries=3, rows=rows, columns=columns, k=k, budget=budget)
+    assert (plan["group"], plan["chunk"]) == (1, 128)
+
+
 @pytest.mark.parametrize("name", ["gaussian", "near_ties"])
-def test_topk_of_several_chunks(name):
-    """More rows than a chunk holds (tests/test_cuda_host.py: 4,096 and more)."""
-    queries, corpus = cases.make(name, 3, 70_000, 8)
-    plan = stope._core.cuda_topk_plan(queries=3, rows=70_000, columns=8, k=20)
-    assert plan["chunk"] < 70_000
+def test_topk_of_several_chunks(name, monkeypatch, order):
+    queries, corpus = cases.make(name, 3, 2_000, 8)
+    in_chunks_of_128_rows(monkeypatch, 2_000, 8, 20)
     both_topk(queries, corpus, 20)
 
 
-def test_topk_of_many_equal_rows_rescores_while_it_scans():
+@pytest.mark.parametrize("queries_at_once", [1, 130])
+def test_topk_of_several_groups(queries_at_once, monkeypatch):
+    """More queries than lists fit the budget, each with exclusions and limits of its own."""
+    k, n = 6, 300
+    rows = 3 if queries_at_once == 1 else 300
+    budget = use_budget(
+        monkeypatch, lists=queries_at_once * (2 * k + 512 + 256) * 12, codes=1 << 14
+    )
+    plan = stope._core.cuda_topk_plan(queries=rows, rows=n, columns=20, k=k, budget=budget)
+    assert plan["group"] == plan["pass"] == min(queries_at_once, 128)
+    assert plan["chunk"] == 256
+    rng = np.random.default_rng(5)
+    queries, corpus = cases.make("near_ties", rows, n, 20)
+    scores = stope.similarity(queries, corpus)
+    both_topk(queries, corpus, k)
+    both_topk(
+        queries,
+        corpus,
+        k,
+        exclude=[rng.choice(n, rng.integers(0, 9), replace=False) for _ in range(rows)],
+        ceiling=np.quantile(scores, 0.9, axis=1),
+        floor=np.quantile(scores, 0.2, axis=1),
+    )
+
+
+def test_topk_of_many_equal_rows_rescores_while_it_scans(monkeypatch):
     """No bound tells equal rows apart, so lists fill up and the smallest ids have to survive."""
-    queries, corpus = cases.make("identical", 2, 70_000, 4)
+    queries, corpus = cases.make("identical", 3, 2_000, 4)
+    in_chunks_of_128_rows(monkeypatch, 2_000, 4, 40)
     found = both_topk(queries, corpus, 40)
-    np.testing.assert_array_equal(found.ids, np.tile(np.arange(40), (2, 1)))
+    np.testing.assert_array_equal(found.ids, np.tile(np.arange(40), (3, 1)))
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -267,11 +261,13 @@ def test_results_come_back_on_the_device_of_the_queries(call, arrays):
 @every_operation
 def test_arrays_on_different_devices_are_refused_by_name(call, arrays):
     queries, corpus = arrays
-    for q, x, said in (
-        (on_device(queries), corpus, "queries are on cuda:0 but corpus is on cpu"),
+    pairs = [
         (queries, on_device(corpus, 1), "queries are on cpu but corpus is on cuda:1"),
         (on_device(queries, 0), on_device(corpus, 1), "cuda:0 but corpus is on cuda:1"),
-    ):
+    ]
+    if call is OPERATIONS["similarity"]:  # the others stream a corpus from host memory
+        pairs.append((on_device(queries), corpus, "queries are on cuda:0 but corpus is on cpu"))
+    for q, x, said in pairs:
         with pytest.raises(ValueError, match=said):
             call(q, x)
 

@@ -44,6 +44,26 @@ def test_memory_beside_inputs_and_outputs_has_a_limit(queries, rows, columns, k)
     assert got["workspace_bytes"] < 3 * 256 * MIB + 200 * got["group"] + 64 * got["chunk"] + 4096
 
 
+@given(st.integers(1, 10**6), st.integers(1, 10**7), st.integers(1, 16_384), st.integers(1, 2048))
+def test_memory_for_a_corpus_in_host_memory_has_a_limit(queries, rows, columns, k):
+    """Beside what a corpus on the device takes: two blocks of 64 MiB, and as much pinned."""
+    got = stope._core.cuda_topk_plan(
+        queries=queries, rows=rows, columns=columns, k=min(k, rows), in_host_memory=True
+    )
+    assert got["group"] <= got["pass"] <= queries
+    assert got["pass"] % got["group"] == 0 or got["pass"] == queries
+    assert got["pinned_bytes"] == 2 * got["chunk"] * columns * 4 <= 128 * MIB
+    limit = (3 * 256 + 128) * MIB + 200 * got["pass"] + 64 * got["chunk"] + 4096
+    assert got["workspace_bytes"] < limit
+
+
+def test_groups_share_the_way_from_host_memory():
+    got = stope._core.cuda_topk_plan(
+        queries=16_384, rows=4_000_000, columns=768, k=100, in_host_memory=True
+    )
+    assert (got["group"], got["pass"]) == (4_608, 16_384)
+
+
 @pytest.mark.parametrize(
     ("queries", "rows", "columns", "k", "group", "chunk"),
     [

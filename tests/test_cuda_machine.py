@@ -21,7 +21,10 @@ def probe(tmp_path_factory):
     program = tmp_path_factory.mktemp("probe") / "probe"
     command = [COMPILER, "-std=c++20", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
     command += [f"-I{ROOT / folder}" for folder in ("cuda/emulated", "cpp/include")]
-    sources = [ROOT / "tests/cuda_machine_probe.cpp", ROOT / "cuda/emulated/machine.cpp"]
+    sources = [
+        ROOT / "tests/cuda_machine_probe.cpp",
+        *sorted((ROOT / "cuda/emulated").glob("*.cpp")),
+    ]
     subprocess.run([*command, *sources, "-o", program], check=True, capture_output=True, text=True)
 
     def run(kernel, order=0):

@@ -93,6 +93,27 @@ def test_small_mining(counts, both):
     )
 
 
+@pytest.mark.parametrize("pinned", [False, True])
+def test_small_topk_of_host_memory(pinned, both, monkeypatch):
+    """In blocks of 128 rows, several groups of queries and several passes."""
+    budget = stope._core.CudaTopkBudget(list_bytes=1 << 15, code_bytes=1 << 14, block_bytes=1)
+    topk = stope._core.topk
+    monkeypatch.setattr(stope._core, "topk", lambda **given: topk(**given, budget=budget))
+    for metric in METRICS:
+        (q, gq), (x, _) = (both(m) for m in cases.make("near_ties", 150, 700, 33))
+        expected = stope.topk(q, x, 9, metric=metric)
+        assert_all_same(stope.topk(gq, x.pin_memory() if pinned else x, 9, metric=metric), expected)
+
+
+def test_small_mining_of_host_memory(both):
+    (q, gq), (x, _) = (both(m) for m in cases.make("clustered", 12, 400, 16))
+    options = {"relative_margin": 0.05, "range_max": 30}
+    assert_all_same(
+        stope.mine_hard_negatives(gq, x, list(range(12)), **options),
+        stope.mine_hard_negatives(q, x, list(range(12)), **options),
+    )
+
+
 def test_small_index(both):
     (q, gq), (x, gx) = (both(m) for m in cases.make("gaussian", 5, 300, 20))
     index = stope.FlatIndex(gx[:200])
@@ -138,6 +159,19 @@ def test_the_same_bits_every_time(both):
     for _ in range(5):
         for mine, other in zip(stope.topk(gq, gx, 100), first, strict=True):
             assert (mine == other).all()
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_from_host_memory_overtake_nothing(pinned, dtype, both):
+    """Tens of blocks, each on its way while the one before is scanned: 640 MiB in float32."""
+    (_, gq), (x, _) = (both(m, dtype) for m in cases.make("gaussian", 40, 1_300_000, 128))
+    if pinned:
+        x = x.pin_memory()
+    for rows in (x, x[::2], x[:1_000_000]):
+        expected = stope.topk(gq, rows.cuda(), 100)
+        got = stope.topk(gq, rows, 100)
+        assert_all_same(got, (expected.scores.cpu(), expected.ids.cpu()))
 
 
 # --- memory, streams, devices, errors ----------------------------------------------------------
@@ -194,7 +228,9 @@ def test_other_kinds_of_arrays(both):
 def test_other_devices(torch, both):
     (q, gq), (x, gx) = (both(m) for m in cases.make("gaussian", 9, 200, 32))
     with pytest.raises(ValueError, match="queries are on cuda:0 but corpus is on cpu"):
-        stope.topk(gq, x, 5)
+        stope.similarity(gq, x)
+    with pytest.raises(ValueError, match="queries are on cpu but corpus is on cuda:0"):
+        stope.topk(q, gx, 5)
     if torch.cuda.device_count() > 1:
         got = stope.topk(gq.to("cuda:1"), gx.to("cuda:1"), 5)
         assert got.ids.device.index == 1

@@ -1,8 +1,8 @@
-// runtime/launch.h on the emulated machine: a launch has run when it returns, or becomes part of a
-// graph.
+// runtime/launch.h on the emulated machine.
 #pragma once
 
 #include "machine.h"
+#include "streams.h"
 
 namespace stope::cuda {
 
@@ -14,14 +14,14 @@ struct LaunchShape {
 };
 
 template <typename Arguments>
-void launch(const char* name, void (*kernel)(Arguments), const LaunchShape& shape, void* /*stream*/,
+void launch(const char* name, void (*kernel)(Arguments), const LaunchShape& shape, void* stream,
             Arguments arguments) {
   if (shape.blocks_x == 0 || shape.blocks_y == 0) return;
   struct Context {
     void (*kernel)(Arguments);
     Arguments arguments;
   };
-  const auto run = [name, shape, context = Context{kernel, arguments}] {
+  emulated::enqueue(stream, [name, shape, context = Context{kernel, arguments}] {
     emulated::run(
         name,
         [](const void* p) {
@@ -29,11 +29,7 @@ void launch(const char* name, void (*kernel)(Arguments), const LaunchShape& shap
           c->kernel(c->arguments);
         },
         &context, shape.blocks_x, shape.blocks_y, shape.threads, shape.shared_bytes);
-  };
-  if (emulated::is_recording())
-    emulated::record(run);
-  else
-    run();
+  });
 }
 
 }  // namespace stope::cuda

@@ -14,6 +14,7 @@ struct PackArguments {
   Matrix matrix;
   Metric metric;
   std::int64_t first_row, rows;
+  std::int64_t first_id;  // what faults call the matrix's first row
   std::int64_t depth_padded;
   std::uint16_t* codes;  // [rows][depth_padded]
   ScanRow* scan_rows;    // [rows]
@@ -60,7 +61,7 @@ STOPE_KERNEL(kPackThreads) pack_rows(PackArguments a) {
   out.norm = sqrt_rn(sum_of_half(norm)) * inflate;
   const float least_norm = out.norm * (1.0f - 3.0f * (inflate - 1.0f));
   out.half_square = 0.5f * (1.0f - 0x1p-18f) * least_norm * least_norm * out.scale;
-  note_faults(row, measure.finite, out.norm * out.scale, a.faults);
+  note_faults(a.first_id + row, measure.finite, out.norm * out.scale, a.faults);
   if (half_lane() != 0 || wanted >= a.rows) return;
   a.scan_rows[place] = out;
   if (a.factors != nullptr) a.factors[place] = measure.factors;
@@ -83,7 +84,7 @@ struct StartArguments {
 STOPE_KERNEL(kPackThreads) start_queries(StartArguments a) {
   const std::int64_t i = block_x() * std::int64_t{kPackThreads} + thread();
   if (i >= a.queries) return;
-  QueryState state = {0, 0.0f, -infinity(), infinity()};
+  QueryState state = {0, 0, 0.0f, -infinity(), infinity()};
   if (a.floors != nullptr) state.floor = a.floors[a.first_query + i];
   if (a.ceilings != nullptr) state.ceiling = a.ceilings[a.first_query + i];
   state.least = state.floor < state.ceiling ? state.floor : state.ceiling;

@@ -1,7 +1,9 @@
 // Between two chunks, and at the end: one block refines the list of one query.
 //
+//   0. Where groups of queries take turns with the lists, what was kept of this one comes back.
 //   1. The k-th best lower bound proves a threshold; what cannot reach it goes.
-//   2. Where more is left than may be, or at the end: canonical scores of all that is left,
+//   2. Where more is left than may be, at the end, and where the chunk's rows will be gone:
+//   canonical scores of all that is left,
 //      eligibility by them, and the k best.
 //   3. At the end: sorted, and written to the caller's arrays.
 #pragma once
@@ -12,10 +14,13 @@
 namespace stope::cuda {
 
 struct RefineArguments {
-  Matrix queries, corpus;
+  Matrix queries;
+  Matrix corpus;          // the rows that are on the device,
+  std::int64_t first_id;  // from this one on
   std::int64_t first_query;
   std::int32_t k;
   std::int64_t keep, capacity;
+  bool rescores;  // whatever is left
   bool last;
   BoundRules rules;
   const RowFactors* factors;
@@ -23,6 +28,7 @@ struct RefineArguments {
   QueryTerms* terms;
   QueryState* states;
   Candidate* entries;
+  Candidate* kept;  // [queries][k], or nullptr
   std::int64_t* above;
   float* scores;                // [all queries][k]
   std::int64_t* ids;            // likewise
@@ -39,10 +45,11 @@ STOPE_DEVICE void rescore(const RefineArguments& a, std::int64_t query, Candidat
     const std::int32_t wanted = first + static_cast<std::int32_t>(thread()) / kCanonicalLanes;
     const bool open = wanted < count && entries[wanted].lower != entries[wanted].upper;
     if (ballot(open) == 0) continue;  // both halves of a warp take every step together
-    const std::int64_t id = entries[wanted < count ? wanted : count - 1].id;
+    // An entry that has its score may be of a row that is gone.
+    const std::int64_t row = open ? entries[wanted].id - a.first_id : 0;
     RowFactors factors = {1.0f, 1.0f};
-    if (metric == Metric::kCosine) factors = measure_row(a.corpus, metric, id).factors;
-    const float score = exact_score(q, reader(a.corpus, metric, id, factors), metric);
+    if (metric == Metric::kCosine) factors = measure_row(a.corpus, metric, row).factors;
+    const float score = exact_score(q, reader(a.corpus, metric, row, factors), metric);
     warp_barrier();  // a lane of the other half may still be reading its entry
     if (open && half_lane() == 0) {
       entries[wanted].upper = score;
@@ -66,25 +73,29 @@ STOPE_DEVICE void write_answer(const RefineArguments& a, std::int64_t query,
 STOPE_KERNEL(kSelectThreads) refine_list(RefineArguments a) {
   auto* memory = shared_memory<SelectMemory>();
   const std::int64_t query = block_x();
-  QueryState state = a.states[query];
+  QueryState* state = a.states + query;
   Candidate* entries = a.entries + query * a.capacity;
-  std::int32_t count = state.count;
-  const auto raise = [&](float least) {
-    if (least > state.least) state.least = least;
+  std::int32_t count = state->count;
+  float least = state->least;
+  for (auto i = static_cast<std::int32_t>(thread()); i < state->kept; i += kSelectThreads)
+    entries[i] = a.kept[query * a.k + i];
+  block_barrier();
+  const auto raise = [&](float proven) {
+    if (proven > least) least = proven;
   };
   if (count >= a.k) {
     const auto lower = [&](std::int32_t i) { return std::uint64_t{descending(entries[i].lower)}; };
     raise(score_of(static_cast<std::uint32_t>(nth_key<32>(count, a.k, lower, memory))));
     block_barrier();
     count = keep_entries(
-        entries, count, [&](Candidate* entry) { return entry->upper >= state.least; }, memory);
+        entries, count, [&](Candidate* entry) { return entry->upper >= least; }, memory);
   }
-  if (a.last || count > a.keep) {
+  if (a.rescores || count > a.keep) {
     rescore(a, query, entries, count);
     std::int64_t refused = 0;
     const auto eligible = [&](Candidate* entry) {
       bool is_above;
-      const bool stays = admit(state, entry, &is_above);
+      const bool stays = admit(*state, entry, &is_above);
       if (is_above) ++refused;
       return stays;
     };
@@ -103,10 +114,16 @@ STOPE_KERNEL(kSelectThreads) refine_list(RefineArguments a) {
     sort_entries(entries, count);
     block_barrier();
     write_answer(a, query, entries, count);
-  } else if (thread() == 0) {
-    state.count = count;
-    a.states[query] = state;
-    a.terms[query] = query_terms(a.rules, a.bounds[query], state.least);
+    return;
+  }
+  if (a.kept != nullptr)
+    for (auto i = static_cast<std::int32_t>(thread()); i < count; i += kSelectThreads)
+      a.kept[query * a.k + i] = entries[i];
+  if (thread() == 0) {
+    state->count = count;
+    state->kept = a.kept == nullptr ? 0 : count;
+    state->least = least;
+    a.terms[query] = query_terms(a.rules, a.bounds[query], least);
   }
 }
 

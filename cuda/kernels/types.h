@@ -63,6 +63,7 @@ struct Candidate {
 // The search of one query. `least` is a proven lower bound of its k-th best eligible score.
 struct QueryState {
   std::int32_t count;
+  std::int32_t kept;  // so many of them lie in memory of their own between two chunks
   float least;
   float floor, ceiling;
 };

@@ -16,36 +16,54 @@ std::size_t pair_scores_cuda_workspace_bytes(const PairScoresCall& call) {
   return workspace.bytes();
 }
 
-CudaTopkPlan plan_topk_cuda(std::int64_t queries, std::int64_t rows, std::int64_t columns,
-                            std::int64_t k) {
+CudaTopkPlan plan_topk_cuda(const TopkCall& call) {
   using namespace cuda;
-  constexpr std::int64_t kEntryBytes = 256 << 20;  // of the lists of a group
-  constexpr std::int64_t kCodeBytes = 256 << 20;   // of a group and of a chunk, each
   constexpr std::int64_t kLeastChunk = 4096, kMostChunk = 65536;
   constexpr auto kEntry = static_cast<std::int64_t>(sizeof(Candidate));
+  const std::int64_t queries = std::max<std::int64_t>(call.queries.rows, 1);
   CudaTopkPlan plan = {};
-  plan.depth_padded = round_up(columns, kSlabDepth);
-  plan.keep = 2 * k + 512;
-  const std::int64_t row_bytes =
+  plan.streams = call.corpus.device.kind == DeviceKind::kCpu;
+  plan.stages = plan.streams &&
+                !(call.corpus_is_pinned && call.corpus.row_stride_bytes >= row_bytes(call.corpus));
+  plan.depth_padded = round_up(call.corpus.columns, kSlabDepth);
+  plan.keep = 2 * call.k + 512;
+  const std::int64_t code_bytes =
       plan.depth_padded * static_cast<std::int64_t>(sizeof(std::uint16_t));
-  const std::int64_t all_rows = round_up(rows, kTileSide);
-  const std::int64_t fitting = std::max(kCodeBytes / row_bytes / kTileSide * kTileSide, kTileSide);
-  const std::int64_t least_chunk = std::min({kLeastChunk, all_rows, fitting});
-  plan.group = std::clamp<std::int64_t>(kEntryBytes / ((plan.keep + least_chunk) * kEntry), 1,
-                                        std::min(std::max<std::int64_t>(queries, 1), fitting));
+  const auto fitting = [](std::int64_t budget, std::int64_t bytes) {
+    return std::max(budget / bytes / kTileSide * kTileSide, kTileSide);
+  };
+  const std::int64_t most_queries = fitting(call.budget.code_bytes, code_bytes);
+  const std::int64_t most_rows = std::min(
+      {kMostChunk, round_up(call.corpus.rows, kTileSide), most_queries,
+       plan.streams ? fitting(call.budget.block_bytes, row_bytes(call.corpus)) : kMostChunk});
+  const std::int64_t least_chunk = std::min(kLeastChunk, most_rows);
+  plan.group =
+      std::clamp<std::int64_t>(call.budget.list_bytes / ((plan.keep + least_chunk) * kEntry), 1,
+                               std::min(queries, most_queries));
   // Tiles of queries that are full, where there are several.
   if (plan.group > kTileSide && plan.group < queries)
     plan.group = plan.group / kTileSide * kTileSide;
-  const std::int64_t room = kEntryBytes / (plan.group * kEntry) - plan.keep;
-  plan.chunk = std::clamp<std::int64_t>(room / kTileSide * kTileSide, least_chunk,
-                                        std::min({kMostChunk, all_rows, fitting}));
+  const std::int64_t room = call.budget.list_bytes / (plan.group * kEntry) - plan.keep;
+  plan.chunk = std::clamp<std::int64_t>(room / kTileSide * kTileSide, least_chunk, most_rows);
   plan.capacity = plan.keep + plan.chunk;
+  plan.pass = plan.group;
+  // The way from host memory is the narrow one, so that as many groups as can be share it.
+  if (plan.streams) {
+    const std::int64_t most = call.budget.code_bytes / (code_bytes + call.k * kEntry);
+    plan.pass = std::min(queries, std::max(most / plan.group, std::int64_t{1}) * plan.group);
+  }
   return plan;
+}
+
+std::size_t topk_cuda_pinned_bytes(const TopkCall& call) {
+  const CudaTopkPlan plan = plan_topk_cuda(call);
+  if (!plan.stages) return 0;
+  return static_cast<std::size_t>(cuda::kBlocks * plan.chunk * cuda::row_bytes(call.corpus));
 }
 
 std::size_t topk_cuda_workspace_bytes(const TopkCall& call) {
   cuda::Workspace workspace;
-  const cuda::TopkMemory memory(call, cuda::topk_plan(call), &workspace);
+  const cuda::TopkMemory memory(call, plan_topk_cuda(call), &workspace);
   return workspace.bytes();
 }
 

@@ -34,24 +34,32 @@ struct PairMemory {
         ids(workspace->take<std::int64_t>(call.pairs.offsets[call.queries.rows])) {}
 };
 
-inline CudaTopkPlan topk_plan(const TopkCall& call) {
-  return plan_topk_cuda(call.queries.rows, call.corpus.rows, call.corpus.columns, call.k);
+inline std::int64_t element_bytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
 }
+inline std::int64_t row_bytes(const Matrix& matrix) {
+  return matrix.columns * element_bytes(matrix.dtype);
+}
+
+inline constexpr int kBlocks = 2;  // of host rows: one is scanned while the other one arrives
 
 struct TopkMemory {
   RowFaults* faults;  // [2]
+  // Of one pass:
+  std::uint16_t* query_codes;  // [pass][depth_padded], bfloat16
+  ScanRow* query_rows;         // [pass]
+  RowFactors* factors;         // [pass]
+  QueryBound* bounds;          // [pass]
+  QueryTerms* terms;           // [pass]
+  QueryState* states;          // [pass]
+  std::int64_t* above;         // [pass]
+  Candidate* kept;             // [pass][k] between two chunks, where a pass has several groups
   // Of one group of queries:
-  std::uint16_t* query_codes;  // [group][depth_padded], bfloat16
-  ScanRow* query_rows;         // [group]
-  RowFactors* factors;         // [group]
-  QueryBound* bounds;          // [group]
-  QueryTerms* terms;           // [group]
-  QueryState* states;          // [group]
-  std::int64_t* above;         // [group]
-  Candidate* entries;          // [group][capacity]
+  Candidate* entries;  // [group][capacity]
   // Of one chunk of the corpus:
   std::uint16_t* codes;  // [chunk][depth_padded], bfloat16
   ScanRow* rows;         // [chunk]
+  std::byte* blocks;     // [kBlocks][chunk] rows as they come from host memory, if they do
   // What the call has in host memory, where it has it:
   std::int64_t* exclude_offsets;  // [queries.rows + 1]
   std::int64_t* exclude_ids;
@@ -60,16 +68,19 @@ struct TopkMemory {
 
   TopkMemory(const TopkCall& call, const CudaTopkPlan& plan, Workspace* w)
       : faults(w->take<RowFaults>(2)),
-        query_codes(w->take<std::uint16_t>(plan.group * plan.depth_padded)),
-        query_rows(w->take<ScanRow>(plan.group)),
-        factors(w->take<RowFactors>(plan.group)),
-        bounds(w->take<QueryBound>(plan.group)),
-        terms(w->take<QueryTerms>(plan.group)),
-        states(w->take<QueryState>(plan.group)),
-        above(w->take<std::int64_t>(plan.group)),
+        query_codes(w->take<std::uint16_t>(plan.pass * plan.depth_padded)),
+        query_rows(w->take<ScanRow>(plan.pass)),
+        factors(w->take<RowFactors>(plan.pass)),
+        bounds(w->take<QueryBound>(plan.pass)),
+        terms(w->take<QueryTerms>(plan.pass)),
+        states(w->take<QueryState>(plan.pass)),
+        above(w->take<std::int64_t>(plan.pass)),
+        kept(plan.pass > plan.group ? w->take<Candidate>(plan.pass * call.k) : nullptr),
         entries(w->take<Candidate>(plan.group * plan.capacity)),
         codes(w->take<std::uint16_t>(plan.chunk * plan.depth_padded)),
         rows(w->take<ScanRow>(plan.chunk)),
+        blocks(plan.streams ? w->take<std::byte>(kBlocks * plan.chunk * row_bytes(call.corpus))
+                            : nullptr),
         exclude_offsets(optional(call.exclude.offsets, call.queries.rows + 1, w)),
         exclude_ids(optional(call.exclude.offsets, excluded(call), w)),
         ceilings(optional(call.ceilings, call.queries.rows, w)),

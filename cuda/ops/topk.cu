@@ -1,18 +1,26 @@
 // topk: scan bfloat16 tiles on tensor cores, keep what the bounds cannot rule out, rescore that
 // canonically.
 //
-//   for each group of queries (plan.cpp: their lists fit a budget)
+//   for each pass of queries (plan.cpp)
 //     pack the queries
 //     for each chunk of the corpus
-//       pack the chunk -> scan it (score a tile -> exclude -> candidates) -> refine every list
+//       pack the chunk
+//       for each group of the pass (their lists fit a budget)
+//         scan the chunk (score a tile -> exclude -> candidates) -> refine every list
 //     the last refinement rescores, orders and writes
 //
 // Everything is queued on the caller's stream; the only wait is for the check of rows at the end.
+// A corpus on the device is rescored there at the end, and a pass is one group. One in host memory
+// passes through two buffers (host_rows.h): survivors of a chunk are rescored while its rows are
+// there, and the host waits for buffers.
 #include "stope/topk.h"
 
 #include <algorithm>
+#include <optional>
+#include <stdexcept>
 
 #include "faults.h"
+#include "host_rows.h"
 #include "launch.h"
 #include "pack.cuh"
 #include "plan.h"
@@ -28,14 +36,24 @@ class Topk {
   explicit Topk(const TopkCall& call)
       : call_(call),
         stream_(call.execution.stream),
-        plan_(topk_plan(call)),
+        plan_(plan_topk_cuda(call)),
         // int8 rows under the dot product have exact scores at the price of approximate ones.
         rules_(bound_rules(call.metric,
                            call.precision != Precision::kExact &&
                                !(call.corpus.dtype == DType::kInt8 && call.metric == Metric::kDot),
                            plan_.depth_padded)),
         workspace_(call.execution),
-        memory_(call, plan_, &workspace_) {}
+        memory_(call, plan_, &workspace_) {
+    if (!plan_.streams) return;
+    if (is_recording(stream_))
+      throw std::invalid_argument(
+          "corpus is in host memory while the stream records a CUDA graph, which a replay would "
+          "not read again; move it to the device, or search outside of the graph");
+    if (plan_.stages && call.execution.pinned_bytes < topk_cuda_pinned_bytes(call))
+      throw std::logic_error("the pinned memory is smaller than what was asked for");
+    host_rows_.emplace(call.corpus, plan_.chunk, memory_.blocks,
+                       plan_.stages ? call.execution.pinned : nullptr, call.execution);
+  }
 
   void run() {
     clear_faults(memory_.faults, 2, stream_);
@@ -43,17 +61,15 @@ class Topk {
     take_in(call_.exclude.ids, TopkMemory::excluded(call_), memory_.exclude_ids);
     take_in(call_.ceilings, call_.queries.rows, memory_.ceilings);
     take_in(call_.floors, call_.queries.rows, memory_.floors);
-    const std::int64_t total = divide_up(call_.queries.rows, plan_.group) * call_.corpus.rows;
+    const std::int64_t total = divide_up(call_.queries.rows, plan_.pass) * call_.corpus.rows;
     std::int64_t done = 0;
-    for (first_query_ = 0; first_query_ < call_.queries.rows; first_query_ += plan_.group) {
-      queries_ = std::min(plan_.group, call_.queries.rows - first_query_);
+    for (first_query_ = 0; first_query_ < call_.queries.rows; first_query_ += plan_.pass) {
+      queries_ = std::min(plan_.pass, call_.queries.rows - first_query_);
       start();
+      if (host_rows_) host_rows_->send(0, std::min(plan_.chunk, call_.corpus.rows));
       for (first_row_ = 0; first_row_ < call_.corpus.rows; first_row_ += plan_.chunk) {
         rows_ = std::min(plan_.chunk, call_.corpus.rows - first_row_);
-        pack(call_.corpus, first_row_, rows_, memory_.codes, memory_.rows, nullptr,
-             memory_.faults + 1);
-        scan();
-        refine(first_row_ + rows_ == call_.corpus.rows);
+        work_on_chunk();
         done += rows_;
         const Progress& progress = call_.execution.progress;
         if (progress.step != nullptr && !progress.step(progress.context, done, total))
@@ -70,16 +86,33 @@ class Topk {
       copy_to_device(to, given, static_cast<std::size_t>(count) * sizeof(T), stream_);
   }
 
-  void pack(const Matrix& matrix, std::int64_t first, std::int64_t rows, std::uint16_t* codes,
-            ScanRow* scan_rows, RowFactors* factors, RowFaults* faults) {
+  void work_on_chunk() {
+    const std::int64_t next = first_row_ + rows_;
+    corpus_ = host_rows_ ? host_rows_->receive(rows_) : call_.corpus;
+    first_id_ = host_rows_ ? first_row_ : 0;
+    pack(corpus_, first_row_ - first_id_, rows_, first_id_, memory_.codes, memory_.rows, nullptr,
+         memory_.faults + 1);
+    for (std::int64_t first = 0; first < queries_; first += plan_.group) {
+      const std::int64_t queries = std::min(plan_.group, queries_ - first);
+      scan(first, queries);
+      refine(first, queries, next == call_.corpus.rows);
+    }
+    if (!host_rows_) return;
+    host_rows_->done();
+    if (next < call_.corpus.rows)
+      host_rows_->send(next, std::min(plan_.chunk, call_.corpus.rows - next));
+  }
+
+  void pack(const Matrix& matrix, std::int64_t first, std::int64_t rows, std::int64_t first_id,
+            std::uint16_t* codes, ScanRow* scan_rows, RowFactors* factors, RowFaults* faults) {
     launch("pack_rows", pack_rows,
            {.blocks_x = divide_up(rows, kPackRows), .threads = kPackThreads}, stream_,
-           PackArguments{matrix, call_.metric, first, rows, plan_.depth_padded, codes, scan_rows,
-                         factors, faults});
+           PackArguments{matrix, call_.metric, first, rows, first_id, plan_.depth_padded, codes,
+                         scan_rows, factors, faults});
   }
 
   void start() {
-    pack(call_.queries, first_query_, queries_, memory_.query_codes, memory_.query_rows,
+    pack(call_.queries, first_query_, queries_, 0, memory_.query_codes, memory_.query_rows,
          memory_.factors, memory_.faults);
     launch("start_queries", start_queries,
            {.blocks_x = divide_up(queries_, kPackThreads), .threads = kPackThreads}, stream_,
@@ -88,27 +121,44 @@ class Topk {
                           memory_.above});
   }
 
-  void scan() {
+  // Of a group: `queries` of the pass from `first` on.
+  void scan(std::int64_t first, std::int64_t queries) {
     launch("scan_tile", scan_tile,
            {.blocks_x = divide_up(rows_, kTileSide),
-            .blocks_y = divide_up(queries_, kTileSide),
+            .blocks_y = divide_up(queries, kTileSide),
             .threads = kScanThreads,
             .shared_bytes = kScanSharedBytes},
            stream_,
-           ScanArguments{memory_.query_codes, memory_.codes, queries_, rows_, plan_.depth_padded,
-                         first_query_, first_row_, rules_, memory_.bounds, memory_.terms,
-                         memory_.rows, memory_.states, memory_.entries, plan_.capacity,
-                         memory_.above, memory_.exclude_offsets, memory_.exclude_ids});
+           ScanArguments{memory_.query_codes + first * plan_.depth_padded, memory_.codes, queries,
+                         rows_, plan_.depth_padded, first_query_ + first, first_row_, rules_,
+                         memory_.bounds + first, memory_.terms + first, memory_.rows,
+                         memory_.states + first, memory_.entries, plan_.capacity,
+                         memory_.above + first, memory_.exclude_offsets, memory_.exclude_ids});
   }
 
-  void refine(bool last) {
+  void refine(std::int64_t first, std::int64_t queries, bool last) {
     launch("refine_list", refine_list,
-           {.blocks_x = queries_, .threads = kSelectThreads, .shared_bytes = sizeof(SelectMemory)},
+           {.blocks_x = queries, .threads = kSelectThreads, .shared_bytes = sizeof(SelectMemory)},
            stream_,
-           RefineArguments{call_.queries, call_.corpus, first_query_,
-                           static_cast<std::int32_t>(call_.k), plan_.keep, plan_.capacity, last,
-                           rules_, memory_.factors, memory_.bounds, memory_.terms, memory_.states,
-                           memory_.entries, memory_.above, call_.scores, call_.ids,
+           RefineArguments{call_.queries,
+                           corpus_,
+                           first_id_,
+                           first_query_ + first,
+                           static_cast<std::int32_t>(call_.k),
+                           plan_.keep,
+                           plan_.capacity,
+                           last || plan_.streams,
+                           last,
+                           rules_,
+                           memory_.factors + first,
+                           memory_.bounds + first,
+                           memory_.terms + first,
+                           memory_.states + first,
+                           memory_.entries,
+                           memory_.kept == nullptr ? nullptr : memory_.kept + first * call_.k,
+                           memory_.above + first,
+                           call_.scores,
+                           call_.ids,
                            call_.above_ceiling});
   }
 
@@ -118,8 +168,11 @@ class Topk {
   const BoundRules rules_;
   Workspace workspace_;
   const TopkMemory memory_;
-  std::int64_t first_query_ = 0, queries_ = 0;  // of the group
+  std::optional<HostRows> host_rows_;
+  std::int64_t first_query_ = 0, queries_ = 0;  // of the pass
   std::int64_t first_row_ = 0, rows_ = 0;       // of the chunk
+  Matrix corpus_;                               // what is on the device of it, from first_id_ on
+  std::int64_t first_id_ = 0;
 };
 
 }  // namespace

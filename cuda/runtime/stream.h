@@ -21,11 +21,65 @@ class DeviceScope {
   int before_ = 0;
 };
 
+// A stream of the library's own, for work beside the caller's. At its end it is waited for.
+class OwnStream {
+ public:
+  OwnStream() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  ~OwnStream() {
+    (void)cudaStreamSynchronize(stream_);
+    (void)cudaStreamDestroy(stream_);
+  }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  void* get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// A place in a stream that others wait for. One that was never recorded lies behind everybody.
+class Event {
+ public:
+  Event() {
+    check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  }
+  ~Event() { (void)cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(void* stream) {
+    check(cudaEventRecord(event_, static_cast<cudaStream_t>(stream)), "cudaEventRecord");
+  }
+  void wait() const { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+  // What is queued on the stream from now on waits for the event.
+  void hold_back(void* stream) const {
+    check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event_, 0), "cudaStreamWaitEvent");
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // `from` is ordinary host memory: it has been read when this returns.
 inline void copy_to_device(void* to, const void* from, std::size_t bytes, void* stream) {
   if (bytes == 0) return;
   check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)),
         "cudaMemcpyAsync to the device");
+}
+// `from` is pinned host memory, which must not change before the copy has run. Rows become
+// adjacent.
+inline void copy_rows_to_device(void* to, const void* from, std::int64_t row_stride_bytes,
+                                std::int64_t row_bytes, std::int64_t rows, void* stream) {
+  const auto width = static_cast<std::size_t>(row_bytes), height = static_cast<std::size_t>(rows);
+  const auto s = static_cast<cudaStream_t>(stream);
+  if (row_stride_bytes == row_bytes || rows == 1)
+    check(cudaMemcpyAsync(to, from, width * height, cudaMemcpyHostToDevice, s),
+          "cudaMemcpyAsync to the device");
+  else
+    check(cudaMemcpy2DAsync(to, width, from, static_cast<std::size_t>(row_stride_bytes), width,
+                            height, cudaMemcpyHostToDevice, s),
+          "cudaMemcpy2DAsync to the device");
 }
 // Waits: `to` has been written when this returns.
 inline void copy_to_host(void* to, const void* from, std::size_t bytes, void* stream) {
@@ -48,14 +102,9 @@ inline bool is_recording(void* stream) {
 // What is queued on `after` from now on waits for what is queued on `before` so far.
 inline void order_after(void* after, void* before) {
   if (after == before) return;
-  cudaEvent_t event = nullptr;
-  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
-  const cudaError_t recorded = cudaEventRecord(event, static_cast<cudaStream_t>(before));
-  const cudaError_t waits = recorded != cudaSuccess
-                                ? recorded
-                                : cudaStreamWaitEvent(static_cast<cudaStream_t>(after), event, 0);
-  (void)cudaEventDestroy(event);  // lives on until it has happened
-  check(waits, "cudaStreamWaitEvent");
+  Event event;  // to CUDA it lives on until it has happened
+  event.record(before);
+  event.hold_back(after);
 }
 // The device that memory lies on; -1 for memory that CUDA does not know.
 inline int device_of_memory(const void* memory) {
@@ -64,6 +113,12 @@ inline int device_of_memory(const void* memory) {
   const bool known =
       attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
   return known ? attributes.device : -1;
+}
+// Host memory that the device copies from by itself.
+inline bool is_pinned(const void* memory) {
+  cudaPointerAttributes attributes = {};
+  check(cudaPointerGetAttributes(&attributes, memory), "cudaPointerGetAttributes");
+  return attributes.type == cudaMemoryTypeHost;
 }
 
 }  // namespace stope::cuda

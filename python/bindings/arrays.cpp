@@ -360,9 +360,10 @@ Metric parse_metric(const std::string& metric) {
   throw py::value_error("metric is '" + metric + "'; give 'dot', 'cosine' or 'euclidean'");
 }
 
-void check_pair(const Array& queries, const Array& corpus) {
+void check_pair(const Array& queries, const Array& corpus, bool streams) {
   const Matrix &q = queries.matrix, &c = corpus.matrix;
-  if (q.device.kind != c.device.kind || q.device.index != c.device.index)
+  const bool streamed = streams && c.device.kind == DeviceKind::kCpu;
+  if (!streamed && (q.device.kind != c.device.kind || q.device.index != c.device.index))
     throw py::value_error("queries are on " + device_name(q.device) + " but corpus is on " +
                           device_name(c.device) + "; move one to the other's device");
   if (q.columns != c.columns)

@@ -30,8 +30,9 @@ inline constexpr StreamNumber kNoStream = -1;
 // argument: not an array, wrong rank, wrong dtype, a strided last axis.
 Array import_matrix(const py::object& object, const char* name, StreamNumber stream = kNoStream);
 
-// Same device, same dim, both int8 or neither.
-void check_pair(const Array& queries, const Array& corpus);
+// Same device, same dim, both int8 or neither; with `streams`, the corpus may be in host memory
+// where the queries are on a device.
+void check_pair(const Array& queries, const Array& corpus, bool streams = false);
 
 // The elements of a C-contiguous array of exactly `size` elements (any size when negative).
 template <typename T>

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "arrays.h"
+#include "stope/runtime.h"
 
 namespace stope::python {
 namespace {
@@ -20,18 +21,17 @@ T* optional_vector(const std::optional<py::buffer>& buffer, const char* name, py
   return buffer ? import_vector<T>(*buffer, name, size, writable) : nullptr;
 }
 
-void run_topk(const py::object& queries, const py::object& corpus, std::int64_t k,
-              const std::string& metric, const std::string& precision,
-              const std::optional<py::buffer>& packed,
-              const std::optional<py::buffer>& exclude_offsets,
-              const std::optional<py::buffer>& exclude_ids,
-              const std::optional<py::buffer>& ceilings, const std::optional<py::buffer>& floors,
-              const py::object& scores, const py::object& ids,
-              const std::optional<py::object>& above_ceiling, std::int64_t stream, int threads,
-              const py::object& allocate, const py::object& progress) {
+void run_topk(
+    const py::object& queries, const py::object& corpus, std::int64_t k, const std::string& metric,
+    const std::string& precision, const std::optional<py::buffer>& packed,
+    const std::optional<py::buffer>& exclude_offsets, const std::optional<py::buffer>& exclude_ids,
+    const std::optional<py::buffer>& ceilings, const std::optional<py::buffer>& floors,
+    const py::object& scores, const py::object& ids, const std::optional<py::object>& above_ceiling,
+    std::int64_t stream, int threads, const py::object& allocate, const py::object& progress,
+    const std::optional<py::object>& allocate_pinned, const std::optional<CudaTopkBudget>& budget) {
   const Array q = import_matrix(queries, "queries", stream);
   const Array c = import_matrix(corpus, "corpus", stream);
-  check_pair(q, c);
+  check_pair(q, c, true);
   PythonProgress reporter(progress);
   const std::int64_t rows = q.matrix.rows;
   TopkCall call;
@@ -56,6 +56,18 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
     call.above_ceiling = import_result<std::int64_t>(*above_ceiling, "above_ceiling", rows, device);
   call.execution = execution_on(device, stream, threads);
   call.execution.progress = reporter.progress();
+  if (budget) call.budget = *budget;
+  std::optional<py::object> pinned;  // lives until the call is over
+  if (device.kind == DeviceKind::kCuda && c.matrix.device.kind == DeviceKind::kCpu) {
+    call.corpus_is_pinned = cuda_is_pinned(c.matrix.data);
+    call.execution.pinned_bytes = topk_cuda_pinned_bytes(call);
+    if (call.execution.pinned_bytes > 0) {
+      pinned = allocate_pinned.value()(call.execution.pinned_bytes);
+      call.execution.pinned =
+          import_vector<std::uint8_t>(py::reinterpret_borrow<py::buffer>(*pinned), "pinned memory",
+                                      static_cast<py::ssize_t>(call.execution.pinned_bytes), true);
+    }
+  }
   const WorkspaceLoan loan(allocate, topk_workspace_bytes(call), &call.execution);
   run_without_gil(topk, call, &reporter);
 }
@@ -83,33 +95,45 @@ void run_pack(const py::object& corpus, const std::string& name, const std::stri
 }  // namespace
 
 void register_topk(py::module_& module) {
+  py::class_<CudaTopkBudget>(module, "CudaTopkBudget")
+      .def(py::init([](std::int64_t list_bytes, std::int64_t code_bytes, std::int64_t block_bytes) {
+             return CudaTopkBudget{list_bytes, code_bytes, block_bytes};
+           }),
+           py::kw_only(), py::arg("list_bytes"), py::arg("code_bytes"), py::arg("block_bytes"));
   module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("k"),
              py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
              py::arg("exclude_ids"), py::arg("ceilings"), py::arg("floors"), py::arg("scores"),
              py::arg("ids"), py::arg("above_ceiling"), py::arg("stream") = 0, py::arg("threads"),
-             py::arg("allocate"), py::arg("progress"));
+             py::arg("allocate"), py::arg("progress"), py::arg("allocate_pinned") = py::none(),
+             py::arg("budget") = py::none());
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
              py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("threads"),
              py::arg("allocate"), py::arg("progress"));
   module.def(
       "cuda_topk_plan",
-      [](std::int64_t queries, std::int64_t rows, std::int64_t columns, std::int64_t k) {
-        const CudaTopkPlan plan = plan_topk_cuda(queries, rows, columns, k);
+      [](std::int64_t queries, std::int64_t rows, std::int64_t columns, std::int64_t k,
+         bool in_host_memory, const std::optional<CudaTopkBudget>& budget) {
         TopkCall call;
+        if (budget) call.budget = *budget;
         call.queries.rows = queries;
         call.corpus.rows = rows;
         call.queries.columns = call.corpus.columns = columns;
         call.k = k;
+        if (!in_host_memory) call.corpus.device.kind = DeviceKind::kCuda;
+        const CudaTopkPlan plan = plan_topk_cuda(call);
         py::dict out;
         out["depth_padded"] = plan.depth_padded;
+        out["pass"] = plan.pass;
         out["group"] = plan.group;
         out["chunk"] = plan.chunk;
         out["keep"] = plan.keep;
         out["capacity"] = plan.capacity;
         out["workspace_bytes"] = topk_cuda_workspace_bytes(call);
+        out["pinned_bytes"] = topk_cuda_pinned_bytes(call);
         return out;
       },
-      py::kw_only(), py::arg("queries"), py::arg("rows"), py::arg("columns"), py::arg("k"));
+      py::kw_only(), py::arg("queries"), py::arg("rows"), py::arg("columns"), py::arg("k"),
+      py::arg("in_host_memory") = false, py::arg("budget") = py::none());
   module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));
   module.def(
       "matrix_shape",

@@ -26,8 +26,13 @@ def matrix_shape(array: object, name: str) -> MatrixShape:
     return MatrixShape(*_core.matrix_shape(array, name))
 
 
-def corpus_and_queries(queries: object, corpus: object) -> tuple[MatrixShape, MatrixShape]:
-    """Check both matrices; neither may be empty and their dims must agree."""
+def corpus_and_queries(
+    queries: object, corpus: object, *, streams: bool = False
+) -> tuple[MatrixShape, MatrixShape]:
+    """Check both matrices; neither may be empty and their dims must agree.
+
+    With ``streams`` the corpus may be in host memory where the queries are on a device.
+    """
     q = matrix_shape(queries, "queries")
     c = matrix_shape(corpus, "corpus")
     if (q.device, c.device) != ("cpu", "cpu") and not _core.build_info()["cuda"]:
@@ -35,7 +40,7 @@ def corpus_and_queries(queries: object, corpus: object) -> tuple[MatrixShape, Ma
             "queries or corpus is on a CUDA device, but this stope was built without CUDA; "
             "move them to the CPU with .cpu()"
         )
-    if q.device != c.device:
+    if q.device != c.device and not (streams and c.device == "cpu"):
         raise ValueError(
             f"queries are on {q.device} but corpus is on {c.device}; move one to the other's device"
         )
@@ -109,6 +114,15 @@ class Place(NamedTuple):
         """What the core is told beside the arrays: the stream, where there is one."""
         return {} if self.library == "numpy" else {"stream": self.stream}
 
+    def pinned(self, size: int) -> NDArray[np.uint8]:
+        """Host memory that the device copies from by itself, on its way from a corpus there."""
+        if self.library == "torch":
+            torch = sys.modules["torch"]
+            memory = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+            return np.asarray(memory)
+        cupy = sys.modules["cupy"]
+        return np.frombuffer(cupy.cuda.alloc_pinned_memory(size), dtype=np.uint8, count=size)
+
     def workspace(self, size: int) -> Any:
         """Scratch memory for one call of the core; pages that are not touched cost nothing."""
         return self.empty((size,), np.uint8)
@@ -174,6 +188,11 @@ class IdLists(NamedTuple):
 
     offsets: NDArray[np.int64]
     ids: NDArray[np.int64]
+
+
+def on_cpu(matrix: Any) -> Any:
+    """A matrix of a device's library in host memory, of a kind that holds every dtype."""
+    return matrix.detach().cpu() if hasattr(matrix, "detach") else matrix.get()
 
 
 def host(array: Any) -> NDArray[Any]:

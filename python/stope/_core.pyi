@@ -19,6 +19,10 @@ def similarity(
     progress: Progress | None,
     stream: int = 0,
 ) -> None: ...
+
+class CudaTopkBudget:
+    def __init__(self, *, list_bytes: int, code_bytes: int, block_bytes: int) -> None: ...
+
 def topk(
     *,
     queries: object,
@@ -38,6 +42,8 @@ def topk(
     allocate: Allocate,
     progress: Progress | None,
     stream: int = 0,
+    allocate_pinned: Callable[[int], NDArray[Any]] | None = None,
+    budget: CudaTopkBudget | None = None,
 ) -> None: ...
 def pack(
     *,
@@ -50,7 +56,15 @@ def pack(
     allocate: Allocate,
     progress: Progress | None,
 ) -> None: ...
-def cuda_topk_plan(*, queries: int, rows: int, columns: int, k: int) -> dict[str, int]: ...
+def cuda_topk_plan(
+    *,
+    queries: int,
+    rows: int,
+    columns: int,
+    k: int,
+    in_host_memory: bool = False,
+    budget: CudaTopkBudget | None = None,
+) -> dict[str, int]: ...
 def packed_bytes(rows: int, columns: int) -> int: ...
 def matrix_shape(array: object, name: str) -> tuple[int, int, str, str]: ...
 def pair_scores(

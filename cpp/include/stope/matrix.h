@@ -47,6 +47,8 @@ struct Execution {
   int threads = 1;
   void* workspace = nullptr;
   std::size_t workspace_bytes = 0;
+  void* pinned = nullptr;  // host memory that the device copies from by itself, where it is needed
+  std::size_t pinned_bytes = 0;
   Progress progress;
 };
 

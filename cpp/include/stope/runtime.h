@@ -27,9 +27,11 @@ struct BuildInfo {
 BuildInfo build_info();
 bool cuda_built();
 
-// The CUDA device that memory lies on, -1 for none; and: what is queued on the stream `after` from
+// The CUDA device that memory lies on, -1 for none; whether it is host memory that a device copies
+// from by itself; and: what is queued on the stream `after` from
 // now on waits for what is queued on `before` so far. DeviceError in a build without CUDA.
 int cuda_device_of(const void* memory);
+bool cuda_is_pinned(const void* memory);
 void cuda_order_after(Device device, void* after, void* before);
 
 // Operations per second of one core with the current instruction set: the scan's int8 and bfloat16

@@ -22,6 +22,13 @@ struct PackCall {
   Execution execution;
 };
 
+// How much memory of each kind a search on a GPU takes for a portion; tests make it small.
+struct CudaTopkBudget {
+  std::int64_t list_bytes = 256 << 20;  // candidates of a group of queries
+  std::int64_t code_bytes = 256 << 20;  // packed queries, and packed rows of a chunk, each
+  std::int64_t block_bytes = 64 << 20;  // rows on their way from host memory, two such blocks
+};
+
 struct TopkCall {
   Matrix queries;
   Matrix corpus;
@@ -35,6 +42,9 @@ struct TopkCall {
   float* scores = nullptr;                // [queries.rows, k], short rows end in -infinity
   std::int64_t* ids = nullptr;            // [queries.rows, k], short rows end in -1
   std::int64_t* above_ceiling = nullptr;  // optional [queries.rows]: rows refused by the ceiling
+  CudaTopkBudget budget;
+  // On a GPU the corpus may be in host memory; whether the device copies from it by itself.
+  bool corpus_is_pinned = false;
   Execution execution;
 };
 
@@ -49,16 +59,19 @@ void topk(const TopkCall& call);
 // candidates with room for a whole chunk beside what is kept of those before.
 struct CudaTopkPlan {
   std::int64_t depth_padded;
-  std::int64_t group;     // queries searched at once
+  std::int64_t pass;      // queries that go through the corpus together, one group or more
+  std::int64_t group;     // queries whose lists lie side by side
   std::int64_t chunk;     // rows scanned by one launch
   std::int64_t keep;      // the most entries of a list when a chunk begins
   std::int64_t capacity;  // keep + chunk
+  bool streams;           // chunks come from host memory
+  bool stages;            // by way of pinned buffers
 };
-CudaTopkPlan plan_topk_cuda(std::int64_t queries, std::int64_t rows, std::int64_t columns,
-                            std::int64_t k);
+CudaTopkPlan plan_topk_cuda(const TopkCall& call);
 
 // The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
 std::size_t topk_cuda_workspace_bytes(const TopkCall& call);
+std::size_t topk_cuda_pinned_bytes(const TopkCall& call);
 void topk_cuda(const TopkCall& call);
 
 }  // namespace stope

@@ -44,7 +44,7 @@ def search(
 ) -> TopK:
     """:func:`stope.topk`, and what an index and the miner need besides."""
     _arrays.check_progress(progress)
-    q, c = _arrays.corpus_and_queries(queries, corpus)
+    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     k = as_integer(k, "k")
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least 1")
@@ -67,7 +67,7 @@ def search(
         k=k,
         metric=metric,
         precision=precision,
-        packed=packed,
+        packed=packed if q.device == c.device else None,
         exclude_offsets=None if lists is None else lists.offsets,
         exclude_ids=None if lists is None else lists.ids,
         ceilings=_arrays.limits(ceiling, "ceiling", q.rows, -np.inf),
@@ -78,6 +78,7 @@ def search(
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=progress,
+        allocate_pinned=None if place is _arrays.ON_CPU else place.pinned,
         **place.options,
     )
     if above_ceiling is not None and above is not above_ceiling:

@@ -26,6 +26,8 @@ class FlatIndex:
 
     A corpus on a CUDA device (torch or CuPy) stays there and is searched there, by queries on the
     same device. It has no panels yet: each search packs what it scans, as :func:`stope.topk` does.
+    Queries on a device may search an index in host memory: its corpus streams through the device,
+    as in :func:`stope.topk`, and its panels are not used.
 
     Args:
         corpus: ``[n, dim]``, float32, float16, bfloat16 or int8; n may not be 0.

@@ -111,7 +111,9 @@ def mine_hard_negatives(
 
     Memory beyond inputs and outputs: as :func:`stope.topk` with k = the window's end, and
     12 · q · k bytes for the window. On a CUDA device the search runs there, on the caller's stream;
-    the window then comes to the CPU, where it is counted and sampled.
+    the window then comes to the CPU, where it is counted and sampled. A corpus in host memory
+    streams through the device, as in :func:`stope.topk`; positives are then scored on the CPU, to
+    which the queries are copied.
 
     Source: margins of sentence-transformers' ``mine_hard_negatives`` and NV-Retriever's
     TopK-PercPos (``methods.md`` C1, C2).
@@ -124,12 +126,17 @@ def mine_hard_negatives(
     ([[2, 3]], [1])
     """
     _arrays.check_progress(progress)
-    q, c = _arrays.corpus_and_queries(queries, corpus)
+    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
     own = _positive_lists(positives, q.rows, c.rows)
     extra = None if exclude is None else _arrays.id_lists(exclude, "exclude", q.rows, c.rows)
     place = _arrays.place_of(queries, q.device, "queries")
-    positive_scores = _lowest_positive(queries, corpus, metric, own, place)
+    if q.device == c.device:
+        positive_scores = _lowest_positive(queries, corpus, metric, own, place)
+    else:  # the positives' rows are in host memory: the few scores are found there, bit for bit
+        positive_scores = _lowest_positive(
+            _arrays.on_cpu(queries), corpus, metric, own, _arrays.ON_CPU
+        )
     rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
     never = own if extra is None else _union(own, extra)
     pool = (_eligible_pool if range_counts == "eligible" else _raw_pool)(

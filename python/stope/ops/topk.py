@@ -59,11 +59,18 @@ def topk(
     a CUDA graph is captured it does not wait, rows go unchecked, and limits and exclusions, which
     lie in host memory, are not possible.
 
+    Queries on a CUDA device may search a corpus in host memory, a memory map included: its rows
+    stream through the device in blocks of at most 64 MiB, one on its way while another one is
+    scanned, once for as many queries as fit. Rows in pinned memory (``tensor.pin_memory()``) are
+    copied from where they are; others are gathered in two pinned buffers first, by one thread of
+    the CPU, which is then what limits the speed. The answer is the same, bit for bit. Such a search
+    is not captured in a graph: it raises ``ValueError``.
+
     Memory beyond inputs and outputs, any n: about 32 MiB of candidates, 64 MiB for large k
     (24·k + 7,680 bytes a query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB
     a thread beyond four), and 5·dim bytes a query of the group. On a CUDA device, for k up to
     2,048: at most 768 MiB (candidates, codes of the queries and of a part of the corpus), and a
-    copy of limits and exclusions.
+    copy of limits and exclusions; 128 MiB more for a corpus in host memory, and as much pinned.
 
     Source: ``methods.md`` H10 (order of ties), house 3.1 (the certificate).
 
