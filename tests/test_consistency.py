@@ -154,8 +154,7 @@ def test_an_encoder_and_its_cache(tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"top": 0}, "top is 0; give an integer of at least 1"),
-        ({"greatest_rank": 2.5}, "greatest_rank is 2.5; give an integer"),
+        ({"top": 0}, "top is 0; it must be at least 1"),
         ({"num_documents": 4}, "num_documents is 4, but the corpus has 3"),
         ({"query_embeddings": np.eye(3, dtype=np.float32)}, "query_embeddings has 3 rows but 2"),
     ],
@@ -166,5 +165,7 @@ def test_bad_input_gets_a_sentence(options, sentence):
     given = {"query_embeddings": eye[:2], "corpus_embeddings": eye, **options}
     with pytest.raises(ValueError, match=sentence):
         consistency_filter(pairs, **given)
+    with pytest.raises(TypeError, match=r"greatest_rank is 2\.5; give an integer"):
+        consistency_filter(pairs, greatest_rank=2.5)
     with pytest.raises(TypeError, match="There is no encoder and no query_embeddings"):
         consistency_filter(pairs)

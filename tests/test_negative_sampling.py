@@ -206,6 +206,20 @@ def test_bad_configurations(config, words):
         Sampling.from_dict(config)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"name": "window", "first": True}, "first is True; give an integer"),
+        ({"name": "window", "last": 2.5}, r"last is 2\.5; give an integer"),
+        ({"name": "simans", "a": "sharp"}, "a is 'sharp'; give a number"),
+        ({"name": "teacher_margin", "bins": None}, "bins is None; give an integer"),
+    ],
+)
+def test_numbers_of_the_wrong_kind(config, words):
+    with pytest.raises(TypeError, match=words):
+        Sampling.from_dict(config)
+
+
 def test_bad_shapes():
     ids, scores, positive = table()
     keys = sampling_keys(0, 0, 0, range(6))
@@ -329,9 +343,10 @@ def test_mixed_negatives():
         ({"sparse": 1}, "quotas names 'sparse'"),
         ({"dense": -1}, "is -1"),
         ({"dense": 0}, "no negative at all"),
-        ({"dense": 1.5}, "is 1.5"),
     ],
 )
 def test_bad_quotas(quotas, words):
     with pytest.raises(ValueError, match=words):
         check_quotas(quotas)
+    with pytest.raises(TypeError, match=r"quotas\['dense'\] is 1\.5; give an integer"):
+        check_quotas({"dense": 1.5})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._numbers import integer
 from stope.mining._shards import FORMAT, VERSION, Manifest, kept_array
 from stope.mining.fingerprint import fingerprint_encoder, fingerprint_texts
 from stope.retrieval import encode_corpus, encode_queries
@@ -40,8 +41,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | PathLike[str], *, shard_size: int = 16_384) -> None:
-        if shard_size < 1:
-            raise ValueError(f"shard_size is {shard_size}; it must be at least 1.")
+        integer(shard_size, "shard_size", 1)
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shard_size = shard_size

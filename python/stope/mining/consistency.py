@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
+from stope._numbers import integer
 from stope.mining._embedded import embeddings_of, silent
 from stope.mining.cache import EmbeddingCache
 from stope.mining.pairs import Pairs
@@ -132,7 +133,7 @@ def consistency_filter(
         progress: called with (stage, done, total); stages "queries", "corpus", "ranking".
 
     Raises:
-        TypeError: embeddings missing and no encoder.
+        TypeError: embeddings missing and no encoder; numbers that are no integers.
         ValueError: top, greatest_rank or num_documents out of range, embeddings whose rows do not
             match, or what `stope.topk` refuses.
 
@@ -150,10 +151,9 @@ def consistency_filter(
     """
     step = progress or silent
     for value, name in ((top, "top"), (greatest_rank, "greatest_rank")):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
+        integer(value, name, 1)
     documents = len(pairs.corpus_ids)
-    if num_documents is not None and not 1 <= num_documents <= documents:
+    if num_documents is not None and integer(num_documents, "num_documents", 1) > documents:
         raise ValueError(
             f"num_documents is {num_documents}, but the corpus has {documents}; give 1 to that "
             "many, or None for all."

@@ -8,7 +8,6 @@ alone: not of the other queries of a batch, nor of what was drawn before.
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._named import Named, names_of
+from stope._numbers import integer, real
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -92,13 +92,10 @@ class Window(Sampling, name="window"):
     last: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.first, bool) or not isinstance(self.first, int) or self.first < 0:
-            raise ValueError(f"first is {self.first!r}; give the number of ranks to skip, 0 up.")
-        if self.last is not None and (
-            isinstance(self.last, bool) or not isinstance(self.last, int) or self.last <= self.first
-        ):
+        integer(self.first, "first", 0)
+        if self.last is not None and integer(self.last, "last", 1) <= self.first:
             raise ValueError(
-                f"last is {self.last!r}; give a rank above first={self.first}, or None for all."
+                f"last is {self.last}; give a rank above first={self.first}, or None for all."
             )
 
     def choose(self, ids: Ids, scores: Scores, positive_scores: Scores, n: int, keys: Keys) -> Ids:
@@ -188,10 +185,8 @@ class SimANS(_Weighted, name="simans"):
     b: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.a < math.inf:
-            raise ValueError(f"a is {self.a}; give a finite number of at least 0.")
-        if not math.isfinite(self.b):
-            raise ValueError(f"b is {self.b}; give a finite number.")
+        real(self.a, "a", least=0)
+        real(self.b, "b")
 
     def log_weights(self, ids: Ids, scores: Scores, positive_scores: Scores) -> Scores:
         """``-a (s_j - s+ - b)^2``."""
@@ -222,8 +217,7 @@ class TeacherMargin(_Weighted, name="teacher_margin"):
     bins: int = 10
 
     def __post_init__(self) -> None:
-        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or self.bins < 1:
-            raise ValueError(f"bins is {self.bins!r}; give an integer of at least 1.")
+        integer(self.bins, "bins", 1)
 
     def log_weights(self, ids: Ids, scores: Scores, positive_scores: Scores) -> Scores:
         """Minus the logarithm of the number of candidates in the same bin."""

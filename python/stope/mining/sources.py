@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._numbers import integer
 from stope.mining.mined import Mined
 from stope.mining.pairs import Pairs
 from stope.mining.sampling import Keys, distinct_numbers, sampling_keys
@@ -30,19 +31,19 @@ def check_quotas(quotas: Mapping[str, int]) -> dict[str, int]:
         quotas: negatives per query by source: "dense", "bm25", "random".
 
     Raises:
-        ValueError: an unknown source, a number that is no integer of at least 0, or none above 0.
+        ValueError: an unknown source, a number below 0, or none above 0.
+        TypeError: a number that is no integer.
 
     >>> check_quotas({"dense": 4, "random": 1})
     {'dense': 4, 'random': 1}
     """
-    for name, count in quotas.items():
+    for name in quotas:
         if name not in SOURCES:
             raise ValueError(f"quotas names {name!r}; the sources are {', '.join(SOURCES)}.")
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"quotas[{name!r}] is {count!r}; give an integer of at least 0.")
-    if not sum(quotas.values()):
+    counts = {name: integer(count, f"quotas[{name!r}]", 0) for name, count in quotas.items()}
+    if not sum(counts.values()):
         raise ValueError("quotas asks for no negative at all; give at least one source some.")
-    return dict(quotas)
+    return counts
 
 
 def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
@@ -162,8 +163,7 @@ def lexical_candidates(
     """
     from stope.retrieval import Bm25
 
-    if pool < 1:
-        raise ValueError(f"pool is {pool}; it must be at least 1.")
+    integer(pool, "pool", 1)
     own = range(len(pairs.query_ids)) if queries is None else queries
     found = np.full((len(own), pool), -1, dtype=np.int64)
     if not len(own):
@@ -201,7 +201,7 @@ def mixed_negatives(
         a query has fewer documents than that.
 
     Raises:
-        ValueError: quotas that `check_quotas` refuses, or lexical of another length.
+        ValueError, TypeError: quotas that `check_quotas` refuses, or lexical of another length.
 
     Example:
         >>> from stope.mining import mine

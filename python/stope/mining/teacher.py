@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
+from stope._numbers import integer
 from stope.mining._shards import Manifest, kept_array
 from stope.mining.fingerprint import fingerprint_encoder, fingerprint_texts
 from stope.mining.mined import Mined
@@ -112,7 +113,7 @@ def teacher_scores(
         progress: called with (pairs scored, pairs).
 
     Raises:
-        TypeError: teacher is neither.
+        TypeError: teacher is neither, or a number is no integer.
         ValueError: the teacher gave NaN, infinity or a wrong shape; a number out of range; or, with
             a folder, a teacher without a fingerprint or a file that was altered.
         OSError: the disk is full; shards already saved are kept and used next time.
@@ -134,9 +135,8 @@ def teacher_scores(
         >>> found.positive_scores.tolist(), found.negative_scores.tolist()
         ([1.0], [[1.0, 0.0]])
     """
-    for value, name in ((batch_size, "batch_size"), (shard_size, "shard_size")):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
+    integer(batch_size, "batch_size", 1)
+    integer(shard_size, "shard_size", 1)
     pairs, ids = mined.pairs, mined.result.ids
     offsets, positives = pairs.positives
     queries, places = np.nonzero(ids >= 0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
+from stope._numbers import integer
 
 _CHUNK = 65_536
 
@@ -61,10 +62,9 @@ def kmeans(embeddings: Any, k: int, *, iterations: int = 10, seed: int = 0) -> C
     rows = np.asarray(embeddings)
     if rows.ndim != 2 or not len(rows):
         raise ValueError(f"embeddings has shape {rows.shape}; give rows of one width.")
-    if isinstance(k, bool) or not 1 <= k <= len(rows):
+    integer(iterations, "iterations", 1)
+    if integer(k, "clusters", 1) > len(rows):
         raise ValueError(f"clusters is {k!r}, but there are {len(rows)} rows; give 1 to that many.")
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}; it must be at least 1.")
     start = np.random.default_rng([seed, 5]).choice(len(rows), k, replace=False)
     centers = _unit(rows[np.sort(start)])
     labels, scores = _nearest(rows, centers)

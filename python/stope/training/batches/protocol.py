@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._named import Named, names_of
+from stope._numbers import integer
 from stope.training.batches.plans import Plan
 
 Ids = NDArray[np.int64]
@@ -164,17 +164,6 @@ def batch_spec_names() -> tuple[str, ...]:
     ('clustered', 'distinct', 'homogeneous', 'mixed')
     """
     return names_of(BatchSpec)
-
-
-def integer(value: Any, name: str, low: int) -> int:
-    """The value as an int of at least low, or a sentence."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; give an integer.") from None
-    if number < low or isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be at least {low}.")
-    return number
 
 
 def numbers_of(table: Table) -> tuple[Ids, Ids]:

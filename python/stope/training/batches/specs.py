@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from stope._numbers import integer, real
 from stope.training.batches.clusters import kmeans
 from stope.training.batches.plans import Drawn, Ids, Joined, Passes, Plan
 from stope.training.batches.protocol import (
     BatchSpec,
     Sizes,
     Table,
-    integer,
     numbers_of,
     sources_of,
 )
@@ -147,11 +147,7 @@ class Mixed(BatchSpec, name="mixed"):
     homogeneous: bool = True
 
     def __post_init__(self) -> None:
-        value = self.temperature
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"temperature is {value!r}; give a number from 0 to 1.")
-        if not 0 <= value <= 1:
-            raise ValueError(f"temperature is {value!r}; it must be from 0 to 1.")
+        real(self.temperature, "temperature", 0, 1)
         if not isinstance(self.homogeneous, bool):
             raise TypeError(f"homogeneous is {self.homogeneous!r}; give True or False.")
 
