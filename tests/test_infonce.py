@@ -94,7 +94,7 @@ def test_objectives_on_every_instruction_set(objective, isa, precision):
     "name", ["plain", "several weighted", "everything", "two ways of several", "queue with ids"]
 )
 def test_threads_change_no_bit(name, isa, precision, threads):
-    queries, documents, options, upstream = cases.undecided(name, "out", 300, 700, 33)
+    queries, documents, options, upstream = cases.undecided(name, "out", 1300, 700, 33)
     options = options | {"precision": precision}
     results = []
     with stope.isa.only(isa):

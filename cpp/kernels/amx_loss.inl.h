@@ -163,10 +163,11 @@ void pack_inner_tiles(LossPrecision precision, const float* const* rows, const f
 }
 
 // Weights as left tiles, [16 rows][part][32 columns]: those of the strip packed last, then all of
-// the transposed tile, whose strip is one step of [16 columns][part][32 rows].
-inline std::int64_t weight_group_bytes(int parts) { return parts * kChunkTiles * kTileBytes; }
+// the transposed tile, [16 columns][part][32 rows], of which a strip is one step.
+constexpr std::int64_t kAcrossBytes = kChunkTiles * kTileBytes;  // of a part
+constexpr std::int64_t kDownBytes = stope::kLossWeightRows / kTileDepth * kTileBytes;
 inline std::int8_t* transposed_weights(void* tile, int parts) {
-  return static_cast<std::int8_t*>(tile) + kBlock / kLanes * weight_group_bytes(parts);
+  return static_cast<std::int8_t*>(tile) + kBlock / kLanes * parts * kAcrossBytes;
 }
 
 void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64_t stride,
@@ -174,12 +175,12 @@ void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64
   if (without_tiles(precision, depth))
     return keep_weights(precision, weights, stride, first_row, rows, columns, depth, tile);
   const int parts = parts_of(precision);
-  const std::int64_t group = weight_group_bytes(parts), part_bytes = kChunkTiles * kTileBytes;
   for (int c = 0; c < columns; c += kBlock)
     for (int part = 0; part < parts; ++part) {
       std::int8_t* across =
-          static_cast<std::int8_t*>(tile) + part * part_bytes + c / kTileDepth * kTileBytes;
-      std::int8_t* down = transposed_weights(tile, parts) + c / kLanes * group + part * part_bytes +
+          static_cast<std::int8_t*>(tile) + part * kAcrossBytes + c / kTileDepth * kTileBytes;
+      std::int8_t* down = transposed_weights(tile, parts) +
+                          (c / kLanes * parts + part) * kDownBytes +
                           first_row / kTileDepth * kTileBytes;
       __m512i low[kLanes], high[kLanes];  // pairs of rows: columns 8 n to 8 n + 3, the others
       for (int r = 0; r < kBlock; r += 2) {
@@ -188,8 +189,9 @@ void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64
           const float* line = weights + (r + i) * stride + c;
           lines[i] = r + i < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
                                   : _mm512_setzero_si512();
-          _mm512_store_si512(across + r / kLanes * group + (r % kLanes + i) * kAmxTileBytes,
-                             lines[i]);
+          _mm512_store_si512(
+              across + r / kLanes * parts * kAcrossBytes + (r % kLanes + i) * kAmxTileBytes,
+              lines[i]);
         }
         low[r / 2] = _mm512_unpacklo_epi16(lines[0], lines[1]);
         high[r / 2] = _mm512_unpackhi_epi16(lines[0], lines[1]);
@@ -198,7 +200,8 @@ void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64
       transpose(high);
       for (int i = 0; i < kLanes; ++i) {
         const int column = i / 4 * 8 + i % 4;
-        std::int8_t* out = down + column / kLanes * group + column % kLanes * kAmxTileBytes;
+        std::int8_t* out =
+            down + column / kLanes * parts * kDownBytes + column % kLanes * kAmxTileBytes;
         _mm512_store_si512(out, low[i]);
         _mm512_store_si512(out + 4 * kAmxTileBytes, high[i]);
       }
@@ -292,6 +295,19 @@ inline void store_sums(float* out, std::int64_t stride) {
   _tile_stored(2, out + kLanes * stride, bytes);
   _tile_stored(3, out + kLanes * stride + kLanes, bytes);
 }
+// Stores a block and loads the next: a sum of one lies between those of the other.
+inline void exchange_sums(float* out, const float* next, std::int64_t stride) {
+  const std::int64_t bytes = stride * static_cast<std::int64_t>(sizeof(float));
+  const std::int64_t below = kLanes * stride;
+  _tile_stored(0, out, bytes);
+  _tile_stream_loadd(0, next, bytes);
+  _tile_stored(1, out + kLanes, bytes);
+  _tile_stream_loadd(1, next + kLanes, bytes);
+  _tile_stored(2, out + below, bytes);
+  _tile_stream_loadd(2, next + below, bytes);
+  _tile_stored(3, out + below + kLanes, bytes);
+  _tile_stream_loadd(3, next + below + kLanes, bytes);
+}
 
 // Depth goes in pieces whose strips of 32 rows stay in the first-level cache while the columns
 // stream past them; sums wait in the output between pieces.
@@ -355,34 +371,46 @@ void accumulate_tiles(LossPrecision precision, const void* tile, int first_row, 
     return accumulate_tile(precision, tile, first_row, rows, columns, transposed, inner, depth, out,
                            out_stride);
   const int parts = parts_of(precision);
+  const std::int64_t strip = parts * kAcrossBytes, chunk = padded_depth(depth) / kLanes * strip;
+  const std::int64_t part = transposed ? kDownBytes : kAcrossBytes;
   const auto* packed = static_cast<const std::int8_t*>(tile);
-  if (transposed) packed += kBlock / kLanes * weight_group_bytes(parts);
+  if (transposed) packed += kBlock / kLanes * strip;
   asm volatile("" : : : "memory");
   const int out_rows = transposed ? columns : rows, sums = transposed ? rows : columns;
-  const std::int64_t steps = (sums + kTileDepth - 1) / kTileDepth;
-  const std::int64_t group = weight_group_bytes(parts), part = kChunkTiles * kTileBytes;
   // Along the depth first: the next block down would lie a multiple of 4 KiB further for common
   // dims, and its loads would wait for the stores of this one.
   for (int r = 0; r < out_rows; r += kBlock) {
-    const TileStrips a = {packed + r / kLanes * group, group, part, kTileBytes};
+    const std::int8_t* strips = packed + r / kLanes * parts * part;
     const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
-    for (std::int64_t d = 0; d < depth; d += kBlock) {
-      const TileStrips b = {static_cast<const std::int8_t*>(inner) + d / kLanes * parts * part,
-                            parts * part, part, kTileBytes};
-      float* block = out + r * out_stride + d;
-      const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
-      NextSums next = {block + kBlock, out_stride, depth - d < 2 * kBlock ? 0 : rows_here};
-      if (rows_here == kBlock && depth_here == kBlock) {
-        load_sums(block, out_stride);
-        multiply_strips(a, b, parts, steps, next);
-        store_sums(block, out_stride);
-      } else {
-        RaggedBlock ragged(block, out_stride, rows_here, depth_here);
-        load_sums(ragged.data(), kBlock);
-        multiply_strips(a, b, parts, steps, next);
-        store_sums(ragged.data(), kBlock);
-        ragged.write_back();
+    const auto multiply = [&](std::int64_t d, int next_rows) {
+      const auto* b = static_cast<const std::int8_t*>(inner) + d / kLanes * strip;
+      NextSums next = {out + r * out_stride + d + kBlock, out_stride, next_rows};
+      for (int first = 0; first < sums; first += stope::kLossChunk, b += chunk) {
+        const int count = sums - first < stope::kLossChunk ? sums - first : stope::kLossChunk;
+        multiply_strips({strips + first / kTileDepth * kTileBytes, parts * part, part, kTileBytes},
+                        {b, strip, kAcrossBytes, kTileBytes}, parts,
+                        (count + kTileDepth - 1) / kTileDepth, next);
+        next.rows = 0;
       }
+    };
+    float* row = out + r * out_stride;
+    const std::int64_t whole = rows_here == kBlock ? depth / kBlock * kBlock : 0;
+    if (whole > 0) load_sums(row, out_stride);
+    for (std::int64_t d = 0; d < whole; d += kBlock) {
+      const bool last = d + kBlock == whole;
+      multiply(d, last ? 0 : kBlock);
+      if (last)
+        store_sums(row + d, out_stride);
+      else
+        exchange_sums(row + d, row + d + kBlock, out_stride);
+    }
+    for (std::int64_t d = whole; d < depth; d += kBlock) {
+      const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
+      RaggedBlock ragged(row + d, out_stride, rows_here, depth_here);
+      load_sums(ragged.data(), kBlock);
+      multiply(d, 0);
+      store_sums(ragged.data(), kBlock);
+      ragged.write_back();
     }
   }
 }

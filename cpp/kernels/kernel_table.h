@@ -128,11 +128,12 @@ struct ScanKernels {
 // table's own: `left` and `right` for the scores, `inner` for what weights multiply. Rows are
 // padded with zeros to kLossPadding, depths likewise; a packed operand takes
 //   rows_padded * depth_padded * element_bytes[precision].
-// An inner operand is made of chunks of kLossChunk rows, and a product reads one chunk, or its
-// first rows.
+// An inner operand is made of chunks of kLossChunk rows, and a product reads some chunks, of the
+// last one perhaps only the first rows.
 inline constexpr int kLossPadding = 32;
 inline constexpr int kLossChunk = 256;
-inline constexpr int kLossStrip = 32;  // rows of weights packed at once
+inline constexpr int kLossWeightRows = 2 * kLossChunk;  // of a tile of weights; columns: a chunk
+inline constexpr int kLossStrip = 32;                   // rows of weights packed at once
 
 enum LossPrecision { kLossFloat32, kLossBfloat16 };
 
@@ -226,8 +227,8 @@ struct LossKernels {
                       const LossCoefficients* coefficients);
 
   // Packs a strip of weights, up to kLossStrip rows from `first_row` on of a tile of at most
-  // kLossChunk rows and columns; weights are zero in the padding of columns. `tile` holds
-  // kLossChunk * kLossChunk weights of weight_bytes[precision], 64-byte aligned.
+  // kLossWeightRows rows and kLossChunk columns; weights are zero in the padding of columns. `tile`
+  // holds so many weights of weight_bytes[precision], 64-byte aligned.
   void (*pack_weights)(LossPrecision precision, const float* weights, std::int64_t stride,
                        int first_row, int rows, int columns, std::int64_t depth, void* tile);
 

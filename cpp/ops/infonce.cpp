@@ -256,14 +256,14 @@ class Backward : LossScan {
             score(tile, space);
             for (int r = 0; r < tile.rows; ++r) weigh(tile, r, space);
           }
-          const auto strip = static_cast<int>(tile.slab_row % kLossChunk);
+          const auto strip = static_cast<int>(tile.slab_row % kLossWeightRows);
           k.pack_weights(precision_, space.tile, tile_stride_, strip, tile.rows, tile.columns,
                          depth_, space.weights);
           k.accumulate(precision_, space.weights, strip, tile.rows, tile.columns, false,
                        space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_);
           const int chunk_rows = strip + tile.rows;
           if (columns_out == nullptr ||
-              (chunk_rows < kLossChunk && tile.first_row + tile.rows < end))
+              (chunk_rows < kLossWeightRows && tile.first_row + tile.rows < end))
             return;
           const std::int8_t* left_inner =
               space.left_inner + (tile.slab_row - strip) * row_bytes(depth_);

@@ -49,9 +49,12 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
-  const std::int64_t unit = backward ? kLossChunk : 2 * kLossStrip;
-  slab_rows_ = std::min(kLossSlabRows, round_up(divide_up(rows_, 2 * threads), unit));
-  slabs_ = divide_up(rows_, slab_rows_);
+  const std::int64_t unit = backward ? kLossWeightRows : 2 * kLossStrip;
+  // As many slabs for every thread, of nearly as many rows.
+  slab_unit_ = unit;
+  const std::int64_t fewest = std::max(divide_up(rows_, kLossSlabRows), 2 * threads);
+  slabs_ = std::min(divide_up(rows_, unit), round_up(fewest, threads));
+  slab_rows_ = divide_up(divide_up(rows_, unit), slabs_) * unit;
   const std::int64_t tile = kLossStrip * tile_stride_;
   const std::int64_t row = row_bytes(depth_), guide_depth = problem.guide_queries.columns;
   for (std::int64_t t = 0; t < threads; ++t) {
@@ -62,7 +65,7 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
     if (backward) {
       space.left_inner = workspace_.take<std::int8_t>(slab_rows_ * row);
       space.right_inner = workspace_.take<std::int8_t>(tile_columns_ * row);
-      space.weights = workspace_.take<std::int8_t>(kLossChunk * kLossChunk *
+      space.weights = workspace_.take<std::int8_t>(kLossWeightRows * kLossChunk *
                                                    kernels_.loss.weight_bytes[precision_]);
     }
     space.tile = workspace_.take<float>(tile);
@@ -323,7 +326,9 @@ LossAhead LossScan::ahead_of(const LossPass& pass, std::int64_t next, std::int64
   LossAhead ahead;
   if (columns.index != nullptr || next >= columns.count) return ahead;
   const std::int64_t count = std::min(tile_columns_, columns.count - next);
-  const auto share = [&](std::int64_t bytes) { return round_up(divide_up(bytes, slab_rows), 64); };
+  ahead.first_row = std::max<std::int64_t>(0, slab_rows - kLossAheadRows);
+  const std::int64_t rows = slab_rows - ahead.first_row;
+  const auto share = [&](std::int64_t bytes) { return round_up(divide_up(bytes, rows), 64); };
   const Matrix& matrix = *columns.matrix;
   const std::int64_t lowest = matrix.row_stride_bytes < 0 ? next + count - 1 : next;
   ahead.columns = static_cast<const char*>(row_data(matrix, lowest));

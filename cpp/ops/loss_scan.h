@@ -22,6 +22,7 @@ namespace stope {
 
 inline constexpr std::int64_t kMostTileColumns = 512;
 inline constexpr std::int64_t kLossSlabRows = 2048;
+inline constexpr std::int64_t kLossAheadRows = 256;  // the slab's last, which fetch what comes next
 inline constexpr std::int64_t kLossTaskRows = 64;  // of loops over single rows
 inline constexpr int kMaxLossPasses = 5;
 inline constexpr int kMaxLossThreads = 1024;
@@ -63,10 +64,11 @@ struct LossPass {
   bool guided() const { return guide_rows.matrix != nullptr; }
 };
 
-// The next block of columns and its gradients: the share of every row of the slab, in bytes.
+// The next block of columns and its gradients: the share of every row from `first_row` of the slab
+// on, in bytes. What is fetched earlier is gone again from the cache when it is wanted.
 struct LossAhead {
   const char *columns = nullptr, *gradients = nullptr;
-  std::int64_t column_share = 0, gradient_share = 0;
+  std::int64_t first_row = 0, column_share = 0, gradient_share = 0;
 };
 
 // A strip of a slab against a block of columns.
@@ -114,10 +116,10 @@ class LossScan {
   }
   bool report() const;
 
-  std::int64_t slab_begin(std::int64_t slab) const { return slab * slab_rows_; }
-  std::int64_t slab_end(std::int64_t slab) const {
-    return std::min((slab + 1) * slab_rows_, rows_);
+  std::int64_t slab_begin(std::int64_t slab) const {
+    return std::min(slab * divide_up(rows_, slab_unit_) / slabs_ * slab_unit_, rows_);
   }
+  std::int64_t slab_end(std::int64_t slab) const { return slab_begin(slab + 1); }
   std::int64_t positive_count() const { return problem_.positives.offsets[rows_]; }
   RowPositives positives_of(std::int64_t i) const;
 
@@ -203,10 +205,11 @@ class LossScan {
   }
   LossAhead ahead_of(const LossPass& pass, std::int64_t next, std::int64_t slab_rows,
                      const float* gradients) const;
-  // Of the next block of columns, and of their gradients, a share for every row of the slab.
+  // Of the next block of columns, and of their gradients, the share of row r of the tile.
   static void fetch_ahead(const LossTile& tile, int r) {
     const LossAhead& ahead = *tile.ahead;
-    const std::int64_t row = tile.slab_row + r;
+    const std::int64_t row = tile.slab_row + r - ahead.first_row;
+    if (row < 0) return;
     fetch(ahead.columns + row * ahead.column_share, ahead.column_share);
     fetch(ahead.gradients + row * ahead.gradient_share, ahead.gradient_share);
   }
@@ -234,7 +237,7 @@ class LossScan {
   const std::int64_t
       tile_stride_;  // no power of two: rows of a tile go to different sets of a cache
   const std::int64_t rows_, depth_;
-  std::int64_t slab_rows_, slabs_;
+  std::int64_t slab_unit_, slab_rows_, slabs_;  // slab_rows_: of the largest
   LossSide queries_, documents_;
   LossPass passes_[kMaxLossPasses];
   int pass_count_ = 0;
