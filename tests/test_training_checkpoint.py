@@ -326,7 +326,7 @@ def test_log_tells_what_happened(tmp_path):
         ({"autocast": "bfloat16"}, "is a static encoder"),
         ({"weighting": "nobody"}, "there are the weightings"),
         ({"weighting": "teacher"}, "reads the signal 'teacher_confidence'"),
-        ({"batches": "nobody"}, "give one of"),
+        ({"batches": "nobody"}, "there are the kinds clustered"),
         ({"columns": {"weight": [1.0]}}, "1 values of \"weight\" for 60 rows"),
         ({"columns": {"query": QUERIES}}, 'columns has "query", which the rows have already'),
         ({"evaluation": lambda model: {}}, "returned no metric"),

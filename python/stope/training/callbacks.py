@@ -92,7 +92,9 @@ class BetweenSteps(TrainerCallback):
             sampler.set_epoch(state.global_step // self.steps_per_epoch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Set the clock and the seeds."""
+        """Set the clock and the seeds; begin with no gradient."""
+        # transformers 4 empties the model's gradients alone, not those of the loss's own numbers.
+        given["optimizer"].zero_grad()
         self.clock.step = state.global_step
         self.clock.epoch = state.global_step / self.steps_per_epoch
         seed_step(self.seed, state.global_step, args.process_index)
