@@ -160,12 +160,15 @@ def test_query_text_is_kept_only_when_asked(call, folder):
         (["pairs.tsv", "-o", "x.csv"], r"cannot write x\.csv: its name must end in \.jsonl"),
         (["pairs.tsv", "-o", "no/x.jsonl"], "the folder no does not exist"),
         (["pairs.tsv", "--positive-ids"], "--positive-ids needs CORPUS"),
+        (["beir", "corpus.jsonl"], r"own corpus; leave corpus\.jsonl away"),
+        (["beir", "--text-column", "t"], "beir is a BEIR folder, .* leave --text-column away"),
+        (["beir", "--positive-ids"], "has ids in its qrels; leave --positive-ids away"),
         (["pairs.tsv", "--encoder", "no/such/model"], "no/such/model: there is no such folder"),
         (["pairs.tsv", "--encoder", "./model"], r"\./model: there is no such folder"),
     ],
     ids=str,
 )
-def test_mine_says_what_is_wrong(call, folder, arguments, message):
+def test_mine_says_what_is_wrong(call, folder, beir, arguments, message):
     (folder / "bad.jsonl").write_text('{"query": "a", "positive": "b"}\n{"query": \n')
     (folder / "pairs.xyz").write_text("query\tpositive\na\tb\n")
     q = np.load(folder / "q.npy")
@@ -301,7 +304,7 @@ def test_python_m_stope_and_the_script(process):
     for start in ({}, {"module": False}):
         arguments = ["--version"] if not start else [script, "--version"]
         running = process(*arguments, **start)
-        assert running.communicate(timeout=60)[0].startswith("stope ")
+        assert running.communicate(timeout=240)[0].startswith("stope ")
         assert running.returncode == 0
 
 
@@ -332,7 +335,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(process, folder, arguments):
     earlier.write_text("an earlier result")
     before = sorted(entry.name for entry in folder.iterdir())
     running = process(*arguments, preexec_fn=limited(1000))
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=240)
     assert running.returncode == 1, said
     assert "File too large" in one_sentence(said)
     assert sorted(entry.name for entry in folder.iterdir()) == before
@@ -358,7 +361,7 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(process, folder):
     time.sleep(0.2)  # into the search, which takes seconds on this instruction set
     stopped = time.monotonic()
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=240)
     assert running.returncode == 130, said
     assert time.monotonic() - stopped < 10
     assert one_sentence(said) == "interrupted; no half-written file was left."

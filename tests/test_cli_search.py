@@ -45,6 +45,8 @@ def test_search_reads_texts_without_columns_and_beir(call, folder, beir, texts):
     assert read_run(folder / "run.trec")["5"].keys() == {"5"}
     call("search", "beir", "-k", 1)
     assert set(read_run(folder / "run.trec")) == {f"q{i}" for i in range(30, 40)}
+    done = call("search", "beir", "--query-column", "question", code=1)
+    assert "which has no columns; leave --query-column away" in one_sentence(done.stderr)
 
 
 def test_search_serves_at_most_the_corpus(call, folder):

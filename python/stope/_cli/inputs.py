@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stope._cli.support import check_folder
 from stope.data import read_beir, read_pairs, read_texts
 from stope.mining import Pairs
 
@@ -21,9 +22,17 @@ def read_inputs(
 ) -> Pairs:
     """Read pairs (and a corpus) from files, or both from a BEIR folder."""
     if pairs.is_dir():
-        if corpus is not None:
+        check_folder(
+            pairs,
+            corpus,
+            query_column=query_column,
+            positive_column=positive_column,
+            text_column=text_column,
+            id_column=id_column,
+        )
+        if positive_ids:
             raise ValueError(
-                f"{pairs} is a folder, which brings its own corpus; leave {corpus} away"
+                f"{pairs} is a BEIR folder, which has ids in its qrels; leave --positive-ids away"
             )
         return Pairs.from_collection(read_beir(pairs, [split]), split)
     queries, positives = [], []

@@ -28,14 +28,6 @@ class Format(str, Enum):
     tevatron = "tevatron"
 
 
-class Metric(str, Enum):
-    """Similarities."""
-
-    cosine = "cosine"
-    dot = "dot"
-    euclidean = "euclidean"
-
-
 class Counts(str, Enum):
     """What ranks count."""
 
@@ -131,8 +123,8 @@ def mine(
         typer.Option(help="Texts per call of the encoder.", min=1, rich_help_panel=_EMBEDDING),
     ] = 256,
     metric: Annotated[
-        Metric, typer.Option(help="Similarity.", rich_help_panel=_LIMITS)
-    ] = Metric.cosine,
+        support.Metric, typer.Option(help="Similarity.", rich_help_panel=_LIMITS)
+    ] = support.Metric.cosine,
     relative_margin: Annotated[
         float | None, _limit("At most this share below the positive: 0.05 keeps up to 95% of it.")
     ] = None,

@@ -35,14 +35,6 @@ class Fusion(str, Enum):
     minmax = "minmax"
 
 
-class Metric(str, Enum):
-    """Similarities."""
-
-    cosine = "cosine"
-    dot = "dot"
-    euclidean = "euclidean"
-
-
 @reported
 def search(
     queries: Annotated[
@@ -82,7 +74,9 @@ def search(
             show_default="100, or all where there are fewer",
         ),
     ] = None,
-    metric: Annotated[Metric, typer.Option(help="Similarity of embeddings.")] = Metric.cosine,
+    metric: Annotated[
+        support.Metric, typer.Option(help="Similarity of embeddings.")
+    ] = support.Metric.cosine,
     fusion: Annotated[Fusion, typer.Option(help="How hybrid merges.")] = Fusion.rrf,
     dense_weight: Annotated[
         float, typer.Option(help="Share of dense in hybrid, 0 to 1.", min=0.0, max=1.0)
@@ -192,10 +186,13 @@ def _read(
     from stope.data import read_beir, read_texts
 
     if queries.is_dir():
-        if corpus is not None:
-            raise ValueError(
-                f"{queries} is a folder, which brings its own corpus; leave {corpus} away"
-            )
+        support.check_folder(
+            queries,
+            corpus,
+            query_column=query_column,
+            text_column=text_column,
+            id_column=id_column,
+        )
         collection = read_beir(queries, [split])
         judged = collection.split(split)
         ids, texts = list(judged.query_ids), list(judged.query_texts)

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -41,6 +42,14 @@ Encoder = Annotated[
     typer.Option(help="Folder or name of a sentence-transformers model.", metavar="PATH"),
 ]
 BatchSize = Annotated[int, typer.Option(help="Texts per call of the encoder.", min=1)]
+
+
+class Metric(str, Enum):
+    """Similarities."""
+
+    cosine = "cosine"
+    dot = "dot"
+    euclidean = "euclidean"
 
 
 def _column(text: str) -> Any:
@@ -162,14 +171,37 @@ def check_output(path: Path, *endings: str) -> None:
         )
 
 
-def load_encoder(path: str) -> Any:
-    """Load a sentence-transformers model; a path that is no folder is not asked of the hub."""
+def check_folder(folder: Path, corpus: Path | None, **columns: str | None) -> None:
+    """Refuse, beside a BEIR folder, another corpus and the names of columns."""
+    if corpus is not None:
+        raise ValueError(f"{folder} is a folder, which brings its own corpus; leave {corpus} away")
+    for name, given in columns.items():
+        if given is not None:
+            option = name.replace("_", "-")
+            raise ValueError(
+                f"{folder} is a BEIR folder, which has no columns; leave --{option} away"
+            )
+
+
+def model_path(name: str) -> str:
+    """Folder or name of a model, as --encoder has it; a path that is no folder is refused.
+
+    Otherwise the hub would be asked for a model of that name.
+    """
+    is_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
+    if not is_path:
+        return name
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--encoder {name}: there is no such folder")
+    return str(folder)
+
+
+def load_encoder(name: str) -> Any:
+    """Load the sentence-transformers model that --encoder names."""
     from stope.training import load_encoder as load
 
-    is_path = path.startswith((".", "~", "/")) or path.count("/") > 1 or "\\" in path
-    if is_path and not Path(path).expanduser().is_dir():
-        raise ValueError(f"--encoder {path}: there is no such folder")
-    return load(str(Path(path).expanduser()) if is_path else path)
+    return load(model_path(name))
 
 
 def load_embeddings(path: Path) -> Any:

@@ -231,15 +231,7 @@ def _encoder(name: str | None, code: bool, max_tokens: int | None) -> dict[str, 
         return {"static": {"code": code, "max_tokens": max_tokens}}
     if code:
         raise typer.BadParameter("it is for a static encoder; leave it away", param_hint="--code")
-    return {"model": _found(name), "max_tokens": max_tokens}
-
-
-def _found(name: str) -> str:
-    """The name of a model; a path that is no folder is not asked of the hub."""
-    is_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
-    if is_path and not Path(name).expanduser().is_dir():
-        raise ValueError(f"--encoder {name}: there is no such folder")
-    return str(Path(name).expanduser()) if is_path else name
+    return {"model": support.model_path(name), "max_tokens": max_tokens}
 
 
 def _evaluation(pairs: Path, holdout: float | None) -> dict[str, Any] | None:
@@ -290,8 +282,8 @@ def _check_files(
             f"cannot write {output}: the folder {output.absolute().parent} does not exist; "
             "create it first"
         )
-    if pairs.is_dir() and corpus is not None:
-        raise ValueError(f"{pairs} is a folder, which brings its own corpus; leave {corpus} away")
+    if pairs.is_dir():
+        support.check_folder(pairs, corpus)
     if not pairs.is_dir() and (num_negatives or corpus is not None):
         from stope.training.configuration.source import negative_columns
 
