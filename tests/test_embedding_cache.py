@@ -240,6 +240,19 @@ def test_an_altered_manifest_is_refused(tmp_path, damage):
         cache.embeddings(Counting(), texts, role="corpus")
 
 
+def test_every_shard_is_as_wide_as_the_first(tmp_path):
+    class Wider:
+        def fingerprint(self):
+            return "wider"
+
+        def encode(self, texts, **options):
+            return np.ones((len(texts), 4 if "text 0" in texts[0] else 5), np.float32)
+
+    cache = EmbeddingCache(tmp_path, shard_size=2)
+    with pytest.raises(ValueError, match="rows from 2 on have 5 columns but those before 4"):
+        cache.embeddings(Wider(), [f"text {row}" for row in range(4)], role="corpus")
+
+
 @pytest.mark.parametrize(("shard_size", "left"), [(20, 60), (100, 100)])
 def test_a_full_disk_keeps_what_was_saved(tmp_path, python, shard_size, left):
     code = """

@@ -34,8 +34,8 @@ def reciprocal_rank_evidence(ranks: Any, *, missing_rank: int = 1000) -> Any:
     """F = 1 / rank: evidence from the place of a document in the first-stage ranking.
 
     Args:
-        ranks: any shape, integers or floats, 1 for the best document; 0 for a document that the
-            ranking does not hold (:class:`stope.torch.Statistics` says 0 likewise).
+        ranks: ``[B]`` or ``[B, n]``, integers or floats, 1 for the best document; 0 for a document
+            that the ranking does not hold (:class:`stope.torch.Statistics` says 0 likewise).
         missing_rank: the rank that such a document gets.
 
     Returns:
