@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -238,6 +239,17 @@ def test_an_altered_manifest_is_refused(tmp_path, damage):
     manifest.write_text("{" if damage == "text" else json.dumps(content))
     with pytest.raises(ValueError, match=r"manifest\.json .* remove the folder"):
         cache.embeddings(Counting(), texts, role="corpus")
+
+
+def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="locks of another kind on Windows")
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"):
+        EmbeddingCache(tmp_path).embeddings(Counting(), ["a"], role="corpus")
 
 
 def test_every_shard_is_as_wide_as_the_first(tmp_path):

@@ -7,6 +7,7 @@ SHA-256. So a run that was stopped anywhere goes on after its last whole shard.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from stope.data import open_atomic
 
 FORMAT = "stope.embeddings"
 VERSION = 1
+_TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock of another's says
 
 
 @dataclass
@@ -228,6 +230,8 @@ def _locked(folder: Path) -> Iterator[None]:
         try:
             lock(file.fileno())
         except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
             raise RuntimeError(
                 f"Another process is filling {folder}; wait for it, or use another folder."
             ) from error
