@@ -170,42 +170,67 @@ inline std::int8_t* transposed_weights(void* tile, int parts) {
   return static_cast<std::int8_t*>(tile) + kBlock / kLanes * parts * kAcrossBytes;
 }
 
+// Of a block of 32 x 32 weights.
+void transpose_block(const std::int8_t* across, std::int64_t across_group, std::int8_t* down,
+                     std::int64_t down_group) {
+  __m512i low[kLanes], high[kLanes];  // pairs of rows: columns 8 n to 8 n + 3, the others
+  for (int r = 0; r < kBlock; r += 2) {
+    const std::int8_t* line = across + r / kLanes * across_group + r % kLanes * kAmxTileBytes;
+    const __m512i even = _mm512_load_si512(line);
+    const __m512i odd = _mm512_load_si512(line + kAmxTileBytes);
+    low[r / 2] = _mm512_unpacklo_epi16(even, odd);
+    high[r / 2] = _mm512_unpackhi_epi16(even, odd);
+  }
+  transpose(low);
+  transpose(high);
+  for (int i = 0; i < kLanes; ++i) {
+    const int column = i / 4 * 8 + i % 4;
+    std::int8_t* out = down + column / kLanes * down_group + column % kLanes * kAmxTileBytes;
+    _mm512_store_si512(out, low[i]);
+    _mm512_store_si512(out + 4 * kAmxTileBytes, high[i]);
+  }
+}
+
+// A strip's weights, as they come: a row of a block, and the block when its rows are in.
+struct WeightTiles {
+  std::int8_t* across;
+  std::int8_t* down;
+  std::int64_t across_group, down_group;
+
+  WeightTiles(void* tile, int parts, int part, int first_row)
+      : across(static_cast<std::int8_t*>(tile) + part * kAcrossBytes),
+        down(transposed_weights(tile, parts) + part * kDownBytes +
+             first_row / kTileDepth * kTileBytes),
+        across_group(parts * kAcrossBytes),
+        down_group(parts * kDownBytes) {}
+  void set_row(int r, int column, __m512i weights) const {
+    _mm512_store_si512(across + r / kLanes * across_group + column / kTileDepth * kTileBytes +
+                           r % kLanes * kAmxTileBytes,
+                       weights);
+  }
+  void finish_block(int column) const {
+    transpose_block(across + column / kTileDepth * kTileBytes, across_group,
+                    down + column / kLanes * down_group, down_group);
+  }
+};
+
 void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64_t stride,
                        int first_row, int rows, int columns, std::int64_t depth, void* tile) {
   if (without_tiles(precision, depth))
     return keep_weights(precision, weights, stride, first_row, rows, columns, depth, tile);
   const int parts = parts_of(precision);
-  for (int c = 0; c < columns; c += kBlock)
-    for (int part = 0; part < parts; ++part) {
-      std::int8_t* across =
-          static_cast<std::int8_t*>(tile) + part * kAcrossBytes + c / kTileDepth * kTileBytes;
-      std::int8_t* down = transposed_weights(tile, parts) +
-                          (c / kLanes * parts + part) * kDownBytes +
-                          first_row / kTileDepth * kTileBytes;
-      __m512i low[kLanes], high[kLanes];  // pairs of rows: columns 8 n to 8 n + 3, the others
-      for (int r = 0; r < kBlock; r += 2) {
-        __m512i lines[2];
-        for (int i = 0; i < 2; ++i) {
-          const float* line = weights + (r + i) * stride + c;
-          lines[i] = r + i < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
-                                  : _mm512_setzero_si512();
-          _mm512_store_si512(
-              across + r / kLanes * parts * kAcrossBytes + (r % kLanes + i) * kAmxTileBytes,
-              lines[i]);
-        }
-        low[r / 2] = _mm512_unpacklo_epi16(lines[0], lines[1]);
-        high[r / 2] = _mm512_unpackhi_epi16(lines[0], lines[1]);
+  for (int part = 0; part < parts; ++part) {
+    const WeightTiles out(tile, parts, part, first_row);
+    for (int c = 0; c < columns; c += kBlock) {
+      for (int r = 0; r < kBlock; ++r) {
+        const float* line = weights + r * stride + c;
+        out.set_row(r, c,
+                    r < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
+                             : _mm512_setzero_si512());
       }
-      transpose(low);
-      transpose(high);
-      for (int i = 0; i < kLanes; ++i) {
-        const int column = i / 4 * 8 + i % 4;
-        std::int8_t* out =
-            down + column / kLanes * parts * kDownBytes + column % kLanes * kAmxTileBytes;
-        _mm512_store_si512(out, low[i]);
-        _mm512_store_si512(out + 4 * kAmxTileBytes, high[i]);
-      }
+      out.finish_block(c);
     }
+  }
 }
 
 // Where the tiles of two neighbouring strips of an operand lie: [strip][part][step].

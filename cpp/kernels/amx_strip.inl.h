@@ -21,45 +21,45 @@ using stope::LossTerms;
 // The AVX-512 table's, set with the table.
 LossKernels vector_loss = {};
 
-// The rows of one group of blocks, worked on at the steps of the next group.
-template <typename Rows>
-struct RowsBeside {
-  Rows rows;
+// The work on one group of blocks, piece by piece, at the steps of the next group.
+template <typename Work>
+struct WorkBeside {
+  Work work;
   NextStrip next;
-  int count, steps;       // of a group
+  int pieces, steps;      // of a group
   int left = 0, due = 0;  // at first there is no group before
 
   void step(std::int64_t k) {
     next.step(k);
-    for (due += count; due >= steps && left > 0; due -= steps, --left) rows.work();
+    for (due += pieces; due >= steps && left > 0; due -= steps, --left) work.piece();
   }
   void rest() {
-    for (; left > 0; --left) rows.work();
+    for (; left > 0; --left) work.piece();
   }
   void start(int column) {
     rest();
-    rows.start(column);
-    left = count;
+    work.start(column);
+    left = pieces;
     due = 0;
   }
 };
 
-// Columns are whole groups of Rows::kWidth; the precision is bfloat16.
-template <typename Rows>
-inline void score_beside(const LossStrip& strip, const Rows& rows) {
+// Columns are whole groups of Work::kWidth; the precision is bfloat16.
+template <typename Work>
+inline void score_beside(const LossStrip& strip, const Work& work) {
   const std::int64_t steps = padded_depth(strip.depth) / kTileDepth, group = steps * kTileBytes;
   const auto* left = static_cast<const std::int8_t*>(strip.left);
   const auto* right = static_cast<const std::int8_t*>(strip.right);
   const std::int64_t stride = strip.stride;
   const int columns = strip.columns;
   float* tile = strip.tile;
-  RowsBeside<Rows> beside = {rows,
+  WorkBeside<Work> beside = {work,
                              {left + kBlock / kLanes * group},
-                             strip.rows,
-                             static_cast<int>(Rows::kWidth / kBlock * steps)};
+                             work.pieces(),
+                             static_cast<int>(Work::kWidth / kBlock * steps)};
   const TileStrips a = {left, group, group, kTileBytes};
-  for (int first = 0; first < columns; first += Rows::kWidth) {
-    for (int c = first; c < first + Rows::kWidth; c += kBlock) {
+  for (int first = 0; first < columns; first += Work::kWidth) {
+    for (int c = first; c < first + Work::kWidth; c += kBlock) {
       zero_sums();
       multiply_strips(a, {right + c / kLanes * group, group, group, kTileBytes}, 1, steps, beside);
       store_sums(tile + c, stride);
@@ -73,9 +73,9 @@ inline void score_strip(LossPrecision precision, const LossStrip& strip) {
   score_tiles(precision, strip.left, strip.right, strip.rows, strip.columns, strip.depth,
               strip.tile, strip.stride);
 }
-template <typename Rows>
+template <typename Work>
 inline bool goes_beside(LossPrecision precision, const LossStrip& strip) {
-  return precision == stope::kLossBfloat16 && strip.columns % Rows::kWidth == 0;
+  return precision == stope::kLossBfloat16 && strip.columns % Work::kWidth == 0;
 }
 
 // Sums of a row's exponentials by lane, and its largest scores.
@@ -85,8 +85,10 @@ struct FoldLanes {
   float offsets[kBlock];
 };
 
-struct FoldRows {
+// A piece is a row of two blocks.
+struct FoldWork {
   static constexpr int kWidth = 2 * kBlock;
+  int rows;
   const float* tile;
   std::int64_t stride;
   f32x16 multiplier;
@@ -94,11 +96,12 @@ struct FoldRows {
   const float* scores = nullptr;
   int row = 0;
 
+  int pieces() const { return rows; }
   void start(int column) {
     scores = tile + column;
     row = 0;
   }
-  void work() {
+  void piece() {
     const f32x16 offset = set_f32(lanes->offsets[row]);
     f32x16 sum = load_f32(lanes->sums[row]), largest = load_f32(lanes->largest[row]);
 #pragma GCC unroll 4
@@ -117,27 +120,33 @@ struct FoldRows {
 struct WeighLanes {
   float offsets[kBlock], smallest[kBlock], first[kBlock];
 };
-struct WeighRows {
+// A piece is a row of a block, or after the last one its transposition.
+struct WeighWork {
   static constexpr int kWidth = kBlock;
-  float* tile;
+  int rows;
+  const float* tile;
   std::int64_t stride;
   f32x16 multiplier;
   const WeighLanes* lanes;
-  float* scores = nullptr;
-  int row = 0;
+  WeightTiles out;
+  const float* scores = nullptr;
+  int row = 0, first_column = 0;
 
+  int pieces() const { return rows + 1; }
   void start(int column) {
     scores = tile + column;
     row = 0;
+    first_column = column;
   }
-  void work() {
+  void piece() {
+    if (row == rows) return out.finish_block(first_column);
     const f32x16 offset = set_f32(lanes->offsets[row]), smallest = set_f32(lanes->smallest[row]);
     const f32x16 first = set_f32(lanes->first[row]);
-#pragma GCC unroll 2
-    for (int c = 0; c < kWidth; c += kLanes) {
-      const f32x16 x = fma_f32(load_f32(scores + c), multiplier, offset);
-      store_f32(scores + c, mul_f32(first, exp2_rough(x, smallest)));
-    }
+    const auto weigh = [&](f32x16 s) {
+      return mul_f32(first, exp2_rough(fma_f32(s, multiplier, offset), smallest));
+    };
+    out.set_row(row, first_column,
+                to_bf16(weigh(load_f32(scores)), weigh(load_f32(scores + kLanes))));
     scores += stride;
     ++row;
   }
@@ -154,7 +163,7 @@ void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const Los
     vector_loss.survey(scores, strip->columns, positives[r], first_index, &surveys[r]);
     vector_loss.fold(scores, strip->columns, surveys[r].largest, terms, &sums[r]);
   };
-  bool started = goes_beside<FoldRows>(precision, *strip);
+  bool started = goes_beside<FoldWork>(precision, *strip);
   for (int r = 0; r < strip->rows; ++r) started &= sums[r].reference > -__builtin_inff();
   if (!started) {
     score_strip(precision, *strip);
@@ -167,8 +176,8 @@ void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const Los
     store_f32(lanes.largest[r], set_f32(-__builtin_inff()));
     lanes.offsets[r] = -sums[r].reference * kLog2E;
   }
-  score_beside(*strip,
-               FoldRows{strip->tile, strip->stride, set_f32(terms->multiplier * kLog2E), &lanes});
+  score_beside(*strip, FoldWork{strip->rows, strip->tile, strip->stride,
+                                set_f32(terms->multiplier * kLog2E), &lanes});
   for (int r = 0; r < strip->rows; ++r) {
     const float largest = reduce_max(load_f32(lanes.largest[r]));
     if (largest * terms->multiplier > sums[r].reference + kFarAbove) {
@@ -187,15 +196,16 @@ void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const Los
 }
 
 void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
-                       const LossCoefficients* coefficients) {
-  if (!goes_beside<WeighRows>(precision, *strip)) {
+                       const LossCoefficients* coefficients, int first_row, void* weights) {
+  if (!goes_beside<WeighWork>(precision, *strip)) {
     score_strip(precision, *strip);
     const int padded = (strip->columns + kBlock - 1) / kBlock * kBlock;
     double total = 0, moment = 0;
     for (int r = 0; r < strip->rows; ++r)
       vector_loss.weigh(strip->tile + r * strip->stride, strip->columns, padded, terms,
                         &coefficients[r], &total, &moment);
-    return;
+    return pack_weight_tiles(precision, strip->tile, strip->stride, first_row, strip->rows,
+                             strip->columns, strip->depth, weights);
   }
   WeighLanes lanes;
   for (int r = 0; r < strip->rows; ++r) {
@@ -203,8 +213,11 @@ void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const Lo
     lanes.smallest[r] = smallest_power(coefficients[r].first);
     lanes.first[r] = coefficients[r].first;
   }
-  score_beside(*strip,
-               WeighRows{strip->tile, strip->stride, set_f32(terms->multiplier * kLog2E), &lanes});
+  const WeightTiles out(weights, 1, 0, first_row);
+  for (int r = strip->rows; r < kBlock; ++r)
+    for (int c = 0; c < strip->columns; c += kBlock) out.set_row(r, c, _mm512_setzero_si512());
+  score_beside(*strip, WeighWork{strip->rows, strip->tile, strip->stride,
+                                 set_f32(terms->multiplier * kLog2E), &lanes, out});
 }
 
 void fill_amx_loss(stope::LossKernels* loss) {

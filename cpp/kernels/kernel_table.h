@@ -224,7 +224,7 @@ struct LossKernels {
                      const float* positives, std::int64_t first_index, LossSurvey* surveys,
                      LossSums* sums);
   void (*score_weigh)(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
-                      const LossCoefficients* coefficients);
+                      const LossCoefficients* coefficients, int first_row, void* weights);
 
   // Packs a strip of weights, up to kLossStrip rows from `first_row` on of a tile of at most
   // kLossWeightRows rows and kLossChunk columns; weights are zero in the padding of columns. `tile`

@@ -301,7 +301,8 @@ void score_fold(stope::LossPrecision precision, const stope::LossStrip* strip,
 }
 
 void score_weigh(stope::LossPrecision precision, const stope::LossStrip* strip,
-                 const LossTerms* terms, const LossCoefficients* coefficients) {
+                 const LossTerms* terms, const LossCoefficients* coefficients, int first_row,
+                 void* weights) {
   score_tile(precision, strip->left, strip->right, strip->rows, strip->columns, strip->depth,
              strip->tile, strip->stride);
   const int padded =
@@ -310,6 +311,8 @@ void score_weigh(stope::LossPrecision precision, const stope::LossStrip* strip,
   for (int r = 0; r < strip->rows; ++r)
     weigh_scores(strip->tile + r * strip->stride, strip->columns, padded, terms, &coefficients[r],
                  &total, &moment);
+  keep_weights(precision, strip->tile, strip->stride, first_row, strip->rows, strip->columns,
+               strip->depth, weights);
 }
 
 }  // namespace

@@ -249,16 +249,17 @@ class Backward : LossScan {
         },
         [&](const LossTile& tile) {
           for (int r = 0; r < tile.rows; ++r) fetch_ahead(tile, r);
+          const auto strip = static_cast<int>(tile.slab_row % kLossWeightRows);
           if (is_plain_weigh(tile)) {
             const LossStrip scores = strip_of(tile, space);
-            k.score_weigh(precision_, &scores, tile.terms, coefficients_ + tile.first_row);
+            k.score_weigh(precision_, &scores, tile.terms, coefficients_ + tile.first_row, strip,
+                          space.weights);
           } else {
             score(tile, space);
             for (int r = 0; r < tile.rows; ++r) weigh(tile, r, space);
+            k.pack_weights(precision_, space.tile, tile_stride_, strip, tile.rows, tile.columns,
+                           depth_, space.weights);
           }
-          const auto strip = static_cast<int>(tile.slab_row % kLossWeightRows);
-          k.pack_weights(precision_, space.tile, tile_stride_, strip, tile.rows, tile.columns,
-                         depth_, space.weights);
           k.accumulate(precision_, space.weights, strip, tile.rows, tile.columns, false,
                        space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_);
           const int chunk_rows = strip + tile.rows;
