@@ -17,7 +17,7 @@ import pytest
 import torch
 
 
-def together(module, folder, count=2, timeout=240):
+def together(module, folder, count=2, timeout=600):
     """What the module's worker returns in each of count processes: tensors, numbers, containers.
 
     As soon as one fails, all are ended, since the others may wait for it for ever.

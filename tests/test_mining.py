@@ -10,7 +10,7 @@ import pytest
 import stope
 from encoders import Counting, numbered
 from stope.data import Collection, read_jsonl
-from stope.mining import Pairs, mine
+from stope.mining import Pairs, consistency_filter, mine
 
 # --- pairs -------------------------------------------------------------------------------------
 
@@ -232,6 +232,51 @@ def test_torch_embeddings_give_numpy_results():
     want = stope.mine_hard_negatives(q, c, positives)
     assert isinstance(mined.result.ids, np.ndarray)
     assert (mined.result.ids == want.ids).all()
+
+
+class OnDevice:
+    """A result that NumPy cannot read where it is."""
+
+    def __init__(self, rows):
+        self.rows = np.asarray(rows)
+
+    def __array__(self, *_, **__):
+        raise TypeError("it lies on a device")
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self.rows
+
+
+def test_results_on_a_device_come_back(monkeypatch):
+    q, c, _, pairs = random_case()
+    want = mine(pairs, query_embeddings=q, corpus_embeddings=c)
+    ranked = consistency_filter(pairs, query_embeddings=q, corpus_embeddings=c)
+    for name in ("mine_hard_negatives", "similarity", "topk"):
+        real = getattr(stope, name)
+
+        def there(*given, real=real, **named):
+            found = real(*given, **named)
+            if isinstance(found, np.ndarray):
+                return OnDevice(found)
+            moved = {
+                field: {key: OnDevice(rows) for key, rows in value.items()}
+                if isinstance(value, dict)
+                else OnDevice(value)
+                for field, value in found._asdict().items()
+            }
+            return type(found)(**moved)
+
+        monkeypatch.setattr(stope, name, there)
+    found = mine(pairs, query_embeddings=q, corpus_embeddings=c)
+    assert (found.result.ids == want.result.ids).all()
+    assert (found.positive_scores == want.positive_scores).all()
+    assert found.summary() == want.summary()
+    again = consistency_filter(pairs, query_embeddings=q, corpus_embeddings=c)
+    assert (again.ranks == ranked.ranks).all()
+    assert (again.scores == ranked.scores).all()
 
 
 # --- what comes out ----------------------------------------------------------------------------

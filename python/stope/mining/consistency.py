@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import stope
 from stope._numbers import integer
 from stope.mining._embedded import embeddings_of, silent
+from stope.mining._host import on_host
 from stope.mining.cache import EmbeddingCache
 from stope.mining.pairs import Pairs
 from stope.mining.sources import never_negatives
@@ -183,7 +184,7 @@ def consistency_filter(
         progress=lambda done, total: step("ranking", done, total),
     )
     scores = _pair_scores(queries, corpus, pairs.positives, metric)
-    others = np.asarray(best.scores)
+    others = on_host(best.scores)
     query_of = np.repeat(np.arange(len(pairs.query_ids)), np.diff(pairs.positives[0]))
     ranks = np.ones(len(scores), dtype=np.int64)
     for place in range(others.shape[1]):
@@ -212,7 +213,7 @@ def _pair_scores(queries: Any, corpus: Any, positives: Csr, metric: str) -> NDAr
         part = slice(int(offsets[start]), int(offsets[stop]))
         block = stope.similarity(queries[start:stop], corpus[rows[part]], metric=metric)
         query_of = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
-        scores[part] = np.asarray(block)[query_of, np.arange(len(query_of))]
+        scores[part] = on_host(block)[query_of, np.arange(len(query_of))]
     return scores
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 import stope
 from stope.mining._embedded import embeddings_of, silent
+from stope.mining._host import on_host
 from stope.mining.cache import EmbeddingCache
 from stope.mining.mined import Mined
 from stope.mining.pairs import Pairs
@@ -123,7 +124,7 @@ def mine(
         progress=lambda done, total: step("mining", done, total),
         **parameters,
     )
-    found = _on_host(found)
+    found = _all_on_host(found)
     positive_scores = _positive_scores(queries, corpus, pairs.positives, found, metric)
     parameters["exclude_query_text"] = exclude_query_text
     return Mined(pairs, found, positive_scores, parameters)
@@ -151,14 +152,14 @@ def _exclusions(pairs: Pairs, given: Any, query_text: bool) -> Any:
     return [np.union1d(np.asarray(a, dtype=np.int64), b) for a, b in zip(lists, own, strict=True)]
 
 
-def _on_host(found: stope.HardNegatives) -> stope.HardNegatives:
+def _all_on_host(found: stope.HardNegatives) -> stope.HardNegatives:
     """Return the same result as NumPy arrays, whatever kind the embeddings were."""
     return stope.HardNegatives(
-        np.asarray(found.ids),
-        np.asarray(found.scores),
-        np.asarray(found.positive_scores),
-        np.asarray(found.counts),
-        {reason: np.asarray(rows) for reason, rows in found.rejected.items()},
+        on_host(found.ids),
+        on_host(found.scores),
+        on_host(found.positive_scores),
+        on_host(found.counts),
+        {reason: on_host(rows) for reason, rows in found.rejected.items()},
     )
 
 
@@ -168,9 +169,9 @@ def _positive_scores(
     """Score of every positive: the minimum where a query has one, computed where it has several."""
     offsets, rows = positives
     counts = np.diff(offsets)
-    scores = np.repeat(np.asarray(found.positive_scores, dtype=np.float32), counts)
+    scores = np.repeat(found.positive_scores.astype(np.float32), counts)
     for query in np.flatnonzero(counts > 1):
         part = slice(int(offsets[query]), int(offsets[query + 1]))
         pair = stope.similarity(queries[query : query + 1], corpus[rows[part]], metric=metric)
-        scores[part] = np.asarray(pair)[0]
+        scores[part] = on_host(pair)[0]
     return scores

@@ -1,0 +1,21 @@
+"""Arrays of any device as NumPy's: what stope computed lies where the embeddings lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def on_host(array: Any) -> NDArray[Any]:
+    """The array in the memory of the CPU; a torch tensor without its gradient.
+
+    >>> on_host(np.float32([1, 2])).tolist()
+    [1.0, 2.0]
+    """
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+    elif hasattr(array, "get"):  # CuPy's
+        array = array.get()
+    return np.asarray(array)
