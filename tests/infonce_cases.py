@@ -168,6 +168,13 @@ SEVERAL = tuple(name for name in MAKERS if "several" in name or name == "relativ
 NAMES = tuple(MAKERS)
 
 
+def goes_with(name, objective):
+    """Whether the objective goes with the rule."""
+    if objective == "sigmoid" and name == "focal":
+        return False
+    return objective not in ("hardness", "pairwise") or name not in SEVERAL
+
+
 def judged_clearly(make, judge, gap):
     """The first of make(0), make(1), ... whose scores all keep `gap` away from their limits."""
     for seed in range(200):
@@ -175,6 +182,53 @@ def judged_clearly(make, judge, gap):
         if judge(made).gap > gap:
             return made
     raise AssertionError(f"no draw keeps {gap} away from its limits")
+
+
+def ragged(shapes):
+    """(note, drawn problem) for every (rows, count, dim), a few rules in turn."""
+    names = ("plain", "several weighted", "two ways", "query to query", "log weights", "dot")
+    for number, (rows, count, dim) in enumerate(shapes):
+        name = names[number % len(names)]
+        # bfloat16 rounds a few large elements badly; a milder temperature bounds what that does.
+        temperature = (0.1 if name != "dot" else float(dim)) if dim >= 16 else 2.0
+        problem = drawn(name, "out", rows, count, dim, temperature=temperature)
+        yield f"{name} {rows} x {count} x {dim}", problem
+
+
+def copies_of_positives(rows, count, dim, guided=False):
+    """(queries, documents, options): all a query keeps is a copy of its positive, on any margin."""
+    _, queries, documents = problem(0, rows, count, dim)
+    doubled = np.concatenate([documents, documents[::-1]])
+    own = np.arange(rows) % count
+    others = [np.delete(np.arange(2 * count), [i, 2 * count - 1 - i]) for i in own]
+    given = {"positives": own, "exclude": others, "temperature": float(dim)}
+    if guided:
+        given |= {"guide_queries": queries, "guide_documents": doubled}
+    return queries, doubled, given
+
+
+def on_limits(rows=9, count=40, dim=64):
+    """[(queries, documents, options, negatives)]: exact cosines, some of which are rows' limits.
+
+    Equality is kept, and a margin that ends between two float32 numbers drops the upper one.
+    """
+    _, queries, documents = problem(0, rows, count, dim, signs)
+    scores = queries.astype(np.float64) @ documents.T / dim
+    own = np.arange(rows)
+    negatives = scores.copy()
+    negatives[own, own] = np.nan
+    low, high = (np.nanquantile(negatives, q, axis=1, method="nearest") for q in (0.2, 0.8))
+
+    def kept(lower, upper):
+        return ((negatives >= lower[:, None]) & (negatives <= upper[:, None])).sum(1)
+
+    margin = scores[0, 0] - high[0]
+    upper, none = scores[own, own] - margin, np.full(rows, -2.0)
+    return [
+        (queries, documents, {"max_score": high, "min_score": low}, kept(low, high)),
+        (queries, documents, {"absolute_margin": margin}, kept(none, upper)),
+        (queries, documents, {"absolute_margin": margin + 1e-12}, kept(none, upper - 1e-12)),
+    ]
 
 
 PRECISIONS = ("float32", "bfloat16")

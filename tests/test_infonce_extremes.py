@@ -189,19 +189,22 @@ def test_duplicates_of_the_positive():
 def test_copies_of_the_positive_sit_on_a_margin_of_zero(guided, metric, precision, isa):
     """Equality is kept: the copy's score is the positive's bit by bit, wherever it lies."""
     for rows, count, dim in ((5, 17, 3), (40, 90, 33), (70, 300, 100), (20, 1100, 257)):
-        _, queries, documents = cases.problem(0, rows, count, dim)
-        doubled = np.concatenate([documents, documents[::-1]])
-        own = np.arange(rows) % count
-        others = [np.delete(np.arange(2 * count), [i, 2 * count - 1 - i]) for i in own]
-        options = {"positives": own, "exclude": others, "metric": metric, "precision": precision}
-        options["temperature"] = float(dim)
-        if guided:
-            options |= {"guide_queries": queries, "guide_documents": doubled}
+        queries, documents, options = cases.copies_of_positives(rows, count, dim, guided)
+        options |= {"metric": metric, "precision": precision}
         for margin, kept in ((0.0, 1), (0.05, 0)):
             with stope.isa.only(isa):
-                got = stope.infonce_forward(queries, doubled, absolute_margin=margin, **options)
+                got = stope.infonce_forward(queries, documents, absolute_margin=margin, **options)
             np.testing.assert_array_equal(got.negatives, kept)
             np.testing.assert_array_equal(got.ranks, 1)
+
+
+@isas
+@precisions
+def test_scores_on_a_limit_are_kept(precision, isa):
+    for queries, documents, options, negatives in cases.on_limits():
+        with stope.isa.only(isa):
+            got = stope.infonce_forward(queries, documents, precision=precision, **options)
+        np.testing.assert_array_equal(got.negatives, negatives)
 
 
 @isas

@@ -171,7 +171,7 @@ def test_cuda(path):
         if where in {"device", "kernels"} and path.suffix == ".cuh":
             assert ours or is_contract(name) or nvidia or name == "cstdint", said
     if path.stem in {"plan", "loss_plan"}:
-        beside = {f"{path.stem}.h", "workspace.h", "types.h", "loss_types.h"}
+        beside = {f"{path.stem}.h", "types.h", "loss_types.h"}
         for name, quoted in includes(path):
             assert not quoted or is_contract(name) or name in beside, relative(path)
 

@@ -11,7 +11,7 @@
 #include "parallel.h"
 #include "rows.h"
 #include "stope/error.h"
-#include "workspace.h"
+#include "stope/workspace.h"
 
 namespace stope {
 namespace {

@@ -16,7 +16,7 @@
 #include "rows.h"
 #include "stope/error.h"
 #include "stope/infonce.h"
-#include "workspace.h"
+#include "stope/workspace.h"
 
 namespace stope {
 

@@ -5,7 +5,7 @@
 
 #include "kernel_table.h"
 #include "stope/matrix.h"
-#include "workspace.h"
+#include "stope/workspace.h"
 
 namespace stope {
 

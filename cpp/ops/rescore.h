@@ -11,7 +11,7 @@
 #include <algorithm>
 
 #include "candidates.h"
-#include "workspace.h"
+#include "stope/workspace.h"
 
 namespace stope {
 

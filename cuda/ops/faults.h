@@ -14,23 +14,24 @@ inline void clear_faults(RowFaults* faults, std::int64_t count, void* stream) {
   fill_bytes(faults, kNoRowByte, static_cast<std::size_t>(count) * sizeof(RowFaults), stream);
 }
 
+// Throws if a row of the matrix of that name was found faulty.
+inline void refuse(const RowFaults& found, const std::string& name) {
+  if (found.not_finite != kNoRow)
+    throw std::invalid_argument(name + " has a NaN or an infinity in row " +
+                                std::to_string(found.not_finite) + "; remove or repair that row");
+  if (found.too_long != kNoRow)
+    throw std::invalid_argument(
+        name + " has a norm of 2^63 (9.2e18) or more in row " + std::to_string(found.too_long) +
+        ", so float32 scores could overflow; scale it down or use metric='cosine'");
+}
+
 // faults[0] are those of the queries, faults[1] those of the corpus.
 inline void raise_faults(const RowFaults* faults, void* stream) {
   if (is_recording(stream)) return;
   RowFaults found[2];
   copy_to_host(found, faults, sizeof(found), stream);
-  for (int i = 0; i < 2; ++i) {
-    const std::string name = i == 0 ? "queries" : "corpus";
-    if (found[i].not_finite != kNoRow)
-      throw std::invalid_argument(name + " has a NaN or an infinity in row " +
-                                  std::to_string(found[i].not_finite) +
-                                  "; remove or repair that row");
-    if (found[i].too_long != kNoRow)
-      throw std::invalid_argument(
-          name + " has a norm of 2^63 (9.2e18) or more in row " +
-          std::to_string(found[i].too_long) +
-          ", so float32 scores could overflow; scale it down or use metric='cosine'");
-  }
+  refuse(found[0], "queries");
+  refuse(found[1], "corpus");
 }
 
 }  // namespace stope::cuda

@@ -3,9 +3,9 @@
 
 #include "exact_dot.cuh"
 #include "faults.h"
-#include "launch.h"
-#include "measure.cuh"
+#include "measure.h"
 #include "plan.h"
+#include "take_in.h"
 
 namespace stope {
 namespace cuda {
@@ -59,14 +59,10 @@ void pair_scores_cuda(const PairScoresCall& call) {
   Workspace workspace(call.execution);
   const PairMemory memory(call, &workspace);
   const std::int64_t rows = call.queries.rows, pairs = call.pairs.offsets[rows];
-  constexpr std::size_t kIdBytes = sizeof(std::int64_t);
-  copy_to_device(memory.offsets, call.pairs.offsets, static_cast<std::size_t>(rows + 1) * kIdBytes,
-                 stream);
-  copy_to_device(memory.ids, call.pairs.ids, static_cast<std::size_t>(pairs) * kIdBytes, stream);
+  take_in(call.pairs.offsets, rows + 1, memory.offsets, stream);
+  take_in(call.pairs.ids, pairs, memory.ids, stream);
   clear_faults(memory.faults, 2, stream);
-  launch("measure_rows", measure_rows,
-         {.blocks_x = divide_up(rows, kMeasureRows), .threads = kMeasureThreads}, stream,
-         MeasureArguments{call.queries, call.metric, memory.queries, memory.faults});
+  measure(call.queries, call.metric, memory.queries, memory.faults, stream);
   launch("score_pairs", score_pairs,
          {.blocks_x = divide_up(pairs, kPairsPerBlock), .threads = kThreads}, stream,
          Arguments{call.queries, call.corpus, call.metric, memory.queries, memory.offsets,

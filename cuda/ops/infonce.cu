@@ -29,7 +29,7 @@ class Forward : LossScan {
         by_warp("fold_rows", fold_rows, view.part.rows, FoldArguments{view, out});
       });
     by_thread("finish_rows", finish_rows, rows_, OutcomeArguments{problem_, out, memory_.faults});
-    raise_faults();
+    raise_row_faults();
   }
 };
 
@@ -57,7 +57,7 @@ class Backward : LossScan {
                         rows_,
                         {out.scale, out.bias},
                         memory_.faults});
-    raise_faults();
+    raise_row_faults();
   }
 
  private:

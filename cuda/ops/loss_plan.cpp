@@ -4,7 +4,7 @@ namespace stope {
 namespace {
 
 std::size_t bytes(const InfonceProblem& problem, bool backward) {
-  cuda::Workspace workspace;
+  Workspace workspace;
   const cuda::LossMemory memory(problem, backward, &workspace);
   return workspace.bytes();
 }

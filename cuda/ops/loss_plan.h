@@ -2,7 +2,7 @@
 #pragma once
 
 #include "loss_types.h"
-#include "workspace.h"
+#include "stope/workspace.h"
 
 namespace stope::cuda {
 

@@ -6,10 +6,10 @@
 #include <stdexcept>
 #include <string>
 
-#include "launch.h"
+#include "faults.h"
 #include "loss_plan.h"
 #include "loss_prepare.cuh"
-#include "measure.cuh"
+#include "measure.h"
 #include "stope/error.h"
 #include "take_in.h"
 
@@ -30,16 +30,13 @@ class LossScan {
   // Measures the rows, and finds what the passes need; positives' scores go to `positive_scores`.
   void prepare(float* positive_scores) {
     bring_vectors();
-    fill_bytes(memory_.faults, kNoRowByte, (kLossMatrices + 1) * sizeof(RowFaults), stream_);
+    clear_faults(memory_.faults, kLossMatrices + 1, stream_);
     const InfonceProblem& p = problem_;
     const Matrix* matrices[] = {&p.queries,       &p.documents,       &p.queue,
                                 &p.guide_queries, &p.guide_documents, &p.guide_queue};
     for (int m = 0; m < (p.has_guide ? kLossMatrices : 3); ++m)
-      launch("measure_rows", measure_rows,
-             {.blocks_x = divide_up(matrices[m]->rows, kMeasureRows), .threads = kMeasureThreads},
-             stream_,
-             MeasureArguments{*matrices[m], m < 3 ? p.metric : Metric::kCosine, memory_.factors[m],
-                              memory_.faults + m});
+      measure(*matrices[m], m < 3 ? p.metric : Metric::kCosine, memory_.factors[m],
+              memory_.faults + m, stream_);
     by_thread("note_entries", note_entries, rows_,
               EntryArguments{p, memory_.entry_rows, memory_.row_groups, memory_.query_groups});
     if (memory_.hidden != nullptr) {
@@ -114,28 +111,17 @@ class LossScan {
   // would wait for as much, and rows that may not be scored are then refused by the call that was
   // given them. A stream that records a graph must not be waited for; a replay cannot throw either,
   // so the last kernels make every loss and gradient a NaN where there are such rows (`any_fault`).
-  void raise_faults() const {
+  void raise_row_faults() const {
     if (is_recording(stream_)) return;
-    static constexpr const char* kNames[] = {"queries",       "documents",       "queue",
-                                             "guide_queries", "guide_documents", "guide_queue",
-                                             "row_gradients"};
+    static constexpr const char* kNames[kLossMatrices] = {
+        "queries", "documents", "queue", "guide_queries", "guide_documents", "guide_queue"};
     RowFaults found[kLossMatrices + 1];
     copy_to_host(found, memory_.faults, sizeof(found), stream_);
-    for (int m = 0; m <= kLossMatrices; ++m) {
-      const std::string name = kNames[m];
-      if (found[m].not_finite != kNoRow)
-        throw std::invalid_argument(m == kLossMatrices
-                                        ? name + "[" + std::to_string(found[m].not_finite) +
-                                              "] is NaN or an infinity; give finite numbers"
-                                        : name + " has a NaN or an infinity in row " +
-                                              std::to_string(found[m].not_finite) +
-                                              "; remove or repair that row");
-      if (found[m].too_long != kNoRow)
-        throw std::invalid_argument(
-            name + " has a norm of 2^63 (9.2e18) or more in row " +
-            std::to_string(found[m].too_long) +
-            ", so float32 scores could overflow; scale it down or use metric='cosine'");
-    }
+    for (int m = 0; m < kLossMatrices; ++m) refuse(found[m], kNames[m]);
+    const std::int64_t gradient = found[kLossMatrices].not_finite;
+    if (gradient != kNoRow)
+      throw std::invalid_argument("row_gradients[" + std::to_string(gradient) +
+                                  "] is NaN or an infinity; give finite numbers");
   }
 
   bool narrow() const { return problem_.precision == LossArithmetic::kBfloat16; }

@@ -5,13 +5,13 @@
 namespace stope {
 
 std::size_t similarity_cuda_workspace_bytes(const SimilarityCall& call) {
-  cuda::Workspace workspace;
+  Workspace workspace;
   const cuda::SimilarityMemory memory(call, &workspace);
   return workspace.bytes();
 }
 
 std::size_t pair_scores_cuda_workspace_bytes(const PairScoresCall& call) {
-  cuda::Workspace workspace;
+  Workspace workspace;
   const cuda::PairMemory memory(call, &workspace);
   return workspace.bytes();
 }
@@ -62,7 +62,7 @@ std::size_t topk_cuda_pinned_bytes(const TopkCall& call) {
 }
 
 std::size_t topk_cuda_workspace_bytes(const TopkCall& call) {
-  cuda::Workspace workspace;
+  Workspace workspace;
   const cuda::TopkMemory memory(call, plan_topk_cuda(call), &workspace);
   return workspace.bytes();
 }

@@ -5,8 +5,8 @@
 #include "stope/hard_negatives.h"
 #include "stope/similarity.h"
 #include "stope/topk.h"
+#include "stope/workspace.h"
 #include "types.h"
-#include "workspace.h"
 
 namespace stope::cuda {
 

@@ -6,8 +6,7 @@
 
 #include "exact_dot.cuh"
 #include "faults.h"
-#include "launch.h"
-#include "measure.cuh"
+#include "measure.h"
 #include "plan.h"
 
 namespace stope {
@@ -118,13 +117,8 @@ void similarity_cuda(const SimilarityCall& call) {
   Workspace workspace(call.execution);
   const SimilarityMemory memory(call, &workspace);
   clear_faults(memory.faults, 2, stream);
-  const auto measure = [&](const Matrix& matrix, RowFactors* factors, RowFaults* faults) {
-    launch("measure_rows", measure_rows,
-           {.blocks_x = divide_up(matrix.rows, kMeasureRows), .threads = kMeasureThreads}, stream,
-           MeasureArguments{matrix, call.metric, factors, faults});
-  };
-  measure(call.queries, memory.queries, memory.faults);
-  measure(call.corpus, memory.corpus, memory.faults + 1);
+  measure(call.queries, call.metric, memory.queries, memory.faults, stream);
+  measure(call.corpus, call.metric, memory.corpus, memory.faults + 1, stream);
   const auto kernel = call.corpus.dtype == DType::kInt8 && call.metric == Metric::kDot
                           ? score_tile<Kind::kInt8>
                       : call.metric == Metric::kEuclidean ? score_tile<Kind::kDistance>

@@ -1,4 +1,5 @@
-// Carves the caller's workspace into arrays; without one it only counts the bytes.
+// Carves the caller's workspace into arrays; without one it only counts the bytes. For ops, on
+// either device: kernels get the arrays.
 #pragma once
 
 #include <cstddef>
@@ -21,10 +22,11 @@ class Workspace {
     const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
     std::byte* start = base_ == nullptr ? nullptr : base_ + used_;
     used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    // The size was asked for a moment ago; only another instruction set needs another.
+    // The size was asked for a moment ago; on a CPU another instruction set needs another.
     if (base_ != nullptr && used_ > size_)
       throw std::runtime_error(
-          "the instruction set was changed while an operation began; repeat it");
+          "the workspace is smaller than what the operation takes: the instruction set was changed "
+          "while it began; repeat it");
     return reinterpret_cast<T*>(start);
   }
 
