@@ -262,7 +262,16 @@ def test_python(path):
     for name, top in names:
         said = f"{relative(path)} imports {name}"
         root = name.split(".")[0]
-        if where in {"_arrays", "ops", "isa", "errors", "_extras", "_named", "_numbers", "__init__"}:
+        if where in {
+            "_arrays",
+            "ops",
+            "isa",
+            "errors",
+            "_extras",
+            "_named",
+            "_numbers",
+            "__init__",
+        }:
             if top:
                 assert (
                     root in {"stope", "numpy", "__future__"} or root in sys.stdlib_module_names
