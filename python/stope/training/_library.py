@@ -29,6 +29,14 @@ def part(name: str) -> Any:
         return importlib.import_module(f"sentence_transformers.{name}")
 
 
+def dimension(model: Any) -> int | None:
+    """The dimension of the model's embeddings, None where it does not say."""
+    # Version 6 has the shorter name, and warns at the longer one.
+    ask = getattr(model, "get_embedding_dimension", None)
+    found = model.get_sentence_embedding_dimension() if ask is None else ask()
+    return None if found is None else int(found)
+
+
 def is_static(model: Any) -> bool:
     """Whether the model looks up one vector per token (StaticEmbedding)."""
     return isinstance(model[0], part("models").StaticEmbedding)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from stope._extras import need
-from stope.training._library import is_static
+from stope.training._library import dimension, is_static
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -140,9 +140,7 @@ def _dims(
             f"matryoshka_dims is {found}; give numbers of at least 1 that descend, such as "
             "(384, 128, 64)."
         )
-    # Version 6 of sentence-transformers has the shorter name.
-    ask = getattr(model, "get_embedding_dimension", None)
-    whole = model.get_sentence_embedding_dimension() if ask is None else ask()
+    whole = dimension(model)
     if whole is not None and found[0] != whole:
         raise ValueError(
             f"matryoshka_dims starts with {found[0]}, but the model's embeddings have {whole}; "

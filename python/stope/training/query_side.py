@@ -20,7 +20,7 @@ from torch.nn import functional
 import stope
 from stope.mining import Pairs
 from stope.torch.list_losses import RetrievedList, append_missing_positives, lambda_mrr
-from stope.training._library import part
+from stope.training._library import dimension, part
 
 LOSSES = ("lambda_mrr", "infonce")
 _METRICS = ("cosine", "dot")
@@ -236,7 +236,7 @@ def query_document_model(query_model: Any, document_model: Any) -> Any:
             "query_model and document_model share their weights; give as document_model the model "
             "that encoded the documents: copy.deepcopy(model) before training, or load it again."
         )
-    dims = [_dimension(model) for model in (query_model, document_model)]
+    dims = [dimension(model) for model in (query_model, document_model)]
     if dims[0] != dims[1]:
         raise ValueError(f"query_model has dim {dims[0]} but document_model has dim {dims[1]}.")
     router = getattr(part("models"), "Router", None)
@@ -252,8 +252,3 @@ def query_document_model(query_model: Any, document_model: Any) -> Any:
     kept["document"] = document_model.prompts.get("document")
     prompts = {name: prompt for name, prompt in kept.items() if prompt}
     return SentenceTransformer(modules=[joined], device=str(query_model.device), prompts=prompts)
-
-
-def _dimension(model: Any) -> int:
-    newer = getattr(model, "get_embedding_dimension", None)
-    return int(newer() if newer is not None else model.get_sentence_embedding_dimension())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from stope._extras import need
-from stope.training._library import part
+from stope.training._library import dimension, part
 from stope.training.adapters.maps import Map, ResidualMLP, matrix
 
 
@@ -17,7 +17,7 @@ def attach(queries: Map | None, documents: Map | None, shared: bool, model: Any)
     library: Any = need("sentence_transformers", extra="train")
     one = queries or documents
     assert one is not None
-    dim, wanted = _dimension(model), one.shape[1]
+    dim, wanted = dimension(model), one.shape[1]
     if getattr(model, "truncate_dim", None) is not None:
         raise ValueError(
             f"model cuts its embeddings off (truncate_dim={model.truncate_dim}), which would happen"
@@ -75,8 +75,3 @@ def _dense(weight: Any, activation: Any, models: Any) -> Any:
         activation_function=activation or torch.nn.Identity(),
         init_weight=torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32)).clone(),
     )
-
-
-def _dimension(model: Any) -> int:
-    ask = getattr(model, "get_embedding_dimension", None) or model.get_sentence_embedding_dimension
-    return int(ask())
