@@ -167,6 +167,23 @@ def test_a_folder_belongs_to_one_configuration(call, folder):
         run(sections(output="pairs.tsv"))
 
 
+def test_a_folder_in_which_nothing_was_begun_may_be_taken(folder):
+    wrong = [
+        sections(data="pears.tsv"),
+        sections(evaluation={"path": "pears.tsv"}),
+        sections(encoder="no such model"),
+    ]
+    for one in wrong:
+        with pytest.raises((FileNotFoundError, ValueError), match=r"pears|no such model"):
+            run(one)
+        assert not (folder / "out").exists() or files(folder / "out") == ["config.yaml"]
+    assert not run(sections(), resume=True).resumed
+    (folder / "own").mkdir()
+    (folder / "own" / "config.yaml").write_text("data: pairs.tsv\noutput: own\n")
+    with pytest.raises(FileExistsError, match="which holds other files"):
+        run("own/config.yaml")
+
+
 def test_texts_that_changed_are_noticed(call, folder, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -63,12 +63,12 @@ class TrainingData:
 
 
 def read_sources(
-    sources: Sequence[Source], *, seed: int = 0, say: Say | None = None
+    sources: Sequence[Source], *, seed: int = 0, say: Say | None = None, section: str = "data"
 ) -> TrainingData:
     """Read all sources and join them.
 
     Documents of equal text are one, whichever source they are from. Ids that stand for different
-    texts in two sources get the name of the source in front.
+    texts in two sources get the name of the source in front. Errors name the section that has them.
 
     Raises:
         ValueError, FileNotFoundError: what the readers say, with the place of the source in front;
@@ -78,7 +78,7 @@ def read_sources(
     """
     parts = []
     for place, source in enumerate(sources):
-        where = "data" if len(sources) == 1 else f"data[{place}]"
+        where = section if len(sources) == 1 else f"{section}[{place}]"
         try:
             parts.append(read_source(source, seed))
         except (ValueError, OSError) as error:

@@ -1,7 +1,8 @@
 """The folder of a run: whose it is, what it was started with, and what came out.
 
 config.yaml    the configuration with every default and absolute paths; written first
-run.json       what the run began with: versions, fingerprints of the texts, first metrics
+run.json       what the run began with: versions, fingerprints of the texts, first metrics; until it
+               is there nothing has been done, and another configuration may take the folder
 log.jsonl, checkpoints/, ...    of `train`
 model/         the trained encoder, there whole or not at all
 report.json    the outcome; written last
@@ -47,13 +48,12 @@ class RunFolder:
         self.state: dict[str, Any] = {}
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output.folder is {self.path}, which is a file; name a folder")
-        self.resumed = (self.path / CONFIG).exists()
+        self.resumed = (self.path / STATE).exists()
         if self.resumed:
             self._check(config, resume)
-            if (self.path / STATE).exists():
-                self.state = _read(self.path / STATE)
+            self.state = _read(self.path / STATE)
             return
-        if self.path.exists() and any(not _is_temporary(entry) for entry in self.path.iterdir()):
+        if self.path.exists() and any(not _is_of_no_run(entry) for entry in self.path.iterdir()):
             raise FileExistsError(
                 f"output.folder is {self.path}, which holds other files; name a new or empty folder"
             )
@@ -113,9 +113,14 @@ class RunFolder:
             )
 
 
-def _is_temporary(entry: Path) -> bool:
-    """What a killed process may have left of a file it was writing."""
-    return entry.name.startswith(".") and entry.name.endswith(".tmp")
+def _is_of_no_run(entry: Path) -> bool:
+    """What is left of a run that found nothing to train on, or of a file that a kill cut short."""
+    if entry.name != CONFIG:
+        return entry.name.startswith(".") and entry.name.endswith(".tmp")
+    try:
+        return entry.read_text(encoding="utf-8") == Config.from_yaml(entry).to_yaml()
+    except ValueError:
+        return False  # somebody else wrote it
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def judges(config: Config, data: TrainingData) -> tuple[Judges, TrainingData]:
                 f"evaluation.path is {path}, a file, which has no split "
                 f'"{section.test_split}"; leave test_split away'
             )
-        found = read_sources([Source(path, corpus=corpus)]).pairs
+        found = read_sources([Source(path, corpus=corpus)], section="evaluation").pairs
         return Judges(_of_pairs(found, np.arange(len(found.query_texts)), section)), data
     if corpus is not None:
         raise ValueError(

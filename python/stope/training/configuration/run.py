@@ -11,7 +11,8 @@ from typing import Any
 
 import stope
 from stope._extras import need
-from stope.training.configuration import parts
+from stope.training._library import dimension
+from stope.training.configuration import adapting, parts
 from stope.training.configuration.config import Config
 from stope.training.configuration.data import TrainingData, negative_ids, read_sources
 from stope.training.configuration.folder import RunFolder
@@ -114,14 +115,17 @@ def run(
 
 def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
     data = read_sources(config.data, seed=config.training.seed, say=tell)
-    folder.begin(config.fingerprint(), data.fingerprints)
     whole = data
     judged, data = judges(config, whole)
+    section = None if config.adapter is None else adapting.check_adapter(config)
+    given = section is not None and section.query_embeddings is not None
+    model = None if given else _encoder(config, data, tell)
+    # All that it needs is there: what fails before leaves the folder to another configuration.
+    folder.begin(config.fingerprint(), whole.fingerprints)
     if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
         tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
-    if config.adapter is not None:
-        return _adapt(config, folder, whole, data, judged, progress, tell)
-    model = _encoder(config, data, tell)
+    if section is not None:
+        return _adapt(config, folder, whole, data, judged, model, progress, tell)
     before, test_before = _first(folder, judged, model, tell)
     tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
     done = _train(config, folder, data, judged, model, progress, tell)
@@ -146,13 +150,10 @@ def _adapt(
     whole: TrainingData,
     data: TrainingData,
     judged: Judges,
+    model: Any,
     progress: Progress | None,
     tell: Say,
 ) -> RunReport:
-    from stope.training.configuration import adapting
-
-    section = adapting.check_adapter(config)
-    model = None if section.query_embeddings else _encoder(config, data, tell)
     tell("embedding the texts" if model is not None else "reading the embeddings")
     frozen = adapting.Frozen(config, folder.path, whole, model)
     held_out, test = (
@@ -221,9 +222,8 @@ def _train(
         examples = parts.to_mine(mined, examples)
     dims = config.loss.matryoshka_dims
     if dims is not None and config.loss.matryoshka_weights is None:
-        named = getattr(model, "get_embedding_dimension", None)  # of version 6 of the library
-        whole = int((named or model.get_sentence_embedding_dimension)())
-        dims = dims if dims[0] >= whole else (whole, *dims)
+        whole = dimension(model)
+        dims = dims if whole is None or dims[0] >= whole else (whole, *dims)
     options: dict[str, Any] = {
         **asdict(config.loss),
         "matryoshka_dims": dims,
