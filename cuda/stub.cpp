@@ -24,6 +24,7 @@ namespace {
 }  // namespace
 
 void similarity_cuda(const SimilarityCall&) { refuse("similarity"); }
+void pack_cuda(const PackCall&) { refuse("FlatIndex"); }
 void topk_cuda(const TopkCall&) { refuse("topk"); }
 void pair_scores_cuda(const PairScoresCall&) { refuse("mine_hard_negatives"); }
 void infonce_forward_cuda(const InfonceProblem&, const InfonceForward&) { refuse("infonce"); }

@@ -5,6 +5,8 @@ They run in a build with STOPE_CUDA=EMULATED. No GPU has a part in it; tests/tes
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -92,6 +94,17 @@ def test_topk_of_hard_cases(metric, name):
 def test_topk_of_ragged_tiles(rows, order):
     queries, corpus = cases.make("duplicated", rows, 257, 33)
     both_topk(queries, corpus, 9)
+
+
+@pytest.mark.parametrize("rows", [129, 255])
+def test_topk_finds_nothing_beyond_the_corpus(rows):
+    """What lies behind the last row scores best by far, and fills the rest of its tile."""
+    rng = np.random.default_rng(1)
+    queries = rng.random((128, 32), np.float32) + 1
+    memory = np.concatenate(
+        [-rng.random((rows, 32), np.float32) - 1, np.ones((256, 32), np.float32)]
+    )
+    both_topk(queries, memory[:rows], 3)
 
 
 def in_chunks_of_128_rows(monkeypatch, rows, columns, k):
@@ -232,6 +245,28 @@ def test_flat_index_stays_on_its_device(metric, tmp_path):
     index.save(tmp_path / "index")
     found = stope.FlatIndex.load(tmp_path / "index").search(queries, 7)
     np.testing.assert_array_equal(found.ids, expected.ids)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flat_index_keeps_panels_on_its_device(metric, dtype, monkeypatch):
+    """In panels of 128 rows: added before, at and behind a border; scanned in several chunks."""
+    queries, corpus = (cast(m, dtype) for m in cases.make("near_ties", 3, 500, 33))
+    bounds = (0, 1, 128, 200, 256, 500)
+    parts = [to_device(corpus[a:b]) for a, b in itertools.pairwise(bounds)]
+    if dtype == "bfloat16":  # the fake library joins no tensors of torch
+        parts = [to_device(corpus)]
+    index = stope.FlatIndex(parts[0], metric)
+    for rows in parts[1:]:
+        index.add(rows)
+    row_bytes = 2 * 64 + 20
+    assert index._packed.shape == (4 * 128 * row_bytes,)
+    expected = stope.topk(queries, corpus, 9, metric=metric)
+    assert_all_same(index.search(to_device(queries), 9), expected)
+    in_chunks_of_128_rows(monkeypatch, 500, 33, 9)
+    assert_all_same(index.search(to_device(queries), 9), expected)
+    index._packed.memory[:] = 0  # so they are what is scanned
+    assert (index.search(to_device(queries), 9).ids.get() != expected.ids).any()
 
 
 # --- the border --------------------------------------------------------------------------------

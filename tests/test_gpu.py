@@ -116,8 +116,9 @@ def test_small_mining_of_host_memory(both):
 
 def test_small_index(both):
     (q, gq), (x, gx) = (both(m) for m in cases.make("gaussian", 5, 300, 20))
-    index = stope.FlatIndex(gx[:200])
-    index.add(gx[200:])
+    index = stope.FlatIndex(gx[:100])
+    index.add(gx[100:128])
+    index.add(gx[128:])
     assert_all_same(index.search(gq, 7), stope.topk(q, x, 7))
 
 

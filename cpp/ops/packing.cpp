@@ -85,12 +85,14 @@ std::size_t packed_bytes(std::int64_t rows, std::int64_t columns) {
 }
 
 std::size_t pack_workspace_bytes(const PackCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return pack_cuda_workspace_bytes(call);
   Workspace workspace;
   workspace.take<float>(call.execution.threads * kLanes * call.corpus.columns);
   return workspace.bytes();
 }
 
 void pack(const PackCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return pack_cuda(call);
   const KernelTable& kernels = stope::kernels();
   const ScanKernels& scan = kernels.int8;
   const PanelShape shape(call.corpus.columns, scan.element_bytes);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bounds.cuh"
+#include "panels.cuh"
 #include "rows.cuh"
 
 namespace stope::cuda {
@@ -15,10 +16,9 @@ struct PackArguments {
   Metric metric;
   std::int64_t first_row, rows;
   std::int64_t first_id;  // what faults call the matrix's first row
-  std::int64_t depth_padded;
-  std::uint16_t* codes;  // [rows][depth_padded]
-  ScanRow* scan_rows;    // [rows]
-  RowFactors* factors;   // [rows], or nullptr
+  Panels panels;
+  std::int64_t first_place;  // of the first row in the panels
+  RowFactors* factors;       // [rows], or nullptr
   RowFaults* faults;
 };
 
@@ -42,8 +42,8 @@ STOPE_KERNEL(kPackThreads) pack_rows(PackArguments a) {
   float inverse = power_of_two_inverse(largest);
   inverse = largest == 0.0f ? 1.0f : inverse > kMostInverse ? kMostInverse : inverse;
   float residual = 0.0f, norm = 0.0f;
-  std::uint16_t* codes = a.codes + place * a.depth_padded;
-  for (std::int64_t i = half_lane(); i < a.depth_padded; i += kCanonicalLanes) {
+  std::uint16_t* codes = codes_of(a.panels, a.first_place + place);
+  for (std::int64_t i = half_lane(); i < a.panels.depth_padded; i += kCanonicalLanes) {
     const float t = mul_rn(x[i], inverse);
     const std::uint32_t code = round_to_bfloat16(t);
     const float lost = sub_rn(t, float_of(code << 16));
@@ -63,14 +63,14 @@ STOPE_KERNEL(kPackThreads) pack_rows(PackArguments a) {
   out.half_square = 0.5f * (1.0f - 0x1p-18f) * least_norm * least_norm * out.scale;
   note_faults(a.first_id + row, measure.finite, out.norm * out.scale, a.faults);
   if (half_lane() != 0 || wanted >= a.rows) return;
-  a.scan_rows[place] = out;
+  *scan_row_of(a.panels, a.first_place + place) = out;
   if (a.factors != nullptr) a.factors[place] = measure.factors;
 }
 
 struct StartArguments {
   BoundRules rules;
   std::int64_t first_query, queries;
-  const ScanRow* scan_rows;
+  Panels panels;
   const float* floors;    // of all queries, or nullptr
   const float* ceilings;  // likewise
   QueryBound* bounds;
@@ -88,7 +88,7 @@ STOPE_KERNEL(kPackThreads) start_queries(StartArguments a) {
   if (a.floors != nullptr) state.floor = a.floors[a.first_query + i];
   if (a.ceilings != nullptr) state.ceiling = a.ceilings[a.first_query + i];
   state.least = state.floor < state.ceiling ? state.floor : state.ceiling;
-  const QueryBound bound = query_bound(a.rules, a.scan_rows[i]);
+  const QueryBound bound = query_bound(a.rules, *scan_row_of(a.panels, i));
   a.bounds[i] = bound;
   a.terms[i] = query_terms(a.rules, bound, state.least);
   a.states[i] = state;

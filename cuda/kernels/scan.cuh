@@ -9,20 +9,20 @@
 #include "bounds.cuh"
 #include "copy.cuh"
 #include "mma.cuh"
+#include "panels.cuh"
 #include "warp.cuh"
 
 namespace stope::cuda {
 
 struct ScanArguments {
   const std::uint16_t* query_codes;  // [queries][depth_padded]
-  const std::uint16_t* codes;        // [rows][depth_padded]
+  Panels panels;                     // of the chunk; a tile lies in one of them
   std::int64_t queries, rows;
   std::int64_t depth_padded;
   std::int64_t first_query, first_row;  // of the group and of the chunk
   BoundRules rules;
   const QueryBound* bounds;
   const QueryTerms* terms;
-  const ScanRow* scan_rows;
   QueryState* states;
   Candidate* entries;  // [queries][capacity]
   std::int64_t capacity;
@@ -42,13 +42,13 @@ inline constexpr unsigned kWarpsAcross = kTileSide / kWarpColumns;
 static_assert((kTileSide / kWarpRows) * (kTileSide / kWarpColumns) * 32 == kScanThreads);
 
 // This thread's part of 128 rows of a slab: 64 bytes a row, in four pieces.
-STOPE_DEVICE void copy_slab(std::uint16_t* to, const std::uint16_t* from, std::int64_t first,
-                            std::int64_t rows, std::int64_t depth_padded, std::int64_t depth) {
+STOPE_DEVICE void copy_slab(std::uint16_t* to, const std::uint16_t* from, std::int64_t rows,
+                            std::int64_t depth_padded, std::int64_t depth) {
   constexpr unsigned kPieces = kSlabDepth / 8;
   for (unsigned piece = thread(); piece < kTileSide * kPieces; piece += kScanThreads) {
     const unsigned row = piece / kPieces, part = piece % kPieces;
-    const bool there = first + row < rows;
-    const std::int64_t source = there ? first + row : 0;
+    const bool there = row < rows;
+    const std::int64_t source = there ? row : 0;
     copy_async_16(to + row * kSlabStride + part * 8,
                   from + source * depth_padded + depth + part * 8, there);
   }
@@ -89,17 +89,19 @@ STOPE_KERNEL(kScanThreads) scan_tile(ScanArguments a) {
   auto* slabs = shared_memory<std::uint16_t>();
   const std::int64_t first_query = std::int64_t{block_y()} * kTileSide;
   const std::int64_t first_row = std::int64_t{block_x()} * kTileSide;
+  const std::uint16_t* query_codes = a.query_codes + first_query * a.depth_padded;
   const unsigned warp = thread() / kWarp;
   const unsigned warp_row = warp / kWarpsAcross * kWarpRows;
   const unsigned warp_column = warp % kWarpsAcross * kWarpColumns;
   const auto count = static_cast<int>(a.depth_padded / kSlabDepth);
+  const std::uint16_t* codes = codes_of(a.panels, first_row);
   FragmentC sums[kRowTiles][kColumnTiles] = {};
 
   const auto copy = [&](int slab) {
     if (slab < count) {
       std::uint16_t* to = slabs + slab % kStages * kSlabElements;
-      copy_slab(to, a.query_codes, first_query, a.queries, a.depth_padded, slab * kSlabDepth);
-      copy_slab(to + kTileSide * kSlabStride, a.codes, first_row, a.rows, a.depth_padded,
+      copy_slab(to, query_codes, a.queries - first_query, a.depth_padded, slab * kSlabDepth);
+      copy_slab(to + kTileSide * kSlabStride, codes, a.rows - first_row, a.depth_padded,
                 slab * kSlabDepth);
     }
     end_copy_group();
@@ -140,7 +142,7 @@ STOPE_KERNEL(kScanThreads) scan_tile(ScanArguments a) {
   auto* scan_rows = reinterpret_cast<ScanRow*>(terms + kTileSide);
   for (unsigned i = thread(); i < kTileSide; i += kScanThreads) {
     if (first_query + i < a.queries) terms[i] = a.terms[first_query + i];
-    if (first_row + i < a.rows) scan_rows[i] = a.scan_rows[first_row + i];
+    if (first_row + i < a.rows) scan_rows[i] = *scan_row_of(a.panels, first_row + i);
   }
   block_barrier();
 #pragma unroll

@@ -37,6 +37,14 @@ struct ScanRow {
   float half_square;  // lower bound of ||x||^2 / (2 * scale)
 };
 
+// Packed rows: panel after panel of so many rows, each the codes (bfloat16, [panel_rows]
+// [depth_padded]) and then the ScanRows of all its rows.
+struct Panels {
+  void* data;
+  std::int64_t panel_rows, panel_bytes;
+  std::int64_t depth_padded;
+};
+
 // A query's part in the bounds of a score (bounds.cuh).
 struct QueryBound {
   double scale;

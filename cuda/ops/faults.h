@@ -14,14 +14,16 @@ inline void clear_faults(RowFaults* faults, std::int64_t count, void* stream) {
   fill_bytes(faults, kNoRowByte, static_cast<std::size_t>(count) * sizeof(RowFaults), stream);
 }
 
-// Throws if a row of the matrix of that name was found faulty.
-inline void refuse(const RowFaults& found, const std::string& name) {
+// Throws if a row of the matrix of that name, whose rows count from `first_row`, was found faulty.
+inline void refuse(const RowFaults& found, const std::string& name, std::int64_t first_row = 0) {
   if (found.not_finite != kNoRow)
     throw std::invalid_argument(name + " has a NaN or an infinity in row " +
-                                std::to_string(found.not_finite) + "; remove or repair that row");
+                                std::to_string(found.not_finite - first_row) +
+                                "; remove or repair that row");
   if (found.too_long != kNoRow)
     throw std::invalid_argument(
-        name + " has a norm of 2^63 (9.2e18) or more in row " + std::to_string(found.too_long) +
+        name + " has a norm of 2^63 (9.2e18) or more in row " +
+        std::to_string(found.too_long - first_row) +
         ", so float32 scores could overflow; scale it down or use metric='cosine'");
 }
 

@@ -55,6 +55,17 @@ CudaTopkPlan plan_topk_cuda(const TopkCall& call) {
   return plan;
 }
 
+std::size_t packed_cuda_bytes(std::int64_t rows, std::int64_t columns) {
+  return static_cast<std::size_t>(divide_up(rows, cuda::kTileSide) *
+                                  cuda::corpus_panels(nullptr, columns).panel_bytes);
+}
+
+std::size_t pack_cuda_workspace_bytes(const PackCall&) {
+  Workspace workspace;
+  workspace.take<cuda::RowFaults>(1);
+  return workspace.bytes();
+}
+
 std::size_t topk_cuda_pinned_bytes(const TopkCall& call) {
   const CudaTopkPlan plan = plan_topk_cuda(call);
   if (!plan.stages) return 0;

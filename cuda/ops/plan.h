@@ -41,25 +41,33 @@ inline std::int64_t row_bytes(const Matrix& matrix) {
   return matrix.columns * element_bytes(matrix.dtype);
 }
 
+inline Panels panels_at(void* data, std::int64_t panel_rows, std::int64_t depth_padded) {
+  const std::int64_t row_bytes = depth_padded * static_cast<std::int64_t>(sizeof(std::uint16_t)) +
+                                 static_cast<std::int64_t>(sizeof(ScanRow));
+  return {data, panel_rows, panel_rows * row_bytes, depth_padded};
+}
+// Rows of the corpus are packed in panels of a tile, so that a packed corpus can grow.
+inline Panels corpus_panels(void* data, std::int64_t columns) {
+  return panels_at(data, kTileSide, round_up(columns, kSlabDepth));
+}
+
 inline constexpr int kBlocks = 2;  // of host rows: one is scanned while the other one arrives
 
 struct TopkMemory {
   RowFaults* faults;  // [2]
   // Of one pass:
-  std::uint16_t* query_codes;  // [pass][depth_padded], bfloat16
-  ScanRow* query_rows;         // [pass]
-  RowFactors* factors;         // [pass]
-  QueryBound* bounds;          // [pass]
-  QueryTerms* terms;           // [pass]
-  QueryState* states;          // [pass]
-  std::int64_t* above;         // [pass]
-  Candidate* kept;             // [pass][k] between two chunks, where a pass has several groups
+  Panels queries;       // one panel of [pass] rows
+  RowFactors* factors;  // [pass]
+  QueryBound* bounds;   // [pass]
+  QueryTerms* terms;    // [pass]
+  QueryState* states;   // [pass]
+  std::int64_t* above;  // [pass]
+  Candidate* kept;      // [pass][k] between two chunks, where a pass has several groups
   // Of one group of queries:
   Candidate* entries;  // [group][capacity]
   // Of one chunk of the corpus:
-  std::uint16_t* codes;  // [chunk][depth_padded], bfloat16
-  ScanRow* rows;         // [chunk]
-  std::byte* blocks;     // [kBlocks][chunk] rows as they come from host memory, if they do
+  Panels corpus;      // [chunk] rows, or all that the caller has packed
+  std::byte* blocks;  // [kBlocks][chunk] rows as they come from host memory, if they do
   // What the call has in host memory, where it has it:
   std::int64_t* exclude_offsets;  // [queries.rows + 1]
   std::int64_t* exclude_ids;
@@ -68,8 +76,7 @@ struct TopkMemory {
 
   TopkMemory(const TopkCall& call, const CudaTopkPlan& plan, Workspace* w)
       : faults(w->take<RowFaults>(2)),
-        query_codes(w->take<std::uint16_t>(plan.pass * plan.depth_padded)),
-        query_rows(w->take<ScanRow>(plan.pass)),
+        queries(panels_at(nullptr, plan.pass, plan.depth_padded)),
         factors(w->take<RowFactors>(plan.pass)),
         bounds(w->take<QueryBound>(plan.pass)),
         terms(w->take<QueryTerms>(plan.pass)),
@@ -77,14 +84,17 @@ struct TopkMemory {
         above(w->take<std::int64_t>(plan.pass)),
         kept(plan.pass > plan.group ? w->take<Candidate>(plan.pass * call.k) : nullptr),
         entries(w->take<Candidate>(plan.group * plan.capacity)),
-        codes(w->take<std::uint16_t>(plan.chunk * plan.depth_padded)),
-        rows(w->take<ScanRow>(plan.chunk)),
+        corpus(corpus_panels(const_cast<void*>(call.packed.data), call.corpus.columns)),
         blocks(plan.streams ? w->take<std::byte>(kBlocks * plan.chunk * row_bytes(call.corpus))
                             : nullptr),
         exclude_offsets(optional(call.exclude.offsets, call.queries.rows + 1, w)),
         exclude_ids(optional(call.exclude.offsets, excluded(call), w)),
         ceilings(optional(call.ceilings, call.queries.rows, w)),
-        floors(optional(call.floors, call.queries.rows, w)) {}
+        floors(optional(call.floors, call.queries.rows, w)) {
+    queries.data = w->take<std::byte>(queries.panel_bytes);
+    if (call.packed.data == nullptr)
+      corpus.data = w->take<std::byte>(plan.chunk / kTileSide * corpus.panel_bytes);
+  }
 
   static std::int64_t excluded(const TopkCall& call) {
     return call.exclude.offsets == nullptr ? 0 : call.exclude.offsets[call.queries.rows];

@@ -4,7 +4,7 @@
 //   for each pass of queries (plan.cpp)
 //     pack the queries
 //     for each chunk of the corpus
-//       pack the chunk
+//       pack the chunk, unless the caller has packed the corpus
 //       for each group of the pass (their lists fit a budget)
 //         scan the chunk (score a tile -> exclude -> candidates) -> refine every list
 //     the last refinement rescores, orders and writes
@@ -30,6 +30,12 @@
 namespace stope {
 namespace cuda {
 namespace {
+
+void launch_pack(const PackArguments& arguments, void* stream) {
+  launch("pack_rows", pack_rows,
+         {.blocks_x = divide_up(arguments.rows, kPackRows), .threads = kPackThreads}, stream,
+         arguments);
+}
 
 class Topk {
  public:
@@ -90,8 +96,14 @@ class Topk {
     const std::int64_t next = first_row_ + rows_;
     corpus_ = host_rows_ ? host_rows_->receive(rows_) : call_.corpus;
     first_id_ = host_rows_ ? first_row_ : 0;
-    pack(corpus_, first_row_ - first_id_, rows_, first_id_, memory_.codes, memory_.rows, nullptr,
-         memory_.faults + 1);
+    panels_ = memory_.corpus;
+    if (call_.packed.data == nullptr)
+      launch_pack({corpus_, call_.metric, first_row_ - first_id_, rows_, first_id_, panels_, 0,
+                   nullptr, memory_.faults + 1},
+                  stream_);
+    else
+      panels_.data =
+          static_cast<std::byte*>(panels_.data) + first_row_ / kTileSide * panels_.panel_bytes;
     for (std::int64_t first = 0; first < queries_; first += plan_.group) {
       const std::int64_t queries = std::min(plan_.group, queries_ - first);
       scan(first, queries);
@@ -103,37 +115,31 @@ class Topk {
       host_rows_->send(next, std::min(plan_.chunk, call_.corpus.rows - next));
   }
 
-  void pack(const Matrix& matrix, std::int64_t first, std::int64_t rows, std::int64_t first_id,
-            std::uint16_t* codes, ScanRow* scan_rows, RowFactors* factors, RowFaults* faults) {
-    launch("pack_rows", pack_rows,
-           {.blocks_x = divide_up(rows, kPackRows), .threads = kPackThreads}, stream_,
-           PackArguments{matrix, call_.metric, first, rows, first_id, plan_.depth_padded, codes,
-                         scan_rows, factors, faults});
-  }
-
   void start() {
-    pack(call_.queries, first_query_, queries_, 0, memory_.query_codes, memory_.query_rows,
-         memory_.factors, memory_.faults);
+    launch_pack({call_.queries, call_.metric, first_query_, queries_, 0, memory_.queries, 0,
+                 memory_.factors, memory_.faults},
+                stream_);
     launch("start_queries", start_queries,
            {.blocks_x = divide_up(queries_, kPackThreads), .threads = kPackThreads}, stream_,
-           StartArguments{rules_, first_query_, queries_, memory_.query_rows, memory_.floors,
+           StartArguments{rules_, first_query_, queries_, memory_.queries, memory_.floors,
                           memory_.ceilings, memory_.bounds, memory_.terms, memory_.states,
                           memory_.above});
   }
 
   // Of a group: `queries` of the pass from `first` on.
   void scan(std::int64_t first, std::int64_t queries) {
-    launch("scan_tile", scan_tile,
-           {.blocks_x = divide_up(rows_, kTileSide),
-            .blocks_y = divide_up(queries, kTileSide),
-            .threads = kScanThreads,
-            .shared_bytes = kScanSharedBytes},
-           stream_,
-           ScanArguments{memory_.query_codes + first * plan_.depth_padded, memory_.codes, queries,
-                         rows_, plan_.depth_padded, first_query_ + first, first_row_, rules_,
-                         memory_.bounds + first, memory_.terms + first, memory_.rows,
-                         memory_.states + first, memory_.entries, plan_.capacity,
-                         memory_.above + first, memory_.exclude_offsets, memory_.exclude_ids});
+    launch(
+        "scan_tile", scan_tile,
+        {.blocks_x = divide_up(rows_, kTileSide),
+         .blocks_y = divide_up(queries, kTileSide),
+         .threads = kScanThreads,
+         .shared_bytes = kScanSharedBytes},
+        stream_,
+        ScanArguments{
+            static_cast<const std::uint16_t*>(memory_.queries.data) + first * plan_.depth_padded,
+            panels_, queries, rows_, plan_.depth_padded, first_query_ + first, first_row_, rules_,
+            memory_.bounds + first, memory_.terms + first, memory_.states + first, memory_.entries,
+            plan_.capacity, memory_.above + first, memory_.exclude_offsets, memory_.exclude_ids});
   }
 
   void refine(std::int64_t first, std::int64_t queries, bool last) {
@@ -173,10 +179,29 @@ class Topk {
   std::int64_t first_row_ = 0, rows_ = 0;       // of the chunk
   Matrix corpus_;                               // what is on the device of it, from first_id_ on
   std::int64_t first_id_ = 0;
+  Panels panels_ = {};  // of the chunk
 };
 
 }  // namespace
 }  // namespace cuda
+
+void pack_cuda(const PackCall& call) {
+  using namespace cuda;
+  void* stream = call.execution.stream;
+  const DeviceScope scope(call.execution.device);
+  if (reinterpret_cast<std::uintptr_t>(call.packed) % 16 != 0)
+    throw std::logic_error("memory for a packed corpus must start at a multiple of 16 bytes");
+  Workspace workspace(call.execution);
+  auto* faults = workspace.take<RowFaults>(1);
+  clear_faults(faults, 1, stream);
+  launch_pack({call.corpus, call.metric, call.first_row, call.corpus.rows - call.first_row, 0,
+               corpus_panels(call.packed, call.corpus.columns), call.first_row, nullptr, faults},
+              stream);
+  if (is_recording(stream)) return;
+  RowFaults found;
+  copy_to_host(&found, faults, sizeof(found), stream);
+  refuse(found, call.name, call.first_row);
+}
 
 void topk_cuda(const TopkCall& call) {
   const cuda::DeviceScope scope(call.execution.device);

@@ -301,6 +301,8 @@ T* import_result(const py::object& object, const char* name, py::ssize_t size,
 }
 
 template float* import_result<float>(const py::object&, const char*, py::ssize_t, const Device&);
+template std::uint8_t* import_result<std::uint8_t>(const py::object&, const char*, py::ssize_t,
+                                                   const Device&);
 template double* import_result<double>(const py::object&, const char*, py::ssize_t, const Device&);
 template std::int64_t* import_result<std::int64_t>(const py::object&, const char*, py::ssize_t,
                                                    const Device&);

@@ -21,9 +21,21 @@ T* optional_vector(const std::optional<py::buffer>& buffer, const char* name, py
   return buffer ? import_vector<T>(*buffer, name, size, writable) : nullptr;
 }
 
+// The panels of a matrix, on its device.
+std::uint8_t* import_packed(const py::object& packed, const Matrix& matrix, bool writable) {
+  const bool cuda = matrix.device.kind == DeviceKind::kCuda;
+  const std::size_t bytes = cuda ? packed_cuda_bytes(matrix.rows, matrix.columns)
+                                 : packed_bytes(matrix.rows, matrix.columns);
+  if (cuda)
+    return import_result<std::uint8_t>(packed, "packed", static_cast<py::ssize_t>(bytes),
+                                       matrix.device);
+  return import_vector<std::uint8_t>(py::reinterpret_borrow<py::buffer>(packed), "packed",
+                                     static_cast<py::ssize_t>(bytes), writable);
+}
+
 void run_topk(
     const py::object& queries, const py::object& corpus, std::int64_t k, const std::string& metric,
-    const std::string& precision, const std::optional<py::buffer>& packed,
+    const std::string& precision, const std::optional<py::object>& packed,
     const std::optional<py::buffer>& exclude_offsets, const std::optional<py::buffer>& exclude_ids,
     const std::optional<py::buffer>& ceilings, const std::optional<py::buffer>& floors,
     const py::object& scores, const py::object& ids, const std::optional<py::object>& above_ceiling,
@@ -40,10 +52,7 @@ void run_topk(
   call.k = k;
   call.metric = parse_metric(metric);
   call.precision = parse_precision(precision);
-  if (packed)
-    call.packed.data = import_vector<std::uint8_t>(
-        *packed, "packed", static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)),
-        false);
+  if (packed) call.packed.data = import_packed(*packed, c.matrix, false);
   call.exclude.offsets =
       optional_vector<std::int64_t>(exclude_offsets, "exclude offsets", rows + 1, false);
   call.exclude.ids = optional_vector<std::int64_t>(exclude_ids, "exclude ids", -1, false);
@@ -73,20 +82,17 @@ void run_topk(
 }
 
 void run_pack(const py::object& corpus, const std::string& name, const std::string& metric,
-              std::int64_t first_row, const py::buffer& packed, int threads,
+              std::int64_t first_row, const py::object& packed, std::int64_t stream, int threads,
               const py::object& allocate, const py::object& progress) {
-  const Array c = import_matrix(corpus, name.c_str());
+  const Array c = import_matrix(corpus, name.c_str(), stream);
   PythonProgress reporter(progress);
   PackCall call;
   call.name = name.c_str();
   call.corpus = c.matrix;
   call.metric = parse_metric(metric);
   call.first_row = first_row;
-  call.packed = import_vector<std::uint8_t>(
-      packed, "packed", static_cast<py::ssize_t>(packed_bytes(c.matrix.rows, c.matrix.columns)),
-      true);
-  call.execution.device = c.matrix.device;
-  call.execution.threads = threads;
+  call.packed = import_packed(packed, c.matrix, true);
+  call.execution = execution_on(c.matrix.device, stream, threads);
   call.execution.progress = reporter.progress();
   const WorkspaceLoan loan(allocate, pack_workspace_bytes(call), &call.execution);
   run_without_gil(pack, call, &reporter);
@@ -107,8 +113,8 @@ void register_topk(py::module_& module) {
              py::arg("allocate"), py::arg("progress"), py::arg("allocate_pinned") = py::none(),
              py::arg("budget") = py::none());
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
-             py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("threads"),
-             py::arg("allocate"), py::arg("progress"));
+             py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("stream") = 0,
+             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
   module.def(
       "cuda_topk_plan",
       [](std::int64_t queries, std::int64_t rows, std::int64_t columns, std::int64_t k,
@@ -135,6 +141,7 @@ void register_topk(py::module_& module) {
       py::kw_only(), py::arg("queries"), py::arg("rows"), py::arg("columns"), py::arg("k"),
       py::arg("in_host_memory") = false, py::arg("budget") = py::none());
   module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));
+  module.def("packed_cuda_bytes", &packed_cuda_bytes, py::arg("rows"), py::arg("columns"));
   module.def(
       "matrix_shape",
       [](const py::object& object, const char* name) {

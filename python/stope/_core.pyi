@@ -30,7 +30,7 @@ def topk(
     k: int,
     metric: str,
     precision: str,
-    packed: NDArray[Any] | None,
+    packed: object | None,
     exclude_offsets: NDArray[Any] | None,
     exclude_ids: NDArray[Any] | None,
     ceilings: NDArray[Any] | None,
@@ -51,10 +51,11 @@ def pack(
     name: str,
     metric: str,
     first_row: int,
-    packed: NDArray[Any],
+    packed: object,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
+    stream: int = 0,
 ) -> None: ...
 def cuda_topk_plan(
     *,
@@ -66,6 +67,7 @@ def cuda_topk_plan(
     budget: CudaTopkBudget | None = None,
 ) -> dict[str, int]: ...
 def packed_bytes(rows: int, columns: int) -> int: ...
+def packed_cuda_bytes(rows: int, columns: int) -> int: ...
 def matrix_shape(array: object, name: str) -> tuple[int, int, str, str]: ...
 def pair_scores(
     *,

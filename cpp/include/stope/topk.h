@@ -8,7 +8,7 @@ namespace stope {
 enum class Precision : std::int32_t { kExact, kInt8, kBFloat16 };
 
 // A corpus packed once for many searches; `data` holds packed_bytes(rows, columns) bytes, 64-byte
-// aligned. The layout is the same on every ISA.
+// aligned. The layout is the same on every ISA. On a GPU: packed_cuda_bytes, 16-byte aligned.
 struct PackedCorpus {
   const void* data = nullptr;
 };
@@ -70,6 +70,9 @@ struct CudaTopkPlan {
 CudaTopkPlan plan_topk_cuda(const TopkCall& call);
 
 // The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+std::size_t packed_cuda_bytes(std::int64_t rows, std::int64_t columns);
+std::size_t pack_cuda_workspace_bytes(const PackCall& call);
+void pack_cuda(const PackCall& call);
 std::size_t topk_cuda_workspace_bytes(const TopkCall& call);
 std::size_t topk_cuda_pinned_bytes(const TopkCall& call);
 void topk_cuda(const TopkCall& call);

@@ -39,7 +39,7 @@ def search(
     precision: str = "exact",
     out: tuple[Any, Any] | None = None,
     progress: Callable[[int, int], object] | None = None,
-    packed: NDArray[np.uint8] | None = None,
+    packed: Any = None,
     above_ceiling: NDArray[np.int64] | None = None,
 ) -> TopK:
     """:func:`stope.topk`, and what an index and the miner need besides."""
