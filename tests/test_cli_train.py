@@ -120,7 +120,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
         (["pairs.tsv", "--set", "training.epochs=3"], "it changes a configuration", 2),
         (["pairs.tsv", "--encoder", "./none"], "--encoder ./none: there is no such folder", 1),
         (["pairs.tsv", "-o", "no/model"], "the folder", 1),
-        (["pairs.tsv", "--weighting", "often"], "weighting: name is 'often'; there are", 1),
+        (["pairs.tsv", "--weighting", "often"], "weighting has the name 'often'; there are", 1),
         (["pairs.tsv", "--holdout", "39"], "evaluation.holdout is 39, which is 39 of 40", 1),
         ([], "Missing argument", 2),
     ],

@@ -102,11 +102,12 @@ def from_fields(kind: Any, given: Any, path: str) -> Any:
 
 
 def _said(path: str, build: Callable[[], Any]) -> Any:
-    """What build returns; its error with the path in front."""
+    """What build returns; its error with the path in front, where it does not begin so itself."""
     try:
         return build()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        text = str(error)
+        raise ValueError(text if text.startswith(path) else f"{path}: {text}") from error
 
 
 _DOCUMENT_NAMES = ("document", "passage", "corpus")  # where encode_document looks, in this order
