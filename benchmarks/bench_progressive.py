@@ -90,7 +90,7 @@ def refresh_of(contender: Contender, given: argparse.Namespace) -> NegativeRefre
         return None
     return NegativeRefresh(
         mode=contender.negatives,
-        every_epochs=1 if contender.negatives == "periodic" else None,
+        every=given.refresh_steps if contender.negatives == "periodic" else None,
         num_negatives=given.negatives,
         pool=given.pool,
         relative_margin=given.margin,
@@ -314,6 +314,7 @@ def main() -> None:
     add("--contenders", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     add("--seeds", type=int, default=3, help="how many")
     add("--start-epochs", type=int, default=5, help="of the static encoder before all contenders")
+    add("--refresh-steps", type=int, default=None, help="default: a refresh every epoch")
     add("--epochs", type=int, default=None, help="default 5 static, 10 adapter, 1 MiniLM")
     add("--batch-size", type=int, default=None)
     add("--learning-rate", type=float, default=None)
