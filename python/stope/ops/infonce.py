@@ -136,9 +136,10 @@ def infonce_forward(
             log_weights: ``[n]``, added to the documents' logits where they are negatives
             (logQ correction: minus the log of how often a document is drawn).
 
-            Rules that drop negatives: exclude (ids per query); document_ids ``[n]`` (a document
-            with the id of one of the query's positives); absolute_margin m (S > p - m, p the lowest
-            positive score; Qwen3-Embedding: -0.1); relative_margin m (S > p - abs(p)·m); max_score
+            Rules that drop negatives: exclude (ids per query; from its documents in
+            query-to-document and document-to-document); document_ids ``[n]`` (a document with the
+            id of one of the query's positives); absolute_margin m (S > p - m, p the lowest positive
+            score; Qwen3-Embedding: -0.1); relative_margin m (S > p - abs(p)·m); max_score
             and min_score, one number or one per query. Equality is kept. guide_queries and
             guide_documents: another model's embeddings, whose cosines the limits then read
             (GISTEmbed). Positives are never dropped.
@@ -163,7 +164,7 @@ def infonce_forward(
         RuntimeError: a failure of a CUDA device; matrices on one, where stope was built without
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
 
-    Memory beyond inputs and outputs: about 1,024 packed rows per thread and statistics per query;
+    Memory beyond inputs and outputs: at most 2,560 packed rows per thread and statistics per query;
     nothing grows with m · n. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
     and the packed rows of both sides. There ids, weights and limits are read from host memory
     (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
@@ -246,8 +247,8 @@ def infonce_backward(
     Raises:
         ValueError, TypeError: as :func:`infonce_forward`; a ``forward`` of other sizes.
 
-    Memory beyond inputs and outputs: as :func:`infonce_forward`, and one float32 row per query with
-    directions other than query-to-document.
+    Memory beyond inputs and outputs: as :func:`infonce_forward`, but at most 4,608 packed rows per
+    thread, and one float32 row per query with directions other than query-to-document.
 
     Source: ``methods.md`` H3, H4, H6.
 
