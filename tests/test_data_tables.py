@@ -102,7 +102,8 @@ def test_list_of_positives_gives_several_pairs():
     ("name", "content", "message"),
     [
         ("p.tsv", "left\tright\na\tb\n",
-         r'p\.tsv:2: no query column among "left", "right"; name it with query_column'),
+         'among "left", "right"; name it with query_column; the first line of a table names its'),
+        ("p.tsv", f"{'long ' * 50}\tb\na\tb\n", r'column among "(long ?){7}\.\.\.", "b"; '),
         ("p.csv", "query,left\na,b\n", r'p\.csv:2: no positive column among "left"; name it'),
         ("p.tsv", "query\tpositive\na\tb\tc\n", r"p\.tsv:2: expected 2 columns .* but found 3"),
         ("p.csv", 'query,positive\na,b\n"a\nb",c\nd\n', r"p\.csv:5: expected 2 columns .* found 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ Row = Mapping[str, Any]
 
 
 def names(row: Row) -> str:
-    """The field names of a row for an error message: "query", "positive"."""
-    return ", ".join(f'"{name}"' for name in row) or "none"
+    """The field names of a row for an error message: "query", "positive"; long ones cut short."""
+    return ", ".join(f'"{textwrap.shorten(name, 40, placeholder="...")}"' for name in row) or "none"
 
 
 def require(row: Row, name: str, where: str) -> Any:

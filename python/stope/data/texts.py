@@ -169,10 +169,16 @@ def _column(row: Row, given: str | None, usual: tuple[str, ...], what: str, wher
         return given
     found = _first(row, usual)
     if found is None:
+        header = "; the first line of a table names its columns" if _is_table(where) else ""
         raise ValueError(
-            f"{where}: no {what} column among {names(row)}; name it with {what}_column"
+            f"{where}: no {what} column among {names(row)}; name it with {what}_column{header}"
         )
     return found
+
+
+def _is_table(where: str) -> bool:
+    """Whether a row's place is a line of a .tsv or .csv file."""
+    return any(f"{ending}:" in where for ending in (".tsv", ".csv", ".tsv.gz", ".csv.gz"))
 
 
 def _first(row: Row, usual: tuple[str, ...]) -> str | None:
