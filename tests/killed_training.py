@@ -106,7 +106,7 @@ def arm(moment):
 PLACES = {
     "tensors": (checkpoint, "write_tensors"),
     "json": (checkpoint, "write_json"),
-    "sync": (checkpoint, "_sync"),
+    "sync": (os, "fsync"),
     "rename": (os, "replace"),
     "removal": (checkpoint.shutil, "rmtree"),
     "shard": (_shards, "_write_manifest"),
