@@ -120,6 +120,21 @@ def test_logits_that_rise_or_fall_along_the_columns(order, precision, isa):
         check(queries, documents, options | {"precision": precision}, upstream, order)
 
 
+@pytest.mark.parametrize("options", [{}, cases.TWO_WAYS, {"directions": cases.ALL}])
+@pytest.mark.parametrize("shared", [False, True])
+def test_ids_that_all_differ(shared, options):
+    """They drop nothing, but queries that share a positive are no negatives of each other."""
+    rng, queries, documents = cases.problem(0, 12, 20, 16)
+    positives = rng.permutation(20)[:12]
+    if shared:
+        positives[5] = positives[2]
+    options = {**options, "positives": positives, "document_ids": rng.permutation(50)[:20]}
+    got, _ = check(queries, documents, options, note=str(options))
+    without = {name: value for name, value in options.items() if name != "document_ids"}
+    same = np.array_equal(got.losses, stope.infonce_forward(queries, documents, **without).losses)
+    assert same == (not shared or options.get("directions") != cases.ALL)
+
+
 @isas
 @precisions
 @pytest.mark.parametrize("temperature", [0.05, 0.01])

@@ -217,7 +217,7 @@ def _groups(
     """Document ids as small integers; equal ids get equal integers.
 
     None where ids drop nothing: all differ, and no two queries share a positive if queries are
-    columns, too. Tiles without rules are the fastest.
+    columns of the same softmax, too. Tiles without rules are the fastest.
     """
     ids = given["document_ids"]
     if ids is None:
@@ -241,8 +241,8 @@ def _groups(
     if values.dtype.kind not in "iuUSO":
         raise TypeError(f"document_ids has dtype {values.dtype}; ids are integers or strings")
     known, groups = np.unique(values, return_inverse=True)
-    alone = len(given["directions"]) == 1 or np.unique(lists.ids).size == lists.ids.size
-    if alone and known.size == values.size:
+    alone = len(given["directions"]) == 1 or given["partition"] == "per_direction"
+    if known.size == values.size and (alone or np.unique(lists.ids).size == lists.ids.size):
         return None, None
     groups = groups.reshape(-1).astype(np.int32)
     return np.ascontiguousarray(groups[:documents]), np.ascontiguousarray(groups[documents:])
