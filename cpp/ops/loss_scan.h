@@ -23,7 +23,7 @@ namespace stope {
 inline constexpr std::int64_t kMostTileColumns = 512;
 inline constexpr std::int64_t kLossSlabRows = 2048;
 inline constexpr std::int64_t kLossAheadRows = 256;  // the slab's last, which fetch what comes next
-inline constexpr std::int64_t kLossTaskRows = 64;  // of loops over single rows
+inline constexpr std::int64_t kLossTaskRows = 64;    // of loops over single rows
 inline constexpr int kMaxLossPasses = 5;
 inline constexpr int kMaxLossThreads = 1024;
 
