@@ -197,3 +197,15 @@ def test_progress_is_reported():
             assert steps == sorted(steps)
         same_bits(forward, stope.infonce_forward(queries, documents, **options))
         same_bits(gradients, stope.infonce_backward(queries, documents, forward, **options))
+
+
+def test_gradients_begin_with_a_cache_line():
+    """A block of sums that straddled lines would take two loads and stores a row."""
+    for rows, dim in ((1, 1), (7, 3), (300, 16)):
+        _, queries, documents = cases.problem(0, rows, rows + 5, dim)
+        forward = stope.infonce_forward(queries, documents)
+        gradients = stope.infonce_backward(queries, documents, forward)
+        for array in (gradients.queries, gradients.documents):
+            assert array.ctypes.data % 64 == 0
+            assert array.flags.c_contiguous
+            assert array.flags.writeable

@@ -216,10 +216,10 @@ struct LossKernels {
   void (*score)(LossPrecision precision, const void* left, const void* right, int rows, int columns,
                 std::int64_t depth, float* tile, std::int64_t stride);
 
-  // A score, and in the same go what survey and fold, or weigh, make of each row: while one block
-  // is multiplied, the one before is worked on. For plain terms, which say the same of every entry:
-  // softmax, not focal, no log weights; nothing is masked, and no coefficient is 0. The scores stay
-  // in the tile after score_fold, the weights after score_weigh.
+  // A score, and in the same go what survey and fold, or weigh and pack_weights, make of it: while
+  // one block is multiplied, the one before is worked on. For plain terms, which say the same of
+  // every entry: softmax, not focal, no log weights; nothing is masked, and no coefficient is 0.
+  // What is left in the tile of scores is unspecified.
   void (*score_fold)(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
                      const float* positives, std::int64_t first_index, LossSurvey* surveys,
                      LossSums* sums);

@@ -234,8 +234,8 @@ class LossScan {
   const LossPrecision precision_;
   Workspace workspace_;
   const std::int64_t tile_columns_;
-  const std::int64_t
-      tile_stride_;  // no power of two: rows of a tile go to different sets of a cache
+  // No power of two: rows of a tile go to different sets of a cache.
+  const std::int64_t tile_stride_;
   const std::int64_t rows_, depth_;
   std::int64_t slab_unit_, slab_rows_, slabs_;  // slab_rows_: of the largest
   LossSide queries_, documents_;

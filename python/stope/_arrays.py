@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -93,7 +94,7 @@ class Place(NamedTuple):
             cupy = sys.modules["cupy"]
             with cupy.cuda.Device(self.device):
                 return cupy.empty(shape, dtype=dtype)
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         memory = np.empty(size + _CACHE_LINE, np.uint8)
         start = -memory.ctypes.data % _CACHE_LINE
         return memory[start : start + size].view(dtype).reshape(shape)

@@ -58,3 +58,14 @@ def real(value: Any, name: str, least: float = -math.inf, most: float = math.inf
         limits = "finite" + (f" and at least {least:g}" if least > -math.inf else "")
         limits += f" and at most {most:g}" if most < math.inf else ""
     raise ValueError(f"{name} is {value}; it must be {limits}.")
+
+
+def number(value: Any, name: str, remedy: str = "give a number") -> float:
+    """A finite float, from a scalar of any library or an array or tensor of one element."""
+    if hasattr(value, "item") and getattr(value, "size", None) != 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}; {remedy}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; {remedy}")
+    return float(value)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
+from stope._numbers import number
 
 OBJECTIVES = ("out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid")
 DIRECTIONS = (
@@ -119,17 +120,6 @@ def _check_choices(given: dict[str, Any]) -> None:
             "partition 'per_direction' is for 'query_to_document' and 'document_to_query'; the "
             "other directions never hold the positive pair, use partition 'joint'"
         )
-
-
-def number(value: Any, name: str, remedy: str = "give a number") -> float:
-    """A finite float."""
-    if hasattr(value, "item") and getattr(value, "size", None) != 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name} is {value!r}; {remedy}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; {remedy}")
-    return float(value)
 
 
 def _temperature(value: Any) -> float:
