@@ -161,21 +161,18 @@ void score_tile(LossPrecision, const void* left, const void* right, int rows, in
 // Weights stay as they are: one row after another.
 void keep_weights(LossPrecision, const float* weights, std::int64_t stride, int first_row, int rows,
                   int columns, std::int64_t, void* tile) {
-  float* out = static_cast<float*>(tile) + first_row * stope::kLossChunk;
-  for (int r = 0; r < rows; ++r)
-    __builtin_memcpy(out + r * stope::kLossChunk, weights + r * stride,
-                     static_cast<std::size_t>(columns) * sizeof(float));
+  float* out = static_cast<float*>(tile) + static_cast<std::int64_t>(first_row) * columns;
+  for (int r = 0; r < rows; ++r, out += columns)
+    __builtin_memcpy(out, weights + r * stride, static_cast<std::size_t>(columns) * sizeof(float));
 }
 
-void accumulate_tile(LossPrecision, const void* tile, int first_row, int rows, int columns,
-                     bool transposed, const void* inner, std::int64_t depth, float* out,
-                     std::int64_t out_stride) {
+void accumulate_tile(LossPrecision, const void* tile, int rows, int columns, bool transposed,
+                     const void* inner, std::int64_t depth, float* out) {
   const Vectors operand = {static_cast<const float*>(inner), padded_depth(depth), kLanes};
-  const float* weights = static_cast<const float*>(tile) + first_row * stope::kLossChunk;
-  const Scalars scalars = {weights, transposed ? 1 : stope::kLossChunk,
-                           transposed ? stope::kLossChunk : 1};
+  const Scalars scalars = {static_cast<const float*>(tile), transposed ? 1 : columns,
+                           transposed ? columns : 1};
   multiply<true>(scalars, transposed ? columns : rows, operand, depth, transposed ? rows : columns,
-                 out, out_stride);
+                 out, depth);
 }
 
 }  // namespace

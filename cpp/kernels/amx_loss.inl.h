@@ -1,236 +1,19 @@
 // The loss's products on bfloat16 tiles; included by amx.cpp alone.
 //
-// A tile is 1 KiB in one piece: 16 rows of 32 bfloat16 (left), or 16 pairs of 16 rows (right: pairs
-// along the depth; inner: pairs of neighbouring rows, as weights times rows sums over rows).
-// In float32 precision an element is two bfloat16 parts, x = high + low, and a product is
-//   high . high + low . high + high . low
-// with an error of at most 3 * 2^-18 of |x| |y|, summed in float32. Errors of many elements cancel:
-// a cosine is off by 1e-6 at depth 384. Rows below kSplitDepth take the float32 loops instead.
+// One of two operands stays in the first-level cache while the other streams past it: of scores a
+// strip of 32 rows, in pieces of their depth; of gradients a panel of 32 of the depth, which all
+// the weights of a tile pass, so that rows are read once a tile and the second-level cache is left
+// to the weights.
 #pragma once
 
-#include "accumulate.inl.h"
-#include "kernel_table.h"
+#include "amx_pack.inl.h"
 
 namespace {
 
-constexpr std::int64_t kSplitDepth = 256;
-constexpr std::int64_t kTileBytes = 1024;
-constexpr int kTileDepth = 32;  // bfloat16 of a left tile's row; rows of an inner tile
-constexpr int kBlock = 32;      // rows, columns of two tiles
-
-inline bool without_tiles(LossPrecision precision, std::int64_t depth) {
-  return precision == stope::kLossFloat32 && depth < kSplitDepth;
-}
-inline int parts_of(LossPrecision precision) { return precision == stope::kLossFloat32 ? 2 : 1; }
-
-// The high part of x, or what it leaves.
-inline f32x16 part_of(f32x16 x, int part) { return part == 0 ? x : sub_f32(x, round_to_bf16(x)); }
-
-// 32 floats to 32 bfloat16 in order, rounded to the nearest.
-inline __m512i to_bf16(f32x16 first, f32x16 second) {
-#if defined(__AVX512BF16__)
-  const __m512bh both = _mm512_cvtne2ps_pbh(second, first);
-  __m512i out;
-  __builtin_memcpy(&out, &both, sizeof(out));
-  return out;
-#else
-  const __m512i a = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(first)), 16);
-  const __m512i b = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(second)), 16);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)),
-                            _mm512_cvtepi32_epi16(b), 1);
-#endif
-}
-inline __m512i pack_32(f32x16 first, f32x16 second, int part) {
-  return to_bf16(part_of(first, part), part_of(second, part));
-}
-// Lane l: element l of `even` below, of `odd` above.
-inline __m512i pair_up(f32x16 even, f32x16 odd, int part) {
-#if defined(__AVX512BF16__)
-  alignas(64) static constexpr std::uint16_t kPairs[32] = {
-      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  return _mm512_permutexvar_epi16(_mm512_load_si512(kPairs), pack_32(even, odd, part));
-#else
-  const __m512i low = _mm512_castps_si512(round_to_bf16(part_of(even, part)));
-  const __m512i high = _mm512_castps_si512(round_to_bf16(part_of(odd, part)));
-  return _mm512_or_si512(_mm512_srli_epi32(low, 16), high);
-#endif
-}
-
-// Transposes 16 x 16 lanes of 32 bits.
-inline void transpose(__m512i* row) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(row[i], row[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(row[i], row[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    row[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    row[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    row[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    row[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    row[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    row[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    row[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    row[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
-}
-
-// The rows of a group, each times its factor; zeros beyond them.
-struct GroupRows {
-  const float* const* rows;
-  const float* factors;
-  int count;
-  std::int64_t depth;
-  f32x16 load(int r, std::int64_t i) const {
-    if (r >= count || i >= depth) return set_f32(0.0f);
-    const std::int64_t rest = depth - i;
-    const float* p = rows[r] + i;
-    return mul_f32(rest >= kLanes ? load_f32(p) : load_partial_f32(p, static_cast<int>(rest)),
-                   set_f32(factors[r]));
-  }
-};
-
-// Tiles of one group of 16 rows, by part, then by 32 elements of depth.
-inline std::int8_t* group_tiles(void* base, std::int64_t group, int parts, std::int64_t depth) {
-  return static_cast<std::int8_t*>(base) +
-         group * parts * (padded_depth(depth) / kTileDepth) * kTileBytes;
-}
-
-void pack_left_tiles(LossPrecision precision, const float* const* rows, const float* factors,
-                     int count, std::int64_t depth, std::int64_t group, void* base) {
-  if (without_tiles(precision, depth))
-    return pack_rows(precision, rows, factors, count, depth, group, base);
-  const int parts = parts_of(precision);
-  const GroupRows given = {rows, factors, count, depth};
-  std::int8_t* out = group_tiles(base, group, parts, depth);
-  for (int part = 0; part < parts; ++part)
-    for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes)
-      for (int r = 0; r < kLanes; ++r) {
-        _mm512_store_si512(out + r * kAmxTileBytes,
-                           pack_32(given.load(r, i), given.load(r, i + kLanes), part));
-      }
-}
-
-void pack_right_tiles(LossPrecision precision, const float* const* rows, const float* factors,
-                      int count, std::int64_t depth, std::int64_t group, void* base) {
-  if (without_tiles(precision, depth))
-    return pack_columns(precision, rows, factors, count, depth, group, base);
-  const int parts = parts_of(precision);
-  const GroupRows given = {rows, factors, count, depth};
-  std::int8_t* out = group_tiles(base, group, parts, depth);
-  for (int part = 0; part < parts; ++part)
-    for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes) {
-      __m512i pairs[kLanes];
-      for (int r = 0; r < kLanes; ++r) {
-        pairs[r] = pack_32(given.load(r, i), given.load(r, i + kLanes), part);
-      }
-      transpose(pairs);
-      for (int r = 0; r < kLanes; ++r) _mm512_store_si512(out + r * kAmxTileBytes, pairs[r]);
-    }
-}
-
-// An inner tile holds 32 rows, two groups. Inside a chunk tiles go by 16 of the depth, then part,
-// then 32 rows: what one block of products reads lies in one piece.
-constexpr int kChunkTiles = stope::kLossChunk / kTileDepth;
-
-void pack_inner_tiles(LossPrecision precision, const float* const* rows, const float* factors,
-                      int count, std::int64_t depth, std::int64_t group, void* base) {
-  if (without_tiles(precision, depth))
-    return pack_rows(precision, rows, factors, count, depth, group, base);
-  const int parts = parts_of(precision);
-  const GroupRows given = {rows, factors, count, depth};
-  const std::int64_t strips = padded_depth(depth) / kLanes;
-  const std::int64_t chunk = group * kLanes / stope::kLossChunk, tile = group / 2 % kChunkTiles;
-  std::int8_t* out = static_cast<std::int8_t*>(base) +
-                     (chunk * strips * parts * kChunkTiles + tile) * kTileBytes +
-                     group % 2 * (kTileBytes / 2);
-  for (std::int64_t s = 0; s < strips; ++s)
-    for (int part = 0; part < parts; ++part, out += kChunkTiles * kTileBytes)
-      for (int p = 0; p < kLanes / 2; ++p) {
-        _mm512_store_si512(
-            out + p * kAmxTileBytes,
-            pair_up(given.load(2 * p, s * kLanes), given.load(2 * p + 1, s * kLanes), part));
-      }
-}
-
-// Weights as left tiles, [16 rows][part][32 columns]: those of the strip packed last, then all of
-// the transposed tile, [16 columns][part][32 rows], of which a strip is one step.
-constexpr std::int64_t kAcrossBytes = kChunkTiles * kTileBytes;  // of a part
-constexpr std::int64_t kDownBytes = stope::kLossWeightRows / kTileDepth * kTileBytes;
-inline std::int8_t* transposed_weights(void* tile, int parts) {
-  return static_cast<std::int8_t*>(tile) + kBlock / kLanes * parts * kAcrossBytes;
-}
-
-// Of a block of 32 x 32 weights.
-void transpose_block(const std::int8_t* across, std::int64_t across_group, std::int8_t* down,
-                     std::int64_t down_group) {
-  __m512i low[kLanes], high[kLanes];  // pairs of rows: columns 8 n to 8 n + 3, the others
-  for (int r = 0; r < kBlock; r += 2) {
-    const std::int8_t* line = across + r / kLanes * across_group + r % kLanes * kAmxTileBytes;
-    const __m512i even = _mm512_load_si512(line);
-    const __m512i odd = _mm512_load_si512(line + kAmxTileBytes);
-    low[r / 2] = _mm512_unpacklo_epi16(even, odd);
-    high[r / 2] = _mm512_unpackhi_epi16(even, odd);
-  }
-  transpose(low);
-  transpose(high);
-  for (int i = 0; i < kLanes; ++i) {
-    const int column = i / 4 * 8 + i % 4;
-    std::int8_t* out = down + column / kLanes * down_group + column % kLanes * kAmxTileBytes;
-    _mm512_store_si512(out, low[i]);
-    _mm512_store_si512(out + 4 * kAmxTileBytes, high[i]);
-  }
-}
-
-// A strip's weights, as they come: a row of a block, and the block when its rows are in.
-struct WeightTiles {
-  std::int8_t* across;
-  std::int8_t* down;
-  std::int64_t across_group, down_group;
-
-  WeightTiles(void* tile, int parts, int part, int first_row)
-      : across(static_cast<std::int8_t*>(tile) + part * kAcrossBytes),
-        down(transposed_weights(tile, parts) + part * kDownBytes +
-             first_row / kTileDepth * kTileBytes),
-        across_group(parts * kAcrossBytes),
-        down_group(parts * kDownBytes) {}
-  void set_row(int r, int column, __m512i weights) const {
-    _mm512_store_si512(across + r / kLanes * across_group + column / kTileDepth * kTileBytes +
-                           r % kLanes * kAmxTileBytes,
-                       weights);
-  }
-  void finish_block(int column) const {
-    transpose_block(across + column / kTileDepth * kTileBytes, across_group,
-                    down + column / kLanes * down_group, down_group);
-  }
-};
-
-void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64_t stride,
-                       int first_row, int rows, int columns, std::int64_t depth, void* tile) {
-  if (without_tiles(precision, depth))
-    return keep_weights(precision, weights, stride, first_row, rows, columns, depth, tile);
-  const int parts = parts_of(precision);
-  for (int part = 0; part < parts; ++part) {
-    const WeightTiles out(tile, parts, part, first_row);
-    for (int c = 0; c < columns; c += kBlock) {
-      for (int r = 0; r < kBlock; ++r) {
-        const float* line = weights + r * stride + c;
-        out.set_row(r, c,
-                    r < rows ? pack_32(load_f32(line), load_f32(line + kLanes), part)
-                             : _mm512_setzero_si512());
-      }
-      out.finish_block(c);
-    }
-  }
+// std::min would be a weak symbol of this instruction set.
+template <typename T>
+inline T least(T a, T b) {
+  return a < b ? a : b;
 }
 
 // Where the tiles of two neighbouring strips of an operand lie: [strip][part][step].
@@ -242,59 +25,118 @@ struct TileStrips {
   }
 };
 
-// A block of sums that comes next: brought near, four rows with every step of this one's products.
-struct NextSums {
-  const float* data;
-  std::int64_t stride;
+// A block of sums: it lies in one piece, as neighbouring rows would share few sets of a cache.
+struct SumBlock {
+  float* data;
+  int rows, columns;
+  bool whole() const { return rows == kBlock && columns == kBlock; }
+};
+// The sums of 32 rows are blocks one after the other along the depth.
+struct SumBlocks {
+  float* out;
   int rows;
-  void step(std::int64_t step) const {
-    constexpr int kRowsPerStep = 4;
-    const auto first = static_cast<int>(step) * kRowsPerStep;
-    if (first + kRowsPerStep > rows) return;
-    for (int r = first; r < first + kRowsPerStep; ++r) {
-      __builtin_prefetch(data + r * stride);
-      __builtin_prefetch(data + r * stride + kLanes);
-    }
+  std::int64_t depth;
+  SumBlock at(int r, std::int64_t d) const {
+    const int height = least(kBlock, rows - r);
+    return {out + r * depth + d * height, height,
+            static_cast<int>(least<std::int64_t>(kBlock, depth - d))};
+  }
+};
+
+// Memory that is wanted next, brought near a few lines at every step.
+struct NextLines {
+  const char* data = nullptr;
+  int lines = 0, per_step = 0;
+  NextLines() = default;
+  NextLines(const void* first, std::int64_t bytes, int steps)
+      : data(static_cast<const char*>(first)),
+        lines(static_cast<int>(bytes / 64)),
+        per_step((lines + steps - 1) / steps) {}
+  template <int kLocality>
+  void step() {
+    for (int i = 0; i < per_step && lines > 0; ++i, --lines, data += 64)
+      __builtin_prefetch(data, 0, kLocality);
   }
 };
 // The left operand's next strip: a slab of them is larger than the second-level cache.
 struct NextStrip {
-  const std::int8_t* data;
+  NextLines lines;
+  NextStrip(const std::int8_t* strip, int parts, std::int64_t steps, int columns) {
+    const std::int64_t bytes = kBlock / kLanes * parts * steps * kTileBytes;
+    const int blocks = (columns + kBlock - 1) / kBlock;
+    lines = NextLines(strip + bytes, bytes, blocks * static_cast<int>(steps));
+  }
+  void step(std::int64_t) { lines.step<2>(); }
+};
+// A block of sums, and a share of the operand's next panel.
+struct NextBlock {
+  NextLines sums, panel;
   void step(std::int64_t) {
-    constexpr int kLinesPerStep = 4;
-    for (int i = 0; i < kLinesPerStep; ++i, data += 64) __builtin_prefetch(data, 0, 2);
+    sums.step<3>();
+    panel.step<2>();
   }
 };
 
+// The operand that the first-level cache keeps; the other one streams past it, and its loads say
+// so.
+enum class Kept { kLeft, kRight };
+template <Kept kKept>
+inline void load_upper(const std::int8_t* tile) {
+  if constexpr (kKept == Kept::kLeft)
+    _tile_loadd(4, tile, kAmxTileBytes);
+  else
+    _tile_stream_loadd(4, tile, kAmxTileBytes);
+}
+template <Kept kKept>
+inline void load_lower(const std::int8_t* tile) {
+  if constexpr (kKept == Kept::kLeft)
+    _tile_loadd(5, tile, kAmxTileBytes);
+  else
+    _tile_stream_loadd(5, tile, kAmxTileBytes);
+}
+template <Kept kKept>
+inline void load_first(const std::int8_t* tile) {
+  if constexpr (kKept == Kept::kRight)
+    _tile_loadd(6, tile, kAmxTileBytes);
+  else
+    _tile_stream_loadd(6, tile, kAmxTileBytes);
+}
+template <Kept kKept>
+inline void load_second(const std::int8_t* tile) {
+  if constexpr (kKept == Kept::kRight)
+    _tile_loadd(7, tile, kAmxTileBytes);
+  else
+    _tile_stream_loadd(7, tile, kAmxTileBytes);
+}
+
 // Tiles 0 to 3 += the products of two strips by two, over all steps. Loads lie between products, as
-// late as they can: the unit takes them while it multiplies. b and the sums are read once before
-// they are read again a strip later: their loads say so, and leave the first-level cache to a.
-// What is done beside the products, at every step, hardly costs anything: it is other units' work.
-template <typename Beside>
+// late as they can: the unit takes them while it multiplies. What is done beside the products, at
+// every step, hardly costs anything: it is other units' work.
+template <Kept kKept, typename Beside>
 inline void multiply_strips(const TileStrips& a, const TileStrips& b, int parts, std::int64_t steps,
                             Beside& beside) {
   for (std::int64_t k = 0; k < steps; ++k) {
     const int last = parts - 1;  // of a: low, then high
-    _tile_stream_loadd(6, b.at(0, 0, k), kAmxTileBytes);
-    _tile_loadd(4, a.at(0, last, k), kAmxTileBytes);
+    load_first<kKept>(b.at(0, 0, k));
+    load_upper<kKept>(a.at(0, last, k));
     _tile_dpbf16ps(0, 4, 6);
-    _tile_stream_loadd(7, b.at(1, 0, k), kAmxTileBytes);
+    load_second<kKept>(b.at(1, 0, k));
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a.at(1, last, k), kAmxTileBytes);
+    load_lower<kKept>(a.at(1, last, k));
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
     beside.step(k);
     if (parts == 1) continue;
-    _tile_loadd(4, a.at(0, 0, k), kAmxTileBytes);
+    load_upper<kKept>(a.at(0, 0, k));
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a.at(1, 0, k), kAmxTileBytes);
+    load_lower<kKept>(a.at(1, 0, k));
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
-    _tile_stream_loadd(6, b.at(0, 1, k), kAmxTileBytes);
+    load_first<kKept>(b.at(0, 1, k));
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_stream_loadd(7, b.at(1, 1, k), kAmxTileBytes);
+    load_second<kKept>(b.at(1, 1, k));
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(3, 5, 7);
   }
@@ -320,35 +162,36 @@ inline void store_sums(float* out, std::int64_t stride) {
   _tile_stored(2, out + kLanes * stride, bytes);
   _tile_stored(3, out + kLanes * stride + kLanes, bytes);
 }
-// Stores a block and loads the next: a sum of one lies between those of the other.
-inline void exchange_sums(float* out, const float* next, std::int64_t stride) {
-  const std::int64_t bytes = stride * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t below = kLanes * stride;
-  _tile_stored(0, out, bytes);
-  _tile_stream_loadd(0, next, bytes);
-  _tile_stored(1, out + kLanes, bytes);
-  _tile_stream_loadd(1, next + kLanes, bytes);
-  _tile_stored(2, out + below, bytes);
-  _tile_stream_loadd(2, next + below, bytes);
-  _tile_stored(3, out + below + kLanes, bytes);
-  _tile_stream_loadd(3, next + below + kLanes, bytes);
+// Stores a block of sums and loads the next: a tile of one lies between those of the other.
+inline void exchange_sums(float* out, const float* next) {
+  constexpr std::int64_t kBytes = kBlock * sizeof(float), kBelow = kLanes * kBlock;
+  _tile_stored(0, out, kBytes);
+  _tile_stream_loadd(0, next, kBytes);
+  _tile_stored(1, out + kLanes, kBytes);
+  _tile_stream_loadd(1, next + kLanes, kBytes);
+  _tile_stored(2, out + kBelow, kBytes);
+  _tile_stream_loadd(2, next + kBelow, kBytes);
+  _tile_stored(3, out + kBelow + kLanes, kBytes);
+  _tile_stream_loadd(3, next + kBelow + kLanes, kBytes);
 }
 
 // Depth goes in pieces whose strips of 32 rows stay in the first-level cache while the columns
-// stream past them; sums wait in the output between pieces.
-constexpr std::int64_t kPieceBytes = 24 << 10;
+// stream past them; sums wait in the output between pieces. In steps, nearly equal ones:
+inline std::int64_t depth_piece(std::int64_t steps, int parts) {
+  constexpr std::int64_t kPieceBytes = 24 << 10;
+  const std::int64_t most = kPieceBytes / (2 * parts * kTileBytes);
+  const std::int64_t pieces = (steps + most - 1) / most;
+  return (steps + pieces - 1) / pieces;
+}
 
 void score_tiles(LossPrecision precision, const void* left, const void* right, int rows,
                  int columns, std::int64_t depth, float* tile, std::int64_t stride) {
   if (without_tiles(precision, depth))
     return score_tile(precision, left, right, rows, columns, depth, tile, stride);
   const int parts = parts_of(precision);
-  const std::int64_t steps = padded_depth(depth) / kTileDepth;
+  const std::int64_t steps = padded_depth(depth) / kTileDepth, piece = depth_piece(steps, parts);
   const std::int64_t group = parts * steps * kTileBytes, part = steps * kTileBytes;
-  const std::int64_t most = kPieceBytes / (2 * parts * kTileBytes);
-  const std::int64_t pieces = (steps + most - 1) / most, piece = (steps + pieces - 1) / pieces;
-  NextStrip next = {static_cast<const std::int8_t*>(left) +
-                    (rows + kBlock - 1) / kBlock * (kBlock / kLanes) * group};
+  NextStrip next(static_cast<const std::int8_t*>(left), parts, steps, columns);
   for (std::int64_t k = 0; k < steps; k += piece)
     for (int r = 0; r < rows; r += kBlock)
       for (int c = 0; c < columns; c += kBlock) {
@@ -362,80 +205,129 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
           load_sums(out, stride);
         else
           zero_sums();
-        multiply_strips(a, b, parts, steps - k < piece ? steps - k : piece, next);
+        multiply_strips<Kept::kLeft>(a, b, parts, least(steps - k, piece), next);
         store_sums(out, stride);
       }
 }
 
-// Copies a ragged block of the output beside itself, so that tiles may load and store all of it.
+// A ragged block of sums among zeros, so that tiles may load and store all of it.
 class RaggedBlock {
  public:
-  RaggedBlock(float* out, std::int64_t stride, int rows, int columns)
-      : out_(out), stride_(stride), rows_(rows), bytes_(static_cast<std::size_t>(columns) * 4) {
-    __builtin_memset(block_, 0, sizeof(block_));
-    for (int r = 0; r < rows_; ++r) __builtin_memcpy(block_[r], out_ + r * stride_, bytes_);
+  explicit RaggedBlock(const SumBlock& block) : block_(block) {
+    __builtin_memset(sums_, 0, sizeof(sums_));
+    for (int r = 0; r < block.rows; ++r)
+      __builtin_memcpy(sums_[r], block.data + r * block.columns, bytes());
     asm volatile("" : : : "memory");  // gcc's tile loads do not say that they read memory
   }
   void write_back() {
-    for (int r = 0; r < rows_; ++r) __builtin_memcpy(out_ + r * stride_, block_[r], bytes_);
+    for (int r = 0; r < block_.rows; ++r)
+      __builtin_memcpy(block_.data + r * block_.columns, sums_[r], bytes());
   }
-  float* data() { return block_[0]; }
+  float* data() { return sums_[0]; }
 
  private:
-  alignas(64) float block_[kBlock][kBlock];
-  float* out_;
-  std::int64_t stride_;
-  int rows_;
-  std::size_t bytes_;
+  std::size_t bytes() const { return static_cast<std::size_t>(block_.columns) * sizeof(float); }
+  SumBlock block_;
+  alignas(64) float sums_[kBlock][kBlock];
 };
 
-void accumulate_tiles(LossPrecision precision, const void* tile, int first_row, int rows,
-                      int columns, bool transposed, const void* inner, std::int64_t depth,
-                      float* out, std::int64_t out_stride) {
+// The operand of weights, in panels of 32 of its depth and so many rows that the first-level cache
+// keeps a panel while all the rows of the sums pass it.
+struct InnerPanels {
+  const std::int8_t* data;
+  int parts, rows;
+  std::int64_t depth;
+
+  int panel_rows() const { return stope::kLossWeightRows / parts; }
+  std::int64_t strip_bytes() const { return parts * kChunkBytes; }
+  // Of the chunk that row `first` begins.
+  TileStrips at(std::int64_t d, int first) const {
+    const std::int64_t strip = first / stope::kLossChunk * (padded_depth(depth) / kLanes);
+    return {data + (strip + d / kLanes) * strip_bytes(), strip_bytes(), kChunkBytes, kTileBytes};
+  }
+  // A share of what follows a chunk: the next chunk below the panel, or the one at the next depth.
+  NextLines share_of_next(std::int64_t d, int first, int last, int share, int shares) const {
+    const bool along = last == rows;  // the depth
+    if (along) d += kBlock;
+    if (d >= depth) return {};
+    const TileStrips next = at(d, along ? first % panel_rows() : first + panel_rows());
+    const std::int64_t bytes = kBlock / kLanes * strip_bytes() / shares / 64 * 64;
+    return {next.data + share * bytes, bytes, kChunkTiles};
+  }
+};
+
+void accumulate_tiles(LossPrecision precision, const void* tile, int rows, int columns,
+                      bool transposed, const void* inner, std::int64_t depth, float* out) {
   if (without_tiles(precision, depth))
-    return accumulate_tile(precision, tile, first_row, rows, columns, transposed, inner, depth, out,
-                           out_stride);
+    return accumulate_tile(precision, tile, rows, columns, transposed, inner, depth, out);
   const int parts = parts_of(precision);
-  const std::int64_t strip = parts * kAcrossBytes, chunk = padded_depth(depth) / kLanes * strip;
-  const std::int64_t part = transposed ? kDownBytes : kAcrossBytes;
+  const WeightLayout layout(parts, columns);
   const auto* packed = static_cast<const std::int8_t*>(tile);
-  if (transposed) packed += kBlock / kLanes * strip;
-  asm volatile("" : : : "memory");
-  const int out_rows = transposed ? columns : rows, sums = transposed ? rows : columns;
-  // Along the depth first: the next block down would lie a multiple of 4 KiB further for common
-  // dims, and its loads would wait for the stores of this one.
-  for (int r = 0; r < out_rows; r += kBlock) {
-    const std::int8_t* strips = packed + r / kLanes * parts * part;
-    const int rows_here = out_rows - r < kBlock ? out_rows - r : kBlock;
-    const auto multiply = [&](std::int64_t d, int next_rows) {
-      const auto* b = static_cast<const std::int8_t*>(inner) + d / kLanes * strip;
-      NextSums next = {out + r * out_stride + d + kBlock, out_stride, next_rows};
-      for (int first = 0; first < sums; first += stope::kLossChunk, b += chunk) {
-        const int count = sums - first < stope::kLossChunk ? sums - first : stope::kLossChunk;
-        multiply_strips({strips + first / kTileDepth * kTileBytes, parts * part, part, kTileBytes},
-                        {b, strip, kAcrossBytes, kTileBytes}, parts,
-                        (count + kTileDepth - 1) / kTileDepth, next);
-        next.rows = 0;
-      }
-    };
-    float* row = out + r * out_stride;
-    const std::int64_t whole = rows_here == kBlock ? depth / kBlock * kBlock : 0;
-    if (whole > 0) load_sums(row, out_stride);
-    for (std::int64_t d = 0; d < whole; d += kBlock) {
-      const bool last = d + kBlock == whole;
-      multiply(d, last ? 0 : kBlock);
-      if (last)
-        store_sums(row + d, out_stride);
-      else
-        exchange_sums(row + d, row + d + kBlock, out_stride);
+  const TileStrips weights =
+      transposed ? TileStrips{packed + layout.down, layout.down_group, layout.down_part, kTileBytes}
+                 : TileStrips{packed, layout.across_group, layout.across_part, kTileBytes};
+  const SumBlocks sums = {out, transposed ? columns : rows, depth};
+  const InnerPanels panels = {static_cast<const std::int8_t*>(inner), parts,
+                              transposed ? rows : columns, depth};
+  const int blocks = (sums.rows + kBlock - 1) / kBlock;
+  // Tiles 0 to 3 += the products of a block with rows [from, to) of the operand.
+  const auto multiply = [&](int r, std::int64_t d, int from, int to, const float* next_sums) {
+    NextBlock next;
+    if (next_sums != nullptr)
+      next.sums = {next_sums, sizeof(float) * kBlock * kBlock,
+                   (to - from + kTileDepth - 1) / kTileDepth};
+    for (int first = from; first < to; first += stope::kLossChunk) {
+      const int count = least(stope::kLossChunk, to - first);
+      next.panel = panels.share_of_next(d, first, to, r / kBlock, blocks);
+      const TileStrips a = {weights.at(r / kLanes, 0, first / kTileDepth), weights.strip_bytes,
+                            weights.part_bytes, kTileBytes};
+      multiply_strips<Kept::kRight>(a, panels.at(d, first), parts,
+                                    (count + kTileDepth - 1) / kTileDepth, next);
     }
-    for (std::int64_t d = whole; d < depth; d += kBlock) {
-      const auto depth_here = static_cast<int>(depth - d < kBlock ? depth - d : kBlock);
-      RaggedBlock ragged(row + d, out_stride, rows_here, depth_here);
-      load_sums(ragged.data(), kBlock);
-      multiply(d, 0);
-      store_sums(ragged.data(), kBlock);
-      ragged.write_back();
+  };
+  asm volatile("" : : : "memory");
+  bool loaded = false;
+  for (std::int64_t d = 0; d < depth; d += kBlock)
+    for (int from = 0; from < panels.rows; from += panels.panel_rows()) {
+      const int to = least(from + panels.panel_rows(), panels.rows);
+      const std::int64_t next_d = to < panels.rows ? d : d + kBlock;
+      for (int r = 0; r < sums.rows; r += kBlock) {
+        const SumBlock block = sums.at(r, d);
+        if (!block.whole()) {
+          RaggedBlock ragged(block);
+          load_sums(ragged.data(), kBlock);
+          multiply(r, d, from, to, nullptr);
+          store_sums(ragged.data(), kBlock);
+          ragged.write_back();
+          continue;
+        }
+        const bool last = r + kBlock >= sums.rows;
+        const SumBlock next = last ? sums.at(0, next_d) : sums.at(r + kBlock, d);
+        if (!loaded) load_sums(block.data, kBlock);
+        loaded = next.whole() && (!last || next_d < depth);
+        multiply(r, d, from, to, loaded ? next.data : nullptr);
+        if (loaded)
+          exchange_sums(block.data, next.data);
+        else
+          store_sums(block.data, kBlock);
+      }
+    }
+}
+
+void order_blocks(LossPrecision precision, int rows, std::int64_t depth, bool back, float* sums,
+                  float* scratch) {
+  if (without_tiles(precision, depth)) return;
+  const auto bytes = static_cast<std::size_t>(rows * depth) * sizeof(float);
+  const SumBlocks blocks = {back ? scratch : sums, rows, depth};
+  float* const given = back ? sums : scratch;
+  __builtin_memcpy(scratch, sums, bytes);
+  for (std::int64_t d = 0; d < depth; d += kBlock) {
+    const SumBlock block = blocks.at(0, d);
+    const auto width = static_cast<std::size_t>(block.columns) * sizeof(float);
+    for (int r = 0; r < rows; ++r) {
+      float* row = given + r * depth + d;
+      float* sum = block.data + r * block.columns;
+      __builtin_memcpy(back ? row : sum, back ? sum : row, width);
     }
   }
 }

@@ -44,27 +44,41 @@ struct WorkBeside {
   }
 };
 
-// Columns are whole groups of Work::kWidth; the precision is bfloat16.
+// Columns are whole groups of Work::kWidth; the precision is bfloat16. Where depth goes in pieces,
+// the columns go in spans whose sums stay near the strip, and rows are worked on at the steps of
+// the last piece.
+constexpr int kSpan = 4 * kBlock;
+
 template <typename Work>
 inline void score_beside(const LossStrip& strip, const Work& work) {
   const std::int64_t steps = padded_depth(strip.depth) / kTileDepth, group = steps * kTileBytes;
+  const std::int64_t piece = depth_piece(steps, 1), last = (steps - 1) / piece * piece;
   const auto* left = static_cast<const std::int8_t*>(strip.left);
   const auto* right = static_cast<const std::int8_t*>(strip.right);
-  const std::int64_t stride = strip.stride;
-  const int columns = strip.columns;
-  float* tile = strip.tile;
   WorkBeside<Work> beside = {work,
-                             {left + kBlock / kLanes * group},
+                             {left, 1, steps, strip.columns},
                              work.pieces(),
-                             static_cast<int>(Work::kWidth / kBlock * steps)};
-  const TileStrips a = {left, group, group, kTileBytes};
-  for (int first = 0; first < columns; first += Work::kWidth) {
-    for (int c = first; c < first + Work::kWidth; c += kBlock) {
-      zero_sums();
-      multiply_strips(a, {right + c / kLanes * group, group, group, kTileBytes}, 1, steps, beside);
-      store_sums(tile + c, stride);
+                             static_cast<int>(Work::kWidth / kBlock * (steps - last))};
+  for (int span = 0; span < strip.columns; span += kSpan) {
+    const int end = least(span + kSpan, strip.columns);
+    for (std::int64_t k = 0; k < steps; k += piece) {
+      const std::int64_t skipped = k * kTileBytes;
+      const TileStrips a = {left + skipped, group, group, kTileBytes};
+      for (int c = span; c < end; c += kBlock) {
+        const TileStrips b = {right + c / kLanes * group + skipped, group, group, kTileBytes};
+        float* out = strip.tile + Work::place(c);
+        if (k > 0)
+          load_sums(out, strip.stride);
+        else
+          zero_sums();
+        if (k < last)
+          multiply_strips<Kept::kLeft>(a, b, 1, piece, beside.next);
+        else
+          multiply_strips<Kept::kLeft>(a, b, 1, steps - last, beside);
+        store_sums(out, strip.stride);
+        if (k == last && (c + kBlock) % Work::kWidth == 0) beside.start(c + kBlock - Work::kWidth);
+      }
     }
-    beside.start(first);
   }
   beside.rest();
 }
@@ -96,9 +110,10 @@ struct FoldWork {
   const float* scores = nullptr;
   int row = 0;
 
+  static int place(int column) { return column; }
   int pieces() const { return rows; }
   void start(int column) {
-    scores = tile + column;
+    scores = tile + place(column);
     row = 0;
   }
   void piece() {
@@ -132,9 +147,11 @@ struct WeighWork {
   const float* scores = nullptr;
   int row = 0, first_column = 0;
 
+  // Scores are wanted no longer than until the next span's are there.
+  static int place(int column) { return column % (2 * kSpan); }
   int pieces() const { return rows + 1; }
   void start(int column) {
-    scores = tile + column;
+    scores = tile + place(column);
     row = 0;
     first_column = column;
   }
@@ -213,7 +230,7 @@ void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const Lo
     lanes.smallest[r] = smallest_power(coefficients[r].first);
     lanes.first[r] = coefficients[r].first;
   }
-  const WeightTiles out(weights, 1, 0, first_row);
+  const WeightTiles out(weights, 1, 0, first_row, strip->columns);
   for (int r = strip->rows; r < kBlock; ++r)
     for (int c = 0; c < strip->columns; c += kBlock) out.set_row(r, c, _mm512_setzero_si512());
   score_beside(*strip, WeighWork{strip->rows, strip->tile, strip->stride,
@@ -223,15 +240,16 @@ void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const Lo
 void fill_amx_loss(stope::LossKernels* loss) {
   loss->element_bytes[stope::kLossFloat32] = 2 * 2;
   loss->element_bytes[stope::kLossBfloat16] = 2;
-  // Two bytes a part for the transposed tile, and an eighth of it for the strip.
-  loss->weight_bytes[stope::kLossFloat32] = 5;
-  loss->weight_bytes[stope::kLossBfloat16] = 3;
+  // Two bytes a part, as they are and transposed.
+  loss->weight_bytes[stope::kLossFloat32] = 2 * 2 * 2;
+  loss->weight_bytes[stope::kLossBfloat16] = 2 * 2;
   loss->pack_left = pack_left_tiles;
   loss->pack_right = pack_right_tiles;
   loss->pack_inner = pack_inner_tiles;
   loss->score = score_tiles;
   loss->pack_weights = pack_weight_tiles;
   loss->accumulate = accumulate_tiles;
+  loss->order_sums = order_blocks;
   vector_loss = *loss;
   loss->score_fold = score_fold_tiles;
   loss->score_weigh = score_weigh_tiles;

@@ -68,6 +68,9 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->peak = peak<Format>;
 }
 
+// Sums are accumulated as rows.
+void keep_order(stope::LossPrecision, int, std::int64_t, bool, float*, float*) {}
+
 void fill_loss(stope::LossKernels* loss) {
   loss->element_bytes[stope::kLossFloat32] = sizeof(float);
   loss->element_bytes[stope::kLossBfloat16] = sizeof(float);
@@ -79,6 +82,7 @@ void fill_loss(stope::LossKernels* loss) {
   loss->score = score_tile;
   loss->pack_weights = keep_weights;
   loss->accumulate = accumulate_tile;
+  loss->order_sums = keep_order;
   loss->mask = mask_scores;
   loss->survey = survey_scores;
   loss->fold = fold_scores;

@@ -128,11 +128,11 @@ struct ScanKernels {
 // table's own: `left` and `right` for the scores, `inner` for what weights multiply. Rows are
 // padded with zeros to kLossPadding, depths likewise; a packed operand takes
 //   rows_padded * depth_padded * element_bytes[precision].
-// An inner operand is made of chunks of kLossChunk rows, and a product reads some chunks, of the
-// last one perhaps only the first rows.
+// An inner operand is made of whole chunks of kLossChunk rows, and a product reads some chunks, of
+// the last one perhaps only the first rows.
 inline constexpr int kLossPadding = 32;
 inline constexpr int kLossChunk = 256;
-inline constexpr int kLossWeightRows = 2 * kLossChunk;  // of a tile of weights; columns: a chunk
+inline constexpr int kLossWeightRows = 2 * kLossChunk;  // of a tile of weights, and its columns
 inline constexpr int kLossStrip = 32;                   // rows of weights packed at once
 
 enum LossPrecision { kLossFloat32, kLossBfloat16 };
@@ -227,17 +227,21 @@ struct LossKernels {
                       const LossCoefficients* coefficients, int first_row, void* weights);
 
   // Packs a strip of weights, up to kLossStrip rows from `first_row` on of a tile of at most
-  // kLossWeightRows rows and kLossChunk columns; weights are zero in the padding of columns. `tile`
-  // holds so many weights of weight_bytes[precision], 64-byte aligned.
+  // kLossWeightRows rows and columns; weights are zero in the padding of columns. `tile` holds so
+  // many weights of weight_bytes[precision], 64-byte aligned.
   void (*pack_weights)(LossPrecision precision, const float* weights, std::int64_t stride,
                        int first_row, int rows, int columns, std::int64_t depth, void* tile);
 
-  // out[r] += sum over c of weights[r][c] * inner row c, for the rows of the strip packed last, or
-  // with `transposed` out[c] += sum over r of weights[r][c] * inner row r, for the tile's first
-  // `rows` rows, all packed.
-  void (*accumulate)(LossPrecision precision, const void* tile, int first_row, int rows,
-                     int columns, bool transposed, const void* inner, std::int64_t depth,
-                     float* out, std::int64_t out_stride);
+  // out[r] += sum over c of weights[r][c] * inner row c, or with `transposed`
+  // out[c] += sum over r of weights[r][c] * inner row r, for the tile's `rows` rows, all packed.
+  // The sums of kLossStrip rows, or of the matrix's last ones, lie where these rows do, in an order
+  // of the table's own.
+  void (*accumulate)(LossPrecision precision, const void* tile, int rows, int columns,
+                     bool transposed, const void* inner, std::int64_t depth, float* out);
+  // To that order, or with `back` from it, for the sums of up to kLossStrip rows; `scratch` holds
+  // as many.
+  void (*order_sums)(LossPrecision precision, int rows, std::int64_t depth, bool back, float* sums,
+                     float* scratch);
 
   // One row of a tile, `count` entries of it.
   void (*mask)(float* scores, int count, const LossMask* mask);

@@ -76,9 +76,8 @@ class Forward : LossScan {
     const auto nothing = [](auto...) {};
     for (int p = 0; p < pass_count_; ++p)
       scan(
-          passes_[p], begin, end, nullptr, space, nothing,
+          passes_[p], begin, end, space, nothing,
           [&](const LossTile& tile) {
-            for (int r = 0; r < tile.rows; ++r) fetch_ahead(tile, r);
             if (tile.plain) return fold_plain(tile, space, out);
             score(tile, space);
             for (int r = 0; r < tile.rows; ++r) fold(tile, r, space, out);
@@ -217,11 +216,17 @@ class Backward : LossScan {
                          : pass.columns.matrix == &problem_.documents ? out.documents
                                                                       : nullptr;
     if (beside) clear(beside_, rows_);
+    if (number > 0) {  // before, they are zeros
+      if (!beside) order_sums(rows_out, rows_, false);
+      if (columns_out != nullptr) order_sums(columns_out, pass.columns.count, false);
+    }
     for (std::int64_t s = 0; s < slabs_; ++s) new (progress_ + s) std::atomic<std::int64_t>(0);
     parallel(slabs_, [&](std::int64_t slab, int thread) {
       run_slab(pass, slab, spaces_[thread], rows_out, columns_out);
       ++done_;
     });
+    order_sums(rows_out, rows_, true);
+    if (columns_out != nullptr) order_sums(columns_out, pass.columns.count, true);
     const bool queue_follows =
         number + 1 < pass_count_ && passes_[number + 1].kind == Kind::kQueryToQueue;
     if (!queue_follows && !problem_.focal) add_moments(pass, rows_out);
@@ -238,38 +243,45 @@ class Backward : LossScan {
     }
   }
 
+  // To the order in which kernels accumulate, or `back` to rows.
+  void order_sums(float* sums, std::int64_t rows, bool back) {
+    parallel(divide_up(rows, kLossStrip), [&](std::int64_t strip, int thread) {
+      const std::int64_t first = strip * kLossStrip;
+      kernels_.loss.order_sums(precision_,
+                               static_cast<int>(std::min<std::int64_t>(kLossStrip, rows - first)),
+                               depth_, back, sums + first * depth_, spaces_[thread].rows);
+    });
+  }
+
   void run_slab(const LossPass& pass, std::int64_t slab, const LossSpace& space, float* rows_out,
                 float* columns_out) {
     const LossKernels& k = kernels_.loss;
     const std::int64_t begin = slab_begin(slab), end = slab_end(slab);
     scan(
-        pass, begin, end, columns_out, space,
+        pass, begin, end, space,
         [&](std::int64_t block) {
           if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
         [&](const LossTile& tile) {
-          for (int r = 0; r < tile.rows; ++r) fetch_ahead(tile, r);
-          const auto strip = static_cast<int>(tile.slab_row % kLossWeightRows);
+          const auto row = static_cast<int>(tile.slab_row % kLossWeightRows);
           if (is_plain_weigh(tile)) {
             const LossStrip scores = strip_of(tile, space);
-            k.score_weigh(precision_, &scores, tile.terms, coefficients_ + tile.first_row, strip,
+            k.score_weigh(precision_, &scores, tile.terms, coefficients_ + tile.first_row, row,
                           space.weights);
           } else {
             score(tile, space);
             for (int r = 0; r < tile.rows; ++r) weigh(tile, r, space);
-            k.pack_weights(precision_, space.tile, tile_stride_, strip, tile.rows, tile.columns,
+            k.pack_weights(precision_, space.tile, tile_stride_, row, tile.rows, tile.columns,
                            depth_, space.weights);
           }
-          k.accumulate(precision_, space.weights, strip, tile.rows, tile.columns, false,
-                       space.right_inner, depth_, rows_out + tile.first_row * depth_, depth_);
-          const int chunk_rows = strip + tile.rows;
-          if (columns_out == nullptr ||
-              (chunk_rows < kLossWeightRows && tile.first_row + tile.rows < end))
-            return;
-          const std::int8_t* left_inner =
-              space.left_inner + (tile.slab_row - strip) * row_bytes(depth_);
-          k.accumulate(precision_, space.weights, 0, chunk_rows, tile.columns, true, left_inner,
-                       depth_, columns_out + tile.first_column * depth_, depth_);
+          const int rows = row + tile.rows;
+          if (rows < kLossWeightRows && tile.first_row + tile.rows < end) return;
+          k.accumulate(precision_, space.weights, rows, tile.columns, false, space.right_inner,
+                       depth_, rows_out + (tile.first_row - row) * depth_);
+          if (columns_out == nullptr) return;
+          k.accumulate(precision_, space.weights, rows, tile.columns, true,
+                       space.left_inner + (tile.slab_row - row) * row_bytes(depth_), depth_,
+                       columns_out + tile.first_column * depth_);
         },
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
   }

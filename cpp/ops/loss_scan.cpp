@@ -29,10 +29,15 @@ bool any_in_tile(const IdLists& lists, std::int64_t begin, std::int64_t end, con
   return found;
 }
 
+// A block of columns, whose rows are packed twice: half as many when elements take twice as much.
+std::int64_t block_columns(const LossKernels& kernels, LossPrecision precision) {
+  return kLossWeightRows * 2 / kernels.element_bytes[precision];
+}
+
 }  // namespace
 
 LossRow LossSide::row(const KernelTable& kernels, std::int64_t i, float* scratch) const {
-  if (index != nullptr) i = index[i];
+  i = place(i);
   const float factor = factors == nullptr ? 1.0f : factors[i];
   // A row of extreme length has no factor: it is normalised as a whole.
   if (std::isnan(factor)) return {float_row(kernels, *matrix, Metric::kCosine, i, scratch), 1.0f};
@@ -44,17 +49,16 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       kernels_(stope::kernels()),
       precision_(problem.precision == LossArithmetic::kFloat32 ? kLossFloat32 : kLossBfloat16),
       workspace_(workspace),
-      tile_columns_(backward ? kLossChunk : kMostTileColumns),
+      tile_columns_(backward ? block_columns(kernels_.loss, precision_) : kMostTileColumns),
       tile_stride_(tile_columns_ + kLanes),
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
-  const std::int64_t unit = backward ? kLossWeightRows : 2 * kLossStrip;
   // As many slabs for every thread, of nearly as many rows.
-  slab_unit_ = unit;
   const std::int64_t fewest = std::max(divide_up(rows_, kLossSlabRows), 2 * threads);
-  slabs_ = std::min(divide_up(rows_, unit), round_up(fewest, threads));
-  slab_rows_ = divide_up(divide_up(rows_, unit), slabs_) * unit;
+  const std::int64_t units = divide_up(rows_, kLossSlabUnit);
+  slabs_ = std::min(units, round_up(fewest, threads));
+  slab_rows_ = divide_up(units, slabs_) * kLossSlabUnit;
   const std::int64_t tile = kLossStrip * tile_stride_;
   const std::int64_t row = row_bytes(depth_), guide_depth = problem.guide_queries.columns;
   for (std::int64_t t = 0; t < threads; ++t) {
@@ -63,9 +67,9 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
     space.left = workspace_.take<std::int8_t>(slab_rows_ * row);
     space.right = workspace_.take<std::int8_t>(tile_columns_ * row);
     if (backward) {
-      space.left_inner = workspace_.take<std::int8_t>(slab_rows_ * row);
+      space.left_inner = workspace_.take<std::int8_t>(round_up(slab_rows_, kLossChunk) * row);
       space.right_inner = workspace_.take<std::int8_t>(tile_columns_ * row);
-      space.weights = workspace_.take<std::int8_t>(kLossWeightRows * kLossChunk *
+      space.weights = workspace_.take<std::int8_t>(kLossWeightRows * tile_columns_ *
                                                    kernels_.loss.weight_bytes[precision_]);
     }
     space.tile = workspace_.take<float>(tile);
@@ -74,7 +78,7 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       space.guide_right = workspace_.take<std::int8_t>(tile_columns_ * row_bytes(guide_depth));
       space.guide_tile = workspace_.take<float>(tile);
     }
-    space.rows = workspace_.take<float>(kLanes * std::max(depth_, guide_depth));
+    space.rows = workspace_.take<float>(kLossStrip * std::max(depth_, guide_depth));
   }
   positive_scores_ = workspace_.take<float>(positive_count());
   limits_ = workspace_.take<RowLimits>(rows_);
@@ -308,7 +312,7 @@ bool LossScan::is_plain(const LossPass& pass, const LossTerms& terms, std::int64
   if (pass.hidden != nullptr || pass.groups != nullptr || (pass.limited && has_limits()))
     return false;
   const auto count = static_cast<int>(last_column - first_column);
-  const LossTile tile = {&pass, nullptr, begin, first_column, 0, count, 0, nullptr, false};
+  const LossTile tile = {&pass, nullptr, begin, first_column, 0, count, 0, false};
   if (pass.columns.matrix == &problem_.queries && begin < last_column && first_column < end)
     return false;
   if (pass.columns.matrix == &problem_.documents &&
@@ -318,25 +322,6 @@ bool LossScan::is_plain(const LossPass& pass, const LossTerms& terms, std::int64
   return !(pass.kind == Kind::kDocumentToDocument ||
            (pass.kind == Kind::kQueryToDocument && has_own_logits())) ||
          !any_in_tile(problem_.hard_negatives, begin, end, tile);
-}
-
-LossAhead LossScan::ahead_of(const LossPass& pass, std::int64_t next, std::int64_t slab_rows,
-                             const float* gradients) const {
-  const LossSide& columns = pass.columns;
-  LossAhead ahead;
-  if (columns.index != nullptr || next >= columns.count) return ahead;
-  const std::int64_t count = std::min(tile_columns_, columns.count - next);
-  ahead.first_row = std::max<std::int64_t>(0, slab_rows - kLossAheadRows);
-  const std::int64_t rows = slab_rows - ahead.first_row;
-  const auto share = [&](std::int64_t bytes) { return round_up(divide_up(bytes, rows), 64); };
-  const Matrix& matrix = *columns.matrix;
-  const std::int64_t lowest = matrix.row_stride_bytes < 0 ? next + count - 1 : next;
-  ahead.columns = static_cast<const char*>(row_data(matrix, lowest));
-  ahead.column_share = share(count * std::abs(matrix.row_stride_bytes));
-  if (gradients == nullptr) return ahead;
-  ahead.gradients = reinterpret_cast<const char*>(gradients + next * depth_);
-  ahead.gradient_share = share(count * depth_ * 4);
-  return ahead;
 }
 
 void LossScan::mask_row(const LossTile& tile, int r, const LossSpace& space,

@@ -21,9 +21,9 @@
 namespace stope {
 
 inline constexpr std::int64_t kMostTileColumns = 512;
-inline constexpr std::int64_t kLossSlabRows = 2048;
-inline constexpr std::int64_t kLossAheadRows = 256;  // the slab's last, which fetch what comes next
-inline constexpr std::int64_t kLossTaskRows = 64;    // of loops over single rows
+inline constexpr std::int64_t kLossSlabRows = 4096;
+inline constexpr std::int64_t kLossSlabUnit = 2 * kLossStrip;
+inline constexpr std::int64_t kLossTaskRows = 64;  // of loops over single rows
 inline constexpr int kMaxLossPasses = 5;
 inline constexpr int kMaxLossThreads = 1024;
 
@@ -40,6 +40,12 @@ struct LossSide {
   std::int64_t count = 0;
   const float* factors = nullptr;  // 1 / norm of every row of the matrix; nullptr: dot products
 
+  std::int64_t place(std::int64_t i) const { return index == nullptr ? i : index[i]; }
+  void fetch(std::int64_t i) const {
+    const char* first = static_cast<const char*>(row_data(*matrix, place(i)));
+    const std::int64_t bytes = bytes_of_row(*matrix);
+    for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(first + at, 0, 2);
+  }
   // `scratch` holds one row.
   LossRow row(const KernelTable& kernels, std::int64_t i, float* scratch) const;
 };
@@ -64,13 +70,6 @@ struct LossPass {
   bool guided() const { return guide_rows.matrix != nullptr; }
 };
 
-// The next block of columns and its gradients: the share of every row from `first_row` of the slab
-// on, in bytes. What is fetched earlier is gone again from the cache when it is wanted.
-struct LossAhead {
-  const char *columns = nullptr, *gradients = nullptr;
-  std::int64_t first_row = 0, column_share = 0, gradient_share = 0;
-};
-
 // A strip of a slab against a block of columns.
 struct LossTile {
   const LossPass* pass;
@@ -78,7 +77,6 @@ struct LossTile {
   std::int64_t first_row, first_column;
   int rows, columns;
   std::int64_t slab_row;  // of the first row
-  const LossAhead* ahead;
   bool plain;  // nothing is masked, and every entry's logit is its score times the multiplier
 };
 
@@ -88,7 +86,7 @@ struct LossSpace {
   float* tile;
   float* guide_tile;
   void* weights;  // a packed tile of weights
-  float* rows;    // 16 float rows
+  float* rows;    // a strip of float rows
 };
 
 class LossScan {
@@ -117,7 +115,7 @@ class LossScan {
   bool report() const;
 
   std::int64_t slab_begin(std::int64_t slab) const {
-    return std::min(slab * divide_up(rows_, slab_unit_) / slabs_ * slab_unit_, rows_);
+    return std::min(slab * divide_up(rows_, kLossSlabUnit) / slabs_ * kLossSlabUnit, rows_);
   }
   std::int64_t slab_end(std::int64_t slab) const { return slab_begin(slab + 1); }
   std::int64_t positive_count() const { return problem_.positives.offsets[rows_]; }
@@ -127,11 +125,10 @@ class LossScan {
   void find_limits(std::int64_t begin, std::int64_t end, const LossSpace& space);
 
   // For every block of columns before(block), body(tile) for its tiles, after(block). The tiles'
-  // consumer scores them, and calls fetch_ahead for every row; `gradients` are those of the
-  // columns, or nullptr.
+  // consumer scores them.
   template <typename Before, typename Body, typename After>
-  void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const float* gradients,
-            const LossSpace& space, Before before, Body body, After after) {
+  void scan(const LossPass& pass, std::int64_t begin, std::int64_t end, const LossSpace& space,
+            Before before, Body body, After after) {
     pack_rows(pass.rows, begin, end, space.left, space.left_inner, space);
     if (pass.guided()) pack_rows(pass.guide_rows, begin, end, space.guide_left, nullptr, space);
     std::int64_t block = 0;
@@ -141,7 +138,6 @@ class LossScan {
       if (pass.guided())
         pack_columns(pass.guide_columns, c, last, space.guide_right, nullptr, space);
       before(block);
-      const LossAhead ahead = ahead_of(pass, last, end - begin, gradients);
       LossTerms terms = terms_of(pass, c);
       kernels_.bfloat16.begin_tiles();
       for (std::int64_t r = begin; r < end; r += kLossStrip) {
@@ -152,7 +148,6 @@ class LossScan {
                                static_cast<int>(std::min<std::int64_t>(kLossStrip, end - r)),
                                static_cast<int>(last - c),
                                r - begin,
-                               &ahead,
                                is_plain(pass, terms, r, std::min(r + kLossStrip, end), c, last)};
         body(tile);
       }
@@ -168,8 +163,10 @@ class LossScan {
             std::int8_t* operand, std::int8_t* inner, const LossSpace& space) const {
     const std::int64_t depth = side.matrix->columns;
     const std::int64_t groups = round_up(end - begin, kLossPadding) / kLanes;
+    fetch_rows(side, begin, std::min(begin + kLanes, end));
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t first = begin + g * kLanes;
+      fetch_rows(side, first + kLanes, std::min(first + 2 * kLanes, end));
       const float* rows[kLanes];
       float factors[kLanes];
       const auto count = static_cast<int>(std::clamp<std::int64_t>(end - first, 0, kLanes));
@@ -177,8 +174,6 @@ class LossScan {
         const LossRow row = side.row(kernels_, first + r, space.rows + r * depth);
         rows[r] = row.data;
         factors[r] = row.factor;
-        // Row by row: packing reads sixteen at once, and would wait for memory at every step.
-        fetch(row.data, depth * 4);
       }
       pack_group(precision_, rows, factors, count, depth, g, operand);
       if (inner != nullptr)
@@ -198,20 +193,10 @@ class LossScan {
     return round_up(depth, kLossPadding) * kernels_.loss.element_bytes[precision_];
   }
 
-  // Brings memory near before it is needed: tiles themselves would wait for every line.
-  static void fetch(const void* data, std::int64_t bytes) {
-    const char* first = static_cast<const char*>(data);
-    for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(first + at, 0, 2);
-  }
-  LossAhead ahead_of(const LossPass& pass, std::int64_t next, std::int64_t slab_rows,
-                     const float* gradients) const;
-  // Of the next block of columns, and of their gradients, the share of row r of the tile.
-  static void fetch_ahead(const LossTile& tile, int r) {
-    const LossAhead& ahead = *tile.ahead;
-    const std::int64_t row = tile.slab_row + r - ahead.first_row;
-    if (row < 0) return;
-    fetch(ahead.columns + row * ahead.column_share, ahead.column_share);
-    fetch(ahead.gradients + row * ahead.gradient_share, ahead.gradient_share);
+  // Brings rows near, one after the other: packing reads sixteen at once, and would wait for memory
+  // at every step.
+  static void fetch_rows(const LossSide& side, std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) side.fetch(i);
   }
 
   void score(const LossTile& tile, const LossSpace& space) const;
@@ -237,7 +222,7 @@ class LossScan {
   // No power of two: rows of a tile go to different sets of a cache.
   const std::int64_t tile_stride_;
   const std::int64_t rows_, depth_;
-  std::int64_t slab_unit_, slab_rows_, slabs_;  // slab_rows_: of the largest
+  std::int64_t slab_rows_, slabs_;  // slab_rows_: of the largest
   LossSide queries_, documents_;
   LossPass passes_[kMaxLossPasses];
   int pass_count_ = 0;
