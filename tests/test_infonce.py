@@ -95,10 +95,27 @@ def test_threads_change_no_bit(name, isa, precision, threads):
         same_bits(gradients, results[0][1])
 
 
+@isas
 @precisions
-def test_a_larger_batch(precision):
-    queries, documents, options, upstream, expected = drawn("plain", "out", 600, 2500, 96)
-    check(queries, documents, options | {"precision": precision}, upstream, "", expected)
+@pytest.mark.parametrize(
+    ("rows", "count", "dim"), [(600, 2500, 96), (1200, 700, 288), (90, 1100, 1000)]
+)
+def test_larger_batches(rows, count, dim, precision, isa):
+    """Several tiles of weights, panels of an operand, pieces of the depth."""
+    queries, documents, options, upstream, expected = drawn("plain", "out", rows, count, dim)
+    with stope.isa.only(isa):
+        check(queries, documents, options | {"precision": precision}, upstream, "", expected)
+
+
+@isas
+@precisions
+@pytest.mark.parametrize("dim", [32, 384, 500, 1000])
+def test_negatives_that_outweigh_positives(dim, precision, isa):
+    """Gradients are those of tiles without a positive, of any depth."""
+    _, queries, documents = cases.problem(0, 70, 1100, dim)
+    documents = np.roll(documents, 700, axis=0)
+    with stope.isa.only(isa):
+        check(queries, documents, {"precision": precision}, note=f"dim {dim}")
 
 
 @isas
