@@ -37,7 +37,7 @@ std::int64_t block_columns(const LossKernels& kernels, LossPrecision precision) 
 }  // namespace
 
 LossRow LossSide::row(const KernelTable& kernels, std::int64_t i, float* scratch) const {
-  i = place(i);
+  if (index != nullptr) i = index[i];
   const float factor = factors == nullptr ? 1.0f : factors[i];
   // A row of extreme length has no factor: it is normalised as a whole.
   if (std::isnan(factor)) return {float_row(kernels, *matrix, Metric::kCosine, i, scratch), 1.0f};

@@ -40,12 +40,6 @@ struct LossSide {
   std::int64_t count = 0;
   const float* factors = nullptr;  // 1 / norm of every row of the matrix; nullptr: dot products
 
-  std::int64_t place(std::int64_t i) const { return index == nullptr ? i : index[i]; }
-  void fetch(std::int64_t i) const {
-    const char* first = static_cast<const char*>(row_data(*matrix, place(i)));
-    const std::int64_t bytes = bytes_of_row(*matrix);
-    for (std::int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(first + at, 0, 2);
-  }
   // `scratch` holds one row.
   LossRow row(const KernelTable& kernels, std::int64_t i, float* scratch) const;
 };
@@ -163,10 +157,8 @@ class LossScan {
             std::int8_t* operand, std::int8_t* inner, const LossSpace& space) const {
     const std::int64_t depth = side.matrix->columns;
     const std::int64_t groups = round_up(end - begin, kLossPadding) / kLanes;
-    fetch_rows(side, begin, std::min(begin + kLanes, end));
     for (std::int64_t g = 0; g < groups; ++g) {
       const std::int64_t first = begin + g * kLanes;
-      fetch_rows(side, first + kLanes, std::min(first + 2 * kLanes, end));
       const float* rows[kLanes];
       float factors[kLanes];
       const auto count = static_cast<int>(std::clamp<std::int64_t>(end - first, 0, kLanes));
@@ -191,12 +183,6 @@ class LossScan {
   // Bytes of one row of a packed operand.
   std::int64_t row_bytes(std::int64_t depth) const {
     return round_up(depth, kLossPadding) * kernels_.loss.element_bytes[precision_];
-  }
-
-  // Brings rows near, one after the other: packing reads sixteen at once, and would wait for memory
-  // at every step.
-  static void fetch_rows(const LossSide& side, std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) side.fetch(i);
   }
 
   void score(const LossTile& tile, const LossSpace& space) const;

@@ -12,12 +12,6 @@ inline const void* row_data(const Matrix& matrix, std::int64_t row) {
   return static_cast<const char*>(matrix.data) + row * matrix.row_stride_bytes;
 }
 
-inline std::int64_t bytes_of_row(const Matrix& matrix) {
-  return matrix.columns * (matrix.dtype == DType::kFloat32 ? 4
-                           : matrix.dtype == DType::kInt8  ? 1
-                                                           : 2);
-}
-
 // int8 under the dot product has an exact int32 score; every other combination goes by float32.
 inline bool scored_as_int8(const Matrix& matrix, Metric metric) {
   return matrix.dtype == DType::kInt8 && metric == Metric::kDot;
@@ -104,8 +98,12 @@ class ExactScorer {
 
   void prefetch(std::int64_t id) const {
     const char* row = static_cast<const char*>(row_data(corpus_, id));
-    const std::int64_t bytes = std::min(bytes_of_row(corpus_), kPrefetchBytes);
-    for (std::int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+    const std::int64_t element_bytes = corpus_.dtype == DType::kFloat32 ? 4
+                                       : corpus_.dtype == DType::kInt8  ? 1
+                                                                        : 2;
+    const std::int64_t row_bytes = corpus_.columns * element_bytes;
+    for (std::int64_t byte = 0; byte < row_bytes && byte < kPrefetchBytes; byte += 64)
+      __builtin_prefetch(row + byte);
   }
 
  private:
