@@ -72,7 +72,7 @@ def rows(kinds: list[str], quick: bool) -> list[LossWork]:
 
 
 def _large(kind: str, quick: bool) -> list[LossWork]:
-    """Batches whose matrix of scores is 4 and 154 GB; measured once or three times, no peers."""
+    """Batches whose matrix of scores is 4 and 154 GB; no peers, the largest measured once."""
     paper, huge = ((500, 768), (2_000, 64)) if quick else ((13_334, 768), (80_000, 384))
     many = 1 + loss_peers.NUM_HARD
     options = {"extras": ("hard",), "data": kind, "memory": True}
@@ -84,7 +84,6 @@ def _large(kind: str, quick: bool) -> list[LossWork]:
             rows=paper[0] * many,
             dim=paper[1],
             precision=precision,
-            repeat=3,
             **options,
         )
         for precision in ("bfloat16", "float32")
