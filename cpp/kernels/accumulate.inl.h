@@ -166,13 +166,13 @@ void keep_weights(LossPrecision, const float* weights, std::int64_t stride, int 
     __builtin_memcpy(out, weights + r * stride, static_cast<std::size_t>(columns) * sizeof(float));
 }
 
-void accumulate_tile(LossPrecision, const void* tile, int rows, int columns, bool transposed,
-                     const void* inner, std::int64_t depth, float* out) {
-  const Vectors operand = {static_cast<const float*>(inner), padded_depth(depth), kLanes};
-  const Scalars scalars = {static_cast<const float*>(tile), transposed ? 1 : columns,
-                           transposed ? columns : 1};
-  multiply<true>(scalars, transposed ? columns : rows, operand, depth, transposed ? rows : columns,
-                 out, depth);
+void accumulate_tile(LossPrecision, const stope::LossProduct* product) {
+  const stope::LossProduct& p = *product;
+  const std::int64_t down = p.transposed ? 1 : p.columns, along = p.transposed ? p.columns : 1;
+  const auto sum = p.add ? multiply<true> : multiply<false>;
+  sum({static_cast<const float*>(p.weights), down, along}, p.transposed ? p.columns : p.rows,
+      {static_cast<const float*>(p.inner), padded_depth(p.depth), kLanes}, p.depth,
+      p.transposed ? p.rows : p.columns, p.out, p.depth);
 }
 
 }  // namespace

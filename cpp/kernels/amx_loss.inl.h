@@ -210,12 +210,12 @@ void score_tiles(LossPrecision precision, const void* left, const void* right, i
       }
 }
 
-// A ragged block of sums among zeros, so that tiles may load and store all of it.
+// A ragged block of sums, if there are any yet, among zeros: tiles may load and store all of it.
 class RaggedBlock {
  public:
-  explicit RaggedBlock(const SumBlock& block) : block_(block) {
+  RaggedBlock(const SumBlock& block, bool filled) : block_(block) {
     __builtin_memset(sums_, 0, sizeof(sums_));
-    for (int r = 0; r < block.rows; ++r)
+    for (int r = 0; filled && r < block.rows; ++r)
       __builtin_memcpy(sums_[r], block.data + r * block.columns, bytes());
     asm volatile("" : : : "memory");  // gcc's tile loads do not say that they read memory
   }
@@ -256,18 +256,18 @@ struct InnerPanels {
   }
 };
 
-void accumulate_tiles(LossPrecision precision, const void* tile, int rows, int columns,
-                      bool transposed, const void* inner, std::int64_t depth, float* out) {
-  if (without_tiles(precision, depth))
-    return accumulate_tile(precision, tile, rows, columns, transposed, inner, depth, out);
-  const int parts = parts_of(precision);
+void accumulate_tiles(LossPrecision precision, const stope::LossProduct* product) {
+  const std::int64_t depth = product->depth;
+  if (without_tiles(precision, depth)) return accumulate_tile(precision, product);
+  const int parts = parts_of(precision), rows = product->rows, columns = product->columns;
+  const bool transposed = product->transposed;
   const WeightLayout layout(parts, columns);
-  const auto* packed = static_cast<const std::int8_t*>(tile);
+  const auto* packed = static_cast<const std::int8_t*>(product->weights);
   const TileStrips weights =
       transposed ? TileStrips{packed + layout.down, layout.down_group, layout.down_part, kTileBytes}
                  : TileStrips{packed, layout.across_group, layout.across_part, kTileBytes};
-  const SumBlocks sums = {out, transposed ? columns : rows, depth};
-  const InnerPanels panels = {static_cast<const std::int8_t*>(inner), parts,
+  const SumBlocks sums = {product->out, transposed ? columns : rows, depth};
+  const InnerPanels panels = {static_cast<const std::int8_t*>(product->inner), parts,
                               transposed ? rows : columns, depth};
   const int blocks = (sums.rows + kBlock - 1) / kBlock;
   // Tiles 0 to 3 += the products of a block with rows [from, to) of the operand.
@@ -290,21 +290,25 @@ void accumulate_tiles(LossPrecision precision, const void* tile, int rows, int c
   for (std::int64_t d = 0; d < depth; d += kBlock)
     for (int from = 0; from < panels.rows; from += panels.panel_rows()) {
       const int to = least(from + panels.panel_rows(), panels.rows);
+      const bool add = product->add || from > 0;
       const std::int64_t next_d = to < panels.rows ? d : d + kBlock;
       for (int r = 0; r < sums.rows; r += kBlock) {
         const SumBlock block = sums.at(r, d);
         if (!block.whole()) {
-          RaggedBlock ragged(block);
+          RaggedBlock ragged(block, add);
           load_sums(ragged.data(), kBlock);
           multiply(r, d, from, to, nullptr);
           store_sums(ragged.data(), kBlock);
           ragged.write_back();
           continue;
         }
+        if (!add)
+          zero_sums();
+        else if (!loaded)
+          load_sums(block.data, kBlock);
         const bool last = r + kBlock >= sums.rows;
         const SumBlock next = last ? sums.at(0, next_d) : sums.at(r + kBlock, d);
-        if (!loaded) load_sums(block.data, kBlock);
-        loaded = next.whole() && (!last || next_d < depth);
+        loaded = next.whole() && (last ? product->add || to < panels.rows : add);
         multiply(r, d, from, to, loaded ? next.data : nullptr);
         if (loaded)
           exchange_sums(block.data, next.data);

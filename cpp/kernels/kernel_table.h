@@ -198,6 +198,19 @@ struct LossStrip {
   std::int64_t stride;
 };
 
+// out[r] = sum over c of weights[r][c] * inner row c, or with `transposed`
+// out[c] = sum over r of weights[r][c] * inner row r, or with `add` out += these sums; for the
+// first rows and columns of a tile of packed weights, all that were packed.
+struct LossProduct {
+  const void* weights;
+  int rows, columns;
+  bool transposed;
+  const void* inner;
+  std::int64_t depth;
+  float* out;
+  bool add;
+};
+
 struct LossKernels {
   int element_bytes[2];  // of a packed element, by LossPrecision
   int weight_bytes[2];   // of a packed weight
@@ -232,12 +245,9 @@ struct LossKernels {
   void (*pack_weights)(LossPrecision precision, const float* weights, std::int64_t stride,
                        int first_row, int rows, int columns, std::int64_t depth, void* tile);
 
-  // out[r] += sum over c of weights[r][c] * inner row c, or with `transposed`
-  // out[c] += sum over r of weights[r][c] * inner row r, for the tile's `rows` rows, all packed.
   // The sums of kLossStrip rows, or of the matrix's last ones, lie where these rows do, in an order
   // of the table's own.
-  void (*accumulate)(LossPrecision precision, const void* tile, int rows, int columns,
-                     bool transposed, const void* inner, std::int64_t depth, float* out);
+  void (*accumulate)(LossPrecision precision, const LossProduct* product);
   // To that order, or with `back` from it, for the sums of up to kLossStrip rows; `scratch` holds
   // as many.
   void (*order_sums)(LossPrecision precision, int rows, std::int64_t depth, bool back, float* sums,

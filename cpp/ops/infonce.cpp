@@ -166,8 +166,8 @@ class Backward : LossScan {
       find_limits(slab_begin(slab), slab_end(slab), spaces_[thread]);
       for (std::int64_t i = slab_begin(slab); i < slab_end(slab); ++i) weigh_row(i, out);
     });
-    clear(out.queries, rows_);
-    if (out.documents != nullptr) clear(out.documents, problem_.documents.rows);
+    touch(out.queries, rows_);
+    if (out.documents != nullptr) touch(out.documents, problem_.documents.rows);
     for (int p = 0; p < pass_count_; ++p) run_pass(p, out);
     add_positives(out);
     to_given_rows(queries_, out.queries);
@@ -201,8 +201,15 @@ class Backward : LossScan {
     }
   }
 
-  void clear(float* out, std::int64_t rows) {
-    parallel_rows(rows, [&](std::int64_t i, int) { std::fill_n(out + i * depth_, depth_, 0.0f); });
+  // Writes to every page: the system makes new ones for all the threads at once, not for the one
+  // that adds the first gradients while others wait for it.
+  void touch(float* out, std::int64_t rows) {
+    constexpr std::int64_t kPage = 4096 / sizeof(float), kTask = 512 * kPage;
+    const std::int64_t count = rows * depth_;
+    parallel(divide_up(count, kTask), [&](std::int64_t task, int) {
+      const std::int64_t end = std::min((task + 1) * kTask, count);
+      for (std::int64_t i = task * kTask; i < end; i += kPage) out[i] = 0.0f;
+    });
   }
 
   void run_pass(int number, const InfonceBackward& out) {
@@ -215,14 +222,13 @@ class Backward : LossScan {
     float* columns_out = pass.columns.matrix == &problem_.queries     ? out.queries
                          : pass.columns.matrix == &problem_.documents ? out.documents
                                                                       : nullptr;
-    if (beside) clear(beside_, rows_);
-    if (number > 0) {  // before, they are zeros
-      if (!beside) order_sums(rows_out, rows_, false);
-      if (columns_out != nullptr) order_sums(columns_out, pass.columns.count, false);
-    }
+    const bool rows_begin = number == 0 || beside, columns_begin = number == 0;
+    if (!rows_begin) order_sums(rows_out, rows_, false);
+    if (!columns_begin && columns_out != nullptr)
+      order_sums(columns_out, pass.columns.count, false);
     for (std::int64_t s = 0; s < slabs_; ++s) new (progress_ + s) std::atomic<std::int64_t>(0);
     parallel(slabs_, [&](std::int64_t slab, int thread) {
-      run_slab(pass, slab, spaces_[thread], rows_out, columns_out);
+      run_slab(pass, slab, spaces_[thread], {rows_out, rows_begin}, {columns_out, columns_begin});
       ++done_;
     });
     order_sums(rows_out, rows_, true);
@@ -253,14 +259,20 @@ class Backward : LossScan {
     });
   }
 
-  void run_slab(const LossPass& pass, std::int64_t slab, const LossSpace& space, float* rows_out,
-                float* columns_out) {
+  // Where a pass adds, or if it is the first to do so begins, a matrix of sums.
+  struct Sums {
+    float* data;
+    bool begin;
+  };
+
+  void run_slab(const LossPass& pass, std::int64_t slab, const LossSpace& space, Sums rows_out,
+                Sums columns_out) {
     const LossKernels& k = kernels_.loss;
     const std::int64_t begin = slab_begin(slab), end = slab_end(slab);
     scan(
         pass, begin, end, space,
         [&](std::int64_t block) {
-          if (slab > 0 && columns_out != nullptr) wait_for(progress_[slab - 1], block + 1);
+          if (slab > 0 && columns_out.data != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
         [&](const LossTile& tile) {
           const auto row = static_cast<int>(tile.slab_row % kLossWeightRows);
@@ -276,12 +288,22 @@ class Backward : LossScan {
           }
           const int rows = row + tile.rows;
           if (rows < kLossWeightRows && tile.first_row + tile.rows < end) return;
-          k.accumulate(precision_, space.weights, rows, tile.columns, false, space.right_inner,
-                       depth_, rows_out + (tile.first_row - row) * depth_);
-          if (columns_out == nullptr) return;
-          k.accumulate(precision_, space.weights, rows, tile.columns, true,
-                       space.left_inner + (tile.slab_row - row) * row_bytes(depth_), depth_,
-                       columns_out + tile.first_column * depth_);
+          const std::int64_t first = tile.slab_row - row;
+          LossProduct product = {space.weights,
+                                 rows,
+                                 tile.columns,
+                                 false,
+                                 space.right_inner,
+                                 depth_,
+                                 rows_out.data + (begin + first) * depth_,
+                                 !rows_out.begin || tile.first_column > 0};
+          k.accumulate(precision_, &product);
+          if (columns_out.data == nullptr) return;
+          product.transposed = true;
+          product.inner = space.left_inner + first * row_bytes(depth_);
+          product.out = columns_out.data + tile.first_column * depth_;
+          product.add = !columns_out.begin || begin + first > 0;
+          k.accumulate(precision_, &product);
         },
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
   }

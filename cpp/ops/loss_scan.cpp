@@ -55,7 +55,8 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
   // As many slabs for every thread, of nearly as many rows.
-  const std::int64_t fewest = std::max(divide_up(rows_, kLossSlabRows), 2 * threads);
+  const std::int64_t fewest = backward ? std::max(divide_up(rows_, kLossSlabRows), 2 * threads)
+                                       : std::max(divide_up(rows_, 2 * kLossSlabRows), threads);
   const std::int64_t units = divide_up(rows_, kLossSlabUnit);
   slabs_ = std::min(units, round_up(fewest, threads));
   slab_rows_ = divide_up(units, slabs_) * kLossSlabUnit;
