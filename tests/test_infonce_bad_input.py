@@ -254,6 +254,7 @@ def test_shapes(arrays):
         ValueError, r"queue has dim 3", queries, documents, queue=np.ones((5, 3), np.float32)
     )
     both_refuse(ValueError, "documents.*empty", queries, documents[:0])
+    both_refuse(ValueError, "documents.*empty", queries, np.ones((0, DIM), np.float32))
     both_refuse(ValueError, "queries.*empty", queries[:0], documents)
     both_refuse(ValueError, r"documents.*\b1\b", queries, documents[0])
     match = "documents.*ascontiguousarray"

@@ -216,7 +216,7 @@ Matrix check(const Description& d, const py::object& object, const std::string& 
   if (d.shape[0] > kMostRows)
     throw py::value_error(name + " has " + std::to_string(d.shape[0]) + " rows; the most is " +
                           std::to_string(kMostRows) + ", so search it in parts");
-  if (d.shape[1] > 1 && d.stride_bytes[1] != d.item_bytes)
+  if (d.shape[0] > 0 && d.shape[1] > 1 && d.stride_bytes[1] != d.item_bytes)
     throw py::value_error(name + " has a strided last axis (" + std::to_string(d.stride_bytes[1]) +
                           " bytes apart); make its rows contiguous with numpy.ascontiguousarray(" +
                           name + ") or .contiguous()");
