@@ -21,6 +21,19 @@ namespace stope {
 
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
+// A row's sums, and how many negatives they are of, as the forward pass leaves them to the other.
+inline LossSums load_sums(const double* state, std::int64_t i) {
+  const double* s = state + i * kInfonceState;
+  return {static_cast<float>(s[0]), s[1], s[2]};
+}
+inline void store_sums(double* state, std::int64_t i, const LossSums& sums, std::int64_t kept) {
+  double* s = state + i * kInfonceState;
+  s[0] = static_cast<double>(sums.reference);
+  s[1] = sums.first;
+  s[2] = sums.second;
+  s[3] = static_cast<double>(kept);
+}
+
 inline double softplus(double x) {
   return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x));
 }

@@ -1,38 +1,19 @@
-// infonce: a contrastive loss over tiles of scores that are never kept.
-//
-// Forward: every tile is masked and folded into the sums of its rows. Backward: the same tile is
-// scored again, turned into weights, and multiplied with both of its operands. Positives are no
-// part of the tiles: their scores come from the same arithmetic, so that limits relative to a
-// positive are exact, and their gradients are added through the lists.
+// infonce, backward: every tile is scored again, turned into weights, and multiplied with both of
+// its operands. Positives are no part of the tiles: their gradients are added through the lists.
 //
 // Gradients of rows belong to the slab that owns them; those of columns are added slab by slab, in
 // the order of the slabs, each waiting for the one before: no partial copies and no dependence on
 // the threads. Extra memory: the packed slab, block and tile of every thread, statistics per row;
 // with query-to-query or document-to-* also one float row per query.
-#include "stope/infonce.h"
-
 #include <cmath>
 #include <new>
 #include <thread>
 
 #include "loss_scan.h"
+#include "stope/infonce.h"
 
 namespace stope {
 namespace {
-
-constexpr float kMasked = -std::numeric_limits<float>::infinity();
-
-LossSums load_sums(const double* state, std::int64_t i) {
-  const double* s = state + i * kInfonceState;
-  return {static_cast<float>(s[0]), s[1], s[2]};
-}
-void store_sums(double* state, std::int64_t i, const LossSums& sums, std::int64_t kept) {
-  double* s = state + i * kInfonceState;
-  s[0] = static_cast<double>(sums.reference);
-  s[1] = sums.first;
-  s[2] = sums.second;
-  s[3] = static_cast<double>(kept);
-}
 
 // 1 / norm where the norm or its square leaves float32; gradients through shorter rows than
 // kShortestRow are cut off.
@@ -45,101 +26,6 @@ float extreme_inverse_norm(const KernelTable& kernels, const Matrix& matrix, std
     sum += static_cast<double>(row[d]) * static_cast<double>(row[d]);
   return static_cast<float>(1 / std::max(std::sqrt(sum), kShortestRow));
 }
-
-class Forward : LossScan {
- public:
-  Forward(const InfonceProblem& problem, Workspace workspace)
-      : LossScan(problem, false, workspace) {}
-  using LossScan::bytes;
-
-  void run(const InfonceForward& out) {
-    prepare();
-    total_ = slabs_;
-    parallel(slabs_, [&](std::int64_t slab, int thread) {
-      run_slab(slab_begin(slab), slab_end(slab), spaces_[thread], out);
-      ++done_;
-    });
-    report();
-  }
-
- private:
-  void run_slab(std::int64_t begin, std::int64_t end, const LossSpace& space,
-                const InfonceForward& out) {
-    find_limits(begin, end, space);
-    for (std::int64_t i = begin; i < end; ++i) {
-      store_sums(out.state, i, {kMasked, 0, 0}, 0);
-      out.best_negatives[i] = -1;
-      out.best_negative_scores[i] = kMasked;
-      out.negatives[i] = 0;
-      out.ranks[i] = 1;
-    }
-    const auto nothing = [](auto...) {};
-    for (int p = 0; p < pass_count_; ++p)
-      scan(
-          passes_[p], begin, end, space, nothing,
-          [&](const LossTile& tile) {
-            if (tile.plain) return fold_plain(tile, space, out);
-            score(tile, space);
-            for (int r = 0; r < tile.rows; ++r) fold(tile, r, space, out);
-          },
-          nothing);
-    for (std::int64_t i = begin; i < end; ++i) finish(i, out);
-  }
-
-  static LossSurvey survey_of(std::int64_t i, const InfonceForward& out) {
-    return {0, 0, 0, out.best_negative_scores[i], out.best_negatives[i]};
-  }
-  static void note(const LossTile& tile, std::int64_t i, const LossSurvey& survey,
-                   const InfonceForward& out) {
-    out.negatives[i] += survey.kept;
-    if (tile.pass->first_id < 0) return;
-    out.ranks[i] += survey.above;
-    out.best_negative_scores[i] = survey.best;
-    out.best_negatives[i] = survey.best_index;
-  }
-
-  void fold_plain(const LossTile& tile, const LossSpace& space, const InfonceForward& out) {
-    float positives[kLossStrip];
-    LossSurvey surveys[kLossStrip];
-    LossSums sums[kLossStrip];
-    for (int r = 0; r < tile.rows; ++r) {
-      const std::int64_t i = tile.first_row + r;
-      positives[r] = best_positive(i);
-      surveys[r] = survey_of(i, out);
-      sums[r] = load_sums(out.state, i);
-    }
-    const LossStrip strip = strip_of(tile, space);
-    kernels_.loss.score_fold(precision_, &strip, tile.terms, positives,
-                             tile.first_column + tile.pass->first_id, surveys, sums);
-    for (int r = 0; r < tile.rows; ++r) {
-      note(tile, tile.first_row + r, surveys[r], out);
-      store_sums(out.state, tile.first_row + r, sums[r], 0);
-    }
-  }
-
-  void fold(const LossTile& tile, int r, const LossSpace& space, const InfonceForward& out) {
-    const std::int64_t i = tile.first_row + r;
-    LossSurvey survey = survey_of(i, out);
-    mask_row(tile, r, space, &survey);
-    note(tile, i, survey, out);
-    const LossTerms& terms = terms_of_row(tile, i);
-    LossSums sums = load_sums(out.state, i);
-    kernels_.loss.fold(space.tile + r * tile_stride_, tile.columns, survey.largest, &terms, &sums);
-    store_sums(out.state, i, sums, 0);
-  }
-
-  void finish(std::int64_t i, const InfonceForward& out) {
-    const RowPositives positives = positives_of(i);
-    const LossSums sums = load_sums(out.state, i);
-    const RowObjective row(problem_, positives, sums, out.negatives[i]);
-    out.losses[i] = static_cast<float>(row.loss());
-    out.log_sum_exp[i] = static_cast<float>(row.log_sum_exp());
-    if (positives.count == 0) out.ranks[i] = 0;
-    store_sums(out.state, i, sums, out.negatives[i]);
-    std::copy_n(positives.scores, positives.count,
-                out.positive_scores + problem_.positives.offsets[i]);
-  }
-};
 
 class Backward : LossScan {
  public:
@@ -166,12 +52,13 @@ class Backward : LossScan {
       find_limits(slab_begin(slab), slab_end(slab), spaces_[thread]);
       for (std::int64_t i = slab_begin(slab); i < slab_end(slab); ++i) weigh_row(i, out);
     });
-    touch(out.queries, rows_);
-    if (out.documents != nullptr) touch(out.documents, problem_.documents.rows);
-    for (int p = 0; p < pass_count_; ++p) run_pass(p, out);
-    add_positives(out);
-    to_given_rows(queries_, out.queries);
-    if (out.documents != nullptr) to_given_rows(documents_, out.documents);
+    queries_out_ = {out.queries, rows_};
+    documents_out_ = {out.documents, problem_.documents.rows};
+    beside_out_ = {beside_, rows_};
+    touch(queries_out_);
+    touch(documents_out_);
+    for (int p = 0; p < pass_count_; ++p) run_pass(p);
+    finish();
     *out.scale = *out.bias = 0;
     for (std::int64_t i = 0; i < rows_; ++i) {
       *out.scale += moments_[i];
@@ -181,6 +68,14 @@ class Backward : LossScan {
   }
 
  private:
+  // A matrix of gradients in the making.
+  struct Sums {
+    float* data = nullptr;
+    std::int64_t rows = 0;
+    bool begun = false;      // else the first products are stored, not added
+    bool in_blocks = false;  // in the order in which kernels accumulate
+  };
+
   // The weights of a row's negatives, and the gradients of its positives' scores, by the scale.
   void weigh_row(std::int64_t i, const InfonceBackward& out) {
     const RowPositives positives = positives_of(i);
@@ -203,70 +98,84 @@ class Backward : LossScan {
 
   // Writes to every page: the system makes new ones for all the threads at once, not for the one
   // that adds the first gradients while others wait for it.
-  void touch(float* out, std::int64_t rows) {
+  void touch(const Sums& sums) {
+    if (sums.data == nullptr) return;
     constexpr std::int64_t kPage = 4096 / sizeof(float), kTask = 512 * kPage;
-    const std::int64_t count = rows * depth_;
+    const std::int64_t count = sums.rows * depth_;
     parallel(divide_up(count, kTask), [&](std::int64_t task, int) {
       const std::int64_t end = std::min((task + 1) * kTask, count);
-      for (std::int64_t i = task * kTask; i < end; i += kPage) out[i] = 0.0f;
+      for (std::int64_t i = task * kTask; i < end; i += kPage) sums.data[i] = 0.0f;
     });
   }
 
-  void run_pass(int number, const InfonceBackward& out) {
+  void order(const Sums& sums, std::int64_t strip, int thread, bool back) const {
+    const std::int64_t first = strip * kLossStrip;
+    const auto rows = static_cast<int>(std::min<std::int64_t>(kLossStrip, sums.rows - first));
+    kernels_.loss.order_sums(precision_, rows, depth_, back, sums.data + first * depth_,
+                             spaces_[thread].rows);
+  }
+  void to_blocks(Sums* sums) {
+    if (sums->begun && !sums->in_blocks)
+      parallel(divide_up(sums->rows, kLossStrip),
+               [&](std::int64_t strip, int thread) { order(*sums, strip, thread, false); });
+    sums->in_blocks = true;
+  }
+  // body(i, row i, thread) for all rows, which are no longer in blocks.
+  template <typename Body>
+  void each_row(Sums* sums, Body body) {
+    parallel(divide_up(sums->rows, kLossStrip), [&](std::int64_t strip, int thread) {
+      if (sums->in_blocks) order(*sums, strip, thread, true);
+      const std::int64_t end = std::min((strip + 1) * kLossStrip, sums->rows);
+      for (std::int64_t i = strip * kLossStrip; i < end; ++i)
+        body(i, sums->data + i * depth_, thread);
+    });
+    sums->in_blocks = false;
+  }
+  void to_rows(Sums* sums) {
+    if (sums->in_blocks) each_row(sums, [](auto...) {});
+  }
+
+  void run_pass(int number) {
     using Kind = LossPass::Kind;
     const LossPass& pass = passes_[number];
     const bool from_queries = pass.rows.matrix == &problem_.queries;
     // Columns that are queries get their gradients where rows that are queries would.
     const bool beside = !from_queries || pass.kind == Kind::kQueryToQuery;
-    float* rows_out = beside ? beside_ : out.queries;
-    float* columns_out = pass.columns.matrix == &problem_.queries     ? out.queries
-                         : pass.columns.matrix == &problem_.documents ? out.documents
-                                                                      : nullptr;
-    const bool rows_begin = number == 0 || beside, columns_begin = number == 0;
-    if (!rows_begin) order_sums(rows_out, rows_, false);
-    if (!columns_begin && columns_out != nullptr)
-      order_sums(columns_out, pass.columns.count, false);
+    Sums none;
+    Sums* rows_out = beside ? &beside_out_ : &queries_out_;
+    Sums* columns_out = pass.columns.matrix == &problem_.queries     ? &queries_out_
+                        : pass.columns.matrix == &problem_.documents ? &documents_out_
+                                                                     : &none;
+    if (beside) beside_out_.begun = false;
+    to_blocks(rows_out);
+    if (columns_out->data != nullptr) to_blocks(columns_out);
     for (std::int64_t s = 0; s < slabs_; ++s) new (progress_ + s) std::atomic<std::int64_t>(0);
     parallel(slabs_, [&](std::int64_t slab, int thread) {
-      run_slab(pass, slab, spaces_[thread], {rows_out, rows_begin}, {columns_out, columns_begin});
+      run_slab(pass, slab, spaces_[thread], *rows_out, *columns_out);
       ++done_;
     });
-    order_sums(rows_out, rows_, true);
-    if (columns_out != nullptr) order_sums(columns_out, pass.columns.count, true);
+    rows_out->begun = columns_out->begun = true;
     const bool queue_follows =
         number + 1 < pass_count_ && passes_[number + 1].kind == Kind::kQueryToQueue;
     if (!queue_follows && !problem_.focal) add_moments(pass, rows_out);
     if (!beside) return;
     if (from_queries) {
-      parallel_rows(rows_, [&](std::int64_t i, int) {
-        kernels_.combine(beside_ + i * depth_, 1.0f, 1.0f, depth_, out.queries + i * depth_);
+      to_rows(&queries_out_);
+      each_row(&beside_out_, [&](std::int64_t i, const float* row, int) {
+        kernels_.combine(row, 1.0f, 1.0f, depth_, queries_out_.data + i * depth_);
       });
-    } else if (out.documents != nullptr) {
+    } else if (documents_out_.data != nullptr) {
+      to_rows(&documents_out_);
+      to_rows(&beside_out_);
       // One after the other: queries may share a document.
       for (std::int64_t i = 0; i < rows_; ++i)
         kernels_.combine(beside_ + i * depth_, 1.0f, 1.0f, depth_,
-                         out.documents + pass.rows.index[i] * depth_);
+                         documents_out_.data + pass.rows.index[i] * depth_);
     }
   }
 
-  // To the order in which kernels accumulate, or `back` to rows.
-  void order_sums(float* sums, std::int64_t rows, bool back) {
-    parallel(divide_up(rows, kLossStrip), [&](std::int64_t strip, int thread) {
-      const std::int64_t first = strip * kLossStrip;
-      kernels_.loss.order_sums(precision_,
-                               static_cast<int>(std::min<std::int64_t>(kLossStrip, rows - first)),
-                               depth_, back, sums + first * depth_, spaces_[thread].rows);
-    });
-  }
-
-  // Where a pass adds, or if it is the first to do so begins, a matrix of sums.
-  struct Sums {
-    float* data;
-    bool begin;
-  };
-
-  void run_slab(const LossPass& pass, std::int64_t slab, const LossSpace& space, Sums rows_out,
-                Sums columns_out) {
+  void run_slab(const LossPass& pass, std::int64_t slab, const LossSpace& space,
+                const Sums& rows_out, const Sums& columns_out) {
     const LossKernels& k = kernels_.loss;
     const std::int64_t begin = slab_begin(slab), end = slab_end(slab);
     scan(
@@ -296,13 +205,13 @@ class Backward : LossScan {
                                  space.right_inner,
                                  depth_,
                                  rows_out.data + (begin + first) * depth_,
-                                 !rows_out.begin || tile.first_column > 0};
+                                 rows_out.begun || tile.first_column > 0};
           k.accumulate(precision_, &product);
           if (columns_out.data == nullptr) return;
           product.transposed = true;
           product.inner = space.left_inner + first * row_bytes(depth_);
           product.out = columns_out.data + tile.first_column * depth_;
-          product.add = !columns_out.begin || begin + first > 0;
+          product.add = columns_out.begun || begin + first > 0;
           k.accumulate(precision_, &product);
         },
         [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
@@ -338,10 +247,10 @@ class Backward : LossScan {
   }
 
   // What the negatives add to dL/dscale: sum_j G_ij S_ij is the gradient of row i along row i.
-  void add_moments(const LossPass& pass, const float* gradients) {
-    parallel_rows(rows_, [&](std::int64_t i, int thread) {
+  void add_moments(const LossPass& pass, Sums* gradients) {
+    each_row(gradients, [&](std::int64_t i, const float* gradient, int thread) {
       const LossRow row = pass.rows.row(kernels_, i, spaces_[thread].rows);
-      moments_[i] += static_cast<double>(dot(row.data, gradients + i * depth_) * row.factor);
+      moments_[i] += static_cast<double>(dot(row.data, gradient) * row.factor);
     });
   }
   float dot(const float* a, const float* b) const {
@@ -350,7 +259,8 @@ class Backward : LossScan {
     return out;
   }
 
-  void add_positives(const InfonceBackward& out) {
+  // Adds what the positives give, and goes from normalised rows to the given ones.
+  void finish() {
     const IdLists& lists = problem_.positives;
     const auto add = [&](const LossSide& side, std::int64_t row, std::int64_t entry, int thread,
                          float* gradient) {
@@ -358,16 +268,17 @@ class Backward : LossScan {
       const auto weight = static_cast<float>(entry_gradients_[entry]);
       kernels_.combine(from.data, weight * from.factor, 1.0f, depth_, gradient);
     };
-    parallel_rows(rows_, [&](std::int64_t i, int thread) {
+    each_row(&queries_out_, [&](std::int64_t i, float* gradient, int thread) {
       for (std::int64_t e = lists.offsets[i]; e < lists.offsets[i + 1]; ++e)
-        add(documents_, lists.ids[e], e, thread, out.queries + i * depth_);
+        add(documents_, lists.ids[e], e, thread, gradient);
+      to_given_row(queries_, i, thread, gradient);
     });
-    if (out.documents == nullptr) return;
+    if (documents_out_.data == nullptr) return;
     transpose_positives();
-    parallel_rows(documents_.count, [&](std::int64_t j, int thread) {
+    each_row(&documents_out_, [&](std::int64_t j, float* gradient, int thread) {
       for (std::int64_t n = document_offsets_[j]; n < document_offsets_[j + 1]; ++n)
-        add(queries_, entry_rows_[document_entries_[n]], document_entries_[n], thread,
-            out.documents + j * depth_);
+        add(queries_, entry_rows_[document_entries_[n]], document_entries_[n], thread, gradient);
+      to_given_row(documents_, j, thread, gradient);
     });
   }
 
@@ -386,20 +297,17 @@ class Backward : LossScan {
   }
 
   // g -> scale * g, and through the normalisation: (g - x <x, g>) / |row| with x = row / |row|.
-  void to_given_rows(const LossSide& side, float* gradients) {
+  void to_given_row(const LossSide& side, std::int64_t i, int thread, float* g) const {
     const auto scale = static_cast<float>(problem_.scale);
-    parallel_rows(side.count, [&](std::int64_t i, int thread) {
-      float* g = gradients + i * depth_;
-      if (side.factors == nullptr) return kernels_.combine(g, 0.0f, scale, depth_, g);
-      float* scratch = spaces_[thread].rows;
-      const float inverse = std::isnan(side.factors[i])
-                                ? extreme_inverse_norm(kernels_, *side.matrix, i, scratch)
-                                : side.factors[i];
-      const LossRow row = side.row(kernels_, i, scratch);
-      const float keep = scale * inverse;
-      const float along = dot(row.data, g) * row.factor;
-      kernels_.combine(row.data, -along * row.factor * keep, keep, depth_, g);
-    });
+    if (side.factors == nullptr) return kernels_.combine(g, 0.0f, scale, depth_, g);
+    float* scratch = spaces_[thread].rows;
+    const float inverse = std::isnan(side.factors[i])
+                              ? extreme_inverse_norm(kernels_, *side.matrix, i, scratch)
+                              : side.factors[i];
+    const LossRow row = side.row(kernels_, i, scratch);
+    const float keep = scale * inverse;
+    const float along = dot(row.data, g) * row.factor;
+    kernels_.combine(row.data, -along * row.factor * keep, keep, depth_, g);
   }
 
   LossCoefficients* coefficients_;
@@ -409,25 +317,17 @@ class Backward : LossScan {
   std::int64_t *document_offsets_, *document_entries_;
   std::atomic<std::int64_t>* progress_;
   float* beside_ = nullptr;
+  Sums queries_out_, documents_out_, beside_out_;
 };
 
 }  // namespace
 
-std::size_t infonce_forward_workspace_bytes(const InfonceProblem& problem) {
-  if (problem.execution.device.kind == DeviceKind::kCuda)
-    return infonce_forward_cuda_workspace_bytes(problem);
-  return Forward(problem, {}).bytes();
-}
 std::size_t infonce_backward_workspace_bytes(const InfonceProblem& problem) {
   if (problem.execution.device.kind == DeviceKind::kCuda)
     return infonce_backward_cuda_workspace_bytes(problem);
   return Backward(problem, {}).bytes();
 }
 
-void infonce_forward(const InfonceProblem& problem, const InfonceForward& out) {
-  if (problem.execution.device.kind == DeviceKind::kCuda) return infonce_forward_cuda(problem, out);
-  Forward(problem, Workspace(problem.execution)).run(out);
-}
 void infonce_backward(const InfonceProblem& problem, const InfonceBackward& out) {
   if (problem.execution.device.kind == DeviceKind::kCuda)
     return infonce_backward_cuda(problem, out);
