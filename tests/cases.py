@@ -157,6 +157,14 @@ QUERIES = {
 }
 
 
+def beyond_a_ceiling(rng, rows, dim):
+    """(query [1, dim], corpus, the number of rows that come first, all near ties)."""
+    query = rng.standard_normal((1, dim))
+    near = query + 1e-5 * rng.standard_normal((3 * rows // 4, dim))
+    far = 0.2 * query + rng.standard_normal((rows - len(near), dim))
+    return query.astype(np.float32), np.concatenate([near, far]).astype(np.float32), len(near)
+
+
 def make(name, num_queries, n, dim, seed=0):
     """(queries [num_queries, dim], corpus [n, dim]) float32; some queries are corpus rows."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), num_queries, n, dim])

@@ -169,6 +169,16 @@ def test_topk_with_exclusions_ceilings_and_floors(metric, order):
     both_topk(queries, corpus, 500, metric=metric, exclude=exclude, ceiling=ceiling)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_just_beyond_a_ceiling_crowd_nothing_out(metric):
+    """The scan cannot tell on which side they are; their lower bounds reach above all others."""
+    query, corpus, near = cases.beyond_a_ceiling(np.random.default_rng(5), 400, 32)
+    scores = stope.similarity(query, corpus, metric=metric)[:, :near]
+    ceiling = np.nextafter(scores.min(axis=1), np.float32(-np.inf))
+    _, ids = both_topk(query, corpus, 10, metric=metric, ceiling=ceiling)
+    assert (ids >= near).all()
+
+
 @pytest.mark.parametrize("metric", ["dot", "euclidean"])
 def test_the_certificate_covers_the_rounding_of_tensor_cores(metric, monkeypatch):
     """bfloat16 rows lose nothing to the codes, so the term for roundings alone has to suffice."""

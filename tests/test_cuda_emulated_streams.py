@@ -1,6 +1,6 @@
 """A corpus in host memory, searched by queries on a device: the emulated machine against the CPU.
 
-Every test runs with copies as late as they may be, and with the caller's kernels as late.
+Every test runs with copies as late as they may be, with the caller's kernels, and with both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fake_cupy import on_device
 pytestmark = needs_emulation
 
 
-@pytest.fixture(autouse=True, params=["early", "late"])
+@pytest.fixture(autouse=True, params=["own", "caller", "all"])
 def streams(request, monkeypatch):
     fake_cupy.install(monkeypatch)
     monkeypatch.setenv("STOPE_EMULATED_STREAMS", request.param)

@@ -138,6 +138,20 @@ def test_ceilings_and_floors_are_inclusive(metric, case):
             reference.assert_same(got, reference.select(scores, k, **limits), f"k={k} {[*limits]}")
 
 
+@pytest.mark.parametrize("isa", stope.isa.available())
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_just_beyond_a_ceiling_crowd_nothing_out(metric, isa):
+    """The scan cannot tell on which side they are; their lower bounds reach above all others."""
+    query, corpus, near = cases.beyond_a_ceiling(np.random.default_rng(5), 3000, 40)
+    scores = reference.canonical(query, corpus, metric)
+    ceiling = np.nextafter(scores[:, :near].min(axis=1), np.float32(-np.inf))
+    expected = reference.select(scores, 10, ceiling=ceiling)
+    assert (expected[1] >= near).all()
+    with stope.isa.only(isa):
+        got = stope.topk(query, corpus, 10, metric=metric, ceiling=ceiling)
+    reference.assert_same(got, expected)
+
+
 def test_limits_that_leave_nothing_pad_the_row():
     queries, corpus = cases.make("gaussian", 2, 50, 8)
     got = stope.topk(queries, corpus, 3, floor=np.array([1e9, -1e9], np.float32))

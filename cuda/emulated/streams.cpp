@@ -1,10 +1,10 @@
 #include "streams.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <deque>
 #include <map>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "machine.h"
@@ -30,8 +30,8 @@ Streams& streams() {
 
 bool runs_late(void* stream) {
   const char* text = std::getenv("STOPE_EMULATED_STREAMS");
-  const bool callers_are_late = text != nullptr && std::strcmp(text, "late") == 0;
-  return streams().own.contains(stream) != callers_are_late;
+  const std::string_view late = text == nullptr ? "own" : text;
+  return late == "all" || streams().own.contains(stream) == (late == "own");
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 // Streams of the emulated machine: queues of work that runs when somebody waits for it.
 //
-// What a real stream leaves to chance shows up here, at both extremes:
-//   - by default the caller's streams run at once, and those that the library makes as late as they
-//     may: a kernel that does not wait for a copy reads what was there before
-//   - STOPE_EMULATED_STREAMS=late turns that around: a copy that does not wait for a kernel
-//     overwrites what the kernel has yet to read
+// What a real stream leaves to chance shows up here, at its extremes. STOPE_EMULATED_STREAMS names
+// the streams that run as late as they may; the others run at once:
+//   own      those that the library makes (without the variable, too): a kernel that does not wait
+//            for a copy reads what was there before
+//   caller   a copy that does not wait for a kernel overwrites what the kernel has yet to read
+//   all      a host that does not wait for a copy overwrites what the copy has yet to read
 #pragma once
 
 #include <cstdint>
