@@ -164,7 +164,7 @@ def infonce_forward(
         RuntimeError: a failure of a CUDA device; matrices on one, where stope was built without
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
 
-    Memory beyond inputs and outputs: at most 2,560 packed rows per thread and statistics per query;
+    Memory beyond inputs and outputs: at most 8,704 packed rows per thread and statistics per query;
     nothing grows with m · n. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
     and the packed rows of both sides. There ids, weights and limits are read from host memory
     (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
@@ -247,7 +247,7 @@ def infonce_backward(
     Raises:
         ValueError, TypeError: as :func:`infonce_forward`; a ``forward`` of other sizes.
 
-    Memory beyond inputs and outputs: as :func:`infonce_forward`, but at most 4,608 packed rows per
+    Memory beyond inputs and outputs: as :func:`infonce_forward`, but at most 9,216 packed rows per
     thread, and one float32 row per query with directions other than query-to-document.
 
     Source: ``methods.md`` H3, H4, H6.
