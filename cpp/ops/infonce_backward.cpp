@@ -41,7 +41,7 @@ class Backward : LossScan {
     progress_ = workspace_.take<std::atomic<std::int64_t>>(slabs_);
     if (problem.directions.query_to_query || problem.directions.document_to_query ||
         problem.directions.document_to_document)
-      beside_ = workspace_.take<float>(rows_ * depth_);
+      beside_out_ = {workspace_.take<float>(rows_ * depth_), rows_};
   }
   using LossScan::bytes;
 
@@ -54,7 +54,6 @@ class Backward : LossScan {
     });
     queries_out_ = {out.queries, rows_};
     documents_out_ = {out.documents, problem_.documents.rows};
-    beside_out_ = {beside_, rows_};
     touch(queries_out_);
     touch(documents_out_);
     for (int p = 0; p < pass_count_; ++p) run_pass(p);
@@ -169,7 +168,7 @@ class Backward : LossScan {
       to_rows(&beside_out_);
       // One after the other: queries may share a document.
       for (std::int64_t i = 0; i < rows_; ++i)
-        kernels_.combine(beside_ + i * depth_, 1.0f, 1.0f, depth_,
+        kernels_.combine(beside_out_.data + i * depth_, 1.0f, 1.0f, depth_,
                          documents_out_.data + pass.rows.index[i] * depth_);
     }
   }
@@ -316,8 +315,8 @@ class Backward : LossScan {
   std::int64_t* entry_rows_;
   std::int64_t *document_offsets_, *document_entries_;
   std::atomic<std::int64_t>* progress_;
-  float* beside_ = nullptr;
-  Sums queries_out_, documents_out_, beside_out_;
+  Sums queries_out_, documents_out_;
+  Sums beside_out_;  // what rows that are no queries, or columns too, add to gradients afterwards
 };
 
 }  // namespace

@@ -54,7 +54,8 @@ LossScan::LossScan(const InfonceProblem& problem, bool backward, Workspace works
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxLossThreads);
-  // As many slabs for every thread, of nearly as many rows.
+  // As many slabs for every thread, of nearly as many rows: every slab packs all the columns, so
+  // few are better. Backward, one a thread is no faster, and would take twice the memory.
   const std::int64_t fewest = backward ? std::max(divide_up(rows_, kLossSlabRows), 2 * threads)
                                        : std::max(divide_up(rows_, 2 * kLossSlabRows), threads);
   const std::int64_t units = divide_up(rows_, kLossSlabUnit);
