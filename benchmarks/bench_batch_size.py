@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import inputs
-from stope.data import Collection, read_beir
+from stope.data import Collection, Pairs, read_beir
+from stope.encoders import static_encoder
 from stope.evaluation import Evaluation
-from stope.mining import Pairs
-from stope.training import TrainingReport, static_encoder, train
+from stope.training import TrainingReport, train
 from trained import (
     METRIC,
     against,

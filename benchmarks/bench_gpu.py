@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import gpu_losses
 import stope
+import torch
 from gpu_rows import SIZES, Meter, Row, Sizes
 
 SEARCHES = ("topk", "one", "mining")

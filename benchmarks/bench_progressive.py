@@ -24,16 +24,12 @@ import numpy as np
 
 import inputs
 import stope
-from stope.data import Collection, read_beir
+from stope.adapters import train_adapter
+from stope.data import Collection, Pairs, read_beir
+from stope.encoders import EmbeddingCache, static_encoder
 from stope.evaluation import Evaluation
-from stope.mining import EmbeddingCache, Pairs
 from stope.retrieval import Bm25, DenseRetriever
-from stope.training import (
-    NegativeRefresh,
-    static_encoder,
-    train,
-    train_adapter,
-)
+from stope.training import NegativeRefresh, train
 from trained import (
     METRIC,
     Cell,

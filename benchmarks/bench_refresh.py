@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
 import inputs
 import report
 import stope
-from stope.data import read_beir
-from stope.mining import Pairs
+import torch
+from stope.data import Pairs, read_beir
 from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, sampling_keys
 from stope.training import QuerySideLoss
 from trained import print_with_machine, write_json

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 import inputs
-from stope.data import Collection, read_beir
+from stope.data import Collection, Pairs, read_beir
+from stope.encoders import static_encoder
 from stope.evaluation import Evaluation
-from stope.mining import Pairs
-from stope.training import pairs_dataset, static_encoder, train
+from stope.training import pairs_dataset, train
 from trained import (
     METRIC,
     against,
@@ -51,7 +51,7 @@ def options_of(model: Any, contender: str) -> dict[str, Any]:
     """What `stope.training.train` is told."""
     if contender != "torch":
         return {"precision": contender, "temperature": TEMPERATURE}
-    from stope.training._library import part
+    from stope.encoders.versions import part
 
     ranking = part("losses").MultipleNegativesRankingLoss
     return {"loss": ranking(model, scale=1 / TEMPERATURE)}

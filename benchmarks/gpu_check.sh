@@ -22,7 +22,7 @@ out=${OUT:-build/gpu/logs}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 results=benchmarks/results
-tests=("$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_{gpu,cuda}*.py)
+tests=("$python" -m pytest -q -p no:cacheprovider -m gpu tests/cuda/test_{gpu,cuda}*.py)
 
 fail() { printf '\nFAILED: %s\n' "$*" >&2; exit 1; }
 needs() { command -v "$1" >/dev/null || fail "$1 is not on the path; $2"; }

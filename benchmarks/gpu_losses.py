@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch.nn.functional import cross_entropy, normalize
 
 import stope
+import torch
 from gpu_rows import Meter, Row, Sizes
 
 TEMPERATURE = 0.05

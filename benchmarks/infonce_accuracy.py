@@ -1,8 +1,8 @@
 """Accuracy of the contrastive loss against float64: `python benchmarks/infonce_accuracy.py`.
 
 For every instruction set, precision and temperature, the largest error over several shapes, beside
-the bound that `tests/infonce_checks.py` holds every rule of the loss to. The oracle is
-`tests/reference_infonce.py`. With s = 1 / temperature and per-row gradients w:
+the bound that `tests/support/infonce_checks.py` holds every rule of the loss to. The oracle is
+`tests/support/reference_infonce.py`. With s = 1 / temperature and per-row gradients w:
 
 - loss: max |L_i - exact| over max(1, s), or over L_i / 10 where that is larger;
 - d queries, d documents: Frobenius norm of the error over that of the gradient;
@@ -30,7 +30,7 @@ from rich.table import Table
 import report
 import stope
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import infonce_checks
 import reference_infonce as oracle

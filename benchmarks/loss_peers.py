@@ -110,8 +110,9 @@ def _loss_plain(work: LossWork, inputs: Inputs) -> Run:
 
 
 def _loss_torch(work: LossWork, inputs: Inputs, autocast: bool = False) -> Run:
-    import torch
     from torch.nn.functional import cross_entropy, normalize
+
+    import torch
 
     queries = torch.from_numpy(inputs.queries).requires_grad_()
     documents = torch.from_numpy(inputs.corpus).requires_grad_()

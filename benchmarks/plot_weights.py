@@ -19,9 +19,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import inputs
-from stope.data import read_beir
-from stope.mining import Pairs
-from stope.training import static_encoder, train
+from stope.data import Pairs, read_beir
+from stope.encoders import static_encoder
+from stope.training import train
 from stope.weighting import Weighting
 
 PARTS = ("easiest fifth", "second", "third", "fourth", "hardest fifth")

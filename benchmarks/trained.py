@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 import report
-from stope.data import Collection
+from stope.data import Collection, Pairs
 from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
-from stope.mining import Pairs
 from stope.retrieval import DenseRetriever
 from stope.retrieval.ranking import Ranking
 

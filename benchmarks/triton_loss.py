@@ -10,9 +10,10 @@ documents each get such a pass, so nothing is added atomically and no matrix of 
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
+
+import torch
 
 SIDE = 128  # rows and columns of a tile
 DEPTH = 64  # of one step of a product

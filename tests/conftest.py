@@ -15,6 +15,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+SUPPORT = Path(__file__).with_name("support")
+
 hypothesis.settings.register_profile("stope", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("stope")
 
@@ -62,7 +64,9 @@ def python(tmp_path):
     """python(code, **environment) -> the finished process of a fresh interpreter."""
 
     def run(code, *, timeout=120, **environment):
-        path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join(
+            [os.path.join(os.path.dirname(__file__), "support"), os.environ.get("PYTHONPATH", "")]
+        )
         env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", **environment}
         return subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code)],

@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from stope import _core, errors, isa
+from stope._moved import find_moved_modules
+from stope.indexes.flat import FlatIndex
 from stope.ops._search import TopK
-from stope.ops.flat_index import FlatIndex
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
 from stope.ops.infonce import InfoNCE, InfoNCEGradients, infonce_backward, infonce_forward
 from stope.ops.similarity import similarity
 from stope.ops.topk import topk
 
 __version__: str = _core.build_info()["version"]
+
+find_moved_modules()
 
 __all__ = [
     "FlatIndex",

@@ -13,11 +13,11 @@ def main() -> None:
     try:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if not missing:
-            from stope.cli import app
+            from stope.cli.app import app
 
             app(prog_name="stope")
         elif sys.argv[1:] == ["doctor"]:
-            from stope.doctor import describe, plain_text
+            from stope.cli.installation import describe, plain_text
 
             print(plain_text(describe()))
         else:

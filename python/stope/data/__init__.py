@@ -4,19 +4,10 @@ Readers stream where the source allows it and report a malformed line with file 
 Files are written to a temporary name and renamed, so that a file is there whole or not at all.
 """
 
-from stope.data._atomic import AtomicFile, atomic_path, open_atomic
-from stope.data.beir import iter_beir_corpus, read_beir, write_beir
+from stope._files.atomic import AtomicFile, atomic_path, open_atomic
 from stope.data.collection import Collection, Qrels, Run, Split
-from stope.data.export import (
-    FORMATS,
-    ExportSummary,
-    NegativeRows,
-    export_negatives,
-    negative_rows,
-    negatives_dataset,
-)
-from stope.data.jsonl import read_jsonl, write_jsonl
 from stope.data.negatives import NegativeTable
+from stope.data.pairs import Pairs
 from stope.data.raw_pairs import (
     RawPair,
     RawPairs,
@@ -26,10 +17,20 @@ from stope.data.raw_pairs import (
     recurring_spans,
     title_to_body,
 )
-from stope.data.tables import read_rows
-from stope.data.texts import iter_texts, read_pairs, read_texts
-from stope.data.training_rows import TrainingExample, read_flagembedding, read_tevatron
-from stope.data.trec import read_qrels, read_run, write_qrels, write_run
+from stope.data.readers.beir import iter_beir_corpus, read_beir, write_beir
+from stope.data.readers.jsonl import read_jsonl, write_jsonl
+from stope.data.readers.tables import read_rows
+from stope.data.readers.texts import iter_texts, read_pairs, read_texts
+from stope.data.readers.training_rows import TrainingExample, read_flagembedding, read_tevatron
+from stope.data.readers.trec import read_qrels, read_run, write_qrels, write_run
+from stope.data.writers.negatives import (
+    FORMATS,
+    ExportSummary,
+    NegativeRows,
+    export_negatives,
+    negative_rows,
+    negatives_dataset,
+)
 
 __all__ = [
     "FORMATS",
@@ -38,6 +39,7 @@ __all__ = [
     "ExportSummary",
     "NegativeRows",
     "NegativeTable",
+    "Pairs",
     "Qrels",
     "RawPair",
     "RawPairs",

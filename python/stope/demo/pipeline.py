@@ -13,24 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from stope.data import Collection, open_atomic, write_run
+from stope.adapters import Adapter, train_adapter
+from stope.data import Collection, Pairs, open_atomic, write_run
 from stope.demo import report, sources
 from stope.demo.sources import Material
+from stope.encoders import load_encoder, save_encoder, static_encoder
+from stope.encoders.encode import encode_corpus, encode_queries
 from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
-from stope.mining import Mined, Pairs, mine
+from stope.mining import Mined, mine
 from stope.retrieval import Bm25, DenseRetriever, Ranking, Tokenizer, fuse
-from stope.retrieval.encoding import encode_corpus, encode_queries
-from stope.training import (
-    Adapter,
-    NegativeRefresh,
-    RetrievalEvaluation,
-    load_encoder,
-    pairs_dataset,
-    save_encoder,
-    static_encoder,
-    train,
-    train_adapter,
-)
+from stope.training import NegativeRefresh, RetrievalEvaluation, pairs_dataset, train
 
 METRICS = ("nDCG@10", "MRR@10", "Recall@100")
 NUM_NEGATIVES = 5

@@ -223,7 +223,7 @@ def read_python(
     if not result.corpus:
         raise ValueError(
             "The Python installation holds no source files to read (only compiled ones?)."
-            " Use --data FOLDER with a BEIR folder instead."
+            " Use --data FOLDER with a BEIR folder instead"
         )
     _add_queries(result, documents_of, file_of, seed)
     return result

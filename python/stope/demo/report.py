@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from stope.data import Pairs
     from stope.demo.pipeline import DemoReport
     from stope.demo.sources import Material
-    from stope.mining import Mined, Pairs
+    from stope.mining import Mined
 
 _EXAMPLES = 3
 _SHOWN_PACKAGES = 12

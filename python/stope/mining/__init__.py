@@ -6,21 +6,17 @@
 
 from __future__ import annotations
 
-from stope.mining.cache import EmbeddingCache
+from stope._moved import moved_names
 from stope.mining.consistency import Consistency, consistency_filter
-from stope.mining.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined, Summary
-from stope.mining.pairs import Pairs
 from stope.mining.pipeline import mine
+from stope.mining.quotas import lexical_candidates, merge_sources, mixed_negatives
 from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, Window, sampling_names
-from stope.mining.sources import lexical_candidates, merge_sources, mixed_negatives
 from stope.mining.teacher import TeacherScores, teacher_filter, teacher_scores
 
 __all__ = [
     "Consistency",
-    "EmbeddingCache",
     "Mined",
-    "Pairs",
     "SimANS",
     "Summary",
     "TeacherMargin",
@@ -29,7 +25,6 @@ __all__ = [
     "Uniform",
     "Window",
     "consistency_filter",
-    "fingerprint_encoder",
     "lexical_candidates",
     "merge_sources",
     "mine",
@@ -38,3 +33,12 @@ __all__ = [
     "teacher_filter",
     "teacher_scores",
 ]
+
+__getattr__ = moved_names(
+    "stope.mining",
+    {
+        "EmbeddingCache": "stope.encoders",
+        "Pairs": "stope.data",
+        "fingerprint_encoder": "stope.encoders",
+    },
+)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope.mining.cache import EmbeddingCache
-from stope.mining.pairs import Pairs
-from stope.retrieval import encode_corpus, encode_queries
+from stope.data.pairs import Pairs
+from stope.encoders import encode_corpus, encode_queries
+from stope.encoders.cache import EmbeddingCache
 
 Step = Callable[[str, int, int], object]
 
@@ -53,7 +53,7 @@ def embeddings_of(
     )
     missing = "query" if queries is None else "corpus" if corpus is None else None
     if encoder is None and missing is not None:
-        raise TypeError(f"There is no encoder and no {missing}_embeddings; give one of the two.")
+        raise TypeError(f"There is no encoder and no {missing}_embeddings; give one of the two")
     if queries is None:
         queries = _embedded(
             encoder, cache, pairs.query_texts, "query", prompts[0], batch_size, step
@@ -76,13 +76,13 @@ def _selected(given: Any, rows: NDArray[np.int64], count: int, name: str) -> Any
     if len(given) != count:
         raise ValueError(
             f"{name} has {len(given)} rows but {count} texts were given; "
-            "it needs one row per text, in the same order."
+            "it needs one row per text, in the same order"
         )
     missing = int((rows < 0).sum())
     if missing:
         raise ValueError(
             f"{missing} positives are not in the corpus, so {name} has no rows for them; "
-            "add these texts and their embeddings to the corpus, or give an encoder instead."
+            "add these texts and their embeddings to the corpus, or give an encoder instead"
         )
     return given if np.array_equal(rows, np.arange(count)) else given[rows]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stope.mining.pairs import Pairs
+from stope.data.pairs import Pairs
 
 Ids = NDArray[np.int64]
 
@@ -72,14 +72,14 @@ def pairs_by_source(
     if sources is None or pairs.corpus_of is None:
         return (SourcePairs(None, pairs, np.arange(count), np.arange(size)),)
     if len(sources) != count:
-        raise ValueError(f"sources has {len(sources)} names for {count} queries.")
+        raise ValueError(f"sources has {len(sources)} names for {count} queries")
     queries_of: dict[str | int, list[int]] = {name: [] for name in pairs.corpus_of}
     for query, name in enumerate(sources):
         if name not in queries_of:
             known = ", ".join(map(repr, queries_of))
             raise ValueError(
                 f"Query {pairs.query_ids[query]!r} is of the source {name!r}, but corpus_of has "
-                f"the documents of {known} alone; add those of {name!r}."
+                f"the documents of {known} alone; add those of {name!r}"
             )
         queries_of[name].append(query)
     return tuple(
@@ -98,7 +98,7 @@ def _part(pairs: Pairs, name: str | int, queries: Ids, documents: Ids) -> Source
         row = int(own[foreign[0]])
         raise ValueError(
             f"Document {pairs.corpus_ids[row]!r} is a positive of the source {name!r}, but "
-            "corpus_of does not have it among that source's documents; add it."
+            "corpus_of does not have it among that source's documents; add it"
         )
     counts = [len(found) for found in lists]
     only = Pairs(

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._numbers import integer
+from stope._checks import integer
+from stope._host import on_host
+from stope.data.pairs import Pairs
+from stope.encoders.cache import EmbeddingCache
 from stope.mining._embedded import embeddings_of, silent
-from stope.mining._host import on_host
-from stope.mining.cache import EmbeddingCache
-from stope.mining.pairs import Pairs
-from stope.mining.sources import never_negatives
+from stope.mining.quotas import never_negatives
 
 Ids = NDArray[np.int64]
 Csr = tuple[Ids, Ids]
@@ -56,7 +56,7 @@ class Consistency:
         alive = np.flatnonzero(np.diff(ends) > 0)
         if not len(alive):
             raise ValueError(
-                f"none of the {len(rows)} pairs was kept; raise top, or use a better encoder."
+                f"none of the {len(rows)} pairs was kept; raise top, or use a better encoder"
             )
         return replace(
             self.pairs,
@@ -157,7 +157,7 @@ def consistency_filter(
     if num_documents is not None and integer(num_documents, "num_documents", 1) > documents:
         raise ValueError(
             f"num_documents is {num_documents}, but the corpus has {documents}; give 1 to that "
-            "many, or None for all."
+            "many, or None for all"
         )
     queries, corpus = embeddings_of(
         pairs,

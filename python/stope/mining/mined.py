@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import stope
 from stope.data import ExportSummary, NegativeTable, export_negatives
-from stope.mining.pairs import Pairs
+from stope.data.pairs import Pairs
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import stope
+from stope._host import on_host
+from stope.data.pairs import Pairs
+from stope.encoders.cache import EmbeddingCache
 from stope.mining._embedded import embeddings_of, silent
-from stope.mining._host import on_host
-from stope.mining.cache import EmbeddingCache
 from stope.mining.mined import Mined
-from stope.mining.pairs import Pairs
 
 Csr = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -146,7 +146,7 @@ def _exclusions(pairs: Pairs, given: Any, query_text: bool) -> Any:
     )
     if len(lists) != len(pairs.query_ids):
         raise ValueError(
-            f"exclude has {len(lists)} rows but there are {len(pairs.query_ids)} queries."
+            f"exclude has {len(lists)} rows but there are {len(pairs.query_ids)} queries"
         )
     own = np.split(rows, offsets[1:-1])
     return [np.union1d(np.asarray(a, dtype=np.int64), b) for a, b in zip(lists, own, strict=True)]

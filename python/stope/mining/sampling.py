@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import integer, real
 from stope._named import Named, names_of
-from stope._numbers import integer, real
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -95,7 +95,7 @@ class Window(Sampling, name="window"):
         integer(self.first, "first", 0)
         if self.last is not None and integer(self.last, "last", 1) <= self.first:
             raise ValueError(
-                f"last is {self.last}; give a rank above first={self.first}, or None for all."
+                f"last is {self.last}; give a rank above first={self.first}, or None for all"
             )
 
     def choose(self, ids: Ids, scores: Scores, positive_scores: Scores, n: int, keys: Keys) -> Ids:
@@ -266,7 +266,7 @@ def sampling_keys(seed: int, version: int, step: int, queries: Any) -> Keys:
     key = np.zeros(1, dtype=np.uint64)
     for name, number in (("seed", seed), ("version", version), ("step", step)):
         if not 0 <= number < 2**64:
-            raise ValueError(f"{name} is {number}; give an integer from 0 to 2^64 - 1.")
+            raise ValueError(f"{name} is {number}; give an integer from 0 to 2^64 - 1")
         key = _mixed(key + np.uint64(number))
     return _mixed(key + np.asarray(queries, dtype=np.int64).astype(np.uint64))
 
@@ -330,9 +330,9 @@ def _mixed(numbers: Keys) -> Keys:
 
 def _check(ids: Any, scores: Any, positive_scores: Any, n: int, keys: Any) -> None:
     if n < 0:
-        raise ValueError(f"n is {n}; give the number of negatives per query, at least 0.")
+        raise ValueError(f"n is {n}; give the number of negatives per query, at least 0")
     if ids.shape != scores.shape or ids.ndim != 2:
-        raise ValueError(f"ids has shape {ids.shape} and scores {scores.shape}; give both [Q, p].")
+        raise ValueError(f"ids has shape {ids.shape} and scores {scores.shape}; give both [Q, p]")
     for name, rows in (("positive_scores", positive_scores), ("keys", keys)):
         if rows.shape != ids.shape[:1]:
-            raise ValueError(f"{name} has shape {rows.shape} for {len(ids)} queries; give [Q].")
+            raise ValueError(f"{name} has shape {rows.shape} for {len(ids)} queries; give [Q]")

@@ -2,7 +2,7 @@
 
 All pairs of all queries are one list, sorted by length, so that batches are full and padding is
 small. Scores go to a folder in shards, under a fingerprint of teacher and texts, and a run that was
-stopped goes on after its last whole shard, as embeddings do (`stope.mining.cache`).
+stopped goes on after its last whole shard, as embeddings do (`stope.encoders.cache`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._numbers import integer
-from stope.mining._shards import Manifest, kept_array
-from stope.mining.fingerprint import fingerprint_encoder, fingerprint_texts
+from stope._checks import integer
+from stope.encoders._shards import Manifest, kept_array
+from stope.encoders.fingerprint import fingerprint_encoder, fingerprint_texts
 from stope.mining.mined import Mined
 from stope.weighting import teacher_confidence
 
@@ -125,7 +125,8 @@ def teacher_scores(
     D2).
 
     Example:
-        >>> from stope.mining import Pairs, mine
+        >>> from stope.data import Pairs
+        >>> from stope.mining import mine
         >>> pairs = Pairs.from_texts(["iron ore"], ["ore"], ["ore", "iron", "sea"])
         >>> rows = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
         >>> mined = mine(pairs, query_embeddings=rows[:1], corpus_embeddings=rows, num_negatives=2)
@@ -191,7 +192,8 @@ def teacher_filter(
     Source: NV-Retriever (methods.md C1) for the margins, RocketQA for the teacher.
 
     Example:
-        >>> from stope.mining import Pairs, mine
+        >>> from stope.data import Pairs
+        >>> from stope.mining import mine
         >>> pairs = Pairs.from_texts(["iron ore"], ["ore"], ["ore", "iron", "sea"])
         >>> rows = np.array([[1, 0], [0.8, 0.6], [0, 1]], np.float32)
         >>> mined = mine(pairs, query_embeddings=rows[:1], corpus_embeddings=rows, num_negatives=2)
@@ -207,11 +209,11 @@ def teacher_filter(
     }
     given = {name: float(value) for name, value in limits.items() if value is not None}
     if not given:
-        raise ValueError(f"there is no limit; give one of {', '.join(limits)}.")
+        raise ValueError(f"there is no limit; give one of {', '.join(limits)}")
     for name, value in given.items():
         if not np.isfinite(value) or (name.endswith("margin") and value < 0):
             kind = "finite and at least 0" if name.endswith("margin") else "finite"
-            raise ValueError(f"{name} is {value}; it must be {kind}.")
+            raise ValueError(f"{name} is {value}; it must be {kind}")
     result = scored.mined.result
     present = result.ids >= 0
     scores = np.where(present, scored.negative_scores, 0).astype(np.float64)
@@ -299,7 +301,7 @@ def _scorer(
     if not callable(call):
         raise TypeError(
             f"teacher is {type(teacher).__name__}; give a CrossEncoder, or a callable that takes a "
-            "list of (query, document) and gives one number for each."
+            "list of (query, document) and gives one number for each"
         )
     options: dict[str, Any] = {}
     if call is predict:
@@ -331,7 +333,7 @@ def _checked(given: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
     if scores.shape != (len(pairs),) or scores.dtype.kind not in "fiu":
         raise ValueError(
             f"teacher {name} gave scores of shape {scores.shape} and type {scores.dtype} for "
-            f"{len(pairs)} pairs; it must give one number for each."
+            f"{len(pairs)} pairs; it must give one number for each"
         )
     found = scores.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(found))
@@ -339,7 +341,7 @@ def _checked(given: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
         query, document = pairs[int(bad[0])]
         raise ValueError(
             f"teacher {name} gave {found[bad[0]]} for the query {query[:60]!r} and the document "
-            f"{document[:60]!r}; scores must be finite."
+            f"{document[:60]!r}; scores must be finite"
         )
     return found
 
@@ -357,7 +359,7 @@ def _in_folder(
         raise ValueError(
             f"teacher {type(teacher).__name__} has no weights that can be read, so its scores "
             "cannot be kept safely; give it a method fingerprint() -> str that changes whenever "
-            "its scores do, or leave folder out."
+            "its scores do, or leave folder out"
         )
     prints = fingerprint_encoder(teacher), fingerprint_texts(pairs.texts())
     key = hashlib.sha256(json.dumps([_FORMAT, 1, *prints]).encode()).hexdigest()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope._numbers import number
+from stope._checks import number
 
 OBJECTIVES = ("out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid")
 DIRECTIONS = (

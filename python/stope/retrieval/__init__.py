@@ -7,8 +7,8 @@ needs bm25s (extra ``retrieval``), the approximate comparison needs hnswlib; the
 
 from __future__ import annotations
 
+from stope._moved import moved_names
 from stope.retrieval.dense import DenseRetriever
-from stope.retrieval.encoding import encode_corpus, encode_queries
 from stope.retrieval.fusion import HybridRetriever, fuse
 from stope.retrieval.hnsw import HnswRetriever
 from stope.retrieval.lexical import Bm25
@@ -24,8 +24,10 @@ __all__ = [
     "Ranking",
     "Retriever",
     "Tokenizer",
-    "encode_corpus",
-    "encode_queries",
     "fuse",
     "search",
 ]
+
+__getattr__ = moved_names(
+    "stope.retrieval", {"encode_corpus": "stope.encoders", "encode_queries": "stope.encoders"}
+)

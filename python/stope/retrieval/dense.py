@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import stope
-from stope.retrieval.encoding import Encoder, encode_corpus, encode_queries
+from stope.encoders.encode import Encoder, encode_corpus, encode_queries
 from stope.retrieval.ranking import Exclusions, Ranking, check_k
 
 
@@ -118,7 +118,7 @@ def document_rows(
 ) -> Any:
     """Embeddings of the documents: those given, or the corpus encoded."""
     if (corpus is None) == (embeddings is None):
-        raise TypeError("Give either corpus (texts) or embeddings (an array), and not both.")
+        raise TypeError("Give either corpus (texts) or embeddings (an array), and not both")
     if corpus is None:
         return embeddings
     return encode_corpus(encoder, corpus, prompt=prompt, batch_size=batch_size, progress=progress)

@@ -57,18 +57,18 @@ def fuse(
     """
     rankings = list(rankings)
     if method not in _METHODS:
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(_METHODS)}.")
+        raise ValueError(f"method is {method!r}; choose one of {', '.join(_METHODS)}")
     if not rankings:
-        raise ValueError("rankings is empty; fuse needs at least one.")
+        raise ValueError("rankings is empty; fuse needs at least one")
     if not np.isfinite(rrf_k) or rrf_k < 0:
-        raise ValueError(f"rrf_k is {rrf_k}; it must be a finite number of at least 0.")
+        raise ValueError(f"rrf_k is {rrf_k}; it must be a finite number of at least 0")
     sizes = {len(ranking) for ranking in rankings}
     if len(sizes) > 1:
-        raise ValueError(f"rankings have {sorted(sizes)} queries; they must have the same.")
+        raise ValueError(f"rankings have {sorted(sizes)} queries; they must have the same")
     shares = _weights(weights, len(rankings), method)
     width = max(ranking.ids.shape[1] for ranking in rankings) if k is None else int(k)
     if width < 1:
-        raise ValueError(f"k is {width}; it must be at least 1.")
+        raise ValueError(f"k is {width}; it must be at least 1")
     terms = [
         _reciprocal(ranking, rrf_k) if method == "rrf" else _normalised(ranking)
         for ranking in rankings
@@ -119,10 +119,10 @@ class HybridRetriever:
         sizes = sorted({len(retriever) for retriever in self.retrievers})
         if len(sizes) != 1:
             raise ValueError(
-                f"retrievers search corpora of {sizes or 'no'} documents; need one size."
+                f"retrievers search corpora of {sizes or 'no'} documents; need one size"
             )
         if depth < 1:
-            raise ValueError(f"depth is {depth}; it must be at least 1.")
+            raise ValueError(f"depth is {depth}; it must be at least 1")
         self._size = sizes[0]
         self.method, self.weights, self.depth, self.rrf_k = method, weights, depth, rrf_k
 
@@ -153,10 +153,10 @@ def _weights(given: Sequence[float] | None, count: int, method: str) -> NDArray[
         return np.full(count, 1.0 if method == "rrf" else 1.0 / count)
     weights = np.asarray(given, dtype=np.float64).reshape(-1)
     if len(weights) != count:
-        raise ValueError(f"weights has {len(weights)} numbers for {count} rankings.")
+        raise ValueError(f"weights has {len(weights)} numbers for {count} rankings")
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError(
-            f"weights is {weights.tolist()}; they must be finite, at least 0, and not all 0."
+            f"weights is {weights.tolist()}; they must be finite, at least 0, and not all 0"
         )
     return weights
 

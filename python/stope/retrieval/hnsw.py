@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._extras import need
+from stope.encoders.encode import Encoder, encode_queries
 from stope.retrieval.dense import document_rows
-from stope.retrieval.encoding import Encoder, encode_queries
 from stope.retrieval.ranking import Ranking, check_k
 
 _SPACES = {"cosine": "cosine", "dot": "ip", "euclidean": "l2"}
@@ -65,16 +65,16 @@ class HnswRetriever:
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         if metric not in _SPACES:
-            raise ValueError(f"metric is {metric!r}; choose one of {', '.join(_SPACES)}.")
+            raise ValueError(f"metric is {metric!r}; choose one of {', '.join(_SPACES)}")
         least = {"m": (m, 2), "ef_construction": (ef_construction, 1), "ef_search": (ef_search, 1)}
         for name, (value, lowest) in {**least, "num_threads": (num_threads, 1)}.items():
             if value < lowest:
-                raise ValueError(f"{name} is {value}; it must be at least {lowest}.")
+                raise ValueError(f"{name} is {value}; it must be at least {lowest}")
         hnswlib = need("hnswlib", extra="retrieval")
         rows = document_rows(encoder, corpus, embeddings, corpus_prompt, batch_size, None)
         array = np.asarray(rows, dtype=np.float32)
         if array.ndim != 2 or array.size == 0:
-            raise ValueError(f"embeddings has shape {array.shape}; it must be (documents, dim).")
+            raise ValueError(f"embeddings has shape {array.shape}; it must be (documents, dim)")
         self.encoder = encoder
         self.metric = metric
         self.batch_size = batch_size

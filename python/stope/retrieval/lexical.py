@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import texts as texts_of
 from stope._extras import need
-from stope.retrieval.ranking import Exclusions, Ranking, check_k, check_texts, excluded_rows
+from stope.retrieval.ranking import Exclusions, Ranking, check_k, excluded_rows
 from stope.retrieval.tokenizer import Tokenizer
 
 _METHODS = ("lucene", "robertson", "atire")
@@ -64,13 +65,13 @@ class Bm25:
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         if method not in _METHODS:
-            raise ValueError(f"method is {method!r}; choose one of {', '.join(_METHODS)}.")
+            raise ValueError(f"method is {method!r}; choose one of {', '.join(_METHODS)}")
         if not k1 > 0:
-            raise ValueError(f"k1 is {k1}; it must be above 0.")
+            raise ValueError(f"k1 is {k1}; it must be above 0")
         if not 0 <= b <= 1:
-            raise ValueError(f"b is {b}; it must lie between 0 and 1.")
+            raise ValueError(f"b is {b}; it must lie between 0 and 1")
         bm25s = need("bm25s", extra="retrieval")
-        texts = check_texts(corpus, "corpus")
+        texts = texts_of(corpus, "corpus")
         self.tokenizer = tokenizer if tokenizer is not None else Tokenizer()
         self._size = len(texts)
         self._vocabulary: dict[str, int] = {}
@@ -84,7 +85,7 @@ class Bm25:
                 progress(len(rows), len(texts))
         if not self._vocabulary:
             raise ValueError(
-                "corpus holds no words under this tokenizer; check its stop words and its texts."
+                "corpus holds no words under this tokenizer; check its stop words and its texts"
             )
         self._index: Any = bm25s.BM25(k1=k1, b=b, method=method, backend="numpy")
         self._index.index((rows, self._vocabulary), create_empty_token=False, show_progress=False)
@@ -113,7 +114,7 @@ class Bm25:
             ValueError: k below 1 or above the corpus size, no queries, exclude of another length.
         """
         k = check_k(k, self._size)
-        texts = check_texts(queries, "queries")
+        texts = texts_of(queries, "queries")
         banned = excluded_rows(exclude, len(texts))
         ids = np.full((len(texts), k), -1, dtype=np.int64)
         best = np.full((len(texts), k), -np.inf, dtype=np.float32)

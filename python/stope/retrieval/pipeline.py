@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from stope.retrieval.ranking import Ranking, check_k, check_texts
+from stope._checks import texts as texts_of
+from stope.retrieval.ranking import Ranking, check_k
 
 
 class Retriever(Protocol):
@@ -46,18 +47,17 @@ def search(
 
     Memory: one ranking of batch_size x k, and the run.
     """
-    texts = check_texts(query_texts, "query_texts")
+    texts = texts_of(query_texts, "query_texts")
     if len(query_ids) != len(texts):
-        raise ValueError(f"query_ids has {len(query_ids)} ids for {len(texts)} query_texts.")
+        raise ValueError(f"query_ids has {len(query_ids)} ids for {len(texts)} query_texts")
     if len(set(query_ids)) != len(texts):
-        raise ValueError("query_ids has duplicates; a run holds each query once.")
+        raise ValueError("query_ids has duplicates; a run holds each query once")
     if len(corpus_ids) != len(retriever):
         raise ValueError(
-            f"corpus_ids has {len(corpus_ids)} ids "
-            f"but the retriever has {len(retriever)} documents."
+            f"corpus_ids has {len(corpus_ids)} ids but the retriever has {len(retriever)} documents"
         )
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1.")
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     k = check_k(k, len(retriever))
     depth = min(k + 1, len(retriever)) if exclude_self else k
     run: dict[str, dict[str, float]] = {}

@@ -38,7 +38,7 @@ class Ranking:
         if self.ids.ndim != 2 or self.ids.shape != self.scores.shape:
             raise ValueError(
                 f"ids has shape {self.ids.shape} and scores has shape {self.scores.shape}; "
-                "a ranking needs two arrays [queries, k] of the same shape."
+                "a ranking needs two arrays [queries, k] of the same shape"
             )
 
     def __len__(self) -> int:
@@ -56,12 +56,12 @@ class Ranking:
         """
         if len(query_ids) != len(self):
             raise ValueError(
-                f"query_ids has {len(query_ids)} ids but the ranking has {len(self)} queries."
+                f"query_ids has {len(query_ids)} ids but the ranking has {len(self)} queries"
             )
         if self.ids.size and int(self.ids.max()) >= len(corpus_ids):
             raise ValueError(
                 f"corpus_ids has {len(corpus_ids)} ids but the ranking names row "
-                f"{int(self.ids.max())}; pass the ids of the corpus that was searched."
+                f"{int(self.ids.max())}; pass the ids of the corpus that was searched"
             )
         return {
             query: {
@@ -92,7 +92,7 @@ class Ranking:
             if missing is not None:
                 raise ValueError(
                     f"The run names document {missing!r} for query {query!r}, "
-                    "but corpus_ids has no such id."
+                    "but corpus_ids has no such id"
                 )
             found.append([(row_of[name], score) for name, score in documents.items()])
         return padded(found)
@@ -114,27 +114,12 @@ def padded(rows: Iterable[Iterable[tuple[int, float]]], k: int | None = None) ->
 def check_k(k: int, size: int) -> int:
     """Return k as an int, or say why it cannot be served by a corpus of `size` documents."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"k must be an integer, not {type(k).__name__}.")
+        raise TypeError(f"k must be an integer, not {type(k).__name__}")
     if k < 1:
-        raise ValueError(f"k is {k}; it must be at least 1.")
+        raise ValueError(f"k is {k}; it must be at least 1")
     if k > size:
-        raise ValueError(
-            f"k is {k} but the corpus has {size} documents; lower k to at most {size}."
-        )
+        raise ValueError(f"k is {k} but the corpus has {size} documents; lower k to at most {size}")
     return int(k)
-
-
-def check_texts(texts: Sequence[str], name: str) -> list[str]:
-    """Return the texts as a list, refusing a bare string, non-strings and nothing at all."""
-    if isinstance(texts, str):
-        raise TypeError(f"{name} is one string; pass a list of strings, [{name}].")
-    listed = list(texts)
-    wrong = next((row for row, text in enumerate(listed) if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise TypeError(f"{name}[{wrong}] is {type(listed[wrong]).__name__}, not a string.")
-    if not listed:
-        raise ValueError(f"{name} is empty; there is nothing to search.")
-    return listed
 
 
 def excluded_rows(exclude: Exclusions | None, num_queries: int) -> list[NDArray[np.int64]] | None:
@@ -145,14 +130,14 @@ def excluded_rows(exclude: Exclusions | None, num_queries: int) -> list[NDArray[
         if len(exclude) != 2:
             raise ValueError(
                 f"exclude is a tuple of {len(exclude)}; CSR needs (offsets, ids), "
-                "and one array of ids per query needs a list."
+                "and one array of ids per query needs a list"
             )
         offsets, ids = (np.asarray(part, dtype=np.int64) for part in exclude)
         if len(offsets) != num_queries + 1 or offsets[0] != 0 or offsets[-1] != len(ids):
             raise ValueError(
-                f"exclude offsets must hold {num_queries + 1} values from 0 to {len(ids)}."
+                f"exclude offsets must hold {num_queries + 1} values from 0 to {len(ids)}"
             )
         return np.split(ids, offsets[1:-1])
     if len(exclude) != num_queries:
-        raise ValueError(f"exclude has {len(exclude)} rows but there are {num_queries} queries.")
+        raise ValueError(f"exclude has {len(exclude)} rows but there are {num_queries} queries")
     return [np.asarray(ids, dtype=np.int64).reshape(-1) for ids in exclude]

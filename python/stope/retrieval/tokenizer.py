@@ -54,7 +54,7 @@ class Tokenizer:
             library = need("Stemmer", extra="retrieval")
             if stemmer not in library.algorithms():
                 raise ValueError(
-                    f"stemmer is {stemmer!r}; PyStemmer knows {', '.join(library.algorithms())}."
+                    f"stemmer is {stemmer!r}; PyStemmer knows {', '.join(library.algorithms())}"
                 )
             self._stemmer = library.Stemmer(stemmer)
 
@@ -95,6 +95,6 @@ def _stop_words(given: str | Iterable[str] | None) -> frozenset[str]:
     if key not in known:
         raise ValueError(
             f"stop_words is {given!r}; bm25s has lists for english, {', '.join(sorted(known))}. "
-            "Pass one of these, your own words, or None."
+            "Pass one of these, your own words, or None"
         )
     return frozenset(known[key])

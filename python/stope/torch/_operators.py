@@ -12,9 +12,8 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-
 import stope
+import torch
 
 Scalar = bool | int | float | str | None | tuple[str, ...]
 OPTIONAL_TENSORS = (

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
-
 import stope
+import torch
 from stope.torch._collectives import Passing, gather_rows, padded, rank, row_counts, world_size
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Statistics

@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import distributed as dist
-
 from stope.torch import _ring
 from stope.torch._collectives import (
     gather_rows,
@@ -36,6 +34,7 @@ from stope.torch.losses import (
     check_weights,
     weighted_mean,
 )
+from torch import distributed as dist
 
 __all__ = [
     "DistributedInfoNCELoss",

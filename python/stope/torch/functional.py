@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 import stope
+import torch
 from stope.torch import _operators
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Scalar, Statistics

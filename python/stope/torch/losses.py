@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import nn
-
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
+from torch import nn
 
 
 class InfoNCELoss(nn.Module):  # type: ignore[misc]

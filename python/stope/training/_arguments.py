@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stope.training._options import Options
-from stope.training._rows import RowTable
+from stope.training.rows import RowTable
 
 SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 QUERY_SIDE_LOSSES = ("lambda_mrr", "infonce")
@@ -34,16 +34,16 @@ def check_numbers(
 ) -> None:
     """Refuse numbers out of range; counts are None or at least 1."""
     if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2 (one negative each), not {batch_size}.")
+        raise ValueError(f"batch_size must be at least 2 (one negative each), not {batch_size}")
     for name, value in {"epochs": epochs, **counts}.items():
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+            raise ValueError(f"{name} must be at least 1, not {value}")
     if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, but is {learning_rate}.")
+        raise ValueError(f"learning_rate must be positive, but is {learning_rate}")
     if not 0 <= warmup < 1:
-        raise ValueError(f"warmup must be at least 0 and below 1, but is {warmup}.")
+        raise ValueError(f"warmup must be at least 0 and below 1, but is {warmup}")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 4294967295, not {seed}.")
+        raise ValueError(f"seed must be from 0 to 4294967295, not {seed}")
 
 
 def check_together(options: Options, table: RowTable, *, static: bool) -> None:
@@ -58,22 +58,22 @@ def check_together(options: Options, table: RowTable, *, static: bool) -> None:
         raise ValueError(f'keep must be "last" or "best", not {options.keep!r}.')
     if options.scheduler not in SCHEDULERS:
         names = ", ".join(f'"{name}"' for name in SCHEDULERS)
-        raise ValueError(f"scheduler must be one of {names}, not {options.scheduler!r}.")
+        raise ValueError(f"scheduler must be one of {names}, not {options.scheduler!r}")
     if options.evaluation is None:
         if options.keep == "best":
             raise ValueError('keep="best" needs an evaluation to judge the weights by.')
         for name in ("patience", "evaluate_every"):
             value = getattr(options, name)
             if value is not None:
-                raise ValueError(f"{name} is {value} but there is no evaluation; give one.")
+                raise ValueError(f"{name} is {value} but there is no evaluation; give one")
     if options.output is None:
         for name, unset in (("resume", False), ("tensorboard", False), ("checkpoint_every", None)):
             value = getattr(options, name)
             if value != unset:
-                raise ValueError(f"{name} is {value} but there is no output; name a folder.")
+                raise ValueError(f"{name} is {value} but there is no output; name a folder")
     if options.refresh is not None and table.pairs is None:
         raise ValueError(
-            "refresh was given, which mines in a corpus; give examples as stope.mining.Pairs."
+            "refresh was given, which mines in a corpus; give examples as stope.mining.Pairs"
         )
     _check_loss(options)
     if options.autocast not in (None, "bfloat16"):
@@ -81,7 +81,7 @@ def check_together(options: Options, table: RowTable, *, static: bool) -> None:
     if options.autocast is not None and static:
         raise ValueError(
             "autocast was given but the model is a static encoder, which looks vectors up and "
-            "multiplies nothing; leave it out."
+            "multiplies nothing; leave it out"
         )
 
 
@@ -92,24 +92,24 @@ def _check_loss(options: Options) -> None:
             if getattr(options, name) != unset:
                 raise ValueError(
                     f"{name} was given, but refresh has the mode 'query_side', whose loss does not "
-                    "take it; leave it out or choose another mode."
+                    "take it; leave it out or choose another mode"
                 )
         if loss not in (None, *QUERY_SIDE_LOSSES):
             raise ValueError(
                 f"loss must be one of {', '.join(QUERY_SIDE_LOSSES)} with refresh in the mode "
-                f"'query_side', not {loss!r}."
+                f"'query_side', not {loss!r}"
             )
         return
     if isinstance(loss, str):
         raise ValueError(
             f"loss is {loss!r}, a name, which is for refresh in the mode 'query_side'; give a loss "
-            "of sentence-transformers, or leave it out."
+            "of sentence-transformers, or leave it out"
         )
     if loss is not None:
         for name in _FOR_THE_LOSS:
             if getattr(options, name) is not None:
                 raise ValueError(
-                    f"{name} was given, which is for the default loss; leave it or loss out."
+                    f"{name} was given, which is for the default loss; leave it or loss out"
                 )
 
 
@@ -117,11 +117,11 @@ def check_output(output: str | Path) -> Path:
     """The output folder, made where it is missing."""
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"output is {folder}, which is a file; name a folder.")
+        raise FileExistsError(f"output is {folder}, which is a file; name a folder")
     if not folder.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"output is {folder}, but the folder {folder.absolute().parent} does not exist; "
-            "create it first."
+            "create it first"
         )
     folder.mkdir(exist_ok=True)
     return folder

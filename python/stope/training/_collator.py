@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+import torch
 from stope.torch.distributed import world_size
-from stope.training._rows import ROW, SOURCE, WEIGHT, Columns, RowTable, columns_of, text_numbers
+from stope.training.rows import ROW, SOURCE, WEIGHT, Columns, RowTable, columns_of, text_numbers
 
 
 class Batches:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stope.mining import Pairs
-from stope.mining.fingerprint import fingerprint_texts
-from stope.training._rows import ROW, SOURCE, RowTable, check_columns
+from stope.data import Pairs
+from stope.encoders.fingerprint import fingerprint_texts
 from stope.training.dataset import pairs_dataset, training_dataset
+from stope.training.rows import ROW, SOURCE, RowTable, check_columns
 
 
 def as_rows(
@@ -38,11 +38,11 @@ def as_rows(
         if len(values) != len(dataset):
             raise ValueError(
                 f'columns has {len(values)} values of "{name}" for {len(dataset)} rows; it needs '
-                "one for each."
+                "one for each"
             )
         dataset = dataset.add_column(name, list(values))
     if len(dataset) < 2:
-        raise ValueError(f"examples has {len(dataset)} rows; in-batch negatives need two or more.")
+        raise ValueError(f"examples has {len(dataset)} rows; in-batch negatives need two or more")
     found = check_columns(dataset)
     if pairs is None:
         return dataset, RowTable.of_dataset(dataset)
@@ -63,8 +63,8 @@ def fingerprint_rows(dataset: Any) -> str:
 def _from_tuples(examples: Any) -> Any:
     rows = [tuple(row) for row in examples]
     if not rows:
-        raise ValueError("examples is empty; there is nothing to train on.")
+        raise ValueError("examples is empty; there is nothing to train on")
     if min(map(len, rows)) < 2:
-        raise ValueError("examples has a row without a positive; rows are (query, positive).")
+        raise ValueError("examples has a row without a positive; rows are (query, positive)")
     negatives = [row[2:] for row in rows] if max(map(len, rows)) > 2 else None
     return training_dataset([row[0] for row in rows], [row[1] for row in rows], negatives)

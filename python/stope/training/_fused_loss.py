@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import distributed as dist
-from torch import nn
 
+import torch
+from stope.encoders.versions import part
 from stope.torch import Statistics
 from stope.torch.distributed import gather_rows, world_size
 from stope.torch.functional import computes_on
 from stope.training._clock import Clock
 from stope.training._known_pairs import KnownPairs, known_pairs
-from stope.training._library import part
-from stope.training._rows import ROW, WEIGHT, RowTable
 from stope.training._signals import RowWeights, observations, own_scores
+from stope.training.rows import ROW, WEIGHT, RowTable
 from stope.weighting import Weighting
+from torch import distributed as dist
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Contrast:
         if batch.chosen.ndim != 2 or len(batch.chosen) != len(batch.rows):
             raise ValueError(
                 f"negatives chose ids of shape {batch.chosen.shape} for {len(batch.rows)} rows; "
-                "one row of ids is needed for each."
+                "one row of ids is needed for each"
             )
         batch.numbers = np.concatenate([batch.numbers, batch.chosen.T.reshape(-1)])
         found = []
@@ -140,7 +140,7 @@ class _Contrast:
             if len(batch.numbers) != len(documents):
                 raise ValueError(
                     f"document_ids has {len(batch.numbers)} numbers for {len(documents)} "
-                    "documents; give one for each, column by column."
+                    "documents; give one for each, column by column"
                 )
             known = known_pairs(
                 batch.numbers,
@@ -211,7 +211,7 @@ class _Contrast:
         if self.parts.dims[0] != whole:
             raise ValueError(
                 f"matryoshka_dims starts with {self.parts.dims[0]}, but the model's embeddings "
-                f"have {whole}; start with {whole}."
+                f"have {whole}; start with {whole}"
             )
         total = self.parts.dim_weights[0] * value
         found[f"loss_{whole}"] = float(value.detach())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+import torch
 from stope.torch.distributed import gather_rows, own_rows
-from stope.training._rows import RowTable
+from stope.training.rows import RowTable
 
 Ids = NDArray[np.int64]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stope.encoders.lora import Lora
+from stope.encoders.prompts import TaskPrompts
 from stope.training.batches import BatchSpec
-from stope.training.lora import Lora
 from stope.training.losses import Precision
-from stope.training.prompts import TaskPrompts
-from stope.training.refresh import NegativeRefresh
+from stope.training.negatives.refresh import NegativeRefresh
 from stope.weighting import Weighting
 
 # These leave the result as it is: a run with others may go on from its checkpoints.

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch.nn.functional import normalize
 
+import torch
 from stope.torch.distributed import world_size
 from stope.weighting import (
     Weighting,

@@ -12,27 +12,27 @@ import numpy as np
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import PrinterCallback
 
-from stope.mining import EmbeddingCache, fingerprint_encoder
-from stope.retrieval.encoding import encode_queries
+from stope.encoders import EmbeddingCache, fingerprint_encoder
+from stope.encoders.encode import encode_queries
+from stope.encoders.lora import low_rank
+from stope.scale.processes import computed_in_first
 from stope.training._arguments import check_output, say_nothing
 from stope.training._clock import Clock
 from stope.training._collator import Batches
 from stope.training._examples import fingerprint_rows
 from stope.training._fused_loss import CachedFusedLoss, FusedLoss
 from stope.training._options import Options
-from stope.training._processes import computed_in_first
-from stope.training._rows import SOURCE, WEIGHT, RowTable, check_columns
 from stope.training._signals import check_weighting
 from stope.training._surroundings import autocast_training, tokens_once
 from stope.training.batches import Clustered, Distinct, batch_sampler
-from stope.training.callbacks import BetweenSteps
-from stope.training.checkpoint import Checkpoints
-from stope.training.log import TrainingLog
-from stope.training.lora import low_rank
+from stope.training.callbacks.between_steps import BetweenSteps
+from stope.training.callbacks.checkpoint import Checkpoints
+from stope.training.callbacks.log import TrainingLog
 from stope.training.losses import contrastive_loss
-from stope.training.query_side import QuerySideLoss
-from stope.training.refresh import RefreshRun
+from stope.training.negatives.query_side import QuerySideLoss
+from stope.training.negatives.refresh import RefreshRun
 from stope.training.report import TrainingReport
+from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns
 
 
 class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
@@ -224,7 +224,7 @@ def _newest(checkpoints: Checkpoints, resume: bool, say: Any) -> Path | None:
         if checkpoints:
             raise FileExistsError(
                 f"{checkpoints.folder} has checkpoints of a run; give resume=True to go on with "
-                "it, or name another output folder."
+                "it, or name another output folder"
             )
         return None
     found = checkpoints.newest(say)
@@ -251,5 +251,5 @@ def _check_texts_only(dataset: Any, loss: Any) -> None:
     if other is not None:
         raise ValueError(
             f'examples has a column "{other}", which {type(loss).__name__} would read as text; '
-            "leave loss out, or remove the column."
+            "leave loss out, or remove the column"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stope.training._library import is_static
+from stope.encoders.versions import is_static
 
 
 @contextlib.contextmanager

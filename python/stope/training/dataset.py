@@ -13,7 +13,7 @@ from stope._extras import need
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from stope.mining import Pairs
+    from stope.data import Pairs
 
 
 def training_dataset(
@@ -39,19 +39,19 @@ def training_dataset(
         ['query', 'positive', 'negative_1', 'negative_2']
     """
     if not len(queries):
-        raise ValueError("queries is empty; there is nothing to train on.")
+        raise ValueError("queries is empty; there is nothing to train on")
     if len(queries) != len(positives):
-        raise ValueError(f"positives has {len(positives)} texts for {len(queries)} queries.")
+        raise ValueError(f"positives has {len(positives)} texts for {len(queries)} queries")
     columns: dict[str, list[str]] = {"query": list(queries), "positive": list(positives)}
     if negatives is not None:
         if len(negatives) != len(queries):
-            raise ValueError(f"negatives has {len(negatives)} rows for {len(queries)} queries.")
+            raise ValueError(f"negatives has {len(negatives)} rows for {len(queries)} queries")
         count = len(negatives[0])
         wrong = next((row for row, texts in enumerate(negatives) if len(texts) != count), None)
         if wrong is not None:
             raise ValueError(
                 f"negatives[{wrong}] has {len(negatives[wrong])} texts but negatives[0] has"
-                f" {count}; every row needs the same number."
+                f" {count}; every row needs the same number"
             )
         for place in range(count):
             columns[f"negative_{place + 1}"] = [texts[place] for texts in negatives]
@@ -76,7 +76,7 @@ def pairs_dataset(
             positive, so that no negative is left.
 
     Example:
-        >>> from stope.mining import Pairs
+        >>> from stope.data import Pairs
         >>> pairs = Pairs.from_texts(["ore?", "pit?"], ["rock", "hole"])
         >>> pairs_dataset(pairs, np.array([[1], [-1]]))["negative_1"][:]
         ['hole', 'rock']
@@ -90,7 +90,7 @@ def pairs_dataset(
     if negative_ids.ndim != 2 or len(negative_ids) != len(pairs.query_texts):
         raise ValueError(
             f"negative_ids has shape {negative_ids.shape} but there are {len(pairs.query_texts)}"
-            " queries; it needs one row for each."
+            " queries; it needs one row for each"
         )
     filled = _fill(pairs, negative_ids, seed)
     texts = [[pairs.corpus_texts[row] for row in rows] for rows in filled]
@@ -107,7 +107,7 @@ def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[n
         if allowed == 0:
             raise ValueError(
                 f"query {pairs.query_ids[row]!r} has every document as a positive; there is no"
-                " negative to train with."
+                " negative to train with"
             )
         missing = np.flatnonzero(filled[row] < 0)
         # A rank among the allowed documents becomes an id by stepping over the (sorted) positives.

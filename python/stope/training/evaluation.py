@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope.data import Collection
+from stope.encoders.fingerprint import fingerprint_texts
 from stope.evaluation import evaluate
-from stope.mining.fingerprint import fingerprint_texts
 from stope.retrieval import DenseRetriever
 
 

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from stope._extras import need
-from stope.training._library import dimension, is_static
+from stope.encoders.versions import dimension, is_static
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from stope.training._clock import Clock
-    from stope.training._rows import RowTable
+    from stope.training.rows import RowTable
     from stope.weighting import Weighting
 
 Precision = Literal["float32", "bfloat16"]
@@ -65,7 +65,7 @@ def contrastive_loss(
         negatives: `stope.training.LiveNegatives`: hard negatives that may change while training
             runs. Each step they are chosen, tokenized and encoded, and are then columns as any.
         prompts: with ``.document(source)``, put before the texts of live negatives.
-        table: of the rows, where they are of `stope.mining.Pairs`; no positive of a row's query is
+        table: of the rows, where they are of `stope.data.Pairs`; no positive of a row's query is
             then a negative of the row. Live negatives need it.
         matryoshka_dims: such as (384, 128, 64): the loss is the weighted sum of the losses of the
             embeddings' first 384, 128 and 64 elements. The first is the model's own dimension, and
@@ -95,23 +95,23 @@ def contrastive_loss(
     Source: ``methods.md`` A1, E2, G12, H1, H7, H8.
 
     Example:
-        >>> from stope.training import static_encoder
+        >>> from stope.encoders import static_encoder
         >>> encoder = static_encoder(["red ore", "a deep pit", "rock and ore"] * 9, dim=8)
         >>> loss = contrastive_loss(encoder, temperature=0.02, weighting="progressive")
         >>> loss.infonce.temperature, loss.parts.weighting.name, loss.clock.progress
         (0.02, 'progressive', 0.0)
     """
     if mini_batch_size is not None and mini_batch_size < 1:
-        raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}.")
+        raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}")
     if mini_batch_size is not None and is_static(model):
         raise ValueError(
             f"mini_batch_size is {mini_batch_size} but the model is a static encoder, which keeps "
-            "no activations to save; leave it out."
+            "no activations to save; leave it out"
         )
     if negatives is not None and (table is None or table.pairs is None):
         raise ValueError(
             "negatives are given without a table of pairs, which tells a row's query; give "
-            "table=RowTable.of_pairs(pairs)."
+            "table=RowTable.of_pairs(pairs)"
         )
     dims, factors = _dims(model, matryoshka_dims, matryoshka_weights)
     need("torch", extra="train")
@@ -132,27 +132,27 @@ def _dims(
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     if dims is None:
         if weights is not None:
-            raise ValueError(f"matryoshka_weights is {weights} without matryoshka_dims; give both.")
+            raise ValueError(f"matryoshka_weights is {weights} without matryoshka_dims; give both")
         return (), ()
     found = tuple(int(dim) for dim in dims)
     if not found or found[-1] < 1 or any(a <= b for a, b in itertools.pairwise(found)):
         raise ValueError(
             f"matryoshka_dims is {found}; give numbers of at least 1 that descend, such as "
-            "(384, 128, 64)."
+            "(384, 128, 64)"
         )
     whole = dimension(model)
     if whole is not None and found[0] != whole:
         raise ValueError(
             f"matryoshka_dims starts with {found[0]}, but the model's embeddings have {whole}; "
-            f"start with {whole}, and let smaller ones follow."
+            f"start with {whole}, and let smaller ones follow"
         )
     factors = tuple(
         float(weight) for weight in (weights if weights is not None else [1.0] * len(found))
     )
     if len(factors) != len(found):
         raise ValueError(
-            f"matryoshka_weights has {len(factors)} numbers for {len(found)} dims; give one each."
+            f"matryoshka_weights has {len(factors)} numbers for {len(found)} dims; give one each"
         )
     if not all(0 < factor < math.inf for factor in factors):
-        raise ValueError(f"matryoshka_weights is {factors}; give finite numbers above 0.")
+        raise ValueError(f"matryoshka_weights is {factors}; give finite numbers above 0")
     return found, factors

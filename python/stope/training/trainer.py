@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stope._extras import need
+from stope.encoders.lora import Lora
+from stope.encoders.prompts import TaskPrompts
+from stope.encoders.versions import is_static
 from stope.training._arguments import SCHEDULERS, check_numbers, check_together
 from stope.training._examples import as_rows
-from stope.training._library import is_static
 from stope.training._options import Options
 from stope.training._surroundings import quiet
 from stope.training.batches import BatchSpec
-from stope.training.lora import Lora
 from stope.training.losses import Precision
-from stope.training.prompts import TaskPrompts
-from stope.training.refresh import NegativeRefresh
+from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.report import TrainingReport
 from stope.weighting import Weighting
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
-    from stope.mining import Pairs
+    from stope.data import Pairs
 
 Progress = Callable[[int, int], object]
 _STATIC = {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1}
@@ -87,7 +87,7 @@ def train(
     Args:
         model: a SentenceTransformer.
         examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...), or
-            `stope.mining.Pairs`, of which each (query, positive) is a row. In a dataset, a column
+            `stope.data.Pairs`, of which each (query, positive) is a row. In a dataset, a column
             "weight" weighs the rows of a batch in its mean loss, "source" names where a row is from
             (for batches and prompts), and any column of numbers is a signal for the weighting.
         columns: more such columns, one value per row; with pairs in the order of their positives.
@@ -154,7 +154,7 @@ def train(
     keep="best" the weights once more, and once more while a checkpoint is written.
 
     Example:
-        >>> from stope.training import static_encoder
+        >>> from stope.encoders import static_encoder
         >>> rows = [("red ore", "iron in rock"), ("deep pit", "a hole in the ground")]
         >>> encoder = static_encoder([text for row in rows for text in row] * 9, dim=8)
         >>> len(train(encoder, rows, epochs=3).losses)
@@ -164,7 +164,7 @@ def train(
     usual = _STATIC if static else _OTHER if lora is None else _LORA
     dataset, table = as_rows(examples, columns)
     if epochs is not None and max_steps is not None:
-        raise ValueError(f"epochs is {epochs} and max_steps is {max_steps}; give one of them.")
+        raise ValueError(f"epochs is {epochs} and max_steps is {max_steps}; give one of them")
     if batch_size is None:  # small files still get several steps per epoch
         batch_size = min(int(usual["batch_size"]), max(16, len(dataset) // 8))
     epochs = int(epochs if epochs is not None else usual["epochs"])

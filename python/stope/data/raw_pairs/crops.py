@@ -71,7 +71,7 @@ def independent_crops(
     check_rows(texts, "texts")
     low, high = share(min_ratio, "min_ratio"), share(max_ratio, "max_ratio")
     if low > high:
-        raise ValueError(f"min_ratio is {low} but max_ratio is {high}; the lesser comes first.")
+        raise ValueError(f"min_ratio is {low} but max_ratio is {high}; the lesser comes first")
     probability = share(delete, "delete")
     integer(seed, "seed", 0)
     integer(pairs_per_row, "pairs_per_row", 1)

@@ -107,7 +107,7 @@ def query_as_context(
     """
     check_rows(passages, "passages")
     if not callable(generate):
-        raise TypeError(f"generate is {generate!r:.80}; give a function of a list of passages.")
+        raise TypeError(f"generate is {generate!r:.80}; give a function of a list of passages")
     integer(batch_size, "batch_size", 1)
     integer(min_tokens, "min_tokens", 1)
     integer(first_row, "first_row", 0)
@@ -115,11 +115,11 @@ def query_as_context(
     def ask(batch: list[tuple[int, str]]) -> Iterator[RawPair]:
         answers = generate([text for _, text in batch])
         if isinstance(answers, str) or not isinstance(answers, Sequence):
-            raise TypeError(f"generate returned a {type(answers).__name__}; return a list.")
+            raise TypeError(f"generate returned a {type(answers).__name__}; return a list")
         if len(answers) != len(batch):
             raise ValueError(
                 f"generate returned {len(answers)} results for {len(batch)} passages from row"
-                f" {batch[0][0]} on; return one for each, in their order."
+                f" {batch[0][0]} on; return one for each, in their order"
             )
         for (row, text), answer in zip(batch, answers, strict=True):
             for query in dict.fromkeys(_queries(answer, row)):
@@ -144,16 +144,14 @@ def query_as_context(
 def _queries(answer: str | Sequence[str], row: int) -> list[str]:
     found = [answer] if isinstance(answer, str) else answer
     if not isinstance(found, Sequence):
-        raise TypeError(f"generate returned {answer!r:.80} for row {row}; return text.")
+        raise TypeError(f"generate returned {answer!r:.80} for row {row}; return text")
     if not len(found):
-        raise ValueError(
-            f"generate returned no query for row {row}; leave the passage out instead."
-        )
+        raise ValueError(f"generate returned no query for row {row}; leave the passage out instead")
     for query in found:
         if not isinstance(query, str):
-            raise TypeError(f"generate returned {query!r:.80} for row {row}; return text.")
+            raise TypeError(f"generate returned {query!r:.80} for row {row}; return text")
         if not query.strip():
             raise ValueError(
-                f"generate returned an empty query for row {row}; leave the passage out instead."
+                f"generate returned an empty query for row {row}; leave the passage out instead"
             )
     return [query.strip() for query in found]

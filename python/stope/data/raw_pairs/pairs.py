@@ -52,7 +52,7 @@ class RawPairs:
         """
         if self._once and self._used:
             raise ValueError(
-                "The rows were an iterator and have been read; give a list, or keep the pairs."
+                "The rows were an iterator and have been read; give a list, or keep the pairs"
             )
         self._used = True
         self.rows = self.pairs = 0
@@ -108,25 +108,25 @@ def check_rows(rows: Any, name: str) -> None:
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
         raise TypeError(
             f"{name} is {'one string' if isinstance(rows, str) else type(rows).__name__}; give a"
-            " list or another iterable of texts, or of (title, text)."
+            " list or another iterable of texts, or of (title, text)"
         )
 
 
 def integer(value: Any, name: str, least: int) -> int:
     """An integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is {value!r}; give an integer.")
+        raise TypeError(f"{name} is {value!r}; give an integer")
     if value < least:
-        raise ValueError(f"{name} is {value}; give at least {least}.")
+        raise ValueError(f"{name} is {value}; give at least {least}")
     return int(value)
 
 
 def share(value: Any, name: str) -> float:
     """A number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
-        raise TypeError(f"{name} is {value!r}; give a number.")
+        raise TypeError(f"{name} is {value!r}; give a number")
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; give a number from 0 to 1.")
+        raise ValueError(f"{name} is {value}; give a number from 0 to 1")
     return float(value)
 
 
@@ -143,5 +143,5 @@ def titled(title: str, text: str) -> str:
 def _two(row: Any, number: int) -> tuple[str, str]:
     good = isinstance(row, (tuple, list)) and len(row) == 2
     if not good or not all(isinstance(part, str) for part in row):
-        raise TypeError(f"Row {number} is {row!r:.80}; give a text or (title, text).")
+        raise TypeError(f"Row {number} is {row!r:.80}; give a text or (title, text)")
     return row[0], row[1]

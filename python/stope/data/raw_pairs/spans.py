@@ -87,7 +87,7 @@ def recurring_spans(
     integer(pairs_per_row, "pairs_per_row", 1)
     integer(first_row, "first_row", 0)
     if isinstance(stop_words, str):
-        raise TypeError(f"stop_words is one string, {stop_words!r}; give a set of words.")
+        raise TypeError(f"stop_words is one string, {stop_words!r}; give a set of words")
     ignored = {word.casefold() for word in stop_words}
 
     def pair(

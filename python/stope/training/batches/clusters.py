@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._numbers import integer
+from stope._checks import integer
 
 _CHUNK = 65_536
 
@@ -61,10 +61,10 @@ def kmeans(embeddings: Any, k: int, *, iterations: int = 10, seed: int = 0) -> C
     """
     rows = np.asarray(embeddings)
     if rows.ndim != 2 or not len(rows):
-        raise ValueError(f"embeddings has shape {rows.shape}; give rows of one width.")
+        raise ValueError(f"embeddings has shape {rows.shape}; give rows of one width")
     integer(iterations, "iterations", 1)
     if integer(k, "clusters", 1) > len(rows):
-        raise ValueError(f"clusters is {k!r}, but there are {len(rows)} rows; give 1 to that many.")
+        raise ValueError(f"clusters is {k!r}, but there are {len(rows)} rows; give 1 to that many")
     start = np.random.default_rng([seed, 5]).choice(len(rows), k, replace=False)
     centers = _unit(rows[np.sort(start)])
     labels, scores = _nearest(rows, centers)

@@ -37,7 +37,7 @@ class Plan(ABC):
             ValueError: epoch is negative.
         """
         if epoch < 0:
-            raise ValueError(f"epoch is {epoch}; epochs count from 0.")
+            raise ValueError(f"epoch is {epoch}; epochs count from 0")
         return [batch.tolist() for batch in self.arrays(epoch)]
 
     @abstractmethod
@@ -91,13 +91,13 @@ class Passes(Plan):
             raise ValueError(
                 f"{named} has {len(rows)} rows, of which {self.total} fit into {processes} "
                 "batches, one for each process, without a query or positive twice; a batch needs "
-                "at least 2. Use fewer processes or more rows."
+                "at least 2. Use fewer processes or more rows"
             )
         mean = self.total // self.num_batches
         if clusters is not None:
             if per_batch > mean:
                 raise ValueError(
-                    f"per_batch is {per_batch} clusters, but batches have {mean} rows; give less."
+                    f"per_batch is {per_batch} clusters, but batches have {mean} rows; give less"
                 )
             self.total = (mean - mean % per_batch) * self.num_batches
         self._longest = -(-self.total // self.num_batches)
@@ -267,7 +267,7 @@ def spare_rows(queries: Ids, positives: Ids, batch_size: int, named: str) -> Ids
     if len(spare) < 2:
         raise ValueError(
             f"{named} has {len(queries)} rows but no two of them with different queries and "
-            "different positives; in-batch negatives need at least two."
+            "different positives; in-batch negatives need at least two"
         )
     return spare
 

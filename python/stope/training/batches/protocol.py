@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import integer
 from stope._named import Named, names_of
-from stope._numbers import integer
 from stope.training.batches.plans import Plan
 
 Ids = NDArray[np.int64]
@@ -177,10 +177,10 @@ def numbers_of(table: Table) -> tuple[Ids, Ids]:
     )
     if len(queries) != len(positives):
         raise ValueError(
-            f"query_numbers has {len(queries)} rows but positive_numbers {len(positives)}."
+            f"query_numbers has {len(queries)} rows but positive_numbers {len(positives)}"
         )
     if not len(queries):
-        raise ValueError("table has no rows; there is nothing to make batches of.")
+        raise ValueError("table has no rows; there is nothing to make batches of")
     return _dense(queries), _dense(positives)
 
 
@@ -192,7 +192,7 @@ def sources_of(table: Table, spec: BatchSpec) -> tuple[Ids, Ids]:
         )
     given = _checked(table.sources, "sources")
     if len(given) != len(table.query_numbers):
-        raise ValueError(f"sources has {len(given)} rows for {len(table.query_numbers)} queries.")
+        raise ValueError(f"sources has {len(given)} rows for {len(table.query_numbers)} queries")
     names, places = np.unique(given, return_inverse=True)
     return names, places.astype(np.int64)
 
@@ -202,7 +202,7 @@ def _checked(given: Any, name: str) -> Ids:
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise TypeError(
             f"{name} is an array of shape {values.shape} and type {values.dtype}; "
-            "give one integer per row."
+            "give one integer per row"
         )
     return values.astype(np.int64)
 

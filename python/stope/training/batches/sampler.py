@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stope.training._library import part
+from stope.encoders.versions import part
 from stope.training.batches.plans import Plan
 from stope.training.batches.protocol import BatchSpec, RowNumbers, Table
 from stope.training.batches.specs import Distinct
@@ -61,7 +61,7 @@ def batch_sampler(
         rows = table_of(dataset) if table is None else table
         if len(rows.query_numbers) != len(dataset):
             raise ValueError(
-                f"table has {len(rows.query_numbers)} rows but the dataset {len(dataset)}."
+                f"table has {len(rows.query_numbers)} rows but the dataset {len(dataset)}"
             )
         plan = chosen.plan(
             rows,
@@ -87,7 +87,7 @@ def table_of(dataset: Any) -> RowNumbers:
         if name not in (WEIGHT, SOURCE) and isinstance(dataset[0][name], str)
     ]
     if len(names) < 2:
-        raise ValueError(f"The dataset has the text columns {names}; a query and a positive go in.")
+        raise ValueError(f"The dataset has the text columns {names}; a query and a positive go in")
     sources = dataset[SOURCE] if SOURCE in dataset.column_names else None
     return RowNumbers.from_texts(dataset[names[0]], dataset[names[1]], sources)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stope._numbers import integer, real
+from stope._checks import integer, real
 from stope.training.batches.clusters import kmeans
 from stope.training.batches.plans import Drawn, Ids, Joined, Passes, Plan
 from stope.training.batches.protocol import (
@@ -98,12 +98,12 @@ class Clustered(BatchSpec, name="clustered"):
         own = np.asarray(table.query_numbers)
         if embeddings is None:
             raise ValueError(
-                f"batches {self.name!r} need embeddings, one row for each query number."
+                f"batches {self.name!r} need embeddings, one row for each query number"
             )
         if own.min() < 0 or own.max() >= len(embeddings):
             raise ValueError(
                 f"embeddings has {len(embeddings)} rows but query_numbers go from {own.min()} to "
-                f"{own.max()}; give one row for each number."
+                f"{own.max()}; give one row for each number"
             )
         count = self.clusters
         if count is None:
@@ -149,7 +149,7 @@ class Mixed(BatchSpec, name="mixed"):
     def __post_init__(self) -> None:
         real(self.temperature, "temperature", 0, 1)
         if not isinstance(self.homogeneous, bool):
-            raise TypeError(f"homogeneous is {self.homogeneous!r}; give True or False.")
+            raise TypeError(f"homogeneous is {self.homogeneous!r}; give True or False")
 
     def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
         """Each source has the share above."""

@@ -1,0 +1,150 @@
+"""Checks of arguments: the value itself, or a sentence that names argument, value and remedy.
+
+A wrong kind is a TypeError, a wrong value a ValueError. Messages have no full stop at the end. A
+value stands in a message as `shown` writes it, which is never long.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import reprlib
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def integer(value: Any, name: str, least: int) -> int:
+    """The value as an int of at least `least`.
+
+    Raises:
+        TypeError: no integer; True and False are none.
+        ValueError: a smaller one.
+
+    >>> integer(3, "top", 1)
+    3
+    >>> integer(0, "top", 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: top is 0; it must be at least 1
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {shown(value)}; give an integer") from None
+    if isinstance(value, bool):
+        raise TypeError(f"{name} is {shown(value)}; give an integer")
+    if number < least:
+        raise ValueError(f"{name} is {number}; it must be at least {least}")
+    return number
+
+
+def real(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """The value as a finite float from `least` to `most`.
+
+    Raises:
+        TypeError: no number; True and False are none.
+        ValueError: NaN, infinity, or a number beyond the limits.
+
+    >>> real(1, "temperature", 0, 1)
+    1.0
+    >>> real(2, "temperature", 0, 1)
+    Traceback (most recent call last):
+        ...
+    ValueError: temperature is 2; it must be from 0 to 1
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {shown(value)}; give a number")
+    number = float(value)
+    if math.isfinite(number) and least <= number <= most:
+        return number
+    if least > -math.inf and most < math.inf:
+        limits = f"from {least:g} to {most:g}"
+    else:
+        limits = "finite" + (f" and at least {least:g}" if least > -math.inf else "")
+        limits += f" and at most {most:g}" if most < math.inf else ""
+    raise ValueError(f"{name} is {value}; it must be {limits}")
+
+
+def number(value: Any, name: str, remedy: str = "give a number") -> float:
+    """A finite float, from a scalar of any library or an array or tensor of one element."""
+    if hasattr(value, "item") and getattr(value, "size", None) != 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {shown(value)}; {remedy}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}; {remedy}")
+    return float(value)
+
+
+def choice(value: Any, name: str, choices: Iterable[T]) -> T:
+    """The value, which is one of the choices.
+
+    Raises:
+        TypeError: no string, where the choices are strings.
+        ValueError: none of them.
+
+    >>> choice("cosine", "metric", ("cosine", "dot"))
+    'cosine'
+    >>> choice("cos", "metric", ("cosine", "dot"))
+    Traceback (most recent call last):
+        ...
+    ValueError: metric is 'cos'; give one of 'cosine', 'dot'
+    """
+    known = list(choices)
+    if any(value is one or (type(value) is type(one) and value == one) for one in known):
+        return value  # type: ignore[no-any-return]
+    kind = TypeError if not isinstance(value, tuple({type(one) for one in known})) else ValueError
+    raise kind(f"{name} is {shown(value)}; give one of {', '.join(map(repr, known))}")
+
+
+def flag(value: Any, name: str) -> bool:
+    """The value, which is True or False (NumPy's too)."""
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise TypeError(f"{name} is {shown(value)}; give True or False")
+
+
+def text(value: Any, name: str, remedy: str = "give a text") -> str:
+    """The value, which is a string that is not empty or blank."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {shown(value)}; {remedy}")
+    if not value.strip():
+        raise ValueError(f"{name} is {shown(value)}; {remedy}")
+    return value
+
+
+def texts(values: Any, name: str) -> list[str]:
+    """The texts as a list; a bare string, what is no string and an empty list are refused."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} is one string; give a list of strings, [{name}]")
+    listed = list(values)
+    wrong = next((row for row, text in enumerate(listed) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(
+            f"{name}[{wrong}] is {type(listed[wrong]).__name__}, not a string; give strings alone"
+        )
+    if not listed:
+        raise ValueError(f"{name} is empty; there is nothing to search")
+    return listed
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: its repr on one line, cut in the middle where it is long.
+
+    Nested values are cut at each level, so that a value that contains itself many times over (as
+    YAML's aliases make) costs nothing.
+
+    >>> shown("ore"), len(shown("ore" * 1000)) < 100, shown([[[[[1]]]]])
+    ("'ore'", True, '[[[[...]]]]')
+    """
+    text = _SHORT.repr(value)
+    text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 4, 6, 6, 6

@@ -1,1 +1,0 @@
-"""The subcommands of `stope`, one file each; `stope.cli` puts them together."""

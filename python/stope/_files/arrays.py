@@ -1,0 +1,83 @@
+"""Arrays in a folder beside a JSON manifest that names them by their SHA-256.
+
+Files are named after their contents and the manifest is replaced last, so a save that is stopped
+anywhere leaves what the manifest named before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope._files.atomic import atomic_path, open_atomic
+
+
+def digest(array: NDArray[Any]) -> str:
+    """SHA-256 of an array's type, shape and elements, in hexadecimal.
+
+    >>> digest(np.zeros(0, np.float32))[:8] == digest(np.zeros((0, 1), np.float32))[:8]
+    False
+    """
+    found = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    found.update(np.ascontiguousarray(array).data if array.size else b"")
+    return found.hexdigest()
+
+
+def write_arrays(manifest: Path, described: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Write the arrays beside the manifest, then the manifest; remove arrays it no longer names.
+
+    Raises:
+        OSError: the disk is full; what the manifest named before is still there.
+    """
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    named = {}
+    for name, array in arrays.items():
+        sha256 = digest(array)
+        path = manifest.with_name(f"{manifest.stem}-{name}-{sha256[:16]}.npy")
+        if not path.exists():
+            with atomic_path(path) as temporary, temporary.open("xb") as file:
+                np.save(file, array, allow_pickle=False)
+        named[name] = {"file": path.name, "sha256": sha256}
+    with open_atomic(manifest) as out:
+        out.write(json.dumps({**described, "arrays": named}, indent=1) + "\n")
+    kept = {entry["file"] for entry in named.values()}
+    for path in manifest.parent.glob(f"{manifest.stem}-*.npy"):
+        if path.name not in kept:
+            path.unlink()
+
+
+def read_arrays(manifest: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What `write_arrays` wrote: the description and the arrays, both checked.
+
+    Raises:
+        ValueError: a file is missing, truncated or altered.
+    """
+    try:
+        described = json.loads(manifest.read_text("utf-8"))
+        named = described.pop("arrays")
+        arrays = {
+            name: _read(manifest.with_name(entry["file"]), entry["sha256"])
+            for name, entry in named.items()
+        }
+    except (FileNotFoundError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{manifest} or a file that it names is missing or incomplete ({error!r}); "
+            "start without it, or from another checkpoint"
+        ) from error
+    return described, arrays
+
+
+def _read(path: Path, sha256: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is truncated or altered: {error}") from error
+    if digest(array) != sha256:
+        raise ValueError(f"{path} is altered: its SHA-256 is not the one in the manifest")
+    return array

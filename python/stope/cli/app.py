@@ -1,0 +1,55 @@
+"""The `stope` command: one thin subcommand per pipeline; each lives in a file of `stope.cli`.
+
+Exit codes: 0 done, 1 failure (one sentence on stderr), 2 wrong usage, 130 Ctrl-C. Results go to
+files and stdout, progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import stope
+from stope.cli.demo import demo
+from stope.cli.doctor import doctor
+from stope.cli.evaluate import evaluate
+from stope.cli.mine import mine
+from stope.cli.search import search
+from stope.cli.train import train
+
+app = typer.Typer(
+    name="stope",
+    help="Exact retrieval and hard-negative mining, and retrievers trained with them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"stope {stope.build_info()['version']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            metavar="",
+            help="Print the version.",
+            callback=_show_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (demo, mine, train, search, evaluate, doctor):
+    app.command()(command)

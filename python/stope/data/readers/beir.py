@@ -1,0 +1,225 @@
+"""BEIR folders: corpus.jsonl, queries.jsonl and qrels/<split>.tsv, plain or gzip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection as AnyCollection
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from stope.data.collection import Collection, Qrels
+from stope.data.readers._fields import id_of, join_title, require, text_of
+from stope.data.readers.jsonl import numbered_jsonl, write_jsonl
+from stope.data.readers.trec import read_qrels, write_qrels
+
+UnknownIds = Literal["error", "drop", "keep"]
+
+
+def read_beir(
+    folder: str | PathLike[str],
+    splits: Sequence[str] | None = None,
+    *,
+    unknown_ids: UnknownIds = "error",
+) -> Collection:
+    """Read a BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/<split>.tsv[.gz].
+
+    Args:
+        folder: the folder.
+        splits: names of the splits to read; None reads every one there is, in order of name.
+        unknown_ids: judgements of a query or document that the folder does not hold: "error"
+            raises; "drop" leaves them out; "keep" keeps them, so that a relevant document which
+            cannot be retrieved still counts in recall, as trec_eval counts it.
+
+    Returns:
+        A Collection in the order of the files.
+
+    Raises:
+        ValueError: a malformed line ("file:line: ..."), a duplicate id, a judgement of an unknown
+            id, an unknown split.
+        FileNotFoundError: the folder or one of its files does not exist.
+
+    Memory: all texts. Use `iter_beir_corpus` to stream the documents.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> qrels = {"test": {"q1": {"d1": 1}}}
+        >>> write_beir(Collection(["d1"], ["ore"], ["q1"], ["rock"], qrels), folder)
+        >>> read_beir(folder).split("test").qrels
+        {'q1': {'d1': 1}}
+    """
+    if unknown_ids not in ("error", "drop", "keep"):
+        raise ValueError(f'unknown_ids is {unknown_ids!r}; use "error", "drop" or "keep"')
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder; a BEIR folder holds corpus.jsonl")
+    files = _qrels_files(root, splits)
+    corpus_ids: list[str] = []
+    titles: list[str] = []
+    texts: list[str] = []
+    for identifier, title, text in iter_beir_corpus(root):
+        corpus_ids.append(identifier)
+        titles.append(title)
+        texts.append(join_title(title, text))
+    query_ids: list[str] = []
+    query_texts: list[str] = []
+    for where, identifier, row in _rows_with_ids(_find(root, "queries.jsonl")):
+        query_ids.append(identifier)
+        query_texts.append(text_of(require(row, "text", where), "text", where))
+    known_queries, known_documents = set(query_ids), set(corpus_ids)
+    qrels = {
+        split: _known(read_qrels(path), path, known_queries, known_documents, unknown_ids)
+        for split, path in files.items()
+    }
+    return Collection(corpus_ids, texts, query_ids, query_texts, qrels, titles)
+
+
+def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield (id, title, text) of the documents of a BEIR folder, one at a time.
+
+    A document without a "title" has the title "". Errors as in `read_beir`.
+
+    Memory: one document, and the ids seen (to find duplicates).
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_beir(Collection(["d1"], ["ore"], [], []), folder)
+        >>> list(iter_beir_corpus(folder))
+        [('d1', '', 'ore')]
+    """
+    for where, identifier, row in _rows_with_ids(_find(Path(folder), "corpus.jsonl")):
+        title = row.get("title")
+        yield (
+            identifier,
+            "" if title is None else text_of(title, "title", where),
+            text_of(require(row, "text", where), "text", where),
+        )
+
+
+def write_beir(
+    collection: Collection, folder: str | PathLike[str], *, compress: bool = False
+) -> None:
+    """Write a BEIR folder, which is made if need be; `read_beir` gives the same collection back.
+
+    Args:
+        collection: what to write.
+        folder: where; existing files of the same names are replaced, each when it is complete.
+        compress: write corpus.jsonl.gz and queries.jsonl.gz.
+
+    Raises:
+        ValueError: an id holds a tab or a line end, or the folder already has the same file in its
+            other form (plain or gzip), which would leave two versions side by side.
+        OSError: a file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_beir(Collection(["d1"], ["ore"], ["q1"], ["rock"]), folder, compress=True)
+        >>> sorted(os.listdir(folder))
+        ['corpus.jsonl.gz', 'qrels', 'queries.jsonl.gz']
+    """
+    root = Path(folder)
+    for split in collection.qrels:
+        if not split or "/" in split or os.sep in split or "\0" in split:
+            raise ValueError(f"split {split!r} cannot be the name of a file; rename the split")
+    (root / "qrels").mkdir(parents=True, exist_ok=True)
+    ending = ".gz" if compress else ""
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        other = root / (name if compress else name + ".gz")
+        if other.exists():
+            raise ValueError(f"{other} is already there; remove it or choose another folder")
+    write_jsonl(
+        root / f"corpus.jsonl{ending}",
+        (
+            {"_id": identifier, "title": title, "text": _without_title(title, text)}
+            for identifier, title, text in zip(
+                collection.corpus_ids,
+                collection.corpus_titles,
+                collection.corpus_texts,
+                strict=True,
+            )
+        ),
+    )
+    write_jsonl(
+        root / f"queries.jsonl{ending}",
+        (
+            {"_id": identifier, "text": text}
+            for identifier, text in zip(collection.query_ids, collection.query_texts, strict=True)
+        ),
+    )
+    for split, qrels in collection.qrels.items():
+        write_qrels(qrels, root / "qrels" / f"{split}.tsv")
+
+
+def _without_title(title: str, text: str) -> str:
+    return text[len(title) + 1 :] if title else text
+
+
+def _find(root: Path, name: str) -> Path:
+    plain, packed = root / name, root / f"{name}.gz"
+    if plain.exists() and packed.exists():
+        raise ValueError(f"both {plain} and {packed} exist; keep one of them")
+    if not plain.exists() and not packed.exists():
+        raise FileNotFoundError(f"neither {plain} nor {packed} exists")
+    return plain if plain.exists() else packed
+
+
+def _rows_with_ids(path: Path) -> Iterator[tuple[str, str, dict[str, object]]]:
+    seen: set[str] = set()
+    for where, row in numbered_jsonl(path):
+        identifier = id_of(require(row, "_id", where), "_id", where)
+        if identifier in seen:
+            raise ValueError(f'{where}: the id "{identifier}" appears twice')
+        seen.add(identifier)
+        yield where, identifier, row
+
+
+def _qrels_files(root: Path, splits: Sequence[str] | None) -> dict[str, Path]:
+    if isinstance(splits, str):
+        raise TypeError(f'splits is the string "{splits}"; give a list of names: ["{splits}"]')
+    found: dict[str, Path] = {}
+    folder = root / "qrels"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        for ending in (".tsv", ".tsv.gz"):
+            if path.name.endswith(ending):
+                split = path.name.removesuffix(ending)
+                if split in found:
+                    raise ValueError(f"both {found[split]} and {path} exist; keep one of them")
+                found[split] = path
+    if splits is None:
+        return found
+    for split in splits:
+        if split not in found:
+            known = ", ".join(f'"{name}"' for name in found) or "none"
+            raise ValueError(f'{folder} has no split "{split}"; the splits are {known}')
+    return {split: found[split] for split in splits}
+
+
+def _known(
+    qrels: Qrels,
+    path: Path,
+    queries: AnyCollection[str],
+    documents: AnyCollection[str],
+    unknown_ids: UnknownIds,
+) -> Qrels:
+    if unknown_ids == "keep":
+        return qrels
+    kept: Qrels = {}
+    for query, judged in qrels.items():
+        for document, relevance in judged.items():
+            unknown = None
+            if query not in queries:
+                unknown = f'query "{query}", which is not in queries.jsonl'
+            elif document not in documents:
+                unknown = f'document "{document}", which is not in corpus.jsonl'
+            if unknown is None:
+                kept.setdefault(query, {})[document] = relevance
+            elif unknown_ids == "error":
+                raise ValueError(
+                    f'{path} judges {unknown}; pass unknown_ids="drop" to leave such judgements '
+                    'out or unknown_ids="keep" to count them'
+                )
+    return kept

@@ -1,0 +1,1 @@
+"""What stope found, in the formats that other trainers read."""

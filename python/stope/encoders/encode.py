@@ -1,0 +1,132 @@
+"""Texts to embeddings, with any encoder.
+
+An encoder is any object with ``encode(list of strings) -> array [texts, dim]``. One that also has
+``encode_query`` and ``encode_document`` (sentence-transformers) is asked through those, so that its
+own prompts and routes apply.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope._checks import texts as texts_of
+
+
+class Encoder(Protocol):
+    """Anything that turns a list of texts into an array with one row per text."""
+
+    def encode(self, sentences: list[str], /) -> Any:
+        """Embed the texts."""
+
+
+def encode_queries(
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    prompt: str | None = None,
+    batch_size: int = 256,
+    progress: Callable[[int, int], object] | None = None,
+) -> NDArray[np.float32]:
+    """Embed queries: through ``encoder.encode_query`` where it exists, else ``encoder.encode``.
+
+    Args:
+        encoder: see the module; embeddings of any float or integer type, torch tensors included.
+        texts: strings.
+        prompt: put before every text. None leaves the encoder's own query prompt in force.
+        batch_size: texts per call.
+        progress: called with (texts done, texts).
+
+    Returns:
+        float32 ``[len(texts), dim]``, C-contiguous, as the encoder gave them (not normalised).
+
+    Raises:
+        TypeError: encoder has no encode method, or texts are not strings.
+        ValueError: no texts, batch_size below 1, or the encoder returned a wrong shape.
+
+    Memory: the result, and one batch.
+    """
+    return _encode(encoder, "encode_query", "queries", texts, prompt, batch_size, progress)
+
+
+def encode_corpus(
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    prompt: str | None = None,
+    batch_size: int = 256,
+    progress: Callable[[int, int], object] | None = None,
+) -> NDArray[np.float32]:
+    """Embed documents: `encode_queries` through ``encoder.encode_document`` where it exists."""
+    return _encode(encoder, "encode_document", "corpus", texts, prompt, batch_size, progress)
+
+
+def _encode(
+    encoder: Encoder,
+    method: str,
+    name: str,
+    texts: Sequence[str],
+    prompt: str | None,
+    batch_size: int,
+    progress: Callable[[int, int], object] | None,
+) -> NDArray[np.float32]:
+    call = getattr(encoder, method, None) or getattr(encoder, "encode", None)
+    if not callable(call):
+        raise TypeError(
+            f"encoder is {type(encoder).__name__}, which has no encode method; pass a "
+            "sentence-transformers model or any object with encode(list of strings) -> array"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    listed = texts_of(texts, name)
+    options = _options(call, prompt, batch_size)
+    if prompt is not None and "prompt" not in options:
+        listed = [prompt + text for text in listed]
+    result: NDArray[np.float32] | None = None
+    for start in range(0, len(listed), batch_size):
+        batch = listed[start : start + batch_size]
+        rows = _as_float32(call(batch, **options), len(batch), type(encoder).__name__)
+        if result is None:
+            result = np.empty((len(listed), rows.shape[1]), dtype=np.float32)
+        if rows.shape[1] != result.shape[1]:
+            raise ValueError(
+                f"encoder gave {rows.shape[1]} columns for text {start} of {name} "
+                f"but {result.shape[1]} before; its output must have one width"
+            )
+        result[start : start + len(batch)] = rows
+        if progress is not None:
+            progress(start + len(batch), len(listed))
+    assert result is not None
+    return result
+
+
+def _options(call: Callable[..., Any], prompt: str | None, batch_size: int) -> dict[str, Any]:
+    """Keyword arguments of sentence-transformers that `call` accepts by name."""
+    try:
+        known = inspect.signature(call).parameters
+    except ValueError:  # a builtin or a compiled function shows no signature
+        return {}
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "show_progress_bar": False,
+        "convert_to_numpy": True,
+    }
+    if prompt is not None:
+        options["prompt"] = prompt
+    return {name: value for name, value in options.items() if name in known}
+
+
+def _as_float32(found: Any, rows: int, encoder: str) -> NDArray[np.float32]:
+    if hasattr(found, "detach"):
+        found = found.detach().float().cpu().numpy()
+    array = np.asarray(found)
+    if array.ndim != 2 or len(array) != rows or array.dtype.kind not in "fiV":
+        raise ValueError(
+            f"{encoder}.encode gave an array of shape {array.shape} and type {array.dtype} "
+            f"for {rows} texts; it must give numbers of shape ({rows}, dim)"
+        )
+    return np.ascontiguousarray(array, dtype=np.float32)

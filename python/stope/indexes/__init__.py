@@ -1,0 +1,5 @@
+"""Corpora that are packed once, searched often, saved and loaded."""
+
+from stope.indexes.flat import FlatIndex
+
+__all__ = ["FlatIndex"]

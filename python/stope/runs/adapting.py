@@ -1,0 +1,264 @@
+"""A run that trains an adapter on frozen embeddings instead of an encoder.
+
+The embeddings come from encoder.model, kept under embeddings/ in the run's folder, or from .npy
+files. Training takes seconds, so it has no checkpoints: a run that goes on trains anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope.adapters import Adapter, train_adapter
+from stope.encoders import EmbeddingCache
+from stope.evaluation import evaluate
+from stope.mining.by_source import pairs_by_source
+from stope.retrieval import DenseRetriever
+from stope.runs.config import Config
+from stope.runs.data import TrainingData
+from stope.runs.sections import AdapterSection
+from stope.runs.source import WEIGHT
+from stope.training.callbacks.log import TrainingLog
+from stope.training.evaluation import RetrievalEvaluation
+from stope.training.report import TrainingReport
+from stope.training.rows import SOURCE
+
+Floats = NDArray[np.float32]
+_NOT_OF_TRAINING = ("query_embeddings", "corpus_embeddings")
+_NOT_OF_ADAPTERS = (
+    ("loss", "symmetric"),
+    ("loss", "mini_batch_size"),
+    ("loss", "matryoshka_weights"),
+    ("training", "max_steps"),
+    ("training", "autocast"),
+)
+
+
+class Frozen:
+    """The embeddings of texts, from a model or from files.
+
+    Args:
+        config: with a section adapter.
+        folder: of the run; embeddings that a model gives are kept there.
+        data: all of it, held-out queries included.
+        model: a sentence-transformers model, or None where files are given.
+
+    Raises:
+        ValueError: files that do not fit the texts.
+    """
+
+    def __init__(self, config: Config, folder: Path, data: TrainingData, model: Any) -> None:
+        self._model = model
+        if model is not None:
+            self._cache = EmbeddingCache(folder / "embeddings")
+            return
+        section = config.adapter
+        assert section is not None
+        pairs = data.pairs
+        if len(config.data) > 1 or (pairs.corpus_rows < 0).any():
+            raise ValueError(
+                "adapter.corpus_embeddings has a row for every document of data.corpus, but "
+                + (
+                    "there are several sources; train on one"
+                    if len(config.data) > 1
+                    else "some positives are not in that corpus; add them to it"
+                )
+            )
+        self._rows = {
+            role: (
+                _array(getattr(section, f"{role}_embeddings"), f"adapter.{role}_embeddings", given),
+                {text: int(row) for text, row in zip(texts, rows, strict=True)},
+            )
+            for role, texts, rows, given in (
+                ("query", pairs.query_texts, pairs.query_rows, pairs.num_queries_given),
+                ("corpus", pairs.corpus_texts, pairs.corpus_rows, pairs.num_corpus_given),
+            )
+        }
+
+    def embed(self, role: str, texts: Sequence[str]) -> Floats:
+        """The embeddings of queries ("query") or documents ("corpus")."""
+        if self._model is not None:
+            return np.asarray(self._cache.embeddings(self._model, list(texts), role=role))
+        array, row_of = self._rows[role]
+        lacking = next((text for text in texts if text not in row_of), None)
+        if lacking is not None:
+            raise ValueError(
+                f"adapter.{role}_embeddings has no row for {lacking[:60]!r}, which the evaluation "
+                "needs; judge by evaluation.holdout, or give encoder.model instead of files"
+            )
+        return np.ascontiguousarray(array[[row_of[text] for text in texts]])
+
+
+class Judge:
+    """Held-out queries over their corpus, embedded once; call it with an adapter, or None."""
+
+    def __init__(self, wanted: RetrievalEvaluation, frozen: Frozen) -> None:
+        self._wanted = wanted
+        self._queries = frozen.embed("query", wanted.query_texts)
+        self._corpus = frozen.embed("corpus", wanted.corpus_texts)
+
+    def __call__(self, adapter: Adapter | None) -> dict[str, float]:
+        """The mean of each metric."""
+        queries, corpus = self._queries, self._corpus
+        if adapter is not None:
+            queries, corpus = adapter.apply(queries, "queries"), adapter.apply(corpus, "documents")
+        wanted = self._wanted
+        retriever = DenseRetriever(_Ready(queries), embeddings=corpus)
+        found = retriever.search(wanted.query_texts, min(wanted.k, len(corpus)))
+        run = found.to_run(wanted.query_ids, wanted.corpus_ids)
+        return dict(evaluate(run, wanted.qrels, wanted.metrics).mean)
+
+
+class _Ready:
+    """An encoder of queries whose embeddings are there already, asked for in their order."""
+
+    def __init__(self, rows: Floats) -> None:
+        self._rows = rows
+        self._next = 0
+
+    def encode(self, texts: list[str]) -> Floats:
+        self._next += len(texts)
+        return self._rows[self._next - len(texts) : self._next]
+
+
+def fit(
+    config: Config,
+    folder: Path,
+    data: TrainingData,
+    frozen: Frozen,
+    judge: Judge | None,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Adapter, TrainingReport]:
+    """Train the adapter of a configuration."""
+    section, training = config.adapter, config.training
+    assert section is not None
+    options: dict[str, Any] = {
+        name: value for name, value in asdict(section).items() if name not in _NOT_OF_TRAINING
+    }
+    options |= {
+        "batch_size": training.batch_size,
+        "epochs": training.epochs,
+        "learning_rate": training.learning_rate,
+        "matryoshka_dims": config.loss.matryoshka_dims,
+        "weighting": config.weighting,
+        "weights": data.columns.get(WEIGHT),
+        "signals": _signals(data),
+        "sources": _sources(data) if section.refresh_every is not None else None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    report = TrainingReport()
+    if judge is not None and config.evaluation is not None:
+        metric = config.evaluation.metrics[0]
+
+        def score(adapter: Adapter) -> float:
+            report.evaluations.append(judge(adapter))
+            return report.evaluations[-1][metric]
+
+        options |= {"evaluate_every": config.evaluation.every or 1, "evaluate": score}
+        if config.evaluation.patience is not None:
+            options["patience"] = config.evaluation.patience
+    (folder / "log.jsonl").unlink(missing_ok=True)  # of a training that did not end
+    queries = frozen.embed("query", data.pairs.query_texts)
+    corpus = frozen.embed("corpus", data.pairs.corpus_texts)
+    began = time.perf_counter()
+    with TrainingLog(folder, tensorboard=config.output.tensorboard) as log:
+        adapter = train_adapter(
+            queries,
+            corpus,
+            data.pairs.positives,
+            temperature=config.loss.temperature,
+            precision=config.loss.precision,  # type: ignore[arg-type]
+            seed=training.seed,
+            progress=progress,
+            log=log.write,
+            **options,
+        )
+    report.seconds = time.perf_counter() - began
+    report.losses = list(adapter.losses)
+    report.steps = len(adapter.losses)
+    report.finished = True
+    return adapter, report
+
+
+def check_adapter(config: Config) -> AdapterSection:
+    """The section, if the rest of the configuration goes with it.
+
+    Raises:
+        ValueError: neither a model nor embeddings, or sections that are not for an adapter.
+    """
+    section = config.adapter
+    assert section is not None
+    if config.encoder.model is None and section.query_embeddings is None:
+        raise ValueError(
+            "adapter needs embeddings: give encoder.model, or adapter.query_embeddings and "
+            "adapter.corpus_embeddings"
+        )
+    if config.encoder.lora is not None:
+        raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
+    for name in ("negatives", "batches"):
+        if getattr(config, name) is not None:
+            hint = "; adapter.refresh_every mines them" if name == "negatives" else ""
+            raise ValueError(f"the section {name} is not for an adapter; leave it away{hint}")
+    for owner, name in _NOT_OF_ADAPTERS:
+        if getattr(getattr(config, owner), name):
+            raise ValueError(f"{owner}.{name} is not for an adapter; leave it away")
+    if len(config.data) > 1 and any(source.prompts is not None for source in config.data):
+        raise ValueError(
+            "data has prompts of single sources, but an adapter's embeddings of all sources are "
+            "made with the same; give them in the section prompts"
+        )
+    if config.evaluation is not None and config.evaluation.keep == "last":
+        raise ValueError(
+            'evaluation.keep is "last", but an adapter keeps its best; leave keep or the section '
+            "evaluation away"
+        )
+    return section
+
+
+def keep(adapter: Adapter, model: Any, target: Path, save: Callable[[Any, Path], None]) -> None:
+    """Write the adapted model as a sentence-transformers folder, or the adapter alone."""
+    if target.is_dir() and not any(target.iterdir()):
+        shutil.rmtree(target)
+    if model is None:
+        adapter.save(target)
+    else:
+        save(adapter.attach(model), target)
+
+
+def _array(path: str, name: str, count: int) -> Floats:
+    file = Path(path)
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name} is {path}, which does not exist") from error
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{name} is {path}, which is no .npy file of numbers ({error})") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype != np.float32:
+        raise ValueError(f"{name} is {path}; it must hold one float32 array of two dimensions")
+    if len(array) != count:
+        raise ValueError(
+            f"{name} has {len(array):,} rows, but {count:,} texts were read; give one row for each "
+            "line, in the order of the file"
+        )
+    return array
+
+
+def _sources(data: TrainingData) -> list[tuple[Any, Any]] | None:
+    """Queries and documents of each source, where there are several."""
+    pairs = data.pairs
+    if pairs.corpus_of is None:
+        return None
+    names = [data.columns[SOURCE][row] for row in pairs.positives[0][:-1].tolist()]
+    return [(one.queries, one.documents) for one in pairs_by_source(pairs, names)]
+
+
+def _signals(data: TrainingData) -> dict[str, Any] | None:
+    found = {n: v for n, v in data.columns.items() if n not in (WEIGHT, SOURCE)}
+    return found or None

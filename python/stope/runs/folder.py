@@ -1,0 +1,138 @@
+"""The folder of a run: whose it is, what it was started with, and what came out.
+
+config.yaml    the configuration with every default and absolute paths; written first
+run.json       what the run began with: versions, fingerprints of the texts, first metrics; until it
+               is there nothing has been done, and another configuration may take the folder
+log.jsonl, checkpoints/, ...    of `train`
+model/         the trained encoder, there whole or not at all
+report.json    the outcome; written last
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import stope
+from stope.data import open_atomic
+from stope.runs.config import Config
+from stope.runs.options import differences
+
+CONFIG, STATE, REPORT = "config.yaml", "run.json", "report.json"
+
+
+class RunFolder:
+    """An opened folder of a run.
+
+    Args:
+        config: with absolute paths.
+        resume: go on with the run that is there.
+
+    Attributes:
+        path: the folder.
+        model: where the model goes.
+        resumed: whether there was a run.
+        state: what run.json holds.
+
+    Raises:
+        ValueError: the folder holds a run and resume is False, or a run of another configuration.
+        FileExistsError: it holds other files, or is a file.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, config: Config, *, resume: bool) -> None:
+        self.path = Path(config.output.folder)
+        self.model = Path(config.output.model or self.path / "model")
+        self.state: dict[str, Any] = {}
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"output.folder is {self.path}, which is a file; name a folder")
+        self.resumed = (self.path / STATE).exists()
+        if self.resumed:
+            self._check(config, resume)
+            self.state = _read(self.path / STATE)
+            return
+        if self.path.exists() and any(not _is_of_no_run(entry) for entry in self.path.iterdir()):
+            raise FileExistsError(
+                f"output.folder is {self.path}, which holds other files; name a new or empty folder"
+            )
+        if self.model.exists() and (not self.model.is_dir() or any(self.model.iterdir())):
+            raise FileExistsError(
+                f"output.model is {self.model}, which exists and is not an empty folder; name "
+                "another"
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open_atomic(self.path / CONFIG) as file:
+            file.write(config.to_yaml())
+
+    def begin(self, fingerprint: str, data: Mapping[str, str]) -> None:
+        """Note what the run begins with, or check that it is what the run began with.
+
+        Raises:
+            ValueError: a source's texts have changed since.
+        """
+        known = self.state.get("data")
+        if known is not None:
+            changed = [name for name in data if known.get(name) != data[name]]
+            if changed or set(known) != set(data):
+                names = ", ".join(f'"{name}"' for name in changed or known)
+                raise ValueError(
+                    f"{self.path} was begun with other texts: {names} has changed since. Put the "
+                    "old files back to go on, or name another output.folder to begin anew"
+                )
+            return
+        self.note(stope=stope.build_info()["version"], fingerprint=fingerprint, data=dict(data))
+
+    def note(self, **values: Any) -> None:
+        """Add to run.json."""
+        self.state |= values
+        _write(self.path / STATE, self.state)
+
+    def finished(self) -> dict[str, Any] | None:
+        """The report of a run that is complete, or None."""
+        whole = (self.path / REPORT).exists() and self.model.is_dir() and any(self.model.iterdir())
+        return _read(self.path / REPORT) if whole else None
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Write report.json: the run is complete."""
+        _write(self.path / REPORT, report)
+
+    def _check(self, config: Config, resume: bool) -> None:
+        if not resume:
+            state = "a finished run" if self.finished() is not None else "a run that has not ended"
+            raise ValueError(
+                f"{self.path} holds {state}; go on with it by resume=True (--resume), or name "
+                "another output.folder"
+            )
+        known = Config.from_yaml(self.path / CONFIG).decisive()
+        if found := differences(known, config.decisive()):
+            raise ValueError(
+                f"{self.path} holds a run of another configuration: {', '.join(found)}. Go on with "
+                f"{self.path / CONFIG}, or name another output.folder"
+            )
+
+
+def _is_of_no_run(entry: Path) -> bool:
+    """What is left of a run that found nothing to train on, or of a file that a kill cut short."""
+    if entry.name != CONFIG:
+        return entry.name.startswith(".") and entry.name.endswith(".tmp")
+    try:
+        return entry.read_text(encoding="utf-8") == Config.from_yaml(entry).to_yaml()
+    except ValueError:
+        return False  # somebody else wrote it
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); name another output.folder") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged (no object); name another output.folder")
+    return found
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    with open_atomic(path) as file:
+        file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,118 @@
+"""What judges a run: the held-out queries that its section `evaluation` names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stope.data import Collection, Pairs, read_beir
+from stope.runs.config import Config
+from stope.runs.data import TrainingData, read_sources
+from stope.runs.sections import Evaluation, Source
+from stope.training.evaluation import RetrievalEvaluation
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The evaluation while training goes on, and the one before and after only; or None."""
+
+    held_out: RetrievalEvaluation | None = None
+    test: RetrievalEvaluation | None = None
+
+
+def judges(config: Config, data: TrainingData) -> tuple[Judges, TrainingData]:
+    """Return the evaluations of a configuration, and the data without what they hold out.
+
+    Raises:
+        ValueError: there is nothing to evaluate with, a split without judgements, more queries to
+            hold out than can be spared.
+    """
+    section = config.evaluation
+    if section is None:
+        return Judges(), data
+    if section.holdout is not None:
+        return _hold_out(section, data, config.training.seed)
+    path, corpus = section.path, section.corpus
+    if path is None:
+        source = config.data[0]
+        if len(config.data) > 1 or not Path(source.path).expanduser().is_dir():
+            raise ValueError(
+                "evaluation has no path, and data is not one BEIR folder with a split of its own; "
+                "give evaluation.path, or hold queries out with evaluation.holdout: 0.1"
+            )
+        path = source.path
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if section.test_split is not None:
+            raise ValueError(
+                f"evaluation.path is {path}, a file, which has no split "
+                f'"{section.test_split}"; leave test_split away'
+            )
+        found = read_sources([Source(path, corpus=corpus)], section="evaluation").pairs
+        return Judges(_of_pairs(found, np.arange(len(found.query_texts)), section)), data
+    if corpus is not None:
+        raise ValueError(
+            "evaluation.path is a BEIR folder, which brings its own corpus; leave "
+            "evaluation.corpus away"
+        )
+    names = [section.split, *([section.test_split] if section.test_split else [])]
+    try:
+        collection = read_beir(folder, names)
+        made = [_of_split(collection, name, section) for name in names]
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"evaluation: {error}") from error
+    return Judges(*made), data
+
+
+def _of_split(collection: Collection, name: str, section: Evaluation) -> Any:
+    if not any(level > 0 for found in collection.qrels[name].values() for level in found.values()):
+        raise ValueError(f'the split "{name}" has no query with a relevant document')
+    return RetrievalEvaluation.from_collection(
+        collection, name, metrics=section.metrics, k=section.k
+    )
+
+
+def _of_pairs(pairs: Pairs, queries: Any, section: Evaluation) -> RetrievalEvaluation:
+    offsets, rows = pairs.positives
+    return RetrievalEvaluation(
+        [pairs.query_ids[query] for query in queries],
+        [pairs.query_texts[query] for query in queries],
+        pairs.corpus_ids,
+        pairs.corpus_texts,
+        {
+            pairs.query_ids[query]: {
+                pairs.corpus_ids[row]: 1 for row in rows[offsets[query] : offsets[query + 1]]
+            }
+            for query in queries
+        },
+        section.metrics,
+        section.k,
+    )
+
+
+def _hold_out(section: Evaluation, data: TrainingData, seed: int) -> tuple[Judges, TrainingData]:
+    count = len(data.pairs.query_texts)
+    wanted = section.holdout or 0.0
+    number = round(wanted * count) if wanted < 1 else round(wanted)
+    if not 1 <= number <= count - 2:
+        raise ValueError(
+            f"evaluation.holdout is {wanted:g}, which is {number} of {count} queries; hold out at "
+            "least 1 and leave at least 2"
+        )
+    # A query text that is in two sources would be seen in training all the same.
+    texts: dict[str, list[int]] = {}
+    for query, text in enumerate(data.pairs.query_texts):
+        texts.setdefault(text, []).append(query)
+    groups = list(texts.values())
+    order = np.random.default_rng([seed, 2]).permutation(len(groups))
+    drawn = [query for group in order for query in groups[group]][:number]
+    queries = np.array(sorted({query for one in drawn for query in texts[_of(data, one)]}))
+    held = Judges(_of_pairs(data.pairs, queries, section))
+    return held, data.without(queries)
+
+
+def _of(data: TrainingData, query: int) -> str:
+    return data.pairs.query_texts[query]

@@ -1,0 +1,326 @@
+"""Follow a configuration: read, build, train, judge, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import stope
+from stope._extras import need
+from stope.encoders.folder import load_encoder, save_encoder
+from stope.encoders.static import static_encoder
+from stope.encoders.versions import dimension
+from stope.runs import adapting, parts
+from stope.runs.config import Config
+from stope.runs.data import TrainingData, negative_ids, read_sources
+from stope.runs.folder import RunFolder
+from stope.runs.judging import Judges, judges
+from stope.runs.sections import Encoder
+from stope.training.dataset import pairs_dataset, training_dataset
+from stope.training.report import TrainingReport
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did and where it is.
+
+    Attributes:
+        folder: of the run.
+        model: folder of the trained encoder; `load_encoder` reads it.
+        training: steps, losses, evaluations and refreshes while training went on.
+        before: metrics of the held-out queries before training; empty without an evaluation.
+        after: the same of the encoder that was saved.
+        test_before: metrics of evaluation.test_split before training.
+        test_after: the same of the encoder that was saved.
+        resumed: whether an earlier run was gone on with.
+    """
+
+    folder: Path
+    model: Path
+    training: TrainingReport
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    test_before: dict[str, float] = field(default_factory=dict)
+    test_after: dict[str, float] = field(default_factory=dict)
+    resumed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """What report.json holds: all but the places."""
+        kept = asdict(self)
+        return {name: kept[name] for name in kept if name not in ("folder", "model", "resumed")}
+
+    @classmethod
+    def from_dict(cls, folder: Path, model: Path, given: Mapping[str, Any]) -> RunReport:
+        """The report of a finished run."""
+        training = TrainingReport(**given["training"])
+        return cls(folder, model, **{**given, "training": training}, resumed=True)
+
+
+def run(
+    config: Config | Mapping[str, Any] | str | PathLike[str],
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> RunReport:
+    """Train as a configuration says, and write everything into its output folder.
+
+    Args:
+        config: a `Config`, a mapping of its sections, or the path of a YAML file.
+        resume: go on with the run in the output folder, if there is one: a finished one is
+            reported, another goes on from its last checkpoint and ends as if it had never stopped.
+        progress: called with (steps done, steps in total).
+        say: called with a sentence about what is done next.
+
+    Returns:
+        What was done. The output folder has config.yaml, run.json, log.jsonl, report.json and the
+        trained encoder in model/.
+
+    Raises:
+        ValueError: a wrong configuration or wrong data, in a sentence that names key or file; an
+            output folder that is taken; texts that changed since the run began.
+        OSError: a file cannot be read or written; what was written before stays usable.
+        FloatingPointError: the loss became NaN or infinite.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> rows = [{"query": f"no {n}", "positive": f"one more than {n - 1}"} for n in range(9)]
+        >>> from stope.data import write_jsonl
+        >>> _ = write_jsonl(folder / "pairs.jsonl", rows)
+        >>> report = run({"data": str(folder / "pairs.jsonl"), "output": str(folder / "run"),
+        ...               "encoder": {"static": {"dim": 16}}, "training": {"epochs": 2}})
+        >>> (report.model / "modules.json").exists()
+        True
+    """
+    if isinstance(config, (str, PathLike)):
+        config = Config.from_yaml(config)
+    config = Config.from_dict(config).absolute()
+    tell = say or _silent
+    folder = RunFolder(config, resume=resume)
+    done = folder.finished()
+    if done is not None:
+        tell(f"{folder.path} is a finished run; nothing is left to do")
+        return RunReport.from_dict(folder.path, folder.model, done)
+    with _threads(config.training.threads):
+        return _follow(config, folder, progress, tell)
+
+
+def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
+    data = read_sources(config.data, seed=config.training.seed, say=tell)
+    whole = data
+    judged, data = judges(config, whole)
+    section = None if config.adapter is None else adapting.check_adapter(config)
+    given = section is not None and section.query_embeddings is not None
+    model = None if given else _encoder(config, data, tell)
+    # All that it needs is there: what fails before leaves the folder to another configuration.
+    folder.begin(config.fingerprint(), whole.fingerprints)
+    if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
+        tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
+    if section is not None:
+        return _adapt(config, folder, whole, data, judged, model, progress, tell)
+    before, test_before = _first(folder, judged, model, tell)
+    tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
+    done = _train(config, folder, data, judged, model, progress, tell)
+    if not done.steps:
+        raise ValueError(
+            f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
+            "pairs; give more pairs or a smaller training.batch_size"
+        )
+    after = _after(done, config)
+    _, test_after = _judge(Judges(None, judged.test), model, "after training", tell)
+    _save(model, folder)
+    report = RunReport(
+        folder.path, folder.model, done, before, after, test_before, test_after, folder.resumed
+    )
+    folder.finish(report.to_dict())
+    return report
+
+
+def _adapt(
+    config: Config,
+    folder: RunFolder,
+    whole: TrainingData,
+    data: TrainingData,
+    judged: Judges,
+    model: Any,
+    progress: Progress | None,
+    tell: Say,
+) -> RunReport:
+    tell("embedding the texts" if model is not None else "reading the embeddings")
+    frozen = adapting.Frozen(config, folder.path, whole, model)
+    held_out, test = (
+        None if one is None else adapting.Judge(one, frozen)
+        for one in (judged.held_out, judged.test)
+    )
+    before = [{} if one is None else one(None) for one in (held_out, test)]
+    tell(f"training an adapter on {int(data.pairs.positives[0][-1]):,} pairs")
+    adapter, done = adapting.fit(config, folder.path, data, frozen, held_out, progress)
+    after = [{} if one is None else one(adapter) for one in (held_out, test)]
+    if not (folder.model.is_dir() and any(folder.model.iterdir())):
+        adapting.keep(adapter, model, folder.model, save_encoder)
+    report = RunReport(
+        folder.path, folder.model, done, before[0], after[0], before[1], after[1], folder.resumed
+    )
+    folder.finish(report.to_dict())
+    return report
+
+
+def _after(done: TrainingReport, config: Config) -> dict[str, float]:
+    """The metrics of the weights that training left: its best or its last evaluation."""
+    if config.evaluation is None or not done.evaluations:
+        return {}
+    metric = next(iter(done.evaluations[0]))
+    if config.evaluation.keep == "last":
+        return done.evaluations[-1]
+    return max(done.evaluations, key=lambda found: found[metric])
+
+
+def _encoder(config: Config, data: TrainingData, tell: Say) -> Any:
+    section: Encoder = config.encoder
+    if section.static is not None:
+        tell("building a static encoder from the texts")
+        options = asdict(section.static)
+        model = static_encoder(data.texts(), seed=config.training.seed, **options)
+    else:
+        tell(f"loading {section.model}")
+        model = load_encoder(str(section.model))
+        longest = model.max_seq_length
+        if section.max_tokens is not None:
+            if longest is not None and section.max_tokens > longest:
+                raise ValueError(
+                    f"encoder.max_tokens is {section.max_tokens}, but {section.model} reads at "
+                    f"most {longest}; give no more"
+                )
+            model.max_seq_length = section.max_tokens
+    model.prompts = {**model.prompts, **parts.default_prompts(config)}
+    return model
+
+
+def _train(
+    config: Config,
+    folder: RunFolder,
+    data: TrainingData,
+    judged: Judges,
+    model: Any,
+    progress: Progress | None,
+    tell: Say,
+) -> Any:
+    from stope import training
+
+    section, output = config.training, config.output
+    mined = None if config.negatives is None or "file" in config.negatives else config.negatives
+    examples = _examples(config, data)
+    if mined is not None and len(config.data) > 1:
+        examples = parts.to_mine(mined, examples)
+    dims = config.loss.matryoshka_dims
+    if dims is not None and config.loss.matryoshka_weights is None:
+        whole = dimension(model)
+        dims = dims if whole is None or dims[0] >= whole else (whole, *dims)
+    options: dict[str, Any] = {
+        **asdict(config.loss),
+        "matryoshka_dims": dims,
+        **{name: value for name, value in asdict(section).items() if name != "threads"},
+        "weighting": config.weighting,
+        "refresh": None if mined is None else parts.build_refresh(mined),
+        "batches": config.batches and parts.build_batches(config.batches),
+        "prompts": parts.build_prompts(config, model),
+        "lora": config.encoder.lora and parts.build_lora(config.encoder.lora),
+        "checkpoint_every": output.checkpoint_every,
+        "columns": data.columns or None,
+    }
+    if judged.held_out is not None and config.evaluation is not None:
+        options["evaluation"] = judged.held_out
+        options["evaluate_every"] = config.evaluation.every
+        options["patience"] = config.evaluation.patience
+        options["keep"] = config.evaluation.keep
+    options = {name: value for name, value in options.items() if value is not None}
+    return training.train(
+        model,
+        examples,
+        output=folder.path,
+        resume=folder.resumed,
+        keep_checkpoints=output.keep_checkpoints,
+        tensorboard=output.tensorboard,
+        progress=progress,
+        say=tell,
+        **options,
+    )
+
+
+def _examples(config: Config, data: TrainingData) -> Any:
+    """Pairs; or rows with the negatives that the data brings along or a file names."""
+    if config.negatives is not None and data.negatives is not None:
+        raise ValueError(
+            "the section negatives is there, but the data brings its own along; keep one of them"
+        )
+    if config.negatives is not None and "file" in config.negatives:
+        if len(config.data) > 1:
+            raise ValueError("negatives.file is for one source; train on one, or mine them anew")
+        complete = config.evaluation is None or config.evaluation.holdout is None
+        ids = negative_ids(config.negatives["file"], data.pairs, complete=complete)
+        return pairs_dataset(data.pairs, ids, seed=config.training.seed)
+    if data.negatives is None:
+        return data.pairs
+    rows = pairs_dataset(data.pairs)
+    return training_dataset(rows["query"][:], rows["positive"][:], data.negatives)
+
+
+def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Any:
+    """The metrics before training; of a run that goes on, those it noted when it began."""
+    if "before" not in folder.state:
+        before, test = _judge(judged, model, "before training", tell)
+        folder.note(before=before, test_before=test)
+    return folder.state["before"], folder.state["test_before"]
+
+
+def _judge(
+    judged: Judges, model: Any, when: str, tell: Say
+) -> tuple[dict[str, float], dict[str, float]]:
+    found = []
+    for one in (judged.held_out, judged.test):
+        if one is not None:
+            tell(f"evaluating {len(one.query_ids):,} queries {when}")
+        found.append({} if one is None else dict(one(model)))
+    return found[0], found[1]
+
+
+def _save(model: Any, folder: RunFolder) -> None:
+    if folder.model.is_dir() and any(folder.model.iterdir()):
+        return  # a whole one, of this run: it was stopped between the model and the report
+    try:
+        save_encoder(model, folder.model)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write the model to {folder.model} ({error}); the run in {folder.path} is kept:"
+            " make room and resume it",
+        ) from error
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing."""
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads in stope and in torch while the block runs."""
+    if count is None:
+        yield
+        return
+    torch = need("torch", extra="train")
+    before = stope.get_num_threads(), torch.get_num_threads()
+    stope.set_num_threads(count)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        stope.set_num_threads(before[0])
+        torch.set_num_threads(before[1])

@@ -1,0 +1,76 @@
+"""List losses in plain torch: tensors of scores or embeddings in, a scalar out.
+
+They see a short list per query, unlike the contrastive loss over a whole batch, so nothing here is
+fused or tiled. float16 and bfloat16 are widened to float32; masks are True where an entry counts.
+"""
+
+from __future__ import annotations
+
+from stope.torch.ranking.distillation import (
+    dynamic_listwise_distillation,
+    embedding_distillation,
+    kl_distillation,
+    logit_distillation,
+    rank_weighted_distillation,
+)
+from stope.torch.ranking.geometry import (
+    CenterLoss,
+    center_loss,
+    class_means,
+    orthogonal_projection,
+    prototype_triplet,
+    soft_neighbors,
+)
+from stope.torch.ranking.late_interaction import pooled_late_interaction, soft_late_interaction
+from stope.torch.ranking.pairs import (
+    adaptive_relevance_margin,
+    angle_loss,
+    angle_similarity,
+    cosent_loss,
+    margin_mse,
+)
+from stope.torch.ranking.plackett_luce import (
+    ndcg_gains,
+    partial_plackett_luce,
+    plackett_luce_log_prob,
+    plackett_luce_policy_gradient,
+    sample_plackett_luce,
+    summed_positive_contrast,
+)
+from stope.torch.ranking.ranking import (
+    RetrievedList,
+    append_missing_positives,
+    lambda_mrr,
+    predicted_ranks,
+)
+
+__all__ = [
+    "CenterLoss",
+    "RetrievedList",
+    "adaptive_relevance_margin",
+    "angle_loss",
+    "angle_similarity",
+    "append_missing_positives",
+    "center_loss",
+    "class_means",
+    "cosent_loss",
+    "dynamic_listwise_distillation",
+    "embedding_distillation",
+    "kl_distillation",
+    "lambda_mrr",
+    "logit_distillation",
+    "margin_mse",
+    "ndcg_gains",
+    "orthogonal_projection",
+    "partial_plackett_luce",
+    "plackett_luce_log_prob",
+    "plackett_luce_policy_gradient",
+    "pooled_late_interaction",
+    "predicted_ranks",
+    "prototype_triplet",
+    "rank_weighted_distillation",
+    "sample_plackett_luce",
+    "soft_late_interaction",
+    "soft_neighbors",
+    "summed_positive_contrast",
+]

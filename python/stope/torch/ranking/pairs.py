@@ -1,0 +1,317 @@
+"""Losses on margins between scores: Margin-MSE, adaptive relevance margins, CoSENT and AnglE."""
+
+from __future__ import annotations
+
+from torch.nn import functional
+
+import torch
+from stope.torch.ranking import _checks
+
+_BROADCASTS = ("row", "column")
+_ERRORS = ("square", "abs", "logistic")
+
+
+def margin_mse(
+    positive_scores: torch.Tensor,
+    negative_scores: torch.Tensor,
+    teacher_positive_scores: torch.Tensor,
+    teacher_negative_scores: torch.Tensor,
+    *,
+    positive_mask: torch.Tensor | None = None,
+    negative_mask: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """Squared error of the student's margins between positives and negatives against the teacher's.
+
+    ``L_i = mean_{p, n} ((s_ip - s_in) - (t_ip - t_in))^2`` over all pairs of a positive p and a
+    negative n of query i: one and one (triples), one and several (n-tuples), or several of both.
+    Adding a number to all of a query's scores changes nothing. The teacher has no gradient.
+
+    Args:
+        positive_scores: float [B] or [B, P], the student's scores s, dot products as a rule.
+        negative_scores: float [B] or [B, N].
+        teacher_positive_scores: the teacher's scores t, of the shape of positive_scores.
+        teacher_negative_scores: of the shape of negative_scores.
+        positive_mask: bool of the shape of positive_scores, True where there is one; None is all.
+        negative_mask: bool of the shape of negative_scores. A query without pairs is skipped.
+        weights: float [B], see `reduction`; None is all 1.
+        reduction: "mean" is ``sum w_i L_i / sum w_i`` over queries that are not skipped, "none"
+            the float [B] of ``w_i L_i``, 0 where skipped.
+
+    Returns:
+        The loss, float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: scores that are not floating point, or a mask that is not bool.
+        ValueError: shapes that do not fit, bad weights, an unknown reduction.
+
+    Memory: O(B P N).
+
+    Source: Hofstaetter et al. 2020 in the form of matchmaker and sentence-transformers
+    (methods.md D5).
+
+    Example:
+        >>> one = lambda *numbers: torch.tensor(numbers)
+        >>> float(margin_mse(one(2.0), one(1.0), one(5.0), one(1.0)))  # (1 - 4)^2
+        9.0
+    """
+    positives, positives_present = _differences(
+        "positive", positive_scores, teacher_positive_scores, positive_mask
+    )
+    negatives, negatives_present = _differences(
+        "negative", negative_scores, teacher_negative_scores, negative_mask
+    )
+    if len(positives) != len(negatives):
+        raise ValueError(
+            f"positive_scores has {len(positives)} queries but negative_scores has {len(negatives)}"
+        )
+    _checks.same_device("positive_scores", positives, "negative_scores", negatives)
+    present = positives_present[:, :, None] & negatives_present[:, None, :]
+    squares = (positives[:, :, None] - negatives[:, None, :]).square() * present
+    count = present.sum((1, 2))
+    losses = squares.sum((1, 2)) / count.clamp(min=1)
+    return _checks.reduce(losses, counted=count > 0, weights=weights, reduction=reduction)
+
+
+def adaptive_relevance_margin(
+    positive_scores: torch.Tensor,
+    negative_scores: torch.Tensor,
+    document_scores: torch.Tensor | None = None,
+    *,
+    target: float | None = None,
+    error: str = "square",
+    broadcast: str = "row",
+    detach_target: bool = False,
+    weights: torch.Tensor | None = None,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """Margin regression without a teacher: the documents' own similarity sets the target (ARM).
+
+    ``L_i = mean_j e(mu_ij - m_ij)``, ``mu_ij = cos(q_i, d+_i) - cos(q_i, d-_j)`` and
+    ``m_ij = 1/2 + cos(d+_i, d-_j) / 2``; e is the square, the absolute value, or
+    ``log(1 + exp(-x))``. The shapes say which pairs take part:
+
+    ================ ================ ==================================================
+    negative_scores  document_scores  compared
+    ================ ================ ==================================================
+    [B]              [B]              own margin, own target
+    [B]              [B, M]           own margin with the target of every negative
+    [B, M]           [B, M]           margin to every negative with its target (in-batch)
+    ================ ================ ==================================================
+
+    Args:
+        positive_scores: float [B], cosines of each query and its positive.
+        negative_scores: float [B] (own negative) or [B, M] (every negative), cosines.
+        document_scores: float [B] or [B, M], cosines of each positive and the negatives.
+        target: a constant margin instead of document_scores.
+        error: "square", "abs" or "logistic".
+        broadcast: "row" is the formula. "column" reproduces the authors' code where a vector meets
+            a matrix: it takes number j of the vector instead of number i (cos(q_j, d+_j) - cos(q_i,
+            d-_j) in-batch, mu_j with [B, M] targets), probably unintended; M must be B.
+        detach_target: stop the gradient through document_scores; the authors' code does not.
+        weights: float [B]; see `margin_mse`.
+        reduction: "mean" or "none"; see `margin_mse`.
+
+    Raises:
+        TypeError: scores that are not floating point.
+        ValueError: shapes that do not fit, both or none of document_scores and target, "column"
+            with M other than B, bad weights, unknown words.
+
+    Source: ARM (methods.md D9), after the authors' code; that the target grows with the documents'
+    similarity is as in the code and was not checked against the paper's text.
+
+    Example:
+        >>> one = lambda number: torch.tensor([number])
+        >>> loss = adaptive_relevance_margin(one(0.7), one(0.3), one(0.4))
+        >>> print(f"{loss:.2f}")  # (0.4 - 0.7)^2
+        0.09
+    """
+    _checks.choice("error", error, _ERRORS)
+    _checks.choice("broadcast", broadcast, _BROADCASTS)
+    positives = _checks.floats("positive_scores", positive_scores, 1)
+    negatives = _checks.floats("negative_scores", negative_scores, 1, 2)
+    _checks.batch("positive_scores", positives)
+    goal = _target(document_scores, target, negatives, detach_target)
+    for name, matrix in (("negative_scores", negatives), ("document_scores", goal)):
+        if matrix.dim() and len(matrix) != len(positives):
+            raise ValueError(
+                f"{name} has {len(matrix)} rows but positive_scores has {len(positives)}"
+            )
+        _checks.batch(name, matrix)
+    is_matrix = negatives.dim() == 2 or goal.dim() == 2
+    width = (negatives if negatives.dim() == 2 else goal).shape[-1] if is_matrix else 1
+    if is_matrix and broadcast == "column" and width != len(positives):
+        raise ValueError(
+            f"broadcast is 'column' but there are {width} negatives for {len(positives)} queries; "
+            f"it needs as many, or broadcast='row'"
+        )
+    lifted = (None, slice(None)) if broadcast == "column" else (slice(None), None)
+    if negatives.dim() == 2:
+        margins = positives[lifted] - negatives
+    elif goal.dim() == 2:
+        margins = (positives - negatives)[lifted]
+    else:
+        margins = positives - negatives
+    deviations = margins - goal
+    if error == "square":
+        losses = deviations.square()
+    elif error == "abs":
+        losses = deviations.abs()
+    else:
+        losses = functional.softplus(-deviations)
+    if is_matrix:
+        losses = losses.mean(1)
+    return _checks.reduce(losses, weights=weights, reduction=reduction)
+
+
+def cosent_loss(
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float = 0.05,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Order scores as their labels: one log-sum-exp over all pairs in the wrong order (CoSENT).
+
+    ``L = log(1 + sum_{(i, j): y_i > y_j} exp((s_j - s_i) / temperature))``, a single number for the
+    batch, 0 when no two labels differ.
+
+    Args:
+        scores: float [B], cosine of each pair of texts.
+        labels: [B] numbers; only their order counts.
+        temperature: divides the scores; 0.05 is a scale of 20.
+        mask: bool [B], True where a pair counts; None is all.
+
+    Returns:
+        The loss, float32, or float64 for float64 scores.
+
+    Raises:
+        TypeError: scores that are not floating point, labels that are no tensor, a mask not bool.
+        ValueError: shapes that differ, an empty batch, NaN among the labels, a bad temperature.
+
+    Memory: O(B^2).
+
+    Source: CoSENT, as in sentence-transformers' CoSENTLoss (methods.md D11).
+
+    Example:
+        >>> cosines, labels = torch.tensor([0.9, 0.4, 0.6]), torch.tensor([1.0, 0.5, 0.0])
+        >>> print(f"{cosent_loss(cosines, labels):.6f}")
+        4.018195
+    """
+    scores = _checks.floats("scores", scores, 1)
+    _checks.batch("scores", scores)
+    if not isinstance(labels, torch.Tensor):
+        raise TypeError(f"labels is of type {type(labels).__name__}; give a torch.Tensor")
+    _checks.same_shape("labels", labels, "scores", scores)
+    if bool(labels.isnan().any()):
+        raise ValueError(f"labels[{int(labels.isnan().nonzero()[0])}] is NaN; it has no order")
+    present = _checks.mask_like("mask", mask, "scores", scores)
+    scores = scores.masked_fill(~present, 0) / _checks.positive("temperature", temperature)
+    pairs = (labels[:, None] > labels[None, :]) & present[:, None] & present[None, :]
+    wrong = (scores[None, :] - scores[:, None]).masked_fill(~pairs, -torch.inf)
+    return torch.cat([scores.new_zeros(1), wrong.flatten()]).logsumexp(0)
+
+
+def angle_loss(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    temperature: float = 0.05,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """CoSENT's loss on the angle similarity of complex embeddings (AnglE).
+
+    ``L = cosent_loss(angle_similarity(first, second), labels)``.
+
+    Args:
+        first: float [B, d], embeddings of the first texts; d is even.
+        second: float [B, d], embeddings of the second texts.
+        labels: [B]; see `cosent_loss`.
+        temperature: divides the similarities.
+        mask: bool [B]; see `cosent_loss`.
+
+    Raises:
+        TypeError: embeddings that are not floating point, labels that are no tensor.
+        ValueError: shapes that do not fit, an odd d, and as `cosent_loss`.
+
+    Memory: O(B^2 + B d).
+
+    Source: AnglE, as in sentence-transformers' AnglELoss (methods.md D11).
+
+    Example:
+        >>> first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])  # similarities 1 and sqrt(2)
+        >>> loss = angle_loss(first, second, torch.tensor([1, 0]), temperature=1.0)
+        >>> print(f"{loss:.6f}")  # log(1 + exp(sqrt(2) - 1))
+        0.921549
+    """
+    return cosent_loss(angle_similarity(first, second), labels, temperature=temperature, mask=mask)
+
+
+def angle_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Similarity of complex vectors by the parts of their quotient, normalised (AnglE).
+
+    The halves of an embedding are read as real and imaginary parts, ``u = a + i b`` and
+    ``v = c + i d``; the similarity is ``|sum_k (Re + Im)(u_k conj(v_k))| / (|u| |v|)``, that is
+    ``|a.c + b.d + b.c - a.d| / (|u| |v|)``: from 0 to sqrt(2), and 1 for equal vectors.
+
+    Args:
+        first: float [B, d], d even.
+        second: float [B, d].
+
+    Returns:
+        Float [B]; 0 where an embedding is zero.
+
+    Raises:
+        TypeError: embeddings that are not floating point.
+        ValueError: shapes that differ, or an odd d.
+
+    Source: AnglE, as in sentence-transformers' pairwise_angle_sim (methods.md D11).
+
+    Example:
+        >>> angle_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]]))
+        tensor([1.])
+    """
+    first = functional.normalize(_checks.floats("first", first, 2), dim=1)
+    second = functional.normalize(_checks.floats("second", second, 2), dim=1)
+    _checks.same_shape("first", first, "second", second)
+    if first.shape[1] % 2:
+        raise ValueError(
+            f"first has dim {first.shape[1]}; an even one is needed, for real and imaginary parts"
+        )
+    (a, b), (c, d) = first.chunk(2, 1), second.chunk(2, 1)
+    return (a * c + b * d + b * c - a * d).sum(1).abs()
+
+
+def _differences(
+    side: str, scores: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Student minus teacher [B, n], 0 where masked, and the mask [B, n]."""
+    name, teacher_name = f"{side}_scores", f"teacher_{side}_scores"
+    scores = _checks.floats(name, scores, 1, 2)
+    _checks.batch(name, scores)
+    teacher = _checks.floats(teacher_name, teacher, 1, 2).detach()
+    _checks.same_shape(name, scores, teacher_name, teacher)
+    present = _checks.mask_like(f"{side}_mask", mask, name, scores)
+    differences = (scores - teacher).masked_fill(~present, 0)
+    return differences.reshape(len(scores), -1), present.reshape(len(scores), -1)
+
+
+def _target(
+    document_scores: torch.Tensor | None,
+    target: float | None,
+    negatives: torch.Tensor,
+    detach: bool,
+) -> torch.Tensor:
+    """The margin to reach: a scalar, [B], or [B, M]."""
+    if (document_scores is None) == (target is None):
+        raise ValueError("give either document_scores or target: one of them sets the margin")
+    if document_scores is None:
+        return negatives.new_full((), target)
+    documents = _checks.floats("document_scores", document_scores, 1, 2)
+    if negatives.dim() == 2 or documents.dim() == 1:
+        _checks.same_shape("document_scores", documents, "negative_scores", negatives)
+    goal = (1 + documents) / 2
+    return goal.detach() if detach else goal

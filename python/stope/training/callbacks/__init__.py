@@ -1,0 +1,1 @@
+"""What happens between the steps of the trainer: log, evaluate, refresh, write a checkpoint."""

@@ -1,0 +1,260 @@
+"""Checkpoints of `train`: a folder that counts once its manifest does, and holds no code.
+
+`checkpoints/step-00000500/` has tensors as safetensors and everything else as JSON; its
+`manifest.json` has the size and the SHA-256 of every file and the options of the run. A checkpoint
+is written under a temporary name, flushed to the disk and renamed; only then are older ones
+removed. So a process killed at any moment leaves the checkpoints that it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+import torch
+from stope._files.atomic import flush_to_disk, flush_tree
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TRAINER_STATE = "trainer_state.json"
+_PREFIX = "step-"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Attributes:
+        folder: where they are; made when the first is written.
+        options: everything that decides the result, as JSON: a checkpoint of other options is not
+            gone on from.
+        keep: how many of the newest remain.
+    """
+
+    folder: Path
+    options: dict[str, Any]
+    keep: int = 2
+
+    def save(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Write the checkpoint of a step with `write(folder)`, then remove what is too old.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written; older checkpoints are
+                untouched and nothing partial is left.
+        """
+        target = self.folder / f"{_PREFIX}{step:08d}"
+        temporary = self.folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            manifest = {
+                "format": FORMAT,
+                "step": step,
+                "options": self.options,
+                "files": {
+                    path.relative_to(temporary).as_posix(): _describe(path)
+                    for path in sorted(temporary.rglob("*"))
+                    if path.is_file()
+                },
+            }
+            write_json(temporary / MANIFEST, manifest)
+            flush_tree(temporary)
+            if target.exists():  # not whole, or of steps that an older checkpoint goes on to again
+                os.replace(target, self.folder / f".{target.name}.{uuid.uuid4().hex}.tmp")
+            os.replace(temporary, target)
+            flush_to_disk(self.folder)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise OSError(
+                getattr(error, "errno", None),
+                f"cannot write the checkpoint {target}: {reason}; older checkpoints are as they "
+                "were, so make room and go on with resume=True",
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._remove_old(step)
+        return target
+
+    def newest(self, say: Callable[[str], object]) -> Path | None:
+        """The newest checkpoint that is whole, or None; those that are not are named.
+
+        Raises:
+            ValueError: it was written with other options; the message names them.
+        """
+        for step, folder in reversed(self._steps()):
+            problem = _problem(folder, step)
+            if problem is not None:
+                say(f"passing over the checkpoint {folder.name}: {problem}")
+                continue
+            manifest = read_json(folder / MANIFEST)
+            if manifest["options"] != _as_json(self.options):
+                raise ValueError(
+                    f"The checkpoint {folder} is of another run: "
+                    f"{differences(manifest['options'], _as_json(self.options))}. Give what that "
+                    "run was given, or name another output folder"
+                )
+            return folder
+        return None
+
+    def __bool__(self) -> bool:
+        """Whether there is any, whole or not."""
+        return bool(self._steps())
+
+    def _steps(self) -> list[tuple[int, Path]]:
+        found = self.folder.glob(f"{_PREFIX}*") if self.folder.is_dir() else ()
+        return sorted(
+            (int(path.name.removeprefix(_PREFIX)), path)
+            for path in found
+            if path.name.removeprefix(_PREFIX).isdigit() and path.is_dir()
+        )
+
+    def _remove_old(self, step: int) -> None:
+        steps = self._steps()
+        behind = [path for number, path in steps if number <= step]
+        ahead = [path for number, path in steps if number > step]
+        for path in [*behind[: -self.keep], *ahead, *self.folder.glob(f".{_PREFIX}*.tmp")]:
+            # Without its manifest it does not count, however far the removal comes.
+            (path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What differs between the options of two runs, in words.
+
+    Example:
+        >>> differences({"seed": 1, "rows": {"sha256": "a"}}, {"seed": 2, "rows": {"sha256": "a"}})
+        'seed is 2 here and was 1 there'
+    """
+    old, new = _flat(there), _flat(here)
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        before, now = old.get(name), new.get(name)
+        if before == now:
+            continue
+        if name.endswith("sha256"):
+            found.append(f"{name.removesuffix('sha256').rstrip('.')} differs")
+        else:
+            found.append(f"{name} is {now!r} here and was {before!r} there")
+    return "; ".join(found)
+
+
+def copy_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a state_dict, copied to the CPU."""
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"The model's state has {name!r}, a {type(value).__name__} and no tensor; it "
+                "cannot be written without pickling. Train without output and keep='last'"
+            )
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def own_tensors(loss: Any, model: Any) -> dict[str, Any]:
+    """What a loss has of its own, such as a learned temperature: its state without the model's."""
+    if loss is None or not hasattr(loss, "state_dict"):
+        return {}
+    shared = {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+    named = dict(loss.named_parameters(remove_duplicate=False))
+    named |= dict(loss.named_buffers(remove_duplicate=False))
+    state = loss.state_dict()
+    return {name: state[name] for name in named if id(named[name]) not in shared and name in state}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write tensors as safetensors, shared memory written out twice."""
+    save_file(copy_tensors(tensors), path)
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read tensors, on the CPU."""
+    return dict(load_file(path))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON; numbers come back as the same numbers, NaN and infinities (as words) too."""
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_optimizer(folder: Path, optimizer: Any) -> None:
+    """Write an optimiser's state: its tensors, and its numbers as JSON."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+    for parameter, values in state["state"].items():
+        for name, value in values.items():
+            kept = tensors if isinstance(value, torch.Tensor) else numbers
+            kept[f"{parameter}.{name}"] = value
+    write_tensors(folder / "optimizer.safetensors", tensors)
+    groups = state["param_groups"]
+    write_json(folder / "optimizer.json", {"numbers": numbers, "param_groups": groups})
+
+
+def read_optimizer(folder: Path, optimizer: Any) -> None:
+    """Give an optimiser the state that `write_optimizer` wrote."""
+    known = read_json(folder / "optimizer.json")
+    state: dict[int, dict[str, Any]] = {}
+    tensors = read_tensors(folder / "optimizer.safetensors")
+    for key, value in {**tensors, **known["numbers"]}.items():
+        parameter, _, name = key.partition(".")
+        state.setdefault(int(parameter), {})[name] = value
+    groups = [
+        {name: tuple(v) if isinstance(v, list) and name != "params" else v for name, v in g.items()}
+        for g in known["param_groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _problem(folder: Path, step: int) -> str | None:
+    """Why a folder is no whole checkpoint, or None."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        known, version = manifest["files"], manifest["format"]
+        whole = manifest["step"] == step and isinstance(manifest["options"], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"it has no readable {MANIFEST}"
+    if version != FORMAT or not whole:
+        return f"its {MANIFEST} is not one of this version of stope"
+    for name, expected in known.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != expected["size"] or _describe(path) != expected:
+            return f"{name} is not what was written"
+    return None
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, one in value.items():
+        if isinstance(one, Mapping):
+            found |= _flat(one, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = one
+    return found

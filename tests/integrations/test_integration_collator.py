@@ -1,0 +1,210 @@
+"""stope.integrations.sentence_transformers: weights and ids from the dataset to the loss, in the
+trainer and over processes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
+library = pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
+
+from gloo_processes import together
+from small_transformers import ROWS, features, texts, tiny
+
+from stope.encoders import static_encoder
+from stope.integrations.sentence_transformers import (
+    InfoNCECollator,
+    InfoNCELoss,
+)
+from stope.integrations.sentence_transformers.ids import id_number, shared_numbers
+from stope.torch import infonce
+
+ALL = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("encoder"))
+
+
+# --- weights and ids -----------------------------------------------------------------------------
+
+
+def rows_with(**extra):
+    columns = {"query": texts(0), "positive": texts(1), "negative_1": texts(2), **extra}
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def collected(encoder, rows):
+    """What the trainer hands to the loss."""
+    batch = InfoNCECollator(encoder)(rows)
+    trainer = library.SentenceTransformerTrainer
+    return trainer.collect_features(None, batch)[0]
+
+
+def test_weights_reach_the_loss(encoder):
+    weights = np.arange(ROWS, dtype=float)
+    plain = collected(encoder, rows_with())
+    found = collected(encoder, rows_with(weight=weights))
+    assert [sorted(set(f) - set(p)) for f, p in zip(found, plain, strict=True)] == [
+        ["stope_weight"],
+        [],
+        [],
+    ]
+    for options in ({}, {"mini_batch_size": 5}):
+        loss = InfoNCELoss(encoder, **options)
+        value = loss([dict(column) for column in found], None)
+        rows = loss.statistics.losses.numpy()
+        assert value.item() == pytest.approx((weights * rows).sum() / weights.sum(), rel=1e-5)
+        assert loss([dict(c) for c in plain], None).item() == pytest.approx(rows.mean(), rel=1e-5)
+
+
+def test_ids_reach_the_loss(encoder):
+    positives = [f"d{i % 5}" for i in range(ROWS)]
+    negatives = [f"d{i % 7}" for i in range(ROWS)]
+    queries = [i // 3 for i in range(ROWS)]
+    text = (encoder(dict(c))["sentence_embedding"] for c in collected(encoder, rows_with()))
+    q, p, n = text
+
+    def expected(**given):
+        own = torch.arange(ROWS, 2 * ROWS)
+        return infonce(q, torch.cat([p, n]), hard_negatives=own, **given).mean().item()
+
+    def value(**columns):
+        loss = InfoNCELoss(encoder)
+        return loss(collected(encoder, rows_with(**columns)), None).item()
+
+    numbers = torch.tensor([int(name[1:]) for name in positives + negatives])
+    both = {"positive_id": positives, "negative_1_id": negatives}
+    assert value(**both) == pytest.approx(expected(document_ids=numbers), rel=1e-5)
+    assert value(document_id=positives, negative_1_id=negatives) == value(**both)
+    assert value(**both) != pytest.approx(expected(), rel=1e-3)
+
+    only_positives = torch.cat([numbers[:ROWS], torch.arange(100, 100 + ROWS)])
+    assert value(positive_id=positives) == pytest.approx(
+        expected(document_ids=only_positives), rel=1e-5
+    )
+    by_query = torch.tensor(queries + list(range(100, 100 + ROWS)))
+    assert value(query_id=queries) == pytest.approx(expected(document_ids=by_query), rel=1e-5)
+
+
+def test_shared_numbers_close_both_relations():
+    # Queries 0 and 1 share document 5; query 1 has document 6 as well: all of them are one.
+    positives, negatives = np.array([5, 5, 6, 7]), np.array([6, 8, 9, 7])
+    a, b = shared_numbers(np.array([0, 1, 1, 2]), [positives, negatives])
+    assert len(set(a[:3].tolist())) == 1
+    assert a[3] != a[0]
+    assert b[0] == a[0]
+    assert b[3] == a[3]
+    assert len({*b[:3].tolist()}) == 3
+    plain = shared_numbers(None, [positives, negatives])
+    assert [x.tolist() for x in plain] == [[0, 0, 1, 2], [1, 3, 4, 2]]
+
+
+def test_ids_as_numbers():
+    assert id_number(np.int64(7)) == 7
+    assert id_number("d7") == id_number("d7") != id_number("d8")
+    with pytest.raises(TypeError, match="an id is None"):
+        id_number(None)
+
+
+def test_the_collator_leaves_other_columns_alone(encoder):
+    plain = InfoNCECollator(encoder)(rows_with())
+    extra = InfoNCECollator(encoder)(rows_with(weight=[1.0] * ROWS, query_id=range(ROWS)))
+    assert all(torch.equal(torch.as_tensor(plain[k]), torch.as_tensor(extra[k])) for k in plain
+               if isinstance(plain[k], torch.Tensor))  # fmt: skip
+    labelled = InfoNCECollator(encoder)(rows_with(label=range(ROWS), weight=[1.0] * ROWS))
+    assert labelled["label"].tolist() == list(range(ROWS))
+    assert not [name for name in labelled if name.startswith("label_")]
+
+
+# --- in the trainer ------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # of the trainer's own dependencies
+@pytest.mark.parametrize("options", [{}, {"mini_batch_size": 4}])
+def test_trains(tmp_path, tmp_path_factory, options):
+    datasets = pytest.importorskip("datasets")
+    model = tiny(tmp_path_factory.mktemp("trained"))
+    dataset = datasets.Dataset.from_list(
+        rows_with(weight=[1.0] * ROWS, positive_id=[f"d{i}" for i in range(ROWS)])
+    )
+    before = [p.detach().clone() for p in model.parameters()]
+    arguments = library.SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=8, per_device_train_batch_size=6,
+        learning_rate=1e-2, report_to=[], save_strategy="no", logging_steps=1, use_cpu=True,
+        batch_sampler="no_duplicates", disable_tqdm=True,
+    )  # fmt: skip
+    loss = InfoNCELoss(model, **options)
+    trainer = library.SentenceTransformerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        loss=loss,
+        data_collator=InfoNCECollator(model),
+    )
+    trainer.train()
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logged) == 16
+    assert len(loss.statistics.losses) == 6  # rows of equal weight are no duplicates of each other
+    assert np.mean(logged[-2:]) < 0.7 * np.mean(logged[:2])
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+# --- over processes ------------------------------------------------------------------------------
+
+IDS = {
+    "weight": [float(1 + i % 3) for i in range(2 * ROWS)],
+    "query_id": [f"q{i // 2}" for i in range(2 * ROWS)],
+    "positive_id": [f"d{i % 9}" for i in range(2 * ROWS)],
+}
+
+
+def process_rows(here, count):
+    """Rows of one of `count` processes; all of them for one process alone."""
+    extra = {"query": texts(0, 2 * ROWS), "positive": texts(1, 2 * ROWS), "negative": texts(2, 24)}
+    rows = rows_with(**{**extra, "negative_1": extra.pop("negative"), **IDS})
+    size = len(rows) // count
+    return rows[here * size : (here + 1) * size]
+
+
+def gathered(here, count, gather):
+    """Loss and gradient of the embeddings, with weights, query ids and document ids."""
+    model = static_encoder([text for seed in range(9) for text in texts(seed)], dim=16)
+    found = {}
+    for name, form in {"plain": {}, "directions": {"directions": ALL}}.items():
+        model.zero_grad()
+        loss = InfoNCELoss(model, gather_across_devices=gather, **form)
+        value = loss(collected(model, process_rows(here, count)), None)
+        value.backward()
+        (parameter,) = model.parameters()
+        found[name] = (value.detach(), parameter.grad.clone(), loss.statistics.negatives)
+    return found
+
+
+def worker(here, count, folder):
+    return gathered(here, count, True)
+
+
+def test_gather_across_devices(tmp_path):
+    parts = together("test_integration_collator", tmp_path)
+    for name, (value, gradient, negatives) in gathered(0, 1, False).items():
+        values, gradients, counts = zip(*(part[name] for part in parts), strict=True)
+        assert sum(values).item() / 2 == pytest.approx(value.item(), rel=1e-6)
+        mean = sum(gradients) / 2
+        assert float((mean - gradient).abs().max()) <= 2e-6 * float(gradient.abs().max())
+        assert torch.equal(torch.cat(counts), negatives)
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+def test_bad_batches(encoder):
+    with pytest.raises(ValueError, match="the dataset has 1 text column"):
+        InfoNCELoss(encoder)(features(encoder, 1), None)
+    with pytest.raises(ValueError, match="weights of query 0 is -1"):
+        InfoNCELoss(encoder)(collected(encoder, rows_with(weight=[-1.0] * ROWS)), None)

@@ -1,0 +1,315 @@
+"""Configurations of training runs: every key, every sentence, the sources they name."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("sentence_transformers", reason="needs the extra train")
+pytest.importorskip("yaml", reason="needs the extra train")
+
+from stope.runs import Config
+from stope.runs.example import EXAMPLE
+from stope.runs.options import differences, plain
+from stope.runs.sections import Source
+from stope.runs.source import source_name
+
+LEAST = {"data": "pairs.tsv", "output": "run"}
+
+
+def told(sections):
+    """The sentence about wrong sections."""
+    with pytest.raises(ValueError, match=r".") as error:
+        Config.from_dict({**LEAST, **sections})
+    return str(error.value)
+
+
+# --- what is read ------------------------------------------------------------------------------
+
+
+def test_the_least_configuration_has_defaults():
+    config = Config.from_dict(LEAST)
+    assert config.data == (Source("pairs.tsv"),)
+    assert (config.encoder.static.dim, config.encoder.model) == (512, None)
+    assert (config.loss.temperature, config.loss.precision) == (0.05, "float32")
+    assert config.output.folder == "run"
+    assert config.evaluation is None
+    assert config.negatives is None
+
+
+def test_short_forms():
+    config = Config.from_dict(
+        {
+            "data": ["a.tsv", {"path": "b.tsv", "name": "second"}],
+            "output": "run",
+            "encoder": "some/model",
+            "weighting": "progressive",
+            "batches": "distinct",
+            "negatives": "static",
+        }
+    )
+    assert [source_name(one) for one in config.data] == ["a.tsv", "second"]
+    assert config.encoder.model == "some/model"
+    assert config.weighting["name"] == "progressive"
+    assert config.batches["name"] == "distinct"
+    assert config.negatives["mode"] == "static"
+    assert Config.from_dict({**LEAST, "encoder": "static"}).encoder.static is not None
+
+
+NUMBERS = {
+    "batch_size": st.integers(2, 9999),
+    "learning_rate": st.floats(1e-9, 10),
+    "warmup": st.floats(0, 0.99),
+    "seed": st.integers(0, 2**31),
+    "scheduler": st.sampled_from(["linear", "cosine", "constant"]),
+}
+PATHS = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1).filter(str.strip)
+
+
+@st.composite
+def configurations(draw):
+    sections = {"data": {"path": draw(PATHS)}, "output": {"folder": draw(PATHS)}}
+    if draw(st.booleans()):
+        sections["training"] = draw(st.fixed_dictionaries({}, optional=NUMBERS))
+    if draw(st.booleans()):
+        sections["weighting"] = draw(
+            st.sampled_from(["progressive", {"name": "focal", "gamma": 1.5}, "dynamic"])
+        )
+    if draw(st.booleans()):
+        sections["negatives"] = {"num_negatives": draw(st.integers(1, 9)), "every": 7}
+    if draw(st.booleans()):
+        sections["prompts"] = {"query": draw(st.text(st.characters(codec="utf-8")))}
+    if draw(st.booleans()):
+        sections["loss"] = {"matryoshka_dims": draw(st.lists(st.integers(1, 512), min_size=1))}
+    if draw(st.booleans()):
+        sections["evaluation"] = {"holdout": draw(st.floats(0.001, 1e5))}
+    if draw(st.booleans()):
+        sections["encoder"] = {"model": draw(PATHS), "max_tokens": draw(st.integers(1, 512))}
+    return sections
+
+
+@settings(max_examples=40)
+@given(sections=configurations())
+def test_round_trip(sections, tmp_path_factory):
+    config = Config.from_dict(sections)
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    file = tmp_path_factory.mktemp("config") / "config.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    again = Config.from_yaml(file)
+    assert again == config
+    assert again.fingerprint() == config.fingerprint()
+
+
+def test_the_fingerprint_is_of_what_decides():
+    first = Config.from_dict(LEAST)
+    for same in ({"output": "other"}, {"training": {"threads": 1}}):
+        assert Config.from_dict({**LEAST, **same}).fingerprint() == first.fingerprint()
+    for other in (
+        {"data": "other.tsv"},
+        {"training": {"epochs": 2}},
+        {"weighting": "focal"},
+        {"loss": {"temperature": 0.1}},
+    ):
+        assert Config.from_dict({**LEAST, **other}).fingerprint() != first.fingerprint()
+
+
+def test_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    config = Config.from_dict(
+        {**LEAST, "encoder": "model", "evaluation": {"path": "dev.tsv"}}
+    ).absolute()
+    assert config.data[0].path == str(tmp_path / "pairs.tsv")
+    assert config.encoder.model == str(tmp_path / "model")
+    assert config.evaluation.path == str(tmp_path / "dev.tsv")
+    assert config.output.folder == str(tmp_path / "run")
+    hub = Config.from_dict({**LEAST, "encoder": "some/model"}).absolute()
+    assert hub.encoder.model == "some/model"
+
+
+# --- YAML --------------------------------------------------------------------------------------
+
+
+def yaml(tmp_path, text, changes=()):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return Config.from_yaml(file, changes)
+
+
+def test_numbers_with_exponents_are_numbers(tmp_path):
+    config = yaml(tmp_path, "data: a.tsv\noutput: run\ntraining: {learning_rate: 2e-5}\n")
+    assert config.training.learning_rate == 2e-5
+
+
+def test_changes(tmp_path):
+    text = "data:\n  - a.tsv\n  - path: b.tsv\noutput: run\n"
+    changes = ["training.epochs=3", "data.1.path=c.tsv", "data.0=d.tsv", "loss.temperature=1e-1"]
+    config = yaml(tmp_path, text, changes)
+    assert (config.training.epochs, config.loss.temperature) == (3, 0.1)
+    assert [one.path for one in config.data] == ["d.tsv", "c.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("training.epochs", "'training.epochs' is no change; write it as section.key=value"),
+        ("data.path=x", "there is no path in a list of 2"),
+        ("data.7=x", "there is no 7 in a list of 2"),
+        ("data.7.path=x", "there is no 7 in a list of 2"),
+        ("output.folder=x", "output is 'run', which has no keys"),
+        ("training.epoch=3", 'training has no key "epoch" (did you mean "epochs"?)'),
+    ],
+)
+def test_wrong_changes(tmp_path, change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        yaml(tmp_path, "data:\n  - a.tsv\n  - path: b.tsv\noutput: run\n", [change])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no configuration; it needs data: and output:"),
+        ("- a\n", "holds no configuration"),
+        ("data: [a\n", "config.yaml:2: not plain YAML"),
+        ("data: a\noutput: b\ndata: c\n", "config.yaml:3: the key 'data' appears twice; keep one"),
+        ("data: !!python/object/apply:os.system ['true']\n", "not plain YAML"),
+        ("data: a.tsv\n", "config.yaml: the configuration has no section output; give it"),
+        ("output: run\n", "the configuration has no section data; give it"),
+        ("data: a\noutput: b\nlos: {}\n", 'no key "los" (did you mean "loss"?)'),
+    ],
+)
+def test_wrong_yaml(tmp_path, text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        yaml(tmp_path, text)
+
+
+def test_no_file_and_no_text(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nope\.yaml does not exist"):
+        Config.from_yaml(tmp_path / "nope.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"data: \xe4\n")
+    with pytest.raises(ValueError, match="is not UTF-8 text"):
+        Config.from_yaml(tmp_path / "latin.yaml")
+
+
+def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
+    config = yaml(tmp_path, EXAMPLE)
+    assert config.data[0].path == "pairs.tsv"
+    # What is commented out must be right as well, but for what excludes something else.
+    whole = re.sub(r"^( *)# ((?:  )?[a-z_]+: ?.*)$", r"\1\2", EXAMPLE, flags=re.M)
+    whole = re.sub(r"^#( +[a-z_]+:)", r" \1", whole, flags=re.M)
+    for one in ("static", "holdout", "pairs_from", "Killed", "One value"):
+        whole = re.sub(rf"^ *(# )?{one}.*\n", "", whole, flags=re.M)
+    config = yaml(tmp_path, whole)
+    assert config.weighting["first"] == -0.5
+    assert config.negatives["num_negatives"] == 5
+    assert config.prompts.document == "passage: "
+    assert config.evaluation.test_split == "test"
+    assert config.encoder.lora == {"rank": 16, "alpha": 32}
+    assert config.output.tensorboard
+
+
+# --- sentences ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"training": {"batch_size": "many"}},
+         "training.batch_size is 'many'; give a whole number of at least 2"),
+        ({"training": {"batch_size": 1}}, "training.batch_size is 1; give a whole number"),
+        ({"training": {"batch_size": 2.5}}, "training.batch_size is 2.5; give a whole number"),
+        ({"training": {"batch_size": True}}, "training.batch_size is True; give a whole number"),
+        ({"training": {"epochs": float("inf")}}, "training.epochs is inf; give a whole number"),
+        ({"training": {"learning_rate": 0}},
+         "training.learning_rate is 0; give a number above 0"),
+        ({"training": {"warmup": 1}},
+         "training.warmup is 1; give a number of at least 0 and below 1"),
+        ({"training": {"warmup": float("nan")}}, "training.warmup is nan; give a number"),
+        ({"training": {"scheduler": "square"}},
+         "training.scheduler is 'square'; give one of linear, cosine, constant"),
+        ({"training": {"epochs": 1, "max_steps": 1}}, "both epochs and max_steps; keep one"),
+        ({"training": 3}, "training is 3; give a mapping with keys of: batch_size, epochs"),
+        ({"trainig": {}}, 'the configuration has no key "trainig" (did you mean "training"?)'),
+        ({"loss": {"temprature": 1}}, 'loss has no key "temprature" (did you mean "temperature"?)'),
+        ({"loss": {"precision": "half"}}, "loss.precision is 'half'; give one of float32, bfl"),
+        ({"loss": {"symmetric": "yes"}}, "loss.symmetric is 'yes'; give true or false"),
+        ({"loss": {"matryoshka_dims": 64}}, "loss.matryoshka_dims is 64; give a list of dim"),
+        ({"loss": {"matryoshka_dims": [64, 0]}}, "loss.matryoshka_dims[1] is 0; give a whole"),
+        ({"data": []}, "data is []; give one source or a list of them"),
+        ({"data": {"corpus": "c.tsv"}}, "data.path is missing; give it"),
+        ({"data": [{"path": "a"}, {"path": ""}]}, "data[1].path is ''; give a text"),
+        ({"data": [{"path": "a"}, {"pat": "b"}]},
+         'data[1] has no key "pat" (did you mean "path"?)'),
+        ({"data": ["x/a.tsv", "y/a.tsv"]}, 'data has two sources called "a.tsv"'),
+        ({"data": {"path": "a", "pairs_from": "crop"}}, "data.pairs_from is 'crop'; give one of"),
+        ({"data": {"path": "a", "pairs_from": {"kind": "crops", "ratio": 1}}},
+         'data.pairs_from has no key "ratio"'),
+        ({"data": {"path": "a", "pairs_from": "query_as_context"}}, "needs a model of yours"),
+        ({"data": {"path": "a", "prompts": {"queries": ""}}},
+         'data.prompts has no key "queries" (did you mean "query"?)'),
+        ({"encoder": {"static": {}, "model": "x"}}, "encoder has both static and model"),
+        ({"encoder": {"lora": {"rank": 2}}}, "encoder.lora needs encoder.model"),
+        ({"encoder": {"max_tokens": 5}}, "a static encoder has encoder.static.max_tokens"),
+        ({"encoder": {"model": "x", "lora": {"rang": 2}}},
+         'encoder.lora has no key "rang" (did you mean "rank"?)'),
+        ({"encoder": {"model": "x", "lora": {"rank": 0}}}, "encoder.lora: lora.rank must be"),
+        ({"weighting": {"name": "progresive"}}, "weighting has the name 'prog"),
+        ({"weighting": {"name": "focal", "gama": 1}}, "weighting 'focal' has no field"),
+        ({"negatives": {"mode": "sometimes"}}, "negatives: mode is 'sometimes'"),
+        ({"negatives": {"numnegatives": 3}},
+         'negatives has no key "numnegatives" (did you mean "num_negatives"?)'),
+        ({"negatives": {"file": "a", "mode": "static"}}, 'negatives has no key "mode"'),
+        ({"negatives": 3}, "negatives is 3; give a mapping with keys of: mode"),
+        ({"batches": {"name": "homogenous"}}, "batches has the name 'homogenous'"),
+        ({"evaluation": {"holdout": 0.1, "path": "x"}}, "evaluation has both holdout and path"),
+        ({"evaluation": {"keep": "first"}}, "evaluation.keep is 'first'; give one of best, last"),
+        ({"output": {"folder": ""}}, "output.folder is ''; give a text"),
+        ({"output": {"folder": "x", "keep_checkpoints": 0}}, "output.keep_checkpoints is 0"),
+        ({"adapter": {"kind": "big"}}, "adapter.kind is 'big'; give one of linear"),
+        ({"adapter": {"query_embeddings": "q.npy"}}, "adapter.corpus_embeddings is missing"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_wrong_is_said(sections, message):
+    assert message in told(sections)
+
+
+def test_sections_built_in_python_check_themselves():
+    from stope.runs.sections import Training
+
+    with pytest.raises(ValueError, match=r"training\.batch_size is 'many'"):
+        Training(batch_size="many")
+
+
+def test_differences_name_paths():
+    one = plain(Config.from_dict(LEAST))
+    other = plain(Config.from_dict({**LEAST, "training": {"epochs": 3}, "weighting": "constant"}))
+    assert set(differences(one, other)) == {
+        "training.epochs (not given, now 3)",
+        "weighting (not given, now {'name': 'constant', 'value': 1.0})",
+    }
+    assert differences(one, one) == []
+
+
+def test_a_model_is_trained_with_the_prompts_it_is_used_with():
+    from types import SimpleNamespace
+
+    from stope.runs.parts import build_prompts, default_prompts
+
+    def made(known, **sections):
+        config = Config.from_dict({**LEAST, **sections})
+        return build_prompts(config, SimpleNamespace(prompts={**known, **default_prompts(config)}))
+
+    own = {"query": "q: ", "passage": "p: "}
+    assert made({}) is None
+    assert made(own).default == ("q: ", "p: ")
+    assert made(own, prompts={"query": "", "document": ""}) is None
+    assert made(own, prompts={"query": "ask: "}).default == ("ask: ", "p: ")
+    several = [{"path": "a", "prompts": {"query": "a: "}}, "b"]
+    found = made(own, data=several)
+    assert (found.query("a"), found.query("b"), found.document("a")) == ("a: ", "q: ", "p: ")

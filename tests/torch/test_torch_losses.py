@@ -1,0 +1,173 @@
+"""stope.torch: the loss modules, their temperature and weights, and what they say to bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
+
+from stope.torch import InfoNCELoss, SigmoidLoss, infonce
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def leaf(*shape, seed=0, dtype=torch.float32):
+    return normal(*shape, seed=seed, dtype=dtype).requires_grad_()
+
+
+def plain(queries, documents, temperature, positives=None):
+    """Row losses in float64, by torch's own autograd."""
+    scores = (
+        torch.nn.functional.normalize(queries.double())
+        @ torch.nn.functional.normalize(documents.double()).mT
+    )
+    if positives is None:
+        positives = torch.arange(len(queries))
+    return torch.nn.functional.cross_entropy(scores / temperature, positives, reduction="none")
+
+
+def close(a, b, tolerance=1e-5):
+    a, b = a.detach().double(), b.detach().double()
+    assert a.shape == b.shape
+    scale = max(1e-3, float(b.abs().max()))
+    assert float((a - b).abs().max()) <= tolerance * scale, float((a - b).abs().max()) / scale
+
+
+# --- modules -------------------------------------------------------------------------------------
+
+
+def test_the_temperature_learns():
+    loss = InfoNCELoss(0.1, learnable_temperature=True)
+    assert [name for name, _ in loss.named_parameters()] == ["log_scale"]
+    assert loss.log_scale.item() == pytest.approx(math.log(10), rel=1e-6)
+    queries, documents = normal(6, 8), normal(6, 8, seed=1)
+    loss(queries, documents).backward()
+    log_scale = torch.tensor(math.log(10), dtype=torch.float64, requires_grad=True)
+    plain(queries, documents, torch.exp(-log_scale)).mean().backward()
+    assert loss.log_scale.grad.item() == pytest.approx(log_scale.grad.item(), rel=1e-5)
+
+
+def test_a_clamped_temperature_has_no_gradient():
+    loss = InfoNCELoss(0.01, learnable_temperature=True, max_scale=100)
+    with torch.no_grad():
+        loss.log_scale.add_(1.0)
+    assert loss.temperature.item() == pytest.approx(0.01, rel=1e-6)
+    loss(normal(4, 8), normal(4, 8, seed=1)).backward()
+    assert loss.log_scale.grad.item() == 0.0
+
+
+def test_a_fixed_temperature_is_no_parameter():
+    loss = InfoNCELoss(0.1)
+    assert list(loss.parameters()) == []
+    assert loss.temperature == 0.1
+    assert "temperature=0.1" in repr(loss)
+
+
+def test_weights_are_normalised_and_learn():
+    queries, documents = leaf(6, 8), leaf(6, 8, seed=1)
+    weights = (torch.rand(6, generator=torch.Generator().manual_seed(3)) + 0.1).requires_grad_()
+    loss = InfoNCELoss(0.2)
+    value = loss(queries, documents, weights=weights)
+    got = torch.autograd.grad(value, (queries, weights))
+    rows = plain(queries, documents, 0.2)
+    exact = (weights.double() * rows).sum() / weights.double().sum()
+    close(value, exact)
+    for ours, theirs in zip(got, torch.autograd.grad(exact, (queries, weights)), strict=True):
+        close(ours, theirs, 2e-5)
+    scaled = loss(queries, documents, weights=weights * 1024)
+    assert scaled.item() == value.item()  # a power of two changes no bit
+    doubled = loss(queries, documents, weights=torch.tensor([2, 1, 0, 1, 0, 0]))
+    assert doubled.item() == pytest.approx((rows[0] * 2 + rows[1] + rows[3]).item() / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        ([1.0, -0.5, 1.0], "weights of query 1 is -0.5"),
+        ([1.0, 1.0, math.nan], "weights of query 2 is nan"),
+        ([math.inf, 1.0, 1.0], "weights of query 0 is inf"),
+        ([0.0, 0.0, 0.0], "weights are all zero"),
+        ([1.0, 1.0], r"weights has shape \(2,\)"),
+    ],
+)
+def test_bad_weights(weights, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        InfoNCELoss()(normal(3, 4), normal(3, 4, seed=1), weights=torch.tensor(weights))
+
+
+def test_sigmoid_oracle():
+    """methods.md H9."""
+    queries, documents = torch.eye(2), torch.tensor([[0.9, 0.2], [0.1, 0.8]])
+    loss = SigmoidLoss(metric="dot")
+    value = loss(queries, documents)
+    assert value.item() == pytest.approx(1.720324, abs=2e-6)
+    value.backward()
+    assert loss.log_scale.grad.item() == pytest.approx(-0.681255 * 10, rel=1e-5)
+    assert loss.bias.grad.item() == pytest.approx(-0.805698, abs=2e-6)
+    assert loss.statistics.negatives.tolist() == [1, 1]
+    assert not any(p.requires_grad for p in SigmoidLoss(learnable=False).parameters())
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "sentence"),
+    [
+        (lambda: InfoNCELoss(0.0), ValueError, "temperature is 0.0"),
+        (lambda: InfoNCELoss(math.nan), ValueError, "temperature is nan"),
+        (lambda: InfoNCELoss("warm"), TypeError, "temperature is 'warm'"),
+        (
+            lambda: InfoNCELoss(0.001, learnable_temperature=True),
+            ValueError,
+            "is 1000, above max_scale=100",
+        ),
+        (lambda: InfoNCELoss(margin=1), TypeError, "no option 'margin'"),
+        (lambda: SigmoidLoss(objective="out"), TypeError, "fixes objective"),
+        (lambda: SigmoidLoss(bias=math.inf), ValueError, "bias is inf"),
+    ],
+)
+def test_bad_modules(make, error, sentence):
+    with pytest.raises(error, match=sentence):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"queries": np.eye(4)}, TypeError, "queries is a ndarray; give a torch tensor"),
+        ({"documents": torch.ones(4)}, ValueError, "documents has 1 dimensions"),
+        ({"queries": torch.eye(4, dtype=torch.float64)}, TypeError, r"queries\.float\(\)"),
+        ({"temperature": torch.ones(2)}, ValueError, "temperature has 2 elements"),
+        ({"temperature": math.inf}, ValueError, "temperature"),
+        ({"positives": [0, 1]}, ValueError, "positives has ids for 2 queries"),
+        ({"positives": [[0], [1]]}, ValueError, "positives has 2 id lists for 4 queries"),
+        ({"positives": [0.5, 1.0, 2.0, 3.0]}, TypeError, "ids are integers"),
+        ({"positives": (torch.arange(5),)}, ValueError, "a tuple is CSR"),
+        ({"hard_negatives": torch.zeros(4, 1, 1).long()}, ValueError, "3 dimensions"),
+        ({"margin": 0.1}, TypeError, "infonce has no option 'margin'"),
+    ],
+)
+def test_bad_arguments(arguments, error, sentence):
+    with pytest.raises(error, match=sentence):
+        infonce(**{"queries": torch.eye(4), "documents": torch.eye(4), **arguments})
+
+
+def test_unknown_tensors_of_a_batch():
+    with pytest.raises(TypeError, match="takes no 'objective' with a batch"):
+        InfoNCELoss()(torch.eye(2), torch.eye(2), objective="in")
+
+
+def test_devices():
+    with pytest.raises(ValueError, match="queries is on cpu, but documents is on meta"):
+        infonce(torch.eye(4), torch.eye(4, device="meta"))
+    with pytest.raises(ValueError, match="queries is on cpu, but log_weights is on meta"):
+        infonce(torch.eye(4), torch.eye(4), log_weights=torch.zeros(4, device="meta"))
+    with pytest.raises((RuntimeError, ValueError), match="queries is on meta"):
+        infonce(torch.eye(4, device="meta"), torch.eye(4, device="meta"))
