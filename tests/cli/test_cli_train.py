@@ -319,12 +319,12 @@ def test_killed_and_resumed_is_as_if_never_killed(call, process, folder):
 
 
 def test_ctrl_c_says_how_to_go_on(call, folder, monkeypatch):
-    import stope.training
+    import stope.runs
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stope.training, "run", interrupted)
+    monkeypatch.setattr(stope.runs, "run", interrupted)
     (folder / "config.yaml").write_text("data: pairs.tsv\noutput: out\n")
     said = one_sentence(call("train", "config.yaml", code=130).stderr)
     assert "stope train config.yaml --resume goes on from the last checkpoint" in said

@@ -22,7 +22,7 @@ def probe(tmp_path_factory):
     command = [COMPILER, "-std=c++20", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
     command += [f"-I{ROOT / folder}" for folder in ("cuda/emulated", "cpp/include")]
     sources = [
-        ROOT / "tests/cuda_machine_probe.cpp",
+        ROOT / "tests/cuda/cuda_machine_probe.cpp",
         *sorted((ROOT / "cuda/emulated").glob("*.cpp")),
     ]
     subprocess.run([*command, *sources, "-o", program], check=True, capture_output=True, text=True)

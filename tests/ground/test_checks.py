@@ -19,25 +19,25 @@ def test_numbers_of_any_kind():
 
 @pytest.mark.parametrize("value", [True, None, 1.0, "1", np.ones(1, np.float32), np.True_])
 def test_no_integers(value):
-    with pytest.raises(TypeError, match=r"^n is .*; give an integer\.$"):
+    with pytest.raises(TypeError, match=r"^n is .*; give an integer$"):
         integer(value, "n", 0)
 
 
 @pytest.mark.parametrize("value", [False, None, "1", 1j, np.ones(1)])
 def test_no_numbers(value):
-    with pytest.raises(TypeError, match=r"^x is .*; give a number\.$"):
+    with pytest.raises(TypeError, match=r"^x is .*; give a number$"):
         real(value, "x")
 
 
 @pytest.mark.parametrize(
     ("check", "says"),
     [
-        (lambda: integer(-1, "n", 0), r"n is -1; it must be at least 0\."),
-        (lambda: real(1.5, "x", 0, 1), r"x is 1\.5; it must be from 0 to 1\."),
-        (lambda: real(float("nan"), "x", 0, 1), r"x is nan; it must be from 0 to 1\."),
-        (lambda: real(float("inf"), "x"), r"x is inf; it must be finite\."),
-        (lambda: real(float("inf"), "x", 0), r"x is inf; it must be finite and at least 0\."),
-        (lambda: real(3, "x", most=2), r"x is 3; it must be finite and at most 2\."),
+        (lambda: integer(-1, "n", 0), r"n is -1; it must be at least 0"),
+        (lambda: real(1.5, "x", 0, 1), r"x is 1\.5; it must be from 0 to 1"),
+        (lambda: real(float("nan"), "x", 0, 1), r"x is nan; it must be from 0 to 1"),
+        (lambda: real(float("inf"), "x"), r"x is inf; it must be finite"),
+        (lambda: real(float("inf"), "x", 0), r"x is inf; it must be finite and at least 0"),
+        (lambda: real(3, "x", most=2), r"x is 3; it must be finite and at most 2"),
     ],
 )
 def test_numbers_beyond_their_limits(check, says):

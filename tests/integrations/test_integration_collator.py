@@ -191,7 +191,7 @@ def worker(here, count, folder):
 
 
 def test_gather_across_devices(tmp_path):
-    parts = together("test_integration_collator", tmp_path)
+    parts = together(__file__, tmp_path)
     for name, (value, gradient, negatives) in gathered(0, 1, False).items():
         values, gradients, counts = zip(*(part[name] for part in parts), strict=True)
         assert sum(values).item() / 2 == pytest.approx(value.item(), rel=1e-6)

@@ -1,12 +1,12 @@
 """Several processes of a test that talk by gloo on this machine.
 
-A test module defines ``worker(here, count, folder)`` at its top level and asks `together` for what
-it returns in each of the processes.
+A test module defines ``worker(here, count, folder)`` at its top level and asks `together`, with its
+``__file__``, for what it returns in each of the processes.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -59,8 +59,10 @@ def main(module, folder, count, here):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=count
     )
-    found = importlib.import_module(module).worker(here, count, folder)
-    torch.save(found, folder / f"{here}.pt")
+    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    torch.save(loaded.worker(here, count, folder), folder / f"{here}.pt")
     torch.distributed.destroy_process_group()
 
 

@@ -180,7 +180,7 @@ def worker(here, count, folder):
 @pytest.fixture(scope="module", params=[2, 4])
 def processes(request, tmp_path_factory):
     """What each of the processes found."""
-    return together("test_distributed", tmp_path_factory.mktemp("ring"), request.param)
+    return together(__file__, tmp_path_factory.mktemp("ring"), request.param)
 
 
 def close(a, b, tolerance=1e-6):

@@ -91,21 +91,21 @@ def test_narrow_types_are_widened(call, shape):
 @every_loss
 def test_bad_input_gets_a_sentence(call, shape):
     x = draw(0, *shape)
-    with pytest.raises(TypeError, match=r"has dtype torch\.int64; cast it with \w+\.float\(\)\."):
+    with pytest.raises(TypeError, match=r"has dtype torch\.int64; cast it with \w+\.float\(\)"):
         call(x.long())
-    with pytest.raises(TypeError, match=r"is of type list; give a torch\.Tensor\."):
+    with pytest.raises(TypeError, match=r"is of type list; give a torch\.Tensor"):
         call(x.tolist())
     with pytest.raises(ValueError, match=r"has \d dimensions \(shape \(.*1.*\)\); it needs"):
         call(x[None, None, None])
-    with pytest.raises(ValueError, match=r"reduction is 'sum'; choose one of mean, none\."):
+    with pytest.raises(ValueError, match=r"reduction is 'sum'; choose one of mean, none"):
         call(x, reduction="sum")
-    with pytest.raises(ValueError, match=r"weights has 3 numbers for 4 queries\."):
+    with pytest.raises(ValueError, match=r"weights has 3 numbers for 4 queries"):
         call(x, weights=t(1, 2, 3))
     with pytest.raises(ValueError, match=r"weights\[1\] is -2\.0; weights must be finite"):
         call(x, weights=t(1, -2, 3, 4))
     with pytest.raises(ValueError, match=r"weights\[2\] is nan"):
         call(x, weights=t(1, 1, math.nan, 1))
-    with pytest.raises(ValueError, match=r"weights are all 0; at least one must be above 0\."):
+    with pytest.raises(ValueError, match=r"weights are all 0; at least one must be above 0"):
         call(x, weights=torch.zeros(4))
     with pytest.raises(ValueError, match=r"shape|has \d+ (queries|rows)|dim \d|embeddings"):
         call(x[:0])
@@ -207,7 +207,7 @@ def test_wrong_values(words):
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the words are compared below)
         WRONG[words]()
     assert words in str(caught.value)
-    assert str(caught.value).endswith((".", "at least 2."))
+    assert not str(caught.value).endswith(".")
 
 
 def test_wrong_kinds():

@@ -298,7 +298,7 @@ def worker(here, count, folder):
 
 
 def test_two_processes_share_the_work_and_have_one_table(tmp_path):
-    found = together("test_refresh", tmp_path)
+    found = together(__file__, tmp_path)
     pairs = some_pairs()
     expected = mine(pairs, Turning(), num_negatives=10, relative_margin=0.05).result
     alone = NegativeRefresh("stale", num_negatives=3, pool=20).start(pairs, None)

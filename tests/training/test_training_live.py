@@ -220,7 +220,7 @@ def worker(here, count, folder):
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
-    return together("test_training_live", tmp_path_factory.mktemp("two"))
+    return together(__file__, tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.parametrize("case", two_cases())

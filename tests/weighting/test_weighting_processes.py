@@ -77,7 +77,7 @@ def worker(here, count, folder):
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of the two processes found."""
-    return together("test_weighting_processes", tmp_path_factory.mktemp("weighting"))
+    return together(__file__, tmp_path_factory.mktemp("weighting"))
 
 
 @pytest.mark.parametrize("form", ["weights", "numpy", "group"])

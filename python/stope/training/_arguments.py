@@ -73,7 +73,7 @@ def check_together(options: Options, table: RowTable, *, static: bool) -> None:
                 raise ValueError(f"{name} is {value} but there is no output; name a folder")
     if options.refresh is not None and table.pairs is None:
         raise ValueError(
-            "refresh was given, which mines in a corpus; give examples as stope.mining.Pairs"
+            "refresh was given, which mines in a corpus; give examples as stope.data.Pairs"
         )
     _check_loss(options)
     if options.autocast not in (None, "bfloat16"):

@@ -1,7 +1,7 @@
 """Pairs to train on from raw text, where nobody asked a question yet.
 
 Every function takes rows, texts or (title, text), and returns `RawPairs`: iterated, it streams
-(query, positive, row); its ``columns()`` go into `stope.mining.Pairs.from_texts`, its
+(query, positive, row); its ``columns()`` go into `stope.data.Pairs.from_texts`, its
 ``examples()`` into `stope.training.train`. What comes of a row depends on the seed and the row's
 number alone, not on the other rows. Rows that give no pair are counted by reason.
 """

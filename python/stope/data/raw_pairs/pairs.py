@@ -62,7 +62,7 @@ class RawPairs:
             yield pair
 
     def columns(self) -> tuple[list[str], list[str]]:
-        """All queries and all positives, for `stope.mining.Pairs.from_texts(*columns)`.
+        """All queries and all positives, for `stope.data.Pairs.from_texts(*columns)`.
 
         Raises:
             ValueError: no row gave a pair; the message says why.
