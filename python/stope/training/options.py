@@ -1,0 +1,252 @@
+"""Frozen groups of options, read from mappings: defined, checked and explained in one place.
+
+A part is a pydantic model. The descriptions of its fields are its documentation, the text of a JSON
+schema, and the comments of the example that `stope train --example` prints. What pydantic has
+against a value becomes one sentence with path, value and remedy, of bounded length.
+"""
+
+from __future__ import annotations
+
+import difflib
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar, TypeVar, cast
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
+
+from stope._checks import shown
+
+AnyPart = TypeVar("AnyPart", bound="Part")
+Schema = Mapping[str, Any]
+
+
+Whole = Annotated[int, Strict()]
+Real = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Strict()]
+Text = Annotated[str, Strict()]
+Word = Annotated[str, Strict(), Field(pattern=r"\S")]
+Count = Annotated[Whole, Field(ge=1)]
+Positive = Annotated[Real, Field(gt=0)]
+
+
+class Part(BaseModel):
+    """Base of the parts: frozen, without unknown fields; errors are TypeError or ValueError.
+
+    A part is made from its fields by name. `read` makes one from a mapping whose path is part of
+    every message, `changed` one that differs in some fields.
+
+    >>> class Drill(Part):
+    ...     SECTION = "drill"
+    ...     speed: Annotated[Count, Field(description="turns per minute")] = 9
+    >>> Drill(speed=3).to_dict(), Drill.read({"speed": 4}, "drill").speed
+    ({'speed': 3}, 4)
+    >>> Drill(sped=3)
+    Traceback (most recent call last):
+        ...
+    ValueError: drill has no key "sped" (did you mean "speed"?); its keys are speed
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    SECTION: ClassVar[str] = ""  # where a file has it, which messages begin with
+
+    def __init__(self, /, **options: Any) -> None:
+        with _sentences(type(self), self.SECTION):
+            super().__init__(**options)
+
+    # Pydantic then builds inner parts without the method above: the outermost knows the whole path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        lines = [
+            textwrap.fill(f"{name}: {field.description}", 96, subsequent_indent="    ")
+            for name, field in cls.model_fields.items()
+            if field.description
+        ]
+        if lines:
+            told = textwrap.indent("\n".join(lines), "    ")
+            cls.__doc__ = f"{textwrap.dedent(cls.__doc__ or '').strip()}\n\nAttributes:\n{told}\n"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        for key in given:
+            if key not in cls.model_fields:
+                raise _UnknownKeyError(key, list(cls.model_fields))
+        return {key: _number(value) for key, value in given.items()}
+
+    @classmethod
+    def read(cls: type[AnyPart], given: Any, path: str | None = None) -> AnyPart:
+        """The part that a mapping describes; one that is given is returned.
+
+        Raises:
+            TypeError: no mapping, or a value of the wrong kind.
+            ValueError: an unknown key, a key that is missing, or a value out of range. The message
+                begins with the path of what is wrong.
+        """
+        with _sentences(cls, cls.SECTION if path is None else path):
+            return cls.model_validate(given)
+
+    def changed(self: AnyPart, **options: Any) -> AnyPart:
+        """The same with other values of these fields, checked."""
+        return type(self)(**{**dict(self), **options})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields that are not None, in what JSON and YAML can write."""
+        return cast(dict[str, Any], plain(self))
+
+
+def _number(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, and whole numbers without a fraction."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_number(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _UnknownKeyError(ValueError):
+    """A key that a part does not have."""
+
+    def __init__(self, key: object, known: list[str]) -> None:
+        super().__init__(key, known)
+        self.key, self.known = key, known
+
+
+def unknown_key(key: object, path: str, known: Iterable[str]) -> str:
+    """The sentence about a key that something does not have.
+
+    >>> unknown_key("epoch", "schedule", ["batch_size", "epochs"])
+    'schedule has no key "epoch" (did you mean "epochs"?); its keys are batch_size, epochs'
+    """
+    names = list(known)
+    near = difflib.get_close_matches(str(key)[:60], names, n=1)
+    hint = f' (did you mean "{near[0]}"?)' if near else ""
+    word = shown(str(key))[1:-1]
+    return f'{path} has no key "{word}"{hint}; its keys are {", ".join(names)}'
+
+
+@contextmanager
+def _sentences(kind: type[Part], path: str) -> Iterator[None]:
+    """Turn pydantic's error into a sentence about the first thing that is wrong."""
+    try:
+        yield
+    except ValidationError as error:
+        raise _sentence(error, kind, path) from None
+
+
+def _sentence(error: ValidationError, kind: type[Part], path: str) -> Exception:
+    told = error.errors(include_url=False)
+    # A key that is misspelt is missing as well: the first of the two explains both.
+    first = next((e for e in told if isinstance(_cause(e), _UnknownKeyError)), told[0])
+    where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])
+    where = f"{path}{where}".lstrip(".")
+    cause = _cause(first)
+    if isinstance(cause, _UnknownKeyError):
+        return ValueError(unknown_key(cause.key, where or "the recipe", cause.known))
+    if cause is not None:
+        text = str(cause)
+        told_already = not where or text.startswith(where)
+        return type(cause)(text if told_already else f"{where}: {text}")
+    if first["type"] == "missing":
+        return ValueError(f"{where} is missing; give it")
+    schema = kind.model_json_schema()
+    wanted = _wanted(_at(schema, first["loc"]), schema)
+    value = first["input"]
+    wrong_kind = first["type"].endswith("_type") or (
+        first["type"] == "literal_error" and not isinstance(value, str)
+    )
+    said = f"{where} is {shown(value)}; give {wanted}"
+    return TypeError(said) if wrong_kind else ValueError(said)
+
+
+def _cause(told: Mapping[str, Any]) -> Exception | None:
+    """What a validator of ours raised."""
+    return cast("Exception | None", told.get("ctx", {}).get("error"))
+
+
+def _at(schema: Schema, path: Iterable[int | str]) -> Schema:
+    """The schema of what lies at this path."""
+    here = _resolved(schema, schema)
+    for step in path:
+        inner = here.get("items") if isinstance(step, int) else here.get("properties", {}).get(step)
+        here = _resolved(inner or {}, schema)
+    return here
+
+
+def _resolved(here: Schema, whole: Schema) -> Schema:
+    """Follow references, and leave out that a value may also be null."""
+    while True:
+        if "$ref" in here:
+            here = whole["$defs"][here["$ref"].rpartition("/")[2]]
+        elif "anyOf" in here:
+            others = [one for one in here["anyOf"] if one.get("type") != "null"]
+            if len(others) != 1:
+                return here
+            here = others[0]
+        else:
+            return here
+
+
+def _wanted(here: Schema, whole: Schema) -> str:
+    """What a schema asks for, in words."""
+    here = _resolved(here, whole)
+    if "anyOf" in here:
+        kinds = [one for one in here["anyOf"] if one.get("type") != "null"]
+        return " or ".join(_wanted(one, whole) for one in kinds)
+    if "enum" in here or "const" in here:
+        names = here.get("enum") or [here["const"]]
+        return ("one of " if len(names) > 1 else "") + ", ".join(map(str, names))
+    kind = here.get("type")
+    if kind in ("integer", "number"):
+        return _wanted_number(here)
+    if kind == "array":
+        return f"a list, each {_wanted(here.get('items', {}), whole)}"
+    if kind == "object":
+        return f"a mapping with keys of: {', '.join(here.get('properties', {}))}"
+    return {"boolean": "true or false", "string": "a text"}.get(str(kind), "another value")
+
+
+def _wanted_number(here: Schema) -> str:
+    said = "a whole number" if here["type"] == "integer" else "a number"
+    limits = (
+        ("minimum", "of at least"),
+        ("exclusiveMinimum", "above"),
+        ("maximum", "at most"),
+        ("exclusiveMaximum", "below"),
+    )
+    told = [f"{words} {_short(here[name])}" for name, words in limits if name in here]
+    return " and ".join([f"{said} {told[0]}", *told[1:]]) if told else said
+
+
+def _short(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def plain(value: Any) -> Any:
+    """Options as JSON and YAML write them: mappings, lists, words and numbers; None left out.
+
+    >>> plain({"dims": (64, 32), "weights": None})
+    {'dims': [64, 32]}
+    """
+    if isinstance(value, Part):
+        value = dict(value)
+    elif callable(getattr(value, "to_dict", None)):
+        value = value.to_dict()
+    elif hasattr(value, "__dataclass_fields__"):
+        value = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items() if one is not None}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,373 @@
+"""What a training is: one frozen `Recipe`, whose parts are the sections of a configuration file.
+
+Every option is defined, checked and explained here and nowhere else: `train` takes them by name,
+`stope train` reads them from YAML, a checkpoint keeps those that decide the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from stope._checks import shown
+from stope._named import Named, names_of
+from stope.encoders.lora import Lora
+from stope.encoders.prompts import TaskPrompts
+from stope.training.batches import BatchSpec
+from stope.training.negatives.refresh import NegativeRefresh
+from stope.training.options import Count, Flag, Part, Positive, Real, Whole, Word, unknown_key
+from stope.weighting import Weighting
+
+Objective = Literal["out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid"]
+Direction = Literal[
+    "query_to_document", "query_to_query", "document_to_query", "document_to_document"
+]
+Hardness = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
+Precision = Literal["float32", "bfloat16"]
+Scheduler = Literal["linear", "cosine", "constant"]
+
+
+class LossPart(Part):
+    """The contrastive loss: the options of `stope.infonce_forward` that hold for a whole training.
+
+    `stope.training.contrastive_loss` makes the loss. Its formulas are in docs/methods.md, H1 to H8.
+    """
+
+    SECTION = "loss"
+
+    temperature: Annotated[
+        Positive,
+        Field(description="divides the similarities; small values look at the hardest negatives"),
+    ] = 0.05
+    learnable_temperature: Annotated[
+        Flag, Field(description="train log(1 / temperature) along with the encoder (CLIP)")
+    ] = False
+    max_scale: Annotated[
+        Positive, Field(description="of a learnable temperature: 1 / temperature is at most this")
+    ] = 100.0
+    metric: Annotated[
+        Literal["cosine", "dot"], Field(description="the similarity of query and document")
+    ] = "cosine"
+    objective: Annotated[
+        Objective,
+        Field(
+            description="out (InfoNCE, SupCon), in, excl, decoupled (DCL), hardness (HCL), "
+            "pairwise (STAR) or sigmoid (SigLIP)"
+        ),
+    ] = "out"
+    bias: Annotated[
+        Real | None, Field(description="of objective sigmoid: added to its logits; default -10")
+    ] = None
+    beta: Annotated[
+        Real | None, Field(description="of objective hardness: how much harder negatives count")
+    ] = None
+    positive_prior: Annotated[
+        Real | None, Field(description="of objective hardness: share of positives among negatives")
+    ] = None
+    detach_hardness: Annotated[
+        Flag | None, Field(description="of objective hardness: no gradient through its weights")
+    ] = None
+    focal_margin: Annotated[
+        Real | None, Field(description="logits squared, with this margin (Focal-InfoNCE)")
+    ] = None
+    directions: Annotated[
+        tuple[Direction, ...],
+        Field(min_length=1, description="which similarities share the denominator"),
+    ] = ("query_to_document",)
+    partition: Annotated[
+        Literal["joint", "per_direction"],
+        Field(description="one denominator for all directions, or the mean of one loss for each"),
+    ] = "joint"
+    symmetric: Annotated[
+        Flag,
+        Field(
+            description="the mean of the loss and of that from the rows' positives to all queries"
+        ),
+    ] = False
+    hardness: Annotated[
+        Hardness | None, Field(description="whose logits get hardness_strength x similarity on top")
+    ] = None
+    hardness_strength: Annotated[Real, Field(description="see hardness")] = 0.0
+    hard_negative_log_weight: Annotated[
+        Real | None, Field(description="added to the logits of the rows' own hard negatives")
+    ] = None
+    foreign_hard_negatives: Annotated[
+        Flag, Field(description="hard negatives of other rows are negatives too")
+    ] = True
+    documents_see_hard_negatives: Annotated[
+        Flag, Field(description="hard negatives take part in document_to_document")
+    ] = True
+    absolute_margin: Annotated[
+        Real | None,
+        Field(description="no negative scores above p - this, p the positive's score"),
+    ] = None
+    relative_margin: Annotated[
+        Real | None, Field(description="no negative scores above p - abs(p) x this")
+    ] = None
+    max_score: Annotated[Real | None, Field(description="highest score of a negative")] = None
+    min_score: Annotated[Real | None, Field(description="lowest score of a negative")] = None
+    guide: Annotated[
+        Any,
+        WithJsonSchema({"type": "string"}),
+        Field(
+            description="another encoder, or its name, whose scores the margins read (GISTEmbed)"
+        ),
+    ] = None
+    queue: Annotated[
+        Count | None, Field(description="so many documents of past batches are negatives too")
+    ] = None
+    precision: Annotated[
+        Precision,
+        Field(description="of the products; bfloat16 is faster where the processor has tiles"),
+    ] = "float32"
+    mini_batch_size: Annotated[
+        Count | None,
+        Field(
+            description="encode so many rows at a time and keep no activations between (GradCache), so "
+            "that memory does not grow with the batch; not for a static encoder"
+        ),
+    ] = None
+    matryoshka_dims: Annotated[
+        tuple[Count, ...] | None,
+        Field(min_length=1, description="also train these first dimensions of the embeddings"),
+    ] = None
+    matryoshka_weights: Annotated[
+        tuple[Positive, ...] | None,
+        Field(min_length=1, description="the weight of each of matryoshka_dims; default 1"),
+    ] = None
+    query_side: Annotated[
+        Literal["lambda_mrr", "infonce"] | None,
+        Field(description="the loss of negatives.mode query_side; default lambda_mrr"),
+    ] = None
+
+
+class SchedulePart(Part):
+    """How long and how fast; what is None is chosen to suit encoder and rows."""
+
+    SECTION = "schedule"
+
+    batch_size: Annotated[
+        Whole | None,
+        Field(
+            ge=2,
+            description="rows per step (of each process); default 2048 for a static encoder, 64 "
+            "for others, and less for fewer rows: an eighth of them, but 16 at least",
+        ),
+    ] = None
+    epochs: Annotated[
+        Count | None,
+        Field(description="passes over the rows; default 10 for a static encoder, 1 for others"),
+    ] = None
+    max_steps: Annotated[
+        Count | None, Field(description="optimiser steps in total, in place of epochs")
+    ] = None
+    learning_rate: Annotated[
+        Positive | None,
+        Field(
+            description="peak of the schedule; default 0.1 for a static encoder, 2e-4 with lora, "
+            "2e-5 for others"
+        ),
+    ] = None
+    warmup: Annotated[
+        Real,
+        Field(ge=0, lt=1, description="share of the steps in which the rate rises from 0"),
+    ] = 0.1
+    scheduler: Annotated[
+        Scheduler,
+        Field(description="how the rate goes on after that: linear and cosine fall to 0"),
+    ] = "linear"
+    seed: Annotated[
+        Whole, Field(ge=0, le=2**32 - 1, description="of the order of rows and of dropout")
+    ] = 0
+    threads: Annotated[
+        Count | None, Field(description="of the processor, while training; default as they are")
+    ] = None
+    autocast: Annotated[
+        Literal["bfloat16"] | None,
+        Field(
+            description="encode in mixed precision while training; evaluation and refresh stay in "
+            "float32"
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SchedulePart:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError(
+                f"both epochs ({self.epochs}) and max_steps ({self.max_steps}) are given; keep one"
+            )
+        return self
+
+
+class EvaluationPart(Part):
+    """When the evaluation is called, and what follows from it."""
+
+    SECTION = "evaluation"
+
+    every: Annotated[
+        Count | None,
+        Field(description="steps between evaluations; default once an epoch, and at the end"),
+    ] = None
+    patience: Annotated[
+        Count | None, Field(description="stop after so many evaluations in a row without a gain")
+    ] = None
+    keep: Annotated[
+        Literal["last", "best"],
+        Field(description="the weights of the last step, or those of the best evaluation"),
+    ] = "last"
+
+
+class OutputPart(Part):
+    """Where a training is written, and how often."""
+
+    SECTION = "output"
+
+    folder: Annotated[
+        Word | None,
+        Field(description="for log.jsonl and checkpoints/; made if its parent exists"),
+    ] = None
+    checkpoint_every: Annotated[
+        Count | None, Field(description="steps between checkpoints; default once an epoch")
+    ] = None
+    keep_checkpoints: Annotated[Count, Field(description="how many of the newest stay")] = 2
+    tensorboard: Annotated[
+        Flag, Field(description="write the log for TensorBoard too; needs the extra log")
+    ] = False
+
+
+def _read(build: Callable[[Any], Any]) -> BeforeValidator:
+    """Let a field be given as what ``build`` makes its object of."""
+    return BeforeValidator(lambda given: None if given is None else build(given))
+
+
+def _named(family: type[Named]) -> WithJsonSchema:
+    names = {"enum": list(names_of(family))}
+    return WithJsonSchema({"anyOf": [names, {"type": "object", "properties": {"name": names}}]})
+
+
+def _fields(names: Iterable[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "object", "properties": {name: {} for name in names}})
+
+
+def read_lora(given: Lora | Mapping[str, Any]) -> Lora:
+    """The `Lora` of a mapping of its fields; one that is given is returned."""
+    if isinstance(given, Lora):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"lora is {shown(given)}; give a mapping with keys of: {', '.join(_LORA)}")
+    for key in given:
+        if key not in _LORA:
+            raise ValueError(unknown_key(key, "lora", _LORA))
+    return Lora(**given)
+
+
+_LORA = [field.name for field in dataclasses.fields(Lora)]
+# What a call of `train` may say in other words than the parts do.
+_WORDS = {
+    "evaluate_every": ("evaluation", "every"),
+    "refresh": ("negatives", ""),
+    "output": ("output", "folder"),
+}
+
+
+class Recipe(Part):
+    """All options of a training.
+
+    >>> recipe = Recipe(loss={"temperature": 0.02}, weighting="progressive").with_options(epochs=3)
+    >>> recipe.loss.temperature, recipe.weighting.name, recipe.schedule.epochs
+    (0.02, 'progressive', 3)
+    >>> recipe.with_options(epoch=3)
+    Traceback (most recent call last):
+        ...
+    TypeError: there is no option "epoch" (did you mean "epochs"?)
+    """
+
+    loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
+    weighting: Annotated[
+        Weighting | None,
+        _read(Weighting.from_dict),
+        _named(Weighting),
+        Field(description="how rows weigh by difficulty and progress: of stope.weighting"),
+    ] = None
+    schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
+    negatives: Annotated[
+        NegativeRefresh | None,
+        _read(NegativeRefresh.from_dict),
+        _fields(field.name for field in dataclasses.fields(NegativeRefresh)),
+        Field(description="hard negatives, mined with the encoder itself while it trains"),
+    ] = None
+    batches: Annotated[
+        BatchSpec | None,
+        _read(BatchSpec.from_dict),
+        _named(BatchSpec),
+        Field(description="which rows meet in a batch; default distinct"),
+    ] = None
+    prompts: Annotated[
+        TaskPrompts | None,
+        _read(TaskPrompts.from_dict),
+        _fields(["default", "tasks"]),
+        Field(description="put before queries and documents, by the source of a row"),
+    ] = None
+    lora: Annotated[
+        Lora | None,
+        _read(read_lora),
+        _fields(_LORA),
+        Field(description="train low-rank updates of a transformer's weights instead of them"),
+    ] = None
+    evaluation: Annotated[
+        EvaluationPart, Field(description="when to evaluate, and what follows")
+    ] = EvaluationPart()
+    output: Annotated[OutputPart, Field(description="where it is written")] = OutputPart()
+
+    def with_options(self, **options: Any) -> Recipe:
+        """The same with other values of these options, whichever part they are of.
+
+        Whole parts go by their own name. `evaluate_every` is ``evaluation.every``, `refresh` is
+        ``negatives``, and `output` may be the folder alone.
+
+        Raises:
+            TypeError: an option that no part has, or a value of the wrong kind.
+            ValueError: a value out of range, or options that exclude each other.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        whole: dict[str, Any] = {}
+        for name, value in options.items():
+            part, field = _owner(name, value)
+            if field:
+                changes.setdefault(part, {})[field] = value
+            else:
+                whole[part] = value
+        recipe = Recipe(**{**dict(self), **whole})
+        changed = {part: getattr(recipe, part).changed(**named) for part, named in changes.items()}
+        return Recipe(**{**dict(recipe), **changed}) if changed else recipe
+
+
+def _owner(name: str, value: Any) -> tuple[str, str]:
+    """The part that an option belongs to and its field there, "" where it is the whole part."""
+    if name == "output" and isinstance(value, Mapping | Part):
+        return name, ""
+    if name in _WORDS:
+        return _WORDS[name]
+    if name in Recipe.model_fields:
+        return name, ""
+    if name in _OWNERS:
+        return _OWNERS[name], name
+    near = difflib.get_close_matches(name, [*_OWNERS, *_WORDS, *Recipe.model_fields], n=1)
+    hint = f' (did you mean "{near[0]}"?)' if near else ""
+    raise TypeError(f'there is no option "{name}"{hint}')
+
+
+_OWNERS = {
+    name: part
+    for part, kind in {
+        "loss": LossPart,
+        "schedule": SchedulePart,
+        "evaluation": EvaluationPart,
+        "output": OutputPart,
+    }.items()
+    for name in kind.model_fields
+}
