@@ -254,11 +254,13 @@ def _is_csr(value: object, rows: int) -> bool:
     )
 
 
-def id_lists(value: Any, name: str, rows: int, corpus_rows: int) -> IdLists:
+def id_lists(
+    value: Any, name: str, rows: int, corpus_rows: int, *, padded: bool = False
+) -> IdLists:
     """Ids per query as sorted CSR, from CSR ``(offsets, ids)`` or a sequence of id arrays.
 
     Ids may come in any order; one that is repeated within a query or lies outside the corpus is
-    refused, naming the query.
+    refused, naming the query. With `padded`, -1 is no id: it fills up the rows that stope returns.
     """
     if _is_csr(value, rows):
         offsets = _integers(value[0], f"{name} offsets")
@@ -285,6 +287,9 @@ def id_lists(value: Any, name: str, rows: int, corpus_rows: int) -> IdLists:
         offsets = np.zeros(rows + 1, dtype=np.int64)
         np.cumsum([item.size for item in lists], out=offsets[1:])
         ids = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
+    if padded and (ids == -1).any():
+        before = np.concatenate([[0], np.cumsum(ids != -1)])
+        offsets, ids = before[offsets], ids[ids != -1]
     return _sorted_lists(np.ascontiguousarray(offsets), ids, name, corpus_rows)
 
 

@@ -10,7 +10,7 @@ import math
 import numbers
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -116,18 +116,23 @@ def text(value: Any, name: str, remedy: str = "give a text") -> str:
     return value
 
 
-def texts(values: Any, name: str) -> list[str]:
-    """The texts as a list; a bare string, what is no string and an empty list are refused."""
-    if isinstance(values, str):
+def texts(values: Any, name: str, *, empty: bool = False) -> list[str]:
+    """The texts as a list; a bare string, what is no string and an empty list are refused.
+
+    A mapping and a set are refused too: they would give keys, or no certain order.
+    """
+    if isinstance(values, str | bytes):
         raise TypeError(f"{name} is one string; give a list of strings, [{name}]")
+    if isinstance(values, Mapping | Set) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} is {shown(values)}; give a list of strings")
     listed = list(values)
     wrong = next((row for row, text in enumerate(listed) if not isinstance(text, str)), None)
     if wrong is not None:
         raise TypeError(
             f"{name}[{wrong}] is {type(listed[wrong]).__name__}, not a string; give strings alone"
         )
-    if not listed:
-        raise ValueError(f"{name} is empty; there is nothing to search")
+    if not listed and not empty:
+        raise ValueError(f"{name} is empty; give at least one text")
     return listed
 
 

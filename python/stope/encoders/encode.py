@@ -8,13 +8,15 @@ own prompts and routes apply.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import integer
 from stope._checks import texts as texts_of
+from stope._host import on_host
 
 
 class Encoder(Protocol):
@@ -80,8 +82,7 @@ def _encode(
             f"encoder is {type(encoder).__name__}, which has no encode method; pass a "
             "sentence-transformers model or any object with encode(list of strings) -> array"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    integer(batch_size, "batch_size", 1)
     listed = texts_of(texts, name)
     options = _options(call, prompt, batch_size)
     if prompt is not None and "prompt" not in options:
@@ -120,10 +121,21 @@ def _options(call: Callable[..., Any], prompt: str | None, batch_size: int) -> d
     return {name: value for name, value in options.items() if name in known}
 
 
-def _as_float32(found: Any, rows: int, encoder: str) -> NDArray[np.float32]:
-    if hasattr(found, "detach"):
-        found = found.detach().float().cpu().numpy()
-    array = np.asarray(found)
+def _as_float32(output: Any, rows: int, encoder: str) -> NDArray[np.float32]:
+    if isinstance(output, Mapping):
+        raise TypeError(
+            f"{encoder}.encode gave a {type(output).__name__}; it must give an array of shape "
+            f"({rows}, dim): give an encoder that returns the embeddings alone"
+        )
+    if hasattr(output, "detach"):
+        output = output.detach().float()
+    try:
+        array = on_host(output)
+    except ValueError as error:
+        raise ValueError(
+            f"{encoder}.encode gave rows of different widths for {rows} texts; it must give "
+            f"numbers of shape ({rows}, dim)"
+        ) from error
     if array.ndim != 2 or len(array) != rows or array.dtype.kind not in "fiV":
         raise ValueError(
             f"{encoder}.encode gave an array of shape {array.shape} and type {array.dtype} "

@@ -52,7 +52,7 @@ def search(
         raise ValueError(f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less")
     lists = exclude
     if lists is not None and not isinstance(lists, _arrays.IdLists):
-        lists = _arrays.id_lists(exclude, "exclude", q.rows, c.rows)
+        lists = _arrays.id_lists(exclude, "exclude", q.rows, c.rows, padded=True)
     if out is not None and (not isinstance(out, tuple) or len(out) != 2):
         raise TypeError("out must be a tuple (scores, ids)")
     place = _arrays.place_of(queries, q.device, "queries")

@@ -35,7 +35,8 @@ def topk(
             per group of queries, front to back.
         k: how many, 1 to n.
         metric: ``"dot"``, ``"cosine"`` (zero rows score 0) or ``"euclidean"`` (-distance).
-        exclude: ids never to return, per query: CSR ``(offsets, ids)`` or a sequence of id arrays.
+        exclude: ids never to return, per query: CSR ``(offsets, ids)`` or a sequence of id arrays;
+            -1 is none, so that rows which stope returned can be given.
         ceiling: highest score to return, inclusive: one per query, or one for all.
         floor: lowest score to return, inclusive, likewise.
         precision: ``"exact"``; or ``"int8"``, which skips the proof and the rescoring: ids can

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import stope
+from stope._host import on_host
 from stope.encoders.encode import Encoder, encode_corpus, encode_queries
-from stope.retrieval.ranking import Exclusions, Ranking, check_k
+from stope.progress import Progress
+from stope.retrieval.ranking import Exclusions, Metric, Ranking, check_k
 
 
 class DenseRetriever:
@@ -46,11 +48,11 @@ class DenseRetriever:
         corpus: Sequence[str] | None = None,
         *,
         embeddings: Any = None,
-        metric: str = "cosine",
+        metric: Metric = "cosine",
         batch_size: int = 256,
         query_prompt: str | None = None,
         corpus_prompt: str | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
         self.batch_size = batch_size
@@ -68,15 +70,15 @@ class DenseRetriever:
         k: int = 100,
         *,
         exclude: Exclusions | None = None,
-        precision: str = "exact",
-        progress: Callable[[int, int], object] | None = None,
+        precision: Literal["exact", "int8", "bfloat16"] = "exact",
+        progress: Progress | None = None,
     ) -> Ranking:
         """Embed the queries and find the k best documents of each.
 
         Args:
             queries: texts.
             k: documents per query.
-            exclude: corpus rows never to return: CSR (offsets, ids) or one id array per query.
+            exclude: corpus rows never to return, as `stope.topk` takes them.
             precision: "exact", or "int8" or "bfloat16" for an approximate, faster answer.
             progress: called with (queries scored, queries).
 
@@ -97,15 +99,15 @@ class DenseRetriever:
         k: int = 100,
         *,
         exclude: Exclusions | None = None,
-        precision: str = "exact",
-        progress: Callable[[int, int], object] | None = None,
+        precision: Literal["exact", "int8", "bfloat16"] = "exact",
+        progress: Progress | None = None,
     ) -> Ranking:
         """Find the k best documents of each query embedding; like `search`, without the encoder."""
         check_k(k, len(self))
-        found = self.index.search(
+        best = self.index.search(
             queries, k, exclude=exclude, precision=precision, progress=progress
         )
-        return Ranking(found.ids, found.scores)
+        return Ranking(on_host(best.ids), on_host(best.scores))
 
 
 def document_rows(
@@ -114,11 +116,11 @@ def document_rows(
     embeddings: Any,
     prompt: str | None,
     batch_size: int,
-    progress: Callable[[int, int], object] | None,
+    progress: Progress | None,
 ) -> Any:
     """Embeddings of the documents: those given, or the corpus encoded."""
     if (corpus is None) == (embeddings is None):
-        raise TypeError("Give either corpus (texts) or embeddings (an array), and not both")
+        raise TypeError("give either corpus (texts) or embeddings (an array), and not both")
     if corpus is None:
         return embeddings
     return encode_corpus(encoder, corpus, prompt=prompt, batch_size=batch_size, progress=progress)

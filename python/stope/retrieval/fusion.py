@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import choice, integer, real, shown
+from stope.progress import Progress
 from stope.retrieval.pipeline import Retriever
 from stope.retrieval.ranking import Ranking, check_k
 
-_METHODS = ("rrf", "minmax")
+Method = Literal["rrf", "minmax"]
 
 
 def fuse(
     rankings: Sequence[Ranking],
     *,
-    method: str = "rrf",
+    method: Method = "rrf",
     weights: Sequence[float] | None = None,
     k: int | None = None,
     rrf_k: float = 60.0,
@@ -44,7 +47,7 @@ def fuse(
 
     Memory: O(queries x k), and the union of one query's lists.
 
-    Source: Cormack, Clarke and Buettcher 2009 (rrf); methods.md G3, G4.
+    Source: Cormack, Clarke and Buettcher 2009 (rrf); docs/methods.md, G3, G4.
 
     Example:
         >>> import numpy as np
@@ -55,20 +58,21 @@ def fuse(
         >>> fuse([one, two], method="minmax", k=4).scores
         array([[0.5 , 0.5 , 0.25, 0.  ]], dtype=float32)
     """
-    rankings = list(rankings)
-    if method not in _METHODS:
-        raise ValueError(f"method is {method!r}; choose one of {', '.join(_METHODS)}")
+    choice(method, "method", get_args(Method))
+    if isinstance(rankings, Ranking) or not isinstance(rankings, Sequence):
+        raise TypeError(f"rankings is {type(rankings).__name__}; give a list of Ranking")
     if not rankings:
-        raise ValueError("rankings is empty; fuse needs at least one")
-    if not np.isfinite(rrf_k) or rrf_k < 0:
-        raise ValueError(f"rrf_k is {rrf_k}; it must be a finite number of at least 0")
+        raise ValueError("rankings is empty; give at least one")
+    for place, ranking in enumerate(rankings):
+        if not isinstance(ranking, Ranking):
+            raise TypeError(f"rankings[{place}] is {shown(ranking)}; give a Ranking")
+    real(rrf_k, "rrf_k", 0)
     sizes = {len(ranking) for ranking in rankings}
     if len(sizes) > 1:
         raise ValueError(f"rankings have {sorted(sizes)} queries; they must have the same")
     shares = _weights(weights, len(rankings), method)
-    width = max(ranking.ids.shape[1] for ranking in rankings) if k is None else int(k)
-    if width < 1:
-        raise ValueError(f"k is {width}; it must be at least 1")
+    widest = max(ranking.ids.shape[1] for ranking in rankings)
+    width = integer(widest if k is None else k, "k", 1)
     terms = [
         _reciprocal(ranking, rrf_k) if method == "rrf" else _normalised(ranking)
         for ranking in rankings
@@ -81,9 +85,9 @@ def fuse(
         union = np.unique(np.concatenate(lists))
         union = union[union >= 0]
         table = np.zeros((len(rankings), len(union)))
-        for place, found in enumerate(lists):
-            present = found >= 0
-            columns = np.searchsorted(union, found[present])
+        for place, ids_found in enumerate(lists):
+            present = ids_found >= 0
+            columns = np.searchsorted(union, ids_found[present])
             table[place, columns] = shares[place] * terms[place][query, present]
         fused = np.sort(table, axis=0).sum(axis=0).astype(np.float32)
         best = np.lexsort((union, -fused))[:width]
@@ -110,19 +114,25 @@ class HybridRetriever:
         self,
         retrievers: Sequence[Retriever],
         *,
-        method: str = "rrf",
+        method: Method = "rrf",
         weights: Sequence[float] | None = None,
         depth: int = 1000,
         rrf_k: float = 60.0,
     ) -> None:
+        choice(method, "method", get_args(Method))
+        if not isinstance(retrievers, Sequence) or not all(
+            hasattr(each, "search") for each in retrievers
+        ):
+            raise TypeError(f"retrievers is {shown(retrievers)}; give a list of retrievers")
         self.retrievers = list(retrievers)
         sizes = sorted({len(retriever) for retriever in self.retrievers})
         if len(sizes) != 1:
             raise ValueError(
-                f"retrievers search corpora of {sizes or 'no'} documents; need one size"
+                f"retrievers search corpora of {sizes or 'no'} documents; give some of one corpus"
             )
-        if depth < 1:
-            raise ValueError(f"depth is {depth}; it must be at least 1")
+        integer(depth, "depth", 1)
+        real(rrf_k, "rrf_k", 0)
+        _weights(weights, len(self.retrievers), method)
         self._size = sizes[0]
         self.method, self.weights, self.depth, self.rrf_k = method, weights, depth, rrf_k
 
@@ -135,28 +145,31 @@ class HybridRetriever:
         queries: Sequence[str],
         k: int = 100,
         *,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Ranking:
         """Find the k best documents of each query after fusion; progress counts the retrievers."""
         k = check_k(k, self._size)
         depth = min(max(self.depth, k), self._size)
-        found = []
+        rankings = []
         for place, retriever in enumerate(self.retrievers):
-            found.append(retriever.search(queries, depth))
+            rankings.append(retriever.search(queries, depth))
             if progress is not None:
                 progress(place + 1, len(self.retrievers))
-        return fuse(found, method=self.method, weights=self.weights, k=k, rrf_k=self.rrf_k)
+        return fuse(rankings, method=self.method, weights=self.weights, k=k, rrf_k=self.rrf_k)
 
 
-def _weights(given: Sequence[float] | None, count: int, method: str) -> NDArray[np.float64]:
-    if given is None:
+def _weights(shares: Sequence[float] | None, count: int, method: str) -> NDArray[np.float64]:
+    if shares is None:
         return np.full(count, 1.0 if method == "rrf" else 1.0 / count)
-    weights = np.asarray(given, dtype=np.float64).reshape(-1)
+    numbers = np.asarray(shares if isinstance(shares, Sequence | np.ndarray) else None)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "fiu"):
+        raise TypeError(f"weights is {shown(shares)}; give one number per ranking")
+    weights = numbers.astype(np.float64)
     if len(weights) != count:
-        raise ValueError(f"weights has {len(weights)} numbers for {count} rankings")
+        raise ValueError(f"weights has {len(weights)} numbers for {count} rankings; give one each")
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ValueError(
-            f"weights is {weights.tolist()}; they must be finite, at least 0, and not all 0"
+            f"weights is {shown(weights.tolist())}; they must be finite, at least 0, and not all 0"
         )
     return weights
 

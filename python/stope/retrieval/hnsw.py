@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import choice, integer
 from stope._extras import need
+from stope._host import on_host
 from stope.encoders.encode import Encoder, encode_queries
+from stope.progress import Progress
 from stope.retrieval.dense import document_rows
-from stope.retrieval.ranking import Ranking, check_k
+from stope.retrieval.ranking import Metric, Ranking, check_k
 
 _SPACES = {"cosine": "cosine", "dot": "ip", "euclidean": "l2"}
 _CHUNK = 4096
@@ -53,7 +56,7 @@ class HnswRetriever:
         corpus: Sequence[str] | None = None,
         *,
         embeddings: Any = None,
-        metric: str = "cosine",
+        metric: Metric = "cosine",
         m: int = 16,
         ef_construction: int = 200,
         ef_search: int = 128,
@@ -62,19 +65,20 @@ class HnswRetriever:
         batch_size: int = 256,
         query_prompt: str | None = None,
         corpus_prompt: str | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        if metric not in _SPACES:
-            raise ValueError(f"metric is {metric!r}; choose one of {', '.join(_SPACES)}")
-        least = {"m": (m, 2), "ef_construction": (ef_construction, 1), "ef_search": (ef_search, 1)}
-        for name, (value, lowest) in {**least, "num_threads": (num_threads, 1)}.items():
-            if value < lowest:
-                raise ValueError(f"{name} is {value}; it must be at least {lowest}")
+        choice(metric, "metric", _SPACES)
+        integer(m, "m", 2)
+        integer(seed, "seed", 0)
+        for name, value in (
+            ("ef_construction", ef_construction),
+            ("ef_search", ef_search),
+            ("num_threads", num_threads),
+        ):
+            integer(value, name, 1)
         hnswlib = need("hnswlib", extra="retrieval")
         rows = document_rows(encoder, corpus, embeddings, corpus_prompt, batch_size, None)
-        array = np.asarray(rows, dtype=np.float32)
-        if array.ndim != 2 or array.size == 0:
-            raise ValueError(f"embeddings has shape {array.shape}; it must be (documents, dim)")
+        array = _matrix(rows, "embeddings", "documents")
         self.encoder = encoder
         self.metric = metric
         self.batch_size = batch_size
@@ -100,7 +104,7 @@ class HnswRetriever:
         queries: Sequence[str],
         k: int = 100,
         *,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Ranking:
         """Embed the queries and find about the k best documents of each."""
         check_k(k, len(self))
@@ -114,27 +118,53 @@ class HnswRetriever:
         queries: NDArray[np.float32],
         k: int = 100,
         *,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Ranking:
         """Find about the k best documents of each query embedding.
 
         Raises:
-            ValueError: k below 1 or above the corpus size.
-            RuntimeError: hnswlib could not reach k documents; raise m or ef_search.
+            ValueError: k below 1 or above the corpus size, queries of another width, NaN or
+                infinity in them (naming the row).
+            RuntimeError: the graph did not reach k documents; raise m or ef_search.
         """
         k = check_k(k, len(self))
+        queries = _matrix(queries, "queries", "queries")
+        if queries.shape[1] != self.index.dim:
+            raise ValueError(
+                f"queries has {queries.shape[1]} columns but the documents have {self.index.dim}; "
+                "embed both with the same encoder"
+            )
         ids = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
         for start in range(0, len(queries), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            labels, distances = self.index.knn_query(
-                queries[part], k=k, num_threads=self._num_threads
-            )
-            found = -np.sqrt(distances) if self.metric == "euclidean" else 1.0 - distances
+            chunk = slice(start, start + _CHUNK)
+            try:
+                labels, distances = self.index.knn_query(
+                    queries[chunk], k=k, num_threads=self._num_threads
+                )
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"the graph of hnswlib did not reach {k} documents for every query; build it "
+                    "with a greater m or search with a greater ef_search, or lower k"
+                ) from error
+            values = -np.sqrt(distances) if self.metric == "euclidean" else 1.0 - distances
             labels = labels.astype(np.int64)
-            order = np.lexsort((labels, -found), axis=1)
-            ids[part] = np.take_along_axis(labels, order, axis=1)
-            scores[part] = np.take_along_axis(found, order, axis=1)
+            order = np.lexsort((labels, -values), axis=1)
+            ids[chunk] = np.take_along_axis(labels, order, axis=1)
+            scores[chunk] = np.take_along_axis(values, order, axis=1)
             if progress is not None:
                 progress(min(start + _CHUNK, len(queries)), len(queries))
         return Ranking(ids, scores)
+
+
+def _matrix(values: Any, name: str, rows: str) -> NDArray[np.float32]:
+    array = on_host(values)
+    if array.dtype.kind not in "fiuV":
+        raise TypeError(f"{name} holds {array.dtype}; give numbers of shape ({rows}, dim)")
+    array = np.asarray(array, dtype=np.float32)
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name} has shape {array.shape}; it must be ({rows}, dim)")
+    wrong = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if wrong.size:
+        raise ValueError(f"{name} has NaN or infinity in row {wrong[0]}; leave that row out")
+    return array

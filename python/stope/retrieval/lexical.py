@@ -6,18 +6,20 @@ The selection is ours: bm25s cuts ties at k arbitrarily, here the lower corpus r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import choice, real, shown
 from stope._checks import texts as texts_of
 from stope._extras import need
-from stope.retrieval.ranking import Exclusions, Ranking, check_k, excluded_rows
+from stope.progress import Progress
+from stope.retrieval.ranking import Exclusions, Ranking, check_k, exclusions
 from stope.retrieval.tokenizer import Tokenizer
 
-_METHODS = ("lucene", "robertson", "atire")
+Weighting = Literal["lucene", "robertson", "atire"]
 _PROGRESS_EVERY = 64
 
 
@@ -44,7 +46,7 @@ class Bm25:
 
     Memory: 8 bytes per distinct (document, word) pair, and 4 bytes per document during a query.
 
-    Source: bm25s (Lu 2024), methods.md G1.
+    Source: bm25s (Lu 2024), docs/methods.md, G1.
 
     Example:
         >>> texts = ["a red apple", "green apples", "the sea"]
@@ -60,19 +62,19 @@ class Bm25:
         *,
         k1: float = 1.5,
         b: float = 0.75,
-        method: str = "lucene",
+        method: Weighting = "lucene",
         tokenizer: Tokenizer | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        if method not in _METHODS:
-            raise ValueError(f"method is {method!r}; choose one of {', '.join(_METHODS)}")
-        if not k1 > 0:
+        choice(method, "method", get_args(Weighting))
+        if not real(k1, "k1", 0) > 0:
             raise ValueError(f"k1 is {k1}; it must be above 0")
-        if not 0 <= b <= 1:
-            raise ValueError(f"b is {b}; it must lie between 0 and 1")
+        real(b, "b", 0, 1)
         bm25s = need("bm25s", extra="retrieval")
         texts = texts_of(corpus, "corpus")
         self.tokenizer = tokenizer if tokenizer is not None else Tokenizer()
+        if not callable(self.tokenizer):
+            raise TypeError(f"tokenizer is {shown(tokenizer)}; give a Tokenizer or None")
         self._size = len(texts)
         self._vocabulary: dict[str, int] = {}
         rows: list[list[int]] = []
@@ -100,14 +102,14 @@ class Bm25:
         k: int = 100,
         *,
         exclude: Exclusions | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> Ranking:
         """Find the k best documents of each query, ordered by (score descending, row ascending).
 
         Args:
             queries: texts; one without a known word finds nothing.
             k: documents per query.
-            exclude: corpus rows never to return: CSR (offsets, ids) or one id array per query.
+            exclude: corpus rows never to return, as `stope.topk` takes them.
             progress: called with (queries done, queries).
 
         Raises:
@@ -115,16 +117,16 @@ class Bm25:
         """
         k = check_k(k, self._size)
         texts = texts_of(queries, "queries")
-        banned = excluded_rows(exclude, len(texts))
+        banned = exclusions(exclude, len(texts), self._size)
         ids = np.full((len(texts), k), -1, dtype=np.int64)
         best = np.full((len(texts), k), -np.inf, dtype=np.float32)
         for row, text in enumerate(texts):
             scores = self._scores(text)
             if banned is not None:
-                scores[banned[row][banned[row] >= 0]] = 0.0
-            found = _best(scores, k)
-            ids[row, : len(found)] = found
-            best[row, : len(found)] = scores[found]
+                scores[banned.row(row)] = 0.0
+            kept = _best(scores, k)
+            ids[row, : len(kept)] = kept
+            best[row, : len(kept)] = scores[kept]
             if progress is not None and (row % _PROGRESS_EVERY == 0 or row + 1 == len(texts)):
                 progress(row + 1, len(texts))
         return Ranking(ids, best)
@@ -142,8 +144,8 @@ def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """Rows of the k highest scores above 0, ties by the lower row."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:
-        found = scores[rows]
-        bar = np.partition(found, len(found) - k)[len(found) - k]
-        above = rows[found > bar]
-        rows = np.concatenate([above, rows[found == bar][: k - len(above)]])
+        positive = scores[rows]
+        bar = np.partition(positive, len(rows) - k)[len(rows) - k]
+        above = rows[positive > bar]
+        rows = np.concatenate([above, rows[positive == bar][: k - len(above)]])
     return rows[np.lexsort((rows, -scores[rows]))]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
+from stope._checks import flag, integer, shown
 from stope._checks import texts as texts_of
-from stope.retrieval.ranking import Ranking, check_k
+from stope.progress import Progress
+from stope.retrieval.ranking import Ranking, check_k, refuse_twice
 
 
 class Retriever(Protocol):
@@ -28,7 +30,7 @@ def search(
     k: int = 100,
     exclude_self: bool = False,
     batch_size: int = 1024,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, dict[str, float]]:
     """Search all queries and return the run ``{query id: {document id: score}}``.
 
@@ -42,29 +44,28 @@ def search(
         batch_size: queries per call of the retriever.
         progress: called with (queries done, queries).
 
+    A query that finds nothing has an empty dictionary.
+
     Raises:
-        ValueError: lengths that disagree, a duplicated query id, k out of range.
+        TypeError: no retriever, ids or texts that are not strings.
+        ValueError: lengths that disagree, an id that is there twice, k out of range.
 
     Memory: one ranking of batch_size x k, and the run.
     """
+    if not hasattr(retriever, "search") or not hasattr(retriever, "__len__"):
+        raise TypeError(f"retriever is {shown(retriever)}; give an object with search and len")
     texts = texts_of(query_texts, "query_texts")
-    if len(query_ids) != len(texts):
-        raise ValueError(f"query_ids has {len(query_ids)} ids for {len(texts)} query_texts")
-    if len(set(query_ids)) != len(texts):
-        raise ValueError("query_ids has duplicates; a run holds each query once")
-    if len(corpus_ids) != len(retriever):
-        raise ValueError(
-            f"corpus_ids has {len(corpus_ids)} ids but the retriever has {len(retriever)} documents"
-        )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    _check_ids(query_ids, "query_ids", len(texts), "query_texts")
+    _check_ids(corpus_ids, "corpus_ids", len(retriever), "documents of the retriever")
+    integer(batch_size, "batch_size", 1)
+    flag(exclude_self, "exclude_self")
     k = check_k(k, len(retriever))
     depth = min(k + 1, len(retriever)) if exclude_self else k
     run: dict[str, dict[str, float]] = {}
     for start in range(0, len(texts), batch_size):
         stop = min(start + batch_size, len(texts))
-        found = retriever.search(texts[start:stop], depth).to_run(query_ids[start:stop], corpus_ids)
-        for query, documents in found.items():
+        ranking = retriever.search(texts[start:stop], depth)
+        for query, documents in ranking.to_run(query_ids[start:stop], corpus_ids).items():
             if exclude_self:
                 kept = [(name, score) for name, score in documents.items() if name != query]
                 documents = dict(kept[:k])
@@ -72,3 +73,10 @@ def search(
         if progress is not None:
             progress(stop, len(texts))
     return run
+
+
+def _check_ids(ids: Sequence[str], name: str, count: int, what: str) -> None:
+    if len(texts_of(ids, name)) != count:
+        raise ValueError(f"{name} has {len(ids)} ids for {count} {what}; give one each")
+    if len(set(ids)) != count:
+        refuse_twice(ids, name)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Exclusions = tuple[ArrayLike, ArrayLike] | Sequence[ArrayLike]
+from stope import _arrays
+from stope._checks import integer, shown
+from stope.lists import Lists
+
+Exclusions = tuple[ArrayLike, ArrayLike] | Sequence[ArrayLike] | NDArray[np.int64]
+Metric = Literal["cosine", "dot", "euclidean"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,7 @@ class Ranking:
         scores: float32 ``[queries, k]``, padded with -inf.
 
     Raises:
+        TypeError: ids are no integers or scores no numbers.
         ValueError: the two arrays differ in shape or are not two-dimensional.
 
     Example:
@@ -33,8 +41,13 @@ class Ranking:
     scores: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", np.asarray(self.ids, dtype=np.int64))
-        object.__setattr__(self, "scores", np.asarray(self.scores, dtype=np.float32))
+        ids, scores = np.asarray(self.ids), np.asarray(self.scores)
+        if ids.dtype.kind not in "iu" and ids.size:
+            raise TypeError(f"ids is {shown(self.ids)}; give corpus rows, which are integers")
+        if scores.dtype.kind not in "fiu":
+            raise TypeError(f"scores is {shown(self.scores)}; give numbers")
+        object.__setattr__(self, "ids", ids.astype(np.int64, copy=False))
+        object.__setattr__(self, "scores", scores.astype(np.float32, copy=False))
         if self.ids.ndim != 2 or self.ids.shape != self.scores.shape:
             raise ValueError(
                 f"ids has shape {self.ids.shape} and scores has shape {self.scores.shape}; "
@@ -51,8 +64,8 @@ class Ranking:
         """Name queries and documents: ``{query id: {document id: score}}``, best first.
 
         Raises:
-            ValueError: query_ids has another length than the ranking, or a row found lies outside
-                corpus_ids.
+            ValueError: query_ids has another length than the ranking or an id twice, a row found
+                lies outside corpus_ids, or two documents found have one id.
         """
         if len(query_ids) != len(self):
             raise ValueError(
@@ -63,14 +76,21 @@ class Ranking:
                 f"corpus_ids has {len(corpus_ids)} ids but the ranking names row "
                 f"{int(self.ids.max())}; pass the ids of the corpus that was searched"
             )
-        return {
-            query: {
-                corpus_ids[row]: score for row, score in zip(rows, scores, strict=True) if row >= 0
-            }
-            for query, rows, scores in zip(
-                query_ids, self.ids.tolist(), self.scores.tolist(), strict=True
-            )
-        }
+        run: dict[str, dict[str, float]] = {}
+        for query, rows, scores in zip(
+            query_ids, self.ids.tolist(), self.scores.tolist(), strict=True
+        ):
+            listed = [
+                (corpus_ids[row], score)
+                for row, score in zip(rows, scores, strict=True)
+                if row >= 0
+            ]
+            run[query] = dict(listed)
+            if len(run[query]) != len(listed):
+                refuse_twice((name for name, _ in listed), "corpus_ids")
+        if len(run) != len(self):
+            refuse_twice(query_ids, "query_ids")
+        return run
 
     @classmethod
     def from_run(
@@ -82,20 +102,23 @@ class Ranking:
         """Read a run back into arrays; a query that the run lacks gets an empty row.
 
         Raises:
-            ValueError: the run names a document that corpus_ids lacks.
+            ValueError: the run names a document that corpus_ids lacks, or an id is there twice.
         """
+        for name, ids in (("query_ids", query_ids), ("corpus_ids", corpus_ids)):
+            if len(set(ids)) != len(ids):
+                refuse_twice(ids, name)
         row_of = {document: row for row, document in enumerate(corpus_ids)}
-        found: list[list[tuple[int, float]]] = []
+        rows: list[list[tuple[int, float]]] = []
         for query in query_ids:
             documents = run.get(query, {})
             missing = next((name for name in documents if name not in row_of), None)
             if missing is not None:
                 raise ValueError(
-                    f"The run names document {missing!r} for query {query!r}, "
-                    "but corpus_ids has no such id"
+                    f"run names document {shown(missing)} for query {shown(query)}, an id that "
+                    "corpus_ids lacks; pass the ids of the corpus that was searched"
                 )
-            found.append([(row_of[name], score) for name, score in documents.items()])
-        return padded(found)
+            rows.append([(row_of[name], score) for name, score in documents.items()])
+        return padded(rows)
 
 
 def padded(rows: Iterable[Iterable[tuple[int, float]]], k: int | None = None) -> Ranking:
@@ -113,31 +136,20 @@ def padded(rows: Iterable[Iterable[tuple[int, float]]], k: int | None = None) ->
 
 def check_k(k: int, size: int) -> int:
     """Return k as an int, or say why it cannot be served by a corpus of `size` documents."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer):
-        raise TypeError(f"k must be an integer, not {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"k is {k}; it must be at least 1")
+    k = integer(k, "k", 1)
     if k > size:
         raise ValueError(f"k is {k} but the corpus has {size} documents; lower k to at most {size}")
-    return int(k)
+    return k
 
 
-def excluded_rows(exclude: Exclusions | None, num_queries: int) -> list[NDArray[np.int64]] | None:
-    """Read exclusions, CSR ``(offsets, ids)`` or one id array per query, as a list of arrays."""
+def exclusions(exclude: Exclusions | None, num_queries: int, size: int) -> Lists | None:
+    """The corpus rows that each query may not find, ascending; as `stope.topk` reads them."""
     if exclude is None:
         return None
-    if isinstance(exclude, tuple):
-        if len(exclude) != 2:
-            raise ValueError(
-                f"exclude is a tuple of {len(exclude)}; CSR needs (offsets, ids), "
-                "and one array of ids per query needs a list"
-            )
-        offsets, ids = (np.asarray(part, dtype=np.int64) for part in exclude)
-        if len(offsets) != num_queries + 1 or offsets[0] != 0 or offsets[-1] != len(ids):
-            raise ValueError(
-                f"exclude offsets must hold {num_queries + 1} values from 0 to {len(ids)}"
-            )
-        return np.split(ids, offsets[1:-1])
-    if len(exclude) != num_queries:
-        raise ValueError(f"exclude has {len(exclude)} rows but there are {num_queries} queries")
-    return [np.asarray(ids, dtype=np.int64).reshape(-1) for ids in exclude]
+    return Lists(*_arrays.id_lists(exclude, "exclude", num_queries, size, padded=True))
+
+
+def refuse_twice(ids: Iterable[str], name: str) -> None:
+    """Say which id is there more than once."""
+    twice, count = Counter(ids).most_common(1)[0]
+    raise ValueError(f"{name} has {shown(twice)} {count} times; ids must be unique")
