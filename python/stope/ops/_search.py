@@ -27,6 +27,13 @@ def as_integer(value: Any, name: str) -> int:
         raise TypeError(f"{name} is {value!r}; give an integer") from None
 
 
+def exclusions(exclude: Any, queries: int, corpus_rows: int) -> _arrays.IdLists | None:
+    """The ids that each query may not find, as sorted CSR; -1, which fills up rows, is none."""
+    if exclude is None or isinstance(exclude, _arrays.IdLists):
+        return exclude
+    return _arrays.id_lists(exclude, "exclude", queries, corpus_rows, padded=True)
+
+
 def search(
     queries: Any,
     corpus: Any,
@@ -50,9 +57,7 @@ def search(
         raise ValueError(f"k is {k}; ask for at least 1")
     if k > c.rows:
         raise ValueError(f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less")
-    lists = exclude
-    if lists is not None and not isinstance(lists, _arrays.IdLists):
-        lists = _arrays.id_lists(exclude, "exclude", q.rows, c.rows, padded=True)
+    lists = exclusions(exclude, q.rows, c.rows)
     if out is not None and (not isinstance(out, tuple) or len(out) != 2):
         raise TypeError("out must be a tuple (scores, ids)")
     place = _arrays.place_of(queries, q.device, "queries")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope.ops._search import as_integer, search
+from stope.ops._search import as_integer, exclusions, search
 
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
 

@@ -16,7 +16,7 @@ from stope._checks import choice, real, shown
 from stope._checks import texts as texts_of
 from stope._extras import need
 from stope.progress import Progress
-from stope.retrieval.ranking import Exclusions, Ranking, check_k, exclusions
+from stope.retrieval.ranking import Exclusions, Ranking, check_k, excluded
 from stope.retrieval.tokenizer import Tokenizer
 
 Weighting = Literal["lucene", "robertson", "atire"]
@@ -117,7 +117,7 @@ class Bm25:
         """
         k = check_k(k, self._size)
         texts = texts_of(queries, "queries")
-        banned = exclusions(exclude, len(texts), self._size)
+        banned = excluded(exclude, len(texts), self._size)
         ids = np.full((len(texts), k), -1, dtype=np.int64)
         best = np.full((len(texts), k), -np.inf, dtype=np.float32)
         for row, text in enumerate(texts):

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stope import _arrays
 from stope._checks import integer, shown
 from stope.lists import Lists
+from stope.ops._search import exclusions
 
 Exclusions = tuple[ArrayLike, ArrayLike] | Sequence[ArrayLike] | NDArray[np.int64]
 Metric = Literal["cosine", "dot", "euclidean"]
@@ -142,11 +142,10 @@ def check_k(k: int, size: int) -> int:
     return k
 
 
-def exclusions(exclude: Exclusions | None, num_queries: int, size: int) -> Lists | None:
+def excluded(exclude: Exclusions | None, num_queries: int, size: int) -> Lists | None:
     """The corpus rows that each query may not find, ascending; as `stope.topk` reads them."""
-    if exclude is None:
-        return None
-    return Lists(*_arrays.id_lists(exclude, "exclude", num_queries, size, padded=True))
+    lists = exclusions(exclude, num_queries, size)
+    return None if lists is None else Lists(*lists)
 
 
 def refuse_twice(ids: Iterable[str], name: str) -> None:
