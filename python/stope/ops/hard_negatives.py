@@ -129,11 +129,7 @@ def mine_hard_negatives(
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
     own = _positive_lists(positives, q.rows, c.rows)
-    extra = (
-        None
-        if exclude is None
-        else _arrays.id_lists(exclude, "exclude", q.rows, c.rows, padded=True)
-    )
+    extra = exclusions(exclude, q.rows, c.rows)
     place = _arrays.place_of(queries, q.device, "queries")
     if q.device == c.device:
         positive_scores = _lowest_positive(queries, corpus, metric, own, place)
