@@ -41,8 +41,15 @@ def integer(value: Any, name: str, least: int) -> int:
     return number
 
 
-def real(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> float:
-    """The value as a finite float from `least` to `most`.
+def real(
+    value: Any,
+    name: str,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+) -> float:
+    """The value as a finite float from `least` to `most`; above `least` where `above` says so.
 
     Raises:
         TypeError: no number; True and False are none.
@@ -54,16 +61,21 @@ def real(value: Any, name: str, least: float = -math.inf, most: float = math.inf
     Traceback (most recent call last):
         ...
     ValueError: temperature is 2; it must be from 0 to 1
+    >>> real(0, "temperature", 0, above=True)
+    Traceback (most recent call last):
+        ...
+    ValueError: temperature is 0; it must be finite and above 0
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {shown(value)}; give a number")
     number = float(value)
-    if math.isfinite(number) and least <= number <= most:
+    if math.isfinite(number) and (least < number if above else least <= number) and number <= most:
         return number
+    lower = f"above {least:g}" if above else f"at least {least:g}"
     if least > -math.inf and most < math.inf:
-        limits = f"from {least:g} to {most:g}"
+        limits = f"{lower} and at most {most:g}" if above else f"from {least:g} to {most:g}"
     else:
-        limits = "finite" + (f" and at least {least:g}" if least > -math.inf else "")
+        limits = "finite" + (f" and {lower}" if least > -math.inf else "")
         limits += f" and at most {most:g}" if most < math.inf else ""
     raise ValueError(f"{name} is {value}; it must be {limits}")
 

@@ -23,18 +23,21 @@ LOSSES = np.array([1.0, 2.0, 3.0, 4.0])
 
 # Every function of one vector: name -> (function of values, values it can take)
 OF_ONE = {
-    "progressive": (lambda v: w.progressive_weights(v, 0.8), BATCHES),
-    **{f"dynamic {s}": (lambda v, s=s: w.dynamic_weights(v, 0.5, s), BATCHES) for s in STRATEGIES},
-    "answer ranking": (lambda v: w.answer_ranking_weights(v, 0.3), SHARES),
-    "focal": (lambda v: w.focal_weights(v, 0.3, first_gamma=0.5), SHARES),
-    "teacher": (lambda v: w.teacher_weights(v, power=0.5), SHARES),
-    "constant": (lambda v: w.constant_weights(v, value=2.0), BATCHES),
+    "progressive": (lambda v: w.Progressive().weights(v, 0.8), BATCHES),
+    **{
+        f"dynamic {s}": (lambda v, s=s: w.Dynamic(strategy=s).weights(v, 0.5), BATCHES)
+        for s in STRATEGIES
+    },
+    "answer ranking": (lambda v: w.AnswerRanking().weights(v, 0.3), SHARES),
+    "focal": (lambda v: w.Focal("difficulty", first_gamma=0.5).weights(v, 0.3), SHARES),
+    "teacher": (lambda v: w.Teacher(power=0.5).weights(v), SHARES),
+    "constant": (lambda v: w.Constant(value=2.0).weights(v), BATCHES),
     "focal difficulty": (w.focal_difficulty, SHARES),
     "margin difficulty": (w.margin_difficulty, BATCHES),
-    "anti": (w.anti_weights, SHARES),
-    "clip": (lambda v: w.clip_weights(v, 0.1, 0.7), SHARES),
-    "warm-up": (lambda v: w.warm_up_weights(v, 0.03), SHARES),
-    "fade-out": (lambda v: w.fade_out_weights(v, 0.3), SHARES),
+    "anti": (w.Anti(w.Constant()).weights, SHARES),
+    "clip": (lambda v: w.Clipped(w.Constant(), low=0.1, high=0.7).weights(v), SHARES),
+    "warm-up": (lambda v: w.WarmUp(w.Constant()).weights(v, 0.03), SHARES),
+    "fade-out": (lambda v: w.FadeOut(w.Constant()).weights(v, 0.3), SHARES),
 }
 each = pytest.mark.parametrize(("function", "batches"), OF_ONE.values(), ids=OF_ONE)
 
@@ -117,24 +120,24 @@ def test_shares_have_limits(function, batches):
 
 @given(BATCHES, PROGRESS)
 def test_progressive_weights_have_mean_1(difficulty, progress):
-    weights = w.progressive_weights(difficulty, progress)
+    weights = w.Progressive().weights(difficulty, progress)
     assert weights.sum() == pytest.approx(len(difficulty), rel=1e-12)
 
 
 @given(BATCHES)
 def test_progressive_weights_follow_difficulty(difficulty):
-    at = {t: ordered(difficulty, w.progressive_weights(difficulty, t)) for t in (0.0, 0.1, 1.0)}
+    at = {t: ordered(difficulty, w.Progressive().weights(difficulty, t)) for t in (0.0, 0.1, 1.0)}
     assert (np.diff(at[0.0]) <= 1e-12).all()
     assert (np.diff(at[1.0]) >= -1e-12).all()
     assert np.array_equal(at[0.0], at[0.1])  # warm-up
-    opposite = w.progressive_weights(difficulty, 1.0, first=1.0, last=-1.0)
-    assert np.array_equal(opposite, w.progressive_weights(difficulty, 0.0))
+    opposite = w.Progressive(first=1.0, last=-1.0).weights(difficulty, 1.0)
+    assert np.array_equal(opposite, w.Progressive().weights(difficulty, 0.0))
 
 
 @given(BATCHES)
 def test_kappa_0_is_the_plain_loss_bit_for_bit(difficulty):
     for dtype in (np.float32, np.float64):
-        weights = w.progressive_weights(difficulty.astype(dtype), 0.5, first=0.0, last=0.0)
+        weights = w.Progressive(first=0.0, last=0.0).weights(difficulty.astype(dtype), 0.5)
         assert (weights == 1.0).all()
 
 
@@ -145,15 +148,15 @@ def test_progressive_weights_of_the_fused_loss():
     loss = InfoNCELoss(0.1)
     plain = loss(rows[0], rows[1])
     hardness = w.difficulty_signals(loss.statistics)["hardness"]
-    uniform = w.progressive_weights(hardness, 0.5, first=0.0, last=0.0)
+    uniform = w.Progressive(first=0.0, last=0.0).weights(hardness, 0.5)
     assert torch.equal(loss(rows[0], rows[1], weights=uniform), plain)
-    assert loss(rows[0], rows[1], weights=w.progressive_weights(hardness, 1.0)) > plain
-    assert loss(rows[0], rows[1], weights=w.progressive_weights(hardness, 0.0)) < plain
+    assert loss(rows[0], rows[1], weights=w.Progressive().weights(hardness, 1.0)) > plain
+    assert loss(rows[0], rows[1], weights=w.Progressive().weights(hardness, 0.0)) < plain
 
 
 def test_a_large_kappa_takes_the_hardest():
     difficulty = np.array([0.1, 0.9, 0.2, 0.3])
-    weights = w.progressive_weights(difficulty, 1.0, last=1e4)
+    weights = w.Progressive(last=1e4).weights(difficulty, 1.0)
     np.testing.assert_allclose(weights, [0, 4, 0, 0], atol=1e-12)
 
 
@@ -162,8 +165,8 @@ def test_progressive_weights_know_no_unit(difficulty, factor, shift):
     if difficulty.std() < 0.1:
         return
     np.testing.assert_allclose(
-        w.progressive_weights(difficulty * factor + shift, 0.9),
-        w.progressive_weights(difficulty, 0.9),
+        w.Progressive().weights(difficulty * factor + shift, 0.9),
+        w.Progressive().weights(difficulty, 0.9),
         rtol=1e-3,  # 1e-6 beside the standard deviation
     )
 
@@ -171,17 +174,17 @@ def test_progressive_weights_know_no_unit(difficulty, factor, shift):
 def test_equal_difficulty_is_uniform_however_large():
     for size in (1, 3, 7, 1000):
         for value in (0.1, 1e6, -3e-5):
-            weights = w.progressive_weights(np.full(size, value, np.float32), 1.0)
+            weights = w.Progressive().weights(np.full(size, value, np.float32), 1.0)
             np.testing.assert_allclose(weights, 1.0, rtol=1e-6)
 
 
 def test_no_negatives_is_easiest_and_leaves_the_others_alone():
-    some = w.progressive_weights(np.array([0.0, 1.0, -np.inf]), 1.0)
-    both = w.progressive_weights(np.array([0.0, 1.0]), 1.0)
+    some = w.Progressive().weights(np.array([0.0, 1.0, -np.inf]), 1.0)
+    both = w.Progressive().weights(np.array([0.0, 1.0]), 1.0)
     assert some[2] < some[0] < some[1]
     assert some[1] / some[0] == pytest.approx(both[1] / both[0])
     assert some[2] / some[0] == pytest.approx(math.exp(-3 + 1 / (1 + 2e-6)), rel=1e-5)
-    assert (w.progressive_weights(np.full(3, -np.inf), 1.0) == 1).all()
+    assert (w.Progressive().weights(np.full(3, -np.inf), 1.0) == 1).all()
 
 
 # --- dynamic -----------------------------------------------------------------------------------
@@ -198,19 +201,21 @@ def test_no_negatives_is_easiest_and_leaves_the_others_alone():
     ],
 )
 def test_dynamic_oracle(strategy, temperature, expected):
-    weights = w.dynamic_weights(LOSSES, 0.5, strategy, temperature=temperature)
+    weights = w.Dynamic(strategy=strategy, temperature=temperature).weights(LOSSES, 0.5)
     np.testing.assert_allclose(weights / 4, expected, atol=5e-7)
 
 
 def test_upper_is_half_of_h():
     h = np.array([-1, -1 / 3, 1 / 3, 1])
     expected = np.exp(h / 2) / np.exp(h / 2).mean()
-    np.testing.assert_allclose(w.dynamic_weights(LOSSES, 0.5, "upper"), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        w.Dynamic(strategy="upper").weights(LOSSES, 0.5), expected, rtol=1e-12
+    )
 
 
 @given(BATCHES, PROGRESS, st.sampled_from(STRATEGIES), st.booleans())
 def test_dynamic_weights_have_mean_1(losses, progress, strategy, anti):
-    weights = w.dynamic_weights(losses, progress, strategy, temperature=0.3, anti=anti)
+    weights = w.Dynamic(strategy=strategy, temperature=0.3, anti=anti).weights(losses, progress)
     assert weights.sum() == pytest.approx(len(losses), rel=1e-12)
     if np.ptp(losses) == 0:
         np.testing.assert_allclose(weights, 1.0)
@@ -219,8 +224,8 @@ def test_dynamic_weights_have_mean_1(losses, progress, strategy, anti):
 @given(BATCHES)
 def test_dynamic_weights_follow_the_losses(losses):
     for strategy in ("lin_upper", "upper"):
-        weights = ordered(losses, w.dynamic_weights(losses, 0.5, strategy))
-        anti = ordered(losses, w.dynamic_weights(losses, 0.5, strategy, anti=True))
+        weights = ordered(losses, w.Dynamic(strategy=strategy).weights(losses, 0.5))
+        anti = ordered(losses, w.Dynamic(strategy=strategy, anti=True).weights(losses, 0.5))
         assert (np.diff(weights) >= -1e-12).all()
         assert (np.diff(anti) <= 1e-12).all()
 
@@ -230,23 +235,23 @@ def test_dynamic_weights_know_no_unit(losses, factor, shift, strategy):
     if 0 < np.ptp(losses) < 0.1:
         return
     np.testing.assert_allclose(
-        w.dynamic_weights(losses * factor + shift, 0.5, strategy),
-        w.dynamic_weights(losses, 0.5, strategy),
+        w.Dynamic(strategy=strategy).weights(losses * factor + shift, 0.5),
+        w.Dynamic(strategy=strategy).weights(losses, 0.5),
         rtol=1e-6,
     )
 
 
 def test_dynamic_schedule():
     def at(progress):
-        return w.dynamic_weights(
-            LOSSES, progress, temperature=0.4, first_temperature=40.0, burn_in=0.2, anneal_until=0.8
-        )
+        return w.Dynamic(
+            temperature=0.4, first_temperature=40.0, burn_in=0.2, anneal_until=0.8
+        ).weights(LOSSES, progress)
 
     assert (at(0.0) == 1).all()
     assert (at(0.19) == 1).all()
-    first = w.dynamic_weights(LOSSES, 0.5, temperature=40.0)
-    middle = w.dynamic_weights(LOSSES, 0.5, temperature=4.0)  # halfway from 40 to 0.4
-    last = w.dynamic_weights(LOSSES, 0.5, temperature=0.4)
+    first = w.Dynamic(temperature=40.0).weights(LOSSES, 0.5)
+    middle = w.Dynamic(temperature=4.0).weights(LOSSES, 0.5)  # halfway from 40 to 0.4
+    last = w.Dynamic(temperature=0.4).weights(LOSSES, 0.5)
     for progress, expected in ((0.2, first), (0.5, middle), (0.8, last), (1.0, last)):
         np.testing.assert_allclose(at(progress), expected, rtol=1e-12)
 
@@ -261,14 +266,14 @@ def test_answer_ranking_oracle():
     np.testing.assert_allclose(easiness, [0.25, 0.95, 0.5], atol=2e-8)
     anti = w.pairwise_easiness(positive, negative, anti=True)
     np.testing.assert_allclose(anti, [0.75, 0.05, 0.5], atol=2e-8)
-    assert w.answer_ranking_weights(easiness, 5 / 20)[0] == pytest.approx(0.4375)
-    half = w.answer_ranking_weights(easiness, 0.25, until=0.5)
+    assert w.AnswerRanking().weights(easiness, 5 / 20)[0] == pytest.approx(0.4375)
+    half = w.AnswerRanking(until=0.5).weights(easiness, 0.25)
     np.testing.assert_allclose(half, easiness / 2 + 0.5)
     for until in (0.25, 0.5, 0.0):
-        assert (w.answer_ranking_weights(easiness, 0.5, until=until) == 1).all()
-    assert (w.answer_ranking_weights(easiness, 1.0) == 1).all()
-    np.testing.assert_array_equal(w.answer_ranking_weights(easiness, 0.0), easiness)
-    mean = w.answer_ranking_weights(easiness, 0.25, batch_mean=True)
+        assert (w.AnswerRanking(until=until).weights(easiness, 0.5) == 1).all()
+    assert (w.AnswerRanking().weights(easiness, 1.0) == 1).all()
+    np.testing.assert_array_equal(w.AnswerRanking().weights(easiness, 0.0), easiness)
+    mean = w.AnswerRanking(batch_mean=True).weights(easiness, 0.25)
     np.testing.assert_allclose(mean, np.mean(easiness * 0.75 + 0.25))
 
 
@@ -342,28 +347,30 @@ def test_margin_difficulty_is_focal_difficulty_of_two():
 
 @given(SHARES, PROGRESS, st.floats(0, 5))
 def test_focal_weights(difficulty, progress, gamma):
-    weights = w.focal_weights(difficulty, progress, gamma=gamma, first_gamma=0.0)
+    weights = w.Focal("difficulty", gamma=gamma, first_gamma=0.0).weights(difficulty, progress)
     assert (np.diff(ordered(difficulty, weights)) >= 0).all()
-    assert (w.focal_weights(difficulty, 0.0, gamma=gamma, first_gamma=0.0) == 1).all()
+    assert (w.Focal("difficulty", gamma=gamma, first_gamma=0.0).weights(difficulty, 0.0) == 1).all()
     expected = np.maximum(difficulty, 1e-6) ** gamma
-    np.testing.assert_allclose(w.focal_weights(difficulty, 1.0, gamma=gamma), expected)
-    anti = w.focal_weights(difficulty, 1.0, gamma=gamma, anti=True)
+    np.testing.assert_allclose(
+        w.Focal("difficulty", gamma=gamma).weights(difficulty, 1.0), expected
+    )
+    anti = w.Focal("difficulty", gamma=gamma, anti=True).weights(difficulty, 1.0)
     assert (np.diff(ordered(difficulty, anti)) <= 0).all()
 
 
 def test_teacher_confidence():
     found = w.teacher_confidence(np.array([2.0, 1.0]), np.array([[2.0, 2], [-np.inf, -np.inf]]))
     np.testing.assert_allclose(found, [1 / 3, 1])
-    assert w.teacher_weights(found, power=2).tolist() == pytest.approx([1 / 9, 1])
-    assert w.teacher_weights(found, anti=True).tolist() == pytest.approx([2 / 3, 1e-6])
+    assert w.Teacher(power=2).weights(found).tolist() == pytest.approx([1 / 9, 1])
+    assert w.Teacher(anti=True).weights(found).tolist() == pytest.approx([2 / 3, 1e-6])
 
 
 def test_rank_cutoff():
     ranks = torch.tensor([0, 1, 2, 3])
-    assert w.rank_cutoff_weights(ranks, top=2).tolist() == [0, 1, 1, 0]
+    assert w.RankCutoff(top=2).weights(ranks).tolist() == [0, 1, 1, 0]
     identity = np.eye(4, dtype=np.float32)
     found = stope.infonce_forward(identity, identity)  # methods.md D19: all ranks 1, all kept
-    assert (w.rank_cutoff_weights(found.ranks, top=1) == 1).all()
+    assert (w.RankCutoff(top=1).weights(found.ranks) == 1).all()
 
 
 def test_signals_of_the_loss_and_of_the_miner():
@@ -391,33 +398,36 @@ def test_signals_of_the_loss_and_of_the_miner():
 @pytest.mark.parametrize("progress", [-0.1, 1.01, math.nan, math.inf])
 def test_progress_is_a_share(progress):
     values = np.array([0.5, 0.25])
-    for function in (
-        w.progressive_weights, w.dynamic_weights, w.answer_ranking_weights, w.focal_weights,
-        w.teacher_weights, w.constant_weights, w.warm_up_weights, w.fade_out_weights,
+    for weighting in (
+        w.Progressive(), w.Dynamic(), w.AnswerRanking(), w.Focal("difficulty"), w.Teacher(),
+        w.Constant(), w.WarmUp(w.Constant()), w.FadeOut(w.Constant()),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"progress is .*; give the share of training"):
-            function(values, progress)
+            weighting.weights(values, progress)
         with pytest.raises(TypeError, match="progress is 'half'; give a number"):
-            function(values, "half")
+            weighting.weights(values, "half")
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda v: w.progressive_weights(v, 0, last=math.nan), "last is nan; give a finite"),
-        (lambda v: w.progressive_weights(v, 0, limit=0), "limit is 0; .*above 0"),
-        (lambda v: w.progressive_weights(v, 0, warm_up=2), "warm_up is 2; .* at most 1"),
-        (lambda v: w.dynamic_weights(v, 0, "upwards"), "strategy is 'upwards'; give one of"),
-        (lambda v: w.dynamic_weights(v, 0, temperature=0), "temperature is 0; .*above 0"),
-        (lambda v: w.dynamic_weights(v, 0, burn_in=0.9, anneal_until=0.5), "burn_in comes first"),
-        (lambda v: w.focal_weights(v, 0, gamma=-1), "gamma is -1; .*at least 0"),
+        (lambda v: w.Progressive(last=math.nan).weights(v, 0), "last is nan; it must be finite"),
+        (lambda v: w.Progressive(limit=0).weights(v, 0), "limit is 0; .*above 0"),
+        (lambda v: w.Progressive(warm_up=2).weights(v, 0), "warm_up is 2; .* from 0 to 1"),
+        (
+            lambda v: w.Dynamic(strategy="upwards").weights(v, 0),
+            "strategy is 'upwards'; give one of",
+        ),
+        (lambda v: w.Dynamic(temperature=0).weights(v, 0), "temperature is 0; .*above 0"),
+        (lambda v: w.Dynamic(burn_in=0.9, anneal_until=0.5).weights(v, 0), "burn_in comes first"),
+        (lambda v: w.Focal("difficulty", gamma=-1).weights(v, 0), "gamma is -1; .*at least 0"),
         (lambda v: w.focal_difficulty(-v), r"losses\[0\] is -0.5; give numbers of at least"),
-        (lambda v: w.rank_cutoff_weights(v, top=0), "top is 0; .*at least 1"),
-        (lambda v: w.constant_weights(v, value=0), "value is 0; .*above 0"),
+        (lambda v: w.RankCutoff(top=0).weights(v), "top is 0; .*at least 1"),
+        (lambda v: w.Constant(value=0).weights(v), "value is 0; .*above 0"),
         (lambda v: w.hard_negative_difficulty(v, v, over="min"), "over is 'min'; give one of"),
         (lambda v: w.teacher_confidence(v, v[:1]), "positive_scores has 2 samples but negative"),
-        (lambda v: w.progressive_weights(v, 0, processes=2), "processes is 2; give None"),
-        (lambda v: w.progressive_weights(v, 0, processes="one"), "processes is 'one'; give None"),
+        (lambda v: w.Progressive().weights(v, 0, processes=2), "processes is 2; give None"),
+        (lambda v: w.Progressive().weights(v, 0, processes="one"), "processes is 'one'; give None"),
     ],
 )
 def test_bad_numbers(call, says):
@@ -426,7 +436,7 @@ def test_bad_numbers(call, says):
 
 
 def test_integers_are_refused():
-    with pytest.raises(TypeError, match=r"losses has dtype int64; give floats, such as losses\.a"):
-        w.dynamic_weights(np.array([1, 2]), 0.5)
-    with pytest.raises(TypeError, match=r"losses has dtype torch.int64; .* losses\.float\(\)"):
-        w.dynamic_weights(torch.tensor([1, 2]), 0.5)
+    with pytest.raises(TypeError, match=r"loss has dtype int64; give floats, such as loss\.a"):
+        w.Dynamic().weights(np.array([1, 2]), 0.5)
+    with pytest.raises(TypeError, match=r"loss has dtype torch.int64; .* loss\.float\(\)"):
+        w.Dynamic().weights(torch.tensor([1, 2]), 0.5)

@@ -71,21 +71,49 @@ def test_every_name_has_an_example():
     assert {example.name for example in EXAMPLES} == ours
 
 
-def test_each_is_its_function():
-    loss, hardness, easiness = (SIGNALS[name] for name in ("loss", "hardness", "easiness"))
+def test_what_each_reads():
+    loss, hardness = SIGNALS["loss"], SIGNALS["hardness"]
+    of_difficulty = w.Focal("difficulty")
     for weighting, expected in [
-        (w.Progressive(), w.progressive_weights(hardness, 0.7)),
-        (w.Progressive(anti=True), w.progressive_weights(hardness, 0.7, first=1.0, last=-1.0)),
-        (w.Dynamic(strategy="upper"), w.dynamic_weights(loss, 0.7, "upper")),
-        (w.AnswerRanking(), w.answer_ranking_weights(easiness, 0.7)),
-        (w.AnswerRanking(anti=True), w.answer_ranking_weights(1 - easiness, 0.7)),
-        (w.Focal(gamma=3), w.focal_weights(w.focal_difficulty(loss), 0.7, gamma=3)),
-        (w.Focal("hardness"), w.focal_weights(w.margin_difficulty(-hardness), 0.7)),
+        (w.Progressive(), w.Progressive().weights(hardness, 0.7)),
+        (w.Progressive(anti=True), w.Progressive(first=1.0, last=-1.0).weights(hardness, 0.7)),
+        (w.AnswerRanking(anti=True), w.AnswerRanking().weights(1 - SIGNALS["easiness"], 0.7)),
+        (w.Focal(), of_difficulty.weights(w.focal_difficulty(loss), 0.7)),
+        (w.Focal("hardness"), of_difficulty.weights(w.margin_difficulty(-hardness), 0.7)),
         (w.RankCutoff(2), np.array([1.0, 0.0, 1.0, 0.0])),
         (w.Teacher(), np.array([0.9, 0.5, 1.0, 1e-6])),
         (w.Constant(2), np.full(4, 2.0)),
     ]:
         np.testing.assert_allclose(weighting(SIGNALS, 0.7), expected, rtol=1e-12)
+
+
+def test_the_functions_of_before():
+    loss, hardness, weights = SIGNALS["loss"], SIGNALS["hardness"], SIGNALS["teacher_confidence"]
+    constant = w.Constant()
+    for name, arguments, fields, expected in [
+        ("progressive", (hardness, 0.7), {"last": 2.0}, w.Progressive(last=2.0)),
+        ("dynamic", (loss, 0.7, "upper"), {}, w.Dynamic(strategy="upper")),
+        ("answer_ranking", (weights, 0.7), {"until": 0.9}, w.AnswerRanking(until=0.9)),
+        ("focal", (weights, 0.7), {"gamma": 3}, w.Focal("difficulty", gamma=3)),
+        ("teacher", (weights,), {"power": 2}, w.Teacher(power=2)),
+        ("rank_cutoff", (SIGNALS["rank"],), {"top": 2}, w.RankCutoff(2)),
+        ("constant", (loss,), {"value": 3.0}, w.Constant(3.0)),
+        ("clip", (weights, 0.6, 0.95), {}, w.Clipped(constant, 0.6, 0.95)),
+        ("normalize", (weights,), {}, w.Normalized(constant)),
+        ("anti", (weights,), {}, w.Anti(constant)),
+        ("warm_up", (weights, 0.05), {"end": 0.2}, w.WarmUp(constant, end=0.2)),
+        ("fade_out", (weights, 0.05), {"end": 0.2}, w.FadeOut(constant, end=0.2)),
+    ]:
+        with pytest.warns(DeprecationWarning, match=r"\.weights now; the old name goes"):
+            function = getattr(w, f"{name}_weights")
+        progress = arguments[1] if len(arguments) > 1 and name != "clip" else 0.0
+        found = function(*arguments, **fields)
+        np.testing.assert_array_equal(found, expected.weights(arguments[0], progress))
+    with pytest.warns(DeprecationWarning, match=r"product_weights is stope.weighting.Product"):
+        product = w.product_weights
+    assert product(np.array([0.5, 2.0]), np.array([3.0, 0.25])).tolist() == [1.5, 0.5]
+    with pytest.raises(AttributeError, match="has no attribute 'heavy_weights'"):
+        w.heavy_weights  # noqa: B018
 
 
 def test_composition():
@@ -108,7 +136,7 @@ def test_composition():
 
 @given(SHARES)
 def test_anti_turns_around_and_keeps_the_mean(weights):
-    found = w.anti_weights(weights)
+    found = w.Anti(w.Constant()).weights(weights)
     assert found.mean() == pytest.approx(weights.mean(), rel=1e-9)
     assert (found >= 0).all()
     order = np.argsort(weights, kind="stable")
@@ -121,11 +149,11 @@ def test_anti_turns_around_and_keeps_the_mean(weights):
 def test_normalized_weights_know_no_size(weights):
     if not weights.any():
         with pytest.raises(ValueError, match="weights are all 0"):
-            w.normalize_weights(weights)
+            w.Normalized(w.Constant()).weights(weights)
         return
-    found = w.normalize_weights(weights)
+    found = w.Normalized(w.Constant()).weights(weights)
     assert found.mean() == pytest.approx(1, rel=1e-9)
-    np.testing.assert_allclose(w.normalize_weights(weights * 8), found, rtol=1e-12)
+    np.testing.assert_allclose(w.Normalized(w.Constant()).weights(weights * 8), found, rtol=1e-12)
     effective = w.summarize_weights(weights).effective
     assert 1 / len(weights) - 1e-9 <= effective <= 1 + 1e-9
     assert effective == pytest.approx(w.summarize_weights(found).effective)
@@ -195,7 +223,7 @@ def test_own_weightings():
         values: tuple = (1.0,)
 
         def __call__(self, signals, progress, *, processes=None):
-            return w.constant_weights(signals["loss"], progress, value=self.values[0])
+            return w.Constant(value=self.values[0]).weights(signals["loss"], progress)
 
     wrapped = w.Clipped(Own((2.0,)), high=1.5)
     assert Weighting.from_dict(wrapped.to_dict()) == wrapped

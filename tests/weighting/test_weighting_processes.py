@@ -53,12 +53,14 @@ def worker(here, count, folder):
     found["local"] = w.Dynamic()(mine, 0.5).tolist()
     found["summary"] = tuple(w.summarize_weights(mine["loss"], processes="all"))
     some = mine["loss"][: 0 if here else None]  # one of them has no samples
-    found["uneven"] = w.dynamic_weights(some, 0.5, processes="all").tolist()
+    found["uneven"] = w.Dynamic().weights(some, 0.5, processes="all").tolist()
     bad = mine["loss"].clone()
     bad[1] = torch.nan if here else bad[1]
     integers = torch.ones(3, dtype=torch.int64 if here else torch.float32)
     for name, values in {"nan": bad, "dtype": integers, "empty": mine["loss"][:0]}.items():
-        found["refused"][name] = refused(lambda v=values: w.dynamic_weights(v, 0, processes="all"))
+        found["refused"][name] = refused(
+            lambda v=values: w.Dynamic().weights(v, 0, processes="all")
+        )
     # Of these, one part looks at its own process alone, and another at all.
     parts = {
         "product": w.Product((w.Focal(), w.Progressive())),
@@ -95,7 +97,7 @@ def test_without_being_asked_a_process_weighs_its_own(processes):
 
 
 def test_a_process_without_samples_takes_part(processes):
-    expected = w.dynamic_weights(LOSSES[PARTS[0]], 0.5)
+    expected = w.Dynamic().weights(LOSSES[PARTS[0]], 0.5)
     np.testing.assert_allclose(processes[0]["uneven"], expected, rtol=1e-6)
     assert processes[1]["uneven"] == []
 
@@ -108,16 +110,16 @@ def test_the_summary_is_of_all(processes):
 def test_what_one_process_refuses_stops_all(processes):
     first, second = (found["refused"] for found in processes)
     assert first["nan"].startswith("another process was given samples that cannot be weighted")
-    assert second["nan"].startswith("losses[1] is nan; every entry must be finite")
+    assert second["nan"].startswith("loss[1] is nan; every entry must be finite")
     assert first["dtype"].startswith("another process")
-    assert "losses has dtype torch.int64" in second["dtype"]
+    assert "loss has dtype torch.int64" in second["dtype"]
     for name in ("product", "normalized", "anti", "weigh"):
         assert first[name].startswith("another process was given samples")
         assert second[name].startswith("losses[1] is nan")
     assert first["empty"] == second["empty"]
-    assert first["empty"].startswith("losses is empty")
+    assert first["empty"].startswith("loss is empty")
 
 
 def test_all_without_a_group_is_this_process():
-    expected = w.dynamic_weights(LOSSES, 0.5)
-    np.testing.assert_array_equal(w.dynamic_weights(LOSSES, 0.5, processes="all"), expected)
+    expected = w.Dynamic().weights(LOSSES, 0.5)
+    np.testing.assert_array_equal(w.Dynamic().weights(LOSSES, 0.5, processes="all"), expected)

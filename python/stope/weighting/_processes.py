@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stope.weighting._values import Vector
+from stope._checks import shown
+from stope.weighting._samples import Vector
 
 T = TypeVar("T")
 
@@ -101,6 +102,6 @@ class Processes:
 
 def _bad(processes: Any) -> ValueError:
     return ValueError(
-        f"processes is {processes!r}; give None for this process's samples, 'all' for those of all "
-        "processes, or a process group of an initialised torch.distributed"
+        f"processes is {shown(processes)}; give None for this process's samples, 'all' for those "
+        "of all processes, or a process group of an initialised torch.distributed"
     )

@@ -5,32 +5,72 @@ A first stage (BM25, or any other ranking) gives every pair (query, document) an
 start at that easiness and rise to 1 for all.
 
 Source: MacAvaney et al., training curricula for open domain answer re-ranking, and their code in
-OpenNIR (``methods.md`` E1).
+OpenNIR (docs/methods.md, E1).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from stope._checks import flag, real
 from stope.weighting._processes import Processes
-from stope.weighting._values import (
-    Vector,
-    like,
-    not_empty,
-    number,
-    ramp,
-    read,
-    same_length,
-    share_done,
-)
+from stope.weighting._samples import Samples, Vector, like, not_empty, read, same_length
+from stope.weighting._schedule import ramp
+from stope.weighting.protocol import OfSignal, Range
 
 _TINY = 1e-8  # no sample is left out altogether
 
 
-def reciprocal_rank_evidence(ranks: Any, *, missing_rank: int = 1000) -> Any:
+@dataclass(frozen=True)
+class AnswerRanking(OfSignal, name="answer_ranking"):
+    """Weights that start at the easiness D and rise to 1 for every sample.
+
+        w_i = D_i (1 - t/m) + t/m   for t < m,    w_i = 1 afterwards
+
+    The curriculum is the sum over w_i L_i / B: a loss that divides by the sum of the weights, as
+    :class:`stope.torch.InfoNCELoss` does, keeps their proportions and drops their common size.
+    Source: docs/methods.md, E1. There m is 20 epochs, and D = 0.25 in epoch 5 weighs 0.4375.
+
+    Attributes:
+        signal: the easiness D in [0, 1] (1 + 1e-8 passes), from :func:`pairwise_easiness`,
+            :func:`pointwise_easiness` or a source of your own.
+        until: m, share of training at which all weights are 1; 0 never uses D.
+        batch_mean: give every sample the mean of the weights. The published code multiplies the
+            mean loss of a batch by the mean weight, which this repeats; the curriculum itself is
+            per sample.
+        anti: 1 - D, to compare with.
+
+    >>> AnswerRanking().weights(np.array([0.25, 0.95]), 5 / 20).tolist()
+    [0.4375, 0.9624999999999999]
+    """
+
+    reads = Range(low=0, high=1 + 1e-6)
+    signal: str = "easiness"
+    until: float = 1.0
+    batch_mean: bool = False
+    anti: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real(self.until, "until", 0, 1)
+        flag(self.batch_mean, "batch_mean")
+
+    def _prepared(self, values: Samples) -> Samples:
+        return abs(1.0 - values) if self.anti else values  # 1 + 1e-8 turns into 1e-8
+
+    def _formula(self, samples: Vector, progress: float, together: Processes) -> Vector:
+        done = ramp(progress, 0.0, self.until)
+        weights: Vector = samples * (1.0 - done) + done
+        if not self.batch_mean:
+            return weights
+        count, total = together.sums(float(weights.size), float(weights.sum()))
+        return np.full_like(weights, total / count)
+
+
+def reciprocal_rank_evidence(ranks: Samples, *, missing_rank: int = 1000) -> Samples:
     """F = 1 / rank: evidence from the place of a document in the first-stage ranking.
 
     Args:
@@ -45,19 +85,19 @@ def reciprocal_rank_evidence(ranks: Any, *, missing_rank: int = 1000) -> Any:
         ValueError: a rank that is negative, not whole or not finite; no ranks.
         TypeError: neither NumPy array nor torch tensor.
 
-    Source: ``methods.md`` E1 (reciprank).
+    Source: docs/methods.md, E1 (reciprank).
 
     >>> reciprocal_rank_evidence(np.array([1, 4, 0])).tolist()
     [1.0, 0.25, 0.0010000000474974513]
     """
-    last = number(missing_rank, "missing_rank", low=1)
+    last = real(missing_rank, "missing_rank", 1)
     places = not_empty(read(ranks, "ranks", dims=(1, 2), low=0, integers=True), "ranks")
     if (broken := places != np.floor(places)).any():
         raise ValueError(f"ranks holds {places[broken][0]:g}; ranks are whole numbers from 1")
     return like(1.0 / np.where(places == 0, last, places), ranks)
 
 
-def normalized_score_evidence(scores: Any, run_scores: Any) -> Any:
+def normalized_score_evidence(scores: Samples, run_scores: Samples) -> Samples:
     """F = (score - min) / (max - min) over the query's first-stage ranking, within [0, 1].
 
     Args:
@@ -74,7 +114,7 @@ def normalized_score_evidence(scores: Any, run_scores: Any) -> Any:
             queries.
         TypeError: neither NumPy arrays nor torch tensors, or no floats.
 
-    Source: ``methods.md`` E1 (normscore).
+    Source: docs/methods.md, E1 (normscore).
 
     >>> normalized_score_evidence(np.array([2.0, 7.0]), np.array([[4.0, 2, 0], [7, 7, 7]])).tolist()
     [0.5, 0.5]
@@ -83,7 +123,7 @@ def normalized_score_evidence(scores: Any, run_scores: Any) -> Any:
     return like(_normalized(wanted, run).reshape(scores.shape), scores)
 
 
-def kernel_density_evidence(scores: Any, run_scores: Any) -> Any:
+def kernel_density_evidence(scores: Samples, run_scores: Samples) -> Samples:
     """F = the share of the query's first-stage ranking below a score, smoothed.
 
         f(x) = (1/k) sum_j Phi((x - x_j) / b),    b = k^(-1/5) · std(x_1..x_k),
@@ -100,7 +140,7 @@ def kernel_density_evidence(scores: Any, run_scores: Any) -> Any:
 
     Memory: ``k`` float64 per score, one query at a time; one call of erf for each.
 
-    Source: ``methods.md`` E1 (kdescore).
+    Source: docs/methods.md, E1 (kdescore).
 
     >>> evidence = kernel_density_evidence(np.array([1.0, 3.0]), np.array([[0.0, 1, 2]] * 2))
     >>> evidence.round(6).tolist()
@@ -119,7 +159,9 @@ def kernel_density_evidence(scores: Any, run_scores: Any) -> Any:
     return like(evidence.reshape(scores.shape), scores)
 
 
-def pairwise_easiness(positive_evidence: Any, negative_evidence: Any, *, anti: bool = False) -> Any:
+def pairwise_easiness(
+    positive_evidence: Samples, negative_evidence: Samples, *, anti: bool = False
+) -> Samples:
     """D = (f(d+) - f(d-) + 1) / 2, the least over several negatives: how easy a pair is to rank.
 
     Args:
@@ -134,7 +176,7 @@ def pairwise_easiness(positive_evidence: Any, negative_evidence: Any, *, anti: b
         ValueError: evidence outside [0, 1] or NaN, no samples, different numbers of samples.
         TypeError: neither NumPy arrays nor torch tensors, or no floats.
 
-    Source: ``methods.md`` E1.
+    Source: docs/methods.md, E1.
 
     A positive at rank 2 with a negative at rank 1, and one at rank 1 with a negative at rank 10:
 
@@ -153,7 +195,7 @@ def pairwise_easiness(positive_evidence: Any, negative_evidence: Any, *, anti: b
     return like((1.0 - easiness if anti else easiness) + _TINY, positive_evidence)
 
 
-def pointwise_easiness(evidence: Any, relevant: Any, *, anti: bool = False) -> Any:
+def pointwise_easiness(evidence: Samples, relevant: Samples, *, anti: bool = False) -> Samples:
     """D = f for a relevant document and 1 - f for another: how easy a document is to judge.
 
     Args:
@@ -166,61 +208,14 @@ def pointwise_easiness(evidence: Any, relevant: Any, *, anti: bool = False) -> A
     >>> pointwise_easiness(np.array([0.9, 0.9]), np.array([1, 0])).round(6).tolist()
     [0.9, 0.1]
     """
-    found = not_empty(read(evidence, "evidence", low=0, high=1), "evidence")
+    values = not_empty(read(evidence, "evidence", low=0, high=1), "evidence")
     answers = read(relevant, "relevant", low=0, high=1, integers=True)
-    same_length("evidence", found, "relevant", answers)
-    easiness = answers * found + (1.0 - answers) * (1.0 - found)
+    same_length("evidence", values, "relevant", answers)
+    easiness = answers * values + (1.0 - answers) * (1.0 - values)
     return like((1.0 - easiness if anti else easiness) + _TINY, evidence)
 
 
-def answer_ranking_weights(
-    easiness: Any,
-    progress: float,
-    *,
-    until: float = 1.0,
-    batch_mean: bool = False,
-    processes: Any = None,
-) -> Any:
-    """Weights that start at the easiness D and rise to 1 for every sample.
-
-        w_i = D_i (1 - t/m) + t/m   for t < m,    w_i = 1 afterwards
-
-    Args:
-        easiness: D ``[B]``, in [0, 1] (1 + 1e-8 passes), from :func:`pairwise_easiness`,
-            :func:`pointwise_easiness` or a source of your own.
-        progress: t, share of training that is done.
-        until: m, share of training at which all weights are 1; 0 never uses D.
-        batch_mean: give every sample the mean of the weights. The published code multiplies the
-            mean loss of a batch by the mean weight, which this repeats; the curriculum itself is
-            per sample.
-        processes: whose samples that mean is over; None, ``"all"`` or a process group.
-
-    Returns:
-        ``[B]``, of the kind of easiness. The curriculum is the sum over w_i L_i / B: a loss that
-        divides by the sum of the weights, as :class:`stope.torch.InfoNCELoss` does, keeps their
-        proportions and drops their common size.
-
-    Raises:
-        ValueError: easiness outside [0, 1] or NaN, no samples, progress or until outside [0, 1].
-        TypeError: neither NumPy array nor torch tensor, or no floats.
-
-    Source: ``methods.md`` E1. There m is 20 epochs, and D = 0.25 in epoch 5 weighs 0.4375:
-
-    >>> answer_ranking_weights(np.array([0.25, 0.95]), 5 / 20).tolist()
-    [0.4375, 0.9624999999999999]
-    """
-    done = ramp(share_done(progress), 0.0, number(until, "until", low=0, high=1))
-    together = Processes(processes)
-    values = together.read(lambda: read(easiness, "easiness", low=0, high=1 + 1e-6))
-    count = together.count(values, "easiness")
-    weights = values * (1.0 - done) + done
-    if batch_mean:
-        (total,) = together.sums(float(weights.sum()))
-        weights = np.full_like(weights, total / count)
-    return like(weights, easiness)
-
-
-def _scores_and_run(scores: Any, run_scores: Any) -> tuple[Vector, Vector]:
+def _scores_and_run(scores: Samples, run_scores: Samples) -> tuple[Vector, Vector]:
     """Scores ``[q, n]`` and rankings ``[q, k]``, each with a score in every row."""
     wanted = not_empty(read(scores, "scores", dims=(1, 2), none=-np.inf), "scores")
     run = not_empty(read(run_scores, "run_scores", dims=(2,), none=-np.inf), "run_scores")

@@ -1,5 +1,16 @@
 """How hard a sample is, from what the fused loss, the miner or a teacher already know.
 
+The signals that a weighting can read, one number per sample of the batch:
+
+    loss, log_sum_exp, rank   of the fused loss, over all documents of the batch
+    best_hardness             score of the best negative in the batch less the positive's
+    hardness                  mean score of the sample's own hard negatives less the positive's;
+                              best_hardness where it has none (docs/methods.md, A1)
+    easiness                  of a first stage's ranking (`stope.weighting.AnswerRanking`)
+    teacher_confidence        how sure a teacher is of the label (`stope.weighting.Teacher`)
+    weight                    the data's own, which always multiplies in
+    any other name            the column of numbers that the data has under it
+
 None of these takes a gradient: a difficulty is a number about a sample, not a loss.
 """
 
@@ -9,18 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from stope.weighting._values import (
-    Vector,
-    choice,
-    like,
-    not_empty,
-    number,
-    read,
-    same_length,
-)
+from stope._checks import choice, real
+from stope.lists import Lists
+from stope.weighting._samples import Samples, Vector, like, not_empty, read, same_length
 
 
-def score_margins(positive_scores: Any, best_negative_scores: Any) -> Any:
+def score_margins(positive_scores: Samples, best_negative_scores: Samples) -> Samples:
     """m_i = s(q_i, d_i+) - max_j s(q_i, d_j): large where the positive stands out.
 
     Args:
@@ -38,19 +43,19 @@ def score_margins(positive_scores: Any, best_negative_scores: Any) -> Any:
     >>> score_margins(np.array([0.75, 0.5]), np.array([0.25, 0.875])).tolist()
     [0.5, -0.375]
     """
-    positive, negative = _scores(
-        positive_scores, best_negative_scores, (1,), "best_negative_scores"
+    positive, negative = positive_and_negatives(
+        positive_scores, best_negative_scores, "best_negative_scores", dims=(1,)
     )
     return like(positive - negative, positive_scores)
 
 
 def hard_negative_difficulty(
-    positive_scores: Any,
-    negative_scores: Any,
+    positive_scores: Samples,
+    negative_scores: Samples,
     *,
     over: str = "mean",
     temperature: float = 0.05,
-) -> Any:
+) -> Samples:
     """u_i = mean_k s(q_i, n_ik) - s(q_i, d_i+): how near its hard negatives come to the positive.
 
     Args:
@@ -69,14 +74,14 @@ def hard_negative_difficulty(
             positive.
         TypeError: neither NumPy arrays nor torch tensors, or no floats.
 
-    Source: ``methods.md`` A1 (our realisation).
+    Source: docs/methods.md, A1 (our realisation).
 
     >>> hard_negative_difficulty(np.array([0.75]), np.array([[0.5, 0.25, -np.inf]])).tolist()
     [-0.375]
     """
     choice(over, "over", ("mean", "max", "log_sum_exp"))
-    width = number(temperature, "temperature", low=0, above=True)
-    positive, negative = _scores(positive_scores, negative_scores, (1, 2), "negative_scores")
+    width = real(temperature, "temperature", 0, above=True)
+    positive, negative = positive_and_negatives(positive_scores, negative_scores)
     rows = negative.reshape(len(negative), -1)
     there = np.isfinite(rows)
     most = rows.max(axis=1)
@@ -91,85 +96,7 @@ def hard_negative_difficulty(
     return like(most - positive, positive_scores)
 
 
-def focal_difficulty(losses: Any) -> Any:
-    """1 - p_i with p_i = exp(-L_i), the share that the softmax gives the positive.
-
-    Args:
-        losses: L ``[B]``, row losses of a softmax with one positive (InfoNCE), at least 0.
-
-    Returns:
-        ``[B]`` in [0, 1], of the kind of losses.
-
-    Raises:
-        ValueError: a loss that is negative or not finite, no samples.
-        TypeError: neither NumPy array nor torch tensor, or no floats.
-
-    Source: the modulating factor of the focal loss (Lin et al. 2017).
-
-    >>> focal_difficulty(np.log([1.0, 2.0, 4.0])).round(6).tolist()
-    [0.0, 0.5, 0.75]
-    """
-    # The fused loss rounds: the loss of a query that has won may be -1e-7.
-    values = read(losses, "losses", low=-1e-4)
-    return like(-np.expm1(-np.maximum(not_empty(values, "losses"), 0.0)), losses)
-
-
-def margin_difficulty(margins: Any, *, temperature: float = 0.05) -> Any:
-    """1 / (1 + exp(m_i / T)): the share of the best negative in a softmax with the positive alone.
-
-    Args:
-        margins: m ``[B]`` from :func:`score_margins`; inf where there is no negative (0).
-        temperature: T, in the unit of the scores; that of the loss compares with
-            :func:`focal_difficulty`.
-
-    Returns:
-        ``[B]`` in [0, 1], of the kind of margins; 1/2 at m = 0.
-
-    Raises:
-        ValueError: NaN or -inf, no samples, a temperature that is not positive.
-        TypeError: neither NumPy array nor torch tensor, or no floats.
-
-    >>> margin_difficulty(np.array([0.0, np.log(3.0)]), temperature=1.0).round(6).tolist()
-    [0.5, 0.25]
-    """
-    width = number(temperature, "temperature", low=0, above=True)
-    values = not_empty(read(margins, "margins", none=np.inf), "margins")
-    # exp of a number that is never positive: no overflow on either side.
-    small = np.exp(-np.abs(values) / width)
-    return like(np.where(values > 0, small, 1.0) / (1.0 + small), margins)
-
-
-def teacher_confidence(
-    positive_scores: Any, negative_scores: Any, *, temperature: float = 1.0
-) -> Any:
-    """c_i = softmax of the teacher's scores at the positive: how sure it is of the label.
-
-        c_i = e^(s+_i / T) / (e^(s+_i / T) + sum_k e^(s_ik / T))
-
-    Args:
-        positive_scores: ``[B]``, a teacher's score of each sample's positive.
-        negative_scores: ``[B, h]``, or ``[B]`` for one each; -inf where a row holds fewer.
-        temperature: T, in the unit of the teacher's scores.
-
-    Returns:
-        ``[B]`` in [0, 1], of the kind of positive_scores; 1 where there is no negative.
-
-    Raises:
-        ValueError: NaN or +inf, no samples, different numbers of samples, a temperature that is not
-            positive.
-        TypeError: neither NumPy arrays nor torch tensors, or no floats.
-
-    >>> teacher_confidence(np.array([2.0]), np.array([[2.0, 2, 2]])).tolist()
-    [0.25]
-    """
-    width = number(temperature, "temperature", low=0, above=True)
-    positive, negative = _scores(positive_scores, negative_scores, (1, 2), "negative_scores")
-    rows = np.column_stack([positive, negative]) / width
-    shares = np.exp(rows - rows.max(axis=1, keepdims=True))
-    return like(shares[:, 0] / shares.sum(axis=1), positive_scores)
-
-
-def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Any]:
+def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Samples]:
     """The signals that a loss or the miner found on its way, by name, for :func:`weigh`.
 
     Args:
@@ -218,7 +145,7 @@ def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Any]:
             f"the last of them {bounds[-1]}; give the {rows + 1} offsets of the positives' CSR"
         )
     lowest = np.full(rows, np.inf)
-    np.minimum.at(lowest, np.repeat(np.arange(rows), np.diff(bounds)), scores)
+    np.minimum.at(lowest, Lists(bounds, np.arange(len(scores))).owners, scores)
     best = read(found.best_negative_scores, "best_negative_scores", none=-np.inf)
     return {
         "loss": found.losses,
@@ -228,9 +155,14 @@ def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Any]:
     }
 
 
-def _scores(
-    positive_scores: Any, negative_scores: Any, dims: tuple[int, ...], name: str
+def positive_and_negatives(
+    positive_scores: Samples,
+    negative_scores: Samples,
+    name: str = "negative_scores",
+    *,
+    dims: tuple[int, ...] = (1, 2),
 ) -> tuple[Vector, Vector]:
+    """Checked scores of each sample's positive and of its negatives, -inf for none."""
     positive = not_empty(read(positive_scores, "positive_scores"), "positive_scores")
     negative = not_empty(read(negative_scores, name, dims=dims, none=-np.inf), name)
     same_length("positive_scores", positive, name, negative)

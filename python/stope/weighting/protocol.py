@@ -2,18 +2,23 @@
 
 A weighting is a frozen dataclass of numbers, words and other weightings. It is written into a
 configuration as a dictionary with its name, and found again by that name; code is never stored.
+A new one is a file with one class, derived from `OfSignal`, and a line in the package.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
+from stope._checks import flag, shown, text
 from stope._named import Named, names_of
 from stope.weighting._processes import Processes
-from stope.weighting._values import read
-from stope.weighting.compose import product_weights
+from stope.weighting._samples import Samples, Vector, check_array, like, product, read
+from stope.weighting._schedule import share_done
 
 
 class Weighting(Named, family="weighting", members="weightings"):
@@ -42,24 +47,131 @@ class Weighting(Named, family="weighting", members="weightings"):
     ValueError: weighting 'focal' has no field 'gama'; it has signal, gamma, first_gamma, warm_up,
     temperature, anti
 
+    Thread safety: a weighting is never changed, so threads may share it.
+
     Attributes:
         name: of the class, in configurations.
     """
 
     @abstractmethod
     def __call__(
-        self, signals: Mapping[str, Any], progress: float, *, processes: Any = None
-    ) -> Any:
+        self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
+    ) -> Samples:
         """Weights ``[B]`` of the samples that the signals describe.
 
         Args:
-            signals: ``[B]`` arrays by name, all about the same samples and of one kind, such as
-                :func:`difficulty_signals` returns: ``loss``, ``hardness``, ``log_sum_exp``,
-                ``rank``; and from the data: ``easiness``, ``teacher_confidence``, ``weight``.
-            progress: share of training that is done, from 0 to 1.
+            signals: ``[B]`` arrays by name, all about the same samples and of one kind; their names
+                and meanings: `stope.weighting.difficulty`.
+            progress: t, share of training that is done, from 0 to 1.
             processes: whose samples count in means and extremes: None, this process's; ``"all"``;
                 or a process group. Every process then makes the same calls.
         """
+
+
+class Range(NamedTuple):
+    """Which numbers a formula reads.
+
+    Attributes:
+        low, high: least and greatest entry.
+        none: the infinity that says "there is none", or None.
+        integers: whether integers are read as well.
+    """
+
+    low: float = -np.inf
+    high: float = np.inf
+    none: float | None = None
+    integers: bool = False
+
+
+class Formula(Weighting, name=None):
+    """A weighting that is a formula over one number per sample."""
+
+    reads: ClassVar[Range] = Range()
+
+    def weights(self, values: Samples, progress: float = 0.0, *, processes: Any = None) -> Samples:
+        """Weights ``[B]`` of samples by these numbers, without looking for a signal.
+
+        Args:
+            values: ``[B]``, NumPy array or torch tensor; what they say, the class tells.
+            progress: t, share of training that is done, from 0 to 1.
+            processes: as for :meth:`Weighting.__call__`. What one process refuses, all refuse.
+
+        Returns:
+            ``[B]`` of the kind of values, float64 for float64, else float32; without gradient.
+
+        Raises:
+            ValueError: numbers that are not finite or outside the formula's range, no samples,
+                progress outside [0, 1].
+            TypeError: neither NumPy array nor torch tensor, or no floats.
+
+        Memory: a few float64 per sample.
+        """
+        done, together = share_done(progress), Processes(processes)
+        samples = together.read(lambda: self._read(values))
+        together.count(samples, self._what)
+        return like(self._formula(samples, done, together), values)
+
+    @property
+    def _what(self) -> str:
+        """What messages call the values."""
+        return "weights"
+
+    def _read(self, values: Samples) -> Vector:
+        check_array(values, self._what)
+        return read(self._prepared(values), self._what, **self.reads._asdict())
+
+    def _prepared(self, values: Samples) -> Samples:
+        """What the formula is over, in the precision of the values."""
+        return values
+
+    @abstractmethod
+    def _formula(self, samples: Vector, progress: float, together: Processes) -> Vector:
+        """The weights of samples that are checked."""
+
+
+class OfSignal(Formula, name=None):
+    """A formula over the signal that the field ``signal`` names."""
+
+    signal: str
+
+    def __post_init__(self) -> None:
+        text(self.signal, "signal", "give the name of a signal, such as 'hardness'")
+        flag(getattr(self, "anti", False), "anti")
+
+    def __call__(
+        self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
+    ) -> Samples:
+        """Weights ``[B]``: :meth:`weights` of the named signal."""
+        return self.weights(signal(signals, self.signal, self), progress, processes=processes)
+
+    @property
+    def _what(self) -> str:
+        return self.signal
+
+
+@dataclass(frozen=True)
+class OfWeights(Formula, name=None):
+    """A formula over the weights of another weighting, which are at least 0."""
+
+    reads = Range(low=0.0)
+    of: Weighting
+
+    def __post_init__(self) -> None:
+        check_part(self.of, "of")
+
+    def __call__(
+        self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
+    ) -> Samples:
+        """Weights ``[B]``: :meth:`weights` of the other's."""
+        # Read together: a weighting of somebody else's may refuse what it sees in one process.
+        weights = Processes(processes).read(lambda: self.of(signals, progress, processes=processes))
+        return self.weights(weights, progress, processes=processes)
+
+
+def check_part(value: Any, name: str) -> None:
+    """Refuse what is no weighting."""
+    if not isinstance(value, Weighting):
+        raise TypeError(f"{name} is {shown(value)}; give a weighting")
 
 
 def weighting_names() -> tuple[str, ...]:
@@ -73,11 +185,11 @@ def weighting_names() -> tuple[str, ...]:
 
 def weigh(
     weighting: Weighting,
-    signals: Mapping[str, Any],
+    signals: Mapping[str, Samples],
     progress: float,
     *,
     processes: Any = None,
-) -> Any:
+) -> Samples:
     """The weights of a batch: those of the weighting, times the data's own, if there are any.
 
     Args:
@@ -100,17 +212,16 @@ def weigh(
     [2.0, 0.75]
     """
 
-    def weighed() -> Any:
-        weights = weighting(signals, progress, processes=processes)
-        if "weight" not in signals:
-            return product_weights(weights)
-        read(signals["weight"], "weight", low=0)  # so that the sentence names the column
-        return product_weights(weights, signals["weight"])
+    def weighed() -> Samples:
+        factors = {"weights": weighting(signals, progress, processes=processes)}
+        if "weight" in signals:
+            factors["weight"] = signals["weight"]
+        return product(factors)
 
     return Processes(processes).read(weighed)
 
 
-def signal(signals: Mapping[str, Any], name: str, weighting: Weighting) -> Any:
+def signal(signals: Mapping[str, Samples], name: str, weighting: Weighting) -> Samples:
     """The named signal, or a sentence that says who needs it and which there are.
 
     >>> signal({"loss": 1}, "loss", None)

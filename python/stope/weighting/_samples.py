@@ -1,4 +1,4 @@
-"""One float64 vector in, one of the caller's own kind out; numbers that are checked by name.
+"""One float64 vector in, one of the caller's own kind out.
 
 Weights are one number per sample, so they are computed in NumPy whatever they come from: NumPy and
 torch then agree to the last bit, and torch is not imported before somebody hands in a tensor.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
+Samples: TypeAlias = Any  # a NumPy array or a torch tensor; what comes back is of the same kind
 
 
 def is_tensor(array: object) -> bool:
@@ -23,7 +25,7 @@ def is_tensor(array: object) -> bool:
 
 
 def read(
-    array: Any,
+    array: Samples,
     name: str,
     *,
     dims: tuple[int, ...] = (1,),
@@ -88,7 +90,7 @@ def same_length(name: str, array: Vector, other_name: str, other: Vector) -> Non
         )
 
 
-def like(values: Vector, model: Any) -> Any:
+def like(values: Vector, model: Samples) -> Samples:
     """The values as the kind of array that model is, on its device.
 
     float32 and float64 stay what they are; narrower floats and integers become float32.
@@ -103,70 +105,29 @@ def like(values: Vector, model: Any) -> Any:
     return values.astype(np.float64 if model.dtype == np.float64 else np.float32)
 
 
-def number(
-    value: Any, name: str, *, low: float = -math.inf, high: float = math.inf, above: bool = False
-) -> float:
-    """The value as a finite float in [low, high], or ]low, high] where it must lie above.
+def product(factors: Mapping[str, Samples]) -> Samples:
+    """w_i = the product of the weights of sample i, of the kind of the first; by name.
 
-    >>> number(2, "gamma", low=0)
-    2.0
+    >>> product({"weights": np.array([0.5, 2.0]), "weight": np.array([3.0, 0.25])}).tolist()
+    [1.5, 0.5]
     """
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} is {value!r}; give a number")
-    result = float(value)
-    inside = (low < result if above else low <= result) and result <= high
-    if not math.isfinite(result) or not inside:
-        least = f"{'above' if above else 'at least'} {low:g}" if low > -math.inf else ""
-        most = f"at most {high:g}" if high < math.inf else ""
-        limits = " and ".join(part for part in (least, most) if part)
-        raise ValueError(f"{name} is {result:g}; give a finite number{limits and ', ' + limits}")
-    return result
+    (first, model), *others = factors.items()
+    result = not_empty(read(model, first, low=0), first)
+    for name, factor in others:
+        values = read(factor, name, low=0)
+        same_length(first, result, name, values)
+        result = result * values
+    return like(result, model)
 
 
-def share_done(progress: Any) -> float:
-    """Progress of training as a float from 0 (before the first step) to 1 (after the last)."""
-    if isinstance(progress, (bool, str, bytes)) or not hasattr(progress, "__float__"):
-        raise TypeError(f"progress is {progress!r}; give a number")
-    result = float(progress)
-    if not 0 <= result <= 1:
-        raise ValueError(
-            f"progress is {result:g}; give the share of training that is done, from 0 to 1, such "
-            "as step / total_steps"
-        )
-    return result
+def check_array(array: Samples, name: str) -> None:
+    """Refuse what is neither NumPy array nor torch tensor."""
+    if not isinstance(array, np.ndarray) and not is_tensor(array):
+        raise TypeError(f"{name} is a {type(array).__name__}; give a NumPy array or a torch tensor")
 
 
-def choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
-    """The value, if it is one of the allowed words."""
-    if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; give one of {', '.join(map(repr, allowed))}")
-    return str(value)
-
-
-def ramp(progress: float, start: float, end: float) -> float:
-    """0 up to start, 1 from end on, a line between; a step at start where both are equal.
-
-    >>> ramp(0.25, 0.0, 0.5), ramp(0.1, 0.1, 0.1)
-    (0.5, 1.0)
-    """
-    if progress >= end:
-        return 1.0
-    return 0.0 if progress <= start else (progress - start) / (end - start)
-
-
-def interval(start: Any, end: Any, names: tuple[str, str]) -> tuple[float, float]:
-    """Two shares of training, the first not after the second."""
-    first, last = (
-        number(value, name, low=0, high=1) for value, name in zip((start, end), names, strict=True)
-    )
-    if first > last:
-        raise ValueError(
-            f"{names[0]} is {first:g} but {names[1]} is {last:g}; {names[0]} comes first"
-        )
-    return first, last
-
-
-def _numpy(array: Any, name: str, integers: bool) -> Vector:
+def _numpy(array: Samples, name: str, integers: bool) -> Vector:
+    check_array(array, name)
     if is_tensor(array):
         torch = sys.modules["torch"]
         kind = "f" if array.is_floating_point() else "b" if array.dtype == torch.bool else "i"
@@ -174,12 +135,10 @@ def _numpy(array: Any, name: str, integers: bool) -> Vector:
         dtype = array.dtype
         values = array.detach().to("cpu", torch.float64).numpy() if kind in "fib" else None
         remedy = f"{name}.float()"
-    elif isinstance(array, np.ndarray):
+    else:
         kind, dtype = array.dtype.kind, array.dtype
         values = array.astype(np.float64) if kind in "fiub" else None
         remedy = f"{name}.astype(np.float32)"
-    else:
-        raise TypeError(f"{name} is a {type(array).__name__}; give a NumPy array or a torch tensor")
     if values is None or (kind != "f" and not integers):
         raise TypeError(f"{name} has dtype {dtype}; give floats, such as {remedy}")
     return values  # type: ignore[no-any-return]
