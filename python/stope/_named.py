@@ -9,6 +9,8 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+from stope._checks import shown
+
 AnyNamed = TypeVar("AnyNamed", bound="Named")
 
 
@@ -128,29 +130,34 @@ def _built(cls: type[AnyNamed], config: Any, where: str) -> AnyNamed:
         config = {"name": config}
     if not isinstance(config, Mapping):
         raise TypeError(
-            f"{where} is {config!r}; give a mapping with a name and fields, or a name, one of "
+            f"{where} is {shown(config)}; give a mapping with a name and fields, or a name, one of "
             f"{names}"
         )
     if "name" not in config:
-        raise ValueError(f"{where} is {dict(config)}, which has no name; give name, one of {names}")
-    name = config["name"]
-    found = cls._registry.get(name) if isinstance(name, str) else None
-    if found is None or not issubclass(found, cls):
-        raise ValueError(f"{where} has the name {name!r}; there are the {cls._members} {names}")
-    fields = _fields(found)
-    given = {field: value for field, value in config.items() if field != "name"}
-    if unknown := [field for field in given if field not in fields]:
         raise ValueError(
-            f"{where} {name!r} has no field {unknown[0]!r}; it has {', '.join(fields) or 'none'}"
+            f"{where} is {shown(dict(config))}, which has no name; give name, one of {names}"
+        )
+    name = config["name"]
+    member = cls._registry.get(name) if isinstance(name, str) else None
+    if member is None or not issubclass(member, cls):
+        raise ValueError(
+            f"{where} has the name {shown(name)}; there are the {cls._members} {names}"
+        )
+    fields = _fields(member)
+    config = {field: value for field, value in config.items() if field != "name"}
+    if unknown := [field for field in config if field not in fields]:
+        raise ValueError(
+            f"{where} {name!r} has no field {shown(unknown[0])}; it has "
+            f"{', '.join(fields) or 'none'}"
         )
     for field, described in fields.items():
         missing = dataclasses.MISSING
         needed = described.default is missing and described.default_factory is missing
-        if needed and field not in given:
+        if needed and field not in config:
             raise ValueError(f"{where} {name!r} needs the field {field!r}; give it")
     root = cls._root
-    kept = {field: _rich(root, value, f"{where}.{field}") for field, value in given.items()}
-    return found(**kept)
+    values = {field: _rich(root, value, f"{where}.{field}") for field, value in config.items()}
+    return member(**values)
 
 
 def _plain(value: Any, where: str, members: str) -> Any:
@@ -165,7 +172,8 @@ def _plain(value: Any, where: str, members: str) -> Any:
     if isinstance(value, numbers.Real) and math.isfinite(value):
         return float(value)
     raise TypeError(
-        f"{where} is {value!r}; a configuration holds finite numbers, words, booleans and {members}"
+        f"{where} is {shown(value)}; a configuration holds finite numbers, words, booleans and "
+        f"{members}"
     )
 
 

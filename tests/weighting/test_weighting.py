@@ -388,7 +388,7 @@ def test_signals_of_the_loss_and_of_the_miner():
     mined = stope.mine_hard_negatives(queries[:2], corpus, [0, 2], 3)
     hardness = w.difficulty_signals(mined)["hardness"]
     np.testing.assert_allclose(hardness, [0.3 - 1, 0.4 - 1], rtol=1e-6)
-    with pytest.raises(TypeError, match="found is a int without losses"):
+    with pytest.raises(TypeError, match="result is a int without losses"):
         w.difficulty_signals(3)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from typing import Any
 
@@ -13,12 +12,13 @@ def share_done(progress: Any) -> float:
     """Progress of training as a float from 0 (before the first step) to 1 (after the last)."""
     if isinstance(progress, bool) or not isinstance(progress, numbers.Real):
         raise TypeError(f"progress is {shown(progress)}; give a number")
-    if math.isnan(progress) or not 0 <= progress <= 1:
+    share = float(progress)
+    if not 0 <= share <= 1:  # NaN neither
         raise ValueError(
             f"progress is {progress}; give the share of training that is done, from 0 to 1, such "
             "as step / total_steps"
         )
-    return float(progress)
+    return share
 
 
 def ramp(progress: float, start: float, end: float) -> float:

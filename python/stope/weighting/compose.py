@@ -12,7 +12,7 @@ from stope._checks import real, shown
 from stope.weighting._processes import Processes
 from stope.weighting._samples import Samples, Vector, product
 from stope.weighting._schedule import check_interval, ramp
-from stope.weighting.protocol import OfWeights, Weighting, check_part
+from stope.weighting.protocol import OfWeights, Weighting, check_part, weights_of
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,12 @@ class Product(Weighting, name="product"):
         self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
     ) -> Samples:
         """Weights ``[B]``."""
-        together = Processes(processes)
-        factors = {
-            f"parts[{position}]": together.read(
-                lambda part=part: part(signals, progress, processes=processes)
-            )
-            for position, part in enumerate(self.parts)
-        }
-        return product(factors)
+        return product(
+            {
+                f"parts[{position}]": weights_of(part, signals, progress, processes)
+                for position, part in enumerate(self.parts)
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -96,11 +96,11 @@ def hard_negative_difficulty(
     return like(most - positive, positive_scores)
 
 
-def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Samples]:
+def difficulty_signals(result: Any, offsets: Any = None) -> dict[str, Samples]:
     """The signals that a loss or the miner found on its way, by name, for :func:`weigh`.
 
     Args:
-        found: :class:`stope.torch.Statistics` (``InfoNCELoss.statistics``), :class:`stope.InfoNCE`
+        result: :class:`stope.torch.Statistics` (``InfoNCELoss.statistics``), :class:`stope.InfoNCE`
             or :class:`stope.HardNegatives`.
         offsets: int64 ``[B + 1]``: the positives of query i are those from offsets[i] to
             offsets[i + 1], as in the CSR given to the loss. None: one each.
@@ -114,23 +114,23 @@ def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Samples]:
 
     Raises:
         ValueError: as many positives as queries and offsets do not go together.
-        TypeError: found has no such statistics.
+        TypeError: result has no such statistics.
 
     >>> import stope
-    >>> found = stope.infonce_forward(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
-    >>> {name: signal.tolist() for name, signal in difficulty_signals(found).items()}["hardness"]
+    >>> result = stope.infonce_forward(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
+    >>> {name: signal.tolist() for name, signal in difficulty_signals(result).items()}["hardness"]
     [-1.0, -1.0]
     """
-    if hasattr(found, "rejected") and hasattr(found, "scores"):
-        return {"hardness": hard_negative_difficulty(found.positive_scores, found.scores)}
+    if hasattr(result, "rejected") and hasattr(result, "scores"):
+        return {"hardness": hard_negative_difficulty(result.positive_scores, result.scores)}
     names = ("losses", "log_sum_exp", "positive_scores", "best_negative_scores", "ranks")
-    if missing := [name for name in names if not hasattr(found, name)]:
+    if missing := [name for name in names if not hasattr(result, name)]:
         raise TypeError(
-            f"found is a {type(found).__name__} without {', '.join(missing)}; give the statistics "
-            "of stope's contrastive loss or what mine_hard_negatives returned"
+            f"result is a {type(result).__name__} without {', '.join(missing)}; give the "
+            "statistics of stope's contrastive loss or what mine_hard_negatives returned"
         )
-    scores = read(found.positive_scores, "positive_scores")
-    rows = int(found.losses.shape[0])
+    scores = read(result.positive_scores, "positive_scores")
+    rows = int(result.losses.shape[0])
     if offsets is None:
         offsets = np.arange(rows + 1)
     bounds = read(offsets, "offsets", integers=True).astype(np.int64)
@@ -146,12 +146,12 @@ def difficulty_signals(found: Any, offsets: Any = None) -> dict[str, Samples]:
         )
     lowest = np.full(rows, np.inf)
     np.minimum.at(lowest, Lists(bounds, np.arange(len(scores))).owners, scores)
-    best = read(found.best_negative_scores, "best_negative_scores", none=-np.inf)
+    best = read(result.best_negative_scores, "best_negative_scores", none=-np.inf)
     return {
-        "loss": found.losses,
-        "log_sum_exp": found.log_sum_exp,
-        "rank": found.ranks,
-        "hardness": like(best - lowest, found.losses),
+        "loss": result.losses,
+        "log_sum_exp": result.log_sum_exp,
+        "rank": result.ranks,
+        "hardness": like(best - lowest, result.losses),
     }
 
 

@@ -163,9 +163,15 @@ class OfWeights(Formula, name=None):
         self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
     ) -> Samples:
         """Weights ``[B]``: :meth:`weights` of the other's."""
-        # Read together: a weighting of somebody else's may refuse what it sees in one process.
-        weights = Processes(processes).read(lambda: self.of(signals, progress, processes=processes))
+        weights = weights_of(self.of, signals, progress, processes)
         return self.weights(weights, progress, processes=processes)
+
+
+def weights_of(
+    part: Weighting, signals: Mapping[str, Samples], progress: float, processes: Any
+) -> Samples:
+    """The part's weights. One of somebody else's may refuse what it sees in one process alone."""
+    return Processes(processes).read(lambda: part(signals, progress, processes=processes))
 
 
 def check_part(value: Any, name: str) -> None:
