@@ -33,6 +33,7 @@ MODULES = {
     "stope.torch.list_losses": "stope.torch.ranking",
     "stope.training.adapters": "stope.adapters",
     "stope.training.configuration": "stope.runs",
+    "stope.training.evaluation": "stope.evaluation.retrieval",
     "stope.training.folder": "stope.encoders.folder",
     "stope.training.log": "stope.training.callbacks.log",
     "stope.training.lora": "stope.encoders.lora",

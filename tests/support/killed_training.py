@@ -26,7 +26,8 @@ import stope.training._steps
 import torch
 from stope.data import Pairs
 from stope.encoders import _shards, static_encoder
-from stope.training import RetrievalEvaluation, train
+from stope.evaluation import RetrievalEvaluation
+from stope.training import train
 from stope.training.callbacks import checkpoint
 from stope.training.negatives import refresh_run
 

@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 from stope.adapters import Adapter, train_adapter
 from stope.data import Pairs
 from stope.encoders import load_encoder, save_encoder, static_encoder
+from stope.evaluation import RetrievalEvaluation
 from stope.mining import mine
 from stope.training import (
-    RetrievalEvaluation,
     contrastive_loss,
     pairs_dataset,
     train,

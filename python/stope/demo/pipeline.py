@@ -19,10 +19,10 @@ from stope.demo import report, sources
 from stope.demo.sources import Material
 from stope.encoders import load_encoder, save_encoder, static_encoder
 from stope.encoders.encode import encode_corpus, encode_queries
-from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
+from stope.evaluation import Evaluation, RetrievalEvaluation, compare, confidence_interval, evaluate
 from stope.mining import Mined, mine
 from stope.retrieval import Bm25, DenseRetriever, Ranking, Tokenizer, fuse
-from stope.training import NegativeRefresh, RetrievalEvaluation, pairs_dataset, train
+from stope.training import NegativeRefresh, pairs_dataset, train
 
 METRICS = ("nDCG@10", "MRR@10", "Recall@100")
 NUM_NEGATIVES = 5

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stope._checks import integer, real, shown
 from stope.evaluation.metrics import Evaluation
 
 _BLOCK_ELEMENTS = 1 << 20
@@ -85,12 +86,13 @@ def compare(
         >>> found.mean_difference, found.low, found.high, found.num_queries
         (0.25, 0.25, 0.25, 50)
     """
-    _check(num_samples, confidence)
+    _check(num_samples, seed, confidence)
     first, second = _values(baseline, metric, "baseline"), _values(candidate, metric, "candidate")
     if first.keys() != second.keys():
         only = sorted(first.keys() ^ second.keys())[0]
         raise ValueError(
-            f'baseline and candidate are not over the same queries: only one of them has "{only}"'
+            f"baseline and candidate are not over the same queries: only one has {shown(only)}; "
+            "score both with the same judgements"
         )
     difference = np.array([second[query] - first[query] for query in first], dtype=np.float64)
     mean = math.fsum(difference) / len(difference)
@@ -139,7 +141,7 @@ def confidence_interval(
         >>> round(low, 1), round(high, 1)
         (0.4, 0.6)
     """
-    _check(num_samples, confidence)
+    _check(num_samples, seed, confidence)
     values = np.array(list(_values(evaluation, metric, "evaluation").values()), dtype=np.float64)
     return _percentiles(_sample_means(values, num_samples, seed), confidence)
 
@@ -163,17 +165,25 @@ def _percentiles(means: Values, confidence: float) -> tuple[float, float]:
 
 
 def _values(evaluation: Evaluation, metric: str, name: str) -> dict[str, float]:
+    if not isinstance(evaluation, Evaluation):
+        raise TypeError(
+            f"{name} is {shown(evaluation)}; give what stope.evaluation.evaluate returns"
+        )
+    if not isinstance(metric, str):
+        raise TypeError(f"metric is {shown(metric)}; give a name, such as nDCG@10")
     if metric not in evaluation.per_query:
         known = ", ".join(f'"{each}"' for each in evaluation.per_query) or "none"
-        raise ValueError(f'{name} has no metric "{metric}"; its metrics are {known}')
+        raise ValueError(f"metric is {shown(metric)}; the metrics of {name} are {known}")
     values = evaluation.per_query[metric]
     if len(values) < 2:
-        raise ValueError(f"{name} has {len(values)} queries; a bootstrap needs at least two")
+        raise ValueError(
+            f"{name} has {len(values)} queries; an interval is undefined below two, judge more"
+        )
     return values
 
 
-def _check(num_samples: int, confidence: float) -> None:
-    if num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}; it must be at least 1")
-    if not 0 < confidence < 1:
+def _check(num_samples: int, seed: int, confidence: float) -> None:
+    integer(num_samples, "num_samples", 1)
+    integer(seed, "seed", 0)
+    if not 0 < real(confidence, "confidence", 0, 1) < 1:
         raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")

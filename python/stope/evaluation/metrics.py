@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stope._checks import shown
 from stope._extras import need
 
 _NAMES = {
@@ -36,6 +38,7 @@ class Evaluation:
     Attributes:
         mean: {metric: mean over the queries of the judgements}.
         per_query: {metric: {query id: value}}, in the order of the judgements.
+        num_empty: judged queries for which the run has no document; each has the value 0.
 
     Example:
         >>> Evaluation({"RR@10": 0.5}, {"RR@10": {"q1": 1.0, "q2": 0.0}}).num_queries
@@ -44,6 +47,7 @@ class Evaluation:
 
     mean: dict[str, float]
     per_query: dict[str, dict[str, float]]
+    num_empty: int = 0
 
     @property
     def num_queries(self) -> int:
@@ -53,13 +57,14 @@ class Evaluation:
 
 def evaluate(
     run: Mapping[str, Mapping[str, float]],
-    qrels: Mapping[str, Mapping[str, int]],
+    qrels: Mapping[str, Mapping[str, float]],
     metrics: Sequence[str] = ("nDCG@10", "RR@10", "R@100"),
 ) -> Evaluation:
     """Score a run against judgements, per query and on average.
 
     Every query of `qrels` counts: one without retrieved documents, or without a relevant document,
-    has the value 0 (trec_eval -c). Queries of the run that have no judgements are left aside.
+    has the value 0 (trec_eval -c); `num_empty` counts the former. A run without any document for
+    the judged queries is refused. Queries of the run that have no judgements are left aside.
     Documents are ranked by (score descending, document id ascending), ids compared as strings, in
     float64; trec_eval itself breaks ties the other way round and compares scores in float32.
 
@@ -75,17 +80,19 @@ def evaluate(
 
     Args:
         run: {query id: {document id: score}}; the greater the score the better.
-        qrels: {query id: {document id: relevance}}, relevances are whole numbers.
+        qrels: {query id: {document id: relevance}}, relevances are whole numbers (1.0 too).
         metrics: names as above; "RR(rel=2)@10" counts relevance 2 and more; nDCG, RR and AP may go
             without "@k". The results have the names as given.
 
     Returns:
-        Evaluation(mean, per_query).
+        Evaluation(mean, per_query, num_empty).
 
     Raises:
         ValueError: empty qrels, an unknown or repeated metric, a cutoff of 0, a score that is NaN
-            or infinite, a relevance above 10,000, a run that shares no query with the judgements.
-        TypeError: ids that are not strings, a relevance that is not a whole number.
+            or infinite, a relevance above 10,000, a run that shares no query with the judgements or
+            has no document for any of them.
+        TypeError: run or qrels is no mapping of mappings, ids that are not strings, a score that is
+            no number, a relevance that is not a whole number.
         ImportError: ir-measures is not installed.
 
     Memory: a few times that of run and qrels. Source: ir-measures (MacAvaney et al., ECIR 2022)
@@ -103,20 +110,33 @@ def evaluate(
         {'q1': 0.5, 'q2': 0.0}
     """
     if isinstance(metrics, str):
-        raise TypeError(f'metrics is the string "{metrics}"; give a list of names: ["{metrics}"]')
+        raise TypeError(
+            f"metrics is the string {shown(metrics)}; give a list of names: [{shown(metrics)}]"
+        )
+    if not isinstance(metrics, Sequence):
+        raise TypeError(f'metrics is {shown(metrics)}; give a list of names, as ["nDCG@10"]')
     names = list(metrics)
     if not names:
         raise ValueError('metrics is empty; name at least one, for example "nDCG@10"')
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f'metrics names "{name}" twice')
     parsed = {name: _parse(name) for name in names}
+    if len(parsed) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'metrics names "{twice}" twice; name it once')
+    for name, value, kind in (("run", run, "score"), ("qrels", qrels, "relevance")):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{name} is {shown(value)}; give {{query id: {{document id: {kind}}}}}")
     if not qrels:
         raise ValueError("qrels is empty; there is nothing to evaluate against")
-    if run and not any(query in qrels for query in run):
+    empty = [query for query in qrels if not _documents(run, query, "run", "score")]
+    if len(empty) == len(qrels):
+        if any(run.values()):
+            raise ValueError(
+                f"run and qrels share no query (run has {shown(next(iter(run)))}, qrels "
+                f"{shown(next(iter(qrels)))}); give those that belong together"
+            )
         raise ValueError(
-            f"the run and the judgements share no query (the run has {next(iter(run))!r}, the "
-            f"judgements {next(iter(qrels))!r}); they do not belong together"
+            "run has no document for any query; give a run with results, or see why the search "
+            "found nothing"
         )
     library = need("ir_measures", extra="retrieval")
     measures = {name: _measure(library, *parts) for name, parts in parsed.items()}
@@ -127,14 +147,14 @@ def evaluate(
         for name, measure in measures.items()
     }
     mean = {name: math.fsum(each.values()) / len(each) for name, each in per_query.items()}
-    return Evaluation(mean, per_query)
+    return Evaluation(mean, per_query, len(empty))
 
 
 def _calculate(
     library: Any,
     measures: set[Any],
     run: Mapping[str, Mapping[str, float]],
-    qrels: Mapping[str, Mapping[str, int]],
+    qrels: Mapping[str, Mapping[str, float]],
     queries: Sequence[str],
 ) -> dict[Any, list[float]]:
     # Queries and documents go in under numbers of our own, and scores as exact small integers, so
@@ -142,11 +162,13 @@ def _calculate(
     judged: dict[str, dict[str, int]] = {}
     ranked: dict[str, dict[str, float]] = {}
     for number, query in enumerate(queries):
-        documents = _ranking(query, run.get(query, {}))
+        documents = _ranking(query, _documents(run, query, "run", "score"))
         places = {document: f"r{place}" for place, document in enumerate(documents)}
         judged[str(number)] = {
             places.get(document, f"u{order}"): _relevance(query, document, relevance)
-            for order, (document, relevance) in enumerate(qrels[query].items())
+            for order, (document, relevance) in enumerate(
+                _documents(qrels, query, "qrels", "relevance").items()
+            )
         }
         ranked[str(number)] = {
             place: float(len(documents) - rank) for rank, place in enumerate(places.values())
@@ -158,50 +180,69 @@ def _calculate(
     return values
 
 
-def _ranking(query: str, retrieved: Mapping[str, float]) -> list[str]:
+def _documents(
+    listed: Mapping[str, Mapping[str, float]], query: str, name: str, kind: str
+) -> Mapping[str, float]:
+    documents = listed.get(query, {})
+    if not isinstance(documents, Mapping):
+        raise TypeError(
+            f"{name}[{shown(query)}] is {shown(documents)}; give {{document id: {kind}}}"
+        )
+    return documents
+
+
+def _ranking(query: Any, retrieved: Mapping[Any, Any]) -> list[str]:
     if not isinstance(query, str):
-        raise TypeError(f"query id {query!r} is a {type(query).__name__}; ids are strings")
+        raise TypeError(
+            f"query id {shown(query)} is a {type(query).__name__}; ids are strings, give str(id)"
+        )
     for document, score in retrieved.items():
         _check_document(query, document)
+        if isinstance(score, bool) or not isinstance(score, numbers.Real):
+            raise TypeError(f"{_of(document, query, 'score')} is {shown(score)}; give a number")
         if not math.isfinite(score):
             raise ValueError(
-                f'the score of document "{document}" for query "{query}" is {score}; '
-                "a run holds finite scores"
+                f"{_of(document, query, 'score')} is {score}; a run holds finite scores"
             )
     return sorted(retrieved, key=lambda document: (-retrieved[document], document))
 
 
 def _relevance(query: str, document: str, relevance: Any) -> int:
     _check_document(query, document)
-    if isinstance(relevance, bool) or not hasattr(relevance, "__index__"):
+    integral = isinstance(relevance, numbers.Real) and not isinstance(relevance, bool)
+    if not integral or relevance != relevance // 1:
         raise TypeError(
-            f'the relevance of document "{document}" for query "{query}" is {relevance!r}; it must '
-            "be a whole number"
+            f"{_of(document, query, 'relevance')} is {shown(relevance)}; it must be a whole number"
         )
-    value = int(relevance.__index__())
-    if value > _HIGHEST_RELEVANCE:
+    if relevance > _HIGHEST_RELEVANCE:
         raise ValueError(
-            f'the relevance of document "{document}" for query "{query}" is {value}; it may be at '
-            f"most {_HIGHEST_RELEVANCE}"
+            f"{_of(document, query, 'relevance')} is {relevance}; it may be at most "
+            f"{_HIGHEST_RELEVANCE}"
         )
-    return max(value, 0)
+    return max(int(relevance), 0)
+
+
+def _of(document: str, query: str, what: str) -> str:
+    return f"the {what} of document {shown(document)} for query {shown(query)}"
 
 
 def _check_document(query: str, document: Any) -> None:
     if not isinstance(document, str):
         raise TypeError(
-            f'document id {document!r} of query "{query}" is a {type(document).__name__}; '
-            "ids are strings"
+            f"document id {shown(document)} of query {shown(query)} is a "
+            f"{type(document).__name__}; ids are strings, give str(id)"
         )
 
 
 def _parse(name: Any) -> tuple[str, int | None, int | None]:
-    match = _METRIC.fullmatch(name) if isinstance(name, str) else None
+    if not isinstance(name, str):
+        raise TypeError(f'metrics has {shown(name)}; give names, such as "nDCG@10"')
+    match = _METRIC.fullmatch(name)
     known = _NAMES.get(match.group(1).lower()) if match else None
     if match is None or known is None:
         raise ValueError(
-            f"unknown metric {name!r}; use nDCG@k, RR@k (MRR@k), R@k (Recall@k), AP@k (MAP@k), "
-            "P@k or Success@k"
+            f"metrics has {shown(name)}, an unknown name; use nDCG@k, RR@k (MRR@k), "
+            "R@k (Recall@k), AP@k (MAP@k), P@k or Success@k"
         )
     level = int(match.group(2)) if match.group(2) else None
     cutoff = int(match.group(3)) if match.group(3) else None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stope.adapters import Adapter, train_adapter
 from stope.encoders import EmbeddingCache
-from stope.evaluation import evaluate
+from stope.evaluation import RetrievalEvaluation, evaluate
 from stope.mining.by_source import pairs_by_source
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
@@ -26,7 +26,6 @@ from stope.runs.data import TrainingData
 from stope.runs.sections import AdapterSection
 from stope.runs.source import WEIGHT
 from stope.training.callbacks.log import TrainingLog
-from stope.training.evaluation import RetrievalEvaluation
 from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE
 

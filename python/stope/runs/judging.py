@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from stope.data import Collection, Pairs, read_beir
+from stope.evaluation import RetrievalEvaluation
 from stope.runs.config import Config
 from stope.runs.data import TrainingData, read_sources
 from stope.runs.sections import Evaluation, Source
-from stope.training.evaluation import RetrievalEvaluation
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,7 @@ def _of_split(collection: Collection, name: str, section: Evaluation) -> Any:
 
 
 def _of_pairs(pairs: Pairs, queries: Any, section: Evaluation) -> RetrievalEvaluation:
-    offsets, rows = pairs.positives
-    return RetrievalEvaluation(
-        [pairs.query_ids[query] for query in queries],
-        [pairs.query_texts[query] for query in queries],
-        pairs.corpus_ids,
-        pairs.corpus_texts,
-        {
-            pairs.query_ids[query]: {
-                pairs.corpus_ids[row]: 1 for row in rows[offsets[query] : offsets[query + 1]]
-            }
-            for query in queries
-        },
-        section.metrics,
-        section.k,
-    )
+    return RetrievalEvaluation.from_pairs(pairs, queries, metrics=section.metrics, k=section.k)
 
 
 def _hold_out(section: Evaluation, data: TrainingData, seed: int) -> tuple[Judges, TrainingData]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from stope._moved import moved_names
 from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed
 from stope.training.dataset import pairs_dataset, training_dataset
-from stope.training.evaluation import RetrievalEvaluation
 from stope.training.losses import contrastive_loss
 from stope.training.negatives.live import LiveNegatives
 from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun
@@ -31,7 +30,6 @@ __all__ = [
     "QuerySideLoss",
     "RefreshReport",
     "RefreshRun",
-    "RetrievalEvaluation",
     "TrainingReport",
     "contrastive_loss",
     "pairs_dataset",
@@ -60,6 +58,7 @@ _moved = moved_names(
         "Adapter": "stope.adapters",
         "Config": "stope.runs",
         "Lora": "stope.encoders",
+        "RetrievalEvaluation": "stope.evaluation",
         "RunReport": "stope.runs",
         "TaskPrompts": "stope.encoders",
         "load_encoder": "stope.encoders",

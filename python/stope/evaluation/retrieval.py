@@ -1,4 +1,4 @@
-"""Judge an encoder while it trains: retrieval of a held-out split over the whole corpus."""
+"""Judge an encoder, also while it trains: retrieval of held-out queries over a whole corpus."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope.data import Collection
+from stope.data import Collection, Pairs
 from stope.encoders.fingerprint import fingerprint_texts
-from stope.evaluation import evaluate
+from stope.evaluation.metrics import Evaluation, evaluate
+from stope.lists import Lists
 from stope.retrieval import DenseRetriever
 
 
@@ -27,7 +28,7 @@ class RetrievalEvaluation:
         corpus_ids: ids of the documents.
         corpus_texts: their texts.
         qrels: query id -> document id -> relevance.
-        metrics: names as `stope.evaluation.evaluate` takes them; `train` judges by the first.
+        metrics: names as `stope.evaluation.evaluate` takes them; training judges by the first.
         k: depth of retrieval (the corpus size if that is smaller).
         query_prompt: put before every query; None leaves the encoder's own in force.
         corpus_prompt: the same for documents.
@@ -59,21 +60,43 @@ class RetrievalEvaluation:
         corpus_prompt: str | None = None,
     ) -> RetrievalEvaluation:
         """Take the queries of one split and the whole corpus."""
-        part = collection.split(split)
+        judged = collection.split(split)
         return cls(
-            part.query_ids,
-            part.query_texts,
+            judged.query_ids,
+            judged.query_texts,
             collection.corpus_ids,
             collection.corpus_texts,
-            part.qrels,
+            judged.qrels,
             metrics,
             k,
             query_prompt,
             corpus_prompt,
         )
 
+    @classmethod
+    def from_pairs(
+        cls,
+        pairs: Pairs,
+        queries: Sequence[int] | NDArray[np.int64],
+        *,
+        metrics: tuple[str, ...] = ("nDCG@10",),
+        k: int = 100,
+    ) -> RetrievalEvaluation:
+        """Take these queries of `pairs`, their positives as judgements, and the whole corpus."""
+        positives = Lists(*pairs.positives)
+        qrels = {
+            pairs.query_ids[query]: {pairs.corpus_ids[row]: 1 for row in positives.row(query)}
+            for query in queries
+        }
+        texts = [pairs.query_texts[query] for query in queries]
+        return cls(list(qrels), texts, pairs.corpus_ids, pairs.corpus_texts, qrels, metrics, k)
+
     def __call__(self, encoder: Any) -> dict[str, float]:
         """Encode corpus and queries, retrieve, and return the mean of each metric."""
+        return self.evaluate(encoder).mean
+
+    def evaluate(self, encoder: Any) -> Evaluation:
+        """Encode corpus and queries, retrieve, and return the metrics, query by query too."""
         known = self.corpus_embeddings
         retriever = DenseRetriever(
             encoder,
@@ -82,17 +105,16 @@ class RetrievalEvaluation:
             query_prompt=self.query_prompt,
             corpus_prompt=self.corpus_prompt,
         )
-        found = retriever.search(self.query_texts, min(self.k, len(self.corpus_texts)))
-        run = found.to_run(self.query_ids, self.corpus_ids)
-        return dict(evaluate(run, self.qrels, self.metrics).mean)
+        ranking = retriever.search(self.query_texts, min(self.k, len(self.corpus_texts)))
+        return evaluate(ranking.to_run(self.query_ids, self.corpus_ids), self.qrels, self.metrics)
 
     def fingerprint(self) -> str:
         """SHA-256 hex digest of all that decides the metrics beside the encoder."""
         numbers = [list(self.metrics), self.k, self.query_prompt, self.corpus_prompt]
-        judged = {query: dict(found) for query, found in self.qrels.items()}
-        parts = [self.query_ids, self.query_texts, self.corpus_ids, self.corpus_texts]
-        sizes = [len(part) for part in parts]
-        texts = [text for part in parts for text in part]
+        judged = {query: dict(documents) for query, documents in self.qrels.items()}
+        columns = [self.query_ids, self.query_texts, self.corpus_ids, self.corpus_texts]
+        sizes = [len(column) for column in columns]
+        texts = [text for column in columns for text in column]
         known = self.corpus_embeddings
         rows = "" if known is None else hashlib.sha256(known.tobytes()).hexdigest()
         described = json.dumps([numbers, judged, sizes, rows], sort_keys=True)
