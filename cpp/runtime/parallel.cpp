@@ -5,11 +5,13 @@
 
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -36,6 +38,17 @@ class DefaultFloatingPoint {
   std::fenv_t saved_;
 };
 
+// How many loops this thread is inside: more than one when a callback calls an operation again.
+thread_local int depth = 0;
+
+class Inside {
+ public:
+  Inside() { ++depth; }
+  ~Inside() { --depth; }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+};
+
 struct Loop {
   std::int64_t tasks = 0;
   Task task = nullptr;
@@ -43,18 +56,37 @@ struct Loop {
   Poll poll = nullptr;
   void* poll_context = nullptr;
   int workers = 0;  // beside the caller
+  // Odd while the caller is in a callback of this loop, which runs on the pool; nullptr elsewhere.
+  std::atomic<std::uint64_t>* callbacks = nullptr;
   std::atomic<std::int64_t> next{0};
   std::atomic<bool> stopped{false};
+
+  // Whether to go on.
+  bool ask() {
+    if (poll == nullptr) return true;
+    if (callbacks != nullptr) callbacks->fetch_add(1);
+    const bool goes_on = poll(poll_context);
+    if (callbacks != nullptr) callbacks->fetch_add(1);
+    if (!goes_on) stopped.store(true, std::memory_order_relaxed);
+    return goes_on;
+  }
 };
+
+// A forked child has none of its parent's threads: what they had in hand is lost there.
+std::atomic<std::uint64_t> forks{0};
 
 void work(Loop* loop, int thread) {
   const DefaultFloatingPoint environment;
-  const bool polls = thread == 0 && loop->poll != nullptr;
+  const std::uint64_t forks_before = forks.load(std::memory_order_relaxed);
   for (;;) {
     if (loop->stopped.load(std::memory_order_relaxed)) return;
-    if (polls && !loop->poll(loop->poll_context)) {
-      loop->stopped.store(true, std::memory_order_relaxed);
-      return;
+    if (thread == 0) {
+      const bool goes_on = loop->ask();
+      if (loop->workers > 0 && forks.load(std::memory_order_relaxed) != forks_before)
+        throw std::runtime_error(
+            "this process was forked inside a callback of an operation, whose other threads stayed "
+            "in the parent; leave the child with os._exit, or call the operation anew");
+      if (!goes_on) return;
     }
     const std::int64_t task = loop->next.fetch_add(1, std::memory_order_relaxed);
     if (task >= loop->tasks) return;
@@ -64,26 +96,79 @@ void work(Loop* loop, int thread) {
 
 class Pool {
  public:
+  // Alone on this thread when the pool's loop cannot go on: its caller is in a callback, which may
+  // wait for this very call.
   void run(Loop* loop) {
-    const std::lock_guard<std::mutex> turn(turn_);
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      while (static_cast<int>(threads_.size()) < loop->workers) {
-        const int thread = static_cast<int>(threads_.size()) + 1;
-        threads_.emplace_back([this, thread, seen = generation_] { serve(thread, seen); });
-      }
-      loop_ = loop;
-      pending_ = loop->workers;
-      ++generation_;
+    if (!take_turn(loop)) {
+      if (loop->stopped.load()) return;
+      loop->workers = 0;
+      loop->callbacks = nullptr;
+      work(loop, 0);
+      return;
+    }
+    try {
+      publish(loop);
+    } catch (...) {
+      end_turn();
+      throw;
     }
     start_.notify_all();
     work(loop, 0);
-    std::unique_lock<std::mutex> lock(mutex_);
-    done_.wait(lock, [this] { return pending_ == 0; });
-    loop_ = nullptr;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      done_.wait(lock, [this] { return pending_ == 0; });
+      loop_ = nullptr;
+    }
+    end_turn();
   }
 
  private:
+  bool take_turn(Loop* loop) {
+    constexpr std::chrono::milliseconds kPatience{20};
+    std::unique_lock<std::mutex> lock(turn_);
+    const std::uint64_t forks_before = forks.load();
+    std::uint64_t seen = 0;
+    while (busy_) {
+      turn_ended_.wait_for(lock, kPatience);
+      if (!busy_) break;
+      const std::uint64_t now = callbacks_.load();
+      if (now % 2 == 1 && now == seen) return false;
+      seen = now;
+      lock.unlock();
+      if (!loop->ask() || forks.load() != forks_before) return false;
+      lock.lock();
+    }
+    busy_ = true;
+    loop->callbacks = &callbacks_;
+    return true;
+  }
+
+  void end_turn() {
+    {
+      const std::lock_guard<std::mutex> lock(turn_);
+      busy_ = false;
+    }
+    turn_ended_.notify_one();
+  }
+
+  void publish(Loop* loop) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    while (static_cast<int>(threads_.size()) < loop->workers) {
+      const int thread = static_cast<int>(threads_.size()) + 1;
+      try {
+        threads_.emplace_back([this, thread, seen = generation_] { serve(thread, seen); });
+      } catch (const std::system_error& error) {
+        throw std::runtime_error("cannot start thread " + std::to_string(thread + 1) + " of " +
+                                 std::to_string(loop->workers + 1) + " (" + error.what() +
+                                 "); lower the number with stope.set_num_threads or "
+                                 "STOPE_NUM_THREADS, or raise the limit of processes");
+      }
+    }
+    loop_ = loop;
+    pending_ = loop->workers;
+    ++generation_;
+  }
+
   void serve(int thread, std::uint64_t seen) {
     for (;;) {
       Loop* loop;
@@ -101,6 +186,9 @@ class Pool {
   }
 
   std::mutex turn_;  // one loop at a time
+  std::condition_variable turn_ended_;
+  bool busy_ = false;
+  std::atomic<std::uint64_t> callbacks_{0};
   std::mutex mutex_;
   std::condition_variable start_, done_;
   std::vector<std::thread> threads_;
@@ -116,7 +204,10 @@ std::atomic<Pool*> the_pool{nullptr};
 Pool& pool() {
   static const bool prepared = [] {
     the_pool.store(new Pool);
-    pthread_atfork(nullptr, nullptr, [] { the_pool.store(new Pool); });
+    pthread_atfork(nullptr, nullptr, [] {
+      the_pool.store(new Pool);
+      forks.fetch_add(1);
+    });
     return true;
   }();
   static_cast<void>(prepared);
@@ -173,7 +264,8 @@ bool run_parallel(int threads, std::int64_t tasks, Task task, void* task_context
   loop.poll = poll;
   loop.poll_context = poll_context;
   const std::int64_t useful = tasks < threads ? tasks : threads;
-  loop.workers = useful > 1 ? static_cast<int>(useful) - 1 : 0;
+  loop.workers = useful > 1 && depth == 0 ? static_cast<int>(useful) - 1 : 0;
+  const Inside inside;
   if (loop.workers == 0)
     work(&loop, 0);
   else

@@ -2,7 +2,9 @@
 //
 // Sized by set_num_threads, STOPE_NUM_THREADS, OMP_NUM_THREADS, then the processors this process
 // may use. Workers start when first needed, sleep between loops, and are started anew in a child
-// process after fork. Two Python threads that call operations at once take turns, loop by loop.
+// process after fork. Two Python threads that call operations at once take turns, loop by loop. A
+// loop that begins inside a callback of another one, on this thread or on one that the callback
+// waits for, runs on its calling thread alone: the results are the same bits.
 #pragma once
 
 #include <cstdint>

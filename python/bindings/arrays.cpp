@@ -328,22 +328,31 @@ bool PythonProgress::step(void* context, std::int64_t done, std::int64_t total) 
   self->total_ = total;
   if (now - self->last_nanoseconds_ < kInterval) return true;
   self->last_nanoseconds_ = now;
-  const py::gil_scoped_acquire gil;
+  return outliving_the_interpreter([self, done] {
+    const PyGILState_STATE gil = PyGILState_Ensure();
+    const bool goes_on = self->hear(done);
+    PyGILState_Release(gil);
+    return goes_on;
+  });
+}
+
+bool PythonProgress::hear(std::int64_t done) {
   if (PyErr_CheckSignals() != 0) {
-    self->pending_.emplace();
+    pending_.emplace();
     return false;
   }
-  return self->call(done);
+  return call(done);
 }
 
 bool PythonProgress::call(std::int64_t done) {
   if (callback_.is_none()) return true;
-  try {
-    callback_(done, total_);
-  } catch (py::error_already_set& error) {
-    pending_.emplace(error);
+  PyObject* result = PyObject_CallFunction(callback_.ptr(), "LL", static_cast<long long>(done),
+                                           static_cast<long long>(total_));
+  if (result == nullptr) {
+    pending_.emplace();
     return false;
   }
+  Py_DECREF(result);
   return true;
 }
 
@@ -352,7 +361,7 @@ void PythonProgress::raise_pending() {
 }
 
 void PythonProgress::finish() {
-  if (!call(total_)) raise_pending();
+  if (!outliving_the_interpreter([this] { return call(total_); })) raise_pending();
 }
 
 Metric parse_metric(const std::string& metric) {
@@ -378,7 +387,7 @@ void check_pair(const Array& queries, const Array& corpus, bool streams) {
 
 WorkspaceLoan::WorkspaceLoan(const py::object& allocate, std::size_t bytes, Execution* execution) {
   constexpr std::size_t kAlignment = 64;
-  memory_ = allocate(bytes + kAlignment);
+  memory_ = outliving_the_interpreter([&] { return allocate(bytes + kAlignment); });
   auto address = reinterpret_cast<std::uintptr_t>(
       import_result<std::uint8_t>(memory_, "workspace", -1, execution->device));
   address = (address + kAlignment - 1) / kAlignment * kAlignment;

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
+#include <cxxabi.h>
 #include <memory>
 #include <optional>
 #include <string>
@@ -60,6 +62,32 @@ class WorkspaceLoan {
 // Where an operation runs: on the device of its arrays, on the caller's stream.
 Execution execution_on(const Device& device, StreamNumber stream, int threads);
 
+// body(), which may take the GIL. Once the interpreter is on its way out it ends a thread that asks
+// for the GIL by unwinding it through our frames, which would let go of what it does not hold; such
+// a thread sleeps here instead until the process has ended.
+template <typename Body>
+auto outliving_the_interpreter(const Body& body) {
+  try {
+    return body();
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();
+  }
+}
+
+// The GIL, released for as long as this lives.
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ~ReleasedGil() {
+    outliving_the_interpreter([this] { PyEval_RestoreThread(state_); });
+  }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
 // The progress callback and Ctrl-C, as the core asks for them: at most every 30 ms, with the GIL.
 class PythonProgress {
  public:
@@ -72,6 +100,7 @@ class PythonProgress {
 
  private:
   static bool step(void* context, std::int64_t done, std::int64_t total);
+  bool hear(std::int64_t done);  // with the GIL
   bool call(std::int64_t done);
 
   py::object callback_;
@@ -84,7 +113,7 @@ class PythonProgress {
 template <typename Operation, typename Call>
 void run_without_gil(const Operation& operation, const Call& call, PythonProgress* progress) {
   try {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     operation(call);
   } catch (const Interrupted&) {
     progress->raise_pending();

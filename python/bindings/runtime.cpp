@@ -31,7 +31,7 @@ void register_runtime(py::module_& module) {
       [](double seconds) {
         Peak peak;
         {
-          const py::gil_scoped_release release;
+          const ReleasedGil released;
           peak = measure_peak(seconds);
         }
         py::dict out;

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from stope import _core, errors, isa
+from stope._checks import integer
 from stope._moved import find_moved_modules
 from stope.indexes.flat import FlatIndex
 from stope.ops._search import TopK
@@ -66,9 +67,18 @@ def get_num_threads() -> int:
 def set_num_threads(count: int) -> None:
     """Set how many threads an operation uses, from 1 to 1024, for the whole process.
 
+    Operations may be called from any thread, also at once: they take turns on the pool of threads.
+    One that is called inside a callback of another (``progress``, a signal handler, ``__del__``), or
+    that such a callback waits for, uses the thread that calls it; its results are the same bits.
+    In a child that is forked inside a callback the operation around it raises ``RuntimeError``.
+
     The default is ``STOPE_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the processors that this
     process may use. Results do not depend on it.
 
+    Raises:
+        TypeError: no integer.
+        ValueError: one that is not from 1 to 1024.
+
     >>> set_num_threads(get_num_threads())
     """
-    _core.set_num_threads(count)
+    _core.set_num_threads(integer(count, "num_threads", 1, 1024))

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def integer(value: Any, name: str, least: int) -> int:
-    """The value as an int of at least `least`.
+def integer(value: Any, name: str, least: int, most: int | None = None) -> int:
+    """The value as an int of at least `least`, and at most `most`.
 
     Raises:
         TypeError: no integer; True and False are none.
-        ValueError: a smaller one.
+        ValueError: a smaller one, or a larger one.
 
     >>> integer(3, "top", 1)
     3
@@ -36,8 +36,10 @@ def integer(value: Any, name: str, least: int) -> int:
         raise TypeError(f"{name} is {shown(value)}; give an integer") from None
     if isinstance(value, bool):
         raise TypeError(f"{name} is {shown(value)}; give an integer")
+    if most is not None and not least <= number <= most:
+        raise ValueError(f"{name} is {shown(number)}; it must be from {least} to {most}")
     if number < least:
-        raise ValueError(f"{name} is {number}; it must be at least {least}")
+        raise ValueError(f"{name} is {shown(number)}; it must be at least {least}")
     return number
 
 
