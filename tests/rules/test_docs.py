@@ -106,26 +106,139 @@ def test_public_names_are_listed():
     assert all(hasattr(stope, name) for name in stope.__all__)
 
 
-def readme():
-    return (ROOT / "README.md").read_text()
+# --- pages -------------------------------------------------------------------------------------
 
 
-def test_readme_example_runs(tmp_path):
-    examples = re.findall(r"```python\n(.*?)```", readme(), flags=re.S)
-    assert examples, "README.md has no python example"
-    for code in examples:
-        done = subprocess.run(
-            [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, f"{code}\n{done.stderr}"
+def pages():
+    above = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    beside = [ROOT / folder / "README.md" for folder in ("cpp", "cuda", "benchmarks")]
+    return [*above, *beside, *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-def test_readme_names_files_that_exist():
-    """Paths in backquotes that look like the repository's own."""
-    named = re.findall(r"`((?:cpp|cuda|python|tests|benchmarks)/[\w./-]*)`", readme())
-    assert named, "README.md names no file of the repository"
-    assert not [path for path in named if not (ROOT / path).exists()]
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", pages(), ids=relative)
+
+
+def blocks(page, language):
+    """(line number, text) of every block of the page in a language."""
+    text = page.read_text()
+    for match in re.finditer(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S):
+        yield text[: match.start(1)].count("\n"), match.group(1)
+
+
+@every_page
+def test_examples_of_pages_run(page, tmp_path, monkeypatch):
+    """Blocks with >>> are doctests that share their names; others are scripts."""
+    monkeypatch.chdir(tmp_path)
+    parser, names, out = doctest.DocTestParser(), {"__name__": "page"}, []
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    for line, code in blocks(page, "python"):
+        if ">>>" not in code:
+            script(code, tmp_path)
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", category=DeprecationWarning, module="page")
+            test = parser.get_doctest(code, names, relative(page), str(page), line)
+            runner.run(test, out=out.append, clear_globs=False)
+        names = test.globs
+    assert not runner.failures, "".join(out)
+
+
+def script(code, folder):
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+@every_page
+def test_commands_of_pages_have_their_options(page):
+    typer = pytest.importorskip("typer")
+    from stope.cli.app import app
+
+    commands = typer.main.get_command(app).commands
+    for _, text in blocks(page, "bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            for name, rest in re.findall(r"(?:^|/)stope (\w+)([^#&]*)", line):
+                known = {
+                    word for p in commands[name].params for word in [*p.opts, *p.secondary_opts]
+                }
+                used = {word for word in rest.split() if re.match(r"-{1,2}[a-z]", word)}
+                assert used <= known, f"{relative(page)}: {line}"
+
+
+@every_page
+def test_links_of_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), f"{relative(page)}: {target}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+    assert any(True for _ in blocks(ROOT / "README.md", "python"))
+
+
+# --- what is cited -----------------------------------------------------------------------------
+
+FOLDERS = ("cpp", "cuda", "python", "tests", "benchmarks", "docs")
+WRITTEN = {".py", ".pyi", ".h", ".cpp", ".cu", ".cuh", ".md", ".sh"}
+PATH = re.compile(rf"(?<![\w./<>{{}}!-])((?:{'|'.join(FOLDERS)})/[\w./*{{}},-]*[\w/}}*])(?![\w<])")
+SECTION = r"[A-J]\d{0,2}\b"
+CITED = re.compile(rf"methods\.md\W+({SECTION}(?:(?:,| to| and)\W+{SECTION})*)")
+
+
+def texts():
+    """(path, text) of every file that people write."""
+    paths = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    for path in [*ROOT.glob("*.md"), ROOT / "CMakeLists.txt", ROOT / ".ci/run", *sorted(paths)]:
+        if path.suffix in WRITTEN or path.name in ("CMakeLists.txt", "run"):
+            yield path, path.read_text()
+
+
+def alternatives(path):
+    """a{b,c} is ab and ac."""
+    braces = re.search(r"\{([^{}]*)\}", path)
+    if not braces:
+        return [path]
+    ends = path[: braces.start()], path[braces.end() :]
+    return [
+        name
+        for word in braces.group(1).split(",")
+        for name in alternatives(f"{ends[0]}{word}{ends[1]}")
+    ]
+
+
+def test_cited_paths_exist():
+    missing = [
+        f"{relative(path)} cites {name}"
+        for path, text in texts()
+        for match in PATH.finditer(text)
+        for name in alternatives(match.group(1))
+        # Only gpu_check.sh, on a GPU, writes results for it.
+        if not name.startswith("benchmarks/results/gpu_")
+        and not any(ROOT.glob(name))
+        and not any(ROOT.glob(name.replace("/*", "/**/*")))
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_cited_sections_exist():
+    headings = re.findall(r"^#+ ([A-J]\d*)\. ", (ROOT / "docs/methods.md").read_text(), flags=re.M)
+    missing = []
+    for path, text in texts():
+        if path.parent.name != "rules":
+            missing += [
+                f"{relative(path)} cites {section}"
+                for match in CITED.finditer(text)
+                for section in re.findall(SECTION, match.group(1))
+                if section not in headings
+            ]
+    assert not missing, "\n".join(missing)
