@@ -1,6 +1,7 @@
 """The CUDA kernels on the emulated machine: their logic against the CPU core, bit for bit.
 
-They run in a build with STOPE_CUDA=EMULATED. No GPU has a part in it; tests/cuda/test_gpu.py needs one.
+They run in a build with STOPE_CUDA=EMULATED. No GPU has a part in it; tests/cuda/test_gpu.py needs
+one.
 """
 
 from __future__ import annotations
