@@ -442,3 +442,18 @@ def test_real_collections(tmp_path, name, documents, queries, judgements):
         assert found == judgements
     write_beir(collection, tmp_path / "copy", compress=True)
     assert read_beir(tmp_path / "copy") == collection
+
+
+def test_a_run_of_json_lines(tmp_path):
+    path = tmp_path / "run.jsonl"
+    rows = [{"query_id": "a b", "document_id": "x", "rank": 1, "score": 2.5}]
+    write_jsonl(path, [*rows, {"query_id": 7, "document_id": "y z", "score": 1}])
+    assert read_run(path) == {"a b": {"x": 2.5}, "7": {"y z": 1.0}}
+    for row, message in (
+        ({"query_id": "q", "document_id": "x"}, 'field "score" is missing'),
+        ({"query_id": "q", "document_id": "x", "score": "1"}, 'field "score" must be a number'),
+        (rows[0], 'document "x" is retrieved twice for query "a b"'),
+    ):
+        write_jsonl(path, [*rows, row])
+        with pytest.raises(ValueError, match=rf"run\.jsonl:2: {message}"):
+            read_run(path)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Literal
 
 from stope._files.atomic import open_atomic
 from stope.data.collection import Qrels, Run
-from stope.data.readers._lines import read_lines
+from stope.data.readers._fields import id_of, number_of, require
+from stope.data.readers._lines import existing_file, read_lines
+from stope.data.readers.jsonl import numbered_jsonl
 
 _HEADER_WORDS = {"query-id", "query_id", "qid", "queryid"}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,9}")
@@ -119,13 +122,15 @@ def write_qrels(
 
 
 def read_run(path: str | PathLike[str]) -> Run:
-    r"""Read a TREC run: {query id: {document id: score}}, in the order of the file.
+    r"""Read a run: {query id: {document id: score}}, in the order of the file.
 
-    The rank column is not read: scores order a run (ties: see `stope.evaluation.evaluate`).
+    A file is in TREC format; one whose name ends in .jsonl (or .jsonl.gz) has objects with
+    query_id, document_id and score, as `stope search` writes them, and can hold ids with blanks.
+    Ranks are not read: scores order a run (ties: see `stope.evaluation.evaluate`).
 
     Raises:
-        ValueError: a line without six columns, a score that is not a finite number, a document
-            retrieved twice for a query; the message begins with "file:line: ".
+        ValueError: a line without six columns or a field, a score that is not a finite number, a
+            document retrieved twice for a query; the message begins with "file:line: ".
 
     Memory: the run.
 
@@ -137,6 +142,18 @@ def read_run(path: str | PathLike[str]) -> Run:
         {'q1': {'d2': 7.5, 'd1': 3.25}}
     """
     run: Run = {}
+    as_json = str(os.fspath(path)).lower().removesuffix(".gz").endswith(".jsonl")
+    for where, query, document, score in (_json_results if as_json else _trec_results)(path):
+        retrieved = run.setdefault(query, {})
+        if document in retrieved:
+            raise ValueError(
+                f'{where}: document "{document}" is retrieved twice for query "{query}"'
+            )
+        retrieved[document] = score
+    return run
+
+
+def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float]]:
     for number, line in read_lines(path):
         if not line or line.isspace():
             continue
@@ -150,13 +167,15 @@ def read_run(path: str | PathLike[str]) -> Run:
             score = math.nan
         if not math.isfinite(score):
             raise ValueError(f'{where}: the score is "{text}", which is not a finite number')
-        retrieved = run.setdefault(query, {})
-        if document in retrieved:
-            raise ValueError(
-                f'{where}: document "{document}" is retrieved twice for query "{query}"'
-            )
-        retrieved[document] = score
-    return run
+        yield where, query, document, score
+
+
+def _json_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float]]:
+    for where, row in numbered_jsonl(existing_file(path)):
+        query, document = (
+            id_of(require(row, name, where), name, where) for name in ("query_id", "document_id")
+        )
+        yield where, query, document, number_of(require(row, "score", where), "score", where)
 
 
 def write_run(
