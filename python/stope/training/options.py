@@ -26,6 +26,7 @@ from pydantic import (
 from stope._checks import shown
 
 AnyPart = TypeVar("AnyPart", bound="Part")
+AnyParts = TypeVar("AnyParts", bound="Parts")
 Schema = Mapping[str, Any]
 
 
@@ -106,6 +107,56 @@ class Part(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """All fields that are not None, in what JSON and YAML can write."""
         return cast(dict[str, Any], plain(self))
+
+
+class Parts(Part):
+    """A part whose fields are parts, each option of which is found by its name alone."""
+
+    # What an option may also be called: its part and its field there, "" for the whole part.
+    WORDS: ClassVar[Mapping[str, tuple[str, str]]] = {}
+
+    def with_options(self: AnyParts, **options: Any) -> AnyParts:
+        """The same with other values of these options, whichever part they are of.
+
+        Whole parts go by their own name.
+
+        Raises:
+            TypeError: an option that no part has, or a value of the wrong kind.
+            ValueError: a value out of range, or options that exclude each other.
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        whole: dict[str, Any] = {}
+        for name, value in options.items():
+            part, field = self._owner(name, value)
+            if field:
+                changes.setdefault(part, {})[field] = value
+            else:
+                whole[part] = value
+        parts = dict(type(self)(**{**dict(self), **whole}))
+        for name, named in changes.items():
+            # Options go by their own name, without the section.
+            parts[name] = type(parts[name]).read({**dict(parts[name]), **named}, "")
+        return type(self)(**parts)
+
+    @classmethod
+    def _owner(cls, name: str, value: Any) -> tuple[str, str]:
+        """The part that an option belongs to and its field there, "" where it is the whole part."""
+        if name in cls.model_fields and (
+            name not in cls.WORDS or isinstance(value, Mapping | Part)
+        ):
+            return name, ""
+        if name in cls.WORDS:
+            return cls.WORDS[name]
+        owners: dict[str, str] = {}
+        for part, described in cls.model_fields.items():
+            if isinstance(described.annotation, type) and issubclass(described.annotation, Part):
+                for field in described.annotation.model_fields:
+                    owners.setdefault(field, part)
+        if name in owners:
+            return owners[name], name
+        near = difflib.get_close_matches(name, [*owners, *cls.WORDS, *cls.model_fields], n=1)
+        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        raise TypeError(f'there is no option "{name}"{hint}')
 
 
 def _number(value: Any) -> Any:

@@ -7,9 +7,8 @@ Every option is defined, checked and explained here and nowhere else: `train` ta
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -19,7 +18,17 @@ from stope.encoders.lora import Lora
 from stope.encoders.prompts import TaskPrompts
 from stope.training.batches import BatchSpec
 from stope.training.negatives.refresh import NegativeRefresh
-from stope.training.options import Count, Flag, Part, Positive, Real, Whole, Word, unknown_key
+from stope.training.options import (
+    Count,
+    Flag,
+    Part,
+    Parts,
+    Positive,
+    Real,
+    Whole,
+    Word,
+    unknown_key,
+)
 from stope.weighting import Weighting
 
 Objective = Literal["out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid"]
@@ -127,8 +136,8 @@ class LossPart(Part):
     mini_batch_size: Annotated[
         Count | None,
         Field(
-            description="encode so many rows at a time and keep no activations between (GradCache), so "
-            "that memory does not grow with the batch; not for a static encoder"
+            description="encode so many rows at a time, keeping no activations (GradCache), "
+            "so that memory does not grow with the batch; not for a static encoder"
         ),
     ] = None
     matryoshka_dims: Annotated[
@@ -266,15 +275,9 @@ def read_lora(given: Lora | Mapping[str, Any]) -> Lora:
 
 
 _LORA = [field.name for field in dataclasses.fields(Lora)]
-# What a call of `train` may say in other words than the parts do.
-_WORDS = {
-    "evaluate_every": ("evaluation", "every"),
-    "refresh": ("negatives", ""),
-    "output": ("output", "folder"),
-}
 
 
-class Recipe(Part):
+class Recipe(Parts):
     """All options of a training.
 
     >>> recipe = Recipe(loss={"temperature": 0.02}, weighting="progressive").with_options(epochs=3)
@@ -284,7 +287,16 @@ class Recipe(Part):
     Traceback (most recent call last):
         ...
     TypeError: there is no option "epoch" (did you mean "epochs"?)
+
+    Of `with_options`: `evaluate_every` is ``evaluation.every``, `refresh` is ``negatives``, and
+    `output` may be the folder alone.
     """
+
+    WORDS: ClassVar = {
+        "evaluate_every": ("evaluation", "every"),
+        "refresh": ("negatives", ""),
+        "output": ("output", "folder"),
+    }
 
     loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
     weighting: Annotated[
@@ -322,52 +334,3 @@ class Recipe(Part):
         EvaluationPart, Field(description="when to evaluate, and what follows")
     ] = EvaluationPart()
     output: Annotated[OutputPart, Field(description="where it is written")] = OutputPart()
-
-    def with_options(self, **options: Any) -> Recipe:
-        """The same with other values of these options, whichever part they are of.
-
-        Whole parts go by their own name. `evaluate_every` is ``evaluation.every``, `refresh` is
-        ``negatives``, and `output` may be the folder alone.
-
-        Raises:
-            TypeError: an option that no part has, or a value of the wrong kind.
-            ValueError: a value out of range, or options that exclude each other.
-        """
-        changes: dict[str, dict[str, Any]] = {}
-        whole: dict[str, Any] = {}
-        for name, value in options.items():
-            part, field = _owner(name, value)
-            if field:
-                changes.setdefault(part, {})[field] = value
-            else:
-                whole[part] = value
-        recipe = Recipe(**{**dict(self), **whole})
-        changed = {part: getattr(recipe, part).changed(**named) for part, named in changes.items()}
-        return Recipe(**{**dict(recipe), **changed}) if changed else recipe
-
-
-def _owner(name: str, value: Any) -> tuple[str, str]:
-    """The part that an option belongs to and its field there, "" where it is the whole part."""
-    if name == "output" and isinstance(value, Mapping | Part):
-        return name, ""
-    if name in _WORDS:
-        return _WORDS[name]
-    if name in Recipe.model_fields:
-        return name, ""
-    if name in _OWNERS:
-        return _OWNERS[name], name
-    near = difflib.get_close_matches(name, [*_OWNERS, *_WORDS, *Recipe.model_fields], n=1)
-    hint = f' (did you mean "{near[0]}"?)' if near else ""
-    raise TypeError(f'there is no option "{name}"{hint}')
-
-
-_OWNERS = {
-    name: part
-    for part, kind in {
-        "loss": LossPart,
-        "schedule": SchedulePart,
-        "evaluation": EvaluationPart,
-        "output": OutputPart,
-    }.items()
-    for name in kind.model_fields
-}
