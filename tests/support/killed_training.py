@@ -22,7 +22,7 @@ import numpy as np
 import small_transformers
 
 import stope
-import stope.training._steps
+import stope.training.library_trainer
 import torch
 from stope.data import Pairs
 from stope.encoders import _shards, static_encoder

@@ -215,7 +215,7 @@ def test_training_leaves_no_file_and_no_line(encoder, tmp_path, monkeypatch, cap
 
 
 def test_tokenizing_once_changes_nothing(encoder):
-    from stope.training._surroundings import tokens_once
+    from stope.training.library_trainer import tokens_once
 
     given = ["iron melts", "", "gold", "iron melts"]
     plain = encoder[0].preprocess(list(given))
@@ -228,14 +228,14 @@ def test_tokenizing_once_changes_nothing(encoder):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive, but is 0.0"),
-        ({"temperature": -1.0}, "temperature is -1.0; give a positive, finite number"),
-        ({"warmup": 1.0}, "warmup must be at least 0 and below 1"),
-        ({"seed": -1}, "seed must be from 0 to 4294967295, not -1"),
+        ({"batch_size": 1}, "batch_size is 1; give a whole number of at least 2"),
+        ({"epochs": 0}, "epochs is 0; give a whole number of at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0; give a number above 0"),
+        ({"temperature": -1.0}, "temperature is -1; give a number above 0"),
+        ({"warmup": 1.0}, "warmup is 1; give a number of at least 0 and below 1"),
+        ({"seed": -1}, "seed is -1; give a whole number of at least 0 and at most 4294967295"),
         ({"keep": "best"}, 'keep="best" needs an evaluation'),
-        ({"mini_batch_size": 0}, "mini_batch_size must be at least 1, not 0"),
+        ({"mini_batch_size": 0}, "mini_batch_size is 0; give a whole number of at least 1"),
     ],
 )
 def test_train_refuses(encoder, options, said):

@@ -12,6 +12,7 @@ from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.losses import contrastive_loss
 from stope.training.negatives.live import LiveNegatives
 from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun
+from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart
 from stope.training.report import TrainingReport
 from stope.training.trainer import train
 
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Clustered",
     "Distinct",
+    "EvaluationPart",
     "Homogeneous",
     "LiveNegatives",
+    "LossPart",
     "Mixed",
     "NegativeRefresh",
     "NegativeRefreshCallback",
+    "OutputPart",
     "QuerySideLoss",
+    "Recipe",
     "RefreshReport",
     "RefreshRun",
+    "SchedulePart",
     "TrainingReport",
     "contrastive_loss",
     "pairs_dataset",

@@ -11,6 +11,7 @@ import difflib
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike, fspath
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import numpy as np
@@ -86,7 +87,7 @@ class Part(BaseModel):
         for key in given:
             if key not in cls.model_fields:
                 raise _UnknownKeyError(key, list(cls.model_fields))
-        return {key: _number(value) for key, value in given.items()}
+        return {key: _python(value) for key, value in given.items()}
 
     @classmethod
     def read(cls: type[AnyPart], given: Any, path: str | None = None) -> AnyPart:
@@ -103,6 +104,11 @@ class Part(BaseModel):
     def changed(self: AnyPart, **options: Any) -> AnyPart:
         """The same with other values of these fields, checked."""
         return type(self)(**{**dict(self), **options})
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that have not their default."""
+        fields = type(self).model_fields
+        return {name: value for name, value in self if value != fields[name].default}
 
     def to_dict(self) -> dict[str, Any]:
         """All fields that are not None, in what JSON and YAML can write."""
@@ -159,12 +165,14 @@ class Parts(Part):
         raise TypeError(f'there is no option "{name}"{hint}')
 
 
-def _number(value: Any) -> Any:
-    """NumPy's numbers and arrays as Python's, and whole numbers without a fraction."""
+def _python(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, whole numbers without a fraction, paths as text."""
+    if isinstance(value, PathLike):
+        return fspath(value)
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_number(item) for item in value]
+        return [_python(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -8,12 +8,14 @@ removed. So a process killed at any moment leaves the checkpoints that it had.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,13 @@ from safetensors.torch import load_file, save_file
 
 import torch
 from stope._files.atomic import flush_to_disk, flush_tree
+from stope.scale.processes import wait
+from stope.training.callbacks.tasks import Moment, Session, Task
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"
-_PREFIX = "step-"
+_PREFIX, _LOSS, _PROGRESS = "step-", "loss.safetensors", "progress.json"
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,74 @@ class Checkpoints:
             # Without its manifest it does not count, however far the removal comes.
             (path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
+
+
+class WriteCheckpoints(Task):
+    """Writes what a training needs to go on: model, loss, optimiser, and the state of every task.
+
+    Args:
+        checkpoints: of the run, or None.
+        every: steps between them; None is once an epoch.
+        tasks: whose state goes along.
+    """
+
+    def __init__(
+        self, checkpoints: Checkpoints | None, every: int | None, tasks: Sequence[Task]
+    ) -> None:
+        self.checkpoints, self.every, self.tasks = checkpoints, every, tasks
+
+    def begin(self, session: Session, step: int, resumed: Path | None) -> None:
+        """Take up a checkpoint, now that optimiser and scheduler are there."""
+        if resumed is not None:
+            self.restore(session, resumed)
+
+    def after_step(self, session: Session, moment: Moment) -> None:
+        """Write when it is due, and after the last step."""
+        session.report.seconds = session.seconds()
+        if self.checkpoints is None or not (moment.last or moment.due(self.every)):
+            return
+        session.say(f"writing the checkpoint of step {moment.step:,}")
+        began = time.perf_counter()
+        session.report.finished = moment.last
+        for task in self.tasks:
+            task.gather()
+        if session.first:
+            self.checkpoints.save(moment.step, lambda folder: self._write(session, folder))
+            session.write("checkpoint", moment.step, seconds=time.perf_counter() - began)
+        wait()
+
+    def restore(self, session: Session, folder: Path) -> None:
+        """Take model, loss, report and tasks from a checkpoint."""
+        session.model.load_state_dict(read_tensors(folder / "model.safetensors"))
+        if (folder / _LOSS).exists():
+            session.loss.load_state_dict(read_tensors(folder / _LOSS), strict=False)
+        values = read_json(folder / _PROGRESS)
+        for name, value in values["report"].items():
+            setattr(session.report, name, value)
+        session.report.resumed_from = session.report.steps
+        session.count_from(session.report.seconds)
+        for task in self.tasks:
+            task.load(folder, values)
+        if session.optimizer is not None:
+            read_optimizer(folder, session.optimizer)
+            session.scheduler.load_state_dict(read_json(folder / "scheduler.json"))
+
+    def _write(self, session: Session, folder: Path) -> None:
+        write_tensors(folder / "model.safetensors", session.model.state_dict())
+        if tensors := own_tensors(session.loss, session.model):
+            write_tensors(folder / _LOSS, tensors)
+        write_optimizer(folder, session.optimizer)
+        write_json(folder / "scheduler.json", session.scheduler.state_dict())
+        session.state.save_to_json(str(folder / TRAINER_STATE))
+        values: dict[str, Any] = {"report": dataclasses.asdict(session.report)}
+        for task in self.tasks:
+            values |= task.save(folder)
+        write_json(folder / _PROGRESS, values)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a checkpoint is that of a run that came to its end."""
+    return bool(read_json(folder / _PROGRESS)["report"]["finished"])
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

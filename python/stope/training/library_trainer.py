@@ -1,0 +1,476 @@
+"""One training on sentence-transformers' trainer: its parts are made, it runs, all is tidied up."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from transformers import PrinterCallback
+
+import stope
+import torch
+from stope.encoders import EmbeddingCache, fingerprint_encoder
+from stope.encoders.encode import encode_queries
+from stope.encoders.lora import low_rank
+from stope.encoders.versions import is_static
+from stope.progress import Progress, StageProgress
+from stope.scale.processes import computed_in_first
+from stope.training._clock import Clock
+from stope.training._collator import Batches
+from stope.training._examples import fingerprint_rows
+from stope.training._fused_loss import CachedFusedLoss, FusedLoss
+from stope.training._signals import check_weighting
+from stope.training.batches import Clustered, Distinct, batch_sampler
+from stope.training.callbacks.checkpoint import Checkpoints, WriteCheckpoints, is_finished
+from stope.training.callbacks.evaluate import Evaluate
+from stope.training.callbacks.in_order import InOrder
+from stope.training.callbacks.log import LogSteps, TrainingLog
+from stope.training.callbacks.refresh import RefreshNegatives
+from stope.training.callbacks.tasks import Session
+from stope.training.losses import contrastive_loss
+from stope.training.negatives.query_side import QuerySideLoss
+from stope.training.negatives.refresh import RefreshRun
+from stope.training.recipe import OutputPart, Recipe
+from stope.training.report import TrainingReport
+from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns
+
+_SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `train` was asked for: checked, with its defaults chosen.
+
+    Attributes:
+        model, dataset, table: what is trained, on which rows.
+        recipe: with batch_size, epochs and learning_rate chosen.
+        loss: a loss that was given, or None for that of the recipe.
+        evaluation: what judges the model, or None.
+        progress: called with (steps done, steps in total), or None.
+        say: called with a line about what is being done.
+        resume: go on from a checkpoint.
+    """
+
+    model: Any
+    dataset: Any
+    table: RowTable
+    recipe: Recipe
+    loss: Any
+    evaluation: Callable[[Any], Mapping[str, float]] | None
+    progress: Progress | None
+    say: Say
+    resume: bool
+
+
+class Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
+    """The library's trainer, which skips the steps that are done but reads no pickles.
+
+    What a checkpoint has is read by `WriteCheckpoints`, when all that it is for is there.
+    """
+
+    def _load_from_checkpoint(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def _load_optimizer_and_scheduler(self, *given: Any, **named: Any) -> None:
+        pass
+
+    def _load_rng_state(self, *given: Any, **named: Any) -> None:
+        pass
+
+
+def run_job(job: Job) -> TrainingReport:
+    """Train.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: what `train` says of them.
+    """
+    was_training = job.model.training
+    with (
+        tempfile.TemporaryDirectory(prefix="stope-train-") as scratch,
+        threads(job.recipe.schedule.threads),
+        _quiet(job.model),
+    ):
+        try:
+            return _run(job, _arguments(job, scratch))
+        finally:
+            job.model.train(was_training)
+
+
+def _arguments(job: Job, scratch: str) -> Any:
+    schedule = job.recipe.schedule
+    return SentenceTransformerTrainingArguments(
+        output_dir=scratch,
+        use_cpu=job.model.device.type == "cpu",  # trained where it is
+        per_device_train_batch_size=schedule.batch_size,
+        num_train_epochs=schedule.epochs,
+        max_steps=schedule.max_steps or -1,
+        learning_rate=schedule.learning_rate,
+        lr_scheduler_type=_SCHEDULERS[schedule.scheduler],
+        # Rows of a static encoder that no batch touches have no gradient; a common norm would let
+        # batch composition decide every token's step.
+        max_grad_norm=0.0 if is_static(job.model) else 1.0,
+        seed=schedule.seed,
+        weight_decay=0.0,
+        dataloader_pin_memory=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _run(job: Job, arguments: Any) -> TrainingReport:
+    model, recipe, first = job.model, job.recipe, arguments.process_index == 0
+    checkpoints, resumed, folder = _checkpoints(job, arguments.world_size)
+    if recipe.weighting is not None:
+        columns = check_columns(job.dataset)
+        known = [*columns.signals, *([WEIGHT] if columns.weight else [])]
+        check_weighting(recipe.weighting, {name: job.dataset[name] for name in known})
+    sampler = _sampler(job, arguments, folder)
+    schedule = recipe.schedule
+    steps = schedule.max_steps or (schedule.epochs or 1) * (len(sampler) // arguments.world_size)
+    arguments.batch_sampler = lambda *given, **named: sampler
+    arguments.warmup_steps = round(schedule.warmup * steps)
+    refresh = _refresh(job, folder)
+    clock = Clock(max_steps=steps)
+    with low_rank(model, recipe.lora, schedule.seed):
+        loss = _loss(job, refresh, clock)
+        session = Session(TrainingReport(epochs=schedule.epochs or 1), clock, loss, job.say, first)
+        evaluate = Evaluate(job.evaluation, recipe.evaluation)
+        tasks = [LogSteps(job.progress if first else None), evaluate, RefreshNegatives(refresh)]
+        write = WriteCheckpoints(checkpoints, recipe.output.checkpoint_every, tasks)
+        if resumed is not None and is_finished(resumed):
+            job.say("it had come to its end; the model is taken from it")
+            session.model = model
+            write.restore(session, resumed)
+        else:
+            callback = InOrder(session, [*tasks, write], schedule.seed, resumed)
+            with _log(folder if first else None, recipe.output) as session.log:
+                trainer = Trainer(
+                    model=model,
+                    args=arguments,
+                    train_dataset=job.dataset,
+                    loss=loss,
+                    callbacks=[callback],
+                )
+                _set_collator(trainer, job, loss)
+                trainer.remove_callback(PrinterCallback)
+                with tokens_once(model), _autocast(model, schedule.autocast):
+                    trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        evaluate.leave_best(model)
+    session.report.seconds = session.seconds()
+    return session.report
+
+
+# --- what a training is made of -------------------------------------------------------------------
+
+
+def _checkpoints(job: Job, processes: int) -> tuple[Checkpoints | None, Path | None, Path | None]:
+    """The checkpoints of the output folder, the one to go on from, and the folder; or None."""
+    output = job.recipe.output
+    if output.folder is None:
+        return None, None, None
+    folder = _folder(Path(output.folder))
+    deciding = _deciding(job, processes)
+    checkpoints = Checkpoints(folder / "checkpoints", deciding, output.keep_checkpoints)
+    if not job.resume:
+        if checkpoints:
+            raise FileExistsError(
+                f"{checkpoints.folder} has checkpoints of a run; give resume=True to go on with "
+                "it, or name another output folder"
+            )
+        return checkpoints, None, folder
+    newest = checkpoints.newest(job.say)
+    if newest is None:
+        job.say("there is no checkpoint to go on from; starting at the beginning")
+    else:
+        job.say(f"going on from the checkpoint {newest.name}")
+    return checkpoints, newest, folder
+
+
+def _folder(folder: Path) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"output is {folder}, which is a file; name a folder")
+    if not folder.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"output is {folder}, but the folder {folder.absolute().parent} does not exist; "
+            "create it first"
+        )
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _sampler(job: Job, arguments: Any, folder: Path | None) -> Any:
+    """The batches of every epoch, in all processes."""
+    spec = Distinct() if job.recipe.batches is None else job.recipe.batches
+    embeddings = _query_embeddings(job, folder) if isinstance(spec, Clustered) else None
+    processes = arguments.world_size
+    make = batch_sampler(spec, table=job.table, embeddings=embeddings, processes=processes)
+    return make(job.dataset, arguments.per_device_train_batch_size, False, seed=arguments.seed)
+
+
+def _query_embeddings(job: Job, folder: Path | None) -> Any:
+    """One row per query number, the same when training goes on, and in all processes."""
+    dataset, prompts = job.dataset, job.recipe.prompts
+    rows = np.unique(job.table.query_numbers, return_index=True)[1].tolist()
+    texts = dataset[check_columns(dataset).texts[0]]
+    sources = dataset[SOURCE] if SOURCE in dataset.column_names else None
+    asked = [
+        (prompts.query(None if sources is None else sources[row]) if prompts else "") + texts[row]
+        for row in rows
+    ]
+
+    def encode() -> Any:
+        if folder is None:
+            return encode_queries(job.model, asked)
+        # Found again when training goes on: another machine might round to another cluster.
+        return EmbeddingCache(folder / "batches").embeddings(job.model, asked, role="query")
+
+    return computed_in_first(encode)
+
+
+def _refresh(job: Job, folder: Path | None) -> RefreshRun | None:
+    """What mines negatives in this run, or None; it gets the model as training starts with it."""
+    negatives, table = job.recipe.negatives, job.table
+    if negatives is None:
+        return None
+    assert table.pairs is not None  # refused before
+    return negatives.start(
+        table.pairs,
+        job.model,
+        folder=folder,
+        seed=job.recipe.schedule.seed,
+        progress=_stages(job.say),
+        sources=table.query_sources(),
+        prompts=job.recipe.prompts,
+    )
+
+
+def _stages(say: Say) -> StageProgress:
+    """What a refresh is doing, once in two seconds."""
+    last = time.monotonic()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= 2:
+            last = time.monotonic()
+            say(f"refreshing negatives: {stage}, {done:,} of {total:,}")
+
+    return progress
+
+
+def _loss(job: Job, refresh: RefreshRun | None, clock: Clock) -> Any:
+    part = job.recipe.loss
+    if refresh is not None and refresh.negatives is None:
+        chosen = {} if part.query_side is None else {"loss": part.query_side}
+        return refresh.loss(job.model, temperature=part.temperature, **chosen)
+    if isinstance(job.loss, FusedLoss | CachedFusedLoss):
+        job.loss.clock = clock
+    if job.loss is not None:
+        return job.loss
+    return contrastive_loss(
+        job.model,
+        temperature=part.temperature,
+        precision=part.precision,
+        mini_batch_size=part.mini_batch_size,
+        symmetric=part.symmetric,
+        weighting=job.recipe.weighting,
+        clock=clock,
+        negatives=None if refresh is None else refresh.negatives,
+        prompts=job.recipe.prompts,
+        table=job.table,
+        matryoshka_dims=part.matryoshka_dims,
+        matryoshka_weights=part.matryoshka_weights,
+    )
+
+
+def _set_collator(trainer: Trainer, job: Job, loss: Any) -> None:
+    if isinstance(loss, FusedLoss | CachedFusedLoss | QuerySideLoss):
+        trainer.data_collator = Batches(trainer.data_collator, job.table, job.recipe.prompts)
+        return
+    texts = check_columns(job.dataset).texts
+    other = next((name for name in job.dataset.column_names if name not in texts), None)
+    if other is not None:
+        raise ValueError(
+            f'examples has a column "{other}", which {type(loss).__name__} would read as text; '
+            "leave loss out, or remove the column"
+        )
+
+
+def _log(folder: Path | None, output: OutputPart) -> Any:
+    return contextlib.nullcontext() if folder is None else TrainingLog(folder, output.tensorboard)
+
+
+# --- what decides the result ----------------------------------------------------------------------
+
+
+def _deciding(job: Job, processes: int) -> dict[str, Any]:
+    """Everything that decides the result: what a run must share with one that goes on.
+
+    An option that is newer than the format of checkpoints is named where it is not its default, so
+    that checkpoints of before it can be gone on from.
+    """
+    recipe = job.recipe
+    schedule, evaluation = recipe.schedule, recipe.evaluation
+    values = {
+        "loss": recipe.loss.query_side if job.loss is None else job.loss,
+        **{name: getattr(recipe.loss, name) for name in _FIRST_OPTIONS},
+        **{name: value for name, value in recipe.loss.changes().items() if name != "query_side"},
+        **{name: value for name, value in schedule if name != "threads"},
+        "weighting": recipe.weighting,
+        "refresh": recipe.negatives,
+        "batches": recipe.batches,
+        "prompts": recipe.prompts,
+        "lora": recipe.lora,
+        "evaluation": job.evaluation,
+        "evaluate_every": evaluation.every,
+        "patience": evaluation.patience,
+        "keep": evaluation.keep,
+    }
+    return {
+        **{name: describe(value) for name, value in values.items()},
+        "encoder": {"sha256": fingerprint_encoder(job.model)},
+        "examples": {"rows": len(job.dataset), "sha256": fingerprint_rows(job.dataset)},
+        "processes": processes,
+    }
+
+
+_FIRST_OPTIONS = (
+    "temperature",
+    "precision",
+    "mini_batch_size",
+    "symmetric",
+    "matryoshka_dims",
+    "matryoshka_weights",
+)
+
+
+def describe(value: Any) -> Any:
+    """A value of an option as JSON: objects as their name and numbers, never as code.
+
+    Example:
+        >>> from stope.weighting import Constant
+        >>> describe({"weighting": Constant(), "dims": (8, 4)})
+        {'weighting': {'name': 'constant', 'value': 1.0}, 'dims': [8, 4]}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): describe(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if callable(getattr(value, "fingerprint", None)):
+        return {"name": type(value).__name__, "sha256": value.fingerprint()}
+    if callable(getattr(value, "to_dict", None)):
+        return describe(value.to_dict())
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"name": type(value).__name__, **describe(fields)}
+    if callable(getattr(value, "get_config_dict", None)):
+        return {"name": type(value).__name__, **describe(value.get_config_dict())}
+    return type(value).__name__
+
+
+# --- what changes around the trainer while it runs, and is put back -------------------------------
+
+
+@contextlib.contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """So many threads in stope and in torch meanwhile; None leaves them."""
+    if count is None:
+        yield
+        return
+    before = stope.get_num_threads(), torch.get_num_threads()
+    stope.set_num_threads(count)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        stope.set_num_threads(before[0])
+        torch.set_num_threads(before[1])
+
+
+@contextlib.contextmanager
+def tokens_once(model: Any) -> Iterator[None]:
+    """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
+    if not is_static(model):
+        yield
+        return
+    module = model[0]
+    known: dict[str, Any] = {}
+
+    def preprocess(inputs: Any, prompt: str | None = None, **options: Any) -> dict[str, Any]:
+        texts = [prompt + text for text in inputs] if prompt else list(inputs)
+        new = list(dict.fromkeys(text for text in texts if text not in known))
+        encodings = module.tokenizer.encode_batch(new, add_special_tokens=False)
+        for text, encoding in zip(new, encodings, strict=True):
+            known[text] = np.array(encoding.ids, dtype=np.int32)
+        rows = [known[text] for text in texts]
+        ends = np.cumsum([0, *map(len, rows)])
+        ids = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int64)
+        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(ends[:-1])}
+
+    name = "preprocess" if hasattr(module, "preprocess") else "tokenize"
+    module.__dict__[name] = preprocess
+    try:
+        yield
+    finally:
+        del module.__dict__[name]
+
+
+@contextlib.contextmanager
+def _autocast(model: Any, dtype: str | None) -> Iterator[None]:
+    """Let the model's forward passes in training mode multiply in this type; others do not.
+
+    So also where a loss encodes once more in its backward pass. Embeddings come out in float32.
+    """
+    if dtype is None:
+        yield
+        return
+    forward = model.forward
+
+    def cast(*given: Any, **named: Any) -> Any:
+        if not model.training:
+            return forward(*given, **named)
+        with torch.autocast(model.device.type, dtype=getattr(torch, dtype)):
+            features = forward(*given, **named)
+        half = getattr(torch, dtype)
+        return {
+            name: value.float() if getattr(value, "dtype", None) is half else value
+            for name, value in features.items()
+        }
+
+    model.__dict__["forward"] = cast
+    try:
+        yield
+    finally:
+        del model.__dict__["forward"]
+
+
+@contextlib.contextmanager
+def _quiet(model: Any) -> Iterator[None]:
+    """Keep the libraries' notices (not their errors) and the card's bar off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
+    levels = [logger.level for logger in loggers]
+    card = model.model_card_data
+    examples = card.widget
+    try:
+        card.widget = examples or [{}]  # an empty one would be filled, with a bar, from the rows
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        card.widget = examples
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
