@@ -77,7 +77,7 @@ def steps_of(folder):
 TWO = """
 import json, sys
 import torch
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../support"]
 torch.set_num_threads(1)
 import test_training_checkpoint as these
 from stope.training import train
@@ -99,7 +99,7 @@ def test_two_processes_end_with_the_same_weights(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     given = [
         str(tmp_path / "script.py"),
-        str(SUPPORT),
+        str(Path(__file__).parent),
         str(tmp_path / "run"),
     ]
     for _ in range(2):  # the second time it has come to its end
