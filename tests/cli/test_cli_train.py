@@ -67,7 +67,7 @@ def test_again_needs_resume_or_another_place(call, folder):
     assert "is a finished run; nothing is left to do" in done.stderr
     assert weights(folder / "m") == kept
     other = call("train", "pairs.tsv", "-o", "m", "--epochs", 2, "--resume", code=1)
-    assert "training.epochs (1, now 2)" in one_sentence(other.stderr)
+    assert "--epochs (1, now 2)" in one_sentence(other.stderr)
 
 
 # --- a configuration ---------------------------------------------------------------------------
@@ -123,7 +123,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
         (["pairs.tsv", "--encoder", "./none"], "--encoder ./none: there is no such folder", 1),
         (["pairs.tsv", "-o", "no/model"], "the folder", 1),
         (["pairs.tsv", "--weighting", "often"], "weighting has the name 'often'; there are", 1),
-        (["pairs.tsv", "--holdout", "39"], "evaluation.holdout is 39, which is 39 of 40", 1),
+        (["pairs.tsv", "--holdout", "39"], "--holdout is 39, which is 39 of 40", 1),
         ([], "Missing argument", 2),
     ],
     ids=str,

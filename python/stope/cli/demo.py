@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from stope.cli import support
-from stope.cli.support import reported
+from stope.cli import options
+from stope.cli.terminal import reported
 
 
 @reported
 def demo(
+    context: typer.Context,
     data: Annotated[
         Path | None,
         typer.Option(help="BEIR folder to use.", show_default="the Python installation itself"),
@@ -36,15 +37,20 @@ def demo(
         int, typer.Option(help="Documents taken from the Python installation.", min=100)
     ] = 12_000,
     seed: Annotated[int, typer.Option(help="Of training.", min=0)] = 0,
-    threads: support.Threads = None,
-    debug: support.Debug = False,
+    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
+    threads: options.Threads = None,
+    debug: options.Debug = False,
 ) -> None:
     """Read a corpus, train a retriever, mine its hard negatives, train on, search, and compare.
 
     Nothing is downloaded: the text is the docstrings and sources of the installed Python packages.
     Under five minutes on two cores.
     """
-    support.set_threads(threads)
+    if data is not None:
+        options.without_effect(context, ["max_documents"], "it has no effect beside --data")
+    else:
+        options.without_effect(context, ["unknown_ids"], "it is for the BEIR folder of --data")
+    options.set_threads(threads)
     from stope.demo import run
 
     run(
@@ -53,5 +59,6 @@ def demo(
         output=output,
         seed=seed,
         max_documents=max_documents,
+        unknown_ids=unknown_ids.value,
         console=Console(),
     )

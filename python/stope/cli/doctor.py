@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from stope.cli import support
-from stope.cli.support import reported
+from stope.cli import options
+from stope.cli.terminal import reported
 
 
 @reported
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print JSON.")] = False,
-    debug: support.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Show the version, compiler, instruction sets, threads and optional packages."""
     from stope.cli.installation import describe, plain_text

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from stope.cli import support
-from stope.cli.support import reported
+from stope.cli import options, terminal
+from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
     from stope.evaluation import Evaluation
@@ -20,10 +18,13 @@ if TYPE_CHECKING:
 
 @reported
 def evaluate(
+    context: typer.Context,
     run: Annotated[
         Path,
         typer.Argument(
-            metavar="RUN", help="Run in TREC format (query Q0 document rank score tag)."
+            metavar="RUN",
+            help="Run in TREC format (query Q0 document rank score tag), or .jsonl as [b]stope "
+            "search[/b] writes it.",
         ),
     ],
     qrels: Annotated[
@@ -58,31 +59,37 @@ def evaluate(
         Path | None,
         typer.Option(help="Also write every query's numbers as .jsonl.", show_default="none"),
     ] = None,
-    debug: support.Debug = False,
+    debug: options.Debug = False,
 ) -> None:
     """Score a run against judgements, with confidence intervals by bootstrap over queries.
 
-    Every judged query counts; one that the run lacks scores 0.
+    Every judged query counts; one that the run lacks scores 0. With one judged query there are
+    means and no intervals.
 
     [b]Example:[/b] stope evaluate run.trec qrels/test.tsv --baseline bm25.trec
     """
     if output is not None:
-        support.check_output(output, ".json")
+        options.check_output(output, ".json")
     if per_query is not None:
-        support.check_output(per_query, ".jsonl", ".jsonl.gz")
+        options.check_output(per_query, ".jsonl", ".jsonl.gz")
     from stope.data import open_atomic, read_qrels, read_run, write_jsonl
     from stope.evaluation import evaluate as score
 
     names = tuple(metric) if metric else ("nDCG@10", "MRR@10", "R@100")
     judged = read_qrels(qrels)
-    found = score(read_run(run), judged, names)
-    other = None if baseline is None else score(read_run(baseline), judged, names)
+    results = read_run(run)
+    scored = _of_file(run, lambda: score(results, judged, names))
+    other = None
+    if baseline is not None:
+        earlier = read_run(baseline)
+        other = _of_file(baseline, lambda: score(earlier, judged, names))
     rows = [
-        _row(name, found, other, confidence=confidence, num_samples=num_samples, seed=seed)
+        _row(name, scored, other, confidence=confidence, num_samples=num_samples, seed=seed)
         for name in names
     ]
     if output is not None:
-        document = {"run": str(run), "qrels": str(qrels), "num_queries": found.num_queries}
+        document = {"run": str(run), "qrels": str(qrels), "num_queries": scored.num_queries}
+        document |= {"num_empty": scored.num_empty}
         document |= {"confidence": confidence, "num_samples": num_samples, "seed": seed}
         with open_atomic(output) as file:
             file.write(json.dumps({**document, "metrics": rows}, indent=1) + "\n")
@@ -90,54 +97,79 @@ def evaluate(
         write_jsonl(
             per_query,
             (
-                {"query_id": query, **{name: found.per_query[name][query] for name in names}}
-                for query in found.per_query[names[0]]
+                {"query_id": query, **{name: scored.per_query[name][query] for name in names}}
+                for query in scored.per_query[names[0]]
             ),
         )
-    _show(rows, run, baseline, found.num_queries, confidence)
+    _show(rows, run, baseline, scored, confidence)
+    for path, evaluation in ((run, scored), (baseline, other)):
+        if evaluation is not None and evaluation.num_empty:
+            terminal.say(
+                f"{path} has no document for {evaluation.num_empty:,} of "
+                f"{evaluation.num_queries:,} judged queries, which score 0."
+            )
+    unjudged = sum(query not in judged for query in results)
+    if unjudged:
+        terminal.say(f"{run} has {unjudged:,} queries without judgements, which are left out.")
+
+
+def _of_file(path: Path, work: Callable[[], Evaluation]) -> Evaluation:
+    """The same, with the file's name before what is wrong with its content."""
+    try:
+        return work()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _row(
-    name: str, found: Evaluation, other: Evaluation | None, *, confidence: float, **options: int
+    name: str, scored: Evaluation, other: Evaluation | None, *, confidence: float, **sampling: int
 ) -> dict[str, Any]:
+    """The numbers of one metric; intervals are None with one query, where they are undefined."""
     from stope.evaluation import compare, confidence_interval
 
-    low, high = confidence_interval(found, name, confidence=confidence, **options)
-    row: dict[str, Any] = {"metric": name, "mean": found.mean[name], "low": low, "high": high}
+    several = scored.num_queries > 1
+    low, high = None, None
+    if several:
+        low, high = confidence_interval(scored, name, confidence=confidence, **sampling)
+    row: dict[str, Any] = {"metric": name, "mean": scored.mean[name], "low": low, "high": high}
     if other is not None:
-        difference = asdict(compare(other, found, name, confidence=confidence, **options))
-        row["baseline"] = other.mean[name]
-        row["difference"] = {
-            "mean": difference["mean_difference"],
-            "low": difference["low"],
-            "high": difference["high"],
-            "p_value": difference["p_value"],
-        }
+        gain: dict[str, float | None] = dict.fromkeys(("low", "high", "p_value"))
+        gain = {"mean": scored.mean[name] - other.mean[name], **gain}
+        if several:
+            change = compare(other, scored, name, confidence=confidence, **sampling)
+            gain = {"mean": change.mean_difference, "low": change.low, "high": change.high}
+            gain["p_value"] = change.p_value
+        row |= {"baseline": other.mean[name], "difference": gain}
     return row
 
 
 def _show(
-    rows: list[dict[str, Any]], run: Path, baseline: Path | None, queries: int, confidence: float
+    rows: list[dict[str, Any]],
+    run: Path,
+    baseline: Path | None,
+    scored: Evaluation,
+    confidence: float,
 ) -> None:
-    level = f"{confidence * 100:g}%"
-    table = Table(title=f"{run} on {queries:,} queries", title_justify="left")
-    table.add_column("metric")
-    table.add_column("mean", justify="right")
-    table.add_column(f"{level} interval", justify="right")
+    interval = f"{confidence * 100:g}% interval"
+    header = ["metric", "mean", interval]
     if baseline is not None:
-        table.add_column("baseline", justify="right")
-        table.add_column("difference", justify="right")
-        table.add_column(f"{level} interval", justify="right")
-        table.add_column("p", justify="right")
+        header += ["baseline", "difference", interval, "p"]
+    cells = []
     for row in rows:
-        cells = [row["metric"], f"{row['mean']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}"]
+        cells.append([row["metric"], f"{row['mean']:.4f}", _interval(row, "")])
         if baseline is not None:
             gain = row["difference"]
-            cells += [
-                f"{row['baseline']:.4f}",
-                f"{gain['mean']:+.4f}",
-                f"{gain['low']:+.4f} to {gain['high']:+.4f}",
-                f"{gain['p_value']:.4f}",
-            ]
-        table.add_row(*cells)
-    Console(width=None if Console().is_terminal else 120).print(table)
+            p_value = "undefined" if gain["p_value"] is None else f"{gain['p_value']:.4f}"
+            cells[-1] += [f"{row['baseline']:.4f}", f"{gain['mean']:+.4f}", _interval(gain, "+")]
+            cells[-1].append(p_value)
+    count = scored.num_queries
+    title = f"{run} on {count:,} {'query' if count == 1 else 'queries'}"
+    terminal.show_table(title, header, cells)
+    if count == 1:
+        terminal.say("an interval is undefined with one query; judge more.")
+
+
+def _interval(row: dict[str, Any], sign: str) -> str:
+    if row["low"] is None:
+        return "undefined"
+    return f"{row['low']:{sign}.4f} to {row['high']:{sign}.4f}"

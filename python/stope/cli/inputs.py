@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from stope.cli.support import check_folder
 from stope.data import Pairs, read_beir, read_pairs, read_texts
 
 
@@ -13,6 +13,7 @@ def read_inputs(
     corpus: Path | None,
     *,
     split: str,
+    unknown_ids: Any,
     query_column: str | None,
     positive_column: str | None,
     text_column: str | None,
@@ -21,19 +22,7 @@ def read_inputs(
 ) -> Pairs:
     """Read pairs (and a corpus) from files, or both from a BEIR folder."""
     if pairs.is_dir():
-        check_folder(
-            pairs,
-            corpus,
-            query_column=query_column,
-            positive_column=positive_column,
-            text_column=text_column,
-            id_column=id_column,
-        )
-        if positive_ids:
-            raise ValueError(
-                f"{pairs} is a BEIR folder, which has ids in its qrels; leave --positive-ids away"
-            )
-        return Pairs.from_collection(read_beir(pairs, [split]), split)
+        return Pairs.from_collection(read_beir(pairs, [split], unknown_ids=unknown_ids), split)
     queries, positives = [], []
     for query, positive in read_pairs(pairs, query_column, positive_column):
         queries.append(query)

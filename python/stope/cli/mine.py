@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from stope.cli import support
-from stope.cli.support import reported
+from stope.cli import options, terminal
+from stope.cli.options import without_effect
+from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
-    from stope.data import Pairs
+    from stope.data import ExportSummary, Pairs
     from stope.mining import Mined
 
 
@@ -43,6 +42,8 @@ class Sampling(str, Enum):
     random = "random"
 
 
+_LARGEST_BATCH = 2048
+_SMALLEST_BATCH = 16
 _LIMITS = "Which documents may be negatives"
 _EMBEDDING = "Embeddings"
 
@@ -53,6 +54,7 @@ def _limit(text: str) -> Any:
 
 @reported
 def mine(
+    context: typer.Context,
     pairs: Annotated[
         Path,
         typer.Argument(
@@ -124,8 +126,8 @@ def mine(
         typer.Option(help="Texts per call of the encoder.", min=1, rich_help_panel=_EMBEDDING),
     ] = 256,
     metric: Annotated[
-        support.Metric, typer.Option(help="Similarity.", rich_help_panel=_LIMITS)
-    ] = support.Metric.cosine,
+        options.Metric, typer.Option(help="Similarity.", rich_help_panel=_LIMITS)
+    ] = options.Metric.cosine,
     relative_margin: Annotated[
         float | None, _limit("At most this share below the positive: 0.05 keeps up to 95% of it.")
     ] = None,
@@ -161,15 +163,16 @@ def mine(
             rich_help_panel=_LIMITS,
         ),
     ] = False,
-    split: support.Split = "train",
-    query_column: support.QueryColumn = None,
-    positive_column: support.PositiveColumn = None,
-    text_column: support.CorpusColumn = None,
-    id_column: support.IdColumn = None,
-    positive_ids: support.PositivesAreIds = False,
-    threads: support.Threads = None,
-    quiet: support.Quiet = False,
-    debug: support.Debug = False,
+    split: options.Split = "train",
+    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
+    query_column: options.QueryColumn = None,
+    positive_column: options.PositiveColumn = None,
+    text_column: options.CorpusColumn = None,
+    id_column: options.IdColumn = None,
+    positive_ids: options.PositivesAreIds = False,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Find hard negatives: documents that score high for a query but do not answer it.
 
@@ -177,12 +180,16 @@ def mine(
 
     [b]Example:[/b] stope mine pairs.tsv corpus.jsonl -o negatives.jsonl --relative-margin 0.05
     """
-    support.check_output(output, ".jsonl", ".jsonl.gz", ".parquet")
+    options.check_output(output, ".jsonl", ".jsonl.gz", ".parquet")
     if ids is not None:
-        support.check_output(ids, ".jsonl", ".jsonl.gz")
+        options.check_output(ids, ".jsonl", ".jsonl.gz")
     if summary is not None:
-        support.check_output(summary, ".json")
-    support.set_threads(threads)
+        options.check_output(summary, ".json")
+    options.of_files(context, pairs, corpus)
+    embedded = [path is not None for path in (query_embeddings, corpus_embeddings)]
+    ranged = bool(range_min) or range_max is not None
+    _refuse_idle(context, sampling, ranged=ranged, embedded=embedded)
+    options.set_threads(threads)
     from stope.cli.inputs import describe, read_inputs
     from stope.data import open_atomic, write_jsonl
     from stope.mining import mine as run
@@ -191,6 +198,7 @@ def mine(
         pairs,
         corpus,
         split=split,
+        unknown_ids=unknown_ids.value,
         query_column=query_column,
         positive_column=positive_column,
         text_column=text_column,
@@ -198,24 +206,25 @@ def mine(
         positive_ids=positive_ids,
     )
     if not quiet:
-        support.say(f"{describe(table)}.")
-    given = {
-        name: None if path is None else support.load_embeddings(path)
+        terminal.say(f"{describe(table)}.")
+    embeddings = {
+        name: options.load_embeddings(path, f"--{name.replace('_', '-')}")
         for name, path in (
             ("query_embeddings", query_embeddings),
             ("corpus_embeddings", corpus_embeddings),
         )
+        if path is not None
     }
-    with support.bars(quiet) as bars:
+    with terminal.bars(quiet) as bars:
         model = None
         if encoder is not None:
-            model = support.load_encoder(encoder)
-        elif all(rows is None for rows in given.values()):
+            model = options.load_encoder(encoder)
+        elif not embeddings:
             model = _trained_here(table, bars)
         mined = run(
             table,
             model,
-            **given,
+            **embeddings,
             num_negatives=num_negatives,
             metric=metric.value,
             absolute_margin=absolute_margin,
@@ -240,37 +249,84 @@ def mine(
     if summary is not None:
         with open_atomic(summary) as file:
             file.write(mined.summary().to_json() + "\n")
-    _show(mined, f"{written.rows:,} rows in {written.path}")
+    _show(mined, written)
 
 
-def _trained_here(pairs: Pairs, bars: support.Bars) -> Any:
+def _refuse_idle(
+    context: typer.Context, sampling: Sampling, *, ranged: bool, embedded: list[bool]
+) -> None:
+    """Refuse options that this mining would not read."""
+    if sampling is Sampling.top:
+        without_effect(context, ["seed"], "it has no effect without --sampling random")
+    if not ranged:
+        why = "it has no effect without --range-min or --range-max"
+        without_effect(context, ["range_counts"], why)
+    why = "it has no effect where both sides have embeddings"
+    if all(embedded):
+        of_encoders = ("encoder", "query_prompt", "corpus_prompt", "cache", "batch_size")
+        without_effect(context, of_encoders, why)
+    for side, there in zip(("query", "corpus"), embedded, strict=True):
+        if there:
+            why = f"it has no effect beside --{side}-embeddings"
+            without_effect(context, [f"{side}_prompt"], why)
+
+
+def batch_size_for(rows: int) -> int:
+    """Pairs per batch of a static encoder: large, but at least eight batches an epoch.
+
+    On 916 pairs of SciFact a static encoder reached nDCG@10 0.80 with eight batches an epoch and
+    0.60 with one.
+
+    Example:
+        >>> [batch_size_for(rows) for rows in (5, 100, 1000, 100_000)]
+        [5, 16, 125, 2048]
+    """
+    return min(_LARGEST_BATCH, max(_SMALLEST_BATCH, rows // 8), rows)
+
+
+def _trained_here(pairs: Pairs, bars: terminal.Bars) -> Any:
     """Train the static default encoder on the pairs themselves."""
-    from stope.cli.training import train_encoder
     from stope.encoders import static_encoder
-    from stope.training import pairs_dataset
+    from stope.training import pairs_dataset, train
 
     model = static_encoder(pairs.corpus_texts + pairs.query_texts)
-    train_encoder(model, pairs_dataset(pairs), static=True, progress=bars.stage("training"))
+    examples = pairs_dataset(pairs)
+    size = batch_size_for(len(examples))
+    if not train(model, examples, batch_size=size, progress=bars.stage("training")).steps:
+        raise ValueError(
+            f"no batch of {size} pairs without duplicates can be made from {len(examples)} pairs; "
+            "give more pairs, or an --encoder that is trained"
+        )
     return model
 
 
-def _show(mined: Mined, written: str) -> None:
+def _show(mined: Mined, written: ExportSummary) -> None:
+    from stope.lists import Lists
+
     counts = mined.summary()
-    table = Table(title="Hard negatives", show_header=False, title_justify="left")
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("queries", f"{counts.num_queries:,}")
-    table.add_row("documents", f"{counts.num_corpus:,}")
-    table.add_row("negatives found", f"{counts.num_negatives:,}")
-    table.add_row(f"queries with all {counts.num_negatives_wanted}", f"{counts.complete:,}")
-    table.add_row("queries with fewer", f"{counts.short:,}")
-    table.add_row("queries with none", f"{counts.empty:,}")
-    for reason, number in counts.rejected.items():
-        if number:
-            table.add_row(f"turned away: {reason.replace('_', ' ')}", f"{number:,}")
+    rows = [
+        ("queries", f"{counts.num_queries:,}"),
+        ("documents", f"{counts.num_corpus:,}"),
+        ("negatives found", f"{counts.num_negatives:,}"),
+        (f"queries with all {counts.num_negatives_wanted}", f"{counts.complete:,}"),
+        ("queries with fewer", f"{counts.short:,}"),
+        ("queries with none", f"{counts.empty:,}"),
+    ]
+    rows += [
+        (f"turned away: {reason.replace('_', ' ')}", f"{number:,}")
+        for reason, number in counts.rejected.items()
+        if number
+    ]
     if counts.score_quantiles:
-        table.add_row("score of negatives, median", f"{counts.score_quantiles[2]:.4f}")
-    table.add_row("score of positives, median", f"{counts.positive_quantiles[2]:.4f}")
-    console = Console()
-    console.print(table)
-    console.print(written, highlight=False, soft_wrap=True)
+        rows.append(("score of negatives, median", f"{counts.score_quantiles[2]:.4f}"))
+    rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
+    terminal.show_table("Hard negatives", ["", ""], rows, named=False)
+    terminal.tell(f"{written.rows:,} rows in {written.path}")
+    several = int((Lists(*mined.pairs.positives).lengths > 1).sum())
+    if several and written.rows > counts.num_negatives:
+        terminal.say(
+            f"{several:,} queries have several positives; rows of the format {written.format} "
+            "repeat the negatives of a query beside each of them."
+        )
+    if written.dropped:
+        terminal.say(f"{written.dropped:,} {written.dropped_reason} are left out.")

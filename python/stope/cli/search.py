@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from stope.cli import support
-from stope.cli.support import reported
+from stope.cli import options, terminal
+from stope.cli.options import without_effect
+from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
     from stope.retrieval import Retriever
 
-
 _DEFAULT_K = 100
+_JSON_LINES = (".jsonl", ".jsonl.gz")
+_MOST_NAMED = 5
 
 
 class Method(str, Enum):
@@ -37,6 +39,7 @@ class Fusion(str, Enum):
 
 @reported
 def search(
+    context: typer.Context,
     queries: Annotated[
         Path,
         typer.Argument(
@@ -53,14 +56,20 @@ def search(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Run to write: .trec, .run or .txt for TREC, .jsonl for JSON."
+            "--output",
+            "-o",
+            help="Run to write: .trec, .run or .txt for TREC; .jsonl, which also holds ids with "
+            "blanks.",
         ),
     ] = Path("run.trec"),
     method: Annotated[
         Method,
         typer.Option(help="bm25 needs no model; dense, hybrid and hnsw need --encoder."),
     ] = Method.bm25,
-    encoder: support.Encoder = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Folder or name of a sentence-transformers model.", metavar="PATH"),
+    ] = None,
     corpus_embeddings: Annotated[
         Path | None, typer.Option(help=".npy with one row per document.")
     ] = None,
@@ -75,8 +84,8 @@ def search(
         ),
     ] = None,
     metric: Annotated[
-        support.Metric, typer.Option(help="Similarity of embeddings.")
-    ] = support.Metric.cosine,
+        options.Metric, typer.Option(help="Similarity of embeddings.")
+    ] = options.Metric.cosine,
     fusion: Annotated[Fusion, typer.Option(help="How hybrid merges.")] = Fusion.rrf,
     dense_weight: Annotated[
         float, typer.Option(help="Share of dense in hybrid, 0 to 1.", min=0.0, max=1.0)
@@ -98,47 +107,53 @@ def search(
     ] = False,
     query_prompt: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
     corpus_prompt: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
-    split: support.Split = "test",
-    query_column: support.QueryColumn = None,
-    text_column: support.CorpusColumn = None,
-    id_column: support.IdColumn = None,
+    split: options.Split = "test",
+    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
+    query_column: options.QueryColumn = None,
+    text_column: options.CorpusColumn = None,
+    id_column: options.IdColumn = None,
     tag: Annotated[str, typer.Option(help="Last column of a TREC run.")] = "stope",
-    batch_size: support.BatchSize = 256,
-    threads: support.Threads = None,
-    quiet: support.Quiet = False,
-    debug: support.Debug = False,
+    batch_size: options.BatchSize = 256,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Find the best documents for every query and write them as a run.
 
     [b]Example:[/b] stope search queries.tsv corpus.jsonl -o run.trec --method dense --encoder model
     """
-    support.check_output(output, ".trec", ".run", ".txt", ".jsonl", ".jsonl.gz")
+    options.check_output(output, ".trec", ".run", ".txt", *_JSON_LINES)
     needs_model = method is not Method.bm25
     if needs_model and encoder is None:
         raise typer.BadParameter(f"--method {method.value} needs --encoder", param_hint="--encoder")
-    support.set_threads(threads)
+    as_json = output.name.endswith(_JSON_LINES)
+    _refuse_idle(context, method, as_json=as_json, embedded=corpus_embeddings is not None)
+    options.of_files(context, queries, corpus)
+    options.set_threads(threads)
     from stope.data import write_jsonl, write_run
     from stope.retrieval import search as run_all
 
     query_ids, query_texts, corpus_ids, corpus_texts = _read(
-        queries, corpus, split, query_column, text_column, id_column
+        queries, corpus, split, unknown_ids.value, query_column, text_column, id_column
     )
     if k is not None and k > len(corpus_ids):
         raise ValueError(f"-k is {k} but the corpus has {len(corpus_ids)} documents; lower it")
-    with support.bars(quiet) as bars:
-        parts: list[Retriever] = []
+    if not as_json:
+        _check_ids(queries, query_ids, "query")
+        _check_ids(corpus or queries, corpus_ids, "document")
+        _check_ids("--tag", [tag], "tag")
+    with terminal.bars(quiet) as bars:
+        retrievers: list[Retriever] = []
         if method in (Method.bm25, Method.hybrid):
             from stope.retrieval import Bm25, Tokenizer
 
             words = Tokenizer(stemmer=stemmer, code=code)
-            parts.append(Bm25(corpus_texts, tokenizer=words, progress=bars.stage("words")))
+            retrievers.append(Bm25(corpus_texts, tokenizer=words, progress=bars.stage("words")))
         if needs_model:
-            parts.append(
+            retrievers.append(
                 _dense(
-                    support.load_encoder(str(encoder)),
-                    None
-                    if corpus_embeddings is None
-                    else support.load_embeddings(corpus_embeddings),
+                    options.load_encoder(str(encoder)),
+                    corpus_embeddings,
                     corpus_texts,
                     approximate=method is Method.hnsw,
                     metric=metric.value,
@@ -148,12 +163,12 @@ def search(
                     progress=bars.stage("corpus"),
                 )
             )
-        retriever = parts[0]
-        if len(parts) > 1:
+        retriever = retrievers[0]
+        if len(retrievers) > 1:
             from stope.retrieval import HybridRetriever
 
             weights = (1.0 - dense_weight, dense_weight)
-            retriever = HybridRetriever(parts, method=fusion.value, weights=weights)
+            retriever = HybridRetriever(retrievers, method=fusion.value, weights=weights)
         run = run_all(
             retriever,
             query_ids,
@@ -163,22 +178,59 @@ def search(
             exclude_self=exclude_self,
             progress=bars.stage("search"),
         )
-    if output.name.endswith((".jsonl", ".jsonl.gz")):
+    _check_empty(run)
+    if as_json:
         write_jsonl(output, _json_rows(run))
     else:
         write_run(run, output, tag=tag)
-    found = sum(len(documents) for documents in run.values())
-    Console().print(
-        f"{len(run):,} queries, {found:,} documents found, in {output}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    results = sum(len(documents) for documents in run.values())
+    terminal.tell(f"{len(run):,} queries, {results:,} documents found, in {output}")
+
+
+def _refuse_idle(context: typer.Context, method: Method, *, as_json: bool, embedded: bool) -> None:
+    """Refuse options that this search would not read."""
+    why = f"it has no effect with --method {method.value}"
+    if method is Method.bm25:
+        of_encoders = ("encoder", "corpus_embeddings", "metric", "query_prompt", "corpus_prompt")
+        without_effect(context, (*of_encoders, "batch_size"), why)
+    elif method is not Method.hybrid:
+        without_effect(context, ["stemmer", "code"], why)
+    if method is not Method.hybrid:
+        without_effect(context, ["fusion", "dense_weight"], why)
+    if embedded:
+        without_effect(context, ["corpus_prompt"], "it has no effect beside --corpus-embeddings")
+    if as_json:
+        without_effect(context, ["tag"], "JSON lines have no tag")
+
+
+def _check_ids(source: object, ids: list[str], what: str) -> None:
+    """Refuse, before the search, what could not be written at its end."""
+    wrong = next((name for name in ids if not name or any(map(str.isspace, name))), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{source}: the {what} {wrong!r} holds a blank, which a TREC file cannot hold; write "
+            "JSON lines instead: -o run.jsonl"
+        )
+
+
+def _check_empty(run: dict[str, dict[str, float]]) -> None:
+    """Say which queries found nothing, and refuse a run in which all of them did."""
+    empty = [query for query, documents in run.items() if not documents]
+    if len(empty) == len(run):
+        raise ValueError(
+            "no query found a document, so nothing was written; do queries and corpus share words? "
+            "--stemmer, --code and the other methods find more"
+        )
+    if empty:
+        names = ", ".join(empty[:_MOST_NAMED]) + (", ..." if len(empty) > _MOST_NAMED else "")
+        terminal.say(f"{len(empty):,} of {len(run):,} queries found nothing: {names}.")
 
 
 def _read(
     queries: Path,
     corpus: Path | None,
     split: str,
+    unknown_ids: Any,
     query_column: str | None,
     text_column: str | None,
     id_column: str | None,
@@ -186,14 +238,7 @@ def _read(
     from stope.data import read_beir, read_texts
 
     if queries.is_dir():
-        support.check_folder(
-            queries,
-            corpus,
-            query_column=query_column,
-            text_column=text_column,
-            id_column=id_column,
-        )
-        collection = read_beir(queries, [split])
+        collection = read_beir(queries, [split], unknown_ids=unknown_ids)
         judged = collection.split(split)
         ids, texts = list(judged.query_ids), list(judged.query_texts)
         return ids, texts, collection.corpus_ids, collection.corpus_texts
@@ -214,21 +259,22 @@ def _queries(path: Path, column: str | None) -> tuple[list[str], list[str]]:
 
 
 def _dense(
-    encoder: Any, embeddings: Any, texts: list[str], *, approximate: bool, **options: Any
-) -> Any:
+    encoder: Any, embeddings: Path | None, texts: list[str], *, approximate: bool, **chosen: Any
+) -> Retriever:
     from stope.retrieval import DenseRetriever, HnswRetriever
 
-    if embeddings is not None and len(embeddings) != len(texts):
-        raise ValueError(
-            f"--corpus-embeddings has {len(embeddings)} rows "
-            f"but the corpus has {len(texts)} documents"
-        )
     kind = HnswRetriever if approximate else DenseRetriever
-    corpus = texts if embeddings is None else None
-    return kind(encoder, corpus, embeddings=embeddings, **options)
+    if embeddings is None:
+        return kind(encoder, texts, **chosen)
+    rows = options.load_embeddings(embeddings, "--corpus-embeddings")
+    if len(rows) != len(texts):
+        raise ValueError(
+            f"--corpus-embeddings has {len(rows)} rows but the corpus has {len(texts)} documents"
+        )
+    return kind(encoder, embeddings=rows, **chosen)
 
 
-def _json_rows(run: dict[str, dict[str, float]]) -> Any:
+def _json_rows(run: dict[str, dict[str, float]]) -> Iterator[dict[str, Any]]:
     for query, documents in run.items():
         for rank, (name, score) in enumerate(documents.items(), start=1):
             yield {"query_id": query, "document_id": name, "rank": rank, "score": score}

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from stope.cli import support
-from stope.cli.support import reported
+from stope.cli import options, terminal
+from stope.cli.options import without_effect
+from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
     from stope.runs import RunReport
@@ -140,15 +140,15 @@ def train(
             is_eager=True,
         ),
     ] = False,
-    split: support.Split = "train",
-    query_column: support.QueryColumn = None,
-    positive_column: support.PositiveColumn = None,
-    text_column: support.CorpusColumn = None,
-    id_column: support.IdColumn = None,
-    positive_ids: support.PositivesAreIds = False,
-    threads: support.Threads = None,
-    quiet: support.Quiet = False,
-    debug: support.Debug = False,
+    split: options.Split = "train",
+    query_column: options.QueryColumn = None,
+    positive_column: options.PositiveColumn = None,
+    text_column: options.CorpusColumn = None,
+    id_column: options.IdColumn = None,
+    positive_ids: options.PositivesAreIds = False,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
 ) -> None:
     """Train a retriever on pairs or as a configuration says, judge it, and save it.
 
@@ -157,11 +157,16 @@ def train(
     [b]Examples:[/b] stope train pairs.tsv corpus.jsonl -o model --num-negatives 5
     · stope train --example > config.yaml · stope train config.yaml
     """
-    from stope.cli.training import go_on_with, reporting
     from stope.runs import Config, run
 
     if pairs.suffix.lower() in _YAML:
-        _only_for_files(context)
+        context.meta[terminal.NAMES_KEYS] = True
+        says = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example"}
+        without_effect(
+            context,
+            {parameter.name or "" for parameter in context.command.params} - says,
+            "a configuration says this itself; change it there or with --set",
+        )
         config = Config.from_yaml(pairs, changes or [])
         if threads is not None:
             config = Config.from_dict(
@@ -170,14 +175,17 @@ def train(
                     "training": {**config.to_dict()["training"], "threads": threads},
                 }
             )
-        command = f"stope train {pairs}" + "".join(f" --set {one}" for one in changes or [])
+        command = f"stope train {pairs}" + "".join(f" --set {change}" for change in changes or [])
     else:
-        if changes:
-            raise typer.BadParameter(
-                "it changes a configuration; these files have options of their own",
-                param_hint="--set",
-            )
-        given = {
+        without_effect(
+            context,
+            ["changes"],
+            "it changes a configuration; these files have options of their own",
+        )
+        options.of_files(context, pairs, corpus)
+        if not num_negatives:
+            without_effect(context, ["relative_margin"], "it has no effect without --num-negatives")
+        source = {
             "path": str(pairs),
             "corpus": corpus and str(corpus),
             "split": split,
@@ -189,7 +197,7 @@ def train(
         }
         _check_files(pairs, corpus, num_negatives, output, resume)
         sections: dict[str, Any] = {
-            "data": {name: value for name, value in given.items() if value is not None},
+            "data": {name: value for name, value in source.items() if value is not None},
             "encoder": _encoder(encoder, code, max_tokens),
             "loss": {"temperature": temperature, "precision": precision.value},
             "weighting": weighting,
@@ -216,12 +224,15 @@ def train(
 
     quiet_libraries: Any = transformers.utils.logging
     quiet_libraries.disable_progress_bar()  # of reading and writing weights
-    with reporting(quiet) as bar:
+    with terminal.one_bar(quiet) as bar:
         try:
-            report = run(config, resume=resume, progress=bar.progress, say=bar.say)
+            report = run(config, resume=resume, progress=bar.show, say=bar.say)
         except KeyboardInterrupt:
             bar.close()
-            go_on_with(command)
+            terminal.say(
+                f"interrupted; nothing is lost: {command} --resume goes on from the last "
+                "checkpoint."
+            )
             raise typer.Exit(130) from None
     _show(report)
 
@@ -230,8 +241,8 @@ def _encoder(name: str | None, code: bool, max_tokens: int | None) -> dict[str, 
     if name is None:
         return {"static": {"code": code, "max_tokens": max_tokens}}
     if code:
-        raise typer.BadParameter("it is for a static encoder; leave it away", param_hint="--code")
-    return {"model": support.model_path(name), "max_tokens": max_tokens}
+        raise typer.BadParameter("it is for a static encoder; leave it out", param_hint="--code")
+    return {"model": options.model_path(name), "max_tokens": max_tokens}
 
 
 def _evaluation(pairs: Path, holdout: float | None) -> dict[str, Any] | None:
@@ -242,8 +253,8 @@ def _evaluation(pairs: Path, holdout: float | None) -> dict[str, Any] | None:
     if holdout is not None:
         return {"holdout": holdout, "metrics": metrics}
     if pairs.is_dir():
-        found = any((pairs / "qrels" / f"dev{ending}").exists() for ending in (".tsv", ".tsv.gz"))
-        return {"split": "dev", "metrics": metrics} if found else None
+        files = (pairs / "qrels" / f"dev{ending}" for ending in (".tsv", ".tsv.gz"))
+        return {"split": "dev", "metrics": metrics} if any(map(Path.exists, files)) else None
     return {"holdout": _HOLDOUT, "metrics": metrics} if _has_enough(pairs) else None
 
 
@@ -252,21 +263,6 @@ def _has_enough(pairs: Path) -> bool:
 
     rows = enumerate(read_rows(pairs), start=1)
     return any(number >= _FEWEST_TO_HOLD_OUT for number, _ in rows)
-
-
-def _only_for_files(context: typer.Context) -> None:
-    """Refuse options that say what a configuration says."""
-    allowed = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example"}
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        source = context.get_parameter_source(name)
-        if name not in allowed and source is not None and source.name == "COMMANDLINE":
-            raise typer.BadParameter(
-                "a configuration says this itself; change it there or with --set",
-                param_hint=parameter.opts[-1]
-                if parameter.param_type_name == "option"
-                else "CORPUS",
-            )
 
 
 def _check_files(
@@ -282,8 +278,6 @@ def _check_files(
             f"cannot write {output}: the folder {output.absolute().parent} does not exist; "
             "create it first"
         )
-    if pairs.is_dir():
-        support.check_folder(pairs, corpus)
     if not pairs.is_dir() and (num_negatives or corpus is not None):
         from stope.runs.source import negative_columns
 
@@ -291,40 +285,35 @@ def _check_files(
         if columns:
             raise typer.BadParameter(
                 f"{pairs} brings its own negatives ({', '.join(columns)}); leave CORPUS and "
-                "--num-negatives away",
+                "--num-negatives out",
                 param_hint="PAIRS",
             )
 
 
 def _show(report: RunReport) -> None:
-    from stope.cli.training import metrics_table
-
     done = report.training
-    console = Console()
-    console.print(
+    terminal.tell(
         f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
-        f"{report.model}",
-        highlight=False,
-        soft_wrap=True,
+        f"{report.model}"
     )
-    wide = Console(width=None if console.is_terminal else 120)
     for title, before, after in (
         ("held-out queries", report.before, report.after),
         ("test queries", report.test_before, report.test_after),
     ):
-        if before:
-            wide.print(metrics_table(title, before, after))
-            first = next(iter(before))
-            if after[first] < before[first]:
-                console.print(
-                    f"Training made {first} worse; try a lower learning rate, fewer epochs, a "
-                    "larger relative margin of the negatives, or more pairs.",
-                    highlight=False,
-                    soft_wrap=True,
-                )
-    console.print(
-        f"The model is {report.model}; try it: stope search queries.tsv corpus.jsonl --encoder "
-        f"{report.model}",
-        highlight=False,
-        soft_wrap=True,
+        if not before:
+            continue
+        rows = [
+            (name, f"{value:.4f}", f"{after[name]:.4f}", f"{after[name] - value:+.4f}")
+            for name, value in before.items()
+        ]
+        terminal.show_table(title, ["metric", "before", "after", "gain"], rows)
+        first = next(iter(before))
+        if after[first] < before[first]:
+            terminal.tell(
+                f"Training made {first} worse; try a lower learning rate, fewer epochs, a larger "
+                "relative margin of the negatives, or more pairs."
+            )
+    terminal.tell(
+        f"The model is {report.model}; try it: stope search queries.tsv corpus.jsonl "
+        f"--method dense --encoder {report.model}"
     )

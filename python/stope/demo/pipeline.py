@@ -15,6 +15,7 @@ import numpy as np
 
 from stope.adapters import Adapter, train_adapter
 from stope.data import Collection, Pairs, open_atomic, write_run
+from stope.data.readers.beir import UnknownIds
 from stope.demo import report, sources
 from stope.demo.sources import Material
 from stope.encoders import load_encoder, save_encoder, static_encoder
@@ -73,6 +74,7 @@ def run(
     output: str | os.PathLike[str] | None = None,
     seed: int = 0,
     max_documents: int = 12_000,
+    unknown_ids: UnknownIds = "error",
     console: Any = None,
 ) -> DemoReport:
     """Read a corpus, train a retriever, mine its hard negatives, train on, search, and compare.
@@ -86,6 +88,7 @@ def run(
         output: folder for ``results.json``, ``runs/*.trec`` and ``encoder/``.
         seed: of training and of the division of the Python installation.
         max_documents: documents taken from the Python installation.
+        unknown_ids: of a BEIR folder, as in `stope.data.read_beir`.
         console: a ``rich.console.Console`` to print to; default a new one.
 
     Returns:
@@ -100,7 +103,13 @@ def run(
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
     with show.stage("Reading") as step:
-        material = sources.read(data, max_documents=max_documents, seed=seed, progress=step)
+        material = sources.read(
+            data,
+            max_documents=max_documents,
+            seed=seed,
+            unknown_ids=unknown_ids,
+            progress=step,
+        )
     show.material(material)
     demo = _Demo(material, min(k, len(material.collection.corpus_ids)), seed, show)
     demo.lexical()

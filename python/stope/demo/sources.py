@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stope.data import Collection, read_beir
+from stope.data.readers.beir import UnknownIds
 from stope.demo.python_corpus import read_python
 
 
@@ -37,6 +38,7 @@ def read(
     *,
     max_documents: int,
     seed: int,
+    unknown_ids: UnknownIds = "error",
     progress: Callable[[int, int], object] | None = None,
 ) -> Material:
     """Read a BEIR folder, or the Python installation when ``data`` is None.
@@ -45,7 +47,7 @@ def read(
         ValueError: the folder has no train split, or nothing held out.
     """
     if data is not None:
-        return _beir(Path(data))
+        return _beir(Path(data), unknown_ids)
     python = read_python(max_documents, seed=seed, progress=progress)
     collection = Collection(
         list(python.corpus),
@@ -65,8 +67,8 @@ def read(
     )
 
 
-def _beir(folder: Path) -> Material:
-    collection = read_beir(folder)
+def _beir(folder: Path, unknown_ids: UnknownIds) -> Material:
+    collection = read_beir(folder, unknown_ids=unknown_ids)
     splits = list(collection.splits)
     if "train" not in splits:
         raise ValueError(

@@ -1,0 +1,157 @@
+"""Options that several subcommands have, and the checks of what was given to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import stope
+
+_FILES = "Columns and files"
+
+Debug = Annotated[
+    bool, typer.Option("--debug", metavar="", help="Show the traceback of a failure.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress bars.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads of the search.", show_default="all cores", min=1, max=1024),
+]
+BatchSize = Annotated[int, typer.Option(help="Texts per call of the encoder.", min=1)]
+
+
+class Metric(str, Enum):
+    """Similarities."""
+
+    cosine = "cosine"
+    dot = "dot"
+    euclidean = "euclidean"
+
+
+class UnknownIds(str, Enum):
+    """What becomes of judgements whose query or document is not there."""
+
+    error = "error"
+    drop = "drop"
+    keep = "keep"
+
+
+def _column(text: str) -> Any:
+    return typer.Option(help=text, show_default="found by name", rich_help_panel=_FILES)
+
+
+Split = Annotated[str, typer.Option(help="Split of a BEIR folder.", rich_help_panel=_FILES)]
+CorpusColumn = Annotated[str | None, _column("Column of the texts in CORPUS.")]
+IdColumn = Annotated[str | None, _column("Column of the ids in CORPUS.")]
+QueryColumn = Annotated[str | None, _column("Column of the queries.")]
+PositiveColumn = Annotated[str | None, _column("Column of the positives.")]
+PositivesAreIds = Annotated[
+    bool,
+    typer.Option(
+        "--positive-ids",
+        metavar="",
+        help="The positives in PAIRS are ids of CORPUS, not texts.",
+        rich_help_panel=_FILES,
+    ),
+]
+OfUnknownIds = Annotated[
+    UnknownIds,
+    typer.Option(
+        help="Judgements of a BEIR folder whose query or document is missing there.",
+        rich_help_panel=_FILES,
+    ),
+]
+
+
+def without_effect(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse options that were given and would change nothing, with the reason."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in set(names) and source is not None and source.name == "COMMANDLINE":
+            is_option = parameter.param_type_name == "option"
+            said = max(parameter.opts, key=len) if is_option else str(parameter.metavar)
+            raise typer.BadParameter(why, param_hint=said)
+
+
+def of_files(context: typer.Context, path: Path, corpus: Path | None) -> None:
+    """Refuse, beside files, what is for BEIR folders, and beside a folder what is for files."""
+    columns = ("query_column", "positive_column", "text_column", "id_column")
+    if path.is_dir():
+        if corpus is not None:
+            raise ValueError(f"{path} is a folder, which brings its own corpus; leave {corpus} out")
+        without_effect(context, columns, f"{path} is a BEIR folder, which has no columns")
+        without_effect(context, ["positive_ids"], f"{path} is a BEIR folder, with ids in its qrels")
+        return
+    why = f"{path} is a file; this is for BEIR folders"
+    without_effect(context, ["split", "unknown_ids"], why)
+    if corpus is None:
+        without_effect(
+            context, ["text_column", "id_column"], "it is about CORPUS, and there is none"
+        )
+
+
+def set_threads(count: int | None) -> None:
+    """Size the thread pool of the core, where the option was given."""
+    if count is not None:
+        stope.set_num_threads(count)
+
+
+def check_output(path: Path, *endings: str) -> None:
+    """Refuse, before any work, a path that could not be written at the end."""
+    if not path.name.endswith(endings):
+        raise ValueError(f"cannot write {path}: its name must end in {', '.join(endings)}")
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        )
+
+
+def model_path(name: str) -> str:
+    """Folder or name of a model, as --encoder has it; a path that is no folder is refused.
+
+    Otherwise the hub would be asked for a model of that name.
+    """
+    is_path = name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name
+    if not is_path:
+        return name
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"--encoder {name}: there is no such folder")
+    return str(folder)
+
+
+def load_encoder(name: str) -> Any:
+    """Load the sentence-transformers model that --encoder names."""
+    from stope.encoders import load_encoder as load
+
+    return load(model_path(name))
+
+
+def load_embeddings(path: Path, option: str) -> Any:
+    """Map a .npy array of two dimensions, as the kernels take it."""
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{option} {path} is no .npy file of numbers ({error})") from error
+    what = f"{option} {path}"
+    if not isinstance(array, np.ndarray) or array.ndim != 2:
+        raise ValueError(f"{what} must hold one array of two dimensions (texts, dim)")
+    if str(array.dtype) not in ("float32", "float16", "int8", "|V2", "bfloat16"):
+        raise ValueError(
+            f'{what} holds {array.dtype}; save it as np.save(path, array.astype("float32"))'
+        )
+    if not array.flags.c_contiguous:
+        raise ValueError(
+            f"{what} is in column order (Fortran's); save it as "
+            "np.save(path, np.ascontiguousarray(array))"
+        )
+    return array
