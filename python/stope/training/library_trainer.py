@@ -22,7 +22,7 @@ from stope.encoders import EmbeddingCache, fingerprint_encoder
 from stope.encoders.encode import encode_queries
 from stope.encoders.lora import low_rank
 from stope.encoders.versions import is_static
-from stope.progress import Progress, StageProgress
+from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first
 from stope.training._clock import Clock
 from stope.training._collator import Batches
@@ -131,7 +131,10 @@ def _arguments(job: Job, scratch: str) -> Any:
 
 
 def _run(job: Job, arguments: Any) -> TrainingReport:
-    model, recipe, first = job.model, job.recipe, arguments.process_index == 0
+    first = arguments.process_index == 0
+    if not first:
+        job = dataclasses.replace(job, say=silent, progress=None)
+    model, recipe = job.model, job.recipe
     checkpoints, resumed, folder = _checkpoints(job, arguments.world_size)
     if recipe.weighting is not None:
         columns = check_columns(job.dataset)
@@ -148,7 +151,7 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
         loss = _loss(job, refresh, clock)
         session = Session(TrainingReport(epochs=schedule.epochs or 1), clock, loss, job.say, first)
         evaluate = Evaluate(job.evaluation, recipe.evaluation)
-        tasks = [LogSteps(job.progress if first else None), evaluate, RefreshNegatives(refresh)]
+        tasks = [LogSteps(job.progress), evaluate, RefreshNegatives(refresh)]
         write = WriteCheckpoints(checkpoints, recipe.output.checkpoint_every, tasks)
         if resumed is not None and is_finished(resumed):
             job.say("it had come to its end; the model is taken from it")
