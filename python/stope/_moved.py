@@ -21,7 +21,7 @@ MODULES = {
     "stope.data.jsonl": "stope.data.readers.jsonl",
     "stope.data.tables": "stope.data.readers.tables",
     "stope.data.texts": "stope.data.readers.texts",
-    "stope.data.training_rows": "stope.data.readers.training_rows",
+    "stope.data.training_rows": "stope.data.readers.examples",
     "stope.data.trec": "stope.data.readers.trec",
     "stope.doctor": "stope.cli.installation",
     "stope.mining.cache": "stope.encoders.cache",

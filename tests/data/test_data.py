@@ -122,8 +122,8 @@ def test_beir_round_trip(data, tmp_path_factory):
         ({"qrels": "q1\td1\tx\n"}, r'test\.tsv:1: the relevance is "x", which is not'),
         ({"qrels": QRELS + "q1\td1\t1\n"}, r'test\.tsv:4: document "d1" is judged twice for'),
         ({"qrels": QRELS + "q2\td1\n"}, r"test\.tsv:4: expected 3 columns .* but found 2"),
-        ({"qrels": QRELS + "q2\td9\t1\n"}, r'document "d9", which is not in corpus\.jsonl; pass'),
-        ({"qrels": QRELS + "q9\td1\t1\n"}, r'query "q9", which is not in queries\.jsonl; pass'),
+        ({"qrels": QRELS + "q2\td9\t1\n"}, r"document 'd9', which is not in corpus\.jsonl; pass"),
+        ({"qrels": QRELS + "q9\td1\t1\n"}, r"query 'q9', which is not in queries\.jsonl; pass"),
     ],
 )  # fmt: skip
 def test_malformed_beir_folder_is_reported_with_file_and_line(tmp_path, changes, message):
@@ -363,10 +363,14 @@ def test_qrels_layouts(tmp_path):
             "qrels:1: expected 4 columns .query, iteration, document, relevance., but found 3",
         ),
         (
-            "q1 0 d1 1\nq1 0 d2 1.0\n",
-            'qrels:2: the relevance is "1.0", which is not a whole number',
+            "q1 0 d1 1\nq1 0 d2 1.5\n",
+            'qrels:2: the relevance is "1.5", which is not a whole number',
         ),
-        ("q1 0 d1 1\nq1 0 d1 1\n", 'qrels:2: document "d1" is judged twice'),
+        ("q1 0 d1 1\nq1 0 d2 1_0\n", 'qrels:2: the relevance is "1_0"'),
+        (
+            "q1 0 d1 1\nq1 0 d1 2\n",
+            'qrels:2: document "d1" is judged twice for query "q1", as 1 and as 2; keep one',
+        ),
         ("q1\t\t1\n", "qrels:1: an id is empty"),
         ("query-id\tcorpus-id\n", "qrels:1: expected 3 columns"),
     ],
@@ -378,12 +382,20 @@ def test_malformed_qrels(tmp_path, content, message):
         read_qrels(path)
 
 
+def test_equal_judgements_and_integral_grades_are_accepted(tmp_path):
+    path = tmp_path / "qrels"
+    path.write_text("q1 0 d1 1\nq1 0 d1 1\nq1 0 d2 2.0\n")
+    assert read_qrels(path) == {"q1": {"d1": 1, "d2": 2}}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("q1 Q0 d1 1 0.5\n", "run:1: expected 6 columns .* but found 5"),
         ("q1 Q0 d1 1 high tag\n", 'run:1: the score is "high", which is not a finite number'),
         ("q1 Q0 d1 1 2 t\nq1 Q0 d2 2 nan t\n", 'run:2: the score is "nan"'),
+        ("q1 Q0 d1 1 1_0 t\n", 'run:1: the score is "1_0"'),
+        ("q1 Q0 d1 1 \u0661\u0662 t\n", "run:1: the score is"),
         ("q1 Q0 d1 1 2 t\nq1 Q0 d1 2 1 t\n", 'run:2: document "d1" is retrieved twice'),
     ],
 )

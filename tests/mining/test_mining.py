@@ -76,7 +76,7 @@ def test_judgements_follow_a_document_to_its_copy():
         ),
         (
             lambda: Pairs.from_qrels(["q"], ["a"], ["d"], ["x"], {"q": {"d": 0}}),
-            "No query has a document judged at least 1",
+            "no query has a document judged at least 1",
         ),
     ],
 )

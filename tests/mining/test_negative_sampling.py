@@ -23,7 +23,7 @@ from stope.mining import (
     mixed_negatives,
     sampling_names,
 )
-from stope.mining.quotas import check_quotas, fill_at_random, never_negatives
+from stope.mining.quotas import check_quotas, fill_at_random
 from stope.mining.sampling import Sampling, distinct_numbers, sampling_keys
 
 EVERY = [Top(), Window(2, 7), Uniform(), SimANS(20.0, 0.1), TeacherMargin(4)]
@@ -290,7 +290,7 @@ def test_random_documents_are_equally_likely():
 def test_one_long_list_does_not_widen_the_others(monkeypatch):
     """Chunks of rows give what all rows at once give."""
     pairs = some_pairs()
-    never, size = never_negatives(pairs), len(pairs.corpus_ids)
+    never, size = pairs.never_negatives(), len(pairs.corpus_ids)
     every = np.arange(15)
     keys = sampling_keys(3, 0, 0, every)
     whole = fill_at_random(np.full((15, 6), -1), every, never, size, keys)
@@ -301,7 +301,7 @@ def test_one_long_list_does_not_widen_the_others(monkeypatch):
 
 def test_never_negatives_are_positives_and_the_own_text():
     pairs = some_pairs()
-    offsets, rows = never_negatives(pairs)
+    offsets, rows = pairs.never_negatives()
     for query, text in enumerate(pairs.query_texts):
         own = pairs.positives[1][pairs.positives[0][query] : pairs.positives[0][query + 1]]
         also = {row for row, document in enumerate(pairs.corpus_texts) if document == text}
@@ -313,7 +313,7 @@ def test_lexical_candidates():
     pairs = some_pairs()
     found = lexical_candidates(pairs, 8)
     assert found.shape == (15, 8)
-    offsets, never = never_negatives(pairs)
+    offsets, never = pairs.never_negatives()
     for query, row in enumerate(found):
         assert not set(row) & set(never[offsets[query] : offsets[query + 1]])
     np.testing.assert_array_equal(lexical_candidates(pairs, 8, queries=[4, 2]), found[[4, 2]])
@@ -329,7 +329,7 @@ def test_mixed_negatives():
     assert found.shape == (15, 6)
     np.testing.assert_array_equal(found[:, :3], mined.result.ids[:, :3])
     np.testing.assert_array_equal(found[::2, 3], mined.result.ids[::2, 5])
-    offsets, never = never_negatives(pairs)
+    offsets, never = pairs.never_negatives()
     for query, row in enumerate(found):
         assert len(set(row)) == 6
         assert not set(row) & set(never[offsets[query] : offsets[query + 1]])

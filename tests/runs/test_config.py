@@ -16,7 +16,6 @@ from stope.runs import Config
 from stope.runs.example import EXAMPLE
 from stope.runs.options import differences, plain
 from stope.runs.sections import Source
-from stope.runs.source import source_name
 
 LEAST = {"data": "pairs.tsv", "output": "run"}
 
@@ -52,7 +51,7 @@ def test_short_forms():
             "negatives": "static",
         }
     )
-    assert [source_name(one) for one in config.data] == ["a.tsv", "second"]
+    assert [one.source().title for one in config.data] == ["a.tsv", "second"]
     assert config.encoder.model == "some/model"
     assert config.weighting["name"] == "progressive"
     assert config.batches["name"] == "distinct"

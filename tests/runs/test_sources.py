@@ -13,10 +13,8 @@ pytest.importorskip("yaml", reason="needs the extra train")
 
 from stope.data import Collection, write_beir, write_jsonl
 from stope.runs import Config, run
-from stope.runs.data import read_sources
+from stope.data import Source, read_sources
 from stope.runs.judging import judges
-from stope.runs.sections import Source
-from stope.runs.source import subset
 
 # --- sources -----------------------------------------------------------------------------------
 
@@ -141,7 +139,7 @@ def test_wrong_sources(here, source, message):
     write_beir(Collection(["d"], ["x"], ["q"], ["y"], {"train": {"q": {"d": 1}}}), here / "beir")
     config = Config.from_dict({"data": source, "output": "run"})
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        read_sources(config.data)
+        read_sources([section.source() for section in config.data])
 
 
 def test_several_sources_say_which_is_wrong(here):
@@ -175,11 +173,7 @@ def test_pairs_from_raw_text(here, kind):
     for row in rows:
         row["text"] += " The same five words again here. " + row["text"]
     options = {"kind": kind}
-    data = read_sources(
-        Config.from_dict(
-            {"data": {"path": write("raw.jsonl", rows), "pairs_from": options}, "output": "x"}
-        ).data
-    )
+    data = read_sources([Source(write("raw.jsonl", rows), pairs_from=options)])
     assert len(data.pairs.query_texts) >= 10
 
 
@@ -189,7 +183,7 @@ def test_pairs_from_raw_text(here, kind):
 def judged(here, evaluation, rows=20):
     write("p.jsonl", [{"query": f"q{n}", "positive": f"d{n}"} for n in range(rows)])
     config = Config.from_dict({"data": "p.jsonl", "output": "x", "evaluation": evaluation})
-    return judges(config, read_sources(config.data))
+    return judges(config, read_sources([section.source() for section in config.data]))
 
 
 def test_holding_out(here):
@@ -231,7 +225,7 @@ def test_subset_keeps_rows():
     from stope.data import Pairs
 
     pairs = Pairs.from_texts(["a", "b", "c"], [["x"], ["y", "z"], ["x", "z"]])
-    part = subset(pairs, np.array([1, 2]))
+    part = pairs.take([1, 2])
     assert part.positives[0].tolist() == [0, 2, 4]
     assert [part.corpus_texts[row] for row in part.positives[1]] == ["y", "z", "x", "z"]
 

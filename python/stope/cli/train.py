@@ -279,9 +279,10 @@ def _check_files(
             "create it first"
         )
     if not pairs.is_dir() and (num_negatives or corpus is not None):
-        from stope.runs.source import negative_columns
+        from stope.data import read_rows
+        from stope.data.readers.columns import negative_columns_of
 
-        columns = negative_columns(pairs)
+        columns = negative_columns_of(next((row for _, row in read_rows(pairs)), {}))
         if columns:
             raise typer.BadParameter(
                 f"{pairs} brings its own negatives ({', '.join(columns)}); leave CORPUS and "

@@ -6,8 +6,9 @@ Files are written to a temporary name and renamed, so that a file is there whole
 
 from stope._files.atomic import AtomicFile, atomic_path, open_atomic
 from stope.data.collection import Collection, Qrels, Run, Split
+from stope.data.joining import join_pairs
 from stope.data.negatives import NegativeTable
-from stope.data.pairs import Pairs
+from stope.data.pairs import Pairs, SourcePairs
 from stope.data.raw_pairs import (
     RawPair,
     RawPairs,
@@ -17,12 +18,19 @@ from stope.data.raw_pairs import (
     recurring_spans,
     title_to_body,
 )
-from stope.data.readers.beir import iter_beir_corpus, read_beir, write_beir
-from stope.data.readers.jsonl import read_jsonl, write_jsonl
+from stope.data.readers.beir import iter_beir_corpus, read_beir
+from stope.data.readers.embeddings import read_embeddings
+from stope.data.readers.examples import TrainingExample, read_flagembedding, read_tevatron
+from stope.data.readers.jsonl import read_jsonl
+from stope.data.readers.negative_ids import read_negative_ids
+from stope.data.readers.pairs import Layout, read_examples, read_pairs
 from stope.data.readers.tables import read_rows
-from stope.data.readers.texts import iter_texts, read_pairs, read_texts
-from stope.data.readers.training_rows import TrainingExample, read_flagembedding, read_tevatron
-from stope.data.readers.trec import read_qrels, read_run, write_qrels, write_run
+from stope.data.readers.texts import Document, iter_documents, iter_texts, read_queries, read_texts
+from stope.data.readers.trec import read_qrels, read_run
+from stope.data.sources import Source, SourceData, read_source, read_sources
+from stope.data.text_identity import normal_text, text_key
+from stope.data.writers.beir import write_beir
+from stope.data.writers.jsonl import write_jsonl
 from stope.data.writers.negatives import (
     FORMATS,
     ExportSummary,
@@ -31,12 +39,15 @@ from stope.data.writers.negatives import (
     negative_rows,
     negatives_dataset,
 )
+from stope.data.writers.trec import write_qrels, write_run
 
 __all__ = [
     "FORMATS",
     "AtomicFile",
     "Collection",
+    "Document",
     "ExportSummary",
+    "Layout",
     "NegativeRows",
     "NegativeTable",
     "Pairs",
@@ -44,6 +55,9 @@ __all__ = [
     "RawPair",
     "RawPairs",
     "Run",
+    "Source",
+    "SourceData",
+    "SourcePairs",
     "Split",
     "TrainingExample",
     "atomic_path",
@@ -51,21 +65,31 @@ __all__ = [
     "independent_crops",
     "inverse_cloze",
     "iter_beir_corpus",
+    "iter_documents",
     "iter_texts",
+    "join_pairs",
     "negative_rows",
     "negatives_dataset",
+    "normal_text",
     "open_atomic",
     "query_as_context",
     "read_beir",
+    "read_embeddings",
+    "read_examples",
     "read_flagembedding",
     "read_jsonl",
+    "read_negative_ids",
     "read_pairs",
     "read_qrels",
+    "read_queries",
     "read_rows",
     "read_run",
+    "read_source",
+    "read_sources",
     "read_tevatron",
     "read_texts",
     "recurring_spans",
+    "text_key",
     "title_to_body",
     "write_beir",
     "write_jsonl",

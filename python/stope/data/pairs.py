@@ -1,29 +1,37 @@
-"""What to mine for: queries, a corpus without duplicate texts, and the positives of each query."""
+"""Pairs: queries, a corpus without duplicate texts, and the positives of each query."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from stope.data import Collection
+from stope._checks import shown
+from stope.data.collection import Collection
+from stope.data.documents import DistinctDocuments, TextRows, rows_of_bodies
+from stope.data.text_identity import text_key
+from stope.lists import Lists
+
+Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Queries and corpus by id, and positives as CSR; build it with one of the class methods.
+    """Queries and corpus by id, and the positives of each query; build it by a class method.
 
-    Two documents of equal text are one candidate: the first of them, under its id. So a copy of a
-    positive can never become a negative. A positive that the corpus lacks is added at its end.
+    Two documents of the same text (`stope.data.normal_text` says when that is) are one candidate:
+    the first of them, under its id. So a copy of a positive can never become a negative. A positive
+    that the corpus lacks is added at its end; one that is a document's text without the title is
+    that document.
 
     Attributes:
         query_ids: ids of the queries that have a positive.
-        query_texts: their texts.
+        query_texts: their texts, verbatim.
         corpus_ids: ids of the documents, one per distinct text.
-        corpus_texts: their texts.
-        positives: CSR ``(offsets int64 [queries + 1], rows int64)``, rows ascending.
+        corpus_texts: their texts, verbatim, with the title in front.
+        positives: rows of the corpus for each query, ascending.
         query_rows: place of each query among the queries given, to select given embeddings.
         corpus_rows: place of each document in the corpus given; -1 for an added positive.
         num_queries_given: how many queries were given.
@@ -31,20 +39,28 @@ class Pairs:
         corpus_of: rows of the documents of each source by its name, ascending, where the pairs are
             of several sources that are mined one by one; a document may be of several. None is one
             corpus for all queries.
+        body_starts: where the text begins behind the title, int64 ``[documents]``; None without
+            titles.
 
-    Memory: the lists of strings (not copied) and about 40 bytes per document.
+    Memory: the lists of strings (not copied), about 40 bytes per document, and 200 more once texts
+    are looked up.
     """
 
     query_ids: list[str]
     query_texts: list[str]
     corpus_ids: list[str]
     corpus_texts: list[str]
-    positives: tuple[NDArray[np.int64], NDArray[np.int64]]
-    query_rows: NDArray[np.int64]
-    corpus_rows: NDArray[np.int64]
+    positives: Lists
+    query_rows: Ids
+    corpus_rows: Ids
     num_queries_given: int
     num_corpus_given: int
-    corpus_of: Mapping[str | int, NDArray[np.int64]] | None = None
+    corpus_of: Mapping[str | int, Ids] | None = None
+    body_starts: Ids | None = None
+    _looked_up: list[TextRows] = field(default_factory=list, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positives", Lists(*self.positives))
 
     @classmethod
     def from_texts(
@@ -55,6 +71,8 @@ class Pairs:
         *,
         query_ids: Sequence[str] | None = None,
         corpus_ids: Sequence[str] | None = None,
+        corpus_titles: Sequence[str] | None = None,
+        positive_titles: Sequence[Sequence[str]] | None = None,
     ) -> Pairs:
         """Build from (query, positive) texts and, optionally, a larger corpus.
 
@@ -66,40 +84,84 @@ class Pairs:
             corpus: texts to find negatives in; without it, all the positives.
             query_ids: names of the lines; default "q0", "q1", ... A merged query has its first.
             corpus_ids: names of the documents; default "d0", "d1", ...
+            corpus_titles: titles, "" where there is none; each begins its document.
+            positive_titles: the same for each positive, aligned with lists of positives.
 
         Raises:
             ValueError: no queries, lengths that disagree, duplicated ids, no positives for a query.
 
         Example:
-            >>> pairs = Pairs.from_texts(["ore?", "pit?", "ore?"], ["rock", "hole", "mineral"])
-            >>> pairs.query_texts, pairs.corpus_texts, pairs.positives[0].tolist()
+            >>> pairs = Pairs.from_texts(["ore?", "pit?", "Ore?"], ["rock", "hole", "mineral"])
+            >>> pairs.query_texts, pairs.corpus_texts, pairs.positives.offsets.tolist()
             (['ore?', 'pit?'], ['rock', 'hole', 'mineral'], [0, 2, 3])
+        """
+        return cls.from_lines(
+            queries,
+            positives,
+            corpus,
+            query_ids=query_ids,
+            corpus_ids=corpus_ids,
+            corpus_titles=corpus_titles,
+            positive_titles=positive_titles,
+        )[0]
+
+    @classmethod
+    def from_lines(
+        cls,
+        queries: Sequence[str],
+        positives: Sequence[str] | Sequence[Sequence[str]],
+        corpus: Sequence[str] = (),
+        *,
+        query_ids: Sequence[str] | None = None,
+        corpus_ids: Sequence[str] | None = None,
+        corpus_titles: Sequence[str] | None = None,
+        positive_titles: Sequence[Sequence[str]] | None = None,
+    ) -> tuple[Pairs, Lists]:
+        """`from_texts`, and the lines (places in queries) that each positive stands in.
+
+        >>> pairs, lines = Pairs.from_lines(["ore?", "ore?"], ["rock", "Rock"])
+        >>> pairs.positives.ids.tolist(), lines.row(0).tolist()
+        ([0], [0, 1])
         """
         if not len(queries):
             raise ValueError("queries is empty; there is nothing to mine for")
         if len(queries) != len(positives):
             raise ValueError(f"positives has {len(positives)} entries for {len(queries)} queries")
-        answers = [[given] if isinstance(given, str) else list(given) for given in positives]
-        flat = [text for texts in answers for text in texts]
-        documents = list(corpus) if len(corpus) else flat
-        table = _Corpus(documents, _names(corpus_ids, len(documents), "d", "corpus_ids"))
-        names = _names(query_ids, len(queries), "q", "query_ids")
-        first: dict[str, int] = {}
-        rows: dict[str, set[int]] = {}
-        for line, (query, texts) in enumerate(zip(queries, answers, strict=True)):
-            first.setdefault(query, line)
-            rows.setdefault(query, set()).update(table.row(text) for text in texts)
-        lonely = next((query for query, found in rows.items() if not found), None)
+        answers = [[answer] if isinstance(answer, str) else list(answer) for answer in positives]
+        titles = [[""] * len(texts) for texts in answers]
+        if positive_titles is not None:
+            titles = [list(texts) for texts in positive_titles]
+            _aligned("positive_titles", titles, "positives", answers)
+        documents, document_titles = list(corpus), corpus_titles
+        if not documents:
+            documents = [text for texts in answers for text in texts]
+            document_titles = [title for line in titles for title in line]
+        ids = _unique_ids(corpus_ids, len(documents), "d", "corpus_ids")
+        table = DistinctDocuments(documents, ids, document_titles)
+        names = _unique_ids(query_ids, len(queries), "q", "query_ids")
+        first: dict[bytes, int] = {}
+        lines_of: dict[bytes, dict[int, list[int]]] = {}
+        for line, query in enumerate(queries):
+            key = text_key(query)
+            first.setdefault(key, line)
+            answered = lines_of.setdefault(key, {})
+            for text, title in zip(answers[line], titles[line], strict=True):
+                for row in table.rows_of_positive(text, title):
+                    answered.setdefault(row, []).append(line)
+        lonely = next((first[key] for key, answered in lines_of.items() if not answered), None)
         if lonely is not None:
-            raise ValueError(f"queries[{first[lonely]}] has no positives: {lonely[:80]!r}")
-        return cls._assemble(
-            [names[line] for line in first.values()],
-            list(first),
+            raise ValueError(f"queries[{lonely}] has no positives: {shown(queries[lonely])}")
+        kept = list(first.values())
+        pairs = cls._of(
             table,
-            rows.values(),
-            np.fromiter(first.values(), np.int64, len(first)),
+            [names[line] for line in kept],
+            [queries[line] for line in kept],
+            lines_of.values(),
+            np.array(kept, dtype=np.int64),
             len(queries),
         )
+        lines = [answered[row] for answered in lines_of.values() for row in sorted(answered)]
+        return pairs, Lists.from_sequences(lines)
 
     @classmethod
     def from_qrels(
@@ -110,7 +172,8 @@ class Pairs:
         corpus_texts: Sequence[str],
         qrels: Mapping[str, Mapping[str, int]],
         *,
-        min_relevance: int = 1,
+        min_relevance: float = 1,
+        corpus_titles: Sequence[str] | None = None,
     ) -> Pairs:
         """Build from judgements ``{query id: {document id: relevance}}``.
 
@@ -120,25 +183,27 @@ class Pairs:
         Raises:
             ValueError: duplicated ids, a judged document that the corpus lacks, or no query left.
         """
-        if len(query_ids) != len(query_texts):
-            raise ValueError(f"query_ids has {len(query_ids)} ids for {len(query_texts)} texts")
-        table = _Corpus(list(corpus_texts), _names(corpus_ids, len(corpus_texts), "", "corpus_ids"))
+        names = _unique_ids(query_ids, len(query_texts), "q", "query_ids")
+        ids = _unique_ids(corpus_ids, len(corpus_texts), "d", "corpus_ids")
+        table = DistinctDocuments(list(corpus_texts), ids, corpus_titles)
         kept, rows = [], []
-        for place, query in enumerate(_names(query_ids, len(query_texts), "", "query_ids")):
+        for place, query in enumerate(names):
             judged = qrels.get(query, {})
-            found = {table.named(name) for name, level in judged.items() if level >= min_relevance}
-            if found:
+            relevant = {
+                table.named(name) for name, grade in judged.items() if grade >= min_relevance
+            }
+            if relevant:
                 kept.append(place)
-                rows.append(found)
+                rows.append(relevant)
         if not kept:
             raise ValueError(
-                f"No query has a document judged at least {min_relevance}; check that qrels use "
+                f"no query has a document judged at least {min_relevance:g}; check that qrels use "
                 "the ids of the queries and the corpus, or lower min_relevance"
             )
-        return cls._assemble(
-            [query_ids[place] for place in kept],
-            [query_texts[place] for place in kept],
+        return cls._of(
             table,
+            [names[place] for place in kept],
+            [query_texts[place] for place in kept],
             rows,
             np.array(kept, dtype=np.int64),
             len(query_texts),
@@ -146,7 +211,7 @@ class Pairs:
 
     @classmethod
     def from_collection(
-        cls, collection: Collection, split: str = "train", *, min_relevance: int = 1
+        cls, collection: Collection, split: str = "train", *, min_relevance: float = 1
     ) -> Pairs:
         """Build from one split of a `stope.data.Collection`, such as a BEIR folder."""
         return cls.from_qrels(
@@ -156,83 +221,206 @@ class Pairs:
             collection.corpus_texts,
             collection.split(split).qrels,
             min_relevance=min_relevance,
+            corpus_titles=collection.corpus_titles,
         )
 
     @classmethod
-    def _assemble(
+    def _of(
         cls,
+        table: DistinctDocuments,
         query_ids: list[str],
         query_texts: list[str],
-        table: _Corpus,
-        rows: Iterable[set[int]],
-        query_rows: NDArray[np.int64],
+        rows: Iterable[Iterable[int]],
+        query_rows: Ids,
         num_queries_given: int,
     ) -> Pairs:
-        sorted_rows = [sorted(found) for found in rows]
-        offsets = np.zeros(len(sorted_rows) + 1, dtype=np.int64)
-        np.cumsum([len(found) for found in sorted_rows], out=offsets[1:])
-        flat = np.fromiter((row for found in sorted_rows for row in found), np.int64, offsets[-1])
         return cls(
             query_ids,
             query_texts,
             table.ids,
             table.texts,
-            (offsets, flat),
+            Lists.from_sequences([sorted(answered) for answered in rows]),
             query_rows,
             np.array(table.places, dtype=np.int64),
             num_queries_given,
             table.num_given,
+            body_starts=np.array(table.starts, dtype=np.int64) if any(table.starts) else None,
         )
 
-    def same_text_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Corpus rows whose text is the query itself, as CSR (at most one per query)."""
-        row_of = {text: row for row, text in enumerate(self.corpus_texts)}
-        found = [row_of.get(text, -1) for text in self.query_texts]
-        rows = np.array(found, dtype=np.int64)
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(rows >= 0, out=offsets[1:])
-        return offsets, rows[rows >= 0]
+    def take(self, queries: ArrayLike) -> Pairs:
+        """The pairs of these queries, in this order, over the same corpus.
+
+        Embeddings that were given for all queries still fit, since `query_rows` says which rows.
+
+        >>> pairs = Pairs.from_texts(["a", "b", "c"], ["x", "y", "z"]).take([0, 2])
+        >>> pairs.query_texts, pairs.positives.ids.tolist(), pairs.query_rows.tolist()
+        (['a', 'c'], [0, 2], [0, 2])
+        """
+        positives = self.positives.take(queries)
+        chosen = np.asarray(queries, dtype=np.int64)
+        return replace(
+            self,
+            query_ids=[self.query_ids[query] for query in chosen.tolist()],
+            query_texts=[self.query_texts[query] for query in chosen.tolist()],
+            positives=positives,
+            query_rows=self.query_rows[chosen],
+        )
+
+    def renumbered(self) -> Pairs:
+        """The same pairs, whose embeddings have one row per query and document that is here."""
+        return replace(
+            self,
+            query_rows=np.arange(len(self.query_ids)),
+            corpus_rows=np.arange(len(self.corpus_ids)),
+            num_queries_given=len(self.query_ids),
+            num_corpus_given=len(self.corpus_ids),
+        )
+
+    def of_sources(self, sources: Sequence[str | int] | None = None) -> tuple[SourcePairs, ...]:
+        """Take pairs apart by the sources of their queries, each with its own corpus.
+
+        Args:
+            sources: the source of each query.
+
+        Returns:
+            The sources that have a query, in the order of ``corpus_of``; all pairs as one where
+            sources is None or the pairs have no ``corpus_of``.
+
+        Raises:
+            ValueError: not one source per query, a source without documents, or a positive that its
+                query's source does not have.
+
+        Memory: lists of references to the texts of each source, and 40 bytes per document and
+        source.
+
+        Example:
+            >>> one, other = (Pairs.from_texts([text], [text]) for text in ("ore", "pit"))
+            >>> from stope.data import join_pairs
+            >>> pairs, _ = join_pairs({"mine": one, "dig": other})
+            >>> [(part.name, part.pairs.corpus_texts) for part in pairs.of_sources(["mine", "dig"])]
+            [('mine', ['ore']), ('dig', ['pit'])]
+        """
+        count = len(self.query_ids)
+        if sources is None or self.corpus_of is None:
+            return (SourcePairs(None, self, np.arange(count), np.arange(len(self.corpus_ids))),)
+        if len(sources) != count:
+            raise ValueError(f"sources has {len(sources)} names for {count} queries")
+        queries_of: dict[str | int, list[int]] = {name: [] for name in self.corpus_of}
+        for query, name in enumerate(sources):
+            if name not in queries_of:
+                known = ", ".join(map(repr, queries_of))
+                raise ValueError(
+                    f"query {shown(self.query_ids[query])} is of the source {shown(name)}, but "
+                    f"corpus_of has the documents of {known} alone; add those of {shown(name)}"
+                )
+            queries_of[name].append(query)
+        return tuple(
+            self._of_source(name, np.array(queries, dtype=np.int64), self.corpus_of[name])
+            for name, queries in queries_of.items()
+            if queries
+        )
+
+    def _of_source(self, name: str | int, queries: Ids, documents: Ids) -> SourcePairs:
+        part = self.take(queries)
+        foreign = np.flatnonzero(~np.isin(part.positives.ids, documents))
+        if len(foreign):
+            row = int(part.positives.ids[foreign[0]])
+            raise ValueError(
+                f"document {shown(self.corpus_ids[row])} is a positive of the source "
+                f"{shown(name)}, but corpus_of does not have it among that source's documents; add "
+                "it"
+            )
+        rows = documents.tolist()
+        pairs = replace(
+            part,
+            corpus_ids=[self.corpus_ids[row] for row in rows],
+            corpus_texts=[self.corpus_texts[row] for row in rows],
+            positives=Lists(part.positives.offsets, np.searchsorted(documents, part.positives.ids)),
+            body_starts=None if self.body_starts is None else self.body_starts[documents],
+            corpus_of=None,
+            _looked_up=[],
+        )
+        return SourcePairs(name, pairs.renumbered(), queries, documents)
+
+    def rows_of(self, texts: Sequence[str]) -> Ids:
+        """The document of each text, int64 ``[texts]``; -1 where the corpus does not have it.
+
+        >>> Pairs.from_texts(["ore?"], ["Rock"]).rows_of(["rock ", "sea"]).tolist()
+        [0, -1]
+        """
+        lookup = self._lookup()
+        keys = map(text_key, texts)
+        rows = [lookup.rows.get(key, lookup.bodies.get(key, (-1,))[0]) for key in keys]
+        return np.array(rows, dtype=np.int64)
+
+    def same_text_rows(self) -> Lists:
+        """Documents whose text, with the title or without it, is the query itself."""
+        lookup = self._lookup()
+        rows = []
+        for key in map(text_key, self.query_texts):
+            whole = [lookup.rows[key]] if key in lookup.rows else []
+            rows.append(sorted({*whole, *lookup.bodies.get(key, ())}))
+        return Lists.from_sequences(rows)
+
+    def never_negatives(self) -> Lists:
+        """Documents that are no negatives of each query: its positives, and its own text.
+
+        Returns:
+            Rows of the corpus, ascending.
+
+        Memory: O(positives).
+
+        >>> pairs = Pairs.from_texts(["ore"], ["rock"], ["ore", "sea", "rock"])
+        >>> pairs.never_negatives().ids
+        array([0, 2])
+        """
+        return self.positives.union(self.same_text_rows())
+
+    def _lookup(self) -> TextRows:
+        """Rows by the keys of their texts: made once, and shared with what `take` makes."""
+        if not self._looked_up or self._looked_up[0].texts is not self.corpus_texts:
+            rows: dict[bytes, int] = {}
+            for row, text in enumerate(self.corpus_texts):
+                rows.setdefault(text_key(text), row)
+            starts = [] if self.body_starts is None else self.body_starts.tolist()
+            lookup = TextRows(self.corpus_texts, rows, rows_of_bodies(self.corpus_texts, starts))
+            self._looked_up[:] = [lookup]
+        return self._looked_up[0]
 
 
-class _Corpus:
-    """Documents by distinct text; the first of equal texts stands for all."""
+@dataclass(frozen=True, eq=False)
+class SourcePairs:
+    """The pairs of one source, which count its queries and documents from 0.
 
-    def __init__(self, texts: list[str], ids: list[str]) -> None:
-        self.texts: list[str] = []
-        self.ids: list[str] = []
-        self.places: list[int] = []
-        self.num_given = len(texts)
-        self._row_of_text: dict[str, int] = {}
-        self._row_of_id: dict[str, int] = {}
-        self._added = 0
-        for place, (name, text) in enumerate(zip(ids, texts, strict=True)):
-            if text not in self._row_of_text:
-                self._append(name, text, place)
-            self._row_of_id[name] = self._row_of_text[text]
+    Attributes:
+        name: of the source; None where all pairs are one.
+        pairs: its queries, documents and positives.
+        queries: int64, their rows among all queries, ascending.
+        documents: int64, their rows in the corpus of all, ascending.
+    """
 
-    def row(self, text: str) -> int:
-        """Row of this text, added at the end where it is missing."""
-        if text not in self._row_of_text:
-            while (name := f"positive-{self._added}") in self._row_of_id:
-                self._added += 1
-            self._append(name, text, -1)
-            self._row_of_id[name] = self._row_of_text[text]
-        return self._row_of_text[text]
+    name: str | int | None
+    pairs: Pairs
+    queries: Ids
+    documents: Ids
 
-    def named(self, name: str) -> int:
-        """Row of the document of this id."""
-        if name not in self._row_of_id:
-            raise ValueError(f"qrels name document {name!r}, which the corpus lacks")
-        return self._row_of_id[name]
+    def of_all(self, rows: Ids) -> Ids:
+        """Rows of the source's documents as rows of the corpus of all; -1 stays."""
+        return np.where(rows >= 0, self.documents[rows], np.int64(-1))
 
-    def _append(self, name: str, text: str, place: int) -> None:
-        self._row_of_text[text] = len(self.texts)
-        self.texts.append(text)
-        self.ids.append(name)
-        self.places.append(place)
+    def of_source(self, rows: Ids) -> Ids:
+        """Rows of the corpus of all, each a document of the source, as its rows; -1 stays."""
+        return np.where(rows >= 0, np.searchsorted(self.documents, rows), np.int64(-1))
 
 
-def _names(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
+def _aligned(
+    name: str, lists: Sequence[Sequence[str]], other: str, others: Sequence[Sequence[str]]
+) -> None:
+    if [len(line) for line in lists] != [len(line) for line in others]:
+        raise ValueError(f"{name} and {other} differ in length; give one for each, list by list")
+
+
+def _unique_ids(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
     if ids is None:
         return [f"{letter}{place}" for place in range(count)]
     names = list(ids)
@@ -241,5 +429,5 @@ def _names(ids: Sequence[str] | None, count: int, letter: str, argument: str) ->
     if len(set(names)) != count:
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{argument} has {twice!r} more than once; ids must be unique")
+        raise ValueError(f"{argument} has {shown(twice)} more than once; ids must be unique")
     return names

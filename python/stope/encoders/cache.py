@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import integer
+from stope.data.text_identity import fingerprint_texts
 from stope.encoders._shards import FORMAT, VERSION, Manifest, kept_array
 from stope.encoders.encode import encode_corpus, encode_queries
-from stope.encoders.fingerprint import fingerprint_encoder, fingerprint_texts
+from stope.encoders.fingerprint import fingerprint_encoder
 
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}
 

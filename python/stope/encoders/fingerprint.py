@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from stope._extras import need
@@ -65,16 +64,6 @@ def fingerprint_encoder(encoder: Any) -> str:
         if tokenizer is not None and id(tokenizer) not in seen:
             seen.add(id(tokenizer))
             _add(digest, "tokenizer", _tokenizer_text(tokenizer))
-    return digest.hexdigest()
-
-
-def fingerprint_texts(texts: Iterable[str]) -> str:
-    """Return a SHA-256 hex digest of texts and their order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope.data import Collection, Pairs
-from stope.encoders.fingerprint import fingerprint_texts
+from stope.data.text_identity import fingerprint_texts
 from stope.evaluation.metrics import Evaluation, evaluate
 from stope.lists import Lists
 from stope.retrieval import DenseRetriever

@@ -15,11 +15,10 @@ from stope._checks import integer
 from stope._host import on_host
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
+from stope.lists import Lists
 from stope.mining._embedded import embeddings_of, silent
-from stope.mining.quotas import never_negatives
 
 Ids = NDArray[np.int64]
-Csr = tuple[Ids, Ids]
 _QUERIES = 64  # whose positives are scored in one call
 
 
@@ -29,7 +28,7 @@ class Consistency:
 
     Attributes:
         pairs: what was judged.
-        kept: bool, one per positive, aligned with ``pairs.positives[1]``.
+        kept: bool, one per positive, aligned with ``pairs.positives.ids``.
         ranks: int64, likewise: 1 + how many other documents score strictly higher;
             greatest_rank + 1 where that is more than was counted.
         scores: float32, likewise: of query and positive.
@@ -51,30 +50,22 @@ class Consistency:
         Raises:
             ValueError: nothing was kept.
         """
-        offsets, rows = self.pairs.positives
-        ends = _counted(self.kept)[offsets]
-        alive = np.flatnonzero(np.diff(ends) > 0)
+        kept = _filtered(self.pairs.positives, self.kept)
+        alive = np.flatnonzero(kept.lengths)
         if not len(alive):
             raise ValueError(
-                f"none of the {len(rows)} pairs was kept; raise top, or use a better encoder"
+                f"none of the {len(self.kept)} pairs was kept; raise top, or use a better encoder"
             )
-        return replace(
-            self.pairs,
-            query_ids=[self.pairs.query_ids[query] for query in alive.tolist()],
-            query_texts=[self.pairs.query_texts[query] for query in alive.tolist()],
-            positives=_select((offsets, rows), self.kept, alive),
-            query_rows=self.pairs.query_rows[alive],
-        )
+        return replace(self.pairs.take(alive), positives=kept.take(alive))
 
-    def dropped(self) -> Csr:
-        """Dropped positives of each query of `kept_pairs`, CSR of corpus rows."""
-        offsets, _ = self.pairs.positives
-        ends = _counted(self.kept)[offsets]
-        return _select(self.pairs.positives, ~self.kept, np.flatnonzero(np.diff(ends) > 0))
+    def dropped(self) -> Lists:
+        """Dropped positives of each query of `kept_pairs`, as corpus rows."""
+        alive = np.flatnonzero(_filtered(self.pairs.positives, self.kept).lengths)
+        return _filtered(self.pairs.positives, ~self.kept).take(alive)
 
     def summary(self) -> dict[str, Any]:
         """Counts, and the share of pairs at the first ranks, for a report."""
-        queries = int((np.add.reduceat(self.kept, self.pairs.positives[0][:-1]) > 0).sum())
+        queries = np.count_nonzero(_filtered(self.pairs.positives, self.kept).lengths)
         shares = {
             f"rank {limit} or better": float((self.ranks <= limit).mean())
             for limit in (1, 2, 5, 10, 100)
@@ -185,47 +176,38 @@ def consistency_filter(
     )
     scores = _pair_scores(queries, corpus, pairs.positives, metric)
     others = on_host(best.scores)
-    query_of = np.repeat(np.arange(len(pairs.query_ids)), np.diff(pairs.positives[0]))
+    query_of = pairs.positives.owners
     ranks = np.ones(len(scores), dtype=np.int64)
     for place in range(others.shape[1]):
         ranks += others[query_of, place] > scores
     return Consistency(pairs, ranks <= top, ranks, scores, limit)
 
 
-def _excluded(pairs: Pairs, sample: Ids | None, query_text: bool) -> Csr:
+def _excluded(pairs: Pairs, sample: Ids | None, query_text: bool) -> Lists:
     """A query's positives, and the document that is the query, by their rows in the sample."""
-    offsets, rows = never_negatives(pairs) if query_text else pairs.positives
+    never = pairs.never_negatives() if query_text else pairs.positives
     if sample is None:
-        return offsets, rows
+        return never
     place = np.full(len(pairs.corpus_ids), -1, dtype=np.int64)
     place[sample] = np.arange(len(sample))
-    places = place[rows]
-    inside = places >= 0
-    return _counted(inside)[offsets], places[inside]
+    places = place[never.ids]
+    return _filtered(Lists(never.offsets, places), places >= 0)
 
 
-def _pair_scores(queries: Any, corpus: Any, positives: Csr, metric: str) -> NDArray[np.float32]:
+def _pair_scores(queries: Any, corpus: Any, positives: Lists, metric: str) -> NDArray[np.float32]:
     """Canonical scores of every query with its own positives, some queries at a time."""
-    offsets, rows = positives
-    scores = np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(offsets) - 1, _QUERIES):
-        stop = min(start + _QUERIES, len(offsets) - 1)
-        part = slice(int(offsets[start]), int(offsets[stop]))
-        block = stope.similarity(queries[start:stop], corpus[rows[part]], metric=metric)
-        query_of = np.repeat(np.arange(stop - start), np.diff(offsets[start : stop + 1]))
-        scores[part] = on_host(block)[query_of, np.arange(len(query_of))]
+    scores = np.empty(len(positives.ids), dtype=np.float32)
+    for start in range(0, positives.num_lists, _QUERIES):
+        part = positives.take(range(start, min(start + _QUERIES, positives.num_lists)))
+        block = stope.similarity(
+            queries[start : start + part.num_lists], corpus[part.ids], metric=metric
+        )
+        first = int(positives.offsets[start])
+        here = slice(first, first + len(part.ids))
+        scores[here] = on_host(block)[part.owners, np.arange(len(part.ids))]
     return scores
 
 
-def _select(lists: Csr, keep: NDArray[np.bool_], alive: Ids) -> Csr:
-    """The entries to keep of the queries that are alive."""
-    offsets, rows = lists
-    query_of = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    chosen = keep & np.isin(query_of, alive)
-    counts = np.bincount(query_of[chosen], minlength=len(offsets) - 1)[alive]
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), rows[chosen]
-
-
-def _counted(chosen: NDArray[np.bool_]) -> Ids:
-    """How many are chosen before each place, int64 ``[len + 1]``: CSR offsets of what is left."""
-    return np.concatenate([[0], np.cumsum(chosen)]).astype(np.int64)
+def _filtered(lists: Lists, keep: NDArray[np.bool_]) -> Lists:
+    """The entries to keep of each list."""
+    return Lists.from_owners(lists.owners[keep], lists.ids[keep], lists.num_lists)

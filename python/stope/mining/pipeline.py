@@ -13,10 +13,9 @@ import stope
 from stope._host import on_host
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
+from stope.lists import Lists
 from stope.mining._embedded import embeddings_of, silent
 from stope.mining.mined import Mined
-
-Csr = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 def mine(
@@ -164,7 +163,7 @@ def _all_on_host(found: stope.HardNegatives) -> stope.HardNegatives:
 
 
 def _positive_scores(
-    queries: Any, corpus: Any, positives: Csr, found: stope.HardNegatives, metric: str
+    queries: Any, corpus: Any, positives: Lists, found: stope.HardNegatives, metric: str
 ) -> NDArray[np.float32]:
     """Score of every positive: the minimum where a query has one, computed where it has several."""
     offsets, rows = positives

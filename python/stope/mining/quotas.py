@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from stope._checks import integer
 from stope.data.pairs import Pairs
+from stope.lists import Lists
 from stope.mining.mined import Mined
 from stope.mining.sampling import Keys, distinct_numbers, sampling_keys
 
 Ids = NDArray[np.int64]
-Csr = tuple[Ids, Ids]
 
 SOURCES = ("dense", "bm25", "random")
 _CHUNK_ELEMENTS = 1 << 20
@@ -79,36 +79,13 @@ def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
     return found
 
 
-def never_negatives(pairs: Pairs) -> Csr:
-    """Corpus rows that are no negatives of each query: its positives, and its own text.
-
-    Returns:
-        CSR ``(offsets int64 [queries + 1], rows int64)``, rows ascending.
-
-    Memory: O(positives).
-
-    Example:
-        >>> pairs = Pairs.from_texts(["ore"], ["rock"], ["ore", "sea", "rock"])
-        >>> never_negatives(pairs)[1]
-        array([0, 2])
-    """
-    size = len(pairs.corpus_ids)
-    both = []
-    for offsets, rows in (pairs.positives, pairs.same_text_rows()):
-        both.append(np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * size + rows)
-    named = np.unique(np.concatenate(both))
-    counts = np.bincount(named // size, minlength=len(pairs.query_ids))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return offsets, np.asarray(named % size, dtype=np.int64)
-
-
-def fill_at_random(ids: Ids, queries: Ids, never: Csr, size: int, keys: Keys) -> Ids:
+def fill_at_random(ids: Ids, queries: Ids, never: Lists, size: int, keys: Keys) -> Ids:
     """Put random documents in place of -1: none of never's, none twice in a row.
 
     Args:
         ids: int64 ``[B, n]``.
         queries: int64 ``[B]``, which list of never each row has.
-        never: CSR of `never_negatives`.
+        never: of `Pairs.never_negatives`.
         size: documents in the corpus.
         keys: uint64 ``[B]`` of `sampling_keys`.
 
@@ -168,8 +145,7 @@ def lexical_candidates(
     found = np.full((len(own), pool), -1, dtype=np.int64)
     if not len(own):
         return found
-    offsets, flat = never_negatives(pairs)
-    exclude = [flat[offsets[query] : offsets[query + 1]] for query in own]
+    exclude = list(pairs.never_negatives().take(own).rows())
     bm25 = Bm25(pairs.corpus_texts, tokenizer=tokenizer)
     texts = [pairs.query_texts[query] for query in own]
     k = min(pool, len(bm25))
@@ -224,7 +200,7 @@ def mixed_negatives(
         merged = merge_sources([lists[name] for name in named], [asked[name] for name in named])
         found[:, : merged.shape[1]] = merged
     keys = sampling_keys(seed, 0, 0, every)
-    return fill_at_random(found, every, never_negatives(pairs), len(pairs.corpus_ids), keys)
+    return fill_at_random(found, every, pairs.never_negatives(), len(pairs.corpus_ids), keys)
 
 
 def _chunks(rows: Ids, counts: Ids, extra: int) -> Iterator[tuple[Ids, int]]:

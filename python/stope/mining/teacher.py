@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 import stope
 from stope._checks import integer
+from stope.data.text_identity import fingerprint_texts
 from stope.encoders._shards import Manifest, kept_array
-from stope.encoders.fingerprint import fingerprint_encoder, fingerprint_texts
+from stope.encoders.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined
 from stope.weighting import teacher_confidence
 
@@ -81,8 +82,7 @@ class TeacherScores:
         return ids, np.column_stack([self.positive_scores, self.negative_scores[query_of]])
 
     def _query_of(self) -> Ids:
-        offsets, _ = self.mined.pairs.positives
-        return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        return self.mined.pairs.positives.owners
 
 
 def teacher_scores(
@@ -139,9 +139,9 @@ def teacher_scores(
     integer(batch_size, "batch_size", 1)
     integer(shard_size, "shard_size", 1)
     pairs, ids = mined.pairs, mined.result.ids
-    offsets, positives = pairs.positives
+    positives = pairs.positives.ids
     queries, places = np.nonzero(ids >= 0)
-    query_of = np.concatenate([np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), queries])
+    query_of = np.concatenate([pairs.positives.owners, queries])
     documents = np.concatenate([positives, ids[queries, places]])
     listed = _Pairs(
         [query_prompt + text for text in pairs.query_texts] if query_prompt else pairs.query_texts,

@@ -17,14 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope.adapters import Adapter, train_adapter
+from stope.data import SourceData
+from stope.data.sources import WEIGHT
 from stope.encoders import EmbeddingCache
 from stope.evaluation import RetrievalEvaluation, evaluate
-from stope.mining.by_source import pairs_by_source
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
-from stope.runs.data import TrainingData
 from stope.runs.sections import AdapterSection
-from stope.runs.source import WEIGHT
 from stope.training.callbacks.log import TrainingLog
 from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE
@@ -53,7 +52,7 @@ class Frozen:
         ValueError: files that do not fit the texts.
     """
 
-    def __init__(self, config: Config, folder: Path, data: TrainingData, model: Any) -> None:
+    def __init__(self, config: Config, folder: Path, data: SourceData, model: Any) -> None:
         self._model = model
         if model is not None:
             self._cache = EmbeddingCache(folder / "embeddings")
@@ -130,7 +129,7 @@ class _Ready:
 def fit(
     config: Config,
     folder: Path,
-    data: TrainingData,
+    data: SourceData,
     frozen: Frozen,
     judge: Judge | None,
     progress: Callable[[int, int], None] | None,
@@ -249,15 +248,15 @@ def _array(path: str, name: str, count: int) -> Floats:
     return array
 
 
-def _sources(data: TrainingData) -> list[tuple[Any, Any]] | None:
+def _sources(data: SourceData) -> list[tuple[Any, Any]] | None:
     """Queries and documents of each source, where there are several."""
     pairs = data.pairs
     if pairs.corpus_of is None:
         return None
     names = [data.columns[SOURCE][row] for row in pairs.positives[0][:-1].tolist()]
-    return [(one.queries, one.documents) for one in pairs_by_source(pairs, names)]
+    return [(one.queries, one.documents) for one in pairs.of_sources(names)]
 
 
-def _signals(data: TrainingData) -> dict[str, Any] | None:
+def _signals(data: SourceData) -> dict[str, Any] | None:
     found = {n: v for n, v in data.columns.items() if n not in (WEIGHT, SOURCE)}
     return found or None

@@ -150,7 +150,7 @@ class Config(Section):
         """The same with absolute paths, so that it can be followed from any folder."""
         return dataclasses.replace(
             self,
-            data=tuple(_absolute(one, "path", "corpus") for one in self.data),
+            data=tuple(_absolute(one, "path", "corpus", "qrels") for one in self.data),
             encoder=_absolute_model(self.encoder),
             evaluation=self.evaluation and _absolute(self.evaluation, "path", "corpus"),
             output=_absolute(self.output, "folder", "model"),

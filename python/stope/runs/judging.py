@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from stope.data import Collection, Pairs, read_beir
+from stope.data import Collection, Pairs, Source, SourceData, read_beir, read_sources, text_key
 from stope.evaluation import RetrievalEvaluation
 from stope.runs.config import Config
-from stope.runs.data import TrainingData, read_sources
-from stope.runs.sections import Evaluation, Source
+from stope.runs.sections import Evaluation
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Judges:
     test: RetrievalEvaluation | None = None
 
 
-def judges(config: Config, data: TrainingData) -> tuple[Judges, TrainingData]:
+def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
     """Return the evaluations of a configuration, and the data without what they hold out.
 
     Raises:
@@ -79,7 +78,7 @@ def _of_pairs(pairs: Pairs, queries: Any, section: Evaluation) -> RetrievalEvalu
     return RetrievalEvaluation.from_pairs(pairs, queries, metrics=section.metrics, k=section.k)
 
 
-def _hold_out(section: Evaluation, data: TrainingData, seed: int) -> tuple[Judges, TrainingData]:
+def _hold_out(section: Evaluation, data: SourceData, seed: int) -> tuple[Judges, SourceData]:
     count = len(data.pairs.query_texts)
     wanted = section.holdout or 0.0
     number = round(wanted * count) if wanted < 1 else round(wanted)
@@ -89,9 +88,9 @@ def _hold_out(section: Evaluation, data: TrainingData, seed: int) -> tuple[Judge
             "least 1 and leave at least 2"
         )
     # A query text that is in two sources would be seen in training all the same.
-    texts: dict[str, list[int]] = {}
+    texts: dict[bytes, list[int]] = {}
     for query, text in enumerate(data.pairs.query_texts):
-        texts.setdefault(text, []).append(query)
+        texts.setdefault(text_key(text), []).append(query)
     groups = list(texts.values())
     order = np.random.default_rng([seed, 2]).permutation(len(groups))
     drawn = [query for group in order for query in groups[group]][:number]
@@ -100,5 +99,5 @@ def _hold_out(section: Evaluation, data: TrainingData, seed: int) -> tuple[Judge
     return held, data.without(queries)
 
 
-def _of(data: TrainingData, query: int) -> str:
-    return data.pairs.query_texts[query]
+def _of(data: SourceData, query: int) -> bytes:
+    return text_key(data.pairs.query_texts[query])

@@ -134,8 +134,6 @@ def build_prompts(config: Any, model: Any) -> Any:
     Raises:
         ValueError: sources have prompts of their own while negatives are mined across them.
     """
-    from stope.runs.source import source_name
-
     known = model.prompts
     default = (
         known.get("query") or "",
@@ -146,7 +144,7 @@ def build_prompts(config: Any, model: Any) -> Any:
         for source in config.data:
             if source.prompts is not None:
                 given = (source.prompts.query, source.prompts.document)
-                own[source_name(source)] = (
+                own[source.source().title] = (
                     default[0] if given[0] is None else given[0],
                     default[1] if given[1] is None else given[1],
                 )

@@ -11,12 +11,12 @@ from typing import Any
 
 import stope
 from stope._extras import need
+from stope.data import SourceData, read_negative_ids, read_sources
 from stope.encoders.folder import load_encoder, save_encoder
 from stope.encoders.static import static_encoder
 from stope.encoders.versions import dimension
 from stope.runs import adapting, parts
 from stope.runs.config import Config
-from stope.runs.data import TrainingData, negative_ids, read_sources
 from stope.runs.folder import RunFolder
 from stope.runs.judging import Judges, judges
 from stope.runs.sections import Encoder
@@ -114,7 +114,8 @@ def run(
 
 
 def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
-    data = read_sources(config.data, seed=config.training.seed, say=tell)
+    sources = [section.source() for section in config.data]
+    data = read_sources(sources, seed=config.training.seed, say=tell)
     whole = data
     judged, data = judges(config, whole)
     section = None if config.adapter is None else adapting.check_adapter(config)
@@ -147,8 +148,8 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
 def _adapt(
     config: Config,
     folder: RunFolder,
-    whole: TrainingData,
-    data: TrainingData,
+    whole: SourceData,
+    data: SourceData,
     judged: Judges,
     model: Any,
     progress: Progress | None,
@@ -183,7 +184,7 @@ def _after(done: TrainingReport, config: Config) -> dict[str, float]:
     return max(done.evaluations, key=lambda found: found[metric])
 
 
-def _encoder(config: Config, data: TrainingData, tell: Say) -> Any:
+def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
     section: Encoder = config.encoder
     if section.static is not None:
         tell("building a static encoder from the texts")
@@ -207,7 +208,7 @@ def _encoder(config: Config, data: TrainingData, tell: Say) -> Any:
 def _train(
     config: Config,
     folder: RunFolder,
-    data: TrainingData,
+    data: SourceData,
     judged: Judges,
     model: Any,
     progress: Progress | None,
@@ -217,7 +218,7 @@ def _train(
 
     section, output = config.training, config.output
     mined = None if config.negatives is None or "file" in config.negatives else config.negatives
-    examples = _examples(config, data)
+    examples = _examples(config, data, tell)
     if mined is not None and len(config.data) > 1:
         examples = parts.to_mine(mined, examples)
     dims = config.loss.matryoshka_dims
@@ -255,7 +256,7 @@ def _train(
     )
 
 
-def _examples(config: Config, data: TrainingData) -> Any:
+def _examples(config: Config, data: SourceData, tell: Say) -> Any:
     """Pairs; or rows with the negatives that the data brings along or a file names."""
     if config.negatives is not None and data.negatives is not None:
         raise ValueError(
@@ -265,12 +266,17 @@ def _examples(config: Config, data: TrainingData) -> Any:
         if len(config.data) > 1:
             raise ValueError("negatives.file is for one source; train on one, or mine them anew")
         complete = config.evaluation is None or config.evaluation.holdout is None
-        ids = negative_ids(config.negatives["file"], data.pairs, complete=complete)
+        ids = read_negative_ids(
+            config.negatives["file"], data.pairs, complete=complete, argument="negatives.file"
+        )
         return pairs_dataset(data.pairs, ids, seed=config.training.seed)
     if data.negatives is None:
         return data.pairs
     rows = pairs_dataset(data.pairs)
-    return training_dataset(rows["query"][:], rows["positive"][:], data.negatives)
+    negatives, added = data.filled_negatives(config.training.seed)
+    if added:
+        tell(f"filling up with {added:,} random documents where a pair has fewer negatives")
+    return training_dataset(rows["query"][:], rows["positive"][:], negatives)
 
 
 def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from stope import data
+from stope.data.raw_pairs.kinds import check_kind
 from stope.runs import parts
 from stope.runs.options import (
     Section,
@@ -20,7 +23,6 @@ from stope.runs.options import (
     whole,
     word,
 )
-from stope.runs.raw import check_raw_pairs
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,9 @@ class Prompts(Section):
 class Source(Section):
     """Where (query, positive) pairs come from: a BEIR folder, a file of pairs, or raw text.
 
+    The keys are the attributes of `stope.data.Source`, and
+
     Attributes:
-        path: BEIR folder; or pairs as .jsonl, .tsv, .csv (also .gz), .parquet; with pairs_from
-            documents, of the same kinds or .txt.
-        name: of the source; prompts and batches go by it. Default: the name of the file or folder.
-        corpus: documents to mine negatives in; default, the positives.
-        split: of a BEIR folder.
-        query_column, positive_column, text_column, id_column: where the usual names do not hold.
-        positive_ids: the positives in the file are ids of the corpus.
-        weight: column with the weight of each row; default, a column "weight" if there is one.
-        signals: columns of numbers that a weighting reads, such as easiness.
-        limit: take so many pairs (drawn with training.seed), to try something out.
-        pairs_from: make the pairs from raw text: crops, inverse_cloze, recurring_spans or title;
-            or a mapping of kind and options (of `stope.data.independent_crops`, ...).
         prompts: of this source; default, those of the section prompts.
     """
 
@@ -61,12 +53,25 @@ class Source(Section):
     positive_column: str | None = option(word, None)
     text_column: str | None = option(word, None)
     id_column: str | None = option(word, None)
+    query_id_column: str | None = option(word, None)
+    label_column: str | None = option(word, None)
+    qrels: str | None = option(word, None)
     positive_ids: bool = option(flag, False)
+    min_relevance: float | None = option(number(0), None)
+    ignore_labels: bool = option(flag, False)
+    skip_empty: bool = option(flag, False)
+    unknown_ids: str = option(choice("error", "drop"), "error")
+    negatives: str = option(choice("read", "leave"), "read")
     weight: str | None = option(word, None)
     signals: tuple[str, ...] | None = option(several(word, "column names"), None)
     limit: int | None = option(whole(2), None)
-    pairs_from: Any = option(check_raw_pairs, None)
+    pairs_from: Any = option(check_kind, None)
     prompts: Prompts | None = option(lambda v, p: read_section(Prompts, v, p), None)
+
+    def source(self) -> data.Source:
+        """What is read."""
+        names = [field.name for field in dataclasses.fields(data.Source)]
+        return data.Source(**{name: getattr(self, name) for name in names})
 
 
 @dataclass(frozen=True)

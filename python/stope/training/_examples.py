@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stope.data import Pairs
-from stope.encoders.fingerprint import fingerprint_texts
+from stope.data.text_identity import fingerprint_texts
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.rows import ROW, SOURCE, RowTable, check_columns
 

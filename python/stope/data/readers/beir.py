@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from stope._checks import shown
 from stope.data.collection import Collection, Qrels
-from stope.data.readers._fields import id_of, join_title, require, text_of
-from stope.data.readers.jsonl import numbered_jsonl, write_jsonl
-from stope.data.readers.trec import read_qrels, write_qrels
+from stope.data.readers.fields import id_of, join_title, require, text_of
+from stope.data.readers.jsonl import numbered_jsonl
+from stope.data.readers.trec import read_qrels
 
 UnknownIds = Literal["error", "drop", "keep"]
 
@@ -44,6 +44,7 @@ def read_beir(
 
     Example:
         >>> import tempfile
+        >>> from stope.data import write_beir
         >>> folder = tempfile.mkdtemp()
         >>> qrels = {"test": {"q1": {"d1": 1}}}
         >>> write_beir(Collection(["d1"], ["ore"], ["q1"], ["rock"], qrels), folder)
@@ -68,9 +69,9 @@ def read_beir(
     for where, identifier, row in _rows_with_ids(_find(root, "queries.jsonl")):
         query_ids.append(identifier)
         query_texts.append(text_of(require(row, "text", where), "text", where))
-    known_queries, known_documents = set(query_ids), set(corpus_ids)
+    queries, documents = (set(query_ids), "queries.jsonl"), (set(corpus_ids), "corpus.jsonl")
     qrels = {
-        split: _known(read_qrels(path), path, known_queries, known_documents, unknown_ids)
+        split: known_judgements(read_qrels(path), path, queries, documents, unknown_ids)
         for split, path in files.items()
     }
     return Collection(corpus_ids, texts, query_ids, query_texts, qrels, titles)
@@ -85,6 +86,7 @@ def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, st
 
     Example:
         >>> import tempfile
+        >>> from stope.data import write_beir
         >>> folder = tempfile.mkdtemp()
         >>> write_beir(Collection(["d1"], ["ore"], [], []), folder)
         >>> list(iter_beir_corpus(folder))
@@ -97,65 +99,6 @@ def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, st
             "" if title is None else text_of(title, "title", where),
             text_of(require(row, "text", where), "text", where),
         )
-
-
-def write_beir(
-    collection: Collection, folder: str | PathLike[str], *, compress: bool = False
-) -> None:
-    """Write a BEIR folder, which is made if need be; `read_beir` gives the same collection back.
-
-    Args:
-        collection: what to write.
-        folder: where; existing files of the same names are replaced, each when it is complete.
-        compress: write corpus.jsonl.gz and queries.jsonl.gz.
-
-    Raises:
-        ValueError: an id holds a tab or a line end, or the folder already has the same file in its
-            other form (plain or gzip), which would leave two versions side by side.
-        OSError: a file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> folder = tempfile.mkdtemp()
-        >>> write_beir(Collection(["d1"], ["ore"], ["q1"], ["rock"]), folder, compress=True)
-        >>> sorted(os.listdir(folder))
-        ['corpus.jsonl.gz', 'qrels', 'queries.jsonl.gz']
-    """
-    root = Path(folder)
-    for split in collection.qrels:
-        if not split or "/" in split or os.sep in split or "\0" in split:
-            raise ValueError(f"split {split!r} cannot be the name of a file; rename the split")
-    (root / "qrels").mkdir(parents=True, exist_ok=True)
-    ending = ".gz" if compress else ""
-    for name in ("corpus.jsonl", "queries.jsonl"):
-        other = root / (name if compress else name + ".gz")
-        if other.exists():
-            raise ValueError(f"{other} is already there; remove it or choose another folder")
-    write_jsonl(
-        root / f"corpus.jsonl{ending}",
-        (
-            {"_id": identifier, "title": title, "text": _without_title(title, text)}
-            for identifier, title, text in zip(
-                collection.corpus_ids,
-                collection.corpus_titles,
-                collection.corpus_texts,
-                strict=True,
-            )
-        ),
-    )
-    write_jsonl(
-        root / f"queries.jsonl{ending}",
-        (
-            {"_id": identifier, "text": text}
-            for identifier, text in zip(collection.query_ids, collection.query_texts, strict=True)
-        ),
-    )
-    for split, qrels in collection.qrels.items():
-        write_qrels(qrels, root / "qrels" / f"{split}.tsv")
-
-
-def _without_title(title: str, text: str) -> str:
-    return text[len(title) + 1 :] if title else text
 
 
 def _find(root: Path, name: str) -> Path:
@@ -198,23 +141,32 @@ def _qrels_files(root: Path, splits: Sequence[str] | None) -> dict[str, Path]:
     return {split: found[split] for split in splits}
 
 
-def _known(
+def known_judgements(
     qrels: Qrels,
     path: Path,
-    queries: AnyCollection[str],
-    documents: AnyCollection[str],
+    queries: tuple[AnyCollection[str], str],
+    documents: tuple[AnyCollection[str], str],
     unknown_ids: UnknownIds,
 ) -> Qrels:
+    """The judgements whose query and document are there; see `read_beir`.
+
+    Args:
+        qrels: judgements.
+        path: their file.
+        queries: the ids that are there, and what their file is called.
+        documents: likewise.
+        unknown_ids: what becomes of the others.
+    """
     if unknown_ids == "keep":
         return qrels
     kept: Qrels = {}
     for query, judged in qrels.items():
         for document, relevance in judged.items():
             unknown = None
-            if query not in queries:
-                unknown = f'query "{query}", which is not in queries.jsonl'
-            elif document not in documents:
-                unknown = f'document "{document}", which is not in corpus.jsonl'
+            if query not in queries[0]:
+                unknown = f"query {shown(query)}, which is not in {queries[1]}"
+            elif document not in documents[0]:
+                unknown = f"document {shown(document)}, which is not in {documents[1]}"
             if unknown is None:
                 kept.setdefault(query, {})[document] = relevance
             elif unknown_ids == "error":

@@ -1,83 +1,45 @@
-"""One's own files: (query, positive) pairs and documents, columns found by their usual names."""
+"""One's own files of texts, documents or queries, with ids; columns found by their usual names."""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
-from stope.data.readers._fields import Row, id_of, join_title, names, require, text_of
-from stope.data.readers._lines import read_lines
-from stope.data.readers.tables import Source, read_rows
-
-QUERY_COLUMNS = ("query", "anchor", "question", "query_text", "sentence1", "text1")
-POSITIVE_COLUMNS = (
-    "positive",
-    "positives",
-    "pos",
-    "positive_passages",
-    "document",
-    "passage",
-    "answer",
-    "response",
-    "context",
-    "sentence2",
-    "text2",
-    "text",
-    "body",
+from stope._checks import choice
+from stope.data.readers.columns import (
+    ID_COLUMNS,
+    QUERY_COLUMNS,
+    QUERY_ID_COLUMNS,
+    TEXT_COLUMNS,
+    column_of,
+    first_of,
 )
-TEXT_COLUMNS = ("text", "contents", "content", "document", "passage", "positive", "answer", "body")
-ID_COLUMNS = ("_id", "id", "docid", "doc_id", "document_id", "corpus_id", "corpus-id")
+from stope.data.readers.fields import Row, id_of, join_title, names, require, text_of
+from stope.data.readers.lines import plain_name, read_lines
+from stope.data.readers.tables import Source, read_rows, source_name
+
+Ids = Literal["usual", "needed", "named"]
 
 
-def read_pairs(
-    source: Source, query_column: str | None = None, positive_column: str | None = None
-) -> Iterator[tuple[str, str]]:
-    """Yield (query, positive) strings from a file or a `datasets.Dataset`.
+class Document(NamedTuple):
+    """A document: its id, the text that is encoded (title, a space, text), and its title or ""."""
 
-    Args:
-        source: see `read_rows`: .jsonl, .tsv, .csv (also .gz), .parquet, a dataset, dictionaries.
-        query_column: name of the column; None looks for the first of QUERY_COLUMNS (capitals do not
-            matter) in the first row.
-        positive_column: the same with POSITIVE_COLUMNS. A cell may hold a string, a list of strings
-            (one pair for each, as in FlagEmbedding's "pos"), or a list of {"title", "text"} objects
-            (as in Tevatron's "positive_passages").
-
-    Raises:
-        ValueError: no such column (the message names those found), a cell of the wrong type, an
-            empty query or positive, a malformed line; names file and line. A source without rows.
-
-    Memory: one row.
-
-    Example:
-        >>> list(read_pairs([{"question": "what is ore", "answer": "rock with metal"}]))
-        [('what is ore', 'rock with metal')]
-        >>> list(read_pairs([{"left": "a", "right": "b"}]))
-        Traceback (most recent call last):
-            ...
-        ValueError: row 1: no query column among "left", "right"; name it with query_column
-    """
-    query_name: str | None = None
-    positive_name = ""
-    for where, row in read_rows(source):
-        if query_name is None:
-            query_name = _column(row, query_column, QUERY_COLUMNS, "query", where)
-            rest = {name: None for name in row if name != query_name}
-            positive_name = _column(rest, positive_column, POSITIVE_COLUMNS, "positive", where)
-        query = _filled(
-            text_of(require(row, query_name, where), query_name, where), query_name, where
-        )
-        for positive in _positives(require(row, positive_name, where), positive_name, where):
-            yield query, positive
-    if query_name is None:
-        raise ValueError(f"{_called(source)} holds no pairs")
+    id: str
+    text: str
+    title: str = ""
 
 
 def read_texts(
-    source: Source, text_column: str | None = None, id_column: str | None = None
+    source: Source,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    *,
+    ids: Ids = "usual",
+    skip_empty: bool = False,
 ) -> tuple[list[str], list[str]]:
-    """Return (ids, texts) of a file of documents; see `iter_texts`.
+    """Return (ids, texts) of a file of documents; see `iter_documents`.
 
     Memory: all ids and texts.
 
@@ -85,25 +47,45 @@ def read_texts(
         >>> read_texts([{"_id": "d1", "title": "Ore", "text": "Rock with metal."}])
         (['d1'], ['Ore Rock with metal.'])
     """
-    ids: list[str] = []
-    texts: list[str] = []
-    for identifier, text in iter_texts(source, text_column, id_column):
-        ids.append(identifier)
-        texts.append(text)
-    return ids, texts
+    documents = list(iter_documents(source, text_column, id_column, ids=ids, skip_empty=skip_empty))
+    return [document.id for document in documents], [document.text for document in documents]
 
 
 def iter_texts(
     source: Source, text_column: str | None = None, id_column: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Yield (id, text) of documents, one at a time.
+    """Yield (id, text) of documents, one at a time; see `iter_documents`.
+
+    Example:
+        >>> list(iter_texts([{"text": "rock"}, {"text": "tunnel"}]))
+        [('0', 'rock'), ('1', 'tunnel')]
+    """
+    return (
+        (document.id, document.text) for document in iter_documents(source, text_column, id_column)
+    )
+
+
+def iter_documents(
+    source: Source,
+    text_column: str | None = None,
+    id_column: str | None = None,
+    *,
+    ids: Ids = "usual",
+    skip_empty: bool = False,
+    skipped: Counter[str] | None = None,
+) -> Iterator[Document]:
+    """Yield documents one at a time.
 
     Args:
         source: see `read_rows`; also .txt (.txt.gz) with one document a line, empty lines skipped.
-        text_column: name of the column; None looks for the first of TEXT_COLUMNS in the first row,
-            and puts the column "title", if there is one, in front of it.
-        id_column: name of the column; None looks for the first of ID_COLUMNS. Without any, ids are
-            the numbers of the documents from "0".
+        text_column: name of the column; None looks for the first of `columns.TEXT_COLUMNS` in the
+            first row, and puts the column "title", if there is one, in front of it.
+        id_column: name of the column; None looks for the first of `columns.ID_COLUMNS`. Where there
+            is none, ids are the numbers of the documents from "0".
+        ids: "needed" where the ids will meet those of another file: numbers then stand in only
+            where no other column could hold ids. "named" takes no numbers at all.
+        skip_empty: leave out rows whose text is empty or missing; they count in skipped.
+        skipped: counts what was left out, by reason.
 
     Raises:
         ValueError: no such column (the message names those found), a cell of the wrong type, a
@@ -112,104 +94,130 @@ def iter_texts(
     Memory: one row, and the ids seen (to find duplicates).
 
     Example:
-        >>> list(iter_texts([{"text": "rock"}, {"text": "tunnel"}]))
-        [('0', 'rock'), ('1', 'tunnel')]
+        >>> next(iter_documents([{"docid": "d1", "title": "Ore", "text": "Rock."}]))
+        Document(id='d1', text='Ore Rock.', title='Ore')
     """
-    count = 0
-    if isinstance(source, (str, os.PathLike)) and _is_plain_text(Path(source)):
-        if text_column is not None or id_column is not None:
-            raise ValueError(f"{source} is plain text, one document a line; it has no columns")
-        for _, line in read_lines(source):
-            if line and not line.isspace():
-                yield str(count), line
-                count += 1
-    else:
-        for identifier, text in _documents(source, text_column, id_column):
-            yield identifier, text
+    reader = _Reader(text_column, TEXT_COLUMNS, id_column, ID_COLUMNS, "", skip_empty, skipped)
+    return reader.read(source, ids)
+
+
+def read_queries(
+    source: Source,
+    query_column: str | None = None,
+    query_id_column: str | None = None,
+    *,
+    ids: Ids = "usual",
+    skip_empty: bool = False,
+    skipped: Counter[str] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Return (ids, texts) of a file of queries.
+
+    Args:
+        source: see `iter_documents`.
+        query_column: name of the column; None looks for the first of `columns.QUERY_COLUMNS`, then
+            of `columns.TEXT_COLUMNS`.
+        query_id_column: name of the column; None looks for the first of `columns.QUERY_ID_COLUMNS`,
+            then of `columns.ID_COLUMNS`.
+        ids: see `iter_documents`, as for skip_empty and skipped.
+        skip_empty: leave out rows without text.
+        skipped: counts what was left out, by reason.
+
+    Raises:
+        ValueError: as `iter_documents`.
+
+    Example:
+        >>> read_queries([{"qid": "q1", "query": "what is ore"}])
+        (['q1'], ['what is ore'])
+    """
+    texts, usual_ids = (*QUERY_COLUMNS, *TEXT_COLUMNS), (*QUERY_ID_COLUMNS, *ID_COLUMNS)
+    reader = _Reader(query_column, texts, query_id_column, usual_ids, "query_", skip_empty, skipped)
+    documents = list(reader.read(source, ids))
+    return [document.id for document in documents], [document.text for document in documents]
+
+
+class _Reader:
+    def __init__(
+        self,
+        text_column: str | None,
+        text_columns: tuple[str, ...],
+        id_column: str | None,
+        id_columns: tuple[str, ...],
+        prefix: str,
+        skip_empty: bool,
+        skipped: Counter[str] | None,
+    ) -> None:
+        self._text_column, self._text_columns = text_column, text_columns
+        self._id_column, self._id_columns = id_column, id_columns
+        self._text_argument = "query_column" if prefix else "text_column"
+        self._id_argument = f"{prefix}id_column"
+        self._skip_empty = skip_empty
+        self._skipped: Counter[str] = Counter() if skipped is None else skipped
+
+    def read(self, source: Source, ids: Ids) -> Iterator[Document]:
+        choice(ids, "ids", ("usual", "needed", "named"))
+        count = 0
+        is_plain = isinstance(source, (str, os.PathLike)) and plain_name(source).endswith(".txt")
+        for document in self._of_lines(source, ids) if is_plain else self._of_rows(source, ids):
+            yield document
             count += 1
-    if count == 0:
-        raise ValueError(f"{_called(source)} holds no documents")
+        if count == 0:
+            what = "queries" if self._id_argument == "query_id_column" else "documents"
+            left = ", ".join(f"{number:,} {reason}" for reason, number in self._skipped.items())
+            raise ValueError(f"{source_name(source)} holds no {what}{left and f' ({left})'}")
 
-
-def _documents(
-    source: Source, text_column: str | None, id_column: str | None
-) -> Iterator[tuple[str, str]]:
-    seen: set[str] = set()
-    text_name: str | None = None
-    id_name: str | None = None
-    title_name: str | None = None
-    for number, (where, row) in enumerate(read_rows(source)):
-        if text_name is None:
-            text_name = _column(row, text_column, TEXT_COLUMNS, "text", where)
-            if id_column is not None:
-                id_name = _column(row, id_column, (), "id", where)
-            else:
-                id_name = _first(row, ID_COLUMNS)
-            if text_column is None:
-                title_name = _first(row, ("title",))
-        text = text_of(require(row, text_name, where), text_name, where)
-        title = row.get(title_name) if title_name is not None else None
-        if title is not None:
-            text = join_title(text_of(title, "title", where), text)
-        identifier = str(number)
-        if id_name is not None:
-            identifier = id_of(require(row, id_name, where), id_name, where)
-            if identifier in seen:
-                raise ValueError(f'{where}: the id "{identifier}" appears twice')
-            seen.add(identifier)
-        yield identifier, text
-
-
-def _column(row: Row, given: str | None, usual: tuple[str, ...], what: str, where: str) -> str:
-    if given is not None:
-        if given not in row:
+    def _of_lines(self, source: Source, ids: Ids) -> Iterator[Document]:
+        if self._text_column is not None or self._id_column is not None:
+            raise ValueError(f"{source} is plain text, one document a line; it has no columns")
+        if ids == "named":
             raise ValueError(
-                f'{where}: {what}_column is "{given}", but the columns are {names(row)}'
+                f"{source} is plain text, which has no ids to look up; give a file with a column of"
+                " ids"
             )
-        return given
-    found = _first(row, usual)
-    if found is None:
-        header = "; the first line of a table names its columns" if _is_table(where) else ""
-        raise ValueError(
-            f"{where}: no {what} column among {names(row)}; name it with {what}_column{header}"
-        )
-    return found
+        lines = (line for _, line in read_lines(source) if line.strip())  # type: ignore[arg-type]
+        return (Document(str(number), line) for number, line in enumerate(lines))
 
+    def _of_rows(self, source: Source, ids: Ids) -> Iterator[Document]:
+        seen: set[str] = set()
+        text_name: str | None = None
+        id_name: str | None = None
+        title_name: str | None = None
+        for number, (where, row) in enumerate(read_rows(source)):
+            if text_name is None:
+                text_name = column_of(
+                    row, self._text_column, self._text_columns, self._text_argument, where
+                )
+                if self._text_column is None:
+                    title_name = first_of(row, ("title",))
+                id_name = self._id_name(row, {text_name, title_name}, ids, where)
+            value = row.get(text_name)
+            title = row.get(title_name) if title_name is not None else None
+            text = ""
+            if not (self._skip_empty and value is None):
+                text = text_of(require(row, text_name, where), text_name, where)
+            if title is not None:
+                title = text_of(title, "title", where)
+            text = join_title(title or "", text)
+            if self._skip_empty and not text.strip():
+                self._skipped["rows without text"] += 1
+                continue
+            identifier = str(number)
+            if id_name is not None:
+                identifier = id_of(require(row, id_name, where), id_name, where)
+                if identifier in seen:
+                    raise ValueError(f'{where}: the id "{identifier}" appears twice')
+                seen.add(identifier)
+            yield Document(identifier, text, title or "")
 
-def _is_table(where: str) -> bool:
-    """Whether a row's place is a line of a .tsv or .csv file."""
-    return any(f"{ending}:" in where for ending in (".tsv", ".csv", ".tsv.gz", ".csv.gz"))
-
-
-def _first(row: Row, usual: tuple[str, ...]) -> str | None:
-    by_lower_case = {name.lower(): name for name in reversed(list(row))}
-    return next((by_lower_case[name] for name in usual if name in by_lower_case), None)
-
-
-def _positives(cell: Any, name: str, where: str) -> list[str]:
-    cells = cell if isinstance(cell, (list, tuple)) else [cell]
-    positives = []
-    for index, value in enumerate(cells):
-        label = name if cells is not cell else f"{name}[{index}]"
-        if isinstance(value, dict) and "text" in value:
-            title = value.get("title") or ""
-            value = join_title(
-                text_of(title, f"{label}.title", where),
-                text_of(value["text"], f"{label}.text", where),
+    def _id_name(self, row: Row, texts: set[str | None], ids: Ids, where: str) -> str | None:
+        """The column of ids; None where rows are numbered."""
+        if self._id_column is not None:
+            return column_of(row, self._id_column, (), self._id_argument, where)
+        name = first_of(row, self._id_columns)
+        others = [each for each in row if each not in texts]
+        if name is None and (ids == "named" or (ids == "needed" and others)):
+            instead = "" if ids == "named" else ", or leave out other columns to number the rows"
+            raise ValueError(
+                f"{where}: no id column among {names(row)}; name it with {self._id_argument}"
+                f"{instead}"
             )
-        positives.append(_filled(text_of(value, label, where), label, where))
-    return positives
-
-
-def _filled(text: str, name: str, where: str) -> str:
-    if not text or text.isspace():
-        raise ValueError(f'{where}: field "{name}" is empty')
-    return text
-
-
-def _is_plain_text(path: Path) -> bool:
-    return path.name.lower().removesuffix(".gz").endswith(".txt")
-
-
-def _called(source: Source) -> str:
-    return str(source) if isinstance(source, (str, os.PathLike)) else "the source"
+        return name

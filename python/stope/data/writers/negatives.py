@@ -14,7 +14,7 @@ import numpy as np
 from stope._extras import need
 from stope._files.atomic import atomic_path
 from stope.data.negatives import NegativeTable
-from stope.data.readers.jsonl import write_jsonl
+from stope.data.writers.jsonl import write_jsonl
 
 FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list", "flagembedding", "tevatron")
 

@@ -9,17 +9,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stope.data import Pairs
+from stope.data import Pairs, SourcePairs
 from stope.encoders import EmbeddingCache, encode_corpus, encode_queries
 from stope.mining import mine
-from stope.mining.by_source import SourcePairs
 from stope.mining.quotas import lexical_candidates
 from stope.scale.processes import gathered, processes, share, together
 
@@ -136,7 +135,7 @@ def encode_and_mine(
     part = share(len(pairs.query_ids))
     wanted = min(limits.pop("num_negatives"), len(pairs.corpus_ids))
     with together():
-        own = _queries_of(pairs, part)
+        own = pairs.take(range(len(pairs.query_ids))[part]).renumbered()
         found: tuple[Any, ...] = (
             np.empty((0, wanted), dtype=np.int64),
             np.empty((0, wanted), dtype=np.float32),
@@ -194,7 +193,7 @@ def of_all_sources(
 ) -> NDArray[Any]:
     """One table ``[queries, widest]`` of the sources' tables, with fill at the end of short rows.
 
-    >>> from stope.data import Pairs
+    >>> from stope.data import Pairs, SourcePairs
     >>> one = Pairs.from_texts(["a"], ["x"])
     >>> parts = [SourcePairs("l", one, np.array([1]), np.array([0, 1]))]
     >>> parts += [SourcePairs("r", one, np.array([0]), np.array([1]))]
@@ -247,23 +246,6 @@ def evaluating(model: Any) -> Iterator[None]:
 def _place() -> str:
     here, world = processes()
     return f"{here}-of-{world}"
-
-
-def _queries_of(pairs: Pairs, part: slice) -> Pairs:
-    """Some of the queries, to be given with embeddings in the order of the pairs."""
-    offsets, rows = pairs.positives
-    first, last = offsets[part.start], offsets[part.stop]
-    count, size = part.stop - part.start, len(pairs.corpus_ids)
-    return replace(
-        pairs,
-        query_ids=pairs.query_ids[part],
-        query_texts=pairs.query_texts[part],
-        positives=(offsets[part.start : part.stop + 1] - first, rows[first:last]),
-        query_rows=np.arange(count),
-        corpus_rows=np.arange(size),
-        num_queries_given=count,
-        num_corpus_given=size,
-    )
 
 
 def _silent(stage: str, done: int, total: int) -> None:

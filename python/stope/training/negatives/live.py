@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 
 from stope._files.arrays import digest, read_arrays, write_arrays
 from stope.data import Pairs
-from stope.encoders.fingerprint import fingerprint_texts
-from stope.mining.by_source import pairs_by_source
-from stope.mining.quotas import check_quotas, fill_at_random, merge_sources, never_negatives
+from stope.data.text_identity import fingerprint_texts
+from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
 from stope.mining.sampling import Sampling, Uniform, sampling_keys
 from stope.training.negatives.stale import replace_stale
 
@@ -66,7 +65,7 @@ class LiveNegatives:
         pairs, num_negatives, sampling, quotas, seed, fixed: as given.
 
     Raises:
-        ValueError: quotas that do not add up, sources that `pairs_by_source` refuses, or a query
+        ValueError: quotas that do not add up, sources that `Pairs.of_sources` refuses, or a query
             with fewer than n documents that are not its positives and not its own text.
 
     Memory: 12 bytes per candidate, and O(positives).
@@ -103,8 +102,8 @@ class LiveNegatives:
                 f"quotas is {self.quotas}, {total} in all, but num_negatives is {num_negatives}; "
                 "make them agree"
             )
-        self._sources = pairs_by_source(pairs, sources)
-        self._never = [never_negatives(one.pairs) for one in self._sources]
+        self._sources = pairs.of_sources(sources)
+        self._never = [one.pairs.never_negatives() for one in self._sources]
         self._check_sizes()
         self._fingerprint: str | None = None
         rows = len(pairs.query_ids)

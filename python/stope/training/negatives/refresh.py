@@ -163,7 +163,7 @@ class NegativeRefresh:
 
         Raises:
             ValueError: a query with fewer than num_negatives documents that can be negatives;
-                sources that `stope.mining.by_source.pairs_by_source` refuses, or several of them
+                sources that `stope.data.Pairs.of_sources` refuses, or several of them
                 for query_side, which searches one corpus.
         """
         return RefreshRun(self, pairs, model, folder, seed, progress, sources, prompts)

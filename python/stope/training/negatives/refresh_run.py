@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from stope._files.arrays import digest
 from stope.data import Pairs, open_atomic
 from stope.encoders.prompts import TaskPrompts
-from stope.mining.by_source import pairs_by_source
 from stope.mining.sampling import Uniform
 from stope.scale.processes import gathered, processes
 from stope.training.negatives.encode_and_mine import (
@@ -87,7 +86,7 @@ class RefreshRun:
         prompts: TaskPrompts | None = None,
     ) -> None:
         self.refresh, self.pairs = refresh, pairs
-        self._sources = pairs_by_source(pairs, sources)
+        self._sources = pairs.of_sources(sources)
         self._prompts = [_prompts_of(one.name, refresh, prompts) for one in self._sources]
         self.reports: list[RefreshReport] = []
         self.negatives: LiveNegatives | None = None

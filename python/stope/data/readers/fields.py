@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from stope._checks import shown
+
 Row = Mapping[str, Any]
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_MOST_NAMES = 20
 
 
 def names(row: Row) -> str:
     """The field names of a row for an error message: "query", "positive"; long ones cut short."""
-    return ", ".join(f'"{textwrap.shorten(name, 40, placeholder="...")}"' for name in row) or "none"
+    first = [
+        f'"{textwrap.shorten(str(name), 40, placeholder="...")}"'
+        for name in itertools.islice(row, _MOST_NAMES)
+    ]
+    more = len(row) - len(first)
+    return (", ".join(first) + (f" and {more:,} more" if more > 0 else "")) or "none"
 
 
 def require(row: Row, name: str, where: str) -> Any:
@@ -77,14 +90,31 @@ def number_of(value: Any, name: str, where: str) -> float:
     return number
 
 
+def plain_number(text: str) -> float | None:
+    """A number written in ASCII digits, or None: "1_0" and digits of other scripts are none.
+
+    >>> plain_number(" -2.5e1"), plain_number("1_0"), plain_number("nan")
+    (-25.0, None, None)
+    """
+    text = text.strip()
+    number = float(text) if _NUMBER.fullmatch(text) else math.inf
+    return number if math.isfinite(number) else None
+
+
+def cell_number(value: Any, name: str, where: str) -> float:
+    """Return a finite number, which may stand in a string as cells of tables do."""
+    number = plain_number(value) if isinstance(value, str) else None
+    if number is None and (isinstance(value, str) or value is None):
+        raise ValueError(
+            f'{where}: {shown(value)} stands in the column "{name}"; give a finite number'
+        )
+    return number_of(value, name, where) if number is None else number
+
+
 def join_title(title: str, text: str) -> str:
     """The text a document is encoded as: title, a space, text; or the one that is not empty."""
     return f"{title} {text}" if title and text else title or text
 
 
 def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    shown = repr(value)
-    shown = shown if len(shown) <= 40 else shown[:37] + "..."
-    return f"{type(value).__name__} {shown}"
+    return "null" if value is None else f"{type(value).__name__} {shown(value)}"

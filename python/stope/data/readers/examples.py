@@ -1,4 +1,4 @@
-"""Training data of FlagEmbedding and Tevatron: a query, its positives, its negatives."""
+"""Training rows of every layout: a query, its positives, its negatives, with ids and scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stope.data.readers._fields import (
+from stope._checks import shown
+from stope.data.readers.fields import (
     Row,
     id_of,
     join_title,
@@ -30,6 +31,7 @@ class TrainingExample:
         query_id: None where the source has no ids; likewise positive_ids and negative_ids.
         positive_scores: aligned with positives, None where there are none.
         negative_scores: aligned with negatives, None where there are none.
+        positive_titles: titles, each the beginning of its positive, "" where there is none.
 
     Example:
         >>> TrainingExample("what is ore", ["rock with metal"], ["a pit"]).negatives
@@ -44,6 +46,7 @@ class TrainingExample:
     negative_ids: list[str] | None = None
     positive_scores: list[float] | None = None
     negative_scores: list[float] | None = None
+    positive_titles: list[str] | None = None
 
 
 def read_flagembedding(source: Source) -> Iterator[TrainingExample]:
@@ -172,7 +175,7 @@ def _looked_up(row: Row, name: str, documents: Mapping[str, str] | None, where: 
 def _list(row: Row, name: str, where: str) -> list[Any]:
     value = row[name] if row.get(name) is not None else []
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f'{where}: field "{name}" must be a list, but it is {value!r}')
+        raise ValueError(f'{where}: field "{name}" must be a list, but it is {shown(value)}')
     return list(value)
 
 

@@ -1,0 +1,85 @@
+"""The documents of `Pairs` by distinct text: which of them a text is, with its title or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stope._checks import shown
+from stope.data.text_identity import text_key
+
+
+class TextRows(NamedTuple):
+    """Documents by the keys of their texts, and of their texts without the titles."""
+
+    texts: list[str]
+    rows: dict[bytes, int]
+    bodies: dict[bytes, list[int]]
+
+
+class DistinctDocuments:
+    """Documents by distinct text; the first of equal texts stands for all."""
+
+    def __init__(
+        self, texts: list[str], ids: list[str], titles: Sequence[str] | None = None
+    ) -> None:
+        self.texts: list[str] = []
+        self.ids: list[str] = []
+        self.places: list[int] = []
+        self.starts: list[int] = []
+        self.num_given = len(texts)
+        self._row_of_key: dict[bytes, int] = {}
+        self._row_of_id: dict[str, int] = {}
+        self._added = 0
+        if titles is not None and len(titles) != len(texts):
+            raise ValueError(f"corpus_titles has {len(titles)} titles for {len(texts)} texts")
+        for place, (name, text) in enumerate(zip(ids, texts, strict=True)):
+            key = text_key(text)
+            if key not in self._row_of_key:
+                title = titles[place] if titles is not None else ""
+                self._append(key, name, text, place, title)
+            self._row_of_id[name] = self._row_of_key[key]
+        self._bodies = rows_of_bodies(self.texts, self.starts)
+
+    def rows_of_positive(self, text: str, title: str = "") -> Sequence[int]:
+        """Rows of the documents that a positive is; it is added at the end where none is."""
+        key = text_key(text)
+        keys = [key, text_key(text[body_start(text, title) :])] if title else [key]
+        for each in keys:
+            whole = (self._row_of_key[each],) if each in self._row_of_key else ()
+            if rows := (*whole, *self._bodies.get(each, ())):
+                return rows
+        while (name := f"positive-{self._added}") in self._row_of_id:
+            self._added += 1
+        self._append(key, name, text, -1, title)
+        self._row_of_id[name] = self._row_of_key[key]
+        return (self._row_of_key[key],)
+
+    def named(self, name: str) -> int:
+        """Row of the document of this id."""
+        if name not in self._row_of_id:
+            raise ValueError(f"qrels name document {shown(name)}, which the corpus lacks")
+        return self._row_of_id[name]
+
+    def _append(self, key: bytes, name: str, text: str, place: int, title: str) -> None:
+        self._row_of_key[key] = len(self.texts)
+        self.texts.append(text)
+        self.ids.append(name)
+        self.places.append(place)
+        self.starts.append(body_start(text, title))
+
+
+def body_start(text: str, title: str) -> int:
+    """Where the text behind its title begins; 0 where the title is not in front, or is all."""
+    start = len(title) + 1
+    return start if title and text.startswith(f"{title} ") and text[start:].strip() else 0
+
+
+def rows_of_bodies(texts: Sequence[str], starts: Sequence[int]) -> dict[bytes, list[int]]:
+    """Rows by the key of the text behind the title, of documents that have both."""
+    bodies: dict[bytes, list[int]] = {}
+    for row, start in enumerate(starts):
+        if start:
+            key = text_key(texts[row][start:])
+            bodies.setdefault(key, []).append(row)
+    return bodies
