@@ -11,9 +11,8 @@ import pytest
 pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("yaml", reason="needs the extra train")
 
-from stope.data import Collection, write_beir, write_jsonl
+from stope.data import Collection, Source, read_sources, write_beir, write_jsonl
 from stope.runs import Config, run
-from stope.data import Source, read_sources
 from stope.runs.judging import judges
 
 # --- sources -----------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def check_kind(asked: Any, argument: str) -> dict[str, Any]:
     for name in named:
         if name not in ("kind", *known_options):
             raise ValueError(
-                f"{argument} has no option {shown(name)}; {kind} has {', '.join(known_options)}"
+                f'{argument} has no key "{name}"; its keys are kind, {", ".join(known_options)}'
             )
     return dict(named)
 

@@ -33,8 +33,8 @@ def read_embeddings(
     Memory: none; the file is mapped.
 
     Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "rows.npy")
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "rows.npy")
         >>> np.save(path, np.zeros((2, 4)))
         >>> read_embeddings(path, "--corpus-embeddings")  # doctest: +ELLIPSIS
         Traceback (most recent call last):

@@ -28,6 +28,7 @@ def write_qrels(
 
     Example:
         >>> import pathlib, tempfile
+        >>> from stope.data import read_qrels
         >>> path = pathlib.Path(tempfile.mkdtemp(), "test.tsv")
         >>> write_qrels({"q1": {"d1": 1}}, path)
         >>> read_qrels(path)
