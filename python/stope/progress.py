@@ -30,5 +30,5 @@ def of_stage(progress: StageProgress | None, stage: str) -> Progress | None:
     return lambda done, total: progress(stage, done, total)
 
 
-def silent(*told: object) -> None:
+def silent(*told: object, **facts: object) -> None:
     """Report nothing."""

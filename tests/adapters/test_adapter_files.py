@@ -130,8 +130,8 @@ def test_attach_keeps_prompts_and_projects(encoder):
         ({"kind": "cubic"}, "kind is 'cubic'; give one of linear, low_rank, mlp"),
         ({"side": "left"}, "side is 'left'"),
         ({"kind": "low_rank", "rank": 3}, "rank is 3, but the embeddings have dim 2"),
-        ({"rank": 0}, "rank must be at least 1, not 0"),
-        ({"hidden": -1}, "hidden must be at least 1"),
+        ({"rank": 0}, "rank is 0; give a whole number of at least 1"),
+        ({"hidden": -1}, "hidden is -1; give a whole number of at least 1"),
         ({"dim": 3}, "none in a larger one"),
         ({"dim": 1, "side": "queries"}, "dim is 1 with kind 'linear', side 'queries'"),
         ({"dim": 1, "kind": "mlp"}, "only a linear adapter"),
@@ -143,10 +143,14 @@ def test_attach_keeps_prompts_and_projects(encoder):
         ({"weighting": "constant", "signals": {"a": [1, 2]}}, r"signals\['a'\] has shape \(2,\)"),
         ({"refresh_every": 1}, "each step scores all 4 documents"),
         ({"matryoshka_dims": [5]}, "each must be from 1 to 2"),
-        ({"matryoshka_dims": [0]}, "each must be from 1 to 2"),
+        ({"matryoshka_dims": [0]}, r"matryoshka_dims\[0\] is 0; give a whole number of at least 1"),
         ({"patience": 1}, "there is no evaluation"),
-        ({"weight_decay": -1.0}, "weight_decay is -1.0"),
-        ({"evaluate_every": 0}, "evaluate_every must be at least 1"),
+        ({"weight_decay": -1.0}, "weight_decay is -1; give a number of at least 0"),
+        ({"hard_negative_log_weight": 1.0}, "there are none; give negatives or refresh_every"),
+        ({"positives": [[0], [1]]}, "positives has 2 lists for 3 queries"),
+        ({"queue": 8}, "loss.queue is not for an adapter; leave it out"),
+        ({"loss_options": {"margin": 1}}, 'loss has no key "margin"'),
+        ({"evaluate_every": 0}, "every is 0; give a whole number of at least 1"),
     ],
 )
 def test_training_refuses(change, said):
@@ -160,12 +164,28 @@ def test_training_refuses(change, said):
         train_adapter(**(given | change))
 
 
-def test_wrong_types_are_refused():
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epoch": 1}, 'there is no option "epoch" \\(did you mean "epochs"'),
+        ({"epochs": 1.5}, r"epochs is 1\.5; give a whole number"),
+        ({"kind": 3}, "kind is 3; give one of linear"),
+        ({"positives": [[0], "1", 2]}, r"positives\[1\] is '1'; give row numbers"),
+        ({"positives": [[0, [1]], [1], [2]]}, r"positives\[0\] is \[0, \[1\]\]; give row numbers"),
+        ({"positives": [0.5, 1, 2]}, "positives is .*; give row numbers"),
+        ({"positives": ([0, 1, 2, 3], [0, 1, None])}, r"positives\[1\] is"),
+        ({"negatives": [[1], [2, 3], [0]]}, "negatives is .*; give row numbers, -1 for none"),
+        ({"weights": ["a", 1, 2]}, "weights is .*; give one number per pair"),
+        ({"query_embeddings": "rows"}, "query_embeddings is 'rows'; give a float32 matrix"),
+        ({"corpus_embeddings": [[1, 2], [3]]}, "corpus_embeddings is .*; give a float32 matrix"),
+        ({"recipe": 3}, "is 3; give a mapping"),
+    ],
+)
+def test_wrong_kinds_are_refused(change, said):
     rows = np.eye(3, dtype=np.float32)
-    with pytest.raises(TypeError, match="loss_options has no option 'margin'"):
-        train_adapter(rows, rows, [0, 1, 2], loss_options={"margin": 1})
-    with pytest.raises(TypeError, match=r"epochs is 1\.5; give an integer"):
-        train_adapter(rows, rows, [0, 1, 2], epochs=1.5)
+    given = {"query_embeddings": rows, "corpus_embeddings": rows, "positives": [0, 1, 2]}
+    with pytest.raises(TypeError, match=said):
+        train_adapter(**(given | change))
     with pytest.raises(TypeError, match="transform is a str"):
         Adapter("linear")
 

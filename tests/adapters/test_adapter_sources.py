@@ -11,7 +11,7 @@ from adapter_cases import pairs, unit
 
 import stope
 from stope.adapters import train_adapter
-from stope.adapters._step import Step
+from stope.adapters.step import Step
 from stope.data import write_jsonl
 from stope.encoders import static_encoder
 from stope.encoders.folder import save_encoder
@@ -72,13 +72,17 @@ def test_a_source_of_few_documents_and_a_query_without_positives(negatives):
         ([(range(10), range(20))], "sources has query 10 0 times"),
         ([(range(20), range(20)), ([3], [3])], "sources has query 3 2 times"),
         ([(range(20), range(19))], r"sources\[0\] has query 19, but not document 19"),
-        ([(range(21), range(20))], r"sources\[0\]\[0\] has the row 20; there are 20"),
-        ([(range(20), [0.5])], r"sources\[0\]\[1\] has shape \(1,\) and dtype float64"),
+        ([(range(21), range(20))], r"sources\[0\]\[0\] has the row 20; there are 20 queries"),
     ],
 )
 def test_sources_refused(sources, sentence):
     with pytest.raises(ValueError, match=sentence):
         train_adapter(*pairs(20), np.arange(20), sources=sources, **MINED)
+
+
+def test_sources_of_the_wrong_kind():
+    with pytest.raises(TypeError, match=r"sources\[0\]\[1\] is \[0.5\]; give row numbers"):
+        train_adapter(*pairs(20), np.arange(20), sources=[(range(20), [0.5])], **MINED)
 
 
 def test_sources_are_for_mining():

@@ -20,10 +20,12 @@ from adapter_cases import (
     unit,
 )
 
-from stope.adapters import Adapter, train_adapter
-from stope.adapters._step import Problem, Step
-from stope.adapters._trainable import Trainable, start_matrix
+from stope.adapters import Adapter, AdapterRecipe, train_adapter
 from stope.adapters.maps import arrays, matrix
+from stope.adapters.problem import Problem
+from stope.adapters.step import Step, Trainable, start_matrix
+from stope.lists import Lists
+from stope.weighting import Progressive
 
 
 def formula(transform, rows):
@@ -82,11 +84,11 @@ def problem(count=30, **more):
     given = {
         "queries": unit(queries),
         "corpus": unit(corpus),
-        "offsets": np.arange(count + 1),
-        "ids": np.arange(count),
-        "num_documents": 100,
+        "positives": Lists(np.arange(count + 1), np.arange(count)),
+        "negatives": None,
         "weights": None,
         "signals": {},
+        "sources": (),
     }
     return Problem(**(given | more))
 
@@ -95,8 +97,11 @@ def problem(count=30, **more):
 @pytest.mark.parametrize("side", SIDES)
 def test_loss_and_gradients_are_those_of_plain_torch(kind, side):
     task = problem(weights=np.linspace(0, 1, 30, dtype=np.float32))
+    recipe = AdapterRecipe().with_options(
+        kind=kind, rank=3, hidden=7, temperature=0.1, matryoshka_dims=[5]
+    )
     made = [
-        Trainable(kind, np.eye(DIM, dtype=np.float32), 3, 7, np.random.default_rng(s), torch)
+        Trainable(recipe.adapter, np.eye(DIM, dtype=np.float32), np.random.default_rng(s))
         for s in (0, 1)
     ]
     for place, part in enumerate(made):  # away from the start, where half the gradients are zero
@@ -108,7 +113,7 @@ def test_loss_and_gradients_are_those_of_plain_torch(kind, side):
         "separate": tuple(made),
     }[side]
     parameters = [p for part in made for p in (part.decayed, part.free) if p is not None]
-    step = Step(task, maps, None, [DIM, 5], 0.1, {}, None)
+    step = Step(task, maps, recipe, DIM)
     chosen = np.arange(2, 30, 3)
     loss, _ = step(chosen, None, 0.0, np.random.default_rng(0))
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
@@ -137,9 +142,11 @@ def test_loss_and_gradients_are_those_of_plain_torch(kind, side):
 
 def test_other_positives_of_a_query_are_no_negatives():
     rows = unit(normal(3, DIM))
-    task = problem(queries=rows[:1], corpus=rows, offsets=np.array([0, 2]), ids=np.array([0, 1]))
-    part = Trainable("linear", np.eye(DIM, dtype=np.float32), 1, 1, np.random.default_rng(0), torch)
-    loss, facts = Step(task, (part, part), None, [DIM], 0.1, {}, None)(
+    positives = Lists(np.array([0, 2]), np.array([0, 1]))
+    task = problem(queries=rows[:1], corpus=rows, positives=positives)
+    recipe = AdapterRecipe().with_options(temperature=0.1)
+    part = Trainable(recipe.adapter, np.eye(DIM, dtype=np.float32), np.random.default_rng(0))
+    loss, facts = Step(task, (part, part), recipe, DIM)(
         np.array([0, 1]), None, 0.0, np.random.default_rng(0)
     )
     first, second, other = np.exp(rows[0] @ rows.T / 0.1)
@@ -394,3 +401,87 @@ def test_weight_decay_pulls_to_the_start():
     )
     distance = [np.linalg.norm(one.weight - np.eye(DIM)) for one in (far, near)]
     assert distance[1] < 0.5 * distance[0]
+
+
+def test_hardness_is_the_mean_over_a_querys_own_negatives():
+    """docs/methods.md, A1: and the best of the batch for a query that has none."""
+    task = problem(6)
+    negatives = np.array([[1, 2], [2, -1], [2, 4], [-1, -1], [0, 1], [0, 1]])
+    recipe = AdapterRecipe().with_options(weighting=Progressive(first=1.0, warm_up=0.0))
+    part = Trainable(recipe.adapter, np.eye(DIM, dtype=np.float32), np.random.default_rng(0))
+    scores = task.queries @ task.corpus.T
+    own = scores.diagonal()
+    best = (scores - 9 * np.eye(6)).max(axis=1) - own
+    hardness = [np.mean([scores[q, n] for n in row if n not in (q, -1)] or [-9]) - own[q]
+                for q, row in enumerate(negatives)]  # fmt: skip
+    hardness[3] = best[3]
+    weights = Progressive(first=1.0, warm_up=0.0).weights(np.float64(hardness), 0.5)
+    logits = torch.from_numpy(scores / 0.05)
+    losses = torch.nn.functional.cross_entropy(logits, torch.arange(6), reduction="none").numpy()
+    loss, _ = Step(task, (part, part), recipe, DIM)(
+        np.arange(6), negatives, 0.5, np.random.default_rng(0)
+    )
+    assert loss.item() == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "decoupled"},
+        {"objective": "hardness", "beta": 0.5},
+        {"objective": "sigmoid", "bias": -5.0},
+        {"directions": ["query_to_document", "query_to_query"]},
+        {"absolute_margin": -0.1},
+        {"hard_negative_log_weight": 1.5},
+        {"foreign_hard_negatives": False},
+        {"hardness": "hard_negatives", "hardness_strength": 2.0},
+        {"hardness": "in_batch_negatives", "hardness_strength": 2.0},
+    ],
+)
+def test_options_of_the_loss_are_those_of_the_fused_loss(options):
+    from stope.torch import infonce
+
+    queries, corpus = pairs(60)
+    queries = queries[:40]
+    negatives = np.stack([40 + np.arange(40) // 4, 59 - np.arange(40) // 4], axis=1)
+    found = train_adapter(
+        queries, corpus, np.arange(40), epochs=1, negatives=negatives, loss_options=options
+    )
+    rows, documents = (torch.from_numpy(unit(matrix)) for matrix in (queries, corpus))
+    hard = {"hard_negatives": negatives} if "hard" in str(options) else {}
+    expected = infonce(rows, documents, list(range(40)), **hard, **options).mean()
+    assert found.losses[0] == pytest.approx(expected.item(), rel=1e-5)
+    by_name = train_adapter(
+        queries, corpus, np.arange(40), epochs=1, negatives=negatives, **options
+    )
+    assert by_name.losses == found.losses
+    plain = train_adapter(queries, corpus, np.arange(40), epochs=1, negatives=negatives)
+    assert plain.losses != found.losses
+
+
+def test_positives_may_be_lists_of_any_length():
+    queries, corpus = pairs(6)
+    lists = [[0], [1, 5], [2], [3], [], [0, 5]]
+    offsets, ids = Lists.from_sequences([np.array(rows, dtype=np.int64) for rows in lists])
+    found, expected = (
+        train_adapter(queries, corpus, positives, epochs=2) for positives in (lists, (offsets, ids))
+    )
+    assert np.array_equal(found.weight, expected.weight)
+
+
+def test_a_recipe_holds_all_options():
+    queries, corpus = pairs(40)
+    options = {"kind": "low_rank", "rank": 2, "epochs": 3, "temperature": 0.1, "seed": 4}
+    recipe = AdapterRecipe(
+        adapter={"kind": "low_rank", "rank": 2},
+        loss={"temperature": 0.1},
+        schedule={"epochs": 3, "seed": 4},
+    )
+    assert AdapterRecipe().with_options(**options) == recipe
+    assert AdapterRecipe.read(recipe.to_dict()) == recipe
+    first, again = (
+        train_adapter(queries, corpus, np.arange(40), recipe=given, **more)
+        for given, more in ((recipe, {}), (None, options))
+    )
+    assert np.array_equal(first.apply(queries), again.apply(queries))
+    assert first.losses == again.losses

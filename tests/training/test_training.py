@@ -395,8 +395,8 @@ def test_adapter_attached_and_saved(encoder, tmp_path):
         ({"corpus_embeddings": np.ones((4, 3), np.float32)}, "dim 3 but query_embeddings has 2"),
         ({"query_embeddings": np.full((3, 2), np.nan, np.float32)}, "NaN or an infinity in row 0"),
         ({"negatives": np.full((3, 1), 4)}, "outside -1 and the 4 documents"),
-        ({"epochs": 0}, "epochs must be at least 1, not 0"),
-        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"epochs": 0}, "epochs is 0; give a whole number of at least 1"),
+        ({"temperature": 0.0}, "temperature is 0; give a number above 0"),
     ],
 )
 def test_adapter_refuses(change, said):

@@ -8,19 +8,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stope.adapters import _attach, _files
-from stope.adapters._inputs import matrix_of_rows
-from stope.adapters.maps import Floats, Linear, LowRank, Map, checked, matrix, unit
+from stope._checks import choice
+from stope.adapters import export
+from stope.adapters.maps import (
+    Floats,
+    Linear,
+    LowRank,
+    Map,
+    checked,
+    matrix,
+    matrix_of_rows,
+    unit,
+)
+from stope.adapters.recipe import SIDES, Side
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-SIDES = ("both", "queries", "documents", "separate")
 _BLOCK = 16_384
 
 
 class Adapter:
     """Maps on embeddings: rows of length one go in, rows of length one come out.
+
+    Thread safety: using an adapter changes nothing, so threads may share it.
 
     Args:
         transform: `Linear`, `LowRank`, `ResidualMLP`, or a float32 matrix [out, d] for a linear
@@ -56,18 +67,17 @@ class Adapter:
         transform: Map | Floats,
         losses: Sequence[float] = (),
         *,
-        side: str = "both",
+        side: Side = "both",
         documents: Map | Floats | None = None,
         evaluations: Sequence[tuple[int, float]] = (),
     ) -> None:
-        if side not in SIDES:
-            raise ValueError(f"side is {side!r}; give one of {', '.join(SIDES)}")
+        choice(side, "side", SIDES)
         if (documents is not None) != (side == "separate"):
             raise ValueError(
                 f"side is {side!r} and documents is {'given' if documents is not None else 'None'};"
                 " the documents have a map of their own with side 'separate', and only then"
             )
-        self.side = side
+        self.side: Side = side
         self.losses = list(losses)
         self.evaluations = list(evaluations)
         first = checked(transform, "transform")
@@ -89,12 +99,12 @@ class Adapter:
         Raises:
             ValueError: the adapter has two maps or an MLP.
         """
-        one = self.documents if self.queries is None else self.queries
-        if self.side == "separate" or not isinstance(one, (Linear, LowRank)):
+        transform = self.documents if self.queries is None else self.queries
+        if self.side == "separate" or not isinstance(transform, (Linear, LowRank)):
             raise ValueError(
                 f"{self!r} has no single matrix; use adapter.queries and adapter.documents"
             )
-        return matrix(one)
+        return matrix(transform)
 
     def apply(self, embeddings: Floats, side: str | None = None) -> Floats:
         """Return the adapted embeddings, float32 [n, out] with rows of length one.
@@ -129,10 +139,10 @@ class Adapter:
         transform = self.queries if side == "queries" else self.documents
         if transform is None:
             return unit(rows)
-        found = np.empty((len(rows), transform.shape[0]), dtype=np.float32)
+        adapted = np.empty((len(rows), transform.shape[0]), dtype=np.float32)
         for first in range(0, len(rows), _BLOCK):
-            found[first : first + _BLOCK] = unit(transform(unit(rows[first : first + _BLOCK])))
-        return found
+            adapted[first : first + _BLOCK] = unit(transform(unit(rows[first : first + _BLOCK])))
+        return adapted
 
     def attach(self, model: SentenceTransformer) -> SentenceTransformer:
         """Return a new model: model's modules (shared, not copied), the maps, Normalize.
@@ -148,7 +158,7 @@ class Adapter:
                 (truncate_dim).
             ImportError: sentence-transformers is missing, or is too old for a Router.
         """
-        return _attach.attach(self.queries, self.documents, self.side == "both", model)
+        return export.attach(self.queries, self.documents, self.side == "both", model)
 
     def save(self, folder: str | Path) -> None:
         """Write adapter.safetensors and adapter.json; the folder appears when complete.
@@ -160,7 +170,7 @@ class Adapter:
             FileExistsError: folder exists and is not an empty folder.
             FileNotFoundError: the folder that should hold it does not exist.
         """
-        _files.save(
+        export.save(
             Path(folder), self.side, self.queries, self.documents, self.losses, self.evaluations
         )
 
@@ -172,15 +182,15 @@ class Adapter:
             FileNotFoundError: there is no adapter in the folder.
             ValueError: the files are damaged or do not go together.
         """
-        found = _files.load(Path(folder))
-        first = found.documents if found.queries is None else found.queries
+        stored = export.load(Path(folder))
+        first = stored.documents if stored.queries is None else stored.queries
         try:
             return cls(
                 first,  # type: ignore[arg-type]
-                found.losses,
-                side=found.side,
-                documents=found.documents if found.side == "separate" else None,
-                evaluations=found.evaluations,
+                stored.losses,
+                side=stored.side,
+                documents=stored.documents if stored.side == "separate" else None,
+                evaluations=stored.evaluations,
             )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{folder} holds a damaged adapter: {error}") from error

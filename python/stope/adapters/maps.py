@@ -16,7 +16,9 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import shown
 from stope._extras import need
+from stope._host import on_host
 
 Floats = NDArray[np.float32]
 
@@ -111,6 +113,25 @@ def arrays(transform: Map) -> dict[str, Any]:
     return {field.name: getattr(transform, field.name) for field in fields(transform)}
 
 
+def matrix_of_rows(embeddings: Any, name: str) -> Floats:
+    """Float32 [n, d], C-contiguous and finite; n and d above 0.
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: another shape, NaN or infinity.
+    """
+    try:
+        array = np.asarray(on_host(embeddings), dtype=np.float32)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {shown(embeddings)}; give a float32 matrix [n, d]") from None
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}; a filled matrix [n, d] is needed")
+    wrong = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"{name} has a NaN or an infinity in row {wrong[0]}")
+    return np.ascontiguousarray(array)
+
+
 def checked(transform: Any, name: str) -> Map:
     """The map with float32 arrays whose shapes agree; a matrix is a linear map.
 
@@ -125,24 +146,24 @@ def checked(transform: Any, name: str) -> Map:
                 " ResidualMLP"
             )
         transform = Linear(transform)
-    found = {
+    converted = {
         field: np.ascontiguousarray(array, dtype=np.float32)
         for field, array in arrays(transform).items()
     }
-    for field, array in found.items():
+    for field, array in converted.items():
         if array.ndim != 2 or 0 in array.shape:
             raise ValueError(f"{name}.{field} has shape {array.shape}; a filled matrix is needed")
         if not np.isfinite(array).all():
             raise ValueError(f"{name}.{field} has a NaN or an infinity")
-    shapes = [array.shape for array in found.values()]
+    shapes = [array.shape for array in converted.values()]
     if (transform.kind == "low_rank" and shapes[0] != shapes[1]) or (
         transform.kind == "mlp" and shapes[0] != shapes[1][::-1]
     ):
         raise ValueError(
-            f"{name} has {' and '.join(f'{field} {a.shape}' for field, a in found.items())}, which"
-            " do not fit together"
+            f"{name} has {' and '.join(f'{field} {a.shape}' for field, a in converted.items())},"
+            " which do not fit together"
         )
-    return KINDS[transform.kind](**found)
+    return KINDS[transform.kind](**converted)
 
 
 def matrix(transform: Linear | LowRank) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -277,6 +277,14 @@ def read_lora(given: Lora | Mapping[str, Any]) -> Lora:
 _LORA = [field.name for field in dataclasses.fields(Lora)]
 
 
+WeightingOption: TypeAlias = Annotated[
+    Weighting | None,
+    _read(Weighting.from_dict),
+    _named(Weighting),
+    Field(description="how rows weigh by difficulty and progress: of stope.weighting"),
+]
+
+
 class Recipe(Parts):
     """All options of a training.
 
@@ -299,12 +307,7 @@ class Recipe(Parts):
     }
 
     loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
-    weighting: Annotated[
-        Weighting | None,
-        _read(Weighting.from_dict),
-        _named(Weighting),
-        Field(description="how rows weigh by difficulty and progress: of stope.weighting"),
-    ] = None
+    weighting: WeightingOption = None
     schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
     negatives: Annotated[
         NegativeRefresh | None,

@@ -96,7 +96,9 @@ def hard_negative_difficulty(
     return like(most - positive, positive_scores)
 
 
-def difficulty_signals(result: Any, offsets: Any = None) -> dict[str, Samples]:
+def difficulty_signals(
+    result: Any, offsets: Any = None, *, own_scores: Samples | None = None
+) -> dict[str, Samples]:
     """The signals that a loss or the miner found on its way, by name, for :func:`weigh`.
 
     Args:
@@ -104,13 +106,15 @@ def difficulty_signals(result: Any, offsets: Any = None) -> dict[str, Samples]:
             or :class:`stope.HardNegatives`.
         offsets: int64 ``[B + 1]``: the positives of query i are those from offsets[i] to
             offsets[i + 1], as in the CSR given to the loss. None: one each.
+        own_scores: ``[B, h]``, scores of the queries' own hard negatives, -inf where there are
+            fewer or one is no negative after all; None: no query has any.
 
     Returns:
-        From a loss: ``"loss"``, ``"log_sum_exp"``, ``"rank"`` (of the positive) and ``"hardness"``,
-        the best negative's score less the positive's (the lowest one's, as the miner counts). From
-        the miner: ``"hardness"`` with the mean of the query's negatives
-        (:func:`hard_negative_difficulty`). Each ``[B]``, hardness -inf where a query has no
-        negative or no positive: there is nothing to learn from it.
+        Each ``[B]``. From a loss: ``"loss"``, ``"log_sum_exp"``, ``"rank"``, ``"best_hardness"``
+        and ``"hardness"``; from the miner, whose negatives are the query's own: ``"hardness"``.
+        Their meanings are those of this module, whoever computes them; of several positives the
+        lowest counts, as the miner counts. -inf where a query has no negative or no positive: there
+        is nothing to learn from it.
 
     Raises:
         ValueError: as many positives as queries and offsets do not go together.
@@ -120,6 +124,9 @@ def difficulty_signals(result: Any, offsets: Any = None) -> dict[str, Samples]:
     >>> result = stope.infonce_forward(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
     >>> {name: signal.tolist() for name, signal in difficulty_signals(result).items()}["hardness"]
     [-1.0, -1.0]
+    >>> own = np.array([[0.5], [-np.inf]], dtype=np.float32)
+    >>> difficulty_signals(result, own_scores=own)["hardness"].tolist()
+    [-0.5, -1.0]
     """
     if hasattr(result, "rejected") and hasattr(result, "scores"):
         return {"hardness": hard_negative_difficulty(result.positive_scores, result.scores)}
@@ -146,12 +153,21 @@ def difficulty_signals(result: Any, offsets: Any = None) -> dict[str, Samples]:
         )
     lowest = np.full(rows, np.inf)
     np.minimum.at(lowest, Lists(bounds, np.arange(len(scores))).owners, scores)
-    best = read(result.best_negative_scores, "best_negative_scores", none=-np.inf)
+    best = read(result.best_negative_scores, "best_negative_scores", none=-np.inf) - lowest
+    hardness = best
+    if own_scores is not None and own_scores.shape[1]:
+        known = read(own_scores, "own_scores", dims=(2,), none=-np.inf)
+        same_length("the queries", lowest, "own_scores", known)
+        there = np.isfinite(known)
+        count = there.sum(axis=1)
+        mean = np.where(there, known, 0.0).sum(axis=1) / np.maximum(count, 1)
+        hardness = np.where(count > 0, mean - lowest, best)
     return {
         "loss": result.losses,
         "log_sum_exp": result.log_sum_exp,
         "rank": result.ranks,
-        "hardness": like(best - lowest, result.losses),
+        "best_hardness": like(best, result.losses),
+        "hardness": like(hardness, result.losses),
     }
 
 
