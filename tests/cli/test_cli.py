@@ -113,7 +113,7 @@ def test_mine_with_ids_as_positives(call, folder):
     assert [row["negative"] for row in by_id] == [row["negative"] for row in by_text]
     (folder / "ids.csv").write_text("query,positive\nwhat,d999\n")
     done = call("mine", "ids.csv", "corpus.jsonl", "--positive-ids", code=1)
-    assert "names the positive 'd999', an id that corpus.jsonl lacks" in one_sentence(done.stderr)
+    assert "names the positive 'd999', an id that the corpus lacks" in one_sentence(done.stderr)
 
 
 def test_query_text_is_kept_only_when_asked(call, folder):
@@ -166,7 +166,7 @@ def test_query_text_is_kept_only_when_asked(call, folder):
         (["pairs.tsv", "corpus.jsonl", *EMBEDDED, "--range-max", "2"], "--range-max is 2"),
         (["pairs.tsv", "-o", "x.csv"], r"cannot write x\.csv: its name must end in \.jsonl"),
         (["pairs.tsv", "-o", "no/x.jsonl"], "the folder no does not exist"),
-        (["pairs.tsv", "--positive-ids"], "--positive-ids needs CORPUS"),
+        (["pairs.tsv", "--positive-ids"], "--positive-ids needs corpus"),
         (["beir", "corpus.jsonl"], r"own corpus; leave corpus\.jsonl out"),
         (["pairs.tsv", "--encoder", "no/such/model"], "no/such/model: there is no such folder"),
         (["pairs.tsv", "--encoder", "./model"], r"\./model: there is no such folder"),

@@ -169,7 +169,12 @@ def mine(
     positive_column: options.PositiveColumn = None,
     text_column: options.CorpusColumn = None,
     id_column: options.IdColumn = None,
+    query_id_column: options.QueryIdColumn = None,
     positive_ids: options.PositivesAreIds = False,
+    label_column: options.LabelColumn = None,
+    min_relevance: options.MinRelevance = None,
+    ignore_labels: options.IgnoreLabels = False,
+    skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -190,25 +195,32 @@ def mine(
     ranged = bool(range_min) or range_max is not None
     _refuse_idle(context, sampling, ranged=ranged, embedded=embedded)
     options.set_threads(threads)
-    from stope.cli.inputs import describe, read_inputs
-    from stope.data import open_atomic, write_jsonl
+    from stope.data import Source, open_atomic, read_embeddings, read_source, write_jsonl
     from stope.mining import mine as run
 
-    table = read_inputs(
+    source = Source(
         pairs,
-        corpus,
+        corpus=corpus,
         split=split,
         unknown_ids=unknown_ids.value,
         query_column=query_column,
         positive_column=positive_column,
+        query_id_column=query_id_column,
         text_column=text_column,
         id_column=id_column,
         positive_ids=positive_ids,
+        label_column=label_column,
+        min_relevance=min_relevance,
+        ignore_labels=ignore_labels,
+        skip_empty=skip_empty,
+        negatives="leave",
     )
+    data = read_source(source)
+    table = data.pairs
     if not quiet:
-        terminal.say(f"{describe(table)}.")
+        terminal.say(f"{data.described()}.")
     embeddings = {
-        name: options.load_embeddings(path, f"--{name.replace('_', '-')}")
+        name: read_embeddings(path, f"--{name.replace('_', '-')}")
         for name, path in (
             ("query_embeddings", query_embeddings),
             ("corpus_embeddings", corpus_embeddings),

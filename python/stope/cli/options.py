@@ -58,6 +58,34 @@ PositivesAreIds = Annotated[
         rich_help_panel=_FILES,
     ),
 ]
+QueryIdColumn = Annotated[str | None, _column("Column of the queries' ids.")]
+LabelColumn = Annotated[str | None, _column("Column that says whether a row's document answers.")]
+MinRelevance = Annotated[
+    float | None,
+    typer.Option(
+        help="Least label, score or judgement of an answer.",
+        show_default="1",
+        rich_help_panel=_FILES,
+    ),
+]
+IgnoreLabels = Annotated[
+    bool,
+    typer.Option(
+        "--ignore-labels",
+        metavar="",
+        help="Every row is an answer, whatever its label or score.",
+        rich_help_panel=_FILES,
+    ),
+]
+SkipEmpty = Annotated[
+    bool,
+    typer.Option(
+        "--skip-empty",
+        metavar="",
+        help="Leave out rows without text, and count them.",
+        rich_help_panel=_FILES,
+    ),
+]
 OfUnknownIds = Annotated[
     UnknownIds,
     typer.Option(
@@ -80,7 +108,8 @@ def without_effect(context: typer.Context, names: Iterable[str], why: str) -> No
 
 def of_files(context: typer.Context, path: Path, corpus: Path | None) -> None:
     """Refuse, beside files, what is for BEIR folders, and beside a folder what is for files."""
-    columns = ("query_column", "positive_column", "text_column", "id_column")
+    columns = ("query_column", "positive_column", "text_column", "id_column", "query_id_column")
+    columns += ("label_column", "ignore_labels", "skip_empty")
     if path.is_dir():
         if corpus is not None:
             raise ValueError(f"{path} is a folder, which brings its own corpus; leave {corpus} out")
@@ -132,26 +161,3 @@ def load_encoder(name: str) -> Any:
     from stope.encoders import load_encoder as load
 
     return load(model_path(name))
-
-
-def load_embeddings(path: Path, option: str) -> Any:
-    """Map a .npy array of two dimensions, as the kernels take it."""
-    import numpy as np
-
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{option} {path} is no .npy file of numbers ({error})") from error
-    what = f"{option} {path}"
-    if not isinstance(array, np.ndarray) or array.ndim != 2:
-        raise ValueError(f"{what} must hold one array of two dimensions (texts, dim)")
-    if str(array.dtype) not in ("float32", "float16", "int8", "|V2", "bfloat16"):
-        raise ValueError(
-            f'{what} holds {array.dtype}; save it as np.save(path, array.astype("float32"))'
-        )
-    if not array.flags.c_contiguous:
-        raise ValueError(
-            f"{what} is in column order (Fortran's); save it as "
-            "np.save(path, np.ascontiguousarray(array))"
-        )
-    return array

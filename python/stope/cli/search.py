@@ -110,8 +110,10 @@ def search(
     split: options.Split = "test",
     unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
     query_column: options.QueryColumn = None,
+    query_id_column: options.QueryIdColumn = None,
     text_column: options.CorpusColumn = None,
     id_column: options.IdColumn = None,
+    skip_empty: options.SkipEmpty = False,
     tag: Annotated[str, typer.Option(help="Last column of a TREC run.")] = "stope",
     batch_size: options.BatchSize = 256,
     threads: options.Threads = None,
@@ -133,9 +135,22 @@ def search(
     from stope.data import write_jsonl, write_run
     from stope.retrieval import search as run_all
 
-    query_ids, query_texts, corpus_ids, corpus_texts = _read(
-        queries, corpus, split, unknown_ids.value, query_column, text_column, id_column
-    )
+    if queries.is_dir():
+        query_ids, query_texts, corpus_ids, corpus_texts = _read_folder(
+            queries, split, unknown_ids.value
+        )
+    elif corpus is None:
+        raise typer.BadParameter("name the corpus after the queries", param_hint="CORPUS")
+    else:
+        from stope.data import read_queries, read_texts
+
+        # The run joins them with judgements by ids: none may be made up beside a column of ids.
+        query_ids, query_texts = read_queries(
+            queries, query_column, query_id_column, ids="needed", skip_empty=skip_empty
+        )
+        corpus_ids, corpus_texts = read_texts(
+            corpus, text_column, id_column, ids="needed", skip_empty=skip_empty
+        )
     if k is not None and k > len(corpus_ids):
         raise ValueError(f"-k is {k} but the corpus has {len(corpus_ids)} documents; lower it")
     if not as_json:
@@ -226,51 +241,27 @@ def _check_empty(run: dict[str, dict[str, float]]) -> None:
         terminal.say(f"{len(empty):,} of {len(run):,} queries found nothing: {names}.")
 
 
-def _read(
-    queries: Path,
-    corpus: Path | None,
-    split: str,
-    unknown_ids: Any,
-    query_column: str | None,
-    text_column: str | None,
-    id_column: str | None,
+def _read_folder(
+    folder: Path, split: str, unknown_ids: Any
 ) -> tuple[list[str], list[str], list[str], list[str]]:
-    from stope.data import read_beir, read_texts
+    from stope.data import read_beir
 
-    if queries.is_dir():
-        collection = read_beir(queries, [split], unknown_ids=unknown_ids)
-        judged = collection.split(split)
-        ids, texts = list(judged.query_ids), list(judged.query_texts)
-        return ids, texts, collection.corpus_ids, collection.corpus_texts
-    if corpus is None:
-        raise typer.BadParameter("name the corpus after the queries", param_hint="CORPUS")
-    return (*_queries(queries, query_column), *read_texts(corpus, text_column, id_column))
-
-
-def _queries(path: Path, column: str | None) -> tuple[list[str], list[str]]:
-    """Read queries from a column "query" or like it, else as any texts."""
-    from stope.data import read_rows, read_texts
-
-    if column is None and not path.name.removesuffix(".gz").endswith(".txt"):
-        first = next(iter(read_rows(path)), None)
-        names = {} if first is None else {name.lower(): name for name in first[1]}
-        column = next((names[name] for name in ("query", "question") if name in names), None)
-    return read_texts(path, column)
+    collection = read_beir(folder, [split], unknown_ids=unknown_ids)
+    judged = collection.split(split)
+    ids, texts = list(judged.query_ids), list(judged.query_texts)
+    return ids, texts, collection.corpus_ids, collection.corpus_texts
 
 
 def _dense(
     encoder: Any, embeddings: Path | None, texts: list[str], *, approximate: bool, **chosen: Any
 ) -> Retriever:
+    from stope.data import read_embeddings
     from stope.retrieval import DenseRetriever, HnswRetriever
 
     kind = HnswRetriever if approximate else DenseRetriever
     if embeddings is None:
         return kind(encoder, texts, **chosen)
-    rows = options.load_embeddings(embeddings, "--corpus-embeddings")
-    if len(rows) != len(texts):
-        raise ValueError(
-            f"--corpus-embeddings has {len(rows)} rows but the corpus has {len(texts)} documents"
-        )
+    rows = read_embeddings(embeddings, "--corpus-embeddings", rows=len(texts))
     return kind(encoder, embeddings=rows, **chosen)
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from stope.data.readers.lines import existing_file
 
-_KINDS = ("float32", "float16", "int8")
+_KINDS = ("float32", "float16", "int8", "|V2", "bfloat16")
 
 
 def read_embeddings(
     path: str | PathLike[str], argument: str = "path", *, rows: int | None = None
 ) -> NDArray[Any]:
-    """Map a .npy array ``[texts, dim]`` of float32, float16 or int8.
+    """Map a .npy array ``[texts, dim]`` of float32, float16, bfloat16 or int8.
 
     A file that is shortened while it is mapped ends the process with SIGBUS.
 
@@ -52,15 +52,14 @@ def read_embeddings(
         raise ValueError(
             f"{called} must hold one array of two dimensions (texts, dim), but it has {shape}"
         )
-    if array.dtype.name not in _KINDS:
+    if str(array.dtype) not in _KINDS:
         raise ValueError(
-            f"{called} holds {array.dtype}; save it as float32: numpy.save(path, array.astype("
-            '"float32"))'
+            f'{called} holds {array.dtype}; save it as np.save(path, array.astype("float32"))'
         )
     if array.strides[-1] != array.itemsize and array.size and array.shape[1] > 1:
         raise ValueError(
-            f"{called} is in Fortran order; save it row by row: numpy.save(path, "
-            "numpy.ascontiguousarray(array))"
+            f"{called} is in column order (Fortran's); save it as "
+            "np.save(path, np.ascontiguousarray(array))"
         )
     if rows is not None and len(array) != rows:
         raise ValueError(f"{called} has {len(array):,} rows for {rows:,} texts; it needs one each")
