@@ -68,8 +68,8 @@ def set_num_threads(count: int) -> None:
     """Set how many threads an operation uses, from 1 to 1024, for the whole process.
 
     Operations may be called from any thread, also at once: they take turns on the pool of threads.
-    One that is called inside a callback of another (``progress``, a signal handler, ``__del__``), or
-    that such a callback waits for, uses the thread that calls it; its results are the same bits.
+    One that is called inside a callback of another (``progress``, a signal handler, ``__del__``),
+    or that such a callback waits for, uses the thread that calls it; its bits are the same.
     In a child that is forked inside a callback the operation around it raises ``RuntimeError``.
 
     The default is ``STOPE_NUM_THREADS``, then ``OMP_NUM_THREADS``, then the processors that this

@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 def on_host(array: Any) -> NDArray[Any]:
     """The array in the memory of the CPU; a torch tensor without its gradient.
 
+    A bfloat16 tensor comes as float32, which holds it exactly: NumPy has no bfloat16.
+
     >>> on_host(np.float32([1, 2])).tolist()
     [1.0, 2.0]
     """
     if hasattr(array, "detach"):
         array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":
+            array = array.float()
     elif hasattr(array, "get"):  # CuPy's
         array = array.get()
     return np.asarray(array)

@@ -59,7 +59,14 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda rest: rest | {"version": 2},
+        lambda rest: rest | {"version": 3},
+        lambda rest: rest | {"version": True},
+        lambda rest: rest | {"files": {}},
+        lambda rest: rest | {"files": {"adapter.safetensors": {"size": "1", "sha256": ""}}},
+        lambda rest: rest | {"evaluations": [[0, "0.5"]]},
+        lambda rest: rest | {"evaluations": [[0, 0.5, 1]]},
+        lambda rest: rest | {"evaluations": [[float("inf"), 0.5]]},
+        lambda rest: rest | {"more": 1},
         lambda rest: rest | {"side": "left"},
         lambda rest: rest | {"maps": {"queries": "cubic"}},
         lambda rest: rest | {"maps": {}},
@@ -72,6 +79,8 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
 def test_damaged_files(tmp_path, change):
     folder = tmp_path / "adapter"
     random_adapter("linear", "both").save(folder)
+    first = json.loads((folder / "adapter.json").read_text())
+    del first["files"]
     if change is None:
         whole = (folder / "adapter.safetensors").read_bytes()
         (folder / "adapter.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -80,6 +89,9 @@ def test_damaged_files(tmp_path, change):
         (folder / "adapter.json").write_text(json.dumps(change(rest)))
     with pytest.raises(ValueError, match="holds a damaged adapter"):
         Adapter.load(folder)
+    if change is not None:  # as the version before wrote it
+        (folder / "adapter.json").write_text(json.dumps(first | {"version": 1}))
+        assert Adapter.load(folder).side == "both"
     (folder / "adapter.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"it has no adapter\.json"):
         Adapter.load(folder)

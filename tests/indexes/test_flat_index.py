@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
+import pickle
+import struct
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cases
+import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
 import pytest
 import reference
+from hypothesis import given
 
 import stope
 
@@ -111,15 +121,154 @@ def test_wrong_arguments_are_refused():
         stope.FlatIndex(corpus, metric="l2")
     with pytest.raises(ValueError, match="corpus"):
         stope.FlatIndex(corpus[0])
-    with pytest.raises(ValueError, match=r"corpus.*empty|empty.*corpus|corpus.*0 rows"):
-        stope.FlatIndex(corpus[:0])
     index = stope.FlatIndex(corpus)
-    with pytest.raises(ValueError, match=r"\bk\b.*101"):
-        index.search(queries, 101)
+    for k, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=rf"k is {k}; "):
+            index.search(queries, k)
     with pytest.raises(ValueError, match=r"dim 16.*dim 15|dim 15.*dim 16"):
         index.search(queries[:, :15].copy(), 3)
     with pytest.raises(TypeError, match="int8"):
         index.search((10 * queries).astype(np.int8), 3)
+
+
+@pytest.mark.parametrize("k", [1, 100, 101, 250])
+@pytest.mark.parametrize("count", [0, 4])
+@pytest.mark.parametrize("rows", [0, 100])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_no_queries_no_rows_and_more_than_there_are(rows, count, k, kind):
+    queries, corpus = cases.make("gaussian", 4, 100, 16)
+    queries, corpus = queries[:count], corpus[:rows]
+    ids = np.full((count, k), -1, dtype=np.int64)
+    scores = np.full((count, k), -np.inf, dtype=np.float32)
+    if rows and count:
+        expected = reference.select(reference.canonical(queries, corpus), min(k, rows))
+        scores[:, :rows], ids[:, :rows] = expected
+    if kind == "torch":
+        torch = pytest.importorskip("torch", reason="torch is not installed")
+        queries = torch.from_numpy(queries)
+    index = stope.FlatIndex(corpus)
+    found = index.search(queries, k)
+    assert type(found.ids) is type(queries)
+    reference.assert_same((np.asarray(found.scores), np.asarray(found.ids)), (scores, ids))
+    out = np.empty_like(scores), np.empty_like(ids)
+    assert index.search(queries, k, out=out).ids is out[1]
+    reference.assert_same(out, (scores, ids))
+    with pytest.raises(ValueError, match="corpus has dim 16 but queries have dim 3"):
+        index.search(np.ones((count, 3), np.float32), k)
+
+
+def test_an_empty_index_grows_and_is_saved(tmp_path):
+    queries, corpus = cases.make("gaussian", 4, 100, 16)
+    expected = reference.select(reference.canonical(queries, corpus), 10)
+    index = stope.FlatIndex(corpus[:0])
+    index.save(tmp_path / "index.stope")
+    for empty in (index, stope.FlatIndex.load(tmp_path / "index.stope")):
+        assert len(empty) == 0
+        for part in np.split(corpus, [1, 5, 80]):
+            empty.add(part)
+        reference.assert_same(empty.search(queries, 10), expected)
+
+
+# --- copies and threads ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda i: pickle.loads(pickle.dumps(i))])
+@pytest.mark.parametrize("grown", [False, True])
+def test_copies_grow_on_their_own(how, grown):
+    queries, corpus = cases.make("gaussian", 4, 330, 16)
+    index = stope.FlatIndex(corpus[:150])
+    if grown:
+        index.add(corpus[150:170])
+    size = len(index)
+    other = how(index)
+    third = how(other)
+    parts = {index: corpus[size : size + 3], other: corpus[200:330], third: corpus[:0]}
+    for changed, rows in parts.items():
+        changed.add(rows)
+        changed.add(rows[::-1].copy())
+    for changed, rows in parts.items():
+        whole = np.concatenate([corpus[:size], rows, rows[::-1]])
+        expected = reference.select(reference.canonical(queries, whole), len(whole))
+        reference.assert_same(changed.search(queries, len(whole)), expected)
+
+
+def test_threads_search_add_copy_and_save_at_once(tmp_path, threads):
+    """Each answer is that of the rows that were there when the search began, or a little later."""
+    threads(2)
+    queries, corpus = cases.make("gaussian", 40, 3000, 48)
+    scores = reference.canonical(queries, corpus)
+    index, stop, sizes = stope.FlatIndex(corpus[:1001]), threading.Event(), []
+
+    def check(found, least, most):
+        for rows in range(least, most + 1):
+            expected = reference.select(scores[:, :rows], 10)
+            if np.array_equal(found.ids, expected[1]):
+                return sizes.append(rows)
+        raise AssertionError(f"the answer is that of no size from {least} to {most}")
+
+    def search():
+        while not stop.is_set():
+            least = len(index)
+            found = index.search(queries, 10)
+            check(found, least, len(index))
+
+    def copies():
+        while not stop.is_set():
+            other = copy.copy(index)
+            size = len(other)
+            other.add(corpus[size : size + 5])
+            check(other.search(queries, 10), len(other), len(other))
+
+    def saves():
+        while not stop.is_set():
+            index.save(tmp_path / "index.stope")
+            loaded = stope.FlatIndex.load(tmp_path / "index.stope")
+            check(loaded.search(queries, 10), len(loaded), len(loaded))
+
+    with ThreadPoolExecutor(4) as pool:
+        working = [pool.submit(work) for work in (search, search, copies, saves)]
+        try:
+            for size in range(1001, 2900, 7):
+                index.add(corpus[size : size + 7])
+                time.sleep(0.002)
+        finally:
+            stop.set()
+        for work in working:
+            work.result()
+    assert len(sizes) > 10
+    expected = reference.select(scores[:, : len(index)], 10)
+    reference.assert_same(index.search(queries, 10), expected)
+
+
+def test_additions_of_several_threads_are_all_there(threads):
+    threads(2)
+    rows = np.eye(40, dtype=np.float32)
+    index = stope.FlatIndex(rows[:1])
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda row: index.add(rows[row : row + 1]), range(1, 40)))
+    assert sorted(index.search(rows, 1).ids[:, 0].tolist()) == [*range(40)]
+
+
+def test_an_addition_that_a_signal_handler_interrupts(succeeds):
+    """The handler searches what was there; its own addition is refused rather than deadlocking."""
+    code = """
+        import signal, numpy as np, stope
+        rows = np.random.default_rng(0).standard_normal((60_000, 64), dtype=np.float32)
+        index, refused, searched = stope.FlatIndex(rows[:1000]), [], []
+        def handler(*_):
+            searched.append(index.search(rows[:1], 1).ids.item())
+            try:
+                index.add(rows[:1])
+            except RuntimeError as error:
+                refused.append(str(error))
+        signal.signal(signal.SIGALRM, handler)
+        while not refused:
+            signal.setitimer(signal.ITIMER_REAL, 0.003)
+            index.add(rows)
+        assert "note the rows" in refused[0] and set(searched) == {0}
+        print("fine")
+    """
+    assert "fine" in succeeds(code, timeout=60)
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -216,6 +365,51 @@ def test_every_truncation_is_noticed(tmp_path, saved):
 def test_extra_bytes_are_noticed(tmp_path, saved):
     refused(tmp_path / "index.stope", saved + b"\0")
     refused(tmp_path / "index.stope", saved + saved)
+
+
+HEADER_FIELDS = ["metric", "dtype", "rows", "dim", "sections", "corpus", "offset", "size", "crc32"]
+
+
+def with_header(saved, header):
+    """The file with another header, whose checksum is right."""
+    text = json.dumps(header).encode() if not isinstance(header, bytes) else header
+    start = b"STOPEIDX" + struct.pack("<III", 1, len(text), zlib.crc32(text)) + text
+    return start.ljust(4096, b"\0") + saved[4096:]
+
+
+def header_of(saved):
+    return json.loads(saved[20 : 20 + struct.unpack("<I", saved[12:16])[0]])
+
+
+@given(
+    st.sampled_from(HEADER_FIELDS),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()),
+)
+def test_an_edited_header_is_refused_in_a_sentence(tmp_path_factory, saved, field, value):
+    header = header_of(saved)
+    place = header
+    if field in ("corpus", "offset", "size", "crc32"):
+        place = header["sections"]
+    if field in ("offset", "size", "crc32"):
+        place = place["packed"]
+    if type(value) is type(place[field]) and value == place[field]:
+        return
+    place[field] = value
+    refused(tmp_path_factory.mktemp("edited") / "index.stope", with_header(saved, header))
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"[" * 4000, b"null", b"[]", b'{"rows": 1e999}', b"9" * 4070, b"\xff"]
+)
+def test_a_header_of_another_kind_is_refused(tmp_path, saved, header):
+    refused(tmp_path / "index.stope", with_header(saved, header))
+
+
+@pytest.mark.parametrize("rows", [0, 2**40, 2**62])
+@pytest.mark.parametrize("dim", [2**20, 2**40, 2**62])
+def test_a_header_that_tells_of_giant_arrays_is_refused(tmp_path, saved, rows, dim):
+    header = header_of(saved) | {"rows": rows, "dim": dim}
+    refused(tmp_path / "index.stope", with_header(saved, header))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

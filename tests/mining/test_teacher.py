@@ -127,10 +127,10 @@ def test_an_altered_file_is_refused(mined, tmp_path):
 
 
 def test_a_full_disk_loses_no_shard(mined, tmp_path, monkeypatch):
-    from stope.encoders import _shards
+    from stope._files import shards
 
     options = {"folder": tmp_path, "shard_size": 32}
-    whole, writes = _shards._write, []
+    whole, writes = shards._write, []
 
     def full(file, data):
         writes.append(len(data))
@@ -138,10 +138,10 @@ def test_a_full_disk_loses_no_shard(mined, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(file, data)
 
-    monkeypatch.setattr(_shards, "_write", full)
+    monkeypatch.setattr(shards, "_write", full)
     with pytest.raises(OSError, match="No space left"):
         teacher_scores(mined, Teacher(), **options)
-    monkeypatch.setattr(_shards, "_write", whole)
+    monkeypatch.setattr(shards, "_write", whole)
     teacher = Teacher()
     found = teacher_scores(mined, teacher, **options)
     assert len(teacher.asked()) == found.positive_scores.size + int(mined.result.counts.sum()) - 64

@@ -143,7 +143,7 @@ def test_saved_negatives_go_on(tmp_path, fixed):
 def test_altered_or_foreign_files_are_refused(tmp_path):
     pairs = some_pairs()
     live = published(pairs, num_negatives=3)
-    with pytest.raises(ValueError, match="missing or incomplete"):
+    with pytest.raises(ValueError, match="is missing; start without it"):
         live.load(tmp_path)
     live.save(tmp_path)
     for options in ({"num_negatives": 2}, {"num_negatives": 3, "seed": 1}):

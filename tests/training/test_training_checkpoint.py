@@ -135,8 +135,11 @@ def test_newest_checkpoints_are_kept(tmp_path):
     [
         ("model.safetensors", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "not what was written"),
         ("optimizer.json", lambda raw: raw + b" ", "not what was written"),
-        ("manifest.json", lambda raw: raw[:40], "no readable manifest.json"),
-        ("progress.json", None, "progress.json is missing"),
+        ("manifest.json", lambda raw: raw[:40], "manifest.json is damaged: it is not JSON"),
+        ("manifest.json", lambda raw: b"[" * 10**6, "manifest.json is damaged: it is nested"),
+        ("manifest.json", lambda raw: raw.replace(b'"files"', b'"file"'), "files is missing"),
+        ("manifest.json", lambda raw: raw.replace(b'"size": ', b'"size": -'), "size is -"),
+        ("progress.json", None, "'progress.json' is missing"),
     ],
 )
 def test_a_broken_checkpoint_is_passed_over(tmp_path, one_thread, name, change, said):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._files.atomic import atomic_path, open_atomic
+from stope._files.manifest import read_manifest
 
 
 def digest(array: NDArray[Any]) -> str:
@@ -52,32 +53,43 @@ def write_arrays(manifest: Path, described: Mapping[str, Any], arrays: Mapping[s
             path.unlink()
 
 
-def read_arrays(manifest: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def read_arrays(
+    manifest: Path, described: Mapping[str, Any], names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What `write_arrays` wrote: the description and the arrays, both checked.
+
+    Args:
+        manifest: its path.
+        described: the kind of every field (`stope._files.manifest.checked`).
+        names: of the arrays that there must be.
 
     Raises:
         ValueError: a file is missing, truncated or altered.
     """
+    entry = {"file": str, "sha256": str}
+    kind = {**described, "arrays": dict.fromkeys(names, entry)}
     try:
-        described = json.loads(manifest.read_text("utf-8"))
-        named = described.pop("arrays")
+        values = read_manifest(manifest, kind, _REMEDY)
+        named = values.pop("arrays")
         arrays = {
-            name: _read(manifest.with_name(entry["file"]), entry["sha256"])
+            name: _read(manifest.with_name(Path(entry["file"]).name), entry["sha256"])
             for name, entry in named.items()
         }
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{manifest} or a file that it names is missing or incomplete ({error!r}); "
-            "start without it, or from another checkpoint"
-        ) from error
-    return described, arrays
+    except FileNotFoundError as error:
+        raise ValueError(f"{error.filename} is missing; {_REMEDY}") from None
+    return values, arrays
+
+
+_REMEDY = "start without it, or from another checkpoint"
 
 
 def _read(path: Path, sha256: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is truncated or altered: {error}") from error
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy's reader has many for a damaged header
+        raise ValueError(f"{path} is truncated or altered ({type(error).__name__})") from None
     if digest(array) != sha256:
         raise ValueError(f"{path} is altered: its SHA-256 is not the one in the manifest")
     return array

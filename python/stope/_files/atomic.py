@@ -1,15 +1,24 @@
-"""Write a file or a folder whole or not at all: temporary name beside it, fsync, rename."""
+"""Write a file or a folder whole or not at all: temporary name beside it, fsync, rename.
+
+The temporary name says which process on which machine writes. What a killed process has left is
+removed by the next write to the same folder, what a living one is writing is left alone. Files and
+folders get the permissions that the umask leaves.
+"""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
+import re
 import shutil
-import tempfile
+import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import IO
@@ -96,7 +105,7 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(
             f"cannot write {target}: the folder {target.parent} does not exist; create it first"
         )
-    temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(target)
     try:
         yield temporary
         try:
@@ -110,33 +119,91 @@ def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: str | PathLike[str]) -> Iterator[Path]:
+def atomic_folder(folder: str | PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a new folder beside `folder` that takes its name when the block ends, with all in it.
 
     What is in it is flushed to the disk first. When the block raises it is removed.
 
     Args:
         folder: new, or an empty folder.
+        replace: what is there, if anything, is removed once the new one is whole.
 
     Raises:
         FileExistsError: `folder` exists and is not an empty folder.
         FileNotFoundError: the folder that should hold it does not exist.
     """
     target = Path(folder).absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not an empty folder; name another")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"The folder {target.parent} does not exist; create it first")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    temporary, before = temporary_beside(target), temporary_beside(target)
     try:
+        temporary.mkdir()
         yield temporary
         flush_tree(temporary)
-        temporary.chmod(0o755)  # mkdtemp made it for its owner alone
-        os.replace(temporary, target)
+        if replace and target.exists():
+            os.replace(target, before)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if before.exists():
+                os.replace(before, target)
+            raise
         flush_to_disk(target.parent)
-    except BaseException:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def temporary_beside(target: Path) -> Path:
+    """A name that nobody has, in the same folder; what killed processes left there is removed."""
+    _remove_leftovers(target.parent)
+    # File systems allow 255 bytes; a letter may take four.
+    name = os.fsencode(target.name)[:100].decode(errors="ignore")
+    return target.with_name(f".{name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
+
+
+_TEMPORARY = re.compile(r"\..*\.([0-9a-f]{12})-([0-9]{1,9})-[0-9a-f]{12}\.tmp", re.DOTALL)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    try:
+        names = os.listdir(folder)
+    except OSError:  # a folder that may be written to and not read
+        return
+    for name in names:
+        match = _TEMPORARY.fullmatch(name)
+        if match is None or match[1] != _machine() or _lives(int(match[2])):
+            continue
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+
+
+@cache
+def _machine() -> str:
+    """Where a process number means the same process: the machine, and the container on it."""
+    try:
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        numbers = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbers}".encode()).hexdigest()[:12]
+
+
+def _lives(process: int) -> bool:
+    if sys.platform == "win32":  # which knows no harmless signal
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def flush_tree(folder: Path) -> None:

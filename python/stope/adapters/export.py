@@ -13,15 +13,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stope._checks import choice
 from stope._extras import need
 from stope._files.atomic import atomic_folder
+from stope._files.manifest import FILES, checked, described_files, problem_with_files, read_json
 from stope.adapters.maps import KINDS, Map, ResidualMLP, arrays, matrix
 from stope.adapters.recipe import SIDES, Side
 from stope.encoders.versions import dimension, part
 
 _ARRAYS, _REST = "adapter.safetensors", "adapter.json"
-_FORMAT = {"format": "stope adapter", "version": 1}
+_FORMAT = {"format": "stope adapter", "version": 2}
+_KIND = {
+    "format": ("stope adapter",),
+    "version": (1, 2),
+    "side": SIDES,
+    "maps": {str: tuple(KINDS)},
+    "evaluations": [[float]],
+    "files": FILES,
+}
 
 
 class Stored(NamedTuple):
@@ -56,6 +64,7 @@ def save(
     rest = {**_FORMAT, "side": side, "maps": kinds, "evaluations": list(evaluations)}
     with atomic_folder(folder) as temporary:
         library.save_file(tensors, temporary / _ARRAYS)
+        rest["files"] = described_files(temporary)
         (temporary / _REST).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
 
 
@@ -69,29 +78,29 @@ def load(folder: Path) -> Stored:
                 f"{folder} is no adapter: it has no {name}. Name a folder that Adapter.save wrote"
             )
     try:
-        rest = json.loads((folder / _REST).read_text(encoding="utf-8"))
-        if not isinstance(rest, dict) or {key: rest.get(key) for key in _FORMAT} != _FORMAT:
-            raise ValueError(f"{_REST} does not say {_FORMAT}")
+        rest = read_json(folder / _REST)
+        if isinstance(rest, dict) and rest.get("version") == 1:  # which lists no files
+            rest["files"] = described_files(folder, (_REST,))
+        checked(rest, _KIND)
+        if problem := problem_with_files(folder, rest["files"], (_REST,)):
+            raise ValueError(problem)
         tensors = library.load_file(folder / _ARRAYS)
-        maps = {name: _map(tensors, name, kind) for name, kind in dict(rest["maps"]).items()}
-        side = choice(rest["side"], "side", SIDES)
+        maps = {name: _map(tensors, name, kind) for name, kind in rest["maps"].items()}
         queries, documents = maps.get("queries"), maps.get("documents")
         return Stored(
-            side,
+            rest["side"],
             queries,
-            queries if side == "both" else documents,
+            queries if rest["side"] == "both" else documents,
             [float(loss) for loss in tensors["losses"]],
             [(int(epoch), float(score)) for epoch, score in rest["evaluations"]],
         )
-    except (ValueError, TypeError, KeyError, AttributeError, failure) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, failure) as error:
         raise ValueError(
             f"{folder} holds a damaged adapter ({type(error).__name__}: {error}); save it again"
         ) from error
 
 
 def _map(tensors: dict[str, Any], name: str, kind: str) -> Map:
-    if kind not in KINDS:
-        raise ValueError(f"the map of {name} is of the unknown kind {kind!r}")
     prefix = f"{name}."
     own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
     return KINDS[kind](**own)

@@ -1,6 +1,6 @@
 """Embeddings on disk: found again only for the same encoder, prompt and texts; resumed by shards.
 
-One folder per key holds them (`stope.encoders._shards`): a run that was stopped anywhere goes on
+One folder per key holds them (`stope._files.shards`): a run that was stopped anywhere goes on
 after its last whole shard.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import integer
+from stope._files.shards import FORMAT, VERSION, Manifest, kept_array
 from stope.data.text_identity import fingerprint_texts
-from stope.encoders._shards import FORMAT, VERSION, Manifest, kept_array
 from stope.encoders.encode import encode_corpus, encode_queries
 from stope.encoders.fingerprint import fingerprint_encoder
 

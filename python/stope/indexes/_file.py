@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,13 +27,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _core
+from stope._files.atomic import atomic_path
+from stope._files.manifest import checked, parse_json
 from stope.errors import IndexFileError
+from stope.ops._search import METRICS, Metric
 
 _MAGIC = b"STOPEIDX"
 _VERSION = 1
 _ALIGNMENT = 4096
 _BLOCK = 1 << 24
 _STORAGE = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "int8": "|i1"}
+_SECTION = {"offset": int, "size": int, "crc32": int}
+_HEADER = {
+    "metric": METRICS,
+    "dtype": tuple(_STORAGE),
+    "rows": int,
+    "dim": int,
+    "sections": {"corpus": _SECTION, "packed": _SECTION},
+}
+_MOST_COLUMNS = 1 << 31
 
 
 class IndexContents(NamedTuple):
@@ -42,7 +53,7 @@ class IndexContents(NamedTuple):
 
     corpus: NDArray[Any]
     packed: NDArray[np.uint8]
-    metric: str
+    metric: Metric
     dtype: str
 
 
@@ -67,40 +78,28 @@ def write(
     start = _MAGIC + struct.pack("<III", _VERSION, len(text), zlib.crc32(text)) + text
     if len(start) > _ALIGNMENT:
         raise AssertionError("the header outgrew its page")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(start)
-            for name, array in sections.items():
-                _pad(file, header["sections"][name]["offset"])
-                for block in _blocks(array):
-                    file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        raise OSError(error.errno, f"cannot write the index: {error.strerror}", str(path)) from None
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_path(path) as temporary:
+        try:
+            with temporary.open("xb") as file:
+                file.write(start)
+                for name, array in sections.items():
+                    _pad(file, header["sections"][name]["offset"])
+                    for block in _blocks(array):
+                        file.write(block)
+        except OSError as error:
+            problem = f"cannot write the index: {error.strerror}"
+            raise OSError(error.errno, problem, str(path)) from None
 
 
 def read(path: Path, *, verify: bool) -> IndexContents:
     """Map a file after checking its header, its length and, if asked, every byte."""
     with path.open("rb") as file:
-        header = _read_header(path, file)
-        size = os.fstat(file.fileno()).st_size
+        header, header_end = _read_header(path, file)
     sections = header["sections"]
     last = sections["packed"]
-    if size != last["offset"] + last["size"]:
-        raise IndexFileError(
-            f"{path} is truncated or has grown: it has {size} bytes, its header says "
-            f"{last['offset'] + last['size']}; build the index again"
-        )
     whole = np.memmap(path, dtype=np.uint8, mode="r")
     if verify:
-        _verify(path, whole, header)
+        _verify(path, whole, header, header_end)
     at, count = sections["corpus"]["offset"], sections["corpus"]["size"]
     corpus = whole[at : at + count].view(_STORAGE[header["dtype"]])
     packed = whole[last["offset"] : last["offset"] + last["size"]]
@@ -109,7 +108,8 @@ def read(path: Path, *, verify: bool) -> IndexContents:
     )
 
 
-def _read_header(path: Path, file: BinaryIO) -> dict[str, Any]:
+def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
+    """The header, which describes a file of this length, and where it ends."""
     start = file.read(20)
     if start[:8] != _MAGIC:
         raise IndexFileError(f"{path} is not a stope index (it does not start with STOPEIDX)")
@@ -124,23 +124,37 @@ def _read_header(path: Path, file: BinaryIO) -> dict[str, Any]:
     text = file.read(length) if length <= _ALIGNMENT else b""
     if zlib.crc32(text) != checksum:
         raise IndexFileError(f"{path} is truncated or altered: its header's checksum is wrong")
-    header: dict[str, Any] = json.loads(text)
-    item = np.dtype(_STORAGE[header["dtype"]]).itemsize
-    expected = {
-        "corpus": header["rows"] * header["dim"] * item,
-        "packed": _core.packed_bytes(header["rows"], header["dim"]),
-    }
-    for name, size in expected.items():
-        if header["sections"][name]["size"] != size:
+    try:
+        header: dict[str, Any] = checked(parse_json(text), _HEADER)
+    except ValueError as error:
+        raise IndexFileError(f"{path} is altered: {error}; build the index again") from None
+    rows, dim = header["rows"], header["dim"]
+    size = os.fstat(file.fileno()).st_size
+    corpus_bytes = rows * dim * np.dtype(_STORAGE[header["dtype"]]).itemsize
+    if max(rows, corpus_bytes) > size or not 0 < dim <= _MOST_COLUMNS:
+        raise IndexFileError(
+            f"{path} is truncated or altered: it has {size} bytes for {rows} rows of dim {dim}; "
+            "build the index again"
+        )
+    end = _ALIGNMENT
+    for name, needed in (("corpus", corpus_bytes), ("packed", _core.packed_bytes(rows, dim))):
+        section = header["sections"][name]
+        if (section["offset"], section["size"]) != (_aligned(end), needed):
             raise IndexFileError(
-                f"{path} has a section '{name}' of {header['sections'][name]['size']} bytes where "
-                f"{size} are needed; it was written by another stope: build the index again"
+                f"{path} has a section '{name}' of {section['size']} bytes at {section['offset']} "
+                f"where {needed} are needed at {_aligned(end)}; it was written by another stope: "
+                "build the index again"
             )
-    return header
+        end = _aligned(end) + needed
+    if size != end:
+        raise IndexFileError(
+            f"{path} is truncated or has grown: it has {size} bytes, its header says {end}; "
+            "build the index again"
+        )
+    return header, 20 + length
 
 
-def _verify(path: Path, whole: NDArray[np.uint8], header: dict[str, Any]) -> None:
-    end = 20 + len(json.dumps(header).encode())
+def _verify(path: Path, whole: NDArray[np.uint8], header: dict[str, Any], end: int) -> None:
     for name, section in header["sections"].items():
         if np.any(whole[end : section["offset"]]):
             raise IndexFileError(f"{path} is altered between its sections; build the index again")

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
+from stope._checks import choice, integer
 from stope.indexes import _file as _index_file
-from stope.ops._search import TopK, search
+from stope.ops._search import METRICS, Metric, Precision, TopK, search
+from stope.progress import Progress
 
-_METRICS = ("dot", "cosine", "euclidean")
+_PANEL_ROWS = 16
+
+
+class _Held(NamedTuple):
+    """What a search reads; an addition replaces it in one assignment."""
+
+    corpus: Any
+    panels: Any  # bytes of the corpus's device
+    shape: _arrays.MatrixShape
+
+
+class _Room(NamedTuple):
+    """Memory on the CPU with room to grow; what is held are its first rows and panels."""
+
+    rows: NDArray[Any]
+    panels: NDArray[np.uint8]
 
 
 class FlatIndex:
@@ -29,8 +49,12 @@ class FlatIndex:
     Queries on a device may search an index in host memory: its corpus streams through the device,
     as in :func:`stope.topk`, and its panels are not used.
 
+    Threads may search, add, copy and save at once. Each search answers from the rows that were in
+    the index when it began; additions wait for each other and for nobody else. A copy
+    (``copy.copy``, ``copy.deepcopy``, pickle) grows on its own.
+
     Args:
-        corpus: ``[n, dim]``, float32, float16, bfloat16 or int8; n may not be 0.
+        corpus: ``[n, dim]``, float32, float16, bfloat16 or int8; n may be 0.
         metric: ``"dot"``, ``"cosine"`` or ``"euclidean"``.
         progress: called now and then with ``(done, total)`` rows packed.
 
@@ -49,94 +73,136 @@ class FlatIndex:
     """
 
     def __init__(
-        self,
-        corpus: Any,
-        metric: str = "dot",
-        *,
-        progress: Callable[[int, int], object] | None = None,
+        self, corpus: Any, metric: Metric = "dot", *, progress: Progress | None = None
     ) -> None:
-        if metric not in _METRICS:
-            raise ValueError(f"metric is {metric!r}; give 'dot', 'cosine' or 'euclidean'")
+        self._metric: Metric = choice(metric, "metric", METRICS)
         _arrays.check_progress(progress)
         shape = _arrays.matrix_shape(corpus, "corpus")
-        if shape.rows == 0:
-            raise ValueError("corpus is empty (0 rows); give at least one row to search")
-        self._corpus = corpus
-        self._metric = metric
-        self._shape = shape
-        self._owned: NDArray[Any] | None = None  # a growing copy on the CPU, once rows were added
-        self._packed: Any  # bytes of the corpus's device
+        place = _arrays.ON_CPU
         if shape.device == "cpu":
-            self._packed = _arrays.aligned_bytes(_core.packed_bytes(shape.rows, shape.dim))
-            self._pack(corpus, 0, self._packed, progress)
+            panels = _arrays.aligned_bytes(_core.packed_bytes(shape.rows, shape.dim))
         else:
             place = _arrays.place_of(corpus, shape.device, "corpus")
-            self._packed = place.workspace(_core.packed_cuda_bytes(shape.rows, shape.dim))
-            self._pack(corpus, 0, self._packed, progress, place=place)
+            panels = place.workspace(_core.packed_cuda_bytes(shape.rows, shape.dim))
+        self._begin(_Held(corpus, panels, shape))
+        if shape.rows:
+            self._pack(corpus, 0, panels, progress=progress, place=place)
+
+    def _begin(self, held: _Held) -> None:
+        self._held = held
+        self._room: _Room | None = None  # once rows were added
+        # What is held may be read and replaced. A signal handler may come here twice.
+        self._lock = threading.RLock()
+        self._readers = 0
+        self._adding = threading.Lock()
+        self._adder: int | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return self._shape.rows
+        return self._held.shape.rows
 
     def __repr__(self) -> str:
         """Return a short description."""
-        s = self._shape
+        s = self._held.shape
         return f"FlatIndex({s.rows} rows, dim={s.dim}, {s.dtype}, metric={self._metric!r})"
+
+    def __copy__(self) -> FlatIndex:
+        """An index of the same rows, which are shared until one of the two grows."""
+        other = FlatIndex.__new__(FlatIndex)
+        other._metric = self._metric
+        with self._lock:
+            self._room = None  # whose last panel both hold
+            other._begin(self._held)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlatIndex:
+        """An index of a copy of the rows."""
+        return FlatIndex(copy.deepcopy(self._held.corpus, memo), self._metric)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the rows, which are packed again where they arrive."""
+        return FlatIndex, (self._held.corpus, self._metric)
 
     @property
     def dim(self) -> int:
         """Elements of a row."""
-        return self._shape.dim
+        return self._held.shape.dim
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> Metric:
         """What scores mean."""
         return self._metric
 
     @property
     def dtype(self) -> str:
         """Element type of the corpus: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"int8"``."""
-        return self._shape.dtype
+        return self._held.shape.dtype
 
     def add(self, rows: Any) -> None:
         """Append rows; their ids continue from ``len(index)``.
 
         The first addition copies the corpus; capacity then grows by half, so that adding n rows
-        in any portions costs O(n). On a CUDA device every addition copies the corpus.
+        in any portions costs O(n). While others search, an addition may copy the panels. On a CUDA
+        device every addition copies the corpus.
 
         Raises:
             ValueError, TypeError: another dim, dtype or device, NaN or infinity (naming the row).
                 The index is then as it was.
+            RuntimeError: called by a signal handler that interrupts an addition to this index.
         """
         more = _arrays.matrix_shape(rows, "rows")
         if more.dim != self.dim:
             raise ValueError(f"rows have dim {more.dim} but the index has dim {self.dim}")
         if more.dtype != self.dtype:
             raise TypeError(f"rows are {more.dtype} but the index holds {self.dtype}; cast them")
-        if more.device != self._shape.device:
+        device = self._held.shape.device
+        if more.device != device:
             raise ValueError(
-                f"rows are on {more.device} but the index is on {self._shape.device}; move them "
-                "to its device"
+                f"rows are on {more.device} but the index is on {device}; move them to its device"
             )
         if more.rows == 0:
             return
-        before, after = len(self), len(self) + more.rows
-        if more.device != "cpu":
-            place = _arrays.place_of(self._corpus, more.device, "corpus")
-            corpus = place.join(self._corpus, rows)
-            packed = place.workspace(_core.packed_cuda_bytes(after, self.dim))
-            have = _core.packed_cuda_bytes(before, self.dim)
-            packed[:have] = self._packed
-            self._pack(corpus, before, packed, None, "rows", place)
-            self._corpus, self._packed = corpus, packed
-            self._shape = self._shape._replace(rows=after)
-            return
-        store = self._room_for(after)
-        store[before:after] = _arrays.bits(rows)
-        packed = self._packed[: _core.packed_bytes(after, self.dim)]
-        self._pack(_arrays.from_bits(store[:after], self.dtype), before, packed, None, "rows")
-        self._corpus = _arrays.from_bits(store[:after], self.dtype)
-        self._shape = self._shape._replace(rows=after)
+        if self._adder == threading.get_ident():
+            raise RuntimeError(
+                "add was called while this thread adds to the same index, by a signal handler or "
+                "__del__; let it note the rows, and add them later"
+            )
+        with self._adding:
+            self._adder = threading.get_ident()
+            try:
+                (self._add if device == "cpu" else self._add_on_device)(rows, more.rows)
+            finally:
+                self._adder = None
+
+    def _add(self, rows: Any, count: int) -> None:
+        held, room = self._held, self._room
+        before, after = held.shape.rows, held.shape.rows + count
+        # The panel in which the new rows begin holds old ones that others may be reading.
+        first = before - before % _PANEL_ROWS
+        shared = first < before
+        if room is None or len(room.rows) < after:
+            room, shared = _grown(held, max(after, before + before // 2)), False
+        room.rows[before:after] = _arrays.bits(rows)
+        corpus = _arrays.from_bits(room.rows[:after], self.dtype)
+        start, end = (_core.packed_bytes(number, self.dim) for number in (first, after))
+        fresh = _arrays.aligned_bytes(end - start)
+        self._pack(corpus[first:], before - first, fresh, name="rows")
+        with self._lock:
+            if shared and (self._readers or self._room is not room):  # not ours alone: a copy's
+                room = room._replace(panels=_aligned_copy(room.panels))
+            room.panels[start:end] = fresh
+            shape = held.shape._replace(rows=after)
+            self._room, self._held = room, _Held(corpus, room.panels[:end], shape)
+
+    def _add_on_device(self, rows: Any, count: int) -> None:
+        held = self._held
+        before, after = held.shape.rows, held.shape.rows + count
+        place = _arrays.place_of(held.corpus, held.shape.device, "corpus")
+        corpus = place.join(held.corpus, rows)
+        panels = place.workspace(_core.packed_cuda_bytes(after, self.dim))
+        panels[: _core.packed_cuda_bytes(before, self.dim)] = held.panels
+        self._pack(corpus, before, panels, name="rows", place=place)
+        self._held = _Held(corpus, panels, held.shape._replace(rows=after))
 
     def search(
         self,
@@ -146,24 +212,49 @@ class FlatIndex:
         exclude: Any = None,
         ceiling: Any = None,
         floor: Any = None,
-        precision: str = "exact",
+        precision: Precision = "exact",
         out: tuple[Any, Any] | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> TopK:
-        """Find the k best rows of every query; the arguments are those of :func:`stope.topk`."""
-        return search(
-            queries,
-            self._corpus,
-            k,
-            metric=self._metric,
-            exclude=exclude,
-            ceiling=ceiling,
-            floor=floor,
-            precision=precision,
-            out=out,
-            progress=progress,
-            packed=self._panels(),
-        )
+        """Find the k best rows of every query; the arguments are those of :func:`stope.topk`.
+
+        An index serves whatever comes: there may be no queries, no rows, and k may be larger than
+        the number of rows. What is missing is score -inf and id -1, as where rows are excluded.
+        """
+        with self._reading() as held:
+
+            def best(count: int, out: tuple[Any, Any] | None) -> TopK:
+                return search(
+                    queries,
+                    held.corpus,
+                    count,
+                    metric=self._metric,
+                    exclude=exclude,
+                    ceiling=ceiling,
+                    floor=floor,
+                    precision=precision,
+                    out=out,
+                    progress=progress,
+                    packed=held.panels,
+                )
+
+            shape, k = _arrays.matrix_shape(queries, "queries"), integer(k, "k", 1)
+            rows = held.shape.rows
+            if shape.rows and k <= rows:
+                return best(k, out)
+            if shape.dim != self.dim:
+                raise ValueError(f"corpus has dim {self.dim} but queries have dim {shape.dim}")
+            place = _arrays.place_of(queries, shape.device, "queries")
+            given_scores, given_ids = out or (None, None)
+            area = (shape.rows, k)
+            scores = _arrays.output(given_scores, "out scores", area, np.float32, place)
+            ids = _arrays.output(given_ids, "out ids", area, np.int64, place)
+            scores[...], ids[...] = -np.inf, -1
+            if shape.rows and rows:
+                scores[:, :rows], ids[:, :rows] = best(rows, None)
+            if out is not None:
+                return TopK(*out)
+            return TopK(_arrays.like(scores, queries, place), _arrays.like(ids, queries, place))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, by way of a temporary name in the same folder.
@@ -174,22 +265,21 @@ class FlatIndex:
         Raises:
             OSError: the file cannot be written; nothing is left behind.
         """
-        corpus, panels = _arrays.bits(self._corpus), self._panels()
-        if self._shape.device != "cpu":
-            on_cpu = FlatIndex(_arrays.from_bits(corpus, self.dtype), self._metric)
-            on_cpu.save(path)
-            return
-        _index_file.write(
-            Path(path),
-            corpus=corpus,
-            packed=panels,
-            metric=self._metric,
-            dtype=self.dtype,
-        )
+        with self._reading() as held:
+            corpus, panels = _arrays.bits(held.corpus), held.panels
+            if held.shape.device != "cpu":
+                panels = FlatIndex(_arrays.from_bits(corpus, self.dtype), self._metric)._held.panels
+            _index_file.write(
+                Path(path), corpus=corpus, packed=panels, metric=self._metric, dtype=self.dtype
+            )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> FlatIndex:
         """Open a saved index as a memory map.
+
+        The file must not be shortened while the index is in use: reading a page that the file no
+        longer has ends the process with SIGBUS, which no library can turn into an exception. To
+        replace an index, save under the same name, as :meth:`save` does, never write into it.
 
         Args:
             path: what :meth:`save` wrote.
@@ -202,26 +292,31 @@ class FlatIndex:
         """
         contents = _index_file.read(Path(path), verify=verify)
         index = cls.__new__(cls)
-        index._corpus = _arrays.from_bits(contents.corpus, contents.dtype)
+        corpus = _arrays.from_bits(contents.corpus, contents.dtype)
         index._metric = contents.metric
-        index._shape = _arrays.matrix_shape(index._corpus, "corpus")
-        index._packed = contents.packed
-        index._owned = None
+        index._begin(_Held(corpus, contents.packed, _arrays.matrix_shape(corpus, "corpus")))
         return index
 
-    def _panels(self) -> Any:
-        """The packed corpus without the room to grow, which there is none of on a CUDA device."""
-        if self._shape.device != "cpu":
-            return self._packed
-        return self._packed[: _core.packed_bytes(len(self), self.dim)]
+    @contextmanager
+    def _reading(self) -> Iterator[_Held]:
+        """What is held, which nobody writes to in the meantime."""
+        with self._lock:
+            self._readers += 1
+            held = self._held
+        try:
+            yield held
+        finally:
+            with self._lock:
+                self._readers -= 1
 
     def _pack(
         self,
         corpus: Any,
         first: int,
         packed: Any,
-        progress: Callable[[int, int], object] | None,
+        *,
         name: str = "corpus",
+        progress: Progress | None = None,
         place: _arrays.Place = _arrays.ON_CPU,
     ) -> None:
         """Pack the rows from the first one on, which have to be finite and not too long."""
@@ -237,15 +332,18 @@ class FlatIndex:
             **place.options,
         )
 
-    def _room_for(self, rows: int) -> NDArray[Any]:
-        """The owned store, large enough; corpus and panels move when it grows."""
-        if self._owned is None or self._owned.shape[0] < rows:
-            capacity = max(rows, len(self) + len(self) // 2)
-            current = _arrays.bits(self._corpus)
-            owned = np.empty((capacity, self.dim), dtype=current.dtype)
-            owned[: len(self)] = current
-            packed = _arrays.aligned_bytes(_core.packed_bytes(capacity, self.dim))
-            panels = self._panels()
-            packed[: panels.size] = panels
-            self._owned, self._packed = owned, packed
-        return self._owned
+
+def _grown(held: _Held, capacity: int) -> _Room:
+    """A copy of what is held, with room for more rows."""
+    current = _arrays.bits(held.corpus)
+    rows = np.empty((capacity, held.shape.dim), dtype=current.dtype)
+    rows[: len(current)] = current
+    panels = _arrays.aligned_bytes(_core.packed_bytes(capacity, held.shape.dim))
+    panels[: held.panels.size] = held.panels
+    return _Room(rows, panels)
+
+
+def _aligned_copy(panels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    other = _arrays.aligned_bytes(panels.size)
+    other[:] = panels
+    return other

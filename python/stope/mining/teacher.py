@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 import stope
 from stope._checks import integer
+from stope._files.shards import Manifest, kept_array
+from stope._host import on_host
 from stope.data.text_identity import fingerprint_texts
-from stope.encoders._shards import Manifest, kept_array
 from stope.encoders.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined
 from stope.weighting import teacher_confidence
@@ -325,9 +326,7 @@ def _scorer(
 
 
 def _checked(given: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
-    if hasattr(given, "detach"):
-        given = given.detach().float().cpu().numpy()
-    scores = np.asarray(given)
+    scores = on_host(given)
     if scores.shape == (len(pairs), 1):
         scores = scores[:, 0]
     if scores.shape != (len(pairs),) or scores.dtype.kind not in "fiu":

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
+
+Metric = Literal["dot", "cosine", "euclidean"]
+"""What scores mean; see :func:`stope.similarity`."""
+
+Precision = Literal["exact", "bfloat16", "int8"]
+"""What a scan proves; see :func:`stope.topk`."""
+
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class TopK(NamedTuple):

@@ -9,12 +9,9 @@ removed. So a process killed at any moment leaves the checkpoints that it had.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import torch
-from stope._files.atomic import flush_to_disk, flush_tree
+from stope._checks import shown
+from stope._files import manifest
+from stope._files.atomic import atomic_folder
 from stope.scale.processes import wait
 from stope.training.callbacks.tasks import Moment, Session, Task
 
@@ -32,6 +31,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TRAINER_STATE = "trainer_state.json"
 _PREFIX, _LOSS, _PROGRESS = "step-", "loss.safetensors", "progress.json"
+_KIND = {"format": (FORMAT,), "step": int, "options": {str: object}, "files": manifest.FILES}
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,18 @@ class Checkpoints:
                 untouched and nothing partial is left.
         """
         target = self.folder / f"{_PREFIX}{step:08d}"
-        temporary = self.folder / f".{target.name}.{uuid.uuid4().hex}.tmp"
         try:
-            temporary.mkdir(parents=True)
-            write(temporary)
-            manifest = {
-                "format": FORMAT,
-                "step": step,
-                "options": self.options,
-                "files": {
-                    path.relative_to(temporary).as_posix(): _describe(path)
-                    for path in sorted(temporary.rglob("*"))
-                    if path.is_file()
-                },
-            }
-            write_json(temporary / MANIFEST, manifest)
-            flush_tree(temporary)
-            if target.exists():  # not whole, or of steps that an older checkpoint goes on to again
-                os.replace(target, self.folder / f".{target.name}.{uuid.uuid4().hex}.tmp")
-            os.replace(temporary, target)
-            flush_to_disk(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # What is there is not whole, or of steps that an older checkpoint goes on to again.
+            with atomic_folder(target, replace=True) as temporary:
+                write(temporary)
+                described = {
+                    "format": FORMAT,
+                    "step": step,
+                    "options": self.options,
+                    "files": manifest.described_files(temporary),
+                }
+                write_json(temporary / MANIFEST, described)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise OSError(
@@ -84,8 +76,6 @@ class Checkpoints:
                 f"cannot write the checkpoint {target}: {reason}; older checkpoints are as they "
                 "were, so make room and go on with resume=True",
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         self._remove_old(step)
         return target
 
@@ -95,17 +85,17 @@ class Checkpoints:
         Raises:
             ValueError: it was written with other options; the message names them.
         """
+        here = _as_json(self.options)
         for step, folder in reversed(self._steps()):
-            problem = _problem(folder, step)
-            if problem is not None:
-                say(f"passing over the checkpoint {folder.name}: {problem}")
+            try:
+                there = _options_of(folder, step)
+            except (OSError, ValueError) as error:
+                say(f"passing over the checkpoint {folder.name}: {error}")
                 continue
-            manifest = read_json(folder / MANIFEST)
-            if manifest["options"] != _as_json(self.options):
+            if there != here:
                 raise ValueError(
-                    f"The checkpoint {folder} is of another run: "
-                    f"{differences(manifest['options'], _as_json(self.options))}. Give what that "
-                    "run was given, or name another output folder"
+                    f"The checkpoint {folder} is of another run: {differences(there, here)}. Give "
+                    "what that run was given, or name another output folder"
                 )
             return folder
         return None
@@ -126,7 +116,7 @@ class Checkpoints:
         steps = self._steps()
         behind = [path for number, path in steps if number <= step]
         ahead = [path for number, path in steps if number > step]
-        for path in [*behind[: -self.keep], *ahead, *self.folder.glob(f".{_PREFIX}*.tmp")]:
+        for path in [*behind[: -self.keep], *ahead]:
             # Without its manifest it does not count, however far the removal comes.
             (path / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
@@ -216,7 +206,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         if name.endswith("sha256"):
             found.append(f"{name.removesuffix('sha256').rstrip('.')} differs")
         else:
-            found.append(f"{name} is {now!r} here and was {before!r} there")
+            found.append(f"{name} is {shown(now)} here and was {shown(before)} there")
     return "; ".join(found)
 
 
@@ -259,7 +249,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return manifest.read_json(path)
 
 
 def write_optimizer(folder: Path, optimizer: Any) -> None:
@@ -291,31 +281,15 @@ def read_optimizer(folder: Path, optimizer: Any) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {"size": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _problem(folder: Path, step: int) -> str | None:
-    """Why a folder is no whole checkpoint, or None."""
-    try:
-        manifest = read_json(folder / MANIFEST)
-        known, version = manifest["files"], manifest["format"]
-        whole = manifest["step"] == step and isinstance(manifest["options"], dict)
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"it has no readable {MANIFEST}"
-    if version != FORMAT or not whole:
-        return f"its {MANIFEST} is not one of this version of stope"
-    for name, expected in known.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != expected["size"] or _describe(path) != expected:
-            return f"{name} is not what was written"
-    return None
+def _options_of(folder: Path, step: int) -> dict[str, Any]:
+    """The options of a checkpoint that is whole; else OSError or ValueError, saying why."""
+    known = manifest.read_manifest(folder / MANIFEST, _KIND, "it does not count")
+    if known["step"] != step:
+        raise ValueError(f"its {MANIFEST} is of step {known['step']}")
+    if problem := manifest.problem_with_files(folder, known["files"], (MANIFEST,)):
+        raise ValueError(problem)
+    options: dict[str, Any] = known["options"]
+    return options
 
 
 def _as_json(value: Any) -> Any:

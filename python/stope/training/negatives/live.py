@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._files.arrays import digest, read_arrays, write_arrays
+from stope._host import on_host
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
@@ -234,7 +235,7 @@ class LiveNegatives:
         if not self.fixed:
             return
         own, found = _as_ids(queries), _as_ids(ids)
-        values = _on_host(scores).astype(np.float32, copy=False)
+        values = on_host(scores).astype(np.float32, copy=False)
         table = self._table
         places = table.places[own]
         width = places.shape[1]
@@ -300,19 +301,30 @@ class LiveNegatives:
                 then as it was.
         """
         path = Path(folder) / _MANIFEST
-        described, arrays = read_arrays(path)
-        own = {"format": _FORMAT, "format_version": 1, **self._identity()}
-        other = [name for name, value in own.items() if described.get(name) != value]
+        identity = {"format": _FORMAT, "format_version": 1, **self._identity()}
+        kind = dict.fromkeys(identity, object) | {
+            "version": int,
+            "observations": int,
+            "notes": {str: object},
+        }
+        described, arrays = read_arrays(path, kind, self._arrays())
+        other = [name for name, value in identity.items() if described[name] != value]
         if other:
             raise ValueError(
                 f"{path} holds the negatives of another run: {', '.join(other)} differ; "
                 "use the same data and options, or another folder"
             )
+        for name, array in self._arrays().items():
+            rows, width = arrays[name].shape[:1], arrays[name].shape[1:]
+            if arrays[name].dtype != array.dtype or rows != array.shape[:1] or len(width) > 1:
+                raise ValueError(
+                    f"{path} has {name} of type {arrays[name].dtype} and shape "
+                    f"{arrays[name].shape}; start without it, or from another checkpoint"
+                )
         observed, at = arrays.pop("observed"), arrays.pop("observed_at")
-        table = _Table(int(described["version"]), **arrays)
-        observations = int(described["observations"])
+        table = _Table(described["version"], **arrays)
         self._observed, self._observed_at = observed.copy(), at.copy()
-        self._observations, self._table = observations, table
+        self._observations, self._table = described["observations"], table
         return dict(described["notes"])
 
     def _drawn(
@@ -367,7 +379,7 @@ class LiveNegatives:
     def _checked(self, candidates: Any, scores: Any, name: str) -> tuple[Ids, Scores]:
         """Ids and scores without gaps, if the ids can be negatives of their queries."""
         ids, size = np.array(_as_ids(candidates)), len(self.pairs.corpus_ids)
-        values = np.array(_on_host(scores), dtype=np.float32)
+        values = np.array(on_host(scores), dtype=np.float32)
         rows = len(self.pairs.query_ids)
         if ids.ndim != 2 or len(ids) != rows or values.shape != ids.shape:
             raise ValueError(
@@ -425,12 +437,5 @@ class LiveNegatives:
         }
 
 
-def _on_host(values: Any) -> Any:
-    if hasattr(values, "detach"):  # a torch tensor; NumPy knows no bfloat16
-        values = values.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-    return np.asarray(values)
-
-
 def _as_ids(values: Any) -> Ids:
-    return np.asarray(_on_host(values), dtype=np.int64)
+    return np.asarray(on_host(values), dtype=np.int64)

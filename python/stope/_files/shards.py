@@ -21,10 +21,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stope.data import open_atomic
+from stope._files.atomic import open_atomic
+from stope._files.manifest import read_manifest
+from stope.progress import Progress
 
 FORMAT = "stope.embeddings"
 VERSION = 1
+_KIND = {
+    "key": str,
+    "encoder": str,
+    "role": str,
+    "prompt": (str, None),
+    "texts": str,
+    "rows": int,
+    "shard_size": int,
+    "dim": int,
+    "shards": [str],
+    "complete": bool,
+    "format": (FORMAT,),
+    "version": (VERSION,),
+}
+_MOST = 1 << 40  # rows, columns
 _TAKEN = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # what a lock of another's says
 
 
@@ -65,7 +82,7 @@ def kept_array(
     name: str,
     wanted: Manifest,
     compute: Callable[[int, int], NDArray[np.float32]],
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """The array that the folder holds, made whole where it is not.
 
@@ -191,20 +208,27 @@ def _read_manifest(path: Path, wanted: Manifest) -> Manifest:
     """Return what was saved under this key, or a fresh state."""
     if not path.exists():
         return wanted
-    try:
-        state = Manifest(**json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{path} is no manifest of this version; remove the folder {path.parent} and run again"
-        ) from error
-    same = ("format", "version", "key", "encoder", "role", "prompt", "texts", "rows")
+    remedy = f"remove the folder {path.parent} and run again"
+    state = Manifest(**read_manifest(path, _KIND, remedy))
+    if (problem := _contradiction(state)) is not None:
+        raise ValueError(f"{path} is damaged: {problem}; {remedy}")
+    same = ("key", "encoder", "role", "prompt", "texts", "rows")
     different = [name for name in same if getattr(state, name) != getattr(wanted, name)]
     if different:
         raise ValueError(
             f"{path} is of another encoder or of other texts ({', '.join(different)} differ); "
-            f"remove the folder {path.parent} and run again"
+            f"{remedy}"
         )
     return state
+
+
+def _contradiction(state: Manifest) -> str | None:
+    if not 0 < state.shard_size <= _MOST or state.dim > _MOST or state.rows > _MOST:
+        return f"it tells of {state.rows} rows, {state.dim} columns, {state.shard_size} a shard"
+    shards = -(-state.rows // state.shard_size)
+    if len(state.shards) > shards or (state.complete and len(state.shards) < shards):
+        return f"it lists {len(state.shards)} shards where {state.rows} rows make {shards}"
+    return None
 
 
 def _write_manifest(path: Path, state: Manifest) -> None:
