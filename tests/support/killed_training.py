@@ -24,8 +24,9 @@ import small_transformers
 import stope
 import stope.training.library_trainer
 import torch
+from stope._files import shards
 from stope.data import Pairs
-from stope.encoders import _shards, static_encoder
+from stope.encoders import static_encoder
 from stope.evaluation import RetrievalEvaluation
 from stope.training import train
 from stope.training.callbacks import checkpoint
@@ -113,7 +114,7 @@ PLACES = {
     "sync": (os, "fsync"),
     "rename": (os, "replace"),
     "removal": (checkpoint.shutil, "rmtree"),
-    "shard": (_shards, "_write_manifest"),
+    "shard": (shards, "_write_manifest"),
     "mine": (refresh_run, "mine_by_source"),
 }
 
