@@ -31,6 +31,8 @@ MODULES = {
     "stope.ops.flat_index": "stope.indexes.flat",
     "stope.retrieval.encoding": "stope.encoders.encode",
     "stope.torch.list_losses": "stope.torch.ranking",
+    "stope.torch.list_losses.pairs": "stope.torch.ranking.margins",
+    "stope.torch.list_losses.ranking": "stope.torch.ranking.lambda_mrr",
     "stope.training.adapters": "stope.adapters",
     "stope.training.configuration": "stope.runs",
     "stope.training.evaluation": "stope.evaluation.retrieval",
@@ -94,10 +96,9 @@ def find_moved_modules() -> None:
 
 
 def _new_place(name: str) -> str | None:
-    for old, new in MODULES.items():
-        if name == old or name.startswith(f"{old}."):
-            return new + name[len(old) :]
-    return None
+    known = [old for old in MODULES if name == old or name.startswith(f"{old}.")]
+    old = max(known, key=len, default=None)
+    return None if old is None else MODULES[old] + name[len(old) :]
 
 
 def _warn(old: str, new: str, stacklevel: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -97,7 +98,7 @@ def test_bad_input_gets_a_sentence(call, shape):
         call(x.tolist())
     with pytest.raises(ValueError, match=r"has \d dimensions \(shape \(.*1.*\)\); it needs"):
         call(x[None, None, None])
-    with pytest.raises(ValueError, match=r"reduction is 'sum'; choose one of mean, none"):
+    with pytest.raises(ValueError, match=r"reduction is 'sum'; give one of 'mean', 'none'"):
         call(x, reduction="sum")
     with pytest.raises(ValueError, match=r"weights has 3 numbers for 4 queries"):
         call(x, weights=t(1, 2, 3))
@@ -123,7 +124,7 @@ WRONG = {
     ),
     "teacher_temperature is nan": lambda: ll.kl_distillation(X, Y, teacher_temperature=math.nan),
     "temperature is inf": lambda: ll.cosent_loss(ONES, ONES, temperature=math.inf),
-    "average is 'list'; choose one of batch, elements": lambda: ll.kl_distillation(
+    "average is 'list'; give one of 'batch', 'elements'": lambda: ll.kl_distillation(
         X, Y, average="list"
     ),
     "scores has shape (2, 3) but teacher_scores has shape (2, 2)": lambda: ll.kl_distillation(
@@ -166,7 +167,7 @@ WRONG = {
     "centers has dim 2 but embeddings has dim 3": lambda: ll.center_loss(X, PAIR, Y[:, :2]),
     "num_classes is 0; it must be at least 1": lambda: ll.CenterLoss(0, 2),
     "rate is 2.0": lambda: ll.CenterLoss(1, 2, rate=2.0),
-    "update is 'ema'; choose one of gradient, running": lambda: ll.CenterLoss(1, 2, update="ema"),
+    "update is 'ema'; give one of 'gradient', 'running'": lambda: ll.CenterLoss(1, 2, update="ema"),
     "class 2 has no embedding": lambda: ll.class_means(X, PAIR, 3),
     "prototypes has 1 rows": lambda: ll.prototype_triplet(X, PAIR, Y[:1]),
     "margin is -1": lambda: ll.prototype_triplet(X, PAIR, Y, margin=-1),
@@ -221,3 +222,26 @@ def test_wrong_kinds():
         ll.lambda_mrr(X, [[0, 1, 0]] * 2)
     with pytest.raises(TypeError, match="relevance is of type list"):
         ll.plackett_luce_policy_gradient(X, [[0, 1, 0]] * 2)
+    with pytest.raises(
+        TypeError, match=r"temperature is 'low'; it must be a finite number above 0"
+    ):
+        ll.kl_distillation(X, Y, temperature="low")
+    with pytest.raises(TypeError, match=r"k is 2\.5; give an integer"):
+        ll.soft_neighbors(X, PAIR, k=2.5)
+
+
+def test_a_temperature_may_be_learned():
+    temperature = torch.tensor(0.5, requires_grad=True)
+    ll.kl_distillation(X, Y, temperature=temperature).backward()
+    step = 1e-4
+    rise = ll.kl_distillation(X, Y, temperature=0.5 + step) - ll.kl_distillation(
+        X, Y, temperature=0.5 - step
+    )
+    close(temperature.grad.double(), rise / (2 * step), 1e-3)
+
+
+def test_modules_of_before():
+    for old, new in {"pairs": ll.margin_mse, "ranking": ll.lambda_mrr}.items():
+        with pytest.warns(DeprecationWarning):
+            module = importlib.import_module(f"stope.torch.list_losses.{old}")
+        assert getattr(module, new.__name__) is new

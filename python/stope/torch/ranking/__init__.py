@@ -1,7 +1,19 @@
 """List losses in plain torch: tensors of scores or embeddings in, a scalar out.
 
 They see a short list per query, unlike the contrastive loss over a whole batch, so nothing here is
-fused or tiled. float16 and bfloat16 are widened to float32; masks are True where an entry counts.
+fused or tiled. What they share, and what their own pages do not repeat:
+
+    dtypes     float32 and float64 stay, float16 and bfloat16 are widened to float32; so is the loss
+    mask       bool [B, L] or [B, n], True where there is a candidate; None is all. A query without
+               any is skipped
+    weights    float [B] of the queries, finite, at least 0 and not all 0; None is all 1
+    reduction  "mean": sum_i w_i L_i / sum_i w_i over the queries that are not skipped; "none": the
+               float [B] of w_i L_i, 0 where skipped
+    errors     TypeError: no tensor, no floats (labels, ids and ranks: no integers), a mask that is
+               not bool. ValueError: shapes that do not fit, no entries, two devices, integers out
+               of range, numbers out of range, unknown words, bad weights
+
+Thread safety: functions keep nothing; a module with state (`CenterLoss`) is as safe as torch's.
 """
 
 from __future__ import annotations
@@ -21,8 +33,14 @@ from stope.torch.ranking.geometry import (
     prototype_triplet,
     soft_neighbors,
 )
+from stope.torch.ranking.lambda_mrr import (
+    RetrievedList,
+    append_missing_positives,
+    lambda_mrr,
+    predicted_ranks,
+)
 from stope.torch.ranking.late_interaction import pooled_late_interaction, soft_late_interaction
-from stope.torch.ranking.pairs import (
+from stope.torch.ranking.margins import (
     adaptive_relevance_margin,
     angle_loss,
     angle_similarity,
@@ -36,12 +54,6 @@ from stope.torch.ranking.plackett_luce import (
     plackett_luce_policy_gradient,
     sample_plackett_luce,
     summed_positive_contrast,
-)
-from stope.torch.ranking.ranking import (
-    RetrievedList,
-    append_missing_positives,
-    lambda_mrr,
-    predicted_ranks,
 )
 
 __all__ = [

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import torch
-from stope.torch.ranking import _checks
+from typing import Literal, TypeAlias, get_args
 
-_AVERAGES = ("batch", "elements")
-_DIMS = ("mean", "sum")
+import torch
+from stope._checks import choice, real
+from stope.torch.ranking import _tensors
+from stope.torch.ranking._tensors import Reduction
+
+Average: TypeAlias = Literal["batch", "elements"]
+Dims: TypeAlias = Literal["mean", "sum"]
 
 
 def kl_distillation(
@@ -17,9 +21,9 @@ def kl_distillation(
     teacher_temperature: float = 1.0,
     teacher_grad: bool = False,
     mask: torch.Tensor | None = None,
-    average: str = "batch",
+    average: Average = "batch",
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Kullback-Leibler divergence of the student's distribution over a list from the teacher's.
 
@@ -33,22 +37,13 @@ def kl_distillation(
         temperature: divides the student's scores.
         teacher_temperature: divides the teacher's scores.
         teacher_grad: let gradients flow into the teacher.
-        mask: bool [B, L], True where there is a candidate; None is all. A query without any is
-            skipped.
         average: "batch" leaves L_i as it is; "elements" divides it by the candidates of query i,
             which for lists of equal length is the mean over all elements.
-        weights: float [B], see `reduction`; None is all 1.
-        reduction: "mean" is ``sum w_i L_i / sum w_i`` over queries that are not skipped, "none"
-            the float [B] of ``w_i L_i``, 0 where skipped.
+        mask: see :mod:`stope.torch.ranking`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
-    Returns:
-        The loss, float32, or float64 for float64 scores.
-
-    Raises:
-        TypeError: scores that are not floating point, or a mask that is not bool.
-        ValueError: shapes that differ, a temperature not above 0, bad weights, unknown words.
-
-    Source: LLM-Embedder (methods.md D2, the variant without stabilisation), LLM-R (D3),
+    Source: LLM-Embedder (docs/methods.md, D2, the variant without stabilisation), LLM-R (D3),
     RocketQAv2 (D4).
 
     Example:
@@ -60,12 +55,12 @@ def kl_distillation(
     if not teacher_grad:
         teacher_scores = teacher_scores.detach()
     losses = _divergence(
-        scores / _checks.positive("temperature", temperature),
-        teacher_scores / _checks.positive("teacher_temperature", teacher_temperature),
+        scores / _tensors.positive(temperature, "temperature"),
+        teacher_scores / _tensors.positive(teacher_temperature, "teacher_temperature"),
         present,
         average,
     )
-    return _checks.reduce(losses, counted=present.any(1), weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, counted=present.any(1), weights=weights, reduction=reduction)
 
 
 def dynamic_listwise_distillation(
@@ -76,9 +71,9 @@ def dynamic_listwise_distillation(
     temperature: float = 1.0,
     teacher_grad: bool = False,
     mask: torch.Tensor | None = None,
-    average: str = "elements",
+    average: Average = "elements",
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Retriever and reranker trained together: the reranker by labels, the retriever by it.
 
@@ -93,18 +88,16 @@ def dynamic_listwise_distillation(
         temperature: divides the retriever's scores.
         teacher_grad: let the divergence train the reranker too. Whether the authors' code does
             depends on the framework's operator and is recalled, not verified.
-        mask: bool [B, L], True where there is a candidate; None is all. A query without any is
-            skipped.
         average: "elements", as in the authors' code, divides the divergence by the candidates of
             the query; "batch" does not. The cross-entropy is the same in both.
-        weights: float [B]; see `kl_distillation`.
-        reduction: "mean" or "none"; see `kl_distillation`.
+        mask: see :mod:`stope.torch.ranking`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: scores that are not floating point, positives that are not integers.
-        ValueError: shapes that differ, a positive outside the list or masked, bad weights.
+        ValueError: a positive outside the list, or one that mask leaves out.
 
-    Source: RocketQAv2 (methods.md D4).
+    Source: RocketQAv2 (docs/methods.md, D4).
 
     Example:
         >>> x, reranker = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
@@ -118,7 +111,7 @@ def dynamic_listwise_distillation(
     rows, columns = scores.shape
     if positives is None:
         positives = torch.zeros(rows, dtype=torch.long, device=scores.device)
-    positives = _checks.integers("positives", positives, 0, columns)
+    positives = _tensors.integers(positives, "positives", 0, columns)
     if positives.shape != (rows,):
         raise ValueError(f"positives has shape {tuple(positives.shape)}; it needs ({rows},)")
     counted = present.any(1)
@@ -127,13 +120,13 @@ def dynamic_listwise_distillation(
         raise ValueError(
             f"positives[{int(wrong.nonzero()[0])}] is a column that mask leaves out; unmask it"
         )
-    logs = _checks.floor(reranker_scores, present).log_softmax(1)
+    logs = _tensors.floor(reranker_scores, present).log_softmax(1)
     target = reranker_scores if teacher_grad else reranker_scores.detach()
     divergence = _divergence(
-        scores / _checks.positive("temperature", temperature), target, present, average
+        scores / _tensors.positive(temperature, "temperature"), target, present, average
     )
     losses = divergence - logs.gather(1, positives[:, None])[:, 0]
-    return _checks.reduce(losses, counted=counted, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, counted=counted, weights=weights, reduction=reduction)
 
 
 def rank_weighted_distillation(
@@ -145,7 +138,7 @@ def rank_weighted_distillation(
     teacher_temperature: float = 1.0,
     mask: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Stabilised distillation: each candidate is a positive against all not ranked above it.
 
@@ -165,44 +158,44 @@ def rank_weighted_distillation(
         teacher_temperature: divides the rewards.
         mask: bool [B, N], True where a column counts for a query; None is all. An own candidate
             that it leaves out has no weight; a query whose candidates are all left out is skipped.
-        weights: float [B]; see `kl_distillation`.
-        reduction: "mean" or "none"; see `kl_distillation`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: scores that are not floating point, own that is not integers, a mask not bool.
-        ValueError: shapes that do not fit, repeated columns in own, bad temperatures or weights.
+        ValueError: own names a column twice in a row.
 
     Memory: a few copies of [B, N]; the G denominators cost O(N + G) per query.
 
-    Source: LLM-Embedder (methods.md D2).
+    Source: LLM-Embedder (docs/methods.md, D2).
 
     Example:
         >>> x, teacher = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
         >>> print(f"{rank_weighted_distillation(x, teacher):.6f}")
         0.379709
     """
-    scores = _checks.floats("scores", scores, 2)
-    teacher_scores = _checks.floats("teacher_scores", teacher_scores, 2)
-    _checks.batch("teacher_scores", teacher_scores)
-    _checks.same_device("scores", scores, "teacher_scores", teacher_scores)
+    scores = _tensors.floats(scores, "scores", 2)
+    teacher_scores = _tensors.floats(teacher_scores, "teacher_scores", 2)
+    _tensors.same_device(scores, "scores", teacher_scores, "teacher_scores")
     own = _own_columns(own, scores, teacher_scores)
-    present = _checks.mask_like("mask", mask, "scores", scores)
-    x = _checks.floor(scores / _checks.positive("temperature", temperature), present)
+    present = _tensors.mask_like(mask, "mask", scores, "scores")
+    x = _tensors.floor(scores / _tensors.positive(temperature, "temperature"), present)
     mine = torch.zeros_like(present).scatter(1, own, True)
     ours, ours_present = x.gather(1, own), present.gather(1, own)
     # The denominators grow from the last rank up: removing candidates one at a time from the full
     # sum would cancel when one of them dominates it.
-    last = _checks.floor(x, ~mine).logsumexp(1)
+    last = _tensors.floor(x, ~mine).logsumexp(1)
     denominators = []
     for rank in reversed(range(own.shape[1])):
         last = torch.logaddexp(last, ours[:, rank])
         denominators.append(last)
     denominator = torch.stack(denominators[::-1], 1)
     rewards = teacher_scores.detach()
-    rewards = rewards / _checks.positive("teacher_temperature", teacher_temperature)
-    shares = _checks.floor(rewards, ours_present).softmax(1).to(x.dtype)
+    rewards = rewards / _tensors.positive(teacher_temperature, "teacher_temperature")
+    shares = _tensors.floor(rewards, ours_present).softmax(1).to(x.dtype)
     losses = (shares * (denominator - ours).masked_fill(~ours_present, 0)).sum(1)
-    return _checks.reduce(losses, counted=ours_present.any(1), weights=weights, reduction=reduction)
+    return _tensors.reduce(
+        losses, counted=ours_present.any(1), weights=weights, reduction=reduction
+    )
 
 
 def logit_distillation(
@@ -212,7 +205,7 @@ def logit_distillation(
     *,
     alpha: float = 0.5,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Mix a task's loss with the squared distance of a pair's logits from the teacher's.
 
@@ -227,25 +220,19 @@ def logit_distillation(
         weights: float [B] on the distances; see `kl_distillation`.
         reduction: "mean", or "none" for one number per pair, float [B].
 
-    Raises:
-        TypeError: logits that are not floating point.
-        ValueError: shapes that differ, alpha outside [0, 1], bad weights.
-
-    Source: DSE (methods.md D6).
+    Source: DSE (docs/methods.md, D6).
 
     Example:
         >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 1.0]])
         >>> float(logit_distillation(student, teacher, task_loss=1.0))  # (1 + 5) / 2
         3.0
     """
-    student_logits = _checks.floats("student_logits", student_logits, 1, 2)
-    teacher_logits = _checks.floats("teacher_logits", teacher_logits, 1, 2).detach()
-    _checks.same_shape("student_logits", student_logits, "teacher_logits", teacher_logits)
-    _checks.batch("student_logits", student_logits)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must be from 0 to 1")
+    student_logits = _tensors.floats(student_logits, "student_logits", 1, 2)
+    teacher_logits = _tensors.floats(teacher_logits, "teacher_logits", 1, 2).detach()
+    _tensors.same_shape(student_logits, "student_logits", teacher_logits, "teacher_logits")
+    real(alpha, "alpha", 0, 1)
     distances = (student_logits - teacher_logits).square().reshape(len(student_logits), -1).sum(1)
-    reduced = _checks.reduce(distances, weights=weights, reduction=reduction)
+    reduced = _tensors.reduce(distances, weights=weights, reduction=reduction)
     if isinstance(task_loss, torch.Tensor) and task_loss.dim() and task_loss.shape != reduced.shape:
         raise ValueError(
             f"task_loss has shape {tuple(task_loss.shape)}; reduce it to a scalar"
@@ -259,9 +246,9 @@ def embedding_distillation(
     teacher: torch.Tensor,
     *,
     translations: torch.Tensor | None = None,
-    dims: str = "mean",
+    dims: Dims = "mean",
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Squared distance of the student's embeddings, of both languages, from the teacher's.
 
@@ -277,14 +264,10 @@ def embedding_distillation(
             side out.
         dims: "mean" divides the squared norms by d, as sentence-transformers' MSELoss; "sum" does
             not, as in the formula above.
-        weights: float [B]; see `kl_distillation`.
-        reduction: "mean" or "none"; see `kl_distillation`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        TypeError: embeddings that are not floating point.
-        ValueError: shapes that differ, bad weights, unknown words.
-
-    Source: Reimers and Gurevych 2020 (methods.md D12: the two-sided sum is recalled from the
+    Source: Reimers and Gurevych 2020 (docs/methods.md, D12: the two-sided sum is recalled from the
     paper, the mean over dimensions is verified in sentence-transformers).
 
     Example:
@@ -294,18 +277,17 @@ def embedding_distillation(
         >>> float(embedding_distillation(torch.tensor([[0.0, 2.0]]), teacher, dims="sum"))
         5.0
     """
-    _checks.choice("dims", dims, _DIMS)
-    student = _checks.floats("student", student, 2)
-    _checks.batch("student", student)
-    teacher = _checks.floats("teacher", teacher, 2).detach()
-    _checks.same_shape("student", student, "teacher", teacher)
+    choice(dims, "dims", get_args(Dims))
+    student = _tensors.floats(student, "student", 2)
+    teacher = _tensors.floats(teacher, "teacher", 2).detach()
+    _tensors.same_shape(student, "student", teacher, "teacher")
     squares = (student - teacher).square()
     if translations is not None:
-        translations = _checks.floats("translations", translations, 2)
-        _checks.same_shape("translations", translations, "teacher", teacher)
+        translations = _tensors.floats(translations, "translations", 2)
+        _tensors.same_shape(translations, "translations", teacher, "teacher")
         squares = squares + (translations - teacher).square()
     losses = squares.mean(1) if dims == "mean" else squares.sum(1)
-    return _checks.reduce(losses, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, weights=weights, reduction=reduction)
 
 
 def _lists(
@@ -315,20 +297,19 @@ def _lists(
     *,
     teacher_name: str = "teacher_scores",
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    scores = _checks.floats("scores", scores, 2)
-    _checks.batch("scores", scores)
-    teacher_scores = _checks.floats(teacher_name, teacher_scores, 2)
-    _checks.same_shape("scores", scores, teacher_name, teacher_scores)
-    return scores, teacher_scores, _checks.mask_like("mask", mask, "scores", scores)
+    scores = _tensors.floats(scores, "scores", 2)
+    teacher_scores = _tensors.floats(teacher_scores, teacher_name, 2)
+    _tensors.same_shape(scores, "scores", teacher_scores, teacher_name)
+    return scores, teacher_scores, _tensors.mask_like(mask, "mask", scores, "scores")
 
 
 def _divergence(
-    scores: torch.Tensor, teacher_scores: torch.Tensor, present: torch.Tensor, average: str
+    scores: torch.Tensor, teacher_scores: torch.Tensor, present: torch.Tensor, average: Average
 ) -> torch.Tensor:
     """KL(softmax(teacher_scores) || softmax(scores)) of each row over its present columns."""
-    _checks.choice("average", average, _AVERAGES)
-    student = _checks.floor(scores, present).log_softmax(1)
-    teacher = _checks.floor(teacher_scores, present).log_softmax(1)
+    choice(average, "average", get_args(Average))
+    student = _tensors.floor(scores, present).log_softmax(1)
+    teacher = _tensors.floor(teacher_scores, present).log_softmax(1)
     shares = teacher.exp()
     # A share of 0 adds nothing: not even where its logarithm is -inf.
     differences = (teacher - student).masked_fill(~present | (shares == 0), 0)
@@ -350,8 +331,8 @@ def _own_columns(
             )
         first = torch.arange(rows, device=scores.device) * (group if columns != group else 0)
         return first[:, None] + torch.arange(group, device=scores.device)
-    own = _checks.integers("own", own, 0, columns)
-    _checks.same_shape("own", own, "teacher_scores", teacher_scores)
+    own = _tensors.integers(own, "own", 0, columns)
+    _tensors.same_shape(own, "own", teacher_scores, "teacher_scores")
     ordered = own.sort(1).values
     repeated = (ordered[:, 1:] == ordered[:, :-1]).any(1)
     if bool(repeated.any()):

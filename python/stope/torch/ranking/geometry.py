@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 import torch
-from stope.torch.ranking import _checks
+from stope._checks import choice, integer, real
+from stope.torch.ranking import _tensors
+from stope.torch.ranking._tensors import Reduction
 from torch import nn
 
-_UPDATES = ("gradient", "running")
+Update: TypeAlias = Literal["gradient", "running"]
 
 
 def center_loss(
@@ -15,7 +19,7 @@ def center_loss(
     centers: torch.Tensor,
     *,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Squared distance of each embedding from the center of its class.
 
@@ -26,17 +30,10 @@ def center_loss(
         embeddings: float [B, d].
         labels: int64 [B], rows of centers.
         centers: float [C, d]; they get a gradient where they require one.
-        weights: float [B], see `reduction`; None is all 1.
-        reduction: "mean" is ``sum w_i L_i / sum w_i``, "none" the float [B] of ``w_i L_i``.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
-    Returns:
-        The loss, float32, or float64 for float64 embeddings.
-
-    Raises:
-        TypeError: embeddings that are not floating point, labels that are not integers.
-        ValueError: shapes that do not fit, a label without a center, bad weights.
-
-    Source: Wen et al. 2016 in the form of pytorch-center-loss (methods.md D13).
+    Source: Wen et al. 2016 in the form of pytorch-center-loss (docs/methods.md, D13).
 
     Example:
         >>> points, zero = torch.tensor([[1.0], [-1.0]]), torch.zeros(1, 1)
@@ -45,7 +42,7 @@ def center_loss(
     """
     embeddings, labels = _labelled(embeddings, labels, _rows("centers", centers, embeddings))
     distances = (embeddings - centers[labels]).square().sum(1)
-    return _checks.reduce(distances, weights=weights, reduction=reduction)
+    return _tensors.reduce(distances, weights=weights, reduction=reduction)
 
 
 class CenterLoss(nn.Module):  # type: ignore[misc]
@@ -54,7 +51,7 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
     "gradient" makes the centers a parameter, as the reference implementation does. "running" moves
     the center of each class of the batch by ``c_k <- c_k - rate sum_{i: y_i = k} (c_k - x_i) /
     (1 + n_k)`` after each forward pass in training mode; that rule is recalled from Wen et al.
-    2016, not verified (methods.md D13).
+    2016, not verified (docs/methods.md, D13).
 
     Frozen classes keep their centers: with old classes frozen, the loss of embeddings labelled with
     them penalises drift, the continual-learning use that D13 names.
@@ -69,10 +66,7 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
         centers: float [C, d], standard normal at first for "gradient", 0 for "running".
         frozen: bool [C].
 
-    Raises:
-        ValueError: num_classes or dim below 1, an unknown update, a rate outside [0, 1].
-
-    Source: methods.md D13.
+    Source: docs/methods.md, D13.
 
     Example:
         >>> loss = CenterLoss(num_classes=1, dim=1, update="running")
@@ -83,14 +77,12 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, num_classes: int, dim: int, *, update: str = "gradient", rate: float = 0.5
+        self, num_classes: int, dim: int, *, update: Update = "gradient", rate: float = 0.5
     ) -> None:
         super().__init__()
-        size = (_checks.at_least_one("num_classes", num_classes), _checks.at_least_one("dim", dim))
-        self.update = _checks.choice("update", update, _UPDATES)
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate is {rate}; it must be from 0 to 1")
-        self.rate = rate
+        size = (integer(num_classes, "num_classes", 1), integer(dim, "dim", 1))
+        self.update = choice(update, "update", get_args(Update))
+        self.rate = real(rate, "rate", 0, 1)
         if update == "gradient":
             self.centers = nn.Parameter(torch.randn(size))
         else:
@@ -99,7 +91,7 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
 
     def freeze(self, classes: torch.Tensor) -> None:
         """Keep the centers of classes, int64 [n], where they are."""
-        self.frozen[_checks.integers("classes", classes, 0, len(self.frozen))] = True
+        self.frozen[_tensors.integers(classes, "classes", 0, len(self.frozen))] = True
 
     def forward(
         self,
@@ -107,7 +99,7 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
         labels: torch.Tensor,
         *,
         weights: torch.Tensor | None = None,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
     ) -> torch.Tensor:
         """Return `center_loss` at the present centers; "running" moves them afterwards."""
         held = self.frozen[:, None]
@@ -137,19 +129,16 @@ def class_means(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int
         Float [C, d], with gradients to embeddings.
 
     Raises:
-        TypeError: embeddings that are not floating point, labels that are not integers.
-        ValueError: shapes that do not fit, a label out of range, a class without an embedding.
+        ValueError: a class without an embedding.
 
-    Source: methods.md D14.
+    Source: docs/methods.md, D14.
 
     Example:
         >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
         tensor([[2.],
                 [5.]])
     """
-    embeddings, labels = _labelled(
-        embeddings, labels, _checks.at_least_one("num_classes", num_classes)
-    )
+    embeddings, labels = _labelled(embeddings, labels, integer(num_classes, "num_classes", 1))
     count = torch.bincount(labels, minlength=num_classes)
     if bool((count == 0).any()):
         raise ValueError(f"class {int((count == 0).nonzero()[0])} has no embedding to average")
@@ -164,7 +153,7 @@ def prototype_triplet(
     *,
     margin: float = 0.5,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Triplet hinge against the nearest prototype of another class, inspired by Proto-Triplet.
 
@@ -176,16 +165,15 @@ def prototype_triplet(
         labels: int64 [B], rows of prototypes.
         prototypes: float [C, d], C at least 2, as `class_means` computes them.
         margin: at least 0.
-        weights: float [B]; see `center_loss`.
-        reduction: "mean" or "none"; see `center_loss`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: embeddings that are not floating point, labels that are not integers.
-        ValueError: shapes that do not fit, fewer than 2 prototypes, a bad margin or weights.
+        ValueError: fewer than 2 prototypes.
 
     Memory: O(B C).
 
-    Source: inspired by Proto-Triplet (methods.md D14, an interpretation).
+    Source: inspired by Proto-Triplet (docs/methods.md, D14, an interpretation).
 
     Example:
         >>> prototypes = torch.tensor([[0.0], [2.0]])
@@ -193,7 +181,7 @@ def prototype_triplet(
         >>> float(loss)  # as far from both: the margin is left
         0.5
     """
-    _checks.not_negative("margin", margin)
+    real(margin, "margin", 0)
     classes = _rows("prototypes", prototypes, embeddings)
     if classes < 2:
         raise ValueError(f"prototypes has {classes} rows; another class needs at least 2")
@@ -201,7 +189,7 @@ def prototype_triplet(
     distances = _squared_distances(embeddings, prototypes.to(embeddings.dtype))
     own = distances.gather(1, labels[:, None])[:, 0]
     others = distances.scatter(1, labels[:, None], torch.inf).amin(1)
-    return _checks.reduce((own - others + margin).relu(), weights=weights, reduction=reduction)
+    return _tensors.reduce((own - others + margin).relu(), weights=weights, reduction=reduction)
 
 
 def soft_neighbors(
@@ -212,7 +200,7 @@ def soft_neighbors(
     temperature: float = 1.0,
     epsilon: float = 1e-6,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Share of each point's neighbourhood that its own class holds, inspired by ICNN.
 
@@ -230,26 +218,24 @@ def soft_neighbors(
         k: neighbours, cut to B - 1.
         temperature: divides the distances.
         epsilon: bounds the loss by log(1 + 1 / epsilon).
-        weights: float [B]; see `center_loss`.
-        reduction: "mean" or "none"; see `center_loss`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: embeddings that are not floating point, labels that are not integers.
-        ValueError: shapes that do not fit, fewer than 2 embeddings, k below 1, a temperature or
-            epsilon not above 0, bad weights.
+        ValueError: fewer than 2 embeddings.
 
     Memory: O(B^2).
 
-    Source: inspired by ICNN (methods.md D14, an interpretation).
+    Source: inspired by ICNN (docs/methods.md, D14, an interpretation).
 
     Example:
         >>> points = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
         >>> float(soft_neighbors(points, torch.tensor([0, 0, 1, 1]), k=1))
         0.0
     """
-    _checks.at_least_one("k", k)
-    _checks.positive("temperature", temperature)
-    _checks.positive("epsilon", epsilon)
+    integer(k, "k", 1)
+    _tensors.positive(temperature, "temperature")
+    _tensors.positive(epsilon, "epsilon")
     embeddings, labels = _labelled(embeddings, labels, torch.iinfo(torch.long).max)
     if len(embeddings) < 2:
         raise ValueError(f"embeddings has {len(embeddings)} rows; neighbours need at least 2")
@@ -258,11 +244,11 @@ def soft_neighbors(
     nearest, columns = distances.topk(min(k, len(labels) - 1), dim=1, largest=False)
     same = labels[columns] == labels[:, None]
     logits = -nearest / temperature
-    logs = _checks.floor(logits, same).logsumexp(1) - logits.logsumexp(1)
+    logs = _tensors.floor(logits, same).logsumexp(1) - logits.logsumexp(1)
     bound = torch.log(logits.new_tensor(epsilon))
     losses = torch.logaddexp(torch.zeros_like(bound), bound) - torch.logaddexp(logs, bound)
     paired = ((labels[:, None] == labels[None, :]) & ~itself).any(1)
-    return _checks.reduce(losses, counted=paired, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, counted=paired, weights=weights, reduction=reduction)
 
 
 def orthogonal_projection(
@@ -271,7 +257,7 @@ def orthogonal_projection(
     *,
     gamma: float = 0.5,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Pull positives together and make negatives orthogonal, without any other sample.
 
@@ -284,58 +270,52 @@ def orthogonal_projection(
         positive_scores: float [B], cosines of each query and its positive.
         negative_scores: float [B] or [B, n], cosines of each query and its negatives.
         gamma: weight of the negatives, at least 0.
-        weights: float [B]; see `center_loss`.
-        reduction: "mean" or "none"; see `center_loss`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        TypeError: scores that are not floating point.
-        ValueError: numbers of queries that differ, a bad gamma or weights.
-
-    Source: single-sample form of orthogonal projection (methods.md D15, an interpretation).
+    Source: single-sample form of orthogonal projection (docs/methods.md, D15, an interpretation).
 
     Example:
         >>> loss = orthogonal_projection(torch.tensor([0.8]), torch.tensor([-0.2]))
         >>> print(f"{loss:.2f}")
         0.30
     """
-    positives = _checks.floats("positive_scores", positive_scores, 1)
-    negatives = _checks.floats("negative_scores", negative_scores, 1, 2)
-    _checks.not_negative("gamma", gamma)
-    _checks.batch("negative_scores", negatives)
+    positives = _tensors.floats(positive_scores, "positive_scores", 1)
+    negatives = _tensors.floats(negative_scores, "negative_scores", 1, 2)
+    real(gamma, "gamma", 0)
     if len(positives) != len(negatives):
         raise ValueError(
             f"positive_scores has {len(positives)} queries but negative_scores has {len(negatives)}"
         )
-    _checks.same_device("positive_scores", positives, "negative_scores", negatives)
+    _tensors.same_device(positives, "positive_scores", negatives, "negative_scores")
     pushes = negatives.abs().reshape(len(negatives), -1).mean(1)
     losses = (1 - positives) + gamma * pushes
-    return _checks.reduce(losses, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, weights=weights, reduction=reduction)
 
 
 def _labelled(
     embeddings: torch.Tensor, labels: torch.Tensor, classes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    embeddings = _checks.floats("embeddings", embeddings, 2)
-    _checks.batch("embeddings", embeddings)
-    labels = _checks.integers("labels", labels, 0, classes)
+    embeddings = _tensors.floats(embeddings, "embeddings", 2)
+    labels = _tensors.integers(labels, "labels", 0, classes)
     if labels.shape != embeddings.shape[:1]:
         raise ValueError(
             f"labels has shape {tuple(labels.shape)} for {len(embeddings)} embeddings; "
             f"it needs ({len(embeddings)},)"
         )
-    _checks.same_device("labels", labels, "embeddings", embeddings)
+    _tensors.same_device(labels, "labels", embeddings, "embeddings")
     return embeddings, labels
 
 
 def _rows(name: str, matrix: torch.Tensor, embeddings: torch.Tensor) -> int:
     """Number of rows of a float matrix of the embeddings' dimension."""
-    _checks.floats(name, matrix, 2)
-    _checks.floats("embeddings", embeddings, 2)
+    _tensors.floats(matrix, name, 2)
+    _tensors.floats(embeddings, "embeddings", 2)
     if matrix.shape[1] != embeddings.shape[1]:
         raise ValueError(
             f"{name} has dim {matrix.shape[1]} but embeddings has dim {embeddings.shape[1]}"
         )
-    _checks.same_device(name, matrix, "embeddings", embeddings)
+    _tensors.same_device(matrix, name, embeddings, "embeddings")
     return len(matrix)
 
 

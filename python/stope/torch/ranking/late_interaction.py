@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch.nn import functional
 
 import torch
-from stope.torch.ranking import _checks
+from stope.torch.ranking import _tensors
 
 
 def soft_late_interaction(
@@ -40,12 +40,11 @@ def soft_late_interaction(
         Float [M, N], or [M] when pairwise; float32, or float64 for float64 tokens.
 
     Raises:
-        TypeError: tokens that are not floating point, or a mask that is not bool.
-        ValueError: shapes that do not fit, a row without a token, a bad temperature.
+        ValueError: a row without a token.
 
     Memory: O(M N Lq Ly), or O(M Lq Ly) when pairwise.
 
-    Source: UWE (methods.md D10, verified in a reader's summary, not in the authors' code).
+    Source: UWE (docs/methods.md, D10, verified in a reader's summary, not in the authors' code).
 
     Example:
         >>> query = torch.eye(2)[None]
@@ -55,7 +54,7 @@ def soft_late_interaction(
         >>> print(f"{soft_late_interaction(query, target, temperature=1e-3).item():.6f}")  # MaxSim
         1.800000
     """
-    _checks.positive("temperature", temperature)
+    _tensors.positive(temperature, "temperature")
     queries, _ = _tokens("query", query_tokens, query_mask)
     targets, target_present = _tokens("target", target_tokens, target_mask)
     _fits("query_tokens", queries, "target_tokens", targets, pairwise)
@@ -64,7 +63,7 @@ def soft_late_interaction(
     products = torch.einsum(form, queries, targets) / temperature
     cosines = torch.einsum(form, unit_queries, unit_targets)
     choices = target_present[:, None, :] if pairwise else target_present[None, :, None, :]
-    weights = _checks.floor(products, choices).softmax(-1)
+    weights = _tensors.floor(products, choices).softmax(-1)
     return (weights * cosines).sum((-2, -1))  # the query's padding is zero, and so its cosines
 
 
@@ -93,28 +92,26 @@ def pooled_late_interaction(
         Float [M, N], or [M] when pairwise; float32, or float64 for float64 tokens.
 
     Raises:
-        TypeError: tokens that are not floating point, or a mask that is not bool.
-        ValueError: shapes that do not fit, a row without a token, a bad temperature.
+        ValueError: a row without a token.
 
     Memory: O(M N L), or O(M L) when pairwise.
 
-    Source: ConTeXT-Match (methods.md D10).
+    Source: ConTeXT-Match (docs/methods.md, D10).
 
     Example:
         >>> query, target = torch.eye(2)[None], torch.tensor([[1.0, 0.0]])
         >>> print(f"{pooled_late_interaction(query, target).item():.6f}")  # e / (e + 1)
         0.731059
     """
-    _checks.positive("temperature", temperature)
+    _tensors.positive(temperature, "temperature")
     queries, present = _tokens("query", query_tokens, query_mask)
-    targets = _checks.floats("targets", targets, 2)
-    _checks.batch("targets", targets)
+    targets = _tensors.floats(targets, "targets", 2)
     _fits("query_tokens", queries, "targets", targets, pairwise)
     unit_queries, unit_targets = _unit(queries), _unit(targets)
     form = "mad,md->ma" if pairwise else "mad,nd->mna"
     products = torch.einsum(form, queries, targets) / temperature
     cosines = torch.einsum(form, unit_queries, unit_targets)
-    weights = _checks.floor(products, present if pairwise else present[:, None, :]).softmax(-1)
+    weights = _tensors.floor(products, present if pairwise else present[:, None, :]).softmax(-1)
     return (weights * cosines).sum(-1)
 
 
@@ -123,10 +120,9 @@ def _tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens with zeros at padding, and the mask [rows, tokens]."""
     name = f"{side}_tokens"
-    tokens = _checks.floats(name, tokens, 3)
-    _checks.batch(name, tokens)
-    present = _checks.mask_like(
-        f"{side}_mask", mask, f"{name} without its last axis", tokens[..., 0]
+    tokens = _tensors.floats(tokens, name, 3)
+    present = _tensors.mask_like(
+        mask, f"{side}_mask", tokens[..., 0], f"{name} without its last axis"
     )
     empty = ~present.any(1)
     if bool(empty.any()):
@@ -152,4 +148,4 @@ def _fits(
             f"pairwise needs as many targets as queries, but {name} has {len(queries)} rows and "
             f"{target_name} has {len(targets)}"
         )
-    _checks.same_device(name, queries, target_name, targets)
+    _tensors.same_device(queries, name, targets, target_name)

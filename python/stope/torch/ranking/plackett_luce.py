@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from stope.torch.ranking import _checks
+from stope._checks import integer
+from stope.torch.ranking import _tensors
+from stope.torch.ranking._tensors import Reduction
 
 Reward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -37,13 +39,11 @@ def plackett_luce_log_prob(
         Float of the shape of rankings without its last axis, or with it when per_position.
 
     Raises:
-        TypeError: scores that are not floating point, rankings that are not integers.
-        ValueError: shapes that do not fit, a column out of range or repeated in a ranking, an
-            absent candidate ranked before a present one.
+        ValueError: a column repeated in a ranking, an absent candidate before a present one.
 
     Memory: O(B N n).
 
-    Source: methods.md D7.
+    Source: docs/methods.md, D7.
 
     Example:
         >>> scores = torch.tensor([[1.0, 0.0, -1.0]])
@@ -51,19 +51,18 @@ def plackett_luce_log_prob(
         >>> print(f"{log_prob.item():.6f}")
         -0.720868
     """
-    scores = _checks.floats("scores", scores, 2)
-    _checks.batch("scores", scores)
-    present = _checks.mask_like("mask", mask, "scores", scores)
-    rankings = _checks.integers("rankings", rankings, 0, scores.shape[1])
+    scores = _tensors.floats(scores, "scores", 2)
+    present = _tensors.mask_like(mask, "mask", scores, "scores")
+    rankings = _tensors.integers(rankings, "rankings", 0, scores.shape[1])
     if rankings.dim() not in (2, 3) or len(rankings) != len(scores) or not rankings.shape[-1]:
         raise ValueError(
             f"rankings has shape {tuple(rankings.shape)}; it needs [{len(scores)}, K] or "
             f"[{len(scores)}, N, K]"
         )
-    _checks.same_device("rankings", rankings, "scores", scores)
+    _tensors.same_device(rankings, "rankings", scores, "scores")
     many = rankings if rankings.dim() == 3 else rankings[:, None]
     samples = many.shape[1]
-    x = _checks.floor(scores, present)[:, None].expand(-1, samples, -1)
+    x = _tensors.floor(scores, present)[:, None].expand(-1, samples, -1)
     there = present[:, None].expand(-1, samples, -1).gather(2, many)
     chosen = torch.zeros_like(x, dtype=torch.int8)
     chosen.scatter_add_(2, many, torch.ones_like(many, dtype=torch.int8))
@@ -73,7 +72,7 @@ def plackett_luce_log_prob(
         raise ValueError("rankings holds a candidate that mask leaves out before one it keeps")
     taken = x.gather(2, many)
     # What is left at place k: the places from k on, and everything that was not ranked.
-    rest = _checks.floor(x, chosen == 0).logsumexp(2, keepdim=True)
+    rest = _tensors.floor(x, chosen == 0).logsumexp(2, keepdim=True)
     left = torch.cat([taken, rest], 2).flip(2).logcumsumexp(2).flip(2)[:, :, :-1]
     terms = (taken - left).masked_fill(~there, 0)
     found = terms if per_position else terms.sum(2)
@@ -103,13 +102,9 @@ def sample_plackett_luce(
     Returns:
         int64 [B, N, K], columns of scores, best first.
 
-    Raises:
-        TypeError: scores that are not floating point, or a mask that is not bool.
-        ValueError: num_samples or depth below 1, or a mask of another shape.
-
     Memory: O(B N n).
 
-    Source: methods.md D7.
+    Source: docs/methods.md, D7.
 
     Example:
         >>> scores, generator = torch.tensor([[0.0, 50.0]]), torch.Generator().manual_seed(0)
@@ -117,12 +112,11 @@ def sample_plackett_luce(
         tensor([[[1, 0],
                  [1, 0]]])
     """
-    scores = _checks.floats("scores", scores, 2).detach()
-    _checks.batch("scores", scores)
-    present = _checks.mask_like("mask", mask, "scores", scores)
-    _checks.at_least_one("num_samples", num_samples)
+    scores = _tensors.floats(scores, "scores", 2).detach()
+    present = _tensors.mask_like(mask, "mask", scores, "scores")
+    integer(num_samples, "num_samples", 1)
     rows, columns = scores.shape
-    kept = columns if depth is None else min(_checks.at_least_one("depth", depth), columns)
+    kept = columns if depth is None else min(integer(depth, "depth", 1), columns)
     waits = scores.new_empty(rows, num_samples, columns).exponential_(generator=generator)
     # Minus the logarithm of an exponential variable is a Gumbel variable.
     noisy = scores[:, None] - waits.log()
@@ -144,10 +138,7 @@ def ndcg_gains(ranked: torch.Tensor, relevance: torch.Tensor, *, cutoff: int = 1
     Returns:
         Float [B, N, K]; the sum over the last axis is nDCG@cutoff, 0 without relevant documents.
 
-    Raises:
-        ValueError: cutoff below 1.
-
-    Source: methods.md D7.
+    Source: docs/methods.md, D7.
 
     Example:
         >>> relevance = torch.tensor([[1.0, 0.0, 0.0]])
@@ -155,7 +146,7 @@ def ndcg_gains(ranked: torch.Tensor, relevance: torch.Tensor, *, cutoff: int = 1
         >>> ndcg_gains(ranked, relevance).sum(-1)
         tensor([[0.5000]])
     """
-    _checks.at_least_one("cutoff", cutoff)
+    integer(cutoff, "cutoff", 1)
     best = relevance.sort(1, descending=True).values[:, None]
     ideal = _discounted(best, cutoff).sum(2, keepdim=True)
     return _discounted(ranked, cutoff) / ideal.masked_fill(ideal == 0, 1)
@@ -173,7 +164,7 @@ def plackett_luce_policy_gradient(
     generator: torch.Generator | None = None,
     rankings: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Raise the expected reward of sampled rankings (policy gradient, leave-one-out baseline).
 
@@ -197,27 +188,20 @@ def plackett_luce_policy_gradient(
             and of all documents [B, n], 0 at padding; returns [B, N], or one part per place
             [B, N, K], whose sum is the reward and which may depend on that place's document only.
         reward_to_go: needs rewards per place.
-        mask: bool [B, n], True where there is a candidate; None is all. A query without any is
-            skipped.
         generator: of the device of scores; None is torch's own.
         rankings: int64 [B, N, K], given instead of drawn; then num_samples, depth and generator
             are not used.
-        weights: float [B], see `reduction`; None is all 1.
-        reduction: "mean" is ``sum w_i L_i / sum w_i`` over queries that are not skipped, "none"
-            the float [B] of ``w_i L_i``, 0 where skipped.
-
-    Returns:
-        The surrogate, float32, or float64 for float64 scores.
+        mask: see :mod:`stope.torch.ranking`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: scores that are not floating point, rankings that are not integers.
-        ValueError: fewer than 2 samples, shapes that do not fit, reward_to_go with a reward that
-            is not per place, bad weights.
+        ValueError: fewer than 2 samples, reward_to_go with a reward that is not per place.
 
     Memory: O(B N n).
 
-    Source: Neural PG-RANK (methods.md D7; the estimator's details are recalled from the paper, not
-    verified in code).
+    Source: Neural PG-RANK (docs/methods.md, D7; the estimator's details are recalled from the
+    paper, not verified in code).
 
     Example:
         >>> scores = torch.zeros(1, 3, requires_grad=True)
@@ -229,11 +213,9 @@ def plackett_luce_policy_gradient(
         >>> print([round(x, 4) for x in scores.grad[0, :2].tolist()])  # descent raises the first
         [-0.0923, 0.0923]
     """
-    scores = _checks.floats("scores", scores, 2)
-    if not isinstance(relevance, torch.Tensor):
-        raise TypeError(f"relevance is of type {type(relevance).__name__}; give a torch.Tensor")
-    _checks.same_shape("relevance", relevance, "scores", scores)
-    present = _checks.mask_like("mask", mask, "scores", scores)
+    scores = _tensors.floats(scores, "scores", 2)
+    _tensors.numbers_like(relevance, "relevance", scores, "scores")
+    present = _tensors.mask_like(mask, "mask", scores, "scores")
     if rankings is None:
         rankings = sample_plackett_luce(
             scores, num_samples, depth=depth, mask=mask, generator=generator
@@ -265,7 +247,7 @@ def plackett_luce_policy_gradient(
         advantages = rewards - others
     weighted = terms * advantages if reward_to_go else terms.sum(2) * advantages
     losses = -weighted.reshape(len(scores), samples, -1).sum(2).mean(1)
-    return _checks.reduce(losses, counted=present.any(1), weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, counted=present.any(1), weights=weights, reduction=reduction)
 
 
 def summed_positive_contrast(
@@ -274,7 +256,7 @@ def summed_positive_contrast(
     *,
     temperature: float = 0.05,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """In-batch contrast of several positives per query, their scores added up (Syntriever).
 
@@ -286,14 +268,10 @@ def summed_positive_contrast(
             have P = 3 (gold, synthetic, augmented).
         negative_scores: float [B, M], cosine of query i with negative j; M may be 0.
         temperature: divides the cosines; 0.05 is the authors' scale of 20.
-        weights: float [B]; see `plackett_luce_policy_gradient`.
-        reduction: "mean" or "none"; see `plackett_luce_policy_gradient`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        TypeError: scores that are not floating point.
-        ValueError: shapes that do not fit, a bad temperature or weights.
-
-    Source: Syntriever, stage 1 (methods.md D8).
+    Source: Syntriever, stage 1 (docs/methods.md, D8).
 
     Example:
         >>> positives = torch.eye(2).expand(3, 2, 2)  # row 0 has the logits 3, 0 and 0
@@ -301,19 +279,18 @@ def summed_positive_contrast(
         >>> print(f"{loss:.6f}")  # log(1 + 2 exp(-3))
         0.094923
     """
-    positives = _checks.floats("positive_scores", positive_scores, 3)
-    negatives = _checks.floats("negative_scores", negative_scores, 2)
-    _checks.batch("positive_scores", positives)
+    positives = _tensors.floats(positive_scores, "positive_scores", 3)
+    negatives = _tensors.floats(negative_scores, "negative_scores", 2, empty=True)
     if positives.shape[1] != positives.shape[2] or len(negatives) != positives.shape[1]:
         raise ValueError(
             f"positive_scores has shape {tuple(positives.shape)} and negative_scores "
             f"{tuple(negatives.shape)}; they need [P, B, B] and [B, M]"
         )
-    _checks.same_device("positive_scores", positives, "negative_scores", negatives)
+    _tensors.same_device(positives, "positive_scores", negatives, "negative_scores")
     logits = torch.cat([positives.sum(0), negatives], 1)
-    logits = logits / _checks.positive("temperature", temperature)
+    logits = logits / _tensors.positive(temperature, "temperature")
     losses = logits.logsumexp(1) - logits.diagonal()
-    return _checks.reduce(losses, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, weights=weights, reduction=reduction)
 
 
 def partial_plackett_luce(
@@ -322,7 +299,7 @@ def partial_plackett_luce(
     *,
     temperature: float = 0.05,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """The preferred document first, the dispreferred second, everything else unordered last.
 
@@ -334,14 +311,10 @@ def partial_plackett_luce(
         preferred_scores: float [B, B], cosine of query i with the preferred document of query j.
         dispreferred_scores: float [B, B].
         temperature: divides the cosines; 0.05 is the authors' scale of 20.
-        weights: float [B]; see `plackett_luce_policy_gradient`.
-        reduction: "mean" or "none"; see `plackett_luce_policy_gradient`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        TypeError: scores that are not floating point.
-        ValueError: matrices that are not square or differ in shape, a bad temperature or weights.
-
-    Source: Syntriever, stage 2 (methods.md D8).
+    Source: Syntriever, stage 2 (docs/methods.md, D8).
 
     Example:
         >>> preferred = torch.tensor([[0.8, 0.3], [0.2, 0.9]])
@@ -350,20 +323,19 @@ def partial_plackett_luce(
         >>> print(f"{loss:.6f}")
         0.065084
     """
-    preferred = _checks.floats("preferred_scores", preferred_scores, 2)
-    dispreferred = _checks.floats("dispreferred_scores", dispreferred_scores, 2)
-    _checks.same_shape("preferred_scores", preferred, "dispreferred_scores", dispreferred)
-    _checks.batch("preferred_scores", preferred)
+    preferred = _tensors.floats(preferred_scores, "preferred_scores", 2)
+    dispreferred = _tensors.floats(dispreferred_scores, "dispreferred_scores", 2)
+    _tensors.same_shape(preferred, "preferred_scores", dispreferred, "dispreferred_scores")
     rows, columns = preferred.shape
     if rows != columns:
         raise ValueError(f"preferred_scores has shape {rows} x {columns}; it must be square")
     logits = torch.cat([preferred, dispreferred], 1)
-    logits = logits / _checks.positive("temperature", temperature)
+    logits = logits / _tensors.positive(temperature, "temperature")
     first, second = logits.diagonal(), logits.diagonal(offset=rows)
     itself = torch.eye(rows, 2 * rows, dtype=torch.bool, device=logits.device)
     left = logits.masked_fill(itself, -torch.inf)  # the dispreferred document always remains
     losses = (logits.logsumexp(1) - first) + (left.logsumexp(1) - second)
-    return _checks.reduce(losses, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, weights=weights, reduction=reduction)
 
 
 def _discounted(relevance: torch.Tensor, cutoff: int) -> torch.Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias, get_args
+
 from torch.nn import functional
 
 import torch
-from stope.torch.ranking import _checks
+from stope._checks import choice
+from stope.torch.ranking import _tensors
+from stope.torch.ranking._tensors import Reduction
 
-_BROADCASTS = ("row", "column")
-_ERRORS = ("square", "abs", "logistic")
+Broadcast: TypeAlias = Literal["row", "column"]
+Error: TypeAlias = Literal["square", "abs", "logistic"]
 
 
 def margin_mse(
@@ -20,7 +24,7 @@ def margin_mse(
     positive_mask: torch.Tensor | None = None,
     negative_mask: torch.Tensor | None = None,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Squared error of the student's margins between positives and negatives against the teacher's.
 
@@ -35,21 +39,13 @@ def margin_mse(
         teacher_negative_scores: of the shape of negative_scores.
         positive_mask: bool of the shape of positive_scores, True where there is one; None is all.
         negative_mask: bool of the shape of negative_scores. A query without pairs is skipped.
-        weights: float [B], see `reduction`; None is all 1.
-        reduction: "mean" is ``sum w_i L_i / sum w_i`` over queries that are not skipped, "none"
-            the float [B] of ``w_i L_i``, 0 where skipped.
-
-    Returns:
-        The loss, float32, or float64 for float64 scores.
-
-    Raises:
-        TypeError: scores that are not floating point, or a mask that is not bool.
-        ValueError: shapes that do not fit, bad weights, an unknown reduction.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Memory: O(B P N).
 
     Source: Hofstaetter et al. 2020 in the form of matchmaker and sentence-transformers
-    (methods.md D5).
+    (docs/methods.md, D5).
 
     Example:
         >>> one = lambda *numbers: torch.tensor(numbers)
@@ -66,12 +62,12 @@ def margin_mse(
         raise ValueError(
             f"positive_scores has {len(positives)} queries but negative_scores has {len(negatives)}"
         )
-    _checks.same_device("positive_scores", positives, "negative_scores", negatives)
+    _tensors.same_device(positives, "positive_scores", negatives, "negative_scores")
     present = positives_present[:, :, None] & negatives_present[:, None, :]
     squares = (positives[:, :, None] - negatives[:, None, :]).square() * present
     count = present.sum((1, 2))
     losses = squares.sum((1, 2)) / count.clamp(min=1)
-    return _checks.reduce(losses, counted=count > 0, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, counted=count > 0, weights=weights, reduction=reduction)
 
 
 def adaptive_relevance_margin(
@@ -80,11 +76,11 @@ def adaptive_relevance_margin(
     document_scores: torch.Tensor | None = None,
     *,
     target: float | None = None,
-    error: str = "square",
-    broadcast: str = "row",
+    error: Error = "square",
+    broadcast: Broadcast = "row",
     detach_target: bool = False,
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Margin regression without a teacher: the documents' own similarity sets the target (ARM).
 
@@ -110,16 +106,14 @@ def adaptive_relevance_margin(
             a matrix: it takes number j of the vector instead of number i (cos(q_j, d+_j) - cos(q_i,
             d-_j) in-batch, mu_j with [B, M] targets), probably unintended; M must be B.
         detach_target: stop the gradient through document_scores; the authors' code does not.
-        weights: float [B]; see `margin_mse`.
-        reduction: "mean" or "none"; see `margin_mse`.
+        weights: see :mod:`stope.torch.ranking`.
+        reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: scores that are not floating point.
-        ValueError: shapes that do not fit, both or none of document_scores and target, "column"
-            with M other than B, bad weights, unknown words.
+        ValueError: both or none of document_scores and target, "column" with M other than B.
 
-    Source: ARM (methods.md D9), after the authors' code; that the target grows with the documents'
-    similarity is as in the code and was not checked against the paper's text.
+    Source: ARM (docs/methods.md, D9), after the authors' code; that the target grows with the
+    documents' similarity is as in the code and was not checked against the paper's text.
 
     Example:
         >>> one = lambda number: torch.tensor([number])
@@ -127,18 +121,16 @@ def adaptive_relevance_margin(
         >>> print(f"{loss:.2f}")  # (0.4 - 0.7)^2
         0.09
     """
-    _checks.choice("error", error, _ERRORS)
-    _checks.choice("broadcast", broadcast, _BROADCASTS)
-    positives = _checks.floats("positive_scores", positive_scores, 1)
-    negatives = _checks.floats("negative_scores", negative_scores, 1, 2)
-    _checks.batch("positive_scores", positives)
+    choice(error, "error", get_args(Error))
+    choice(broadcast, "broadcast", get_args(Broadcast))
+    positives = _tensors.floats(positive_scores, "positive_scores", 1)
+    negatives = _tensors.floats(negative_scores, "negative_scores", 1, 2)
     goal = _target(document_scores, target, negatives, detach_target)
     for name, matrix in (("negative_scores", negatives), ("document_scores", goal)):
         if matrix.dim() and len(matrix) != len(positives):
             raise ValueError(
                 f"{name} has {len(matrix)} rows but positive_scores has {len(positives)}"
             )
-        _checks.batch(name, matrix)
     is_matrix = negatives.dim() == 2 or goal.dim() == 2
     width = (negatives if negatives.dim() == 2 else goal).shape[-1] if is_matrix else 1
     if is_matrix and broadcast == "column" and width != len(positives):
@@ -162,7 +154,7 @@ def adaptive_relevance_margin(
         losses = functional.softplus(-deviations)
     if is_matrix:
         losses = losses.mean(1)
-    return _checks.reduce(losses, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, weights=weights, reduction=reduction)
 
 
 def cosent_loss(
@@ -183,31 +175,24 @@ def cosent_loss(
         temperature: divides the scores; 0.05 is a scale of 20.
         mask: bool [B], True where a pair counts; None is all.
 
-    Returns:
-        The loss, float32, or float64 for float64 scores.
-
     Raises:
-        TypeError: scores that are not floating point, labels that are no tensor, a mask not bool.
-        ValueError: shapes that differ, an empty batch, NaN among the labels, a bad temperature.
+        ValueError: NaN among the labels.
 
     Memory: O(B^2).
 
-    Source: CoSENT, as in sentence-transformers' CoSENTLoss (methods.md D11).
+    Source: CoSENT, as in sentence-transformers' CoSENTLoss (docs/methods.md, D11).
 
     Example:
         >>> cosines, labels = torch.tensor([0.9, 0.4, 0.6]), torch.tensor([1.0, 0.5, 0.0])
         >>> print(f"{cosent_loss(cosines, labels):.6f}")
         4.018195
     """
-    scores = _checks.floats("scores", scores, 1)
-    _checks.batch("scores", scores)
-    if not isinstance(labels, torch.Tensor):
-        raise TypeError(f"labels is of type {type(labels).__name__}; give a torch.Tensor")
-    _checks.same_shape("labels", labels, "scores", scores)
+    scores = _tensors.floats(scores, "scores", 1)
+    _tensors.numbers_like(labels, "labels", scores, "scores")
     if bool(labels.isnan().any()):
         raise ValueError(f"labels[{int(labels.isnan().nonzero()[0])}] is NaN; it has no order")
-    present = _checks.mask_like("mask", mask, "scores", scores)
-    scores = scores.masked_fill(~present, 0) / _checks.positive("temperature", temperature)
+    present = _tensors.mask_like(mask, "mask", scores, "scores")
+    scores = scores.masked_fill(~present, 0) / _tensors.positive(temperature, "temperature")
     pairs = (labels[:, None] > labels[None, :]) & present[:, None] & present[None, :]
     wrong = (scores[None, :] - scores[:, None]).masked_fill(~pairs, -torch.inf)
     return torch.cat([scores.new_zeros(1), wrong.flatten()]).logsumexp(0)
@@ -233,12 +218,11 @@ def angle_loss(
         mask: bool [B]; see `cosent_loss`.
 
     Raises:
-        TypeError: embeddings that are not floating point, labels that are no tensor.
-        ValueError: shapes that do not fit, an odd d, and as `cosent_loss`.
+        ValueError: an odd d.
 
     Memory: O(B^2 + B d).
 
-    Source: AnglE, as in sentence-transformers' AnglELoss (methods.md D11).
+    Source: AnglE, as in sentence-transformers' AnglELoss (docs/methods.md, D11).
 
     Example:
         >>> first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
@@ -265,18 +249,17 @@ def angle_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         Float [B]; 0 where an embedding is zero.
 
     Raises:
-        TypeError: embeddings that are not floating point.
-        ValueError: shapes that differ, or an odd d.
+        ValueError: an odd d.
 
-    Source: AnglE, as in sentence-transformers' pairwise_angle_sim (methods.md D11).
+    Source: AnglE, as in sentence-transformers' pairwise_angle_sim (docs/methods.md, D11).
 
     Example:
         >>> angle_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]]))
         tensor([1.])
     """
-    first = functional.normalize(_checks.floats("first", first, 2), dim=1)
-    second = functional.normalize(_checks.floats("second", second, 2), dim=1)
-    _checks.same_shape("first", first, "second", second)
+    first = functional.normalize(_tensors.floats(first, "first", 2, empty=True), dim=1)
+    second = functional.normalize(_tensors.floats(second, "second", 2, empty=True), dim=1)
+    _tensors.same_shape(first, "first", second, "second")
     if first.shape[1] % 2:
         raise ValueError(
             f"first has dim {first.shape[1]}; an even one is needed, for real and imaginary parts"
@@ -290,11 +273,10 @@ def _differences(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Student minus teacher [B, n], 0 where masked, and the mask [B, n]."""
     name, teacher_name = f"{side}_scores", f"teacher_{side}_scores"
-    scores = _checks.floats(name, scores, 1, 2)
-    _checks.batch(name, scores)
-    teacher = _checks.floats(teacher_name, teacher, 1, 2).detach()
-    _checks.same_shape(name, scores, teacher_name, teacher)
-    present = _checks.mask_like(f"{side}_mask", mask, name, scores)
+    scores = _tensors.floats(scores, name, 1, 2)
+    teacher = _tensors.floats(teacher, teacher_name, 1, 2).detach()
+    _tensors.same_shape(scores, name, teacher, teacher_name)
+    present = _tensors.mask_like(mask, f"{side}_mask", scores, name)
     differences = (scores - teacher).masked_fill(~present, 0)
     return differences.reshape(len(scores), -1), present.reshape(len(scores), -1)
 
@@ -310,8 +292,8 @@ def _target(
         raise ValueError("give either document_scores or target: one of them sets the margin")
     if document_scores is None:
         return negatives.new_full((), target)
-    documents = _checks.floats("document_scores", document_scores, 1, 2)
+    documents = _tensors.floats(document_scores, "document_scores", 1, 2)
     if negatives.dim() == 2 or documents.dim() == 1:
-        _checks.same_shape("document_scores", documents, "negative_scores", negatives)
+        _tensors.same_shape(documents, "document_scores", negatives, "negative_scores")
     goal = (1 + documents) / 2
     return goal.detach() if detach else goal

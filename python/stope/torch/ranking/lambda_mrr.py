@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 from torch.nn import functional
 
 import torch
-from stope.torch.ranking import _checks
+from stope._checks import choice, integer
+from stope.torch.ranking import _tensors
+from stope.torch.ranking._tensors import Reduction
 
-_AVERAGES = ("query", "pairs")
+Average: TypeAlias = Literal["query", "pairs"]
 
 
 def lambda_mrr(
@@ -20,9 +22,9 @@ def lambda_mrr(
     ranks: torch.Tensor | None = None,
     metric_cut: int | None = None,
     mask: torch.Tensor | None = None,
-    average: str = "query",
+    average: Average = "query",
     weights: torch.Tensor | None = None,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """RankNet over the pairs of a list, weighted by how much a swap would change the MRR.
 
@@ -39,25 +41,20 @@ def lambda_mrr(
             among equals. For documents in retrieved order with missing positives appended give
             ``torch.arange(1, L + 1)``: the positions that `append_missing_positives` speaks of.
         metric_cut: ranks beyond it count as 0; None is no cut. ADORE uses the number retrieved.
-        mask: bool [B, L], True where there is a document; None is all.
         average: "query" averages the pairs of each query and then the queries, as ADORE does;
             "pairs" averages all pairs of the batch, as UDR does. A query without pairs is skipped.
-        weights: float [B], see `reduction`; None is all 1.
         reduction: "mean" is ``sum w_i L_i / sum w_i`` over queries that are not skipped, and for
             "pairs" ``sum w_i |P_i| L_i / sum w_i |P_i|``; "none" the float [B] of ``w_i L_i``, 0
             where skipped, with "query" only.
-
-    Returns:
-        The loss, float32, or float64 for float64 scores.
+        mask: see :mod:`stope.torch.ranking`.
+        weights: see :mod:`stope.torch.ranking`.
 
     Raises:
-        TypeError: scores that are not floating point, ranks that are not integers, a mask not bool.
-        ValueError: shapes that do not fit, ranks or metric_cut below 1, reduction "none" with
-            average "pairs", bad weights, unknown words.
+        ValueError: reduction "none" with average "pairs".
 
     Memory: O(B L^2).
 
-    Source: UDR (methods.md D1, whose clamp of score differences to 50 is left out), ADORE (B2).
+    Source: UDR (docs/methods.md, D1; its clamp of score differences to 50 is left out), ADORE (B2).
 
     Example:
         >>> by_model = torch.tensor([[1 / 1, 1 / 2, 1 / 3]])  # the language model's ranks
@@ -69,23 +66,20 @@ def lambda_mrr(
         >>> print(f"{lambda_mrr(scores, judged, metric_cut=2):.6f}")
         0.292242
     """
-    _checks.choice("average", average, _AVERAGES)
+    choice(average, "average", get_args(Average))
     if average == "pairs" and reduction == "none":
         raise ValueError(
             "reduction is 'none' but average is 'pairs', which has no number per query; "
             "use average='query'"
         )
-    scores = _checks.floats("scores", scores, 2)
-    _checks.batch("scores", scores)
-    if not isinstance(relevance, torch.Tensor):
-        raise TypeError(f"relevance is of type {type(relevance).__name__}; give a torch.Tensor")
-    _checks.same_shape("relevance", relevance, "scores", scores)
-    present = _checks.mask_like("mask", mask, "scores", scores)
-    scores = _checks.floor(scores, present)
+    scores = _tensors.floats(scores, "scores", 2)
+    _tensors.numbers_like(relevance, "relevance", scores, "scores")
+    present = _tensors.mask_like(mask, "mask", scores, "scores")
+    scores = _tensors.floor(scores, present)
     places = predicted_ranks(scores) if ranks is None else _given_ranks(ranks, scores)
     gains = 1 / places.to(scores.dtype)
     if metric_cut is not None:
-        gains = gains * (places <= _checks.at_least_one("metric_cut", metric_cut))
+        gains = gains * (places <= integer(metric_cut, "metric_cut", 1))
     pairs = relevance[:, :, None] > relevance[:, None, :]
     pairs = pairs & present[:, :, None] & present[:, None, :]
     # Masked scores lie at the floor: their differences are replaced, not multiplied by 0.
@@ -97,12 +91,12 @@ def lambda_mrr(
     if average == "pairs":
         shares = count.to(losses.dtype)
         if weights is not None:
-            _checks.reduce(losses, weights=weights)  # for what it says of bad weights
+            _tensors.reduce(losses, weights=weights)  # for what it says of bad weights
             shares = shares * weights.to(losses.dtype)
         total = shares.sum()
-        _checks.choice("reduction", reduction, _checks.REDUCTIONS)
+        choice(reduction, "reduction", get_args(Reduction))
         return (shares * losses).sum() / total.masked_fill(total == 0, 1)
-    return _checks.reduce(losses, counted=count > 0, weights=weights, reduction=reduction)
+    return _tensors.reduce(losses, counted=count > 0, weights=weights, reduction=reduction)
 
 
 def predicted_ranks(scores: torch.Tensor) -> torch.Tensor:
@@ -114,16 +108,13 @@ def predicted_ranks(scores: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 of the same shape, without gradient.
 
-    Raises:
-        TypeError: scores that are not floating point.
-
-    Source: methods.md D1.
+    Source: docs/methods.md, D1.
 
     Example:
         >>> predicted_ranks(torch.tensor([[0.2, 1.0, 0.5]]))
         tensor([[3, 1, 2]])
     """
-    scores = _checks.floats("scores", scores).detach()
+    scores = _tensors.floats(scores, "scores", empty=True).detach()
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     counted = torch.arange(1, order.shape[-1] + 1, device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, counted)
@@ -161,10 +152,9 @@ def append_missing_positives(
         `RetrievedList`; A is the largest number of ids appended to any query, and may be 0.
 
     Raises:
-        TypeError: retrieved that is not integers.
-        ValueError: numbers of queries that differ, a query without positives, an id below 0.
+        ValueError: a query without positives, an id below 0.
 
-    Source: ADORE (methods.md B2).
+    Source: ADORE (docs/methods.md, B2).
 
     Example:
         >>> found = append_missing_positives(torch.tensor([[4, 7], [5, 2]]), [[7, 9], [8]])
@@ -175,7 +165,7 @@ def append_missing_positives(
         tensor([[0, 1, 0],
                 [0, 0, 1]], dtype=torch.int32)
     """
-    retrieved = _checks.integers("retrieved", retrieved, -1, torch.iinfo(torch.long).max)
+    retrieved = _tensors.integers(retrieved, "retrieved", -1, torch.iinfo(torch.long).max)
     if retrieved.dim() != 2:
         raise ValueError(f"retrieved has shape {tuple(retrieved.shape)}; it needs 2 dimensions")
     if len(positives) != len(retrieved):
@@ -199,10 +189,10 @@ def append_missing_positives(
 
 
 def _given_ranks(ranks: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    ranks = _checks.integers("ranks", ranks, 1, torch.iinfo(torch.long).max)
+    ranks = _tensors.integers(ranks, "ranks", 1, torch.iinfo(torch.long).max)
     if ranks.shape not in (scores.shape, scores.shape[1:]):
         raise ValueError(
             f"ranks has shape {tuple(ranks.shape)} for scores of shape {tuple(scores.shape)}"
         )
-    _checks.same_device("ranks", ranks, "scores", scores)
+    _tensors.same_device(ranks, "ranks", scores, "scores")
     return ranks.expand_as(scores)
