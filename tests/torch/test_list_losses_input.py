@@ -242,6 +242,6 @@ def test_a_temperature_may_be_learned():
 
 def test_modules_of_before():
     for old, new in {"pairs": ll.margin_mse, "ranking": ll.lambda_mrr}.items():
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="the old name goes with the next release"):
             module = importlib.import_module(f"stope.torch.list_losses.{old}")
         assert getattr(module, new.__name__) is new
