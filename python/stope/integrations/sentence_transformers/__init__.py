@@ -2,6 +2,13 @@
 ids, for versions 5 and 6.
 """
 
-from stope.integrations.sentence_transformers.loss import InfoNCECollator, InfoNCELoss
+from stope._extras import need
+
+need("sentence_transformers", extra="train")
+
+from stope.integrations.sentence_transformers.loss import (  # noqa: E402
+    InfoNCECollator,
+    InfoNCELoss,
+)
 
 __all__ = ["InfoNCECollator", "InfoNCELoss"]
