@@ -110,7 +110,7 @@ def evaluate(
             )
     unjudged = sum(query not in judged for query in results)
     if unjudged:
-        terminal.say(f"{run} has {unjudged:,} queries without judgements, which are left out.")
+        terminal.say(f"{run}: queries without judgements are left out, {unjudged:,} of them.")
 
 
 def _of_file(path: Path, work: Callable[[], Evaluation]) -> Evaluation:

@@ -337,7 +337,7 @@ def _show(mined: Mined, written: ExportSummary) -> None:
     several = int((Lists(*mined.pairs.positives).lengths > 1).sum())
     if several and written.rows > counts.num_negatives:
         terminal.say(
-            f"{several:,} queries have several positives; rows of the format {written.format} "
+            f"queries with several positives: {several:,}; rows of the format {written.format} "
             "repeat the negatives of a query beside each of them."
         )
     if written.dropped:

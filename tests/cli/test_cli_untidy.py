@@ -1,0 +1,150 @@
+"""The commands with untidy files and options: what they say is plain, true and harmless."""
+
+# ruff: noqa: F401, F811 - fixtures are imported here and named as arguments of the tests
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from command import EMBEDDED, beir, call, folder, one_sentence, texts
+
+from stope.cli.terminal import clean
+from stope.data import read_jsonl, read_run
+
+
+@pytest.fixture
+def untidy(folder):
+    """Files with BOM, CRLF and empty lines, whose names and ids would be markup or escapes."""
+    (folder / "q [red].csv").write_bytes(
+        b"\xef\xbb\xbfid,query\r\nq 1,iron ore\r\nq[b]2,silver mine\r\n\r\n"
+    )
+    (folder / "c [b].csv").write_bytes(
+        b"id,text\r\nd 1,iron ore is rock\r\nd\x1b[31m2,the silver mine\r\n"
+    )
+    (folder / "one.tsv").write_text("query-id\tcorpus-id\tscore\nq 1\td 1\t1\n")
+    return folder
+
+
+def usage_error(done):
+    return " ".join(re.sub(r"[│╭╮╰╯─]", "", done.stderr).split())
+
+
+def test_ids_with_blanks_are_told_before_the_search(call, untidy, monkeypatch):
+    monkeypatch.setattr("stope.retrieval.search", lambda *_, **__: pytest.fail("it searched"))
+    said = one_sentence(call("search", "q [red].csv", "c [b].csv", code=1).stderr)
+    assert said == (
+        "q [red].csv: the query 'q 1' holds a blank, which a TREC file cannot hold; write JSON "
+        "lines instead: -o run.jsonl."
+    )
+    done = call("search", "queries.jsonl", "corpus.jsonl", "--tag", "my run", code=1)
+    assert "--tag: the tag 'my run' holds a blank" in one_sentence(done.stderr)
+
+
+def test_what_search_wrote_is_evaluated_one_query_too(call, untidy):
+    call("search", "q [red].csv", "c [b].csv", "-o", "[run].jsonl")
+    assert read_run(untidy / "[run].jsonl")["q 1"].keys() == {"d 1"}
+    done = call("evaluate", "[run].jsonl", "one.tsv", "--baseline", "[run].jsonl", "-o", "x.json")
+    assert "[run].jsonl on 1 query" in done.stdout
+    assert re.search(r"nDCG@10 .* 1.0000 .* undefined .* \+0.0000 .* undefined", done.stdout)
+    assert "an interval is undefined with one query; judge more." in done.stderr
+    row = json.loads((untidy / "x.json").read_text())["metrics"][0]
+    assert (row["mean"], row["low"], row["difference"]["p_value"]) == (1.0, None, None)
+
+
+def test_control_characters_reach_no_terminal(call, untidy):
+    done = call("search", "q [red].csv", "c [b].csv", "--text-column", "\x1b]0;x\x07", code=1)
+    assert "\x1b" not in done.stderr
+    assert r"--text-column is \"\x1b]0;x\x07\"".replace('\\"', '"') in done.stderr
+    assert clean("a\x1b[2J\u202eb\udcff\n c") == r"a\x1b[2J\u202eb\udcff c"
+    done = call("search", "queries.jsonl", "[bold]nope.csv", code=1)
+    assert one_sentence(done.stderr) == "[bold]nope.csv does not exist."
+
+
+def test_queries_that_find_nothing_are_told(call, untidy):
+    (untidy / "q.csv").write_text("id,query\na,iron\nb,zzz\nc,yyy\n")
+    done = call("search", "q.csv", "c [b].csv", "-o", "r.jsonl")
+    assert "2 of 3 queries found nothing: b, c." in done.stderr
+    (untidy / "j.tsv").write_text("a\td 1\t1\nb\td 1\t1\n")
+    done = call("evaluate", "r.jsonl", "j.tsv")
+    assert "r.jsonl has no document for 1 of 2 judged queries, which score 0." in done.stderr
+    (untidy / "empty.trec").write_text("")
+    said = one_sentence(call("evaluate", "empty.trec", "j.tsv", code=1).stderr)
+    assert said.startswith("empty.trec: run has no document for any query")
+
+
+def test_scripts_without_blanks_are_found(call, folder):
+    (folder / "q.csv").write_text("id,query\n1,東京の天気\n", encoding="utf-8")
+    (folder / "c.csv").write_text("id,text\na,今日の東京は晴れ\nb,鯨は大きい\n", encoding="utf-8")
+    call("search", "q.csv", "c.csv")
+    assert read_run(folder / "run.trec")["1"].keys() == {"a"}
+
+
+def test_unknown_ids_of_a_folder_have_an_option(call, folder, beir):
+    with (beir / "qrels" / "test.tsv").open("a") as file:
+        file.write("q30\tnowhere\t1\n")
+    said = one_sentence(call("search", "beir", code=1).stderr)
+    assert "--unknown-ids drop" in said
+    assert "unknown_ids" not in said
+    call("search", "beir", "--unknown-ids", "drop")
+    said = one_sentence(call("mine", "beir", "--split", "test", *EMBEDDED, code=1).stderr)
+    assert "--unknown-ids drop" in said
+    call("mine", "beir", "--split", "test", *EMBEDDED, "--unknown-ids", "drop")
+
+
+SEARCH = ("search", "queries.jsonl", "corpus.jsonl")
+MINE = ("mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED)
+TRAIN = ("train", "pairs.tsv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "why"),
+    [
+        ((*SEARCH, "--encoder", "x"), "--encoder", "no effect with --method bm25"),
+        ((*SEARCH, "--metric", "dot"), "--metric", "no effect with --method bm25"),
+        ((*SEARCH, "--fusion", "rrf"), "--fusion", "no effect with --method bm25"),
+        (
+            (*SEARCH, "--method", "dense", "--encoder", "x", "--stemmer", "english"),
+            "--stemmer",
+            "no effect with --method dense",
+        ),
+        ((*SEARCH, "-o", "x.jsonl", "--tag", "x"), "--tag", "JSON lines have no tag"),
+        ((*SEARCH, "--split", "test"), "--split", "is a file; this is for BEIR folders"),
+        ((*SEARCH, "--unknown-ids", "drop"), "--unknown-ids", "is a file; this is for BEIR"),
+        (("search", "beir", "--query-column", "q"), "--query-column", "which has no columns"),
+        ((*MINE, "--seed", "3"), "--seed", "no effect without --sampling random"),
+        ((*MINE, "--range-counts", "raw"), "--range-counts", "no effect without --range-min"),
+        ((*MINE, "--encoder", "x"), "--encoder", "where both sides have embeddings"),
+        ((*MINE, "--batch-size", "9"), "--batch-size", "where both sides have embeddings"),
+        (("mine", "pairs.tsv", "--text-column", "x"), "--text-column", "it is about CORPUS"),
+        (("mine", "beir", "--text-column", "t"), "--text-column", "which has no columns"),
+        (("mine", "beir", "--positive-ids"), "--positive-ids", "with ids in its qrels"),
+        ((*TRAIN, "--relative-margin", "0.1"), "--relative-margin", "without --num-negatives"),
+        ((*TRAIN, "--split", "dev"), "--split", "is a file; this is for BEIR folders"),
+        ((*TRAIN, "--code", "--encoder", "x"), "--code", "it is for a static encoder"),
+        (("demo", "--unknown-ids", "drop"), "--unknown-ids", "the BEIR folder of --data"),
+        (("demo", "--data", "x", "--max-documents", "200"), "--max-documents", "beside --data"),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_refused(call, folder, beir, arguments, option, why):
+    said = usage_error(call(*arguments, code=2))
+    assert f"Invalid value for {option}: " in said
+    assert why in said
+    assert not (folder / "negatives.jsonl").exists()
+
+
+def test_rows_and_negatives_are_told_apart(call, folder):
+    lines = (folder / "pairs.tsv").read_text().splitlines()
+    query = lines[1].split("\t")[0]
+    (folder / "two.tsv").write_text("\n".join([*lines, f"{query}\t{lines[2].split(chr(9))[1]}"]))
+    done = call("mine", "two.tsv", "corpus.jsonl", "--corpus-embeddings", "c.npy",
+                "--query-embeddings", "q41.npy", code=1)  # fmt: skip
+    assert "q41.npy" in one_sentence(done.stderr)
+    import numpy as np
+
+    np.save(folder / "q41.npy", np.concatenate([np.load(folder / "q.npy")] * 2)[:41])
+    done = call("mine", "two.tsv", "corpus.jsonl", "--corpus-embeddings", "c.npy",
+                "--query-embeddings", "q41.npy", "-n", 2)  # fmt: skip
+    assert "queries with several positives: 1; rows of the format triplet repeat" in done.stderr
+    assert len(list(read_jsonl(folder / "negatives.jsonl"))) == 82
