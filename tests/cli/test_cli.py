@@ -216,7 +216,7 @@ def test_an_unexpected_error_is_named_and_points_to_debug(call, monkeypatch):
         raise KeyError("surprise")
 
     monkeypatch.setattr("stope.data.read_pairs", broken)
-    monkeypatch.setattr("stope.cli.inputs.read_pairs", broken, raising=False)
+    monkeypatch.setattr("stope.data.read_source", broken)
     said = one_sentence(call("mine", "pairs.tsv", code=1).stderr)
     assert said == "KeyError: 'surprise' (--debug shows the traceback)."
 

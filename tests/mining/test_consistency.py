@@ -168,5 +168,5 @@ def test_bad_input_gets_a_sentence(options, sentence):
         consistency_filter(pairs, **given)
     with pytest.raises(TypeError, match=r"greatest_rank is 2\.5; give an integer"):
         consistency_filter(pairs, greatest_rank=2.5)
-    with pytest.raises(TypeError, match="There is no encoder and no query_embeddings"):
+    with pytest.raises(TypeError, match="there is no encoder and no query_embeddings"):
         consistency_filter(pairs)

@@ -40,6 +40,9 @@ class Sampling(str, Enum):
 
     top = "top"
     random = "random"
+    simans = "simans"
+    teacher_margin = "teacher_margin"
+    uniform = "uniform"
 
 
 _LARGEST_BATCH = 2048
@@ -149,8 +152,20 @@ def mine(
     ] = Counts.eligible,
     sampling: Annotated[
         Sampling,
-        typer.Option(help="Hardest of the range, or a random choice.", rich_help_panel=_LIMITS),
+        typer.Option(
+            help="Hardest of the range, or drawn: random of the range; simans (near the positive's "
+            "score), teacher_margin (easy and hard alike) or uniform of the pool.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = Sampling.top,
+    pool: Annotated[
+        int,
+        typer.Option(
+            help="Hardest documents that simans, teacher_margin and uniform draw from.",
+            min=1,
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 200,
     seed: Annotated[
         int, typer.Option(help="Of the random choice.", min=0, rich_help_panel=_LIMITS)
     ] = 0,
@@ -247,6 +262,7 @@ def mine(
             range_max=range_max,
             range_counts=range_counts.value,
             sampling=sampling.value,
+            pool=pool,
             seed=seed,
             exclude_query_text=not keep_query_text,
             query_prompt=query_prompt,
@@ -269,7 +285,12 @@ def _refuse_idle(
 ) -> None:
     """Refuse options that this mining would not read."""
     if sampling is Sampling.top:
-        without_effect(context, ["seed"], "it has no effect without --sampling random")
+        without_effect(
+            context, ["seed"], "it has no effect without --sampling random or another draw"
+        )
+    if sampling in (Sampling.top, Sampling.random):
+        why = f"it has no effect with --sampling {sampling.value}"
+        without_effect(context, ["pool"], why)
     if not ranged:
         why = "it has no effect without --range-min or --range-max"
         without_effect(context, ["range_counts"], why)
@@ -313,12 +334,11 @@ def _trained_here(pairs: Pairs, bars: terminal.Bars) -> Any:
 
 
 def _show(mined: Mined, written: ExportSummary) -> None:
-    from stope.lists import Lists
-
     counts = mined.summary()
     rows = [
         ("queries", f"{counts.num_queries:,}"),
         ("documents", f"{counts.num_corpus:,}"),
+        ("queries' positives", f"{counts.num_pairs:,}"),
         ("negatives found", f"{counts.num_negatives:,}"),
         (f"queries with all {counts.num_negatives_wanted}", f"{counts.complete:,}"),
         ("queries with fewer", f"{counts.short:,}"),
@@ -334,7 +354,7 @@ def _show(mined: Mined, written: ExportSummary) -> None:
     rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
     terminal.show_table("Hard negatives", ["", ""], rows, named=False)
     terminal.tell(f"{written.rows:,} rows in {written.path}")
-    several = int((Lists(*mined.pairs.positives).lengths > 1).sum())
+    several = int((mined.pairs.positives.lengths > 1).sum())
     if several and written.rows > counts.num_negatives:
         terminal.say(
             f"queries with several positives: {several:,}; rows of the format {written.format} "

@@ -9,13 +9,14 @@ from __future__ import annotations
 from stope._moved import moved_names
 from stope.mining.consistency import Consistency, consistency_filter
 from stope.mining.mined import Mined, Summary
-from stope.mining.pipeline import mine
+from stope.mining.pipeline import Limits, mine
 from stope.mining.quotas import lexical_candidates, merge_sources, mixed_negatives
 from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, Window, sampling_names
 from stope.mining.teacher import TeacherScores, teacher_filter, teacher_scores
 
 __all__ = [
     "Consistency",
+    "Limits",
     "Mined",
     "SimANS",
     "Summary",

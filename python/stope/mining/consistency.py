@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
@@ -16,7 +15,8 @@ from stope._host import on_host
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
-from stope.mining._embedded import embeddings_of, silent
+from stope.mining.embedded import embeddings_of
+from stope.progress import StageProgress, silent
 
 Ids = NDArray[np.int64]
 _QUERIES = 64  # whose positives are scored in one call
@@ -96,7 +96,7 @@ def consistency_filter(
     corpus_prompt: str | None = None,
     batch_size: int = 256,
     cache: EmbeddingCache | str | PathLike[str] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
+    progress: StageProgress | None = None,
 ) -> Consistency:
     """Keep (q, p) if p is among the ``top`` best documents for q, by a first model's scores.
 

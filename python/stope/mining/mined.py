@@ -26,7 +26,10 @@ class Summary:
         num_queries: queries mined for.
         num_corpus: documents, duplicates removed.
         num_negatives_wanted: per query.
-        num_negatives: found in all.
+        num_negatives: found in all, of all queries.
+        num_pairs: (query, positive) pairs.
+        num_triplets: (query, positive, negative), which are more than negatives where a query has
+            several positives: each of them goes with each negative.
         complete: queries that got all they wanted.
         short: queries that got some.
         empty: queries that got none.
@@ -39,6 +42,8 @@ class Summary:
     num_corpus: int
     num_negatives_wanted: int
     num_negatives: int
+    num_pairs: int
+    num_triplets: int
     complete: int
     short: int
     empty: int
@@ -58,7 +63,7 @@ class Mined:
     Attributes:
         pairs: what was mined for.
         result: ids, scores, positive_scores, counts, rejected, as NumPy arrays.
-        positive_scores: float32, the score of every positive, aligned with ``pairs.positives[1]``.
+        positive_scores: float32, the score of every positive, aligned with ``pairs.positives.ids``.
         parameters: the limits used.
     """
 
@@ -75,6 +80,8 @@ class Mined:
             num_corpus=len(self.pairs.corpus_ids),
             num_negatives_wanted=wanted,
             num_negatives=int(counts.sum()),
+            num_pairs=len(self.pairs.positives.ids),
+            num_triplets=int((counts * self.pairs.positives.lengths).sum()),
             complete=int((counts == wanted).sum()),
             short=int(((counts > 0) & (counts < wanted)).sum()),
             empty=int((counts == 0).sum()),

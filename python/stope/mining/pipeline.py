@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 import stope
+from stope._checks import choice, integer
 from stope._host import on_host
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
-from stope.mining._embedded import embeddings_of, silent
+from stope.mining.embedded import embeddings_of
 from stope.mining.mined import Mined
+from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
+from stope.ops._search import exclusions
+from stope.progress import StageProgress, silent
 
 
-def mine(
-    pairs: Pairs,
-    encoder: Any = None,
-    *,
-    query_embeddings: Any = None,
-    corpus_embeddings: Any = None,
-    num_negatives: int = 5,
-    metric: str = "cosine",
-    absolute_margin: float | None = None,
-    relative_margin: float | None = None,
-    max_score: float | None = None,
-    min_score: float | None = None,
-    range_min: int = 0,
-    range_max: int | None = None,
-    range_counts: str = "eligible",
-    sampling: str = "top",
-    seed: int = 0,
-    exclude: tuple[ArrayLike, ArrayLike] | Sequence[ArrayLike] | None = None,
-    exclude_query_text: bool = True,
-    query_prompt: str | None = None,
-    corpus_prompt: str | None = None,
-    batch_size: int = 256,
-    cache: EmbeddingCache | str | PathLike[str] | None = None,
-    progress: Callable[[str, int, int], object] | None = None,
-) -> Mined:
-    """Find hard negatives for every query of the pairs, exactly.
+@dataclass(frozen=True)
+class Limits:
+    """Which documents may be negatives, and which of them are taken.
 
-    The limits from num_negatives to seed mean what they mean in `stope.mine_hard_negatives`:
-    eligibility is decided before selection, so a query gets all the negatives that exist.
+    Eligibility is decided before selection, so a query gets all the negatives that exist. The
+    numbers mean what they mean in `stope.mine_hard_negatives`, which checks them.
 
-    Args:
-        pairs: queries, corpus and positives.
-        encoder: object with ``encode(list of strings) -> array``; not needed where both embeddings
-            are given.
-        query_embeddings: array with one row per query that was given to `Pairs`, in that order.
-        corpus_embeddings: array with one row per document that was given to `Pairs`.
+    Attributes:
         num_negatives: negatives per query, at most.
         metric: "cosine", "dot" or "euclidean".
         absolute_margin: a negative's score is at most (lowest positive score) - absolute_margin.
@@ -63,24 +41,110 @@ def mine(
         range_min: ranks to skip from the top.
         range_max: rank to stop at.
         range_counts: "eligible" or "raw": which ranks the range counts.
-        sampling: "top" or "random" within the range.
-        seed: of random sampling.
-        exclude: corpus rows of ``pairs`` never to choose, CSR or one array per query.
+        sampling: "top" (the hardest), "random" within the range; or a way to draw from a pool of
+            the hardest: "simans", "teacher_margin", "uniform", "window", a `Sampling` such as
+            ``SimANS(a=0.5)``, or its dictionary.
+        pool: how many of the hardest a `Sampling` draws from.
+        seed: of what is drawn.
+    """
+
+    num_negatives: int = 5
+    metric: Literal["cosine", "dot", "euclidean"] = "cosine"
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+    range_min: int = 0
+    range_max: int | None = None
+    range_counts: Literal["eligible", "raw"] = "eligible"
+    sampling: str | Sampling | Mapping[str, Any] = "top"
+    pool: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        integer(self.pool, "pool", 1)
+        sampling: str | Sampling
+        if isinstance(self.sampling, Mapping):
+            sampling = Sampling.from_dict(self.sampling)
+        elif isinstance(self.sampling, Sampling):
+            sampling = self.sampling
+        else:
+            names = dict.fromkeys(("top", "random", *sampling_names()))
+            sampling = choice(self.sampling, "sampling", names)
+            if sampling not in ("top", "random"):
+                sampling = Sampling.from_dict({"name": sampling})
+        object.__setattr__(self, "sampling", "top" if isinstance(sampling, Top) else sampling)
+
+    def with_changes(self, **changes: Any) -> Limits:
+        """The same with other values of some attributes.
+
+        >>> Limits().with_changes(num_negative=3)
+        Traceback (most recent call last):
+            ...
+        TypeError: mine has no argument 'num_negative'; its limits are num_negatives, metric, \
+absolute_margin, relative_margin, max_score, min_score, range_min, range_max, range_counts, \
+sampling, pool, seed
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        wrong = next((name for name in changes if name not in known), None)
+        if wrong is not None:
+            raise TypeError(f"mine has no argument {wrong!r}; its limits are {', '.join(known)}")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; pool only where it is drawn from."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if isinstance(self.sampling, Sampling):
+            return {**values, "sampling": self.sampling.to_dict()}
+        del values["pool"]
+        return values
+
+
+def mine(
+    pairs: Pairs,
+    encoder: Any = None,
+    *,
+    query_embeddings: Any = None,
+    corpus_embeddings: Any = None,
+    limits: Limits | None = None,
+    exclude: Any = None,
+    exclude_query_text: bool = True,
+    query_prompt: str | None = None,
+    corpus_prompt: str | None = None,
+    batch_size: int = 256,
+    cache: EmbeddingCache | str | PathLike[str] | None = None,
+    progress: StageProgress | None = None,
+    **changes: Any,
+) -> Mined:
+    """Find hard negatives for every query of the pairs, exactly.
+
+    Args:
+        pairs: queries, corpus and positives.
+        encoder: object with ``encode(list of strings) -> array``; not needed where both embeddings
+            are given.
+        query_embeddings: array with one row per query that was given to `Pairs`, in that order, or
+            per query that the pairs have (those without a positive are left out).
+        corpus_embeddings: the same of documents.
+        limits: which documents may be negatives, and how many are taken; default ``Limits()``.
+        exclude: corpus rows of ``pairs`` never to choose, CSR or one array per query; -1 is none.
         exclude_query_text: never choose the document whose text is the query itself.
         query_prompt: put before every query; None leaves the encoder's own prompt in force.
         corpus_prompt: the same for documents.
         batch_size: texts per call of the encoder.
         cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
         progress: called with (stage, done, total); stages "queries", "corpus", "mining".
+        **changes: attributes of `Limits`, in place of those of limits.
 
     Raises:
-        TypeError: embeddings missing and no encoder.
+        TypeError: embeddings missing and no encoder, or no such limit.
         ValueError: embeddings whose rows do not match; what `stope.mine_hard_negatives` refuses.
 
-    Memory: both embedding arrays (memory-mapped with a cache) and O(queries x num_negatives). Given
-    corpus embeddings are copied only where duplicate texts were removed.
+    Memory: both embedding arrays (memory-mapped with a cache) and O(queries x num_negatives), or
+    O(queries x pool) with a `Sampling`. Given corpus embeddings are copied only where duplicate
+    texts were removed.
 
-    Source: peers.md 1.1 and 7; NV-Retriever (Moreira et al. 2024) for the relative margin.
+    Source: peers.md 1.1 and 7; NV-Retriever (Moreira et al. 2024) for the relative margin; SimANS
+    (docs/methods.md, C3).
 
     Example:
         >>> import numpy as np
@@ -91,6 +155,7 @@ def mine(
         >>> [(row["document_id"], row["rank"]) for row in mined.rows()]
         [('d1', 1)]
     """
+    wanted = (limits or Limits()).with_changes(**changes)
     step = progress or silent
     queries, corpus = embeddings_of(
         pairs,
@@ -102,75 +167,79 @@ def mine(
         cache=cache,
         step=step,
     )
-    parameters: dict[str, Any] = {
-        "num_negatives": num_negatives,
-        "metric": metric,
-        "absolute_margin": absolute_margin,
-        "relative_margin": relative_margin,
-        "max_score": max_score,
-        "min_score": min_score,
-        "range_min": range_min,
-        "range_max": range_max,
-        "range_counts": range_counts,
-        "sampling": sampling,
-        "seed": seed,
-    }
-    found = stope.mine_hard_negatives(
-        queries,
-        corpus,
-        pairs.positives,
-        exclude=_exclusions(pairs, exclude, exclude_query_text),
-        progress=lambda done, total: step("mining", done, total),
-        **parameters,
-    )
-    found = _all_on_host(found)
-    positive_scores = _positive_scores(queries, corpus, pairs.positives, found, metric)
-    parameters["exclude_query_text"] = exclude_query_text
-    return Mined(pairs, found, positive_scores, parameters)
-
-
-def _exclusions(pairs: Pairs, given: Any, query_text: bool) -> Any:
-    """Merge the caller's exclusions with the rows that hold the query's own text."""
-    if not query_text:
-        return given
-    offsets, rows = pairs.same_text_rows()
-    if not len(rows):
-        return given
-    if given is None:
-        return offsets, rows
-    lists = (
-        np.split(np.asarray(given[1]), np.asarray(given[0])[1:-1])
-        if isinstance(given, tuple)
-        else list(given)
-    )
-    if len(lists) != len(pairs.query_ids):
-        raise ValueError(
-            f"exclude has {len(lists)} rows but there are {len(pairs.query_ids)} queries"
+    parameters = wanted.to_dict()
+    sampling = wanted.sampling
+    options = dict(parameters)
+    if isinstance(sampling, Sampling):
+        size = min(max(wanted.pool, wanted.num_negatives), len(pairs.corpus_ids))
+        options = {**options, "sampling": "top", "num_negatives": size}
+        del options["pool"]
+        integer(wanted.num_negatives, "num_negatives", 1)
+    never = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
+    if exclude_query_text:
+        own = pairs.same_text_rows()
+        never = own if never is None else own.union(Lists(never.offsets, never.ids))
+    result = _all_on_host(
+        stope.mine_hard_negatives(
+            queries,
+            corpus,
+            pairs.positives,
+            exclude=never,
+            progress=lambda done, total: step("mining", done, total),
+            **options,
         )
-    own = np.split(rows, offsets[1:-1])
-    return [np.union1d(np.asarray(a, dtype=np.int64), b) for a, b in zip(lists, own, strict=True)]
+    )
+    if isinstance(sampling, Sampling):
+        result = _drawn(result, sampling, wanted.num_negatives, wanted.seed)
+    scores = _positive_scores(queries, corpus, pairs.positives, result, wanted.metric)
+    parameters["exclude_query_text"] = exclude_query_text
+    return Mined(pairs, result, scores, parameters)
 
 
-def _all_on_host(found: stope.HardNegatives) -> stope.HardNegatives:
-    """Return the same result as NumPy arrays, whatever kind the embeddings were."""
+def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:
+    """The same result as NumPy arrays, whatever kind the embeddings were."""
     return stope.HardNegatives(
-        on_host(found.ids),
-        on_host(found.scores),
-        on_host(found.positive_scores),
-        on_host(found.counts),
-        {reason: on_host(rows) for reason, rows in found.rejected.items()},
+        on_host(result.ids),
+        on_host(result.scores),
+        on_host(result.positive_scores),
+        on_host(result.counts),
+        {reason: on_host(rows) for reason, rows in result.rejected.items()},
+    )
+
+
+def _drawn(
+    result: stope.HardNegatives, sampling: Sampling, count: int, seed: int
+) -> stope.HardNegatives:
+    """What the sampling draws of each query's pool, hardest first."""
+    pool = result.ids.shape[1]
+    keys = sampling_keys(seed, 0, 0, np.arange(len(result.ids)))
+    ids = sampling.choose(result.ids, result.scores, result.positive_scores, count, keys)
+    places = np.full(ids.shape, pool, dtype=np.int64)
+    for column in range(count):
+        wanted = ids[:, column]
+        place = (result.ids == wanted[:, None]).argmax(axis=1)
+        places[:, column] = np.where(wanted >= 0, place, pool)
+    places.sort(axis=1)
+    there = places < pool
+    places = np.where(there, places, 0)
+    return stope.HardNegatives(
+        np.where(there, np.take_along_axis(result.ids, places, 1), -1),
+        np.where(there, np.take_along_axis(result.scores, places, 1), np.float32(-np.inf)),
+        result.positive_scores,
+        there.sum(axis=1),
+        result.rejected,
     )
 
 
 def _positive_scores(
-    queries: Any, corpus: Any, positives: Lists, found: stope.HardNegatives, metric: str
+    queries: Any, corpus: Any, positives: Lists, result: stope.HardNegatives, metric: str
 ) -> NDArray[np.float32]:
     """Score of every positive: the minimum where a query has one, computed where it has several."""
-    offsets, rows = positives
-    counts = np.diff(offsets)
-    scores = np.repeat(found.positive_scores.astype(np.float32), counts)
-    for query in np.flatnonzero(counts > 1):
-        part = slice(int(offsets[query]), int(offsets[query + 1]))
-        pair = stope.similarity(queries[query : query + 1], corpus[rows[part]], metric=metric)
+    scores = np.repeat(result.positive_scores.astype(np.float32), positives.lengths)
+    for query in np.flatnonzero(positives.lengths > 1):
+        part = slice(int(positives.offsets[query]), int(positives.offsets[query + 1]))
+        pair = stope.similarity(
+            queries[query : query + 1], corpus[positives.row(query)], metric=metric
+        )
         scores[part] = on_host(pair)[0]
     return scores

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import shown
 from stope.data.pairs import Pairs
 from stope.encoders import encode_corpus, encode_queries
 from stope.encoders.cache import EmbeddingCache
-
-Step = Callable[[str, int, int], object]
+from stope.progress import StageProgress, of_stage
 
 
 def embeddings_of(
@@ -25,15 +24,15 @@ def embeddings_of(
     prompts: tuple[str | None, str | None],
     batch_size: int,
     cache: EmbeddingCache | str | PathLike[str] | None,
-    step: Step,
+    step: StageProgress,
 ) -> tuple[Any, Any]:
     """One row per query and one per document of the pairs.
 
     Args:
         pairs: whose queries and corpus.
         encoder: what computes the rows that are not given.
-        query_embeddings: one row per query that was given to `Pairs`, or None.
-        corpus_embeddings: one row per document that was given to `Pairs`, or None.
+        query_embeddings: one row per query that was given to `Pairs`, or that it has; or None.
+        corpus_embeddings: the same of documents.
         prompts: put before queries and before documents; None leaves the encoder's own in force.
         batch_size: texts per call of the encoder.
         cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
@@ -43,6 +42,8 @@ def embeddings_of(
         TypeError: embeddings missing and no encoder.
         ValueError: embeddings whose rows do not match.
     """
+    if not isinstance(pairs, Pairs):
+        raise TypeError(f"pairs is {shown(pairs)}; give stope.data.Pairs")
     if cache is not None and not isinstance(cache, EmbeddingCache):
         cache = EmbeddingCache(cache)
     queries = _selected(
@@ -53,7 +54,7 @@ def embeddings_of(
     )
     missing = "query" if queries is None else "corpus" if corpus is None else None
     if encoder is None and missing is not None:
-        raise TypeError(f"There is no encoder and no {missing}_embeddings; give one of the two")
+        raise TypeError(f"there is no encoder and no {missing}_embeddings; give one of the two")
     if queries is None:
         queries = _embedded(
             encoder, cache, pairs.query_texts, "query", prompts[0], batch_size, step
@@ -65,17 +66,18 @@ def embeddings_of(
     return queries, corpus
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""
-
-
-def _selected(given: Any, rows: NDArray[np.int64], count: int, name: str) -> Any:
-    """Rows of the given embeddings that the pairs kept; the array itself where that is all."""
-    if given is None:
+def _selected(embeddings: Any, rows: NDArray[np.int64], count: int, name: str) -> Any:
+    """Rows of the embeddings that the pairs kept; the array itself where that is all."""
+    if embeddings is None:
         return None
-    if len(given) != count:
+    if not hasattr(embeddings, "shape"):
+        raise TypeError(f"{name} is {shown(embeddings)}; give an array of two dimensions")
+    if len(embeddings) == len(rows) != count:
+        return embeddings
+    if len(embeddings) != count:
+        more = "" if len(rows) == count else f", of which the pairs have {len(rows)}"
         raise ValueError(
-            f"{name} has {len(given)} rows but {count} texts were given; "
+            f"{name} has {len(embeddings)} rows but {count} texts were given{more}; "
             "it needs one row per text, in the same order"
         )
     missing = int((rows < 0).sum())
@@ -84,7 +86,7 @@ def _selected(given: Any, rows: NDArray[np.int64], count: int, name: str) -> Any
             f"{missing} positives are not in the corpus, so {name} has no rows for them; "
             "add these texts and their embeddings to the corpus, or give an encoder instead"
         )
-    return given if np.array_equal(rows, np.arange(count)) else given[rows]
+    return embeddings if np.array_equal(rows, np.arange(count)) else embeddings[rows]
 
 
 def _embedded(
@@ -94,13 +96,10 @@ def _embedded(
     role: str,
     prompt: str | None,
     batch_size: int,
-    step: Step,
+    step: StageProgress,
 ) -> Any:
     stage = "queries" if role == "query" else "corpus"
-
-    def progress(done: int, total: int) -> object:
-        return step(stage, done, total)
-
+    progress = of_stage(step, stage)
     if cache is not None:
         return cache.embeddings(
             encoder, texts, role=role, prompt=prompt, batch_size=batch_size, progress=progress
