@@ -18,8 +18,10 @@ from stope.integrations.sentence_transformers import (
     InfoNCECollator,
     InfoNCELoss,
 )
-from stope.integrations.sentence_transformers.ids import id_number, shared_numbers
+from stope.integrations.sentence_transformers.identity import united
+from stope.integrations.sentence_transformers.rows import UNKNOWN, id_number
 from stope.torch import infonce
+from stope.training import contrastive_loss
 
 ALL = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 
@@ -39,44 +41,36 @@ def rows_with(**extra):
     ]
 
 
-def collected(encoder, rows):
-    """What the trainer hands to the loss."""
-    batch = InfoNCECollator(encoder)(rows)
-    trainer = library.SentenceTransformerTrainer
-    return trainer.collect_features(None, batch)[0]
+def collected(encoder, rows, **options):
+    """What the trainer hands to the loss: features and labels."""
+    batch = InfoNCECollator(encoder, **options)(rows)
+    return library.SentenceTransformerTrainer.collect_features(None, batch)
 
 
 def test_weights_reach_the_loss(encoder):
     weights = np.arange(ROWS, dtype=float)
-    plain = collected(encoder, rows_with())
-    found = collected(encoder, rows_with(weight=weights))
-    assert [sorted(set(f) - set(p)) for f, p in zip(found, plain, strict=True)] == [
-        ["stope_weight"],
-        [],
-        [],
-    ]
     for options in ({}, {"mini_batch_size": 5}):
         loss = InfoNCELoss(encoder, **options)
-        value = loss([dict(column) for column in found], None)
+        value = loss(*collected(encoder, rows_with(weight=weights.tolist())))
         rows = loss.statistics.losses.numpy()
         assert value.item() == pytest.approx((weights * rows).sum() / weights.sum(), rel=1e-5)
-        assert loss([dict(c) for c in plain], None).item() == pytest.approx(rows.mean(), rel=1e-5)
+        plain = loss(*collected(encoder, rows_with()))
+        assert plain.item() == pytest.approx(rows.mean(), rel=1e-5)
 
 
 def test_ids_reach_the_loss(encoder):
     positives = [f"d{i % 5}" for i in range(ROWS)]
     negatives = [f"d{i % 7}" for i in range(ROWS)]
     queries = [i // 3 for i in range(ROWS)]
-    text = (encoder(dict(c))["sentence_embedding"] for c in collected(encoder, rows_with()))
+    text = (encoder(dict(c))["sentence_embedding"] for c in collected(encoder, rows_with())[0])
     q, p, n = text
 
-    def expected(**given):
+    def expected(**known):
         own = torch.arange(ROWS, 2 * ROWS)
-        return infonce(q, torch.cat([p, n]), hard_negatives=own, **given).mean().item()
+        return infonce(q, torch.cat([p, n]), hard_negatives=own, **known).mean().item()
 
     def value(**columns):
-        loss = InfoNCELoss(encoder)
-        return loss(collected(encoder, rows_with(**columns)), None).item()
+        return InfoNCELoss(encoder)(*collected(encoder, rows_with(**columns))).item()
 
     numbers = torch.tensor([int(name[1:]) for name in positives + negatives])
     both = {"positive_id": positives, "negative_1_id": negatives}
@@ -88,28 +82,60 @@ def test_ids_reach_the_loss(encoder):
     assert value(positive_id=positives) == pytest.approx(
         expected(document_ids=only_positives), rel=1e-5
     )
+    unknown = [None, *positives[1:]]
+    one_unknown = torch.cat([torch.tensor([99]), only_positives[1:]])
+    assert value(positive_id=unknown) == pytest.approx(expected(document_ids=one_unknown), rel=1e-5)
     by_query = torch.tensor(queries + list(range(100, 100 + ROWS)))
     assert value(query_id=queries) == pytest.approx(expected(document_ids=by_query), rel=1e-5)
 
 
-def test_shared_numbers_close_both_relations():
+def test_copies_of_a_positive_are_no_negatives_whoever_trains(encoder):
+    """The integration's loss and that of `train`, on the same batch: equal to the bit."""
+    rows = rows_with()
+    rows[3]["negative_1"], rows[5]["negative_1"] = rows[4]["positive"], rows[5]["positive"]
+    ours = InfoNCELoss(encoder, weighting="progressive")
+    trained = contrastive_loss(encoder, weighting="progressive")
+    ours.progress = trained.progress = 0.75
+    values = [loss(*collected(encoder, rows)) for loss in (ours, trained)]
+    assert values[0] == values[1]
+    assert ours.observed == trained.observed
+    assert ours.statistics.negatives.tolist() == [2 * ROWS - 1 - (i in (4, 5)) for i in range(ROWS)]
+    unmasked = InfoNCELoss(encoder)(collected(encoder, rows)[0])
+    assert unmasked.item() != pytest.approx(InfoNCELoss(encoder)(*collected(encoder, rows)).item())
+
+
+def test_log_weights_reach_the_loss(encoder):
+    log_weights = [-float(i % 4) for i in range(ROWS)]
+    features, labels = collected(encoder, rows_with(log_weight=log_weights))
+    q, p, n = (encoder(dict(c))["sentence_embedding"] for c in features)
+    told = torch.tensor([*log_weights, *([0.0] * ROWS)])
+    expected = infonce(q, torch.cat([p, n]), log_weights=told).mean().item()
+    assert InfoNCELoss(encoder)(features, labels).item() == pytest.approx(expected, rel=1e-6)
+    assert InfoNCELoss(encoder)(features).item() != pytest.approx(expected, rel=1e-3)
+
+
+def test_documents_that_relations_make_one():
     # Queries 0 and 1 share document 5; query 1 has document 6 as well: all of them are one.
     positives, negatives = np.array([5, 5, 6, 7]), np.array([6, 8, 9, 7])
-    a, b = shared_numbers(np.array([0, 1, 1, 2]), [positives, negatives])
+    documents = np.concatenate([positives, negatives])
+    queries = np.array([0, 1, 1, 2, *[UNKNOWN] * 4])
+    a, b = np.split(united(documents, queries), 2)
     assert len(set(a[:3].tolist())) == 1
     assert a[3] != a[0]
     assert b[0] == a[0]
     assert b[3] == a[3]
     assert len({*b[:3].tolist()}) == 3
-    plain = shared_numbers(None, [positives, negatives])
-    assert [x.tolist() for x in plain] == [[0, 0, 1, 2], [1, 3, 4, 2]]
+    assert united(documents).tolist() == [0, 0, 2, 3, 2, 5, 6, 3]
+    assert united(np.full(3, UNKNOWN)).tolist() == [0, 1, 2]
 
 
 def test_ids_as_numbers():
     assert id_number(np.int64(7)) == 7
     assert id_number("d7") == id_number("d7") != id_number("d8")
-    with pytest.raises(TypeError, match="an id is None"):
-        id_number(None)
+    assert id_number(None) == UNKNOWN
+    for wrong in (1.5, True, ["d7"]):
+        with pytest.raises(TypeError, match="an id is"):
+            id_number(wrong)
 
 
 def test_the_collator_leaves_other_columns_alone(encoder):
@@ -117,9 +143,25 @@ def test_the_collator_leaves_other_columns_alone(encoder):
     extra = InfoNCECollator(encoder)(rows_with(weight=[1.0] * ROWS, query_id=range(ROWS)))
     assert all(torch.equal(torch.as_tensor(plain[k]), torch.as_tensor(extra[k])) for k in plain
                if isinstance(plain[k], torch.Tensor))  # fmt: skip
-    labelled = InfoNCECollator(encoder)(rows_with(label=range(ROWS), weight=[1.0] * ROWS))
+    assert sorted(extra["label"]) == ["document_ids", "ids", "weights"]
+
+
+def test_labels_say_what_is_no_pair(encoder):
+    others = InfoNCECollator(encoder, labels=True)
+    labelled = others(rows_with(label=range(ROWS), weight=[1.0] * ROWS))
     assert labelled["label"].tolist() == list(range(ROWS))
     assert not [name for name in labelled if name.startswith("label_")]
+    one = InfoNCECollator(encoder)(rows_with(label=[1] * ROWS))
+    assert not [name for name in one if name.startswith("label_")]
+    for name, values in {"label": [1, 0] * 6, "score": [0.5, 0.0] * 6, "labels": [2] * 12}.items():
+        with pytest.raises(ValueError, match=f'the column "{name}" has .* which is then no query'):
+            InfoNCECollator(encoder)(rows_with(**{name: values}))
+    loss, batch = InfoNCELoss(encoder), features(encoder, 2)
+    assert loss(batch, torch.ones(ROWS)) == loss(batch)
+    with pytest.raises(ValueError, match='the column "label" has 0 in row 1'):
+        loss(batch, torch.tensor([1, 0] * 6))
+    with pytest.raises(TypeError, match="labels is 'all'; give what InfoNCECollator makes"):
+        loss(batch, "all")
 
 
 # --- in the trainer ------------------------------------------------------------------------------
@@ -179,7 +221,7 @@ def gathered(here, count, gather):
     for name, form in {"plain": {}, "directions": {"directions": ALL}}.items():
         model.zero_grad()
         loss = InfoNCELoss(model, gather_across_devices=gather, **form)
-        value = loss(collected(model, process_rows(here, count)), None)
+        value = loss(*collected(model, process_rows(here, count)))
         value.backward()
         (parameter,) = model.parameters()
         found[name] = (value.detach(), parameter.grad.clone(), loss.statistics.negatives)
@@ -206,5 +248,5 @@ def test_gather_across_devices(tmp_path):
 def test_bad_batches(encoder):
     with pytest.raises(ValueError, match="the dataset has 1 text column"):
         InfoNCELoss(encoder)(features(encoder, 1), None)
-    with pytest.raises(ValueError, match="weights of query 0 is -1"):
-        InfoNCELoss(encoder)(collected(encoder, rows_with(weight=[-1.0] * ROWS)), None)
+    with pytest.raises(ValueError, match=r"weights?\[0\] is -1"):
+        InfoNCELoss(encoder)(*collected(encoder, rows_with(weight=[-1.0] * ROWS)))

@@ -286,7 +286,7 @@ def test_the_model_card(encoder, guide):
     [
         ({"temperature": 0}, ValueError, "temperature is 0.0"),
         ({"margin_strategy": "soft"}, ValueError, "margin_strategy is 'soft'"),
-        ({"scale": 20}, TypeError, "no option 'scale'"),
+        ({"tau": 20}, TypeError, "no option 'tau'"),
         ({"mini_batch_size": 0}, ValueError, "mini_batch_size is 0"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 library = pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
@@ -11,7 +13,7 @@ from datasets import Dataset
 from small_transformers import features, tiny
 from training_loss_cases import oracle_weights
 
-from stope.integrations.sentence_transformers import InfoNCECollator, InfoNCELoss
+from stope.integrations.sentence_transformers import Clock, InfoNCECollator, InfoNCELoss
 from stope.weighting import Focal, Progressive
 
 
@@ -48,13 +50,13 @@ def test_rows_weigh_by_their_difficulty(encoder, options, name, weighting):
 
 def test_the_trainer_moves_the_progress_on(encoder, tmp_path):
     loss = InfoNCELoss(encoder, weighting=Progressive(first=0.0))
-    seen, real = [], loss.infonce.forward
+    seen, real = [], loss.infonce.mean
 
-    def spy(*given, **named):
-        seen.append((loss.progress, named["weights"]))
-        return real(*given, **named)
+    def spy(losses, weights=None, negatives=None):
+        seen.append((loss.progress, weights))
+        return real(losses, weights, negatives)
 
-    loss.infonce.forward = spy
+    loss.infonce.mean = spy
     rows = [f"w{i} w{i + 1}" for i in range(16)]
     data = Dataset.from_dict({"query": rows, "positive": rows, "weight": [1.0] * 16})
     arguments = library.SentenceTransformerTrainingArguments(
@@ -66,4 +68,19 @@ def test_the_trainer_moves_the_progress_on(encoder, tmp_path):
         data_collator=InfoNCECollator(encoder), callbacks=[loss.progress_callback()],
     ).train()  # fmt: skip
     assert [progress for progress, _ in seen] == [0.0, 0.25, 0.5, 0.75]
-    assert all(callable(weights) for _, weights in seen)
+    assert all(weights.std() > 0 for _, weights in seen[1:])
+    assert loss.clock.max_steps == 4
+
+
+def test_a_weighting_that_nobody_tells_the_progress(encoder):
+    batch = features(encoder, 2)
+    loss = InfoNCELoss(encoder, weighting="progressive")
+    loss(batch)
+    with pytest.warns(UserWarning, match="'progressive' follows the progress of training, which n"):
+        loss(batch)
+    told = InfoNCELoss(encoder, weighting="progressive", clock=Clock())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for quiet in (InfoNCELoss(encoder, weighting="focal"), told):
+            quiet(batch)
+            quiet(batch)

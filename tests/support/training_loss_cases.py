@@ -15,7 +15,7 @@ import torch
 from stope import weighting as w
 from stope.data import Pairs
 from stope.encoders import static_encoder
-from stope.training._collator import Batches
+from stope.integrations.sentence_transformers import InfoNCECollator
 from stope.training.rows import RowTable, columns_of
 
 WORDS = ["iron", "copper", "silver", "granite", "basalt", "quartz", "coal"]
@@ -93,15 +93,7 @@ def read(model, texts):
 def batch_of(model, rows, table=None, prompts=None):
     """(features, labels) as the trainer makes them of rows of a dataset."""
 
-    def collate(kept):
-        return {
-            f"{name}_{key}": value
-            for name in kept[0]
-            for key, value in read(model, [row[name] for row in kept]).items()
-        }
-
-    collate.valid_label_columns = ["label"]
-    batch = Batches(collate, table, prompts)(rows)
+    batch = InfoNCECollator(model, rows=table, prompts=prompts)(rows)
     features = []
     for name in columns_of(rows[0]).texts:
         own = [key for key in batch if key.startswith(f"{name}_")]

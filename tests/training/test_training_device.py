@@ -27,9 +27,9 @@ from training_loss_cases import (
 )
 
 from stope import weighting as w
+from stope.integrations.sentence_transformers import Clock, from_embeddings
 from stope.torch import InfoNCELoss, functional
-from stope.training import _fused_loss, contrastive_loss
-from stope.training._clock import Clock
+from stope.training import contrastive_loss
 
 OPTIONS = {
     "plain": {},
@@ -201,13 +201,16 @@ def test_without_a_core_there_the_loss_itself_says_so(device):
 def test_a_group_for_the_cpu_is_made_once(monkeypatch):
     """With NCCL, and only where the loss is computed on the CPU."""
     made = []
-    monkeypatch.setattr(_fused_loss, "world_size", lambda group=None: 2)
-    monkeypatch.setattr(_fused_loss.dist, "get_backend", lambda: "nccl")
-    monkeypatch.setattr(_fused_loss.dist, "new_group", lambda **given: made.append(given) or made)
+    monkeypatch.setattr(from_embeddings, "world_size", lambda group=None: 2)
+    monkeypatch.setattr(from_embeddings.dist, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(
+        from_embeddings.dist, "new_group", lambda **given: made.append(given) or made
+    )
     loss = contrastive_loss(new_encoder())
-    assert loss._group(torch.device("cuda")) is None
+    assert loss._peers(torch.device("cuda")).group is None
     assert not made
-    assert loss._group(torch.device("cpu")) is loss._group(torch.device("cpu")) is made
+    cpu = torch.device("cpu")
+    assert loss._peers(cpu).group is loss._peers(cpu).group is made
     assert made == [{"backend": "gloo"}]
 
 

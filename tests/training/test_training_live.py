@@ -28,9 +28,9 @@ from training_loss_cases import (
 )
 
 from stope import weighting as w
+from stope.integrations.sentence_transformers import Clock
 from stope.torch.distributed import average_gradients
 from stope.training import contrastive_loss
-from stope.training._clock import Clock
 from stope.training.rows import RowTable, check_columns, text_numbers
 
 

@@ -29,11 +29,11 @@ from training_loss_cases import (
 )
 
 from stope import weighting as w
+from stope.integrations.sentence_transformers import Clock
+from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.torch import InfoNCELoss, SigmoidLoss
 from stope.torch.distributed import DistributedInfoNCELoss
 from stope.training import contrastive_loss
-from stope.training._clock import Clock
-from stope.training._signals import check_weighting
 
 
 @pytest.fixture

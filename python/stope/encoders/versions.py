@@ -1,8 +1,12 @@
-"""Where sentence-transformers keeps its parts: version 6 moved them and warns at the old place."""
+"""What stope needs of sentence-transformers, wherever versions 5 and 6 keep it.
+
+Version 6 moved its parts and warns at the old places; nothing else of stope knows of versions.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stope._extras import need
@@ -29,14 +33,73 @@ def part(name: str) -> Any:
         return importlib.import_module(f"sentence_transformers.{name}")
 
 
+def library_version() -> str:
+    """The version of sentence-transformers that is installed."""
+    return str(need("sentence_transformers", extra="train").__version__)
+
+
+def collator_base() -> Any:
+    """The class of the trainer's collator."""
+    return _first(
+        "sentence_transformer.data_collator:SentenceTransformerDataCollator",
+        "data_collator:SentenceTransformerDataCollator",
+    )
+
+
+def cached_loss_base() -> Any:
+    """The class by which sentence-transformers knows a loss with a gradient cache."""
+    return _first("base.losses:CachedLossMixin", "losses:CachedMultipleNegativesRankingLoss")
+
+
+def embed_columns(model: Any, columns: Sequence[dict[str, Any]]) -> list[Any]:
+    """The embeddings of each column's features, in as few forward passes as the version can.
+
+    Modules write their results into the features, and wrappers around a loss read them there.
+    """
+    together = _first("base.losses.merged_forward:embed_columns")
+    if together is not None:
+        return list(together(model, columns))
+    return [model(features)["sentence_embedding"] for features in columns]
+
+
+def reader_of(model: Any) -> Callable[[list[str]], dict[str, Any]]:
+    """The model's function from texts to features."""
+    reader: Callable[[list[str]], dict[str, Any]] = (
+        model.preprocess if hasattr(model, "preprocess") else model.tokenize
+    )
+    return reader
+
+
 def dimension(model: Any) -> int | None:
     """The dimension of the model's embeddings, None where it does not say."""
     # Version 6 has the shorter name, and warns at the longer one.
     ask = getattr(model, "get_embedding_dimension", None)
-    found = model.get_sentence_embedding_dimension() if ask is None else ask()
-    return None if found is None else int(found)
+    size = model.get_sentence_embedding_dimension() if ask is None else ask()
+    return None if size is None else int(size)
 
 
 def is_static(model: Any) -> bool:
-    """Whether the model looks up one vector per token (StaticEmbedding)."""
-    return isinstance(model[0], part("models").StaticEmbedding)
+    """Whether the model looks up one vector per token (StaticEmbedding) and keeps no activations.
+
+    Not one behind a Router.
+    """
+    return isinstance(getattr(model, "_orig_mod", model)[0], part("models").StaticEmbedding)
+
+
+def has_static_input(model: Any) -> bool:
+    """The same, also behind a Router: what cannot be encoded in mini-batches."""
+    asked = _first("base.losses:has_static_embedding_input")
+    return is_static(model) if asked is None else bool(asked(model))
+
+
+def _first(*places: str) -> Any:
+    """The first of these names ("module:attribute") that the installed version has, or None."""
+    need("sentence_transformers", extra="train")
+    for place in places:
+        module, _, attribute = place.partition(":")
+        try:
+            return getattr(importlib.import_module(f"sentence_transformers.{module}"), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith("sentence_transformers"):
+                raise
+    return None

@@ -13,6 +13,15 @@ from stope import _arrays, _core
 from stope._checks import number
 
 OBJECTIVES = ("out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid")
+# What papers and README call them.
+OBJECTIVE_NAMES = {
+    "infonce": "out",
+    "supcon": "out",
+    "dcl": "decoupled",
+    "hcl": "hardness",
+    "star": "pairwise",
+    "siglip": "sigmoid",
+}
 DIRECTIONS = (
     "query_to_document",
     "query_to_query",
@@ -72,6 +81,7 @@ class Problem(NamedTuple):
 def problems(queries: Any, documents: Any, options: Mapping[str, Any]) -> list[Problem]:
     """The softmaxes that the arguments ask for: one, or one per direction."""
     given = {**DEFAULTS, **options}
+    given["objective"] = objective_of(given["objective"])
     _check_choices(given)
     forward = _problem(queries, documents, given)
     if given["partition"] == "joint":
@@ -83,6 +93,11 @@ def problems(queries: Any, documents: Any, options: Mapping[str, Any]) -> list[P
         else:
             found.append(_swapped(queries, documents, given, forward))
     return found
+
+
+def objective_of(name: Any) -> Any:
+    """The objective's own word, also where its paper's name is given ("STAR", "DCL", ...)."""
+    return OBJECTIVE_NAMES.get(name.lower(), name) if isinstance(name, str) else name
 
 
 def _others(directions: Sequence[str]) -> dict[str, bool]:

@@ -97,8 +97,10 @@ def infonce_forward(
     ``sigmoid``    Σ_negatives sp(l_j + b) + Σ_p y_p sp(-l_p - b)   (SigLIP, b = bias)
     ============== =======================================================================
 
-    With a single positive the first three are the same. The loss of a batch is a mean of L_i,
-    weighted or not: pass its derivatives by L_i to :func:`infonce_backward`.
+    With a single positive the first three are the same. The names in brackets are accepted, too, in
+    any case: ``"InfoNCE"``, ``"SupCon"``, ``"DCL"``, ``"HCL"``, ``"STAR"``, ``"SigLIP"``. The loss
+    of a batch is a mean of L_i, weighted or not: pass its derivatives by L_i to
+    :func:`infonce_backward`.
 
     Args:
         queries: ``[m, dim]`` float32, float16 or bfloat16 (NumPy, torch, DLPack). On a CUDA device
@@ -121,7 +123,8 @@ def infonce_forward(
 
             directions: which scores share the denominator: ``"query_to_document"`` (always),
             ``"query_to_query"`` (other queries), ``"document_to_query"`` (all queries against the
-            query's positive, query i again among them), ``"document_to_document"`` (all but its own
+            query's positive, query i again among them: GTE's sum over all j, as
+            sentence-transformers computes it), ``"document_to_document"`` (all but its own
             documents against it). partition: ``"joint"`` puts them in one denominator;
             ``"per_direction"`` averages one loss per direction (the first and third only).
 

@@ -20,8 +20,8 @@ from stope.runs.config import Config
 from stope.runs.folder import RunFolder
 from stope.runs.judging import Judges, judges
 from stope.runs.sections import Encoder
-from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.report import TrainingReport
+from stope.training.rows import pairs_dataset, training_dataset
 
 Progress = Callable[[int, int], None]
 Say = Callable[[str], None]

@@ -99,18 +99,20 @@ class DistributedInfoNCELoss(InfoNCELoss):
         group: Any = None,
         learnable_temperature: bool = False,
         max_scale: float = 100.0,
+        bias: float = 0.0,
         **options: Scalar,
     ) -> None:
         super().__init__(
             temperature,
             learnable_temperature=learnable_temperature,
             max_scale=max_scale,
+            bias=bias,
             **options,
         )
         if form not in ("gather", "ring"):
             raise ValueError(f"form is {form!r}; give 'gather' or 'ring'")
         if form == "ring":
-            _ring.check_options(options)
+            _ring.check_options(self.options)
         self.form = form
         self.group = group
 
@@ -127,14 +129,18 @@ class DistributedInfoNCELoss(InfoNCELoss):
             )
         return self._gathered(queries, documents, positives, given)
 
-    def mean(self, losses: Any, weights: Any = None) -> Any:
+    def mean(self, losses: Any, weights: Any = None, negatives: Any = None) -> Any:
         """The share of this process in the mean over the queries of all."""
         if world_size(self.group) == 1:
-            return super().mean(losses, weights)
+            return super().mean(losses, weights, negatives)
         if weights is None:
             weights = torch.ones_like(losses)
         weights = check_weights(losses, weights, none_is_fine=True)
-        total = sum_of_all(weights.sum(), self.group)
+        if self._of_pairs and negatives is not None:
+            pairs = (weights * negatives.to(losses)).sum()
+            total = sum_of_all(pairs, self.group).clamp(min=1e-30)
+        else:
+            total = sum_of_all(weights.sum(), self.group)
         if not bool(total > 0):
             return weighted_mean(losses, torch.zeros_like(losses))  # raises: there is no mean
         return world_size(self.group) * (weights * losses).sum() / total
@@ -166,6 +172,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
                 queries,
                 documents,
                 temperature=self.temperature,
+                bias=self.bias,
                 options=self._encoded,
                 **lists,
                 **given,
@@ -190,6 +197,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
             gather_rows(queries, self.group, counts),
             documents,
             temperature=self.temperature,
+            bias=self.bias,
             options=self._encoded,
             **lists,
             **given,

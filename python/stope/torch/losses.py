@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
+import stope
 import torch
+from stope.ops._infonce_problem import objective_of
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
 from torch import nn
@@ -17,12 +21,15 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         L = sum_i w_i L_i / sum_i w_i
 
     with the row losses L_i of :func:`stope.infonce_forward` and the queries' weights w (default 1).
+    With ``objective="pairwise"`` the mean is over pairs, as STAR takes it: w_i L_i is divided by
+    sum_i w_i n_i, n_i being how many negatives query i has.
 
     Args:
         temperature: divides the similarities.
         learnable_temperature: make log(1 / temperature) the parameter ``log_scale``. The scale
             1 / temperature is clamped to ``max_scale``; where it is, its gradient is zero (CLIP).
         max_scale: see above.
+        bias: added to the logits of ``objective="sigmoid"``; :class:`SigmoidLoss` learns it.
         **options: numbers and names that stay the same in every call: ``metric``, ``objective``,
             ``directions``, ``partition``, ``hardness``, ``absolute_margin``, ``precision`` and so
             on, explained at :func:`stope.infonce_forward`.
@@ -32,10 +39,10 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
 
     Raises:
         ValueError: a temperature that is not positive and finite, or a learnable one whose scale
-            starts above ``max_scale``.
+            starts above ``max_scale``; options that :func:`stope.infonce_forward` refuses.
         TypeError: an unknown option.
 
-    Source: ``methods.md`` H1, H6.
+    Source: docs/methods.md, H1, H6, B1.
 
     >>> import torch
     >>> loss = InfoNCELoss(temperature=0.1, learnable_temperature=True)
@@ -60,15 +67,17 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         *,
         learnable_temperature: bool = False,
         max_scale: float = 100.0,
+        bias: float = 0.0,
         **options: Scalar,
     ) -> None:
         super().__init__()
-        check_options(options, "InfoNCELoss")
-        self.options = options
-        self._encoded = encode(options)
-        self.max_scale = check_positive(max_scale, "max_scale")
-        self.statistics: Statistics | None = None
         self._fixed = check_positive(temperature, "temperature")
+        self.max_scale = check_positive(max_scale, "max_scale")
+        self.options = check_options(options, "InfoNCELoss", bias)
+        self.bias = float(bias)
+        self._encoded = encode(self.options)
+        self._of_pairs = self.options.get("objective") == "pairwise"
+        self.statistics: Statistics | None = None
         self.log_scale: Any = None
         if learnable_temperature:
             self.log_scale = log_scale(1.0 / self._fixed, self.max_scale, "1 / temperature")
@@ -109,7 +118,8 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
                 what :func:`stope.torch.infonce` raises.
         """
         losses, self.statistics = self.row_losses(queries, documents, positives, **tensors)
-        return self.mean(losses, row_weights(weights, self.statistics))
+        weights = row_weights(weights, self.statistics)
+        return self.mean(losses, weights, self.statistics.negatives)
 
     def row_losses(
         self, queries: Any, documents: Any, positives: Any = None, **tensors: Any
@@ -123,13 +133,20 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             documents,
             positives,
             temperature=self.temperature,
+            bias=self.bias,
             options=self._encoded,
             **check_tensors(tensors, "InfoNCELoss"),
         )
 
-    def mean(self, losses: Any, weights: Any = None) -> Any:
-        """The mean of row losses with these weights, ``[M]`` numbers; without, the plain one."""
-        return weighted_mean(losses, weights)
+    def mean(self, losses: Any, weights: Any = None, negatives: Any = None) -> Any:
+        """The mean of row losses with these weights, ``[M]`` numbers; without, the plain one.
+
+        Args:
+            losses: ``[M]``.
+            weights: see :meth:`forward`.
+            negatives: ``[M]``, how many each query has; read by ``objective="pairwise"``.
+        """
+        return weighted_mean(losses, weights, negatives if self._of_pairs else None)
 
     def extra_repr(self) -> str:
         """What repr tells of the module."""
@@ -176,12 +193,11 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
         **options: Scalar,
     ) -> None:
         super().__init__()
-        check_options(options, "SigmoidLoss")
         if "objective" in options:
             raise TypeError("SigmoidLoss fixes objective='sigmoid'; use InfoNCELoss for others")
         if not math.isfinite(bias):
             raise ValueError(f"bias is {bias}; give a finite number")
-        self.options: dict[str, Scalar] = {**options, "objective": "sigmoid"}
+        self.options = check_options({**options, "objective": "sigmoid"}, "SigmoidLoss", bias)
         self._encoded = encode(self.options)
         self.max_scale = check_positive(max_scale, "max_scale")
         self.statistics: Statistics | None = None
@@ -226,12 +242,18 @@ def row_weights(weights: Any, statistics: Statistics | None) -> Any:
     return weights(statistics) if callable(weights) else weights
 
 
-def weighted_mean(losses: Any, weights: Any) -> Any:
-    """sum_i w_i L_i / sum_i w_i, after a check of the weights; the plain mean without weights."""
-    if weights is None:
+def weighted_mean(losses: Any, weights: Any, negatives: Any = None) -> Any:
+    """sum_i w_i L_i / sum_i w_i, after a check of the weights; the plain mean without weights.
+
+    With numbers of negatives it is the mean over pairs, sum_i w_i L_i / sum_i w_i n_i.
+    """
+    if weights is None and negatives is None:
         return losses.mean()
-    weights = check_weights(losses, weights)
-    return (weights * losses).sum() / weights.sum()
+    weights = torch.ones_like(losses) if weights is None else check_weights(losses, weights)
+    if negatives is None:
+        return (weights * losses).sum() / weights.sum()
+    # Without any negative every loss is 0.
+    return (weights * losses).sum() / (weights * negatives.to(losses)).sum().clamp(min=1e-30)
 
 
 def check_weights(losses: Any, weights: Any, *, none_is_fine: bool = False) -> Any:
@@ -265,14 +287,25 @@ def check_positive(value: Any, name: str) -> float:
     return number
 
 
-def check_options(options: dict[str, Any], owner: str) -> None:
-    """Only names that a loss can fix for all its calls."""
+def check_options(options: dict[str, Any], owner: str, bias: float = 0.0) -> dict[str, Any]:
+    """The options in their own words, after they have been tried on a batch of two rows.
+
+    Raises:
+        TypeError: a name that a loss cannot fix for all its calls.
+        ValueError, TypeError: what :func:`stope.infonce_forward` says of values.
+    """
     for name in options:
         if name not in SCALAR_OPTIONS:
             raise TypeError(
                 f"{owner} has no option {name!r}; it has {', '.join(SCALAR_OPTIONS)}; tensors of "
                 "the batch go into the call"
             )
+    if "objective" in options:
+        options = {**options, "objective": objective_of(options["objective"])}
+    rows = np.eye(2, dtype=np.float32)
+    documents, own = np.concatenate([rows, rows]), [[2], [3]]
+    stope.infonce_forward(rows, documents, hard_negatives=own, bias=bias, **options)
+    return options
 
 
 _TENSORS = (

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from stope._moved import moved_names
 from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed
-from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.losses import contrastive_loss
 from stope.training.negatives.live import LiveNegatives
 from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart
 from stope.training.report import TrainingReport
+from stope.training.rows import pairs_dataset, training_dataset
 from stope.training.trainer import train
 
 if TYPE_CHECKING:

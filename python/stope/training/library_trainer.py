@@ -22,13 +22,11 @@ from stope.encoders import EmbeddingCache, fingerprint_encoder
 from stope.encoders.encode import encode_queries
 from stope.encoders.lora import low_rank
 from stope.encoders.versions import is_static
+from stope.integrations.sentence_transformers import Clock, InfoNCECollator
+from stope.integrations.sentence_transformers.loss import infonce_in
+from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first
-from stope.training._clock import Clock
-from stope.training._collator import Batches
-from stope.training._examples import fingerprint_rows
-from stope.training._fused_loss import CachedFusedLoss, FusedLoss
-from stope.training._signals import check_weighting
 from stope.training.batches import Clustered, Distinct, batch_sampler
 from stope.training.callbacks.checkpoint import Checkpoints, WriteCheckpoints, is_finished
 from stope.training.callbacks.evaluate import Evaluate
@@ -41,7 +39,7 @@ from stope.training.negatives.query_side import QuerySideLoss
 from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
 from stope.training.report import TrainingReport
-from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns
+from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns, fingerprint_rows
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 Say = Callable[[str], object]
@@ -278,29 +276,24 @@ def _loss(job: Job, refresh: RefreshRun | None, clock: Clock) -> Any:
     if refresh is not None and refresh.negatives is None:
         chosen = {} if part.query_side is None else {"loss": part.query_side}
         return refresh.loss(job.model, temperature=part.temperature, **chosen)
-    if isinstance(job.loss, FusedLoss | CachedFusedLoss):
-        job.loss.clock = clock
-    if job.loss is not None:
-        return job.loss
-    return contrastive_loss(
-        job.model,
-        temperature=part.temperature,
-        precision=part.precision,
-        mini_batch_size=part.mini_batch_size,
-        symmetric=part.symmetric,
-        weighting=job.recipe.weighting,
-        clock=clock,
-        negatives=None if refresh is None else refresh.negatives,
-        prompts=job.recipe.prompts,
-        table=job.table,
-        matryoshka_dims=part.matryoshka_dims,
-        matryoshka_weights=part.matryoshka_weights,
-    )
+    loss = contrastive_loss(job.model, part) if job.loss is None else job.loss
+    ours = infonce_in(loss)
+    if ours is not None:
+        ours.attach(
+            rows=job.table,
+            clock=clock,
+            negatives=None if refresh is None else refresh.negatives,
+            prompts=job.recipe.prompts,
+            weighting=job.recipe.weighting,
+        )
+    return loss
 
 
 def _set_collator(trainer: Trainer, job: Job, loss: Any) -> None:
-    if isinstance(loss, FusedLoss | CachedFusedLoss | QuerySideLoss):
-        trainer.data_collator = Batches(trainer.data_collator, job.table, job.recipe.prompts)
+    if infonce_in(loss) is not None or isinstance(loss, QuerySideLoss):
+        trainer.data_collator = InfoNCECollator(
+            job.model, rows=job.table, prompts=job.recipe.prompts
+        )
         return
     texts = check_columns(job.dataset).texts
     other = next((name for name in job.dataset.column_names if name not in texts), None)

@@ -1,255 +1,213 @@
-"""Rows of training data: which columns are texts, which are numbers about the row, who is who.
+"""What `train` is given to train on: rows of query, positive and any number of hard negatives.
 
-Texts go through the tokenizer. Beside them a dataset may have
-    "weight"  how much the row counts, at least 0;
-    "row"     the number of the row in the table;
-    "source"  the task or data set it is from, a word or an integer;
-and any column of numbers is a signal of that name, which a weighting can read.
+Which columns mean what, and who is who among the rows, is said by
+`stope.integrations.sentence_transformers.rows`, which the loss reads them by.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import shown
+from stope._extras import need
+from stope.data import Pairs
+from stope.data.text_identity import fingerprint_texts
+from stope.integrations.sentence_transformers.rows import (
+    ROW,
+    SOURCE,
+    WEIGHT,
+    Columns,
+    RowTable,
+    check_columns,
+    columns_of,
+    text_numbers,
+)
+
 if TYPE_CHECKING:
-    from stope.data import Pairs
+    from datasets import Dataset
 
-WEIGHT, ROW, SOURCE = "weight", "row", "source"
-Ids = NDArray[np.int64]
-_HASHED = np.int64(1) << 62  # numbers from here on are of texts that the corpus does not have
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The columns of a dataset by what they are.
-
-    Attributes:
-        texts: query, positive, and hard negatives.
-        signals: numbers about a row, except those with a meaning of their own.
-        weight, row, source: whether there is such a column.
-    """
-
-    texts: tuple[str, ...]
-    signals: tuple[str, ...]
-    weight: bool = False
-    row: bool = False
-    source: bool = False
+__all__ = [
+    "ROW",
+    "SOURCE",
+    "WEIGHT",
+    "Columns",
+    "RowTable",
+    "as_rows",
+    "check_columns",
+    "columns_of",
+    "fingerprint_rows",
+    "pairs_dataset",
+    "text_numbers",
+    "training_dataset",
+]
 
 
-def columns_of(row: Mapping[str, Any]) -> Columns:
-    """The columns by the values of one row.
+def as_rows(
+    examples: Any, columns: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[Any, RowTable]:
+    """Return the rows as a dataset, and who is who among them.
 
-    >>> found = columns_of({"query": "ore?", "positive": "rock", "weight": 2.0, "easiness": 0.5})
-    >>> found.texts, found.signals, found.weight, found.row
-    (('query', 'positive'), ('easiness',), True, False)
-    """
-    rest = [name for name in row if name not in (WEIGHT, ROW, SOURCE)]
-    signals = tuple(name for name in rest if _is_number(row[name]))
-    texts = tuple(name for name in rest if name not in signals)
-    return Columns(texts, signals, *(name in row for name in (WEIGHT, ROW, SOURCE)))
-
-
-def check_columns(dataset: Any) -> Columns:
-    """The columns of a dataset, after every number of it has been looked at.
+    Args:
+        examples: pairs, a dataset, or rows (query, positive, negatives...).
+        columns: more columns for the rows; with pairs one entry per (query, positive) in the order
+            of ``pairs.positives``.
 
     Raises:
-        ValueError: fewer than two columns of texts; a weight that is negative, missing or not
-            finite; a signal that is missing, NaN or infinite; a source that is neither word nor
-            integer.
+        ValueError: what `train` says of its rows.
     """
-    found = columns_of(dataset[0])
-    if len(found.texts) < 2:
-        raise ValueError(f"examples has only the text column {list(found.texts)}; two are needed")
-    if found.weight:
-        for row, weight in enumerate(dataset[WEIGHT]):
-            if not _is_number(weight) or not 0 <= weight < math.inf:
-                raise ValueError(
-                    f'examples has the weight {weight!r} in row {row}; the column "{WEIGHT}" holds '
-                    "numbers of at least 0"
-                )
-    for name in found.signals:
-        for row, value in enumerate(dataset[name]):
-            if not _is_number(value) or not math.isfinite(value):
-                raise ValueError(
-                    f'examples has {value!r} in row {row} of the column "{name}", a signal for '
-                    "weightings; give a finite number, or remove the column"
-                )
-    for name in found.texts:
-        for row, value in enumerate(dataset[name]):
-            if not isinstance(value, str):
-                raise ValueError(
-                    f'examples has {value!r} in row {row} of the column "{name}"; give a text, or '
-                    "remove the row"
-                )
-    if found.source:
-        for row, value in enumerate(dataset[SOURCE]):
-            if not isinstance(value, str | int):
-                raise ValueError(
-                    f'examples has the source {value!r} in row {row}; the column "{SOURCE}" holds '
-                    "words or integers"
-                )
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class RowTable:
-    """Who is who among the rows: what batches are planned by and false negatives are known by.
-
-    Attributes:
-        query_numbers: int64 [n]; rows of one query have the same number.
-        positive_numbers: int64 [n]; rows of one positive have the same number. With pairs it is the
-            row of ``pairs.corpus_texts``.
-        sources: int64 [n], places in source_names, or None.
-        source_names: the sources, sorted.
-        pairs: where the rows are from, or None.
-        query_of: int64 [n], row to query of pairs, or None.
-
-    Memory: 24 bytes per row, and the texts of the corpus once more as keys where rows of pairs
-    bring hard negatives.
-    """
-
-    query_numbers: Ids
-    positive_numbers: Ids
-    sources: Ids | None = None
-    source_names: tuple[str | int, ...] = ()
-    pairs: Pairs | None = None
-    query_of: Ids | None = None
-    _known: dict[str, int] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.query_numbers)
-
-    @classmethod
-    def of_dataset(cls, dataset: Any) -> RowTable:
-        """From a dataset of texts: equal texts are one.
-
-        >>> rows = [("a", "x"), ("b", "x"), ("a", "y")]
-        >>> from stope.training import training_dataset
-        >>> table = RowTable.of_dataset(training_dataset(*zip(*rows)))
-        >>> table.query_numbers.tolist(), table.positive_numbers.tolist()
-        ([0, 1, 0], [0, 0, 1])
-        """
-        columns = columns_of(dataset[0])
-        numbers = [_numbered(dataset[name]) for name in columns.texts[:2]]
-        sources = dataset[SOURCE] if columns.source else None
-        return cls(numbers[0], numbers[1], *_sources(sources))
-
-    @classmethod
-    def of_pairs(cls, pairs: Pairs, sources: Sequence[str | int] | None = None) -> RowTable:
-        """One row per (query, positive) of pairs, in the order of ``pairs.positives``.
-
-        Args:
-            pairs: queries, corpus and positives.
-            sources: the source of each query, or None.
-
-        Raises:
-            ValueError: not one source per query.
-        """
-        offsets, ids = pairs.positives
-        query_of = np.repeat(np.arange(len(pairs.query_texts)), np.diff(offsets))
-        if sources is not None and len(sources) != len(pairs.query_texts):
+    pairs = examples if isinstance(examples, Pairs) else None
+    if pairs is not None:
+        dataset: Any = pairs_dataset(pairs)
+        dataset = dataset.add_column(ROW, list(range(len(dataset))))
+    elif hasattr(examples, "column_names"):
+        dataset = examples
+    else:
+        dataset = _from_tuples(examples)
+    for name, values in (columns or {}).items():
+        if name in dataset.column_names:
+            raise ValueError(f'columns has "{name}", which the rows have already; leave it out')
+        if len(values) != len(dataset):
             raise ValueError(
-                f"sources has {len(sources)} names for {len(pairs.query_texts)} queries"
+                f'columns has {len(values)} values of "{name}" for {len(dataset)} rows; it needs '
+                "one for each"
             )
-        of_rows = None if sources is None else [sources[query] for query in query_of.tolist()]
-        return cls(query_of, ids, *_sources(of_rows), pairs=pairs, query_of=query_of)
+        dataset = dataset.add_column(name, list(values))
+    if len(dataset) < 2:
+        raise ValueError(f"examples has {len(dataset)} rows; in-batch negatives need two or more")
+    checked = check_columns(dataset)
+    if pairs is None:
+        return dataset, RowTable.of_dataset(dataset)
+    first = pairs.positives.offsets[:-1].tolist()  # every query has a row
+    sources = [dataset[SOURCE][row] for row in first] if checked.source else None
+    return dataset, RowTable.of_pairs(pairs, sources)
 
-    def query_sources(self) -> list[str | int] | None:
-        """The source of each query of the pairs, or None where there are no sources."""
-        if self.pairs is None or self.sources is None:
-            return None
-        first = self.pairs.positives[0][:-1]  # every query has a row
-        return [self.source_names[place] for place in self.sources[first].tolist()]
 
-    def document_numbers(self, texts: Sequence[str]) -> Ids:
-        """One number per text, comparable with positive_numbers where the table is of pairs."""
-        if self.pairs is None:
-            return text_numbers(texts)
-        if not self._known:
-            self._known.update((text, row) for row, text in enumerate(self.pairs.corpus_texts))
-        found = np.array([self._known.get(text, -1) for text in texts], dtype=np.int64)
-        if (found < 0).any():
-            others = np.flatnonzero(found < 0)
-            found[others] = text_numbers([texts[place] for place in others.tolist()]) | _HASHED
-        return found
+def fingerprint_rows(dataset: Any) -> str:
+    """Return a SHA-256 hex digest of all columns, their names and the order of the rows."""
+    return fingerprint_texts(
+        text
+        for name in dataset.column_names
+        for text in (name, *(v if isinstance(v, str) else repr(v) for v in dataset[name]))
+    )
 
-    def columns_of_positives(self, rows: Ids, documents: Ids) -> tuple[Ids, Ids]:
-        """For each row, the columns that hold any positive of its query: CSR (offsets, columns).
 
-        Args:
-            rows: int64 [b], rows of the table.
-            documents: int64 [c], rows of ``pairs.corpus_texts``, one per column.
+def _from_tuples(examples: Any) -> Any:
+    if isinstance(examples, str) or not isinstance(examples, Sequence):
+        raise TypeError(
+            f"examples is {shown(examples)}; give Pairs, a datasets.Dataset, or a list of rows "
+            "(query, positive, negatives...)"
+        )
+    strange = next((r for r in examples if isinstance(r, str) or not isinstance(r, Sequence)), None)
+    if strange is not None:
+        raise TypeError(f"examples has {shown(strange)}; rows are (query, positive, negatives...)")
+    rows = [tuple(row) for row in examples]
+    if not rows:
+        raise ValueError("examples is empty; there is nothing to train on")
+    if min(map(len, rows)) < 2:
+        raise ValueError("examples has a row without a positive; rows are (query, positive)")
+    negatives = [row[2:] for row in rows] if max(map(len, rows)) > 2 else None
+    return training_dataset([row[0] for row in rows], [row[1] for row in rows], negatives)
 
-        Raises:
-            ValueError: the table is not of pairs.
 
-        Memory: some int64 per column and per positive of the rows.
+def training_dataset(
+    queries: Sequence[str],
+    positives: Sequence[str],
+    negatives: Sequence[Sequence[str]] | None = None,
+) -> Dataset:
+    """Return one row per (query, positive), with the row's hard negatives beside them.
 
+    Args:
+        queries: one text per row.
+        positives: the right document of each row.
+        negatives: for each row its hard negatives, the same number for every row.
+
+    Returns:
+        A `datasets.Dataset` with columns query, positive, negative_1, negative_2, ...
+
+    Raises:
+        ValueError: no rows, or lengths that disagree.
+
+    Example:
+        >>> training_dataset(["ore?"], ["rock"], [["air", "sea"]]).column_names
+        ['query', 'positive', 'negative_1', 'negative_2']
+    """
+    if not len(queries):
+        raise ValueError("queries is empty; there is nothing to train on")
+    if len(queries) != len(positives):
+        raise ValueError(f"positives has {len(positives)} texts for {len(queries)} queries")
+    columns: dict[str, list[str]] = {"query": list(queries), "positive": list(positives)}
+    if negatives is not None:
+        if len(negatives) != len(queries):
+            raise ValueError(f"negatives has {len(negatives)} rows for {len(queries)} queries")
+        count = len(negatives[0])
+        wrong = next((row for row, texts in enumerate(negatives) if len(texts) != count), None)
+        if wrong is not None:
+            raise ValueError(
+                f"negatives[{wrong}] has {len(negatives[wrong])} texts but negatives[0] has"
+                f" {count}; every row needs the same number"
+            )
+        for place in range(count):
+            columns[f"negative_{place + 1}"] = [texts[place] for texts in negatives]
+    dataset: Any = need("datasets", extra="train").Dataset
+    return dataset.from_dict(columns)
+
+
+def pairs_dataset(
+    pairs: Pairs, negative_ids: NDArray[np.int64] | None = None, *, seed: int = 0
+) -> Dataset:
+    """Return one row per (query, positive) of pairs, with mined negatives where given.
+
+    Args:
+        pairs: queries, corpus and positives.
+        negative_ids: int64 [queries, n], rows of ``pairs.corpus_texts``, -1 where mining found no
+            more (`Mined.result.ids`). A missing one becomes a random document that is no positive
+            of its query, since a loss over columns needs a text in each.
+        seed: of those random documents.
+
+    Raises:
+        ValueError: negative_ids has not one row per query, or a query has every document as its
+            positive, so that no negative is left.
+
+    Example:
         >>> from stope.data import Pairs
-        >>> table = RowTable.of_pairs(Pairs.from_texts(["a", "a", "b"], ["x", "y", "z"]))
-        >>> [part.tolist() for part in table.columns_of_positives(np.array([0, 2]), np.arange(3))]
-        [[0, 2, 3], [0, 1, 2]]
-        """
-        if self.pairs is None or self.query_of is None:
-            raise ValueError("the table is of a dataset, which has no positives beyond its rows")
-        offsets, ids = self.pairs.positives
-        queries = self.query_of[rows]
-        lengths = offsets[queries + 1] - offsets[queries]
-        own = ids[ranges(offsets[queries], lengths)]
-        order = np.argsort(documents, kind="stable")
-        first, last = (np.searchsorted(documents[order], own, side) for side in ("left", "right"))
-        found = order[ranges(first, last - first)]
-        ends = np.concatenate([[0], np.cumsum(last - first)])
-        return ends[np.concatenate([[0], np.cumsum(lengths)])], found
-
-
-def ranges(starts: Ids, lengths: Ids) -> Ids:
-    """starts[0], starts[0] + 1, ... (lengths[0] of them), then those of the next.
-
-    >>> ranges(np.array([5, 2, 7]), np.array([2, 0, 3])).tolist()
-    [5, 6, 7, 8, 9]
+        >>> pairs = Pairs.from_texts(["ore?", "pit?"], ["rock", "hole"])
+        >>> pairs_dataset(pairs, np.array([[1], [-1]]))["negative_1"][:]
+        ['hole', 'rock']
     """
-    before = np.cumsum(lengths) - lengths
-    found: Ids = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
-    return found
+    query_of = pairs.positives.owners.tolist()
+    queries = [pairs.query_texts[row] for row in query_of]
+    positives = [pairs.corpus_texts[row] for row in pairs.positives.ids.tolist()]
+    if negative_ids is None:
+        return training_dataset(queries, positives)
+    if negative_ids.ndim != 2 or len(negative_ids) != len(pairs.query_texts):
+        raise ValueError(
+            f"negative_ids has shape {negative_ids.shape} but there are {len(pairs.query_texts)}"
+            " queries; it needs one row for each"
+        )
+    filled = _fill(pairs, negative_ids, seed)
+    texts = [[pairs.corpus_texts[row] for row in rows] for rows in filled]
+    return training_dataset(queries, positives, [texts[row] for row in query_of])
 
 
-def text_numbers(texts: Sequence[str]) -> Ids:
-    """One number per text, the same in every batch and process; equal only for equal texts.
-
-    63 bits of BLAKE2: among a million texts two collide with a chance of 1 in ten million.
-
-    >>> numbers = text_numbers(["ore", "rock", "ore"])
-    >>> bool(numbers[0] == numbers[2]), bool(numbers[0] == numbers[1])
-    (True, False)
-    """
-    found = [
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8) for text in texts
-    ]
-    raw = np.frombuffer(b"".join(one.digest() for one in found), dtype="<i8")
-    numbers: Ids = raw.astype(np.int64) & np.int64(2**63 - 1)
-    return numbers
-
-
-def _numbered(texts: Sequence[str]) -> Ids:
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
-
-
-def _sources(names: Sequence[str | int] | None) -> tuple[Ids | None, tuple[str | int, ...]]:
-    if names is None:
-        return None, ()
-    known = sorted(set(names), key=lambda name: (isinstance(name, str), name))
-    place = {name: number for number, name in enumerate(known)}
-    return np.array([place[name] for name in names], dtype=np.int64), tuple(known)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    generator = np.random.default_rng(seed)
+    filled = np.array(negative_ids, dtype=np.int64)
+    for row in np.flatnonzero((filled < 0).any(axis=1)):
+        own = pairs.positives.row(row)
+        allowed = len(pairs.corpus_texts) - len(own)
+        if allowed == 0:
+            raise ValueError(
+                f"query {pairs.query_ids[row]!r} has every document as a positive; there is no"
+                " negative to train with"
+            )
+        missing = np.flatnonzero(filled[row] < 0)
+        # A rank among the allowed documents becomes an id by stepping over the (sorted) positives.
+        drawn = generator.integers(allowed, size=len(missing))
+        for positive in own:
+            drawn += drawn >= positive
+        filled[row, missing] = drawn
+    return filled

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from stope._extras import need
 from stope.encoders.versions import is_static
 from stope.progress import Progress, silent
-from stope.training._examples import as_rows
 from stope.training.options import Part
 from stope.training.recipe import Recipe, SchedulePart
 from stope.training.report import TrainingReport
+from stope.training.rows import as_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,11 +176,15 @@ def _check_loss(job: Job) -> None:
         )
     if job.loss is None:
         return
+    from stope.integrations.sentence_transformers.loss import infonce_in
+
     if changes:
         raise ValueError(
             f"{changes[0]} was given, which is for the recipe's loss; leave it out, or give it to "
             f"the {type(job.loss).__name__} that is given"
         )
+    if infonce_in(job.loss) is not None:  # any loss of stope takes the rest
+        return
     for option, name in (
         ("weighting", "weighting"),
         ("negatives", "refresh"),
@@ -188,5 +192,5 @@ def _check_loss(job: Job) -> None:
     ):
         if getattr(recipe, option) is not None:
             raise ValueError(
-                f"{name} was given, which is for the default loss; leave it or loss out"
+                f"{name} was given, which is for stope's own losses; leave it or loss out"
             )

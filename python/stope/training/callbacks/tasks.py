@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stope.integrations.sentence_transformers import Clock
 from stope.progress import silent
-from stope.training._clock import Clock
 from stope.training.report import TrainingReport
 
 if TYPE_CHECKING:

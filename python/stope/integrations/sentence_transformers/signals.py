@@ -1,12 +1,7 @@
 """From what the loss found on its way to the rows' weights and to the numbers of the log.
 
-The signals that a weighting can read, one number per row of the batch, none with a gradient:
-    loss, log_sum_exp, rank   of the fused loss, over all documents of the batch;
-    best_hardness             score of the best negative in the batch less the positive's;
-    hardness                  mean score of the row's own hard negatives less the positive's
-                              (methods.md, A1); best_hardness in rows that have none;
-    weight                    the data's own, which always multiplies in;
-    and every column of numbers that the data has, under its name.
+A weighting can read, one number per row of the batch and none with a gradient, what
+`stope.weighting.difficulty_signals` says, and every column of numbers that the data has.
 """
 
 from __future__ import annotations
@@ -18,11 +13,9 @@ import numpy as np
 from torch.nn.functional import normalize
 
 import torch
-from stope.torch.distributed import world_size
 from stope.weighting import (
     Weighting,
     difficulty_signals,
-    hard_negative_difficulty,
     summarize_weights,
     weigh,
 )
@@ -67,13 +60,28 @@ def check_weighting(weighting: Any, columns: Mapping[str, Any] | None = None) ->
     ValueError: weighting 'teacher' reads the signal 'teacher_confidence', but signals has loss,
     log_sum_exp, rank, best_hardness, hardness, easiness; add it or name another
     """
-    found = Weighting.from_dict(weighting)
-    given = {name: np.asarray(values, np.float64) for name, values in (columns or {}).items()}
-    rows = max([2, *map(len, given.values())])
+    checked = Weighting.from_dict(weighting)
+    told = {name: np.asarray(values, np.float64) for name, values in (columns or {}).items()}
+    rows = max([2, *map(len, told.values())])
     made = {name: np.resize(np.array(pair, np.float64), rows) for name, pair in _EXAMPLE.items()}
     for progress in (0.0, 0.5, 1.0):
-        weigh(found, Signals({**made, **given}), progress)
-    return found
+        weigh(checked, Signals({**made, **told}), progress)
+    return checked
+
+
+def follows_progress(weighting: Weighting) -> bool:
+    """Whether the weights of the same rows change while training goes on.
+
+    >>> from stope.weighting import Focal
+    >>> follows_progress(Weighting.from_dict("progressive")), follows_progress(Focal())
+    (True, False)
+    """
+    signals = Signals({name: np.array(pair) for name, pair in _EXAMPLE.items()})
+    try:
+        first, last = (weigh(weighting, signals, progress) for progress in (0.0, 1.0))
+    except ValueError:  # a signal of the data
+        return False
+    return not np.array_equal(first, last)
 
 
 class RowWeights:
@@ -93,7 +101,7 @@ class RowWeights:
         *,
         own_scores: Any = None,
         columns: Mapping[str, Any] | None = None,
-        group: Any = None,
+        processes: Any = None,
     ) -> None:
         self.weighting = weighting
         self.progress = progress
@@ -101,7 +109,7 @@ class RowWeights:
         self.columns = dict(columns or {})
         self.weights: Any = self.columns.get("weight")
         self.nothing = False
-        self._processes = (group or "all") if world_size(group) > 1 else None
+        self._processes = processes
 
     def of(self, statistics: Any) -> Any:
         """What the loss takes as weights of the rows that have these statistics; None for all 1."""
@@ -130,17 +138,11 @@ def batch_signals(statistics: Any, own_scores: Any, columns: Mapping[str, Any]) 
             negative of its row; or None.
         columns: what the data says of the rows.
     """
-    found = Signals(difficulty_signals(statistics))
-    best = found.pop("hardness")
-    found["best_hardness"] = found["hardness"] = best
-    if own_scores is not None and own_scores.shape[1]:
-        own = hard_negative_difficulty(statistics.positive_scores, own_scores)
-        found["hardness"] = torch.where(torch.isfinite(own), own, best)
-    return Signals({**found, **columns})
+    return Signals({**difficulty_signals(statistics, own_scores=own_scores), **columns})
 
 
-def own_scores(queries: Any, hard_negatives: list[Any]) -> Any:
-    """Cosines of row i with row i of each of the h columns; None without any.
+def own_scores(queries: Any, hard_negatives: list[Any], metric: str) -> Any:
+    """Scores of row i with row i of each of the h columns; None without any.
 
     Returns:
         float32 [rows, h], on the CPU.
@@ -148,9 +150,11 @@ def own_scores(queries: Any, hard_negatives: list[Any]) -> Any:
     if not hard_negatives:
         return None
     with torch.no_grad():
-        left = normalize(queries.float(), dim=1)
-        found = [(left * normalize(rows.float(), dim=1)).sum(dim=1) for rows in hard_negatives]
-        return torch.stack(found, dim=1).cpu()
+        left, *columns = (
+            normalize(rows.float(), dim=1) if metric == "cosine" else rows.float()
+            for rows in (queries, *hard_negatives)
+        )
+        return torch.stack([(left * rows).sum(dim=1) for rows in columns], dim=1).cpu()
 
 
 def observations(statistics: Any, weights: RowWeights, possible: float) -> dict[str, float]:
@@ -168,20 +172,20 @@ def observations(statistics: Any, weights: RowWeights, possible: float) -> dict[
         ``false_negatives``, the share of pairs that are left out because they are known to be
         right; ``mean_rank`` of the positives and ``first_rank``, the share that ranks first.
     """
-    found: dict[str, float] = {}
+    facts: dict[str, float] = {}
     if weights.weights is not None:
-        found |= _spread("weight", weights.weights)
+        facts |= _spread("weight", weights.weights)
         summary = summarize_weights(weights.weights)
-        found |= {"weight_mean": summary.mean, "weight_effective": summary.effective}
+        facts |= {"weight_mean": summary.mean, "weight_effective": summary.effective}
     signals = batch_signals(statistics, weights.own_scores, {})
-    found |= _spread("hardness", signals["hardness"])
+    facts |= _spread("hardness", signals["hardness"])
     if possible > 0:
         kept = float(statistics.negatives.double().mean())
-        found["false_negatives"] = max(0.0, 1.0 - kept / possible)
+        facts["false_negatives"] = max(0.0, 1.0 - kept / possible)
     ranks = statistics.ranks.double()
-    found["mean_rank"] = float(ranks.mean())
-    found["first_rank"] = float((ranks == 1).double().mean())
-    return found
+    facts["mean_rank"] = float(ranks.mean())
+    facts["first_rank"] = float((ranks == 1).double().mean())
+    return facts
 
 
 def _spread(name: str, values: Any) -> dict[str, float]:

@@ -1,0 +1,87 @@
+"""The fused loss with sentence-transformers' gradient cache: so many rows are encoded at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from stope._checks import integer
+from stope.encoders import versions
+from stope.integrations.sentence_transformers.batch import Batch
+from stope.integrations.sentence_transformers.loss import TOKENS, InfoNCELoss
+from stope.integrations.sentence_transformers.papers import PAPERS
+
+
+class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: ignore[misc]
+    """:class:`InfoNCELoss` with mini-batches, which makes it where ``mini_batch_size`` is given."""
+
+    uses_gradient_cache = True
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        super().__init__(model, **options)
+        if versions.has_static_input(model):
+            raise ValueError(
+                f"mini_batch_size is {self.mini_batch_size} but the model is a static encoder, "
+                "which keeps no activations to save; leave it out: this loss needs no score matrix"
+            )
+        if self.mini_batch_size is None:
+            self.mini_batch_size = 32  # not read where tokens are counted
+        integer(self.mini_batch_size, "mini_batch_size", 1)
+        if self.mini_batch_num_tokens is not None:
+            integer(self.mini_batch_num_tokens, TOKENS, 1)
+            if not hasattr(versions.cached_loss_base(), TOKENS):
+                raise ValueError(
+                    f"{TOKENS} needs a newer sentence-transformers than "
+                    f"{versions.library_version()}; use mini_batch_size"
+                )
+        self._batch = Batch()
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Any:
+        """The loss of one batch; its backward pass encodes every mini-batch once more."""
+        # The library does not hand every kind of labels on.
+        columns, self._batch = self._open(sentence_features, labels)
+        base = versions.cached_loss_base()
+        if hasattr(base, "forward_cached"):
+            return self.forward_cached(columns, labels)
+        return base.forward(self, columns, labels)
+
+    def calculate_loss(
+        self, reps: list[list[Any]], labels: Any = None, *, with_backward: bool = False
+    ) -> Any:
+        """The loss of the embeddings of all mini-batches (MatryoshkaLoss shortens them first)."""
+        loss = self.loss_of([torch.cat(column) for column in reps], self._batch)
+        if with_backward:
+            loss.backward()
+            loss = loss.detach()
+        return loss
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The options, for the model card."""
+        sizes = {"mini_batch_size": self.mini_batch_size, TOKENS: self.mini_batch_num_tokens}
+        return {**super().get_config_dict(), **sizes}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper behind mini-batches."""
+        return PAPERS["grad_cache"]
+
+    def _guide_embeddings(self, columns: list[dict[str, Any]]) -> list[Any]:
+        assert self._guide_features is not None
+        model, self.model = self.model, self.guide
+        try:
+            return [
+                torch.cat(
+                    [
+                        rows
+                        for rows, *_ in self.embed_minibatch_iter(
+                            sentence_feature=self._guide_features(features),
+                            with_grad=False,
+                            copy_random_state=False,
+                        )
+                    ]
+                )
+                for features in columns
+            ]
+        finally:
+            self.model = model

@@ -1,0 +1,202 @@
+"""From the embeddings of a batch to its loss: masks, weights, both directions, prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import stope.torch
+import torch
+from stope.integrations.sentence_transformers.batch import Batch
+from stope.integrations.sentence_transformers.clock import Clock
+from stope.integrations.sentence_transformers.identity import (
+    KnownPairs,
+    Names,
+    Peers,
+    known_pairs,
+)
+from stope.integrations.sentence_transformers.queue import DocumentQueue
+from stope.integrations.sentence_transformers.rows import UNKNOWN, RowTable
+from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores
+from stope.torch.distributed import gather_rows, world_size
+from stope.torch.functional import computes_on
+from stope.weighting import Weighting
+from torch import distributed as dist
+from torch import nn
+
+Tensors = dict[str, Any]
+
+
+class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
+    """What :class:`InfoNCELoss` computes of embeddings; its attributes are explained there."""
+
+    infonce: Any
+    symmetric: bool
+    gather_across_devices: bool
+    matryoshka: tuple[tuple[int, float], ...]
+    queue: DocumentQueue | None
+    weighting: Weighting | None
+    clock: Clock
+    negatives: Any
+    rows: RowTable | None
+    observed: dict[str, float]
+
+    def loss_of(self, embeddings: Sequence[Any], batch: Batch) -> Any:
+        """The loss, on the device of the embeddings; and `observed`.
+
+        Args:
+            embeddings: of each column, query first.
+            batch: what is known of the rows.
+        """
+        # Where this stope does not compute, the CPU does: autograd finds its way there and back.
+        queries, *columns = (_computable(rows) for rows in embeddings)
+        documents = torch.cat(columns)
+        rows, peers = len(queries), self._peers(queries.device)
+        names = batch.names(rows, len(documents))
+        known = self._known(names, batch, rows, len(documents), peers)
+        there, back = self._tensors(batch, known, rows, documents)
+        losses, statistics = self._row_losses(queries, documents, there, back)
+        self.infonce.statistics = statistics
+        seen = stope.torch.Statistics(*(values.cpu() for values in statistics))
+        scores = own_scores(queries, columns[1:], str(self.infonce.options["metric"]))
+        masked = None if known.own is None else torch.from_numpy(known.own)
+        weights = RowWeights(
+            self.weighting,
+            self.clock.progress,
+            own_scores=scores if masked is None else scores.masked_fill(masked, -torch.inf),
+            columns=batch.signals,
+            processes=peers.processes,
+        )
+        value = self._mean(losses, weights.of(seen), statistics)
+        facts: dict[str, float] = {}
+        if self.matryoshka:
+            value = self._with_shorter(value, queries, documents, weights, (there, back), facts)
+        if weights.nothing:
+            value = value * 0.0
+        facts |= observations(seen, weights, self._possible(rows, len(documents), peers))
+        if self.queue is not None and torch.is_grad_enabled() and not batch.again:
+            self.queue.push(documents, names, there.get("guide_documents"), peers)
+        if batch.chosen is not None:
+            told = scores[:, -batch.chosen.shape[1] :].numpy()
+            if not batch.again:
+                self.negatives.observe(batch.queries, batch.chosen, told)
+            facts["negatives_version"] = float(self.negatives.version)
+        self.observed = {"loss": float(value.detach()), **facts}
+        return value.to(embeddings[0].device)  # where the trainer adds it up
+
+    def _peers(self, device: Any) -> Peers:
+        if not self.gather_across_devices:
+            return Peers(False, device)
+        group = self.infonce.group
+        alone = device.type != "cpu" or group is not None or world_size() == 1
+        if not alone and dist.get_backend() == "nccl":  # which moves nothing in the CPU's memory
+            group = self.infonce.group = dist.new_group(backend="gloo")  # once: it stays there
+        return Peers(world_size(group) > 1, device, group)
+
+    def _known(
+        self, names: Names | None, batch: Batch, rows: int, documents: int, peers: Peers
+    ) -> KnownPairs:
+        queued = None if self.queue is None else self.queue.known()
+        if names is None and queued is None:
+            return KnownPairs({}, {}, None)
+        if names is None:
+            names = Names(*(np.full(documents, UNKNOWN) for _ in Names._fields))
+        return known_pairs(
+            names,
+            rows,
+            peers,
+            table=self.rows,
+            of_table=batch.rows,
+            queue=queued,
+            symmetric=self.symmetric,
+        )
+
+    def _tensors(
+        self, batch: Batch, known: KnownPairs, rows: int, documents: Any
+    ) -> tuple[Tensors, Tensors]:
+        """What `stope.torch.InfoNCELoss` is told beside the embeddings, in each direction."""
+        hard = len(documents) // rows - 1
+        offsets = torch.arange(rows + 1) * hard
+        ids = torch.arange(rows, len(documents)).reshape(hard, rows).mT.reshape(-1)
+        there = {**known.of_queries, "hard_negatives": (offsets, ids)}
+        back = {**known.of_documents, "hard_negatives": (offsets * 0, ids[:0])}
+        if batch.log_weights is not None:
+            there["log_weights"] = documents.new_zeros(len(documents), dtype=torch.float32)
+            there["log_weights"][:rows] = batch.log_weights.to(documents.device)
+        if batch.guides is not None:
+            first, *others = (_computable(guides) for guides in batch.guides)
+            there |= {"guide_queries": first, "guide_documents": torch.cat(others)}
+            back |= {"guide_queries": others[0], "guide_documents": first}
+        if self.queue is not None and len(self.queue):
+            kept = slice(None) if known.queued is None else torch.from_numpy(known.queued)
+            there["queue"] = self.queue.documents[kept]
+            if batch.guides is not None:
+                there["guide_queue"] = self.queue.guides[kept]
+        return there, back
+
+    def _row_losses(
+        self, queries: Any, documents: Any, there: dict[str, Any], back: dict[str, Any]
+    ) -> tuple[Any, Any]:
+        """Losses of the rows and their statistics, both directions together where both count."""
+        losses, statistics = self.infonce.row_losses(queries, documents, **there)
+        if not self.symmetric:
+            return losses, statistics
+        others, other = self.infonce.row_losses(documents[: len(queries)], queries, **back)
+        return (losses + others) / 2, statistics._replace(
+            losses=(statistics.losses + other.losses) / 2,
+            negatives=statistics.negatives + other.negatives,
+        )
+
+    def _mean(self, losses: Any, weights: Any, statistics: Any) -> Any:
+        pairs = statistics.negatives
+        return self.infonce.mean(losses, weights, pairs / 2 if self.symmetric else pairs)
+
+    def _with_shorter(
+        self,
+        value: Any,
+        queries: Any,
+        documents: Any,
+        weights: RowWeights,
+        tensors: tuple[Tensors, Tensors],
+        facts: dict[str, float],
+    ) -> Any:
+        """The weighted sum of the loss and those of the embeddings' first elements."""
+        (whole, factor), *shorter = self.matryoshka
+        if whole != queries.shape[1]:
+            raise ValueError(
+                f"matryoshka_dims starts with {whole}, but the model's embeddings have "
+                f"{queries.shape[1]}; start with {queries.shape[1]}"
+            )
+        total = factor * value
+        facts[f"loss_{whole}"] = float(value.detach())
+        there, back = tensors
+        for dim, factor in shorter:
+            if "queue" in there:
+                there = {**there, "queue": tensors[0]["queue"][:, :dim]}
+            losses, statistics = self._row_losses(queries[:, :dim], documents[:, :dim], there, back)
+            short = self._mean(losses, weights.usable, statistics)
+            facts[f"loss_{dim}"] = float(short.detach())
+            total = total + factor * short
+        return total
+
+    def _possible(self, rows: int, columns: int, peers: Peers) -> float:
+        """Negatives per row without any mask."""
+        sizes = torch.tensor([[float(rows), float(columns)]], device=peers.device)
+        if peers.together:
+            sizes = gather_rows(sizes, peers.group)
+        queries, documents = sizes.sum(dim=0).tolist()
+        directions = self.infonce.options["directions"]
+        count = documents - 1.0 + (0 if self.queue is None else len(self.queue))
+        count += (queries - 1.0) * (self.symmetric + ("query_to_query" in directions))
+        if "document_to_query" in directions:
+            count += queries - 1.0 * (self.infonce.options["partition"] == "per_direction")
+        return float(count + (documents - 1.0) * ("document_to_document" in directions))
+
+
+def _computable(rows: Any) -> Any:
+    """Embeddings in a dtype that the core takes, on a device that it computes on."""
+    if rows.dtype == torch.float64:
+        rows = rows.float()
+    return rows if computes_on(rows.device) else rows.cpu()

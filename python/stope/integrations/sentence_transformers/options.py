@@ -1,0 +1,139 @@
+"""The loss's options: checked, and in the words of `stope.torch.InfoNCELoss`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stope._checks import choice, shown
+from stope.encoders.versions import dimension
+
+_DIRECTIONS = {
+    "query_to_doc": "query_to_document",
+    "query_to_query": "query_to_query",
+    "doc_to_query": "document_to_query",
+    "doc_to_doc": "document_to_document",
+}
+_METRICS = {"cos_sim": "cosine", "pairwise_cos_sim": "cosine", "dot_score": "dot"}
+
+
+def temperature_of(temperature: float | None, scale: float | None) -> float:
+    """The temperature, also where its inverse is given."""
+    if scale is None:
+        return 0.05 if temperature is None else temperature
+    if temperature is not None:
+        raise ValueError(
+            f"temperature is {temperature} and scale is {scale}, its inverse; give one of them"
+        )
+    if isinstance(scale, bool) or not isinstance(scale, int | float):
+        raise TypeError(f"scale is {shown(scale)}; give a number above 0")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}; give a number above 0")
+    return 1.0 / scale
+
+
+def metric_of(metric: str, similarity: Callable[..., Any] | None) -> str:
+    """The metric, also where sentence-transformers' function for it is given."""
+    if similarity is None:
+        return metric
+    named = _METRICS.get(getattr(similarity, "__name__", ""))
+    if named is None:
+        raise ValueError(
+            f"similarity_fct is {shown(similarity)}; the fused loss knows util.cos_sim and "
+            "util.dot_score, which are metric='cosine' and metric='dot'"
+        )
+    if metric not in ("cosine", named):
+        raise ValueError(f"metric is {metric!r} but similarity_fct says {named!r}; give one")
+    return named
+
+
+def torch_options(
+    options: dict[str, Any],
+    *,
+    partition_mode: str,
+    hardness_mode: str | None,
+    margin_strategy: str,
+    margin: float | None,
+) -> dict[str, Any]:
+    """The options of :class:`stope.torch.InfoNCELoss`, whose own words are accepted as well."""
+    choice(margin_strategy, "margin_strategy", ("absolute", "relative"))
+    made = dict(options)
+    both = (("partition", "partition_mode", partition_mode, "joint"),)
+    both += (("hardness", "hardness_mode", hardness_mode, None),)  # type: ignore[assignment]
+    for name, ours, value, unset in both:
+        if name in options and value != unset:
+            raise ValueError(f"{ours} is {value!r} and {name} is {options[name]!r}; give one")
+        made.setdefault(name, value)
+    if margin is not None:
+        name = f"{margin_strategy}_margin"
+        if options.get(name) is not None:
+            raise ValueError(f"margin is {margin} and {name} is {options[name]}; give one")
+        made[name] = margin
+    return made
+
+
+def directions_of(
+    directions: Sequence[str] | None,
+    options: dict[str, Any],
+    *,
+    symmetric: bool,
+    guided: bool,
+    contrast: tuple[bool, bool],
+) -> tuple[str, ...]:
+    """The directions in torch's words; those of GISTEmbed where a guide is and nothing is said."""
+    if directions is None:
+        directions = ["query_to_doc"]
+        if guided and not symmetric:
+            options.setdefault("documents_see_hard_negatives", False)
+            directions += ["query_to_query"] if contrast[0] else []
+            directions += ["doc_to_doc"] if contrast[1] else []
+    elif isinstance(directions, str):
+        raise TypeError(f"directions is {directions!r}, a word; give a list of words")
+    if symmetric and len(directions) > 1:
+        raise ValueError(
+            f"symmetric adds a loss of its own from documents to queries, but directions is "
+            f"{tuple(directions)}; leave one of the two out"
+        )
+    return tuple(_DIRECTIONS.get(name, name) for name in directions)
+
+
+def library_words(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of :class:`stope.torch.InfoNCELoss` in sentence-transformers' words."""
+    words = {word: name for name, word in _DIRECTIONS.items()}
+    names = {"partition": "partition_mode", "hardness": "hardness_mode"}
+    said = {names.get(name, name): value for name, value in options.items()}
+    return {**said, "directions": tuple(words[word] for word in options["directions"])}
+
+
+def matryoshka_of(
+    model: Any, dims: Sequence[int] | None, weights: Sequence[float] | None
+) -> tuple[tuple[int, float], ...]:
+    """(dim, weight) of each loss of a prefix, the whole embedding first; () for none."""
+    if dims is None:
+        if weights is not None:
+            raise ValueError(
+                f"matryoshka_weights is {shown(weights)} without matryoshka_dims; give both"
+            )
+        return ()
+    numbers = tuple(int(dim) for dim in dims)
+    if not numbers or numbers[-1] < 1 or any(a <= b for a, b in itertools.pairwise(numbers)):
+        raise ValueError(
+            f"matryoshka_dims is {shown(numbers)}; give numbers of at least 1 that descend, such "
+            "as (384, 128, 64)"
+        )
+    whole = dimension(model)
+    if whole is not None and numbers[0] != whole:
+        raise ValueError(
+            f"matryoshka_dims starts with {numbers[0]}, but the model's embeddings have {whole}; "
+            f"start with {whole}, and let smaller ones follow"
+        )
+    factors = tuple(float(w) for w in (weights if weights is not None else [1.0] * len(numbers)))
+    if len(factors) != len(numbers):
+        raise ValueError(
+            f"matryoshka_weights has {len(factors)} numbers for {len(numbers)} dims; give one each"
+        )
+    if not all(0 < factor < math.inf for factor in factors):
+        raise ValueError(f"matryoshka_weights is {shown(factors)}; give finite numbers above 0")
+    return tuple(zip(numbers, factors, strict=True))

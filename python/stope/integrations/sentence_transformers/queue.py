@@ -1,0 +1,67 @@
+"""Past documents as more negatives: a first-in, first-out queue, kept with the loss's state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import torch
+from stope.integrations.sentence_transformers.identity import Names, Peers
+from stope.integrations.sentence_transformers.rows import UNKNOWN
+from stope.torch.distributed import gather_rows
+from torch import nn
+
+
+class DocumentQueue(nn.Module):  # type: ignore[misc]
+    """The newest documents of past batches, without gradient (docs/methods.md, D17).
+
+    Its tensors are buffers: they are in ``state_dict``, and training that goes on from a checkpoint
+    has the queue that it had. They get their width from the first batch.
+
+    Args:
+        size: how many documents are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("documents", torch.zeros(0, 0))
+        self.register_buffer("guides", torch.zeros(0, 0))
+        self.register_buffer("names", torch.zeros(0, len(Names._fields), dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def known(self) -> Names | None:
+        """By what its documents are known; None while it is empty."""
+        return Names(*self.names.cpu().numpy().T.copy()) if len(self) else None
+
+    def push(self, documents: Any, names: Names | None, guides: Any, peers: Peers) -> None:
+        """Put the documents of all processes before the others, and let the last ones go."""
+        if names is None:
+            names = Names(*np.full((len(Names._fields), len(documents)), UNKNOWN))
+        told = torch.from_numpy(np.stack(names, axis=1)).to(documents.device)
+        self.documents = self._longer(self.documents, documents, peers)
+        self.names = self._longer(self.names, told, peers)
+        if guides is not None:
+            self.guides = self._longer(self.guides, guides, peers)
+
+    def _longer(self, kept: Any, new: Any, peers: Peers) -> Any:
+        new = new.detach()
+        if peers.together:
+            new = gather_rows(new, peers.group)
+        if len(kept) and kept.shape[1] != new.shape[1]:
+            raise ValueError(
+                f"the queue holds embeddings of {kept.shape[1]} dimensions, and the batch brings "
+                f"{new.shape[1]}; a queue goes with matryoshka_dims of the loss itself, not with a "
+                "loss around it"
+            )
+        # A clone: a slice would keep the whole batch.
+        return torch.cat([new, kept.to(new)])[: self.size].clone()
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in ("documents", "guides", "names"):  # of another length than now
+            if f"{prefix}{name}" in state:
+                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"]))
+        super()._load_from_state_dict(state, prefix, *rest)
