@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stope.lists import Lists
+
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
@@ -55,8 +57,8 @@ class NegativeTable:
     positive_scores: Any = None
     negative_scores: Any = None
     width: int = field(init=False)
-    _positives: tuple[Ids, Ids, Scores | None] = field(init=False, repr=False)
-    _negatives: tuple[Ids, Ids, Scores | None] = field(init=False, repr=False)
+    _positives: tuple[Lists, Scores | None] = field(init=False, repr=False)
+    _negatives: tuple[Lists, Scores | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         number = len(self.query_ids)
@@ -71,21 +73,18 @@ class NegativeTable:
             )
         if len(set(self.document_ids)) != len(self.document_ids):
             raise ValueError("document_ids has an id twice; ids must be unique")
-        offsets, rows = _positive_csr(self.positives, number)
-        scores = _flat_scores(self.positive_scores, offsets, "positive_scores")
-        self._check(offsets, rows, scores, "positives", padding=False)
-        object.__setattr__(self, "_positives", (offsets, rows, scores))
-        offsets, rows = _ragged(self.negatives, number, "negatives")
-        object.__setattr__(self, "width", int(np.diff(offsets).max(initial=0)))
-        scores = _flat_scores(self.negative_scores, offsets, "negative_scores")
-        self._check(offsets, rows, scores, "negatives", padding=True)
-        kept = rows >= 0
-        counts = np.concatenate([[0], np.cumsum(kept)])
-        object.__setattr__(
-            self,
-            "_negatives",
-            (counts[offsets], rows[kept], None if scores is None else scores[kept]),
-        )
+        positives = _lists_of_positives(self.positives, number)
+        scores = _flat_scores(self.positive_scores, positives, "positive_scores")
+        self._check(positives, scores, "positives", padding=False)
+        object.__setattr__(self, "_positives", (positives, scores))
+        negatives = _ragged(self.negatives, number, "negatives")
+        object.__setattr__(self, "width", int(negatives.lengths.max(initial=0)))
+        scores = _flat_scores(self.negative_scores, negatives, "negative_scores")
+        self._check(negatives, scores, "negatives", padding=True)
+        kept = negatives.ids >= 0
+        negatives = Lists.from_owners(negatives.owners[kept], negatives.ids[kept], number)
+        scores = None if scores is None else scores[kept]
+        object.__setattr__(self, "_negatives", (negatives, scores))
 
     @classmethod
     def from_ids(
@@ -155,47 +154,38 @@ class NegativeTable:
 
     def positives_of(self, query: int) -> list[int]:
         """Document rows of the positives of query number `query`."""
-        return _slice(self._positives[0], self._positives[1], query)
+        return self._positives[0].row(query).tolist()
 
     def negatives_of(self, query: int) -> list[int]:
         """Document rows of the negatives of query number `query`, without padding."""
-        return _slice(self._negatives[0], self._negatives[1], query)
+        return self._negatives[0].row(query).tolist()
 
     def positive_scores_of(self, query: int) -> list[float]:
         """Scores aligned with positives_of(query); ValueError when the table has none."""
-        return self._scores_of(self._positives, "positive_scores", query)
+        return _scores_of(*self._positives, "positive_scores", query)
 
     def negative_scores_of(self, query: int) -> list[float]:
         """Scores aligned with negatives_of(query); ValueError when the table has none."""
-        return self._scores_of(self._negatives, "negative_scores", query)
+        return _scores_of(*self._negatives, "negative_scores", query)
 
     @property
     def num_positives(self) -> Ids:
         """Number of positives of each query, int64 [nq]."""
-        return np.diff(self._positives[0])
+        return self._positives[0].lengths
 
     @property
     def num_negatives(self) -> Ids:
         """Number of negatives of each query without padding, int64 [nq]."""
-        return np.diff(self._negatives[0])
+        return self._negatives[0].lengths
 
-    def _scores_of(
-        self, table: tuple[Ids, Ids, Scores | None], name: str, query: int
-    ) -> list[float]:
-        if table[2] is None:
-            raise ValueError(f"{name} was not given, so scores cannot be exported")
-        return _slice(table[0], table[2], query)
-
-    def _check(
-        self, offsets: Ids, rows: Ids, scores: Scores | None, name: str, *, padding: bool
-    ) -> None:
-        number = len(self.document_ids)
+    def _check(self, lists: Lists, scores: Scores | None, name: str, *, padding: bool) -> None:
+        number, rows = len(self.document_ids), lists.ids
         wrong = (rows >= number) | (rows < (-1 if padding else 0))
         if wrong.any():
             place = int(np.argmax(wrong))
             raise ValueError(
-                f"{name} of query {_query_of(offsets, place)} has document row {rows[place]}, but "
-                f"there are {number} documents"
+                f"{name} of query {lists.owners[place]} has document row {rows[place]}, but there "
+                f"are {number} documents"
             )
         if scores is not None:
             bad = ~np.isfinite(scores) & (rows >= 0)
@@ -203,57 +193,54 @@ class NegativeTable:
                 place = int(np.argmax(bad))
                 raise ValueError(
                     f"the score of document row {rows[place]} in {name} of query "
-                    f"{_query_of(offsets, place)} is {scores[place]}; scores must be finite"
+                    f"{lists.owners[place]} is {scores[place]}; scores must be finite"
                 )
 
 
-def _positive_csr(positives: Any, number: int) -> tuple[Ids, Ids]:
+def _lists_of_positives(positives: Any, number: int) -> Lists:
     if isinstance(positives, tuple) and len(positives) == 2 and np.ndim(positives[0]) == 1:
-        offsets = _integers(positives[0], "positives[0]")
-        rows = _integers(positives[1], "positives[1]")
+        lists = Lists(*(_integers(part, f"positives[{i}]") for i, part in enumerate(positives)))
+        offsets, rows = lists
         valid = len(offsets) == number + 1 and offsets[0] == 0 and offsets[-1] == len(rows)
-        if not valid or (np.diff(offsets) < 0).any():
+        if not valid or (lists.lengths < 0).any():
             raise ValueError(
                 f"positives[0] must be {number + 1} offsets that rise from 0 to {len(rows)}, the "
                 "number of rows in positives[1]"
             )
-        return offsets, rows
+        return lists
     if len(positives) and all(np.ndim(entry) == 0 for entry in positives):
         rows = _integers(positives, "positives")
         _count(rows, number, "positives")
-        return np.arange(number + 1, dtype=np.int64), rows
+        return Lists(np.arange(number + 1, dtype=np.int64), rows)
     return _ragged(positives, number, "positives")
 
 
-def _ragged(values: Any, number: int, name: str) -> tuple[Ids, Ids]:
+def _ragged(values: Any, number: int, name: str) -> Lists:
     _count(values, number, name)
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        offsets = np.arange(number + 1, dtype=np.int64) * values.shape[1]
-        return offsets, _integers(values.reshape(-1), name)
-    entries = [_integers(entry, f"{name}[{row}]") for row, entry in enumerate(values)]
-    offsets = np.zeros(number + 1, dtype=np.int64)
-    np.cumsum([len(entry) for entry in entries], out=offsets[1:])
-    return offsets, np.concatenate([np.empty(0, dtype=np.int64), *entries])
+    return Lists.from_sequences(
+        [_integers(entry, f"{name}[{row}]") for row, entry in enumerate(values)]
+    )
 
 
-def _flat_scores(values: Any, offsets: Ids, name: str) -> Scores | None:
+def _flat_scores(values: Any, lists: Lists, name: str) -> Scores | None:
     if values is None:
         return None
-    number = len(offsets) - 1
-    array = np.asarray(values) if isinstance(values, np.ndarray) else None
-    if array is not None and array.ndim == 2:
-        values = list(array)
-    elif array is not None and array.ndim == 1 and array.dtype != object:
-        if len(array) != offsets[-1]:
-            raise ValueError(f"{name} has {len(array)} entries for {offsets[-1]} documents")
-        return array.astype(np.float64)
-    _count(values, number, name)
+    if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype != object:
+        if len(values) != len(lists.ids):
+            raise ValueError(f"{name} has {len(values)} entries for {len(lists.ids)} documents")
+        return values.astype(np.float64)
+    _count(values, lists.num_lists, name)
     entries = [np.asarray(entry, dtype=np.float64).reshape(-1) for entry in values]
-    for row, entry in enumerate(entries):
-        wanted = offsets[row + 1] - offsets[row]
+    for row, (entry, wanted) in enumerate(zip(entries, lists.lengths.tolist(), strict=True)):
         if len(entry) != wanted:
             raise ValueError(f"{name}[{row}] has {len(entry)} scores for {wanted} documents")
     return np.concatenate([np.empty(0, dtype=np.float64), *entries])
+
+
+def _scores_of(lists: Lists, scores: Scores | None, name: str, query: int) -> list[float]:
+    if scores is None:
+        raise ValueError(f"{name} was not given, so scores cannot be exported")
+    return Lists(lists.offsets, scores).row(query).tolist()  # type: ignore[arg-type]
 
 
 def _integers(values: Any, name: str) -> Ids:
@@ -270,12 +257,3 @@ def _integers(values: Any, name: str) -> Ids:
 def _count(values: Any, number: int, name: str) -> None:
     if len(values) != number:
         raise ValueError(f"{name} has {len(values)} entries but there are {number} queries")
-
-
-def _query_of(offsets: Ids, place: int) -> int:
-    return int(np.searchsorted(offsets, place, side="right")) - 1
-
-
-def _slice(offsets: Ids, values: npt.NDArray[Any], query: int) -> list[Any]:
-    entries: list[Any] = values[offsets[query] : offsets[query + 1]].tolist()
-    return entries

@@ -1,0 +1,186 @@
+"""Files as people have them: compressed otherwise, pretty, quoted, cut, with CR line ends."""
+
+from __future__ import annotations
+
+import bz2
+import datetime
+import gzip
+import json
+import lzma
+import time
+
+import numpy as np
+import pytest
+
+from stope.data import read_embeddings, read_jsonl, read_pairs, read_rows, read_texts, write_jsonl
+
+ROWS = [{"query": "q1", "positive": "a"}, {"query": "q2", "positive": "b\nc"}]
+PAIRS = [("q1", "a"), ("q2", "b\nc")]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=2),
+        "\n\n" + json.dumps(ROWS, indent=1) + "\n\n",
+        "\n".join(json.dumps(row, indent=4) for row in ROWS),
+        "\r\n".join(json.dumps(row) for row in ROWS),
+        "\r".join(json.dumps(row) for row in ROWS),
+        "\n".join(json.dumps(row) for row in ROWS),
+        "[" + ",\n".join(json.dumps(row) for row in ROWS) + "]",
+    ],
+)
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
+def test_json_however_it_is_laid_out(tmp_path, written, name):
+    (tmp_path / name).write_bytes(written.encode())
+    assert list(read_pairs(tmp_path / name)) == PAIRS
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('[\n {"a": 1},\n {"a": }\n]', r"p\.json:3: not JSON \(Expecting value at column 8\)"),
+        ('{\n "a": 1', r"p\.json:2: not JSON"),
+        ("[1, 2]", "p.json: item 1: expected a JSON object, but it is a int"),
+        ('{"a": 1, "b": 2, "a": 3}', "p.json:1: not JSON .the key 'a' appears twice in one object"),
+        ('{"a": {"b": 1, "b": 1}}', "the key 'b' appears twice"),
+        ('[\n{"a": 1, "a": 2}]', "the key 'a' appears twice"),
+        ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", r"p\.json:1: not JSON \(maximum recur"),
+        ("[" * 100_000, r"p\.json:1: not JSON \(maximum recursion"),
+        ('{"a": ' + "1" * 10_000 + "}", r"p\.json:1: not JSON \(Exceeds the limit"),
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_json_that_is_wrong_is_said(tmp_path, written, message):
+    (tmp_path / "p.json").write_text(written)
+    with pytest.raises(ValueError, match=message) as caught:
+        list(read_jsonl(tmp_path / "p.json"))
+    assert len(str(caught.value)) < 400
+
+
+def test_deep_surrogates_are_a_sentence(tmp_path):
+    deep = '{"a": ' + "[" * 400 + r'"\ud800"' + "]" * 400 + "}"
+    (tmp_path / "p.jsonl").write_text(deep)
+    with pytest.raises(ValueError, match=r"half a surrogate pair|nested too deeply"):
+        list(read_jsonl(tmp_path / "p.jsonl"))
+
+
+def test_large_json_takes_linear_time(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps({"n": n}, indent=1) for n in range(40_000)))
+    began = time.perf_counter()
+    assert sum(1 for _ in read_jsonl(path)) == 40_000
+    assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("ending", "pack"), [("gz", gzip.compress), ("xz", lzma.compress), ("bz2", bz2.compress)]
+)
+def test_compressed_files(tmp_path, ending, pack):
+    raw = "query\tpositive\nq1\ta\n".encode("utf-8-sig")
+    path = tmp_path / f"p.tsv.{ending}"
+    path.write_bytes(pack(raw))
+    assert list(read_pairs(path)) == [("q1", "a")]
+    (tmp_path / "p.tsv").write_bytes(pack(raw))  # told by the content
+    assert list(read_pairs(tmp_path / "p.tsv")) == [("q1", "a")]
+    path.write_bytes(pack(raw * 1000)[:-20])
+    with pytest.raises(ValueError, match=r"p\.tsv\.\w+:\d+: the \w+ data (ends early|is damaged)"):
+        list(read_pairs(path))
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=f"the name ends in .{ending} but the content is not"):
+        list(read_pairs(path))
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"\x28\xb5\x2f\xfd", "zstd"), (b"PK\x03\x04", "zip")])
+def test_other_compressions_are_named(tmp_path, start, kind):
+    (tmp_path / "p.jsonl").write_bytes(start + b"something")
+    with pytest.raises(ValueError, match=f"the content is {kind}, which is not read; unpack it"):
+        list(read_jsonl(tmp_path / "p.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["p.tsv", "p.csv"])
+def test_carriage_returns_end_the_lines_of_old_files(tmp_path, name):
+    mark = "\t" if name == "p.tsv" else ","
+    (tmp_path / name).write_bytes(f"query{mark}positive\rq1{mark}a\rq2{mark}b\r".encode())
+    assert list(read_pairs(tmp_path / name)) == [("q1", "a"), ("q2", "b")]
+    (tmp_path / "c.txt").write_bytes(b"one\rtwo\r")
+    assert read_texts(tmp_path / "c.txt") == (["0", "1"], ["one", "two"])
+
+
+def test_blanks_after_commas_are_no_part_of_the_cells(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text('query, positive\nq1, a\nq2, "b, c"\n"q, 3",  d\n')
+    assert list(read_pairs(path)) == [("q1", "a"), ("q2", "b, c"), ("q, 3", "d")]
+    path.write_text('query,positive\nq1, a\n"x\ny",b\nq2\n')
+    with pytest.raises(ValueError, match=r"p\.csv:5: expected 2 columns"):
+        list(read_pairs(path))
+    path.write_text('query, positive\n"x\ny", b\nq2\n')
+    with pytest.raises(ValueError, match=r"p\.csv:4: expected 2 columns"):
+        list(read_pairs(path))
+
+
+@pytest.mark.parametrize("line", ['q1\t"he said ""ore"" twice"', 'q1\t"two\nlines"', 'q1\t"a\tb"'])
+def test_a_tsv_quoted_as_csv_is_explained(tmp_path, line):
+    path = tmp_path / "p.tsv"
+    path.write_text(f"query\tpositive\n{line}\n")
+    with pytest.raises(ValueError, match=r"p\.tsv:[23]: .* quoted as in CSV.*QUOTE_NONE"):
+        list(read_pairs(path))
+
+
+def test_parquet_values_that_python_does_not_have(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    far = arrow.array([10**8], arrow.int32()).cast(arrow.date32())
+    torn = arrow.array([b"\xff\xfe"]).view(arrow.binary()).view(arrow.string())
+    for name, column in (("date", far), ("bytes", torn)):
+        table = arrow.table({"query": ["q"], "positive": ["p"], name: column})
+        parquet.write_table(table, tmp_path / "p.parquet")
+        with pytest.raises(ValueError, match=r"p\.parquet: not a readable Parquet file after row"):
+            list(read_rows(tmp_path / "p.parquet"))
+    today = arrow.table({"query": ["q"], "day": [datetime.date(2020, 1, 1)]})
+    parquet.write_table(today, tmp_path / "p.parquet")
+    assert len(list(read_rows(tmp_path / "p.parquet"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((2, 3)), r'holds float64; save it as np.save\(path, array.astype\("float32"\)\)'),
+        (np.zeros((2, 3), np.int64), "holds int64; save it"),
+        (np.asfortranarray(np.zeros((4, 3), np.float32)), "is in column order .*ascontiguousarray"),
+        (np.zeros(3, np.float32), r"must hold one array of two dimensions .* it has \(3,\)"),
+        (np.zeros((2, 3), np.float32), "has 2 rows for 5 texts"),
+    ],
+)
+def test_embeddings_name_the_option_the_file_and_the_remedy(tmp_path, array, message):
+    np.save(tmp_path / "e.npy", array)
+    with pytest.raises(ValueError, match=rf"--corpus-embeddings \S*e\.npy {message}"):
+        read_embeddings(tmp_path / "e.npy", "--corpus-embeddings", rows=5)
+
+
+def test_embeddings_are_mapped_and_broken_files_are_sentences(tmp_path):
+    path = tmp_path / "e.npy"
+    for kind in ("float32", "float16", "int8"):
+        np.save(path, np.ones((2, 3), kind))
+        rows = read_embeddings(path)
+        assert isinstance(rows, np.memmap)
+        assert rows.dtype == kind
+    np.save(path, np.asfortranarray(np.ones((1, 3), np.float32)))
+    assert read_embeddings(path).shape == (1, 3)  # one row is in both orders
+    whole = path.read_bytes()
+    for content in (whole[:-4], b"", b"no array", whole[:20]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"query_embeddings \S*e\.npy is no \.npy file of num"):
+            read_embeddings(path, "query_embeddings")
+    with pytest.raises(FileNotFoundError, match=r"none\.npy does not exist"):
+        read_embeddings(tmp_path / "none.npy")
+
+
+def test_numbers_of_other_scripts_are_no_weights(tmp_path):
+    from stope.data import Source, read_source
+
+    for weight in ("1_0", "\u0661", "", "nan", "1e999"):
+        write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "positive": "p", "weight": weight}])
+        with pytest.raises(ValueError, match='stands in the column "weight"; give a finite number'):
+            read_source(Source(tmp_path / "p.jsonl"))
