@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from stope._files.shards import FORMAT, VERSION, Manifest, kept_array
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders.encode import encode_corpus, encode_queries
 from stope.encoders.fingerprint import fingerprint_encoder
+from stope.progress import Progress
 
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}
 
@@ -31,6 +32,9 @@ class EmbeddingCache:
     The key is a SHA-256 of the encoder's weights, tokenizer, prompts and settings
     (`fingerprint_encoder`), the role, the prompt, and the texts in order. The batch size is no part
     of it. Nothing is deleted: old keys stay until the folder is removed.
+
+    Threads and processes may share a folder: one fills a key, and others who ask for it meanwhile
+    get a RuntimeError. Arrays that were given are read-only memory maps, which stay as they are.
 
     Args:
         folder: created where missing.
@@ -55,7 +59,7 @@ class EmbeddingCache:
         role: str,
         prompt: str | None = None,
         batch_size: int = 256,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Progress | None = None,
     ) -> NDArray[np.float32]:
         """Return the embeddings of the texts, from the folder or from the encoder.
 
@@ -101,7 +105,5 @@ class EmbeddingCache:
         return Manifest(key, encoder_print, role, prompt, texts_print, len(texts), self.shard_size)
 
 
-def _shifted(
-    progress: Callable[[int, int], object], start: int, total: int
-) -> Callable[[int, int], object]:
+def _shifted(progress: Progress, start: int, total: int) -> Progress:
     return lambda done, _: progress(start + done, total)

@@ -51,7 +51,7 @@ class FlatIndex:
 
     Threads may search, add, copy and save at once. Each search answers from the rows that were in
     the index when it began; additions wait for each other and for nobody else. A copy
-    (``copy.copy``, ``copy.deepcopy``, pickle) grows on its own.
+    (``copy.copy``, ``copy.deepcopy``, or sent to a process) grows on its own.
 
     Args:
         corpus: ``[n, dim]``, float32, float16, bfloat16 or int8; n may be 0.
@@ -120,7 +120,7 @@ class FlatIndex:
         return FlatIndex(copy.deepcopy(self._held.corpus, memo), self._metric)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle: the rows, which are packed again where they arrive."""
+        """What another process is sent: the rows, which are packed again where they arrive."""
         return FlatIndex, (self._held.corpus, self._metric)
 
     @property

@@ -26,6 +26,7 @@ from stope._host import on_host
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined
+from stope.progress import Progress
 from stope.weighting import teacher_confidence
 
 Ids = NDArray[np.int64]
@@ -95,7 +96,7 @@ def teacher_scores(
     batch_size: int = 64,
     folder: str | PathLike[str] | None = None,
     shard_size: int = 16_384,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> TeacherScores:
     """Let a teacher score every mined negative and every positive.
 
@@ -294,7 +295,7 @@ class _Pairs:
 
 
 def _scorer(
-    teacher: Any, batch_size: int, progress: Callable[[int, int], object] | None, total: int
+    teacher: Any, batch_size: int, progress: Progress | None, total: int
 ) -> Callable[..., Floats]:
     """score(pairs, start, stop) -> float32, batch by batch."""
     predict = getattr(teacher, "predict", None)
@@ -351,7 +352,7 @@ def _in_folder(
     pairs: _Pairs,
     score: Callable[..., Floats],
     shard_size: int,
-    progress: Callable[[int, int], object] | None,
+    progress: Progress | None,
 ) -> Floats:
     """The scores in their order, from the folder or from the teacher shard by shard."""
     if not callable(getattr(teacher, "fingerprint", None)) and not hasattr(teacher, "state_dict"):

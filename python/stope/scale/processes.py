@@ -1,29 +1,58 @@
-"""What the processes of one training run tell each other; with one process, nothing.
+"""Who trains together, and what the processes tell each other; with one process, nothing.
 
-torch is not imported here: where several processes train together, somebody has.
+A group is a process group of torch.distributed, None all processes. torch is not imported here:
+where several processes train together, somebody has.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def processes() -> tuple[int, int]:
+def distributed() -> Any:
+    """The module torch.distributed where it is initialised, else None."""
+    module = sys.modules.get("torch.distributed")
+    return module if module and module.is_available() and module.is_initialized() else None
+
+
+def processes(group: Any = None) -> tuple[int, int]:
     """The process's number and how many train together; (0, 1) without torch.distributed."""
-    distributed = _distributed()
-    return (0, 1) if distributed is None else (distributed.get_rank(), distributed.get_world_size())
+    module = distributed()
+    return (module.get_rank(group), module.get_world_size(group)) if module else (0, 1)
+
+
+def alone(group: Any = None) -> bool:
+    """Whether there is no other process."""
+    return processes(group)[1] <= 1
 
 
 def share(count: int) -> slice:
     """The process's part of so many things."""
     here, world = processes()
     return slice(count * here // world, count * (here + 1) // world)
+
+
+def placed(tensor: Any, group: Any = None) -> Any:
+    """The tensor where the processes exchange tensors: NCCL moves nothing but CUDA memory."""
+    return tensor.cuda() if distributed().get_backend(group) == "nccl" else tensor
+
+
+def reduced(
+    values: Sequence[float], operation: Literal["SUM", "MAX"], group: Any = None
+) -> list[float]:
+    """Sums or maxima over the processes, in float64; the values themselves where there is one."""
+    if alone(group):
+        return list(values)
+    tensor = placed(sys.modules["torch"].tensor(values, dtype=sys.modules["torch"].float64), group)
+    module = distributed()
+    module.all_reduce(tensor, op=getattr(module.ReduceOp, operation), group=group)
+    return [float(value) for value in tensor.tolist()]
 
 
 @contextmanager
@@ -46,81 +75,60 @@ def together() -> Iterator[None]:
 
 def gathered(rows: NDArray[Any]) -> NDArray[Any]:
     """The rows of all processes, in the order of their ranks; rows itself where there is one."""
-    distributed = _distributed()
-    if distributed is None:
+    if alone():
         return rows
-    torch = sys.modules["torch"]
-    world = distributed.get_world_size()
+    torch, module = sys.modules["torch"], distributed()
     flat = rows.reshape(len(rows), -1) if rows.size else rows.reshape(len(rows), 0)
-    shape = _placed(torch.tensor(flat.shape))
-    sizes = [torch.zeros_like(shape) for _ in range(world)]
-    distributed.all_gather(sizes, shape)
+    shape = placed(torch.tensor(flat.shape))
+    sizes = [torch.zeros_like(shape) for _ in range(module.get_world_size())]
+    module.all_gather(sizes, shape)
     shapes = [tuple(size.tolist()) for size in sizes]
     wide = np.zeros(tuple(max(sizes) for sizes in zip(*shapes, strict=True)), dtype=rows.dtype)
     wide[: flat.shape[0], : flat.shape[1]] = flat
-    own = _placed(torch.from_numpy(wide))
-    parts = [torch.empty_like(own) for _ in range(world)]
-    distributed.all_gather(parts, own)
-    counts = [count for count, _ in shapes]
+    mine = placed(torch.from_numpy(wide))
+    parts = [torch.empty_like(mine) for _ in shapes]
+    module.all_gather(parts, mine)
     joined = np.concatenate(
-        [part.cpu().numpy()[:count] for part, count in zip(parts, counts, strict=True)]
+        [part.cpu().numpy()[:count] for part, (count, _) in zip(parts, shapes, strict=True)]
     )
     return joined.reshape(-1) if rows.ndim == 1 else joined
 
 
 def of_first(numbers: dict[str, float]) -> dict[str, float]:
     """The first process's numbers in all, so that all decide alike."""
-    if _distributed() is None:
+    if alone():
         return numbers
     torch = sys.modules["torch"]
-    found = _from_first(torch.tensor(list(numbers.values()), dtype=torch.float64))
-    return dict(zip(numbers, found.tolist(), strict=True))
+    values = _from_first(torch.tensor(list(numbers.values()), dtype=torch.float64))
+    return dict(zip(numbers, values.tolist(), strict=True))
 
 
 def same_in_all(number: int, what: str) -> None:
-    """Raise, in all processes alike, unless every process has the same number."""
-    distributed = _distributed()
-    if distributed is None:
-        return
-    mine = _placed(sys.modules["torch"].tensor([number, -number]))
-    distributed.all_reduce(mine, distributed.ReduceOp.MAX)
-    if int(mine[0]) != -int(mine[1]):
+    """Raise, in all processes alike, unless every process has the same number (below 2^53)."""
+    most, least = reduced([number, -number], "MAX")
+    if most != -least:
         raise ValueError(f"The processes disagree on {what}; give all the same output folder")
 
 
 def computed_in_first(compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
     """A matrix that the first process computes, in all."""
-    if _distributed() is None:
+    if alone():
         return compute()
     torch = sys.modules["torch"]
     rows = compute() if processes()[0] == 0 else np.empty((0, 0), np.float32)
     shape = _from_first(torch.tensor(rows.shape)).tolist()
     mine = torch.from_numpy(np.array(rows, np.float32)) if rows.size else torch.empty(shape)
-    found: NDArray[np.float32] = _from_first(mine).cpu().numpy()
-    return found
+    matrix: NDArray[np.float32] = _from_first(mine).cpu().numpy()
+    return matrix
 
 
 def wait() -> None:
     """Go on when all processes are here."""
-    distributed = _distributed()
-    if distributed is not None:
-        distributed.barrier()
-
-
-def _distributed() -> Any:
-    """The module torch.distributed, where several processes train together."""
-    found = sys.modules.get("torch.distributed")
-    if found is None or not found.is_available() or not found.is_initialized():
-        return None
-    return found if found.get_world_size() > 1 else None
+    if not alone():
+        distributed().barrier()
 
 
 def _from_first(tensor: Any) -> Any:
-    tensor = _placed(tensor)
-    _distributed().broadcast(tensor, 0)
+    tensor = placed(tensor)
+    distributed().broadcast(tensor, 0)
     return tensor
-
-
-def _placed(tensor: Any) -> Any:
-    """The tensor where the processes exchange tensors: NCCL moves nothing but CUDA memory."""
-    return tensor.cuda() if _distributed().get_backend() == "nccl" else tensor

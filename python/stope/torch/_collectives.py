@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from stope.scale.processes import processes
 from torch import distributed as dist
 
 
 def world_size(group: Any = None) -> int:
-    """How many processes train together; 1 without a process group."""
-    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+    """How many processes train together."""
+    return processes(group)[1]
 
 
 def rank(group: Any = None) -> int:
-    """The number of this process among them; 0 without a process group."""
-    return dist.get_rank(group) if dist.is_available() and dist.is_initialized() else 0
+    """The number of this process among them."""
+    return processes(group)[0]
 
 
 def row_counts(rows: int, device: Any, group: Any = None) -> list[int]:

@@ -7,13 +7,13 @@ one process finds wrong is an error in all of them: nobody waits for a process t
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from stope._checks import shown
+from stope.scale.processes import alone, distributed, reduced
 from stope.weighting._samples import Vector
 
 T = TypeVar("T")
@@ -37,24 +37,19 @@ class Processes:
         if isinstance(processes, str) and processes != "all":
             raise _bad(processes)
         self._group = None if processes == "all" else processes
-        distributed = sys.modules.get("torch.distributed") if processes is not None else None
-        ready = (
-            distributed is not None and distributed.is_available() and distributed.is_initialized()
-        )
-        if processes is not None and processes != "all" and not ready:
+        if processes is not None and processes != "all" and distributed() is None:
             raise _bad(processes)
-        alone = distributed is None or not ready or distributed.get_world_size(self._group) == 1
-        self._distributed = None if alone else distributed
+        self._alone = processes is None or alone(self._group)
 
     def read(self, reader: Callable[[], T]) -> T:
         """What reader returns, once every process could read its own; else the error, in all."""
         try:
             result, problem = reader(), None
         except (TypeError, ValueError) as error:
-            if self._distributed is None:
+            if self._alone:
                 raise
             result, problem = None, error
-        if self._distributed is not None and self._reduce([float(problem is not None)], "MAX")[0]:
+        if not self._alone and self._reduce([float(problem is not None)], "MAX")[0]:
             raise problem or ValueError(
                 "another process was given samples that cannot be weighted; its own message says "
                 "what is wrong with them"
@@ -87,17 +82,8 @@ class Processes:
         (total,) = self.sums(float(shares.sum()))
         return shares * (count / total)
 
-    def _reduce(self, values: list[float], operation: str) -> list[float]:
-        if self._distributed is None:
-            return values
-        torch: Any = sys.modules["torch"]
-        # NCCL moves nothing but CUDA memory, wherever the samples themselves are.
-        nccl = self._distributed.get_backend(self._group) == "nccl"
-        device = torch.device("cuda", torch.cuda.current_device()) if nccl else "cpu"
-        tensor = torch.tensor(values, dtype=torch.float64, device=device)
-        reduce_operation = getattr(self._distributed.ReduceOp, operation)
-        self._distributed.all_reduce(tensor, op=reduce_operation, group=self._group)
-        return [float(value) for value in tensor.tolist()]
+    def _reduce(self, values: list[float], operation: Literal["SUM", "MAX"]) -> list[float]:
+        return values if self._alone else reduced(values, operation, self._group)
 
 
 def _bad(processes: Any) -> ValueError:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._files.arrays import digest
+from stope._files.manifest import checked, read_manifest
 from stope.data import Pairs, open_atomic
 from stope.encoders.prompts import TaskPrompts
 from stope.mining.sampling import Uniform
@@ -33,6 +34,13 @@ if TYPE_CHECKING:
     from stope.training.negatives.query_side import QuerySideLoss
     from stope.training.negatives.refresh import NegativeRefresh
 
+_NOTES = {
+    "refresh": {str: object},
+    "last_step": (int, -1),
+    "epoch_ends": [int],
+    "corpus": str,
+    "prompts": [[(str, None)]],
+}
 _STALE_EVERY = 100  # Conan-embedding's
 
 
@@ -220,12 +228,16 @@ class RefreshRun:
             notes = self.negatives.load(folder)
         else:
             try:
-                notes = json.loads(path.read_text("utf-8"))
-            except (FileNotFoundError, json.JSONDecodeError) as error:
-                raise ValueError(f"{path} is missing or no JSON ({error!r})") from error
-        known, own = dict(notes.get("refresh") or {}), self.refresh.to_dict()
-        known["prompts"], own["prompts"] = notes.get("prompts"), [list(p) for p in self._prompts]
-        if other := [name for name, value in own.items() if known.get(name) != value]:
+                notes = read_manifest(path, {str: object}, "start without it")
+            except FileNotFoundError:
+                raise ValueError(f"{path} is missing; start without it") from None
+        try:
+            checked(notes, _NOTES)
+        except ValueError as error:
+            raise ValueError(f"{folder} holds damaged notes: {error}; start without it") from None
+        known, options = {**notes["refresh"], "prompts": notes["prompts"]}, self.refresh.to_dict()
+        options["prompts"] = [list(names) for names in self._prompts]
+        if other := [name for name, value in options.items() if known.get(name) != value]:
             raise ValueError(
                 f"{folder} holds the refreshes of another run: {', '.join(other)} differ; "
                 "use the same options, or another folder"
@@ -235,7 +247,7 @@ class RefreshRun:
                 f"{folder} belongs to other document embeddings than the model that is given makes "
                 "now; start from the same model and corpus"
             )
-        self._last_step, self._epoch_ends = int(notes["last_step"]), set(notes["epoch_ends"])
+        self._last_step, self._epoch_ends = notes["last_step"], set(notes["epoch_ends"])
 
     def _mine(self, model: Any, step: int) -> RefreshReport:
         assert self.negatives is not None
