@@ -118,9 +118,9 @@ def test_an_interrupted_model_is_as_it_was(new):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"rank": 0}, "lora.rank must be at least 1, not 0"),
-        ({"alpha": 0}, "lora.alpha must be positive, but is 0"),
-        ({"dropout": 1.0}, "lora.dropout must be at least 0 and below 1"),
+        ({"rank": 0}, "lora.rank is 0; it must be at least 1"),
+        ({"alpha": 0}, "lora.alpha is 0; it must be finite and above 0"),
+        ({"dropout": 1.0}, "lora.dropout is 1, which drops everything"),
         ({"target_modules": "query"}, "give a list of names"),
         ({"target_modules": []}, "give a list of names"),
     ],

@@ -82,7 +82,7 @@ def test_instructions():
         (lambda: TaskPrompts.from_dict({"tasks": [{"task": 1}, {"task": 1}]}), ValueError,
          "tasks has 1 twice"),
         (lambda: instruction(" "), ValueError, "task is ' '; describe it"),
-        (lambda: instruction("x", style="bge"), ValueError, "style is 'bge'; give one of e5"),
+        (lambda: instruction("x", style="bge"), ValueError, "style is 'bge'; give one of 'e5'"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_a_sentence(make, kind, sentence):

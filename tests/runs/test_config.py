@@ -256,7 +256,7 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
         ({"encoder": {"max_tokens": 5}}, "a static encoder has encoder.static.max_tokens"),
         ({"encoder": {"model": "x", "lora": {"rang": 2}}},
          'encoder.lora has no key "rang" (did you mean "rank"?)'),
-        ({"encoder": {"model": "x", "lora": {"rank": 0}}}, "encoder.lora: lora.rank must be"),
+        ({"encoder": {"model": "x", "lora": {"rank": 0}}}, "encoder.lora: lora.rank is 0"),
         ({"weighting": {"name": "progresive"}}, "weighting has the name 'prog"),
         ({"weighting": {"name": "focal", "gama": 1}}, "weighting 'focal' has no field"),
         ({"negatives": {"mode": "sometimes"}}, "negatives: mode is 'sometimes'"),

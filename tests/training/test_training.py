@@ -112,10 +112,10 @@ def test_text_without_a_known_token_does_not_break(encoder):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"dim": 0}, "dim must be at least 1, not 0"),
-        ({"vocab_size": 3}, "vocab_size must be at least 16, not 3"),
-        ({"smoothing": -1}, "smoothing must not be negative, but is -1"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ({"dim": 0}, "dim is 0; it must be at least 1"),
+        ({"vocab_size": 3}, "vocab_size is 3; it must be at least 16"),
+        ({"smoothing": -1}, "smoothing is -1; it must be finite and at least 0"),
+        ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
     ],
 )
 def test_static_encoder_refuses(options, said):

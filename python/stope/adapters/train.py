@@ -131,17 +131,17 @@ class _Training:
     ) -> None:
         from stope.adapters.step import Step, needs_hard_negatives
 
-        part = recipe.adapter
+        options = recipe.adapter
         out = _dimension_that_comes_out(recipe, problem.corpus.shape[1])
-        if part.refresh_every is not None and len(problem.corpus) <= part.num_documents:
+        if options.refresh_every is not None and len(problem.corpus) <= options.num_documents:
             raise ValueError(
-                f"refresh_every is {part.refresh_every}, but each step scores all"
-                f" {len(problem.corpus)} documents (num_documents={part.num_documents}), so that"
+                f"refresh_every is {options.refresh_every}, but each step scores all"
+                f" {len(problem.corpus)} documents (num_documents={options.num_documents}), so that"
                 " mined negatives would change nothing; lower num_documents or leave refresh_every"
                 " out"
             )
         if needs_hard_negatives(recipe.loss) and not (
-            part.refresh_every or problem.negatives is not None
+            options.refresh_every or problem.negatives is not None
         ):
             raise ValueError(
                 "the loss has an option for hard negatives, but there are none; give negatives or"
@@ -150,7 +150,7 @@ class _Training:
         self.problem, self.recipe = problem, recipe
         self.evaluate, self.progress, self.log = evaluate, progress, log
         self.maps = _start(recipe, problem, out)
-        self.trained = list({id(one): one for one in self.maps if one is not None}.values())
+        self.trained = list({id(part): part for part in self.maps if part is not None}.values())
         self.step = Step(problem, self.maps, recipe, out)
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
@@ -161,8 +161,9 @@ class _Training:
         """Train for all epochs, or until patience is at its end."""
         torch: Any = need("torch", extra="train")
         problem, schedule, part = self.problem, self.recipe.schedule, self.recipe.adapter
+        decay = part.weight_decay
         optimiser = torch.optim.AdamW(
-            [group for one in self.trained for group in one.groups(part.weight_decay)],
+            [group for trainable in self.trained for group in trainable.groups(decay)],
             lr=schedule.learning_rate,
         )
         pairs = np.arange(len(problem.positives.ids))
@@ -199,7 +200,7 @@ class _Training:
         return self.best or self._adapter()
 
     def _adapter(self) -> Adapter:
-        frozen = [one.frozen() for one in self.trained]
+        frozen = [trainable.frozen() for trainable in self.trained]
         return Adapter(
             frozen[0],
             self.losses,

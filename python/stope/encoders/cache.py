@@ -33,8 +33,8 @@ class EmbeddingCache:
     (`fingerprint_encoder`), the role, the prompt, and the texts in order. The batch size is no part
     of it. Nothing is deleted: old keys stay until the folder is removed.
 
-    Threads and processes may share a folder: one fills a key, and others who ask for it meanwhile
-    get a RuntimeError. Arrays that were given are read-only memory maps, which stay as they are.
+    Thread safety: threads and processes may share a folder: one fills a key, and others who ask for
+    it meanwhile get a RuntimeError. Arrays that were given are read-only maps and stay as they are.
 
     Args:
         folder: created where missing.

@@ -3,6 +3,8 @@
 An encoder is any object with ``encode(list of strings) -> array [texts, dim]``. One that also has
 ``encode_query`` and ``encode_document`` (sentence-transformers) is asked through those, so that its
 own prompts and routes apply.
+
+Thread safety: these functions keep nothing; threads may share what the encoder lets them share.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from stope._checks import integer
 from stope._checks import texts as texts_of
 from stope._host import on_host
+from stope.progress import Progress
 
 
 class Encoder(Protocol):
@@ -32,7 +35,7 @@ def encode_queries(
     *,
     prompt: str | None = None,
     batch_size: int = 256,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Embed queries: through ``encoder.encode_query`` where it exists, else ``encoder.encode``.
 
@@ -61,7 +64,7 @@ def encode_corpus(
     *,
     prompt: str | None = None,
     batch_size: int = 256,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """Embed documents: `encode_queries` through ``encoder.encode_document`` where it exists."""
     return _encode(encoder, "encode_document", "corpus", texts, prompt, batch_size, progress)
@@ -74,7 +77,7 @@ def _encode(
     texts: Sequence[str],
     prompt: str | None,
     batch_size: int,
-    progress: Callable[[int, int], object] | None,
+    progress: Progress | None,
 ) -> NDArray[np.float32]:
     call = getattr(encoder, method, None) or getattr(encoder, "encode", None)
     if not callable(call):

@@ -40,9 +40,9 @@ def fingerprint_encoder(encoder: Any) -> str:
         '00ca30034ae00649'
     """
     digest = hashlib.sha256()
-    own = getattr(encoder, "fingerprint", None)
-    if callable(own):
-        named = own()
+    method = getattr(encoder, "fingerprint", None)
+    if callable(method):
+        named = method()
         if not isinstance(named, str) or not named:
             raise ValueError(f"{type(encoder).__name__}.fingerprint() must give a string")
         _add(digest, type(encoder).__qualname__, named)

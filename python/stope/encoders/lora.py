@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stope._checks import flag, integer, real, shown
 from stope._extras import need
 from stope.encoders.versions import is_static
 
@@ -43,16 +44,17 @@ class Lora:
     merge: bool = True
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"lora.rank must be at least 1, not {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"lora.alpha must be positive, but is {self.alpha}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout must be at least 0 and below 1, but is {self.dropout}")
+        integer(self.rank, "lora.rank", 1)
+        real(self.alpha, "lora.alpha", 0, above=True)
+        if real(self.dropout, "lora.dropout", 0, 1) == 1:
+            raise ValueError("lora.dropout is 1, which drops everything; give less")
+        flag(self.merge, "lora.merge")
         if self.target_modules is not None:
             names = self.target_modules
             if isinstance(names, str) or not names:
-                raise ValueError(f"lora.target_modules is {names!r}; give a list of names, or None")
+                raise ValueError(
+                    f"lora.target_modules is {shown(names)}; give a list of names, or None"
+                )
             object.__setattr__(self, "target_modules", tuple(names))
 
 
@@ -76,7 +78,8 @@ def low_rank(model: Any, lora: Lora | None, seed: int) -> Iterator[None]:
             "has no layers for it; leave lora out"
         )
     transformer = next(
-        (one for module in model.children() if (one := transformer_of(module)) is not None), None
+        (inner for module in model.children() if (inner := transformer_of(module)) is not None),
+        None,
     )
     if transformer is None:
         raise ValueError("lora was given but the model has no transformer; leave lora out")
@@ -85,7 +88,7 @@ def low_rank(model: Any, lora: Lora | None, seed: int) -> Iterator[None]:
 
     if getattr(transformer, "_hf_peft_config_loaded", False):
         raise ValueError("lora was given but the model has an adapter already; merge it first")
-    trained = {id(one) for one in model.parameters() if one.requires_grad}
+    trained = {id(weight) for weight in model.parameters() if weight.requires_grad}
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -144,7 +147,7 @@ def transformer_of(module: Any) -> Any:
         True
     """
     for name in ("auto_model", "model"):
-        found = getattr(module, name, None)
-        if found is not None and hasattr(found, "add_adapter"):
-            return found
+        network = getattr(module, name, None)
+        if network is not None and hasattr(network, "add_adapter"):
+            return network
     return None

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stope._checks import choice, shown, text
+
 Pair = tuple[str, str]
 _ROLES = ("query", "document")
 
@@ -20,6 +22,8 @@ class TaskPrompts:
     Attributes:
         tasks: ``{task: (query prefix, document prefix)}``; a task is a word or an integer.
         default: ``(query prefix, document prefix)`` of all others, or None.
+
+    Thread safety: prompts are never changed, so threads may share them.
 
     Raises:
         ValueError: no task and no default, or a task that is empty.
@@ -38,11 +42,11 @@ class TaskPrompts:
     def __post_init__(self) -> None:
         if not isinstance(self.tasks, Mapping):
             raise TypeError(
-                f"tasks is {self.tasks!r}; give {{task: (query prefix, document prefix)}}"
+                f"tasks is {shown(self.tasks)}; give {{task: (query prefix, document prefix)}}"
             )
         for task in self.tasks:
             if isinstance(task, bool) or not isinstance(task, str | int) or task == "":
-                raise ValueError(f"tasks has {task!r}; a task is a word or an integer")
+                raise ValueError(f"tasks has {shown(task)}; a task is a word or an integer")
         checked = {task: _pair(given, f"tasks[{task!r}]") for task, given in self.tasks.items()}
         object.__setattr__(self, "tasks", checked)
         if self.default is not None:
@@ -72,16 +76,16 @@ class TaskPrompts:
         >>> TaskPrompts(default=("query: ", "passage: ")).to_dict()
         {'default': {'query': 'query: ', 'document': 'passage: '}}
         """
-        found: dict[str, Any] = {}
+        config: dict[str, Any] = {}
         if self.default is not None:
-            found["default"] = dict(zip(_ROLES, self.default, strict=True))
+            config["default"] = dict(zip(_ROLES, self.default, strict=True))
         if self.tasks:
             # A list, since JSON would turn the key 3 into "3".
-            found["tasks"] = [
+            config["tasks"] = [
                 {"task": task, **dict(zip(_ROLES, pair, strict=True))}
                 for task, pair in self.tasks.items()
             ]
-        return found
+        return config
 
     @classmethod
     def from_dict(cls, config: Any) -> TaskPrompts:
@@ -102,20 +106,22 @@ class TaskPrompts:
         if isinstance(config, TaskPrompts):
             return config
         if not isinstance(config, Mapping):
-            raise TypeError(f"prompts is {config!r}; give a mapping with default or tasks")
+            raise TypeError(f"prompts is {shown(config)}; give a mapping with default or tasks")
         if unknown := [name for name in config if name not in ("default", "tasks")]:
-            raise ValueError(f"prompts has no field {unknown[0]!r}; it has default and tasks")
-        given = config.get("tasks") or {}
+            raise ValueError(f"prompts has no field {shown(unknown[0])}; it has default and tasks")
+        entries = config.get("tasks") or {}
         tasks: dict[Any, Pair] = {}
-        if isinstance(given, Mapping):
-            tasks = {task: _read(value, f"tasks[{task!r}]") for task, value in given.items()}
+        if isinstance(entries, Mapping):
+            tasks = {task: _read(value, f"tasks[{task!r}]") for task, value in entries.items()}
         else:
-            for place, entry in enumerate(given):
+            for place, entry in enumerate(entries):
                 if not isinstance(entry, Mapping) or "task" not in entry:
-                    raise ValueError(f"tasks[{place}] is {entry!r}; give a mapping with its task")
+                    raise ValueError(
+                        f"tasks[{place}] is {shown(entry)}; give a mapping with its task"
+                    )
                 task = entry["task"]
                 if task in tasks:
-                    raise ValueError(f"tasks has {task!r} twice; give each task once")
+                    raise ValueError(f"tasks has {shown(task)} twice; give each task once")
                 rest = {name: value for name, value in entry.items() if name != "task"}
                 tasks[task] = _read(rest, f"tasks[{place}]")
         default = config.get("default")
@@ -150,20 +156,18 @@ def instruction(task: str, *, style: str = "e5") -> str:
     >>> instruction("Find the answer")
     'Instruct: Find the answer\nQuery: '
     """
-    if not isinstance(task, str) or not task.strip():
-        raise ValueError(f"task is {task!r}; describe it in a sentence")
+    text(task, "task", "describe it in a sentence")
     endings = {"e5": "Query: ", "qwen3": "Query:"}
-    if style not in endings:
-        raise ValueError(f"style is {style!r}; give one of {', '.join(endings)}")
+    choice(style, "style", endings)
     return f"Instruct: {task}\n{endings[style]}"
 
 
 def _pair(given: Any, where: str) -> Pair:
     if isinstance(given, str) or not isinstance(given, tuple | list) or len(given) != 2:
-        raise TypeError(f"{where} is {given!r}; give (query prefix, document prefix)")
+        raise TypeError(f"{where} is {shown(given)}; give (query prefix, document prefix)")
     for role, prefix in zip(_ROLES, given, strict=True):
         if not isinstance(prefix, str):
-            raise TypeError(f"{where} has the {role} prefix {prefix!r}; give a string")
+            raise TypeError(f"{where} has the {role} prefix {shown(prefix)}; give a string")
     return given[0], given[1]
 
 
@@ -171,5 +175,5 @@ def _read(given: Any, where: str) -> Pair:
     if not isinstance(given, Mapping):
         return _pair(given, where)
     if unknown := [name for name in given if name not in _ROLES]:
-        raise ValueError(f"{where} has no field {unknown[0]!r}; it has query and document")
+        raise ValueError(f"{where} has no field {shown(unknown[0])}; it has query and document")
     return _pair(tuple(given.get(role) or "" for role in _ROLES), where)

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import integer, real
+from stope._checks import texts as texts_of
 from stope._extras import need
 from stope.encoders.versions import part
 
@@ -45,8 +47,8 @@ def train_tokenizer(
     Raises:
         ValueError: vocab_size below 16, or no text holds a letter or digit.
     """
-    if vocab_size < 16:
-        raise ValueError(f"vocab_size must be at least 16, not {vocab_size}")
+    texts = texts_of(texts, "texts")
+    integer(vocab_size, "vocab_size", 16)
     if not any(character.isalnum() for text in texts for character in text):
         raise ValueError("texts holds no letter or digit; there is nothing to learn tokens from")
     tokenizers = need("tokenizers", extra="train")
@@ -114,19 +116,18 @@ def static_encoder(
         >>> encoder.encode(["ore"]).shape
         (1, 8)
     """
-    if dim < 1:
-        raise ValueError(f"dim must be at least 1, not {dim}")
-    if smoothing < 0:
-        raise ValueError(f"smoothing must not be negative, but is {smoothing}")
-    if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+    texts = texts_of(texts, "texts")
+    integer(dim, "dim", 1)
+    real(smoothing, "smoothing", 0)
+    if max_tokens is not None:
+        integer(max_tokens, "max_tokens", 1)
     models = part("models")
     from sentence_transformers import SentenceTransformer
 
     tokenizer = train_tokenizer(texts, vocab_size=vocab_size, lower_case=lower_case, code=code)
     if max_tokens is not None:
         tokenizer.enable_truncation(max_tokens)
-    encodings = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
     tokens = [np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings]
     del encodings
     weights = _starting_vectors(tokens, tokenizer.get_vocab_size(), dim, smoothing, seed)
@@ -154,12 +155,12 @@ def _corpus_vectors(
     tokens: Sequence[NDArray[np.int64]], vectors: NDArray[np.float32], idf: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Unit rows of X^T (X R): X the documents' unit tf-idf rows, R the random token vectors."""
-    found = np.zeros_like(vectors)
+    sums = np.zeros_like(vectors)
     for row in tokens:
         if len(row):
             ids, counts = np.unique(row, return_counts=True)
             weight = (1 + np.log(counts)).astype(np.float32) * idf[ids]
             weight /= np.linalg.norm(weight)
-            found[ids] += weight[:, None] * (weight @ vectors[ids])
-    norms = np.linalg.norm(found, axis=1, keepdims=True).clip(1e-9)
-    return np.asarray(found / norms, dtype=np.float32)
+            sums[ids] += weight[:, None] * (weight @ vectors[ids])
+    norms = np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-9)
+    return np.asarray(sums / norms, dtype=np.float32)

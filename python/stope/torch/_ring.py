@@ -89,8 +89,8 @@ def row_losses(
     if not isinstance(temperature, torch.Tensor):
         temperature = torch.tensor(temperature, dtype=torch.float64)
     shards = _shards(queries, documents, owner, ids, scores.detach(), options, tensors, group)
-    found = _Negatives.apply(queries, documents, temperature, shards, group)
-    negatives, counts, best, best_scores = found
+    results = _Negatives.apply(queries, documents, temperature, shards, group)
+    negatives, counts, best, best_scores = results
     objective = options.get("objective", "out")
     losses, log_sum_exp = _merge(
         objective, negatives, scores / temperature, owner, rows, tensors.get("positive_weights")
@@ -137,12 +137,12 @@ def _shards(
         else gather_rows(torch.as_tensor(value, device=device).detach(), group, counts)
         for value in (tensors.get("log_weights"), tensors.get("document_ids"))
     )
-    own = {
+    of_queries = {
         name: _on(device, id_lists(tensors[name], name, rows, device))
         for name in ("hard_negatives", "exclude")
         if name in tensors
     }
-    found = []
+    shards = []
     for r, count in enumerate(counts):
         mine = slice(first[r], first[r] + count)
         arguments = dict(shared)
@@ -150,11 +150,11 @@ def _shards(
         pairs = [owner.new_zeros(0)]
         if r == rank(group):
             pairs.append(owner * count + ids)
-            if "exclude" in own:
-                pairs.append(_owners(own["exclude"]) * count + own["exclude"][1])
-            if "hard_negatives" in own:
-                arguments["hard_negatives"] = own["hard_negatives"]
-        elif "hard_negatives" in own:
+            if "exclude" in of_queries:
+                pairs.append(_owners(of_queries["exclude"]) * count + of_queries["exclude"][1])
+            if "hard_negatives" in of_queries:
+                arguments["hard_negatives"] = of_queries["hard_negatives"]
+        elif "hard_negatives" in of_queries:
             arguments["hard_negatives"] = (owner.new_zeros(rows + 1), owner.new_zeros(0))
         if document_ids is not None:
             asked = document_ids[first[rank(group)] + ids]
@@ -163,8 +163,8 @@ def _shards(
         if log_weights is not None:
             arguments["log_weights"] = torch.cat([log_weights[mine], log_weights.new_zeros(1)])
         arguments["positives"] = owner.new_full((rows,), count)
-        found.append(_Shard(first[r], count, arguments))
-    return found
+        shards.append(_Shard(first[r], count, arguments))
+    return shards
 
 
 def _limits(
@@ -304,7 +304,7 @@ class _Negatives(torch.autograd.Function):  # type: ignore[misc]
             shard = shards[(here - step) % count]
             passing = Passing(travelling, ctx.group) if step + 1 < count else None
             share = torch.where(finite, gradient * torch.exp(stacked[step] - total), 0.0)
-            found = stope.infonce_backward(
+            gradients = stope.infonce_backward(
                 queries.detach(),
                 _with_zero(travelling, shard),
                 ctx.states[step],
@@ -312,11 +312,11 @@ class _Negatives(torch.autograd.Function):  # type: ignore[misc]
                 **core,
                 **shard.arguments,
             )
-            dq += found.queries
-            dt += found.temperature
+            dq += gradients.queries
+            dt += gradients.temperature
             if homeward is not None:
                 arriving = homeward.arrived()
-            arriving[: shard.rows] += found.documents[: shard.rows]
+            arriving[: shard.rows] += gradients.documents[: shard.rows]
             homeward = Passing(arriving, ctx.group)
             if passing is not None:
                 travelling = passing.arrived()

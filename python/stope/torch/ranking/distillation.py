@@ -176,16 +176,16 @@ def rank_weighted_distillation(
     scores = _tensors.floats(scores, "scores", 2)
     teacher_scores = _tensors.floats(teacher_scores, "teacher_scores", 2)
     _tensors.same_device(scores, "scores", teacher_scores, "teacher_scores")
-    own = _own_columns(own, scores, teacher_scores)
+    columns = _own_columns(own, scores, teacher_scores)
     present = _tensors.mask_like(mask, "mask", scores, "scores")
     x = _tensors.floor(scores / _tensors.positive(temperature, "temperature"), present)
-    mine = torch.zeros_like(present).scatter(1, own, True)
-    ours, ours_present = x.gather(1, own), present.gather(1, own)
+    mine = torch.zeros_like(present).scatter(1, columns, True)
+    ours, ours_present = x.gather(1, columns), present.gather(1, columns)
     # The denominators grow from the last rank up: removing candidates one at a time from the full
     # sum would cancel when one of them dominates it.
     last = _tensors.floor(x, ~mine).logsumexp(1)
     denominators = []
-    for rank in reversed(range(own.shape[1])):
+    for rank in reversed(range(columns.shape[1])):
         last = torch.logaddexp(last, ours[:, rank])
         denominators.append(last)
     denominator = torch.stack(denominators[::-1], 1)
@@ -331,10 +331,10 @@ def _own_columns(
             )
         first = torch.arange(rows, device=scores.device) * (group if columns != group else 0)
         return first[:, None] + torch.arange(group, device=scores.device)
-    own = _tensors.integers(own, "own", 0, columns)
-    _tensors.same_shape(own, "own", teacher_scores, "teacher_scores")
-    ordered = own.sort(1).values
+    places = _tensors.integers(own, "own", 0, columns)
+    _tensors.same_shape(places, "own", teacher_scores, "teacher_scores")
+    ordered = places.sort(1).values
     repeated = (ordered[:, 1:] == ordered[:, :-1]).any(1)
     if bool(repeated.any()):
         raise ValueError(f"own[{int(repeated.nonzero()[0])}] names a column twice")
-    return own
+    return places

@@ -173,13 +173,13 @@ def append_missing_positives(
     relevance = torch.zeros_like(retrieved, dtype=torch.bool)
     missing: list[torch.Tensor] = []
     for query, ids in enumerate(positives):
-        own = torch.as_tensor(ids, dtype=torch.long, device=retrieved.device).reshape(-1)
-        if not len(own):
+        known = torch.as_tensor(ids, dtype=torch.long, device=retrieved.device).reshape(-1)
+        if not len(known):
             raise ValueError(f"positives[{query}] is empty; every query needs a positive")
-        if int(own.min()) < 0:
-            raise ValueError(f"positives[{query}] holds {int(own.min())}; ids are at least 0")
-        relevance[query] = torch.isin(retrieved[query], own)
-        missing.append(own[:0] if bool(relevance[query].any()) else own)
+        if int(known.min()) < 0:
+            raise ValueError(f"positives[{query}] holds {int(known.min())}; ids are at least 0")
+        relevance[query] = torch.isin(retrieved[query], known)
+        missing.append(known[:0] if bool(relevance[query].any()) else known)
     width = max((len(ids) for ids in missing), default=0)
     tail = retrieved.new_full((len(retrieved), width), -1)
     for query, ids in enumerate(missing):

@@ -75,8 +75,8 @@ def plackett_luce_log_prob(
     rest = _tensors.floor(x, chosen == 0).logsumexp(2, keepdim=True)
     left = torch.cat([taken, rest], 2).flip(2).logcumsumexp(2).flip(2)[:, :, :-1]
     terms = (taken - left).masked_fill(~there, 0)
-    found = terms if per_position else terms.sum(2)
-    return found if rankings.dim() == 3 else found[:, 0]
+    log_probs = terms if per_position else terms.sum(2)
+    return log_probs if rankings.dim() == 3 else log_probs[:, 0]
 
 
 def sample_plackett_luce(
