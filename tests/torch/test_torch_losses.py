@@ -86,6 +86,19 @@ def test_weights_are_normalised_and_learn():
     assert doubled.item() == pytest.approx((rows[0] * 2 + rows[1] + rows[3]).item() / 4, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", [InfoNCELoss, SigmoidLoss])
+def test_calls_of_several_threads_weigh_by_their_own_statistics(kind):
+    """The attribute is of whichever call ended last; here always of another one."""
+
+    class Shared(kind):
+        statistics = property(lambda self: None, lambda self, value: None)
+
+    queries, documents = normal(6, 16), normal(6, 16, seed=1)
+    options = {"weights": lambda statistics: statistics.ranks.float()}
+    expected = kind()(queries, documents, **options)
+    assert Shared()(queries, documents, **options).item() == expected.item()
+
+
 @pytest.mark.parametrize(
     ("weights", "sentence"),
     [

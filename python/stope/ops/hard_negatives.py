@@ -104,6 +104,8 @@ def mine_hard_negatives(
         sets the query's ceiling) and ``min_score`` (only rows that ran out reach the floor; 0 for
         full rows). With ``range_counts="raw"`` they count inside the window.
 
+    Thread safety: as :func:`stope.topk`.
+
     Raises:
         ValueError: a query without positives, ids out of range or repeated, a negative margin, an
             empty window, and what :func:`stope.topk` raises.

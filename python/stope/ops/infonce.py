@@ -159,6 +159,8 @@ def infonce_forward(
         :class:`InfoNCE`, arrays of the kind of ``queries``, on its device. The same bits for any
         number of threads, and from call to call on a CUDA device.
 
+    Thread safety: as :func:`stope.topk`.
+
     Raises:
         ValueError: wrong shapes, a temperature that is not above 0, positives out of range or none
             at all, weights that are not above 0, NaN or infinity (naming the row), options that
@@ -246,6 +248,8 @@ def infonce_backward(
 
     Returns:
         :class:`InfoNCEGradients`. The same bits for any number of threads.
+
+    Thread safety: as :func:`stope.topk`.
 
     Raises:
         ValueError, TypeError: as :func:`infonce_forward`; a ``forward`` of other sizes.

@@ -34,6 +34,8 @@ def similarity(
     Returns:
         float32 ``[q, n]``, of the kind of ``queries`` (``out`` if given).
 
+    Thread safety: as :func:`stope.topk`.
+
     Raises:
         ValueError: wrong shapes, an empty matrix, NaN or infinity (naming the row), a norm of 2^63
             or more under ``dot`` or ``euclidean``.

@@ -32,7 +32,8 @@ def topk(
     Args:
         queries: ``[q, dim]``, float32, float16, bfloat16 or int8 (NumPy, torch, DLPack).
         corpus: ``[n, dim]``, likewise; int8 goes with int8. May be a memory map: it is read once
-            per group of queries, front to back.
+            per group of queries, front to back. The file must not be shortened meanwhile: reading
+            a page that it no longer has ends the process with SIGBUS.
         k: how many, 1 to n.
         metric: ``"dot"``, ``"cosine"`` (zero rows score 0) or ``"euclidean"`` (-distance).
         exclude: ids never to return, per query: CSR ``(offsets, ids)`` or a sequence of id arrays;
@@ -48,6 +49,8 @@ def topk(
     Returns:
         ``TopK(scores, ids)``: float32 and int64 ``[q, k]``, of the kind of ``queries``. Rows with
         fewer than k eligible candidates end in score -inf and id -1.
+
+    Thread safety: any number of threads may call at once; see :func:`stope.set_num_threads`.
 
     Raises:
         ValueError: k outside 1..n, empty or mismatched matrices, ids out of range or repeated, NaN

@@ -26,6 +26,8 @@ class DenseRetriever:
         corpus_prompt: the same for documents.
         progress: called with (texts embedded, texts).
 
+    Thread safety: searches may overlap if those of the encoder may; embeddings, always.
+
     Raises:
         TypeError: neither or both of corpus and embeddings, or an encoder without encode.
         ValueError: an empty corpus, NaN or infinity in the embeddings (naming the row).

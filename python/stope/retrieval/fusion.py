@@ -106,6 +106,8 @@ class HybridRetriever:
         depth: documents taken from each retriever, cut to the corpus size, and at least k.
         rrf_k: see `fuse`.
 
+    Thread safety: searches may overlap where those of its retrievers may.
+
     Raises:
         ValueError: no retrievers, or corpora of different sizes.
     """

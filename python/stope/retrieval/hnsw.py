@@ -42,6 +42,8 @@ class HnswRetriever:
         corpus_prompt: the same for documents.
         progress: called with (documents linked, documents).
 
+    Thread safety: one search at a time, which ``num_threads`` make faster.
+
     Raises:
         ImportError: hnswlib is missing; the message has the pip command.
         TypeError: neither or both of corpus and embeddings.

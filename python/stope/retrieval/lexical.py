@@ -40,6 +40,8 @@ class Bm25:
             stemming).
         progress: called with (documents tokenized, documents).
 
+    Thread safety: searches may overlap where the tokenizer's calls may.
+
     Raises:
         ImportError: bm25s is missing; the message has the pip command.
         ValueError: a parameter out of range, an empty corpus, or one without any word.

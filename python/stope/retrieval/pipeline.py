@@ -46,6 +46,8 @@ def search(
 
     A query that finds nothing has an empty dictionary.
 
+    Thread safety: that of the retriever.
+
     Raises:
         TypeError: no retriever, ids or texts that are not strings.
         ValueError: lengths that disagree, an id that is there twice, k out of range.

@@ -26,6 +26,8 @@ class Ranking:
         ids: int64 ``[queries, k]``, rows of the corpus, padded with -1 where fewer than k exist.
         scores: float32 ``[queries, k]``, padded with -inf.
 
+    Thread safety: nothing changes it, so threads may share it.
+
     Raises:
         TypeError: ids are no integers or scores no numbers.
         ValueError: the two arrays differ in shape or are not two-dimensional.

@@ -78,6 +78,8 @@ class DistributedInfoNCELoss(InfoNCELoss):
         statistics: of this process's queries; ``best_negatives`` counts the documents of all
             processes in the order of their ranks. ``ranks`` is None in the ring form.
 
+    Thread safety: one call at a time: the processes exchange tensors in the order of their calls.
+
     Raises:
         ValueError: an unknown form, an option that the ring does not have, weights that are zero in
             all processes, and what :class:`stope.torch.InfoNCELoss` raises. An error in one process

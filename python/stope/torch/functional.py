@@ -89,6 +89,8 @@ def infonce(
         float32 ``[M]``. Gradients flow to queries, documents, temperature and bias, each in the
         dtype of its tensor; ids, masks, margins, guides and the queue are constants.
 
+    Thread safety: any number of threads may call at once.
+
     Raises:
         ValueError: tensors on different devices, and what :func:`stope.infonce_forward` raises.
         TypeError: an unknown option, an argument that is no tensor, float64 matrices.
@@ -149,6 +151,8 @@ def infonce_statistics(
     """:func:`infonce` with its row statistics: (losses with gradient, statistics without).
 
     The scalar options come encoded: torch.compile would take a module's floats for variables.
+
+    Thread safety: any number of threads may call at once.
     """
     _check_tensor(queries, "queries")
     _check_tensor(documents, "documents")

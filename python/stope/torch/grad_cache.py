@@ -47,6 +47,9 @@ def cached_step(
     Returns:
         The loss, without a graph (and without the scaler's factor).
 
+    Thread safety: one step at a time for a model, whose gradients it adds to, and for a device,
+    whose random state it replays.
+
     Raises:
         ValueError: chunk_size below 1, encoders that do not match the inputs, tensors of one input
             with different numbers of rows, or a loss that is no scalar.

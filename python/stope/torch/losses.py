@@ -37,6 +37,9 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
     Attributes:
         statistics: :class:`Statistics` of the last call, without gradient; None before.
 
+    Thread safety: calls may overlap and their values and gradients are right; ``statistics`` is of
+    whichever ended last. Options and parameters must not change meanwhile.
+
     Raises:
         ValueError: a temperature that is not positive and finite, or a learnable one whose scale
             starts above ``max_scale``; options that :func:`stope.infonce_forward` refuses.
@@ -117,9 +120,9 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             ValueError: weights that are negative, not finite, all zero or of the wrong length, and
                 what :func:`stope.torch.infonce` raises.
         """
-        losses, self.statistics = self.row_losses(queries, documents, positives, **tensors)
-        weights = row_weights(weights, self.statistics)
-        return self.mean(losses, weights, self.statistics.negatives)
+        losses, statistics = self.row_losses(queries, documents, positives, **tensors)
+        self.statistics = statistics
+        return self.mean(losses, row_weights(weights, statistics), statistics.negatives)
 
     def row_losses(
         self, queries: Any, documents: Any, positives: Any = None, **tensors: Any
@@ -175,6 +178,8 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
     Attributes:
         statistics: as for :class:`InfoNCELoss`.
 
+    Thread safety: as :class:`InfoNCELoss`.
+
     Source: Zhai et al. 2023 (SigLIP); ``methods.md`` H9.
 
     >>> import torch
@@ -221,7 +226,7 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
         **tensors: Any,
     ) -> Any:
         """The loss of one batch; arguments as for :meth:`InfoNCELoss.forward`."""
-        losses, self.statistics = infonce_statistics(
+        losses, statistics = infonce_statistics(
             queries,
             documents,
             positives,
@@ -230,7 +235,8 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
             options=self._encoded,
             **check_tensors(tensors, "SigmoidLoss"),
         )
-        return weighted_mean(losses, row_weights(weights, self.statistics))
+        self.statistics = statistics
+        return weighted_mean(losses, row_weights(weights, statistics))
 
     def extra_repr(self) -> str:
         """What repr tells of the module."""

@@ -65,6 +65,10 @@ class LiveNegatives:
     Attributes:
         pairs, num_negatives, sampling, quotas, seed, fixed: as given.
 
+    Thread safety: `choose`, `texts` and the properties may be used while another thread publishes;
+    each call reads one version of the table whole. Whatever changes something (`publish`,
+    `observe`, `replace_stale`, `load`) and `save` are called by one thread at a time.
+
     Raises:
         ValueError: quotas that do not add up, sources that `Pairs.of_sources` refuses, or a query
             with fewer than n documents that are not its positives and not its own text.
