@@ -10,7 +10,8 @@ import pytest
 import stope
 from encoders import Counting, numbered
 from stope.data import Collection, Pairs, read_jsonl
-from stope.mining import consistency_filter, mine
+from stope.mining import Limits, SimANS, TeacherMargin, consistency_filter, mine
+from stope.mining.sampling import sampling_keys
 
 # --- pairs -------------------------------------------------------------------------------------
 
@@ -157,6 +158,80 @@ def test_the_query_itself_is_left_out_unless_asked_for():
     assert {name for name, _ in found["q1"]} == {"d0", "d1"}
     kept = mine(pairs, encoder, num_negatives=2, exclude_query_text=False).negatives()
     assert {name for name, _ in kept["q0"]} == {"d0", "d2"}
+
+
+def test_embeddings_may_be_of_what_the_pairs_have():
+    q, c, _, _ = random_case(queries=3, documents=4)
+    pairs = Pairs.from_collection(collection())  # 2 of 3 queries, 3 of 4 documents
+    whole = mine(pairs, query_embeddings=q, corpus_embeddings=c)
+    part = mine(pairs, query_embeddings=q[[0, 1]], corpus_embeddings=c[[0, 1, 3]])
+    assert whole.negatives() == part.negatives()
+    with pytest.raises(ValueError, match="has 1 rows but 3 texts were given, of which the pairs h"):
+        mine(pairs, query_embeddings=q[:1], corpus_embeddings=c)
+    with pytest.raises(TypeError, match=r"query_embeddings is 3; give an array"):
+        mine(pairs, query_embeddings=3, corpus_embeddings=c)
+    with pytest.raises(TypeError, match=r"pairs is \[\]; give stope\.data\.Pairs"):
+        mine([], query_embeddings=q, corpus_embeddings=c)
+
+
+def test_taking_queries_keeps_their_embeddings():
+    q, c, _, pairs = random_case()
+    every = mine(pairs, query_embeddings=q, corpus_embeddings=c)
+    part = mine(pairs.take([7, 3]), query_embeddings=q, corpus_embeddings=c)
+    assert (part.result.ids == every.result.ids[[7, 3]]).all()
+    own = mine(pairs.take([7, 3]).renumbered(), query_embeddings=q[[7, 3]], corpus_embeddings=c)
+    assert (own.result.ids == part.result.ids).all()
+    with pytest.raises(TypeError, match="rows holds float64; give integers"):
+        pairs.take([0.5])
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    ["simans", "uniform", SimANS(a=1.0), {"name": "window", "first": 2}, TeacherMargin()],
+)
+def test_samplings_draw_from_the_hardest(sampling):
+    q, c, positives, pairs = random_case()
+    options = {"query_embeddings": q, "corpus_embeddings": c, "num_negatives": 4}
+    mined = mine(pairs, **options, sampling=sampling, pool=12, seed=5)
+    pool = stope.mine_hard_negatives(q, c, positives, 12)
+    strategy = Limits(sampling=sampling).sampling
+    keys = sampling_keys(5, 0, 0, np.arange(len(q)))
+    want = strategy.choose(pool.ids, pool.scores, pool.positive_scores, 4, keys)
+    assert (np.sort(mined.result.ids) == np.sort(want)).all()
+    assert (np.diff(mined.result.scores) <= 0).all()  # hardest first
+    for query, row in enumerate(mined.result.ids):
+        places = [pool.ids[query].tolist().index(document) for document in row]
+        assert (mined.result.scores[query] == pool.scores[query][places]).all()
+    assert mined.result.counts.tolist() == [4] * len(q)
+    assert (mine(pairs, **options, sampling="top").result.ids == pool.ids[:, :4]).all()
+    assert mined.parameters["sampling"] == strategy.to_dict()
+    ranged = mine(pairs, **options, sampling=sampling, range_max=7)
+    drawn_from = stope.mine_hard_negatives(q, c, positives, 7).ids
+    assert all(set(row) <= set(drawn_from[query]) for query, row in enumerate(ranged.result.ids))
+
+
+def test_limits_are_one_value():
+    q, c, _, pairs = random_case()
+    options = {"query_embeddings": q, "corpus_embeddings": c}
+    limits = Limits(num_negatives=3, relative_margin=0.1)
+    one = mine(pairs, **options, limits=limits)
+    other = mine(pairs, **options, num_negatives=3, relative_margin=0.1)
+    assert (one.result.ids == other.result.ids).all()
+    assert mine(pairs, **options, limits=limits, num_negatives=2).result.ids.shape[1] == 2
+    for wrong, error, message in (
+        ({"num_negative": 3}, TypeError, "mine has no argument 'num_negative'; its limits are num"),
+        ({"sampling": "best"}, ValueError, "sampling is 'best'; give one of 'top', 'random'"),
+        ({"pool": 0}, ValueError, "pool is 0; it must be at least 1"),
+    ):
+        with pytest.raises(error, match=message):
+            mine(pairs, **options, **wrong)
+
+
+def test_the_summary_tells_negatives_from_rows(tmp_path):
+    mined = mined_example()
+    summary = mined.summary()
+    assert (summary.num_pairs, summary.num_negatives, summary.num_triplets) == (3, 3, 4)
+    assert mined.export(tmp_path / "rows.jsonl", "triplet").rows == summary.num_triplets
 
 
 @pytest.mark.parametrize("kind", ["lists", "csr"])

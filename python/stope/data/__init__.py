@@ -27,7 +27,8 @@ from stope.data.readers.pairs import Layout, read_examples, read_pairs
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, iter_texts, read_queries, read_texts
 from stope.data.readers.trec import read_qrels, read_run
-from stope.data.sources import Source, SourceData, read_source, read_sources
+from stope.data.source_data import SourceData
+from stope.data.sources import Source, read_source, read_sources
 from stope.data.text_identity import normal_text, text_key
 from stope.data.writers.beir import write_beir
 from stope.data.writers.jsonl import write_jsonl

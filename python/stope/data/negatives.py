@@ -154,11 +154,13 @@ class NegativeTable:
 
     def positives_of(self, query: int) -> list[int]:
         """Document rows of the positives of query number `query`."""
-        return self._positives[0].row(query).tolist()
+        rows: list[int] = self._positives[0].row(query).tolist()
+        return rows
 
     def negatives_of(self, query: int) -> list[int]:
         """Document rows of the negatives of query number `query`, without padding."""
-        return self._negatives[0].row(query).tolist()
+        rows: list[int] = self._negatives[0].row(query).tolist()
+        return rows
 
     def positive_scores_of(self, query: int) -> list[float]:
         """Scores aligned with positives_of(query); ValueError when the table has none."""
@@ -240,7 +242,8 @@ def _flat_scores(values: Any, lists: Lists, name: str) -> Scores | None:
 def _scores_of(lists: Lists, scores: Scores | None, name: str, query: int) -> list[float]:
     if scores is None:
         raise ValueError(f"{name} was not given, so scores cannot be exported")
-    return Lists(lists.offsets, scores).row(query).tolist()  # type: ignore[arg-type]
+    part: list[float] = scores[lists.offsets[query] : lists.offsets[query + 1]].tolist()
+    return part
 
 
 def _integers(values: Any, name: str) -> Ids:

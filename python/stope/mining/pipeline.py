@@ -171,14 +171,13 @@ def mine(
     sampling = wanted.sampling
     options = dict(parameters)
     if isinstance(sampling, Sampling):
-        size = min(max(wanted.pool, wanted.num_negatives), len(pairs.corpus_ids))
-        options = {**options, "sampling": "top", "num_negatives": size}
+        least = integer(wanted.num_negatives, "num_negatives", 1)
+        most = len(pairs.corpus_ids)
+        if wanted.range_max is not None:
+            most = min(most, wanted.range_max - wanted.range_min)
         del options["pool"]
-        integer(wanted.num_negatives, "num_negatives", 1)
-    never = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
-    if exclude_query_text:
-        own = pairs.same_text_rows()
-        never = own if never is None else own.union(Lists(never.offsets, never.ids))
+        options |= {"sampling": "top", "num_negatives": max(least, min(wanted.pool, most))}
+    never = _never(pairs, exclude, exclude_query_text)
     result = _all_on_host(
         stope.mine_hard_negatives(
             queries,
@@ -194,6 +193,16 @@ def mine(
     scores = _positive_scores(queries, corpus, pairs.positives, result, wanted.metric)
     parameters["exclude_query_text"] = exclude_query_text
     return Mined(pairs, result, scores, parameters)
+
+
+def _never(pairs: Pairs, exclude: Any, query_text: bool) -> Lists | None:
+    """The caller's exclusions, and the documents that are the query's own text."""
+    asked = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
+    never = None if asked is None else Lists(asked.offsets, asked.ids)
+    if not query_text:
+        return never
+    own = pairs.same_text_rows()
+    return own if never is None else own.union(never)
 
 
 def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:
@@ -236,7 +245,7 @@ def _positive_scores(
 ) -> NDArray[np.float32]:
     """Score of every positive: the minimum where a query has one, computed where it has several."""
     scores = np.repeat(result.positive_scores.astype(np.float32), positives.lengths)
-    for query in np.flatnonzero(positives.lengths > 1):
+    for query in np.flatnonzero(positives.lengths > 1).tolist():
         part = slice(int(positives.offsets[query]), int(positives.offsets[query + 1]))
         pair = stope.similarity(
             queries[query : query + 1], corpus[positives.row(query)], metric=metric

@@ -6,12 +6,12 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
-_OPENERS = {
+_OPENERS: dict[bytes, tuple[str, str, Callable[..., Any]]] = {
     b"\x1f\x8b": (".gz", "gzip", gzip.open),
     b"\xfd7zXZ": (".xz", "xz", lzma.open),
     b"BZh": (".bz2", "bzip2", bz2.open),
