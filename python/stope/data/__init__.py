@@ -20,10 +20,16 @@ from stope.data.raw_pairs import (
 )
 from stope.data.readers.beir import iter_beir_corpus, read_beir
 from stope.data.readers.embeddings import read_embeddings
-from stope.data.readers.examples import TrainingExample, read_flagembedding, read_tevatron
+from stope.data.readers.examples import (
+    Layout,
+    TrainingExample,
+    read_examples,
+    read_flagembedding,
+    read_pairs,
+    read_tevatron,
+)
 from stope.data.readers.jsonl import read_jsonl
 from stope.data.readers.negative_ids import read_negative_ids
-from stope.data.readers.pairs import Layout, read_examples, read_pairs
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, iter_texts, read_queries, read_texts
 from stope.data.readers.trec import read_qrels, read_run

@@ -1,23 +1,51 @@
-"""Training rows of every layout: a query, its positives, its negatives, with ids and scores."""
+"""Rows of any layout as (query, positives, negatives): which columns hold what, and what they mean.
+
+| layout | columns |
+|---|---|
+| pairs | query, positive: a text, a list of texts, or of {"title", "text"} |
+| triplets, n-tuples | ... and negative, or negative_1, negative_2, ...; or lists (neg) |
+| labelled pairs | query, document, label: a number that says whether the document answers |
+| labelled lists | query, documents, labels: a list of each |
+
+Columns are found by their usual names (`columns`), capitals do not matter. A row's label is never
+overlooked: it makes the document a positive or a negative, or the row is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from stope._checks import shown
+from stope.data.readers.columns import (
+    ID_COLUMNS,
+    LABEL_COLUMNS,
+    POSITIVE_COLUMNS,
+    QUERY_COLUMNS,
+    QUERY_ID_COLUMNS,
+    SCORE_COLUMNS,
+    column_of,
+    first_of,
+    negative_columns_of,
+)
 from stope.data.readers.fields import (
     Row,
+    cell_number,
     id_of,
     join_title,
     names,
+    number_of,
     require,
     scores_of,
     text_of,
-    texts_of,
 )
-from stope.data.readers.tables import Source, read_rows
+from stope.data.readers.tables import Source, read_rows, source_name
+from stope.data.readers.texts import Document
+
+_ID_LISTS = ("positive_document_ids", "positive_ids", "positive_id")
+NO_TEXT, NO_ANSWER = "rows without text", "rows labelled as no answer"
 
 
 @dataclass(frozen=True)
@@ -31,7 +59,7 @@ class TrainingExample:
         query_id: None where the source has no ids; likewise positive_ids and negative_ids.
         positive_scores: aligned with positives, None where there are none.
         negative_scores: aligned with negatives, None where there are none.
-        positive_titles: titles, each the beginning of its positive, "" where there is none.
+        positive_titles: titles, each the beginning of its positive, or ""; None without any.
 
     Example:
         >>> TrainingExample("what is ore", ["rock with metal"], ["a pit"]).negatives
@@ -49,55 +77,121 @@ class TrainingExample:
     positive_titles: list[str] | None = None
 
 
-def read_flagembedding(source: Source) -> Iterator[TrainingExample]:
-    """Yield the rows of a FlagEmbedding file: {"query", "pos": [..], "neg": [..]}.
+@dataclass(frozen=True)
+class Layout:
+    """Which columns hold what, and what their values mean; None: found by the usual names.
 
-    "neg" may be missing; "pos_scores" and "neg_scores" are read when they are there; other fields
-    ("prompt", "type") are left aside.
+    Attributes:
+        query_column: the queries; one of `columns.QUERY_COLUMNS`.
+        positive_column: the positives, or documents with labels; one of `columns.POSITIVE_COLUMNS`.
+        query_id_column: ids of the queries; one of `columns.QUERY_ID_COLUMNS`, if there is one.
+        label_column: numbers that say whether a row's document answers; one of
+            `columns.LABEL_COLUMNS`, if there is one.
+        min_relevance: from this label on a document is a positive; None is 1, for whole numbers. A
+            column of scores (`columns.SCORE_COLUMNS`) beside a document is read as labels where
+            this is given, and refused where it is not.
+        ignore_labels: every row is a positive, whatever its label or score.
+        skip_empty: leave out rows without a query or a positive, and count them.
+        numbers: columns whose numbers mean something else, such as weights and signals.
+    """
+
+    query_column: str | None = None
+    positive_column: str | None = None
+    query_id_column: str | None = None
+    label_column: str | None = None
+    min_relevance: float | None = None
+    ignore_labels: bool = False
+    skip_empty: bool = False
+    numbers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ignore_labels and (self.label_column, self.min_relevance) != (None, None):
+            name = "min_relevance" if self.label_column is None else "label_column"
+            raise ValueError(f"ignore_labels is set beside {name}; keep one of them")
+
+
+def read_pairs(
+    source: Source,
+    query_column: str | None = None,
+    positive_column: str | None = None,
+    *,
+    layout: Layout | None = None,
+    skipped: Counter[str] | None = None,
+) -> Iterator[tuple[str, str]]:
+    """Yield (query, positive) strings from a file or a `datasets.Dataset`.
+
+    Args:
+        source: see `read_rows`: .jsonl, .tsv, .csv, .parquet, a dataset, dictionaries.
+        query_column: of the `Layout`.
+        positive_column: of the `Layout`.
+        layout: the layout, instead of the two names.
+        skipped: counts what is no pair, by reason: rows labelled as no answer, rows without text.
 
     Raises:
-        ValueError: a missing field, a wrong type, no positive, as many scores as texts not given, a
-            malformed line; names file and line.
+        ValueError: no such column (the message names those found), a cell of the wrong type, an
+            empty query or positive, a label that says neither yes nor no, a malformed line; names
+            file and line. A source without pairs.
 
     Memory: one row.
+
+    Example:
+        >>> list(read_pairs([{"question": "what is ore", "answer": "rock with metal"}]))
+        [('what is ore', 'rock with metal')]
+        >>> list(read_pairs([{"left": "a", "right": "b"}]))
+        Traceback (most recent call last):
+            ...
+        ValueError: row 1: no query column among "left", "right"; name it with query_column
+    """
+    names = layout or Layout(query_column, positive_column)
+    counts: Counter[str] = Counter() if skipped is None else skipped
+    empty = True
+    for _, _, example in iter_examples(source, names, skipped=counts):
+        if not example.positives:
+            counts[NO_ANSWER] += 1
+        for positive in example.positives:
+            empty = False
+            yield example.query, positive
+    if empty:
+        raise ValueError(f"{source_name(source)} holds no pairs{counted(counts)}")
+
+
+def read_examples(
+    source: Source, layout: Layout | None = None, *, skipped: Counter[str] | None = None
+) -> Iterator[TrainingExample]:
+    """Yield a query with its positives and negatives for every row, whatever the layout.
+
+    A row labelled as no answer has no positives, and its document among the negatives. Arguments
+    and errors are those of `read_pairs`.
+
+    Example:
+        >>> row = {"query": "ore", "documents": ["rock", "pit"], "labels": [1, 0]}
+        >>> next(read_examples([row])).negatives
+        ['pit']
+    """
+    return (example for _, _, example in iter_examples(source, layout, skipped=skipped))
+
+
+def read_flagembedding(source: Source) -> Iterator[TrainingExample]:
+    """`read_examples` of a FlagEmbedding file: {"query", "pos": [..], "neg": [..]}, with scores.
 
     Example:
         >>> example = next(read_flagembedding([{"query": "ore", "pos": ["rock"], "neg": ["pit"]}]))
         >>> example.positives, example.negatives
         (['rock'], ['pit'])
     """
-    for where, row in read_rows(source):
-        positives = texts_of(require(row, "pos", where), "pos", where)
-        negatives = texts_of(row["neg"], "neg", where) if row.get("neg") is not None else []
-        _some(positives, "pos", where)
-        yield TrainingExample(
-            text_of(require(row, "query", where), "query", where),
-            positives,
-            negatives,
-            positive_scores=_scores(row, "pos_scores", len(positives), where),
-            negative_scores=_scores(row, "neg_scores", len(negatives), where),
-        )
+    reader = _Reader(Layout("query", "pos"), None, Counter())
+    return (reader.answered(row, where) for where, row in read_rows(source))
 
 
 def read_tevatron(
     source: Source, documents: Mapping[str, str] | None = None
 ) -> Iterator[TrainingExample]:
-    """Yield the rows of a Tevatron file, in either of its layouts.
+    """`read_examples` of a Tevatron file, in either of its layouts.
 
     With texts inside: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}],
     "negative_passages": [..]}; a passage's "score" is read when all of a list have one. With ids
     only: {"query_id", "query_text", "positive_document_ids", "negative_document_ids"}, whose texts
-    are looked up in `documents`.
-
-    Args:
-        source: see `read_rows`.
-        documents: {document id: text}; needed for the layout with ids only.
-
-    Raises:
-        ValueError: a missing field, a wrong type, an id that `documents` does not have, no
-            positive, a malformed line; names file and line.
-
-    Memory: one row.
+    are looked up in documents, {document id: text}.
 
     Example:
         >>> row = {"query_id": "q1", "query_text": "ore", "positive_document_ids": ["d1"],
@@ -105,84 +199,252 @@ def read_tevatron(
         >>> next(read_tevatron([row], documents={"d1": "rock", "d2": "pit"})).negatives
         ['pit']
     """
+    known = {name: Document(name, text) for name, text in (documents or {}).items()}
+    inline = _Reader(Layout(None, "positive_passages", "query_id"), None, Counter())
+    by_id = _Reader(Layout(None, "positive_document_ids", "query_id"), known, Counter())
     for where, row in read_rows(source):
-        query_id = id_of(require(row, "query_id", where), "query_id", where)
-        if "positive_passages" in row:
-            query_name = "query"
-            positives = _passages(row, "positive_passages", where)
-            negatives = _passages(row, "negative_passages", where)
-        elif "positive_document_ids" in row:
-            query_name = "query_text"
-            positives = _looked_up(row, "positive_document_ids", documents, where)
-            negatives = _looked_up(row, "negative_document_ids", documents, where)
-        else:
+        if "positive_passages" not in row and documents is None:
             raise ValueError(
-                f'{where}: neither "positive_passages" nor "positive_document_ids" is there; the '
-                f"fields are {names(row)}"
+                f"{where}: there are no positive_passages among {names(row)}; where rows have "
+                "document ids and no texts, pass documents={id: text}"
             )
-        _some(positives.texts, "positive_passages", where)
-        yield TrainingExample(
-            text_of(require(row, query_name, where), query_name, where),
-            positives.texts,
-            negatives.texts,
+        yield (inline if "positive_passages" in row else by_id).answered(row, where)
+
+
+def iter_examples(
+    source: Source,
+    layout: Layout | None = None,
+    *,
+    documents: Mapping[str, Document] | None = None,
+    skipped: Counter[str] | None = None,
+) -> Iterator[tuple[str, Row, TrainingExample]]:
+    """Yield (where, row, example) for every row; see `read_examples`.
+
+    Where documents are given, by id, the columns of positives and negatives hold their ids.
+    """
+    reader = _Reader(layout or Layout(), documents, Counter() if skipped is None else skipped)
+    for where, row in read_rows(source):
+        example = reader.example(row, where)
+        if example is not None:
+            yield where, row, example
+
+
+def counted(skipped: Mapping[str, int]) -> str:
+    """What was left out, in brackets, or nothing.
+
+    >>> counted({"rows without text": 2})
+    ' (2 rows without text)'
+    """
+    told = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items() if number)
+    return f" ({told})" if told else ""
+
+
+class _Passage(NamedTuple):
+    """A `Document` and its score."""
+
+    id: str
+    text: str
+    title: str = ""
+    score: float | None = None
+
+
+class _Names(NamedTuple):
+    """The columns of rows that have the same keys."""
+
+    negatives: tuple[str, ...]
+    label: str | None
+
+
+class _Reader:
+    def __init__(
+        self, layout: Layout, documents: Mapping[str, Document] | None, skipped: Counter[str]
+    ) -> None:
+        self._layout, self._documents, self._skipped = layout, documents, skipped
+        self._query: str | None = None
+        self._positive = ""
+        self._query_id: str | None = None
+        self._names: dict[tuple[str, ...], _Names] = {}
+
+    def example(self, row: Row, where: str) -> TrainingExample | None:
+        """What the row says; None where it has no text and such rows are skipped."""
+        if self._query is None:
+            self._name_columns(row, where)
+        names = self._names_of(row, where)
+        query = self._value(row, str(self._query), where)
+        if self._is_skipped(query):
+            return None
+        query = _filled(text_of(query, str(self._query), where), str(self._query), where)
+        answers = self._passages(
+            self._value(row, self._positive, where), self._positive, where, needed=True
+        )
+        right = self._right(row, names.label, len(answers), where)
+        if right is None:  # no label
+            right = [True] * len(answers)
+        positives = [answer for answer, yes in zip(answers, right, strict=True) if yes]
+        negatives = [answer for answer, yes in zip(answers, right, strict=True) if not yes]
+        for name in names.negatives:
+            negatives += self._passages(row[name], name, where, needed=False)
+        titles = [answer.title for answer in positives]
+        query_id = None
+        if self._query_id is not None:
+            query_id = id_of(require(row, self._query_id, where), self._query_id, where)
+        return TrainingExample(
+            query,
+            [answer.text for answer in positives],
+            [answer.text for answer in negatives],
             query_id,
-            positives.ids,
-            negatives.ids,
-            positives.scores,
-            negatives.scores,
+            _ids_of(positives),
+            _ids_of(negatives),
+            _scores_of(row, "pos_scores", positives, where),
+            _scores_of(row, "neg_scores", negatives, where),
+            titles if any(titles) else None,
         )
 
-
-@dataclass(frozen=True)
-class _Passages:
-    ids: list[str]
-    texts: list[str]
-    scores: list[float] | None
-
-
-def _passages(row: Row, name: str, where: str) -> _Passages:
-    ids, texts, scores = [], [], []
-    for index, passage in enumerate(_list(row, name, where)):
-        label = f"{name}[{index}]"
-        if not isinstance(passage, dict):
-            raise ValueError(f'{where}: field "{label}" must be an object with docid and text')
-        ids.append(id_of(require(passage, "docid", f"{where}: {label}"), f"{label}.docid", where))
-        text = text_of(require(passage, "text", f"{where}: {label}"), f"{label}.text", where)
-        title = passage.get("title") or ""
-        texts.append(join_title(text_of(title, f"{label}.title", where), text))
-        if passage.get("score") is not None:
-            scores += scores_of([passage["score"]], f"{label}.score", where, 1)
-    return _Passages(ids, texts, scores if scores and len(scores) == len(texts) else None)
-
-
-def _looked_up(row: Row, name: str, documents: Mapping[str, str] | None, where: str) -> _Passages:
-    if documents is None:
-        raise ValueError(
-            f"{where}: the row has document ids and no texts; pass documents={{id: text}}"
-        )
-    ids = [
-        id_of(value, f"{name}[{index}]", where)
-        for index, value in enumerate(_list(row, name, where))
-    ]
-    for identifier in ids:
-        if identifier not in documents:
+    def answered(self, row: Row, where: str) -> TrainingExample:
+        """The same, of a row that must have a positive."""
+        example = self.example(row, where)
+        if example is None or not example.positives:
             raise ValueError(
-                f'{where}: {name} has "{identifier}", which is not among the documents'
+                f'{where}: field "{self._positive}" is empty; a row needs at least one positive'
             )
-    return _Passages(ids, [documents[identifier] for identifier in ids], None)
+        return example
+
+    def _name_columns(self, row: Row, where: str) -> None:
+        layout = self._layout
+        usual = POSITIVE_COLUMNS if self._documents is None else (*_ID_LISTS, *POSITIVE_COLUMNS)
+        self._query = column_of(row, layout.query_column, QUERY_COLUMNS, "query_column", where)
+        rest = {name: None for name in row if name != self._query}
+        self._positive = column_of(rest, layout.positive_column, usual, "positive_column", where)
+        if layout.query_id_column is not None:
+            self._query_id = column_of(row, layout.query_id_column, (), "query_id_column", where)
+        else:
+            self._query_id = first_of(rest, QUERY_ID_COLUMNS)
+
+    def _names_of(self, row: Row, where: str) -> _Names:
+        keys = tuple(row)
+        if keys not in self._names:
+            rest = [name for name in row if name not in (self._query, self._positive)]
+            negatives = tuple(negative_columns_of(rest, ids=self._documents is not None))
+            self._names[keys] = _Names(negatives, self._label_of(row, rest, negatives, where))
+        return self._names[keys]
+
+    def _label_of(
+        self, row: Row, rest: Sequence[str], negatives: Sequence[str], where: str
+    ) -> str | None:
+        layout = self._layout
+        if layout.ignore_labels:
+            return None
+        if layout.label_column is not None:
+            return column_of(row, layout.label_column, (), "label_column", where)
+        numbers = [name for name in rest if name not in layout.numbers]
+        label = first_of(numbers, LABEL_COLUMNS)
+        score = first_of(numbers, SCORE_COLUMNS)
+        if label is not None or score is None or negatives:  # scores of named positives, negatives
+            return label
+        if layout.min_relevance is None:
+            raise ValueError(
+                f'{where}: the column "{score}" may say which documents answer; give the least '
+                "score of an answer with min_relevance, or read every row as a positive with "
+                "ignore_labels"
+            )
+        return score
+
+    def _value(self, row: Row, name: str, where: str) -> Any:
+        return row.get(name) if self._layout.skip_empty else require(row, name, where)
+
+    def _is_skipped(self, value: Any) -> bool:
+        empty = value is None or (isinstance(value, str) and not value.strip())
+        if empty and self._layout.skip_empty:
+            self._skipped[NO_TEXT] += 1
+            return True
+        return False
+
+    def _passages(self, cell: Any, name: str, where: str, *, needed: bool) -> list[_Passage]:
+        """The texts of a cell, with titles and ids; empty ones are refused where needed."""
+        if not needed and (cell is None or cell == ""):
+            return []
+        cells = cell if isinstance(cell, (list, tuple)) else [cell]
+        passages = []
+        for index, value in enumerate(cells):
+            label = name if cells is not cell else f"{name}[{index}]"
+            if self._is_skipped(value):
+                continue
+            if self._documents is not None:
+                passages.append(self._known(self._documents, value, label, where))
+                continue
+            passage = _passage(value, label, where)
+            _filled(passage.text, label, where)
+            passages.append(passage)
+        return passages
+
+    def _known(
+        self, documents: Mapping[str, Document], value: Any, label: str, where: str
+    ) -> _Passage:
+        name = id_of(value, label, where)
+        if name not in documents:
+            what = "names the positive" if label.startswith(self._positive) else f"{label} is"
+            raise ValueError(f"{where}: {what} {shown(name)}, an id that the corpus lacks")
+        return _Passage(*documents[name])
+
+    def _right(self, row: Row, name: str | None, count: int, where: str) -> list[bool] | None:
+        """Whether each document answers; None where there is no label."""
+        if name is None:
+            return None
+        value = require(row, name, where)
+        if not isinstance(value, (list, tuple)):
+            return [self._answers(value, name, where)] * count
+        if len(value) != count:
+            raise ValueError(f'{where}: field "{name}" has {len(value)} labels for {count} texts')
+        return [
+            self._answers(label, f"{name}[{index}]", where) for index, label in enumerate(value)
+        ]
+
+    def _answers(self, value: Any, name: str, where: str) -> bool:
+        least = self._layout.min_relevance
+        try:
+            grade = float(value) if isinstance(value, bool) else cell_number(value, name, where)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: it says whether the row is a positive; ignore_labels reads all rows as "
+                "positives, label_column names another column"
+            ) from None
+        if least is None and not grade.is_integer():
+            raise ValueError(
+                f'{where}: field "{name}" is {grade:g}, which is neither yes nor no; give the '
+                "least label of an answer with min_relevance, or read every row as a positive with "
+                "ignore_labels"
+            )
+        return grade >= (1 if least is None else least)
 
 
-def _list(row: Row, name: str, where: str) -> list[Any]:
-    value = row[name] if row.get(name) is not None else []
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f'{where}: field "{name}" must be a list, but it is {shown(value)}')
-    return list(value)
+def _passage(value: Any, label: str, where: str) -> _Passage:
+    if not isinstance(value, Mapping) or "text" not in value:
+        return _Passage("", text_of(value, label, where))
+    title = text_of(value.get("title") or "", f"{label}.title", where)
+    text = join_title(title, text_of(value["text"], f"{label}.text", where))
+    id_name = first_of(value, ID_COLUMNS)
+    name = "" if id_name is None else id_of(value[id_name], f"{label}.{id_name}", where)
+    score = value.get("score")
+    if score is not None:
+        score = number_of(score, f"{label}.score", where)
+    return _Passage(name, text, title, score)
 
 
-def _scores(row: Row, name: str, length: int, where: str) -> list[float] | None:
-    return scores_of(row[name], name, where, length) if row.get(name) is not None else None
+def _ids_of(passages: Sequence[_Passage]) -> list[str] | None:
+    """Their ids, where each has one."""
+    ids = [passage.id for passage in passages]
+    return ids if ids and all(ids) else None
 
 
-def _some(positives: list[str], name: str, where: str) -> None:
-    if not positives:
-        raise ValueError(f'{where}: field "{name}" is empty; a row needs at least one positive')
+def _scores_of(row: Row, name: str, passages: Sequence[_Passage], where: str) -> list[float] | None:
+    """The scores in the column of this name; or of the passages, where each has one."""
+    if row.get(name) is not None:
+        return scores_of(row[name], name, where, len(passages))
+    scores = [passage.score for passage in passages if passage.score is not None]
+    return scores if scores and len(scores) == len(passages) else None
+
+
+def _filled(text: str, name: str, where: str) -> str:
+    if not text or text.isspace():
+        raise ValueError(f'{where}: field "{name}" is empty')
+    return text

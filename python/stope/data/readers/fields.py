@@ -55,15 +55,6 @@ def id_of(value: Any, name: str, where: str) -> str:
     return value
 
 
-def texts_of(value: Any, name: str, where: str) -> list[str]:
-    """Return a list of strings, or raise ValueError naming the first wrong element."""
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(
-            f'{where}: field "{name}" must be a list of strings, but it is {_kind(value)}'
-        )
-    return [text_of(item, f"{name}[{index}]", where) for index, item in enumerate(value)]
-
-
 def scores_of(value: Any, name: str, where: str, length: int) -> list[float]:
     """Return a list of `length` finite numbers, or raise ValueError."""
     if not isinstance(value, (list, tuple)):
