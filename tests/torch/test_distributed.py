@@ -1,4 +1,4 @@
-"""stope.torch.distributed: W processes equal one with the concatenated batch (methods.md, H7)."""
+"""stope.torch.distributed: W processes equal one with all rows (docs/methods.md, H7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""stope.torch.grad_cache: chunk by chunk equals the whole batch, with dropout (methods.md, H8)."""
+"""stope.torch.grad_cache: chunks equal the whole batch, with dropout (docs/methods.md, H8)."""
 
 from __future__ import annotations
 

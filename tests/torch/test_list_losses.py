@@ -1,4 +1,4 @@
-"""Distillation and margins: oracles of methods.md D, gradients, edges.
+"""Distillation and margins: oracles of docs/methods.md, D, gradients, edges.
 
 Geometry and late interaction are in test_list_losses_geometry.py, rankings in
 test_list_losses_ranking.py, and bad input of all in test_list_losses_input.py.

@@ -1,4 +1,4 @@
-"""Centers, prototypes, neighbours, orthogonality and late interaction: oracles of methods.md D."""
+"""Centers, prototypes, neighbours, late interaction: oracles of docs/methods.md, D."""
 
 from __future__ import annotations
 

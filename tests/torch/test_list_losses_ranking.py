@@ -1,4 +1,4 @@
-"""lambda-MRR, Plackett-Luce and partial rankings: oracles of methods.md D, enumeration, edges."""
+"""lambda-MRR, Plackett-Luce, partial rankings: oracles of docs/methods.md, D, enumeration, edges."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_reward_to_go_has_less_variance():
 
 @pytest.mark.parametrize("reward_to_go", [False, True])
 def test_the_gradient_is_that_of_the_formula(reward_to_go):
-    """methods.md D7: A_j 1[j <= K] - sum_{k <= min(j, K)} A_k exp(x_r(j) - c_k)."""
+    """docs/methods.md, D7: A_j 1[j <= K] - sum_{k <= min(j, K)} A_k exp(x_r(j) - c_k)."""
     n, depth = 6, 4
     x, relevance = draw(2, 1, n).requires_grad_(), draw(3, 1, n).abs()
     full = ll.sample_plackett_luce(x, 2, generator=torch.Generator().manual_seed(3))

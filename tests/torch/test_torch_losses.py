@@ -115,7 +115,7 @@ def test_bad_weights(weights, sentence):
 
 
 def test_sigmoid_oracle():
-    """methods.md H9."""
+    """docs/methods.md, H9."""
     queries, documents = torch.eye(2), torch.tensor([[0.9, 0.2], [0.1, 0.8]])
     loss = SigmoidLoss(metric="dot")
     value = loss(queries, documents)

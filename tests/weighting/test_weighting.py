@@ -1,4 +1,4 @@
-"""stope.weighting: oracles (methods.md A1, E1, E2), properties, NumPy and torch alike."""
+"""stope.weighting: oracles (docs/methods.md, A1, E1, E2), properties, NumPy and torch alike."""
 
 from __future__ import annotations
 
@@ -369,7 +369,7 @@ def test_rank_cutoff():
     ranks = torch.tensor([0, 1, 2, 3])
     assert w.RankCutoff(top=2).weights(ranks).tolist() == [0, 1, 1, 0]
     identity = np.eye(4, dtype=np.float32)
-    found = stope.infonce_forward(identity, identity)  # methods.md D19: all ranks 1, all kept
+    found = stope.infonce_forward(identity, identity)  # docs/methods.md, D19: all ranks 1, all kept
     assert (w.RankCutoff(top=1).weights(found.ranks) == 1).all()
 
 

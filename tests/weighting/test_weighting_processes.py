@@ -1,4 +1,4 @@
-"""Statistics over processes: two processes weigh as one with all samples (methods.md A1, E2).
+"""Statistics over processes: two processes weigh as one with all samples (docs/methods.md, A1, E2).
 
 The processes have different numbers of samples.
 """

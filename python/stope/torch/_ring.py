@@ -1,4 +1,4 @@
-"""Row losses over document shards that go around a ring of processes (methods.md, H7, case 4).
+"""Row losses over document shards that go around a ring of processes (docs/methods.md, H7, case 4).
 
 Every shard gives, for the local queries, the log-sum-exp n_i of its negatives; they merge by
 
@@ -217,7 +217,7 @@ def _as_lists(pairs: Any, rows: int, count: int) -> tuple[Any, Any]:
 def _merge(
     objective: str, negatives: Any, logits: Any, owner: Any, rows: int, weights: Any
 ) -> tuple[Any, Any]:
-    """Row losses from the negatives' log-sum-exp and the positives' logits (methods.md, H1)."""
+    """Row losses from log-sum-exps of negatives and logits of positives (docs/methods.md, H1)."""
     share = torch.ones_like(logits) if weights is None else torch.as_tensor(weights).to(logits)
     share = share / negatives.new_zeros(rows).index_add(0, owner, share)[owner]
     mean = negatives.new_zeros(rows).index_add(0, owner, share * logits)

@@ -1,4 +1,4 @@
-"""The contrastive loss over the documents of several processes (methods.md, H7).
+"""The contrastive loss over the documents of several processes (docs/methods.md, H7).
 
 Process r of W has its own queries and documents; every document of every process is a negative of
 every query. Its loss is
@@ -85,7 +85,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
             all processes, and what :class:`stope.torch.InfoNCELoss` raises. An error in one process
             leaves the others waiting: end them together, as torchrun does.
 
-    Source: ``methods.md`` H7; ring: Cheng et al. 2024 (Inf-CL).
+    Source: docs/methods.md, H7; ring: Cheng et al. 2024 (Inf-CL).
 
     >>> import torch
     >>> loss = DistributedInfoNCELoss(0.1, form="ring")

@@ -102,7 +102,7 @@ def infonce(
     and numbers may also be on the CPU, where the core reads them. Works under ``torch.compile``
     (also with ``fullgraph=True``) and under autocast, where the loss stays float32.
 
-    Source: ``methods.md`` H1 to H5.
+    Source: docs/methods.md, H1 to H5.
 
     >>> import torch
     >>> queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)

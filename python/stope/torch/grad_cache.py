@@ -1,4 +1,4 @@
-"""GradCache: the gradient of a whole batch with the activations of one chunk (methods.md, H8).
+"""GradCache: the gradient of a whole batch with the activations of one chunk (docs/methods.md, H8).
 
 1. encode all chunks without a graph, remembering the random state before each;
 2. the loss of all representations R and its gradient u = dL/dR;
@@ -59,7 +59,7 @@ def cached_step(
     statistics over the batch (BatchNorm in training) and no other hidden state. Random numbers are
     drawn once: the generator ends as after a single forward pass over the chunks.
 
-    Source: Gao et al. 2021 (GradCache); ``methods.md`` H8.
+    Source: Gao et al. 2021 (GradCache); docs/methods.md, H8.
 
     >>> import torch
     >>> from stope.torch import InfoNCELoss

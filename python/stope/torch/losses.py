@@ -180,7 +180,7 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
 
     Thread safety: as :class:`InfoNCELoss`.
 
-    Source: Zhai et al. 2023 (SigLIP); ``methods.md`` H9.
+    Source: Zhai et al. 2023 (SigLIP); docs/methods.md, H9.
 
     >>> import torch
     >>> documents = torch.tensor([[0.9, 0.2], [0.1, 0.8]])

@@ -6,6 +6,10 @@ weight per sample; it is a frozen value, as a run's configuration stores it. Num
 tensors are taken and returned alike, float32 and float64 kept; no gradient flows through a weight.
 Importing this package needs NumPy only.
 
+What all raise, and their own pages do not repeat: ValueError for entries that are not finite or out
+of range, no samples, different numbers of samples, a number out of range, a missing signal;
+TypeError for what is neither NumPy array nor torch tensor, or holds no floats, and for wrong kinds.
+
 Weights go to ``stope.torch.InfoNCELoss(...)(..., weights=weights)``, which divides by their sum, or
 multiply the row losses of ``stope.torch.infonce``, whose forward pass has found the difficulty:
 

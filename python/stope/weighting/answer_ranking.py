@@ -82,8 +82,7 @@ def reciprocal_rank_evidence(ranks: Samples, *, missing_rank: int = 1000) -> Sam
         f in ]0, 1], of the shape and kind of ranks; float64 for float64, else float32.
 
     Raises:
-        ValueError: a rank that is negative, not whole or not finite; no ranks.
-        TypeError: neither NumPy array nor torch tensor.
+        ValueError: a rank that is negative or not whole.
 
     Source: docs/methods.md, E1 (reciprank).
 
@@ -110,9 +109,7 @@ def normalized_score_evidence(scores: Samples, run_scores: Samples) -> Samples:
         f in [0, 1], of the shape and kind of scores.
 
     Raises:
-        ValueError: NaN or +inf, a query without any score in its ranking, different numbers of
-            queries.
-        TypeError: neither NumPy arrays nor torch tensors, or no floats.
+        ValueError: a query without any score in its ranking.
 
     Source: docs/methods.md, E1 (normscore).
 
@@ -172,10 +169,6 @@ def pairwise_easiness(
     Returns:
         D + 1e-8, ``[B]``, of the kind of positive_evidence.
 
-    Raises:
-        ValueError: evidence outside [0, 1] or NaN, no samples, different numbers of samples.
-        TypeError: neither NumPy arrays nor torch tensors, or no floats.
-
     Source: docs/methods.md, E1.
 
     A positive at rank 2 with a negative at rank 1, and one at rank 1 with a negative at rank 10:
@@ -203,7 +196,7 @@ def pointwise_easiness(evidence: Samples, relevant: Samples, *, anti: bool = Fal
         relevant: ``[B]``, 1 or True where the document answers the query, else 0.
         anti: 1 - D.
 
-    Returns, Raises: as :func:`pairwise_easiness`.
+    Returns: as :func:`pairwise_easiness`.
 
     >>> pointwise_easiness(np.array([0.9, 0.9]), np.array([1, 0])).round(6).tolist()
     [0.9, 0.1]

@@ -36,10 +36,6 @@ def score_margins(positive_scores: Samples, best_negative_scores: Samples) -> Sa
     Returns:
         ``[B]``, of the kind of positive_scores; inf where there is no negative.
 
-    Raises:
-        ValueError: NaN or +inf, no samples, different numbers of samples.
-        TypeError: neither NumPy arrays nor torch tensors, or no floats.
-
     >>> score_margins(np.array([0.75, 0.5]), np.array([0.25, 0.875])).tolist()
     [0.5, -0.375]
     """
@@ -68,11 +64,6 @@ def hard_negative_difficulty(
 
     Returns:
         ``[B]``, of the kind of positive_scores; -inf where a row has no negative.
-
-    Raises:
-        ValueError: NaN or +inf, no samples, different numbers of samples, a temperature that is not
-            positive.
-        TypeError: neither NumPy arrays nor torch tensors, or no floats.
 
     Source: docs/methods.md, A1 (our realisation).
 

@@ -77,10 +77,6 @@ def focal_difficulty(losses: Samples) -> Samples:
     Returns:
         ``[B]`` in [0, 1], of the kind of losses.
 
-    Raises:
-        ValueError: a loss that is negative or not finite, no samples.
-        TypeError: neither NumPy array nor torch tensor, or no floats.
-
     >>> focal_difficulty(np.log([1.0, 2.0, 4.0])).round(6).tolist()
     [0.0, 0.5, 0.75]
     """
@@ -100,10 +96,6 @@ def margin_difficulty(margins: Samples, *, temperature: float = 0.05) -> Samples
 
     Returns:
         ``[B]`` in [0, 1], of the kind of margins; 1/2 at m = 0.
-
-    Raises:
-        ValueError: NaN or -inf, no samples, a temperature that is not positive.
-        TypeError: neither NumPy array nor torch tensor, or no floats.
 
     >>> margin_difficulty(np.array([0.0, np.log(3.0)]), temperature=1.0).round(6).tolist()
     [0.5, 0.25]

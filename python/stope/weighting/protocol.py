@@ -99,11 +99,6 @@ class Formula(Weighting, name=None):
         Returns:
             ``[B]`` of the kind of values, float64 for float64, else float32; without gradient.
 
-        Raises:
-            ValueError: numbers that are not finite or outside the formula's range, no samples,
-                progress outside [0, 1].
-            TypeError: neither NumPy array nor torch tensor, or no floats.
-
         Memory: a few float64 per sample.
         """
         done, together = share_done(progress), Processes(processes)
@@ -206,10 +201,6 @@ def weigh(
 
     Returns:
         ``[B]``, finite and at least 0.
-
-    Raises:
-        ValueError, TypeError: a signal that is missing or bad, weights of the data that are
-            negative or not finite.
 
     >>> import numpy as np
     >>> from stope.weighting import Focal

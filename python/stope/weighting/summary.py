@@ -36,10 +36,6 @@ def summarize_weights(weights: Samples, *, processes: Any = None) -> WeightSumma
         weights: ``[B]``, at least 0.
         processes: whose samples count: None, this process's; ``"all"``; or a process group.
 
-    Raises:
-        ValueError: a weight that is negative or not finite, no samples.
-        TypeError: neither NumPy array nor torch tensor, or no floats.
-
     >>> summarize_weights(np.array([0.0, 0.0, 2.0, 2.0]))
     WeightSummary(mean=1.0, least=0.0, greatest=2.0, zeros=0.5, effective=0.5)
     """

@@ -57,9 +57,6 @@ def teacher_confidence(
     Returns:
         ``[B]`` in [0, 1], of the kind of positive_scores; 1 where there is no negative.
 
-    Raises:
-        ValueError, TypeError: as :func:`stope.weighting.hard_negative_difficulty`.
-
     >>> teacher_confidence(np.array([2.0]), np.array([[2.0, 2, 2]])).tolist()
     [0.25]
     """
