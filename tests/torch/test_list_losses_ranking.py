@@ -1,4 +1,4 @@
-"""lambda-MRR, Plackett-Luce, partial rankings: oracles of docs/methods.md, D, enumeration, edges."""
+"""lambda-MRR, Plackett-Luce, partial rankings: oracles (docs/methods.md, D), edges."""
 
 from __future__ import annotations
 

@@ -124,12 +124,12 @@ class DistributedInfoNCELoss(InfoNCELoss):
         """The losses of this process's queries against the documents of all."""
         if world_size(self.group) == 1:
             return super().row_losses(queries, documents, positives, **tensors)
-        given = {k: v for k, v in check_tensors(tensors, "the loss").items() if v is not None}
+        extras = {k: v for k, v in check_tensors(tensors, "the loss").items() if v is not None}
         if self.form == "ring":
             return _ring.row_losses(
-                queries, documents, positives, self.temperature, self.options, given, self.group
+                queries, documents, positives, self.temperature, self.options, extras, self.group
             )
-        return self._gathered(queries, documents, positives, given)
+        return self._gathered(queries, documents, positives, extras)
 
     def mean(self, losses: Any, weights: Any = None, negatives: Any = None) -> Any:
         """The share of this process in the mean over the queries of all."""
@@ -148,7 +148,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
         return world_size(self.group) * (weights * losses).sum() / total
 
     def _gathered(
-        self, queries: Any, documents: Any, positives: Any, given: dict[str, Any]
+        self, queries: Any, documents: Any, positives: Any, extras: dict[str, Any]
     ) -> tuple[Any, Statistics]:
         rows, device = queries.shape[0], queries.device
         counts = row_counts(documents.shape[0], device, self.group)
@@ -157,16 +157,16 @@ class DistributedInfoNCELoss(InfoNCELoss):
         if positives is not None:
             lists["positives"] = id_lists(positives, "positives", rows, device)
         for name in ("hard_negatives", "exclude"):
-            if name in given:
-                lists[name] = id_lists(given.pop(name), name, rows, device)
+            if name in extras:
+                lists[name] = id_lists(extras.pop(name), name, rows, device)
         # Every process's device: NCCL moves nothing else.
         lists = {
             name: (offsets.to(device), ids.to(device) + first)
             for name, (offsets, ids) in lists.items()
         }
         for name in _OF_DOCUMENTS:
-            if name in given:
-                given[name] = gather_rows(_constant(given[name], device), self.group, counts)
+            if name in extras:
+                extras[name] = gather_rows(_constant(extras[name], device), self.group, counts)
         documents = gather_rows(documents, self.group, counts)
         directions = self.options.get("directions") or ()
         if not isinstance(directions, (tuple, list)) or len(directions) < 2:
@@ -177,23 +177,23 @@ class DistributedInfoNCELoss(InfoNCELoss):
                 bias=self.bias,
                 options=self._encoded,
                 **lists,
-                **given,
+                **extras,
             )
-        return self._all_rows(queries, documents, lists, given)
+        return self._all_rows(queries, documents, lists, extras)
 
     def _all_rows(
-        self, queries: Any, documents: Any, lists: dict[str, Any], given: dict[str, Any]
+        self, queries: Any, documents: Any, lists: dict[str, Any], extras: dict[str, Any]
     ) -> tuple[Any, Statistics]:
         """Queries of all processes are columns too, so all their rows are needed."""
         device = queries.device
         counts = row_counts(queries.shape[0], device, self.group)
-        own = lists["positives"][1].shape[0]
+        count = lists["positives"][1].shape[0]
         for name in _OF_QUERIES:
-            if name in given and torch.as_tensor(given[name]).ndim:
-                given[name] = gather_rows(_constant(given[name], device), self.group, counts)
-        if "positive_weights" in given:
-            mine = _constant(given["positive_weights"], device)
-            given["positive_weights"] = gather_rows(mine, self.group)
+            if name in extras and torch.as_tensor(extras[name]).ndim:
+                extras[name] = gather_rows(_constant(extras[name], device), self.group, counts)
+        if "positive_weights" in extras:
+            mine = _constant(extras["positive_weights"], device)
+            extras["positive_weights"] = gather_rows(mine, self.group)
         lists = {name: self._all_lists(offsets, ids) for name, (offsets, ids) in lists.items()}
         losses, statistics = infonce_statistics(
             gather_rows(queries, self.group, counts),
@@ -202,13 +202,13 @@ class DistributedInfoNCELoss(InfoNCELoss):
             bias=self.bias,
             options=self._encoded,
             **lists,
-            **given,
+            **extras,
         )
         first = sum(counts[: rank(self.group)])
         here = slice(first, first + queries.shape[0])
         start = int(lists["positives"][0][first])
         fields = {
-            name: value[start : start + own] if name == "positive_scores" else value[here]
+            name: value[start : start + count] if name == "positive_scores" else value[here]
             for name, value in statistics._asdict().items()
         }
         return losses[here], Statistics(**fields)
