@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stope import _core
+from stope._checks import text
 
 
 def available() -> list[str]:
@@ -33,16 +34,16 @@ def current() -> str:
 
 @contextmanager
 def only(name: str) -> Iterator[None]:
-    """Use one instruction set inside a ``with`` block, for the whole process.
+    """Use one instruction set inside a ``with`` block, for the whole process, all its threads.
 
-    Raises ``ValueError`` when this machine cannot run it.
+    Raises ``ValueError`` when this machine cannot run it, ``TypeError`` when it is no name.
 
     >>> with only("generic"):
     ...     current()
     'generic'
     """
     previous = _core.current_isa()
-    _core.select_isa(name)
+    _core.select_isa(text(name, "isa", f"give one of {', '.join(available())}"))
     try:
         yield
     finally:

@@ -295,7 +295,7 @@ def test_two_processes_do_not_mix(tmp_path):
     texts = numbered(4)
 
     def another_process(_):
-        with pytest.raises(RuntimeError, match="Another process is filling"):
+        with pytest.raises(RuntimeError, match="Another process or thread is filling"):
             EmbeddingCache(tmp_path).embeddings(Counting(), texts, role="corpus")
 
     rows, asked = ask(EmbeddingCache(tmp_path), Counting(before=another_process), texts)

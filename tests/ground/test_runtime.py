@@ -58,6 +58,8 @@ def test_an_unknown_isa_is_refused():
     before = stope.isa.current()
     with pytest.raises(ValueError, match=r"'sse9'.*generic"), stope.isa.only("sse9"):
         pass
+    with pytest.raises(TypeError, match="isa is 3; give one of generic"), stope.isa.only(3):
+        pass
     assert stope.isa.current() == before
 
 

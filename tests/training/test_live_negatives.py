@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -228,3 +230,40 @@ def test_observing_costs_little():
     for _ in range(10):
         live.observe(queries, ids, scores)
     assert time.perf_counter() - began < 0.5
+
+
+def test_a_choice_beside_publishing_is_of_one_version():
+    pairs = some_pairs()
+    first, second = published(pairs, num_negatives=3), published(pairs, num_negatives=3)
+    tables = [
+        (first.candidates, first.scores, first.positive_scores),
+        (first.candidates[:, ::-1].copy(), first.scores[:, ::-1].copy(), first.positive_scores),
+    ]
+    versions, expected = range(2, 12), {1: first.choose(range(QUERIES), 5).tolist()}
+    for version in versions:
+        second.publish(*tables[version % 2])
+        expected[version] = second.choose(range(QUERIES), 5).tolist()
+    with ThreadPoolExecutor(1) as pool:
+        chosen = pool.submit(lambda: [first.choose(range(QUERIES), 5).tolist() for _ in range(300)])
+        for version in versions:
+            first.publish(*tables[version % 2])
+            time.sleep(0.005)
+        assert all(ids in expected.values() for ids in chosen.result())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": "1"}, "version is '1', where a whole number"),
+        ({"notes": []}, r"notes is \[\], where a mapping"),
+        ({"observations": None}, "observations is None, where"),
+        ({"arrays": {}}, "arrays.candidates is missing"),
+    ],
+)
+def test_edited_manifests_are_refused(tmp_path, change, said):
+    live = published(some_pairs(), num_negatives=3)
+    live.save(tmp_path)
+    manifest = tmp_path / "negatives.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(ValueError, match=rf"negatives\.json is damaged: {said}"):
+        live.load(tmp_path)

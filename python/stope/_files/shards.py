@@ -257,6 +257,6 @@ def _locked(folder: Path) -> Iterator[None]:
             if error.errno not in _TAKEN:
                 raise
             raise RuntimeError(
-                f"Another process is filling {folder}; wait for it, or use another folder"
+                f"Another process or thread is filling {folder}; wait for it, or use another folder"
             ) from error
         yield

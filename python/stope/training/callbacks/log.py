@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from stope._extras import need
+from stope._files.manifest import parse_json
 from stope.data import open_atomic
 from stope.progress import Progress
 from stope.training.callbacks.tasks import Moment, Session, Task
@@ -208,10 +209,10 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 def _is_line(raw: bytes) -> bool:
     try:
-        found = json.loads(raw) if raw.endswith(b"\n") else None
+        line = parse_json(raw) if raw.endswith(b"\n") else None
     except ValueError:
         return False
-    return isinstance(found, dict) and "kind" in found and isinstance(found.get("step"), int)
+    return isinstance(line, dict) and "kind" in line and isinstance(line.get("step"), int)
 
 
 def _plain(value: Any, name: str) -> Any:

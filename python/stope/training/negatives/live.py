@@ -75,7 +75,7 @@ class LiveNegatives:
 
     Memory: 12 bytes per candidate, and O(positives).
 
-    Source: methods.md B1 (static), B3 (periodic), C4 (stale).
+    Source: docs/methods.md, B1 (static), B3 (periodic), C4 (stale).
 
     Example:
         >>> pairs = Pairs.from_texts(["ore", "pit"], ["rock", "hole"], ["rock", "hole", "sea"])
@@ -177,14 +177,14 @@ class LiveNegatives:
             wanted += share  # as many as the sources so far may take, lest repeats leave a gap
             lists.append(self._drawn(table, source, queries, keys, wanted))
             shares.append(share)
-        found = np.full((len(queries), self.num_negatives), -1, dtype=np.int64)
+        chosen = np.full((len(queries), self.num_negatives), -1, dtype=np.int64)
         if len(lists) == 1:
-            found[:, :wanted] = lists[0]
+            chosen[:, :wanted] = lists[0]
         elif lists:
-            found[:, :wanted] = merge_sources(lists, shares)
-        if (found < 0).any():
-            self._fill(found, queries, keys)
-        return found
+            chosen[:, :wanted] = merge_sources(lists, shares)
+        if (chosen < 0).any():
+            self._fill(chosen, queries, keys)
+        return chosen
 
     def texts(self, ids: Any) -> list[str]:
         """The documents' texts, in the order of the ids' elements."""
@@ -238,16 +238,16 @@ class LiveNegatives:
         """
         if not self.fixed:
             return
-        own, found = _as_ids(queries), _as_ids(ids)
+        rows, chosen = _as_ids(queries), _as_ids(ids)
         values = on_host(scores).astype(np.float32, copy=False)
         table = self._table
-        places = table.places[own]
+        places = table.places[rows]
         width = places.shape[1]
-        in_use = np.take_along_axis(table.candidates[own], places.clip(0), 1)
-        row, column = np.nonzero((places >= 0) & (in_use == found[:, :width]))
+        in_use = np.take_along_axis(table.candidates[rows], places.clip(0), 1)
+        row, column = np.nonzero((places >= 0) & (in_use == chosen[:, :width]))
         self._observations += 1
-        self._observed[own[row], column] = values[row, column]
-        self._observed_at[own[row], column] = self._observations
+        self._observed[rows[row], column] = values[row, column]
+        self._observed_at[rows[row], column] = self._observations
 
     def observed(self) -> tuple[Scores, Ids]:
         """What `observe` noted last: scores (NaN where nothing), and when, both [queries, n]."""
@@ -261,7 +261,7 @@ class LiveNegatives:
             they were mined, 0 without any; and how many became easy but stay, since the table has
             no further candidates for them.
 
-        Source: Conan-embedding (methods.md C4); the rule is `stope.training.negatives.stale`.
+        Source: Conan-embedding (docs/methods.md, C4); the rule is `stope.training.negatives.stale`.
         """
         table = self._table
         places, rounds, missing = replace_stale(
@@ -339,8 +339,8 @@ class LiveNegatives:
             places = table.places[queries]
             if not places.shape[1] or not table.candidates.shape[1]:
                 return np.full((len(queries), wanted), -1, dtype=np.int64)
-            found = np.take_along_axis(table.candidates[queries], places.clip(0), 1)
-            return np.where(places >= 0, found, -1)[:, :wanted]
+            in_use = np.take_along_axis(table.candidates[queries], places.clip(0), 1)
+            return np.where(places >= 0, in_use, -1)[:, :wanted]
         strategy = self.sampling
         if source == "dense":
             ids, scores, positive = table.candidates, table.scores, table.positive_scores
@@ -349,25 +349,27 @@ class LiveNegatives:
             keys = keys ^ _LEXICAL_KEY
             ids, positive = table.lexical, table.positive_scores
             scores = np.broadcast_to(np.float32(0), ids.shape)
-        found = np.empty((len(queries), wanted), dtype=np.int64)
+        drawn = np.empty((len(queries), wanted), dtype=np.int64)
         for start in range(0, len(queries), 1024):  # the chosen rows of the table are a copy
             part = slice(start, start + 1024)
-            own = queries[part]
-            found[part] = strategy.choose(ids[own], scores[own], positive[own], wanted, keys[part])
-        return found
+            rows = queries[part]
+            drawn[part] = strategy.choose(
+                ids[rows], scores[rows], positive[rows], wanted, keys[part]
+            )
+        return drawn
 
-    def _fill(self, found: Ids, queries: Ids, keys: NDArray[np.uint64]) -> None:
+    def _fill(self, chosen: Ids, queries: Ids, keys: NDArray[np.uint64]) -> None:
         """Put random documents of each query's source in place of -1."""
         for source, never in zip(self._sources, self._never, strict=True):
             here = np.flatnonzero(np.isin(queries, source.queries))
-            own = np.searchsorted(source.queries, queries[here])
-            ids, size = source.of_source(found[here]), len(source.documents)
-            found[here] = source.of_all(fill_at_random(ids, own, never, size, keys[here]))
+            rows = np.searchsorted(source.queries, queries[here])
+            ids, size = source.of_source(chosen[here]), len(source.documents)
+            chosen[here] = source.of_all(fill_at_random(ids, rows, never, size, keys[here]))
 
     def _check_sizes(self) -> None:
-        for source, (offsets, _) in zip(self._sources, self._never, strict=True):
+        for source, never in zip(self._sources, self._never, strict=True):
             size = len(source.documents)
-            left = size - np.diff(offsets)
+            left = size - never.lengths
             query = int(left.argmin())
             if left[query] < self.num_negatives:
                 name = source.pairs.query_ids[query]
@@ -396,9 +398,9 @@ class LiveNegatives:
         ordered = np.sort(np.where(ids >= 0, pair, -1), axis=1)
         twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
         bad, foreign = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)
-        for source, (offsets, flat) in zip(self._sources, self._never, strict=True):
-            own = np.repeat(source.queries, np.diff(offsets)) * size + source.documents[flat]
-            bad[source.queries] = np.isin(pair[source.queries], own)
+        for source, never in zip(self._sources, self._never, strict=True):
+            pairs = source.queries[never.owners] * size + source.documents[never.ids]
+            bad[source.queries] = np.isin(pair[source.queries], pairs)
             if len(source.documents) < size:
                 foreign[source.queries] = ~np.isin(ids[source.queries], source.documents)
         for wrong, what in (
@@ -418,8 +420,8 @@ class LiveNegatives:
     def _arrays(self) -> dict[str, Any]:
         table = self._table
         names = ("candidates", "scores", "positive_scores", "lexical", "places", "rounds")
-        found = {name: getattr(table, name) for name in names}
-        return {**found, "observed": self._observed, "observed_at": self._observed_at}
+        arrays = {name: getattr(table, name) for name in names}
+        return {**arrays, "observed": self._observed, "observed_at": self._observed_at}
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for saved negatives to be these."""

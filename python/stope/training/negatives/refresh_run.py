@@ -208,7 +208,7 @@ class RefreshRun:
             "last_step": self._last_step,
             "epoch_ends": sorted(self._epoch_ends),
             "corpus": self._corpus_digest,
-            "prompts": [list(own) for own in self._prompts],
+            "prompts": [list(names) for names in self._prompts],
         }
         if self.negatives is not None:
             self.negatives.save(folder, notes=notes)
@@ -254,29 +254,29 @@ class RefreshRun:
         live, dense = self.negatives, self.negatives.quotas.get("dense", 0)
         rows = len(self.pairs.query_ids)
         if dense:
-            found = mine_by_source(
+            mined = mine_by_source(
                 self._sources, self._prompts, model, self._encoding, **self.refresh.limits
             )
         else:
             none = np.empty((rows, 0), dtype=np.int64)
             unknown = np.full(rows, np.nan, dtype=np.float32)
-            found = Mining(none, none.astype(np.float32), unknown, 0.0, 0.0, 0.0)
+            mined = Mining(none, none.astype(np.float32), unknown, 0.0, 0.0, 0.0)
         began = time.perf_counter()
         lexical = None
         if live.quotas.get("bm25") and not live.lexical.shape[1]:
             lexical = bm25_by_source(self._sources, self.refresh.pool, self._encoding.progress)
-        changed = _new_share(live.candidates, found.ids)
-        live.publish(found.ids, found.scores, found.positive_scores, lexical=lexical)
+        changed = _new_share(live.candidates, mined.ids)
+        live.publish(mined.ids, mined.scores, mined.positive_scores, lexical=lexical)
         self._encoding.forget_others()
-        there = found.ids >= 0
+        there = mined.ids >= 0
         return RefreshReport(
             live.version,
             step,
-            found.seconds_encode,
-            found.seconds_mine + time.perf_counter() - began,
-            found.rows_per_second,
+            mined.seconds_encode,
+            mined.seconds_mine + time.perf_counter() - began,
+            mined.rows_per_second,
             changed,
-            float(found.scores[there].mean()) if there.any() else 0.0,
+            float(mined.scores[there].mean()) if there.any() else 0.0,
             int((there.sum(1) < dense).sum()),
         )
 
