@@ -260,7 +260,7 @@ def test_tables_that_do_not_fit_are_refused(changes, error, message):
 
 
 def test_wrong_arguments(tmp_path):
-    with pytest.raises(ValueError, match=r"format is 'tuples'; use one of \"triplet\""):
+    with pytest.raises(ValueError, match="format is 'tuples'; give one of 'triplet'"):
         negative_rows(a_table(), "tuples")
     with pytest.raises(ValueError, match="num_negatives is 0; it must be at least 1"):
         negative_rows(a_table(), num_negatives=0)

@@ -8,8 +8,8 @@ number alone, not on the other rows. Rows that give no pair are counted by reaso
 
 from stope.data.raw_pairs.cloze import inverse_cloze
 from stope.data.raw_pairs.crops import independent_crops
-from stope.data.raw_pairs.given import query_as_context, title_to_body
 from stope.data.raw_pairs.pairs import RawPair, RawPairs
+from stope.data.raw_pairs.queries import query_as_context, title_to_body
 from stope.data.raw_pairs.spans import recurring_spans
 from stope.data.raw_pairs.splitting import sentences, tokens
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from stope._checks import integer, real
 from stope.data.raw_pairs.pairs import (
     RawPair,
     RawPairs,
     Row,
     check_rows,
     generator,
-    integer,
-    share,
     titled,
 )
 from stope.data.raw_pairs.splitting import sentences, tokens
@@ -60,7 +59,7 @@ def inverse_cloze(
         ['It is dug in a mine.', 'Ore is rock with metal in it.']
     """
     check_rows(texts, "texts")
-    probability = share(keep, "keep")
+    probability = real(keep, "keep", 0, 1)
     integer(seed, "seed", 0)
     integer(pairs_per_row, "pairs_per_row", 1)
     integer(min_tokens, "min_tokens", 1)

@@ -6,14 +6,13 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from stope._checks import integer, real
 from stope.data.raw_pairs.pairs import (
     RawPair,
     RawPairs,
     Row,
     check_rows,
     generator,
-    integer,
-    share,
     titled,
 )
 from stope.data.raw_pairs.splitting import Spans, tokens
@@ -69,10 +68,10 @@ def independent_crops(
         (True, True, 0)
     """
     check_rows(texts, "texts")
-    low, high = share(min_ratio, "min_ratio"), share(max_ratio, "max_ratio")
+    low, high = real(min_ratio, "min_ratio", 0, 1), real(max_ratio, "max_ratio", 0, 1)
     if low > high:
         raise ValueError(f"min_ratio is {low} but max_ratio is {high}; the lesser comes first")
-    probability = share(delete, "delete")
+    probability = real(delete, "delete", 0, 1)
     integer(seed, "seed", 0)
     integer(pairs_per_row, "pairs_per_row", 1)
     least = integer(min_tokens, "min_tokens", 2)

@@ -12,7 +12,7 @@ from stope._checks import shown
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.cloze import inverse_cloze
 from stope.data.raw_pairs.crops import independent_crops
-from stope.data.raw_pairs.given import title_to_body
+from stope.data.raw_pairs.queries import title_to_body
 from stope.data.raw_pairs.spans import recurring_spans
 from stope.data.readers.beir import iter_beir_corpus
 from stope.data.readers.tables import read_rows

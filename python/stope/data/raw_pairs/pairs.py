@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from stope._checks import shown
+
 Row: TypeAlias = str | tuple[str, str]
 
 
@@ -112,24 +114,6 @@ def check_rows(rows: Any, name: str) -> None:
         )
 
 
-def integer(value: Any, name: str, least: int) -> int:
-    """An integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is {value!r}; give an integer")
-    if value < least:
-        raise ValueError(f"{name} is {value}; give at least {least}")
-    return int(value)
-
-
-def share(value: Any, name: str) -> float:
-    """A number from 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)):
-        raise TypeError(f"{name} is {value!r}; give a number")
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; give a number from 0 to 1")
-    return float(value)
-
-
 def generator(seed: int, row: int) -> np.random.Generator:
     """Random numbers of a row: the same whatever was read before it."""
     return np.random.default_rng([seed, row])
@@ -143,5 +127,5 @@ def titled(title: str, text: str) -> str:
 def _two(row: Any, number: int) -> tuple[str, str]:
     good = isinstance(row, (tuple, list)) and len(row) == 2
     if not good or not all(isinstance(part, str) for part in row):
-        raise TypeError(f"Row {number} is {row!r:.80}; give a text or (title, text)")
+        raise TypeError(f"row {number} is {shown(row)}; give a text or (title, text)")
     return row[0], row[1]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
+from stope._checks import integer, real
 from stope.data.raw_pairs.cloze import without
 from stope.data.raw_pairs.pairs import (
     RawPair,
@@ -13,8 +14,6 @@ from stope.data.raw_pairs.pairs import (
     Row,
     check_rows,
     generator,
-    integer,
-    share,
     titled,
 )
 from stope.data.raw_pairs.splitting import Spans, tokens
@@ -76,7 +75,7 @@ def recurring_spans(
         (True, True)
     """
     check_rows(texts, "texts")
-    probability = share(remove, "remove")
+    probability = real(remove, "remove", 0, 1)
     integer(seed, "seed", 0)
     integer(min_span, "min_span", 1)
     integer(max_span, "max_span", min_span)

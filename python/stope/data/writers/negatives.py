@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from stope._checks import choice, integer
 from stope._extras import need
 from stope._files.atomic import atomic_path
 from stope.data.negatives import NegativeTable
 from stope.data.writers.jsonl import write_jsonl
-
-FORMATS = ("triplet", "n-tuple", "labeled-pair", "labeled-list", "flagembedding", "tevatron")
 
 
 class NegativeRows:
@@ -29,144 +28,55 @@ class NegativeRows:
     def __init__(
         self, table: NegativeTable, format: str, *, scores: bool, num_negatives: int
     ) -> None:
-        self.table = table
-        self.format = format
-        self.scores = scores
+        self.table, self.format, self.scores = table, format, scores
         self.num_negatives = num_negatives
         positives = table.num_positives
         negatives = np.minimum(table.num_negatives, num_negatives)
-        full = negatives == num_negatives if num_negatives else np.zeros(len(table), dtype=bool)
-        some = negatives > 0
-        paired = positives > 0
-        self.dropped = 0
-        self.dropped_reason = ""
+        complete = (negatives > 0) & (negatives == num_negatives)
+        wanting = positives * ~(complete if format == "n-tuple" else negatives > 0)
+        reason = "(query, positive) pairs without a negative"
         if format == "triplet":
-            self._len = int((positives * negatives).sum())
-            self.dropped = int((positives * ~some).sum())
-            self.dropped_reason = "(query, positive) pairs without a negative"
+            rows = positives * negatives
         elif format == "n-tuple":
-            self._len = int((positives * full).sum())
-            self.dropped = int((positives * ~full).sum())
-            self.dropped_reason = (
-                f"(query, positive) pairs with fewer than {num_negatives} negatives"
-            )
+            rows = positives * complete
+            reason = f"(query, positive) pairs with fewer than {num_negatives} negatives"
         elif format == "labeled-pair":
-            self._len = int((positives + negatives).sum())
+            rows, wanting, reason = positives + negatives, np.zeros(1, dtype=np.int64), ""
         elif format == "labeled-list":
-            self._len = int((positives * some).sum())
-            self.dropped = int((positives * ~some).sum())
-            self.dropped_reason = "(query, positive) pairs without a negative"
+            rows = positives * (negatives > 0)
         else:
-            self._len = int((some & paired).sum())
-            self.dropped = len(table) - self._len
-            self.dropped_reason = "queries without a negative or a positive"
+            rows = (negatives > 0) & (positives > 0)
+            wanting, reason = ~rows, "queries without a negative or a positive"
+        self._len, self.dropped, self.dropped_reason = int(rows.sum()), int(wanting.sum()), reason
 
     def __len__(self) -> int:
         return self._len
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        make = {
-            "triplet": self._triplet,
-            "n-tuple": self._tuple,
-            "labeled-pair": self._pair,
-            "labeled-list": self._list,
-            "flagembedding": self._flagembedding,
-            "tevatron": self._tevatron,
-        }[self.format]
+        make = _MAKERS[self.format]
         for query in range(len(self.table)):
-            yield from make(query)
+            positives, negatives = self._documents(query)
+            wanted = self.num_negatives if self.format == "n-tuple" else 1
+            if self.format == "labeled-pair" or (positives and len(negatives) >= max(1, wanted)):
+                text = self.table.query_texts[query]
+                for row in make(text, positives, negatives, self.scores):
+                    named = {"query_id": self.table.query_ids[query], **row}
+                    yield named if self.format == "tevatron" else row
 
-    def _parts(self, query: int) -> tuple[str, list[_Document], list[_Document]]:
-        table = self.table
-        positives = table.positives_of(query)
-        negatives = table.negatives_of(query)[: self.num_negatives]
+    def _documents(self, query: int) -> tuple[list[_Document], list[_Document]]:
+        table, most = self.table, self.num_negatives
+        positives, negatives = table.positives_of(query), table.negatives_of(query)[:most]
+        scores = [1.0] * len(positives), [0.0] * len(negatives)
         if self.scores:
-            positive_scores: list[float] = table.positive_scores_of(query)
-            negative_scores: list[float] = table.negative_scores_of(query)[: self.num_negatives]
-        else:
-            positive_scores = [1.0] * len(positives)
-            negative_scores = [0.0] * len(negatives)
-        texts, ids = table.document_texts, table.document_ids
-
-        def documents(rows: list[int], scores: list[float]) -> list[_Document]:
-            return [
-                _Document(ids[row], texts[row], score)
-                for row, score in zip(rows, scores, strict=True)
+            scores = table.positive_scores_of(query), table.negative_scores_of(query)[:most]
+        first, second = (
+            [
+                _Document(table.document_ids[row], table.document_texts[row], score)
+                for row, score in zip(rows, each, strict=True)
             ]
-
-        return (
-            table.query_texts[query],
-            documents(positives, positive_scores),
-            documents(negatives, negative_scores),
+            for rows, each in zip((positives, negatives), scores, strict=True)
         )
-
-    def _triplet(self, query: int) -> Iterator[dict[str, Any]]:
-        text, positives, negatives = self._parts(query)
-        for positive in positives:
-            for negative in negatives:
-                row = {"query": text, "positive": positive.text, "negative": negative.text}
-                yield {**row, **self._score_list([positive, negative])}
-
-    def _tuple(self, query: int) -> Iterator[dict[str, Any]]:
-        text, positives, negatives = self._parts(query)
-        if not negatives or len(negatives) < self.num_negatives:
-            return
-        for positive in positives:
-            row = {"query": text, "positive": positive.text}
-            for number, negative in enumerate(negatives, start=1):
-                row[f"negative_{number}"] = negative.text
-            yield {**row, **self._score_list([positive, *negatives])}
-
-    def _pair(self, query: int) -> Iterator[dict[str, Any]]:
-        text, positives, negatives = self._parts(query)
-        for document in positives + negatives:
-            mark = {"score": document.score} if self.scores else {"label": int(document.score)}
-            yield {"query": text, "document": document.text, **mark}
-
-    def _list(self, query: int) -> Iterator[dict[str, Any]]:
-        text, positives, negatives = self._parts(query)
-        if not negatives:
-            return
-        for positive in positives:
-            documents = [positive, *negatives]
-            marks = (
-                self._score_list(documents)
-                if self.scores
-                else {"labels": [int(document.score) for document in documents]}
-            )
-            yield {"query": text, "documents": [each.text for each in documents], **marks}
-
-    def _flagembedding(self, query: int) -> Iterator[dict[str, Any]]:
-        text, positives, negatives = self._parts(query)
-        if not positives or not negatives:
-            return
-        row: dict[str, Any] = {
-            "query": text,
-            "pos": [document.text for document in positives],
-            "neg": [document.text for document in negatives],
-        }
-        if self.scores:
-            row["pos_scores"] = [document.score for document in positives]
-            row["neg_scores"] = [document.score for document in negatives]
-        yield row
-
-    def _tevatron(self, query: int) -> Iterator[dict[str, Any]]:
-        text, positives, negatives = self._parts(query)
-        if not positives or not negatives:
-            return
-        yield {
-            "query_id": self.table.query_ids[query],
-            "query": text,
-            "positive_passages": [self._passage(document) for document in positives],
-            "negative_passages": [self._passage(document) for document in negatives],
-        }
-
-    def _passage(self, document: _Document) -> dict[str, Any]:
-        passage: dict[str, Any] = {"docid": document.id, "text": document.text}
-        return {**passage, "score": document.score} if self.scores else passage
-
-    def _score_list(self, documents: list[_Document]) -> dict[str, list[float]]:
-        return {"scores": [document.score for document in documents]} if self.scores else {}
+        return first, second
 
 
 @dataclass(frozen=True)
@@ -174,6 +84,69 @@ class _Document:
     id: str
     text: str
     score: float
+
+
+_Documents = list[_Document]
+_Rows = Iterator[dict[str, Any]]
+
+
+def _triplets(query: str, positives: _Documents, negatives: _Documents, scores: bool) -> _Rows:
+    for positive in positives:
+        for negative in negatives:
+            row = {"query": query, "positive": positive.text, "negative": negative.text}
+            yield {**row, **_marks("scores", [positive, negative], scores)}
+
+
+def _tuples(query: str, positives: _Documents, negatives: _Documents, scores: bool) -> _Rows:
+    for positive in positives:
+        row = {"query": query, "positive": positive.text}
+        row |= {f"negative_{number}": each.text for number, each in enumerate(negatives, start=1)}
+        yield {**row, **_marks("scores", [positive, *negatives], scores)}
+
+
+def _pairs(query: str, positives: _Documents, negatives: _Documents, scores: bool) -> _Rows:
+    for each in positives + negatives:
+        mark = {"score": each.score} if scores else {"label": int(each.score)}
+        yield {"query": query, "document": each.text, **mark}
+
+
+def _lists(query: str, positives: _Documents, negatives: _Documents, scores: bool) -> _Rows:
+    for positive in positives:
+        documents = [positive, *negatives]
+        labels = {"labels": [int(each.score) for each in documents]}
+        marks = _marks("scores", documents, scores) or labels
+        yield {"query": query, "documents": [each.text for each in documents], **marks}
+
+
+def _flagembedding(query: str, positives: _Documents, negatives: _Documents, scores: bool) -> _Rows:
+    row = {"query": query, "pos": [x.text for x in positives], "neg": [x.text for x in negatives]}
+    marks = _marks("pos_scores", positives, scores) | _marks("neg_scores", negatives, scores)
+    yield {**row, **marks}
+
+
+def _tevatron(query: str, positives: _Documents, negatives: _Documents, scores: bool) -> _Rows:
+    row: dict[str, Any] = {"query": query}
+    for name, documents in (("positive_passages", positives), ("negative_passages", negatives)):
+        row[name] = [
+            {"docid": each.id, "text": each.text, **({"score": each.score} if scores else {})}
+            for each in documents
+        ]
+    yield row
+
+
+def _marks(name: str, documents: _Documents, scores: bool) -> dict[str, list[float]]:
+    return {name: [each.score for each in documents]} if scores else {}
+
+
+_MAKERS = {
+    "triplet": _triplets,
+    "n-tuple": _tuples,
+    "labeled-pair": _pairs,
+    "labeled-list": _lists,
+    "flagembedding": _flagembedding,
+    "tevatron": _tevatron,
+}
+FORMATS = tuple(_MAKERS)
 
 
 @dataclass(frozen=True)
@@ -230,11 +203,9 @@ def negative_rows(
         >>> len(rows), rows.dropped, rows.dropped_reason
         (0, 1, '(query, positive) pairs with fewer than 2 negatives')
     """
-    if format not in FORMATS:
-        known = ", ".join(f'"{name}"' for name in FORMATS)
-        raise ValueError(f"format is {format!r}; use one of {known}")
-    if num_negatives is not None and num_negatives < 1:
-        raise ValueError(f"num_negatives is {num_negatives}; it must be at least 1")
+    choice(format, "format", FORMATS)
+    if num_negatives is not None:
+        integer(num_negatives, "num_negatives", 1)
     if scores:
         for name in ("positive_scores", "negative_scores"):
             if getattr(table, name) is None:
@@ -255,15 +226,7 @@ def export_negatives(
 
     The file appears when it is complete; a failure leaves an earlier file as it was.
 
-    Args:
-        path: where; the end of the name chooses the kind of file.
-        format: one of FORMATS.
-        table: see `negative_rows`, as for scores and num_negatives.
-        scores: see `negative_rows`.
-        num_negatives: see `negative_rows`.
-
-    Returns:
-        ExportSummary(path, format, rows, dropped, dropped_reason).
+    The end of the name chooses the kind of file; the other arguments are those of `negative_rows`.
 
     Raises:
         ValueError: as `negative_rows`; an ending that is none of the three.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from stope._checks import integer
 from stope.data.raw_pairs.pairs import (
     RawPair,
     RawPairs,
     Row,
     check_rows,
-    integer,
     titled,
 )
 from stope.data.raw_pairs.splitting import tokens
