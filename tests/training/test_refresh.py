@@ -130,9 +130,9 @@ def test_configuration():
 def test_bad_configurations(options, words):
     with pytest.raises(ValueError, match=words):
         NegativeRefresh(**options)
-    with pytest.raises(ValueError, match="no field 'modes'"):
+    with pytest.raises(ValueError, match='no key "modes"'):
         NegativeRefresh.from_dict({"modes": 1})
-    with pytest.raises(TypeError, match="refresh is 3"):
+    with pytest.raises(TypeError, match="negatives is 3"):
         NegativeRefresh.from_dict(3)
 
 

@@ -285,6 +285,25 @@ WeightingOption: TypeAlias = Annotated[
 ]
 
 
+NegativesOption: TypeAlias = Annotated[
+    NegativeRefresh | None,
+    _read(NegativeRefresh.from_dict),
+    Field(description="hard negatives, mined with the encoder itself while it trains"),
+]
+BatchesOption: TypeAlias = Annotated[
+    BatchSpec | None,
+    _read(BatchSpec.from_dict),
+    _named(BatchSpec),
+    Field(description="which rows meet in a batch; default distinct"),
+]
+LoraOption: TypeAlias = Annotated[
+    Lora | None,
+    _read(read_lora),
+    _fields(_LORA),
+    Field(description="train low-rank updates of a transformer's weights instead of them"),
+]
+
+
 class Recipe(Parts):
     """All options of a training.
 
@@ -309,30 +328,15 @@ class Recipe(Parts):
     loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
     weighting: WeightingOption = None
     schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
-    negatives: Annotated[
-        NegativeRefresh | None,
-        _read(NegativeRefresh.from_dict),
-        _fields(field.name for field in dataclasses.fields(NegativeRefresh)),
-        Field(description="hard negatives, mined with the encoder itself while it trains"),
-    ] = None
-    batches: Annotated[
-        BatchSpec | None,
-        _read(BatchSpec.from_dict),
-        _named(BatchSpec),
-        Field(description="which rows meet in a batch; default distinct"),
-    ] = None
+    negatives: NegativesOption = None
+    batches: BatchesOption = None
     prompts: Annotated[
         TaskPrompts | None,
         _read(TaskPrompts.from_dict),
         _fields(["default", "tasks"]),
         Field(description="put before queries and documents, by the source of a row"),
     ] = None
-    lora: Annotated[
-        Lora | None,
-        _read(read_lora),
-        _fields(_LORA),
-        Field(description="train low-rank updates of a transformer's weights instead of them"),
-    ] = None
+    lora: LoraOption = None
     evaluation: Annotated[
         EvaluationPart, Field(description="when to evaluate, and what follows")
     ] = EvaluationPart()

@@ -1,6 +1,6 @@
 """Negatives that follow the model: mined once, again and again, only where they became easy.
 
-static      mined once by the first model; each step draws from the pool (STAR, methods.md B1)
+static      mined once by the first model; each step draws from the pool (STAR, docs/methods.md, B1)
 periodic    mined anew every so many steps or epochs; each step draws (ANCE, B3)
 stale       mined once; negatives that became easy are exchanged (Conan-embedding, C4)
 query_side  documents encoded once; each step searches them all (ADORE, B2)
@@ -8,100 +8,149 @@ query_side  documents encoded once; each step searches them all (ADORE, B2)
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from stope._checks import shown
+from stope._named import names_of
 from stope.data import Pairs
 from stope.encoders.prompts import TaskPrompts
 from stope.mining.quotas import check_quotas
 from stope.mining.sampling import Sampling
-from stope.training.negatives.encode_and_mine import Progress
+from stope.progress import StageProgress
 from stope.training.negatives.refresh_run import RefreshReport, RefreshRun
+from stope.training.options import Count, Flag, Part, Real, Text, Whole
 
 __all__ = ["MODES", "NegativeRefresh", "RefreshReport", "RefreshRun"]
 
-MODES = ("periodic", "static", "stale", "query_side")
+Mode = Literal["periodic", "static", "stale", "query_side"]
+MODES: tuple[Mode, ...] = ("periodic", "static", "stale", "query_side")
+_USUAL_MARGIN = 0.05
 
 
-@dataclass(frozen=True)
-class NegativeRefresh:
+def _sampling(given: Any) -> Sampling | None:
+    return None if given is None else Sampling.from_dict(given)
+
+
+class NegativeRefresh(Part):
     """How hard negatives are mined while a model trains; `start` sets it going.
 
-    Attributes:
-        mode: "periodic", "static", "stale" or "query_side"; see the module.
-        every: steps between refreshes (periodic), or between checks (stale; default 100).
-        every_epochs: the same in epochs; periodic without either is every epoch.
-        num_negatives: per query and step.
-        pool: candidates that are mined per query; for query_side documents retrieved in each step.
-        range_min: ranks to skip from the top.
-        relative_margin: a candidate's score is at most p - abs(p) * relative_margin, with p the
-            lowest score of a positive; None is no limit. Likely false negatives lie above it.
-        absolute_margin: a candidate's score is at most p - absolute_margin.
-        max_score, min_score: limits of a candidate's score, a cosine.
-        sampling: which of the pool a step takes, such as `stope.mining.SimANS`, its dictionary or
-            its name; default `Uniform`, as in ANCE and STAR. Not for stale and query_side.
-        quotas: negatives by source, such as ``{"dense": 4, "bm25": 1}``, adding up to
-            num_negatives; None is all from the pool.
-        query_prompt, corpus_prompt: put before texts; None leaves the model's own in force.
-        batch_size: texts per call of the model.
-
     Raises:
-        ValueError: numbers out of range, or options that the mode does not have.
+        TypeError, ValueError: values out of range, or options that the mode does not have.
 
     Example:
         >>> refresh = NegativeRefresh(every_epochs=1, sampling="top")
         >>> NegativeRefresh.from_dict(refresh.to_dict()) == refresh
         True
+        >>> NegativeRefresh().relative_margin, refresh.relative_margin
+        (0.05, None)
     """
 
-    mode: str = "periodic"
-    every: int | None = None
-    every_epochs: int | None = None
-    num_negatives: int = 5
-    pool: int = 200
-    range_min: int = 0
-    relative_margin: float | None = 0.05
-    absolute_margin: float | None = None
-    max_score: float | None = None
-    min_score: float | None = None
-    sampling: Any = None
-    quotas: Mapping[str, int] | None = None
-    query_prompt: str | None = None
-    corpus_prompt: str | None = None
-    batch_size: int = 256
+    SECTION: ClassVar[str] = "negatives"
 
-    def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode is {self.mode!r}; choose one of {', '.join(MODES)}")
-        for name in ("every", "every_epochs", "num_negatives", "pool", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} is {value!r}; give an integer of at least 1")
+    mode: Annotated[
+        Mode,
+        Field(
+            description="static: mined once, each step draws from the pool (STAR); periodic: mined "
+            "anew again and again (ANCE); stale: mined once, those that became easy are exchanged "
+            "(Conan-embedding); query_side: documents encoded once, each step searches them (ADORE)"
+        ),
+    ] = "periodic"
+    every: Annotated[
+        Count | None,
+        Field(
+            description="steps between refreshes (periodic), or between checks (stale; default 100)"
+        ),
+    ] = None
+    every_epochs: Annotated[
+        Count | None,
+        Field(description="the same in epochs; periodic without either is every epoch"),
+    ] = None
+    num_negatives: Annotated[Count, Field(description="per query and step")] = 5
+    pool: Annotated[
+        Count,
+        Field(
+            description="candidates mined per query; for query_side documents retrieved in a step"
+        ),
+    ] = 200
+    range_min: Annotated[Whole, Field(ge=0, description="ranks to skip from the top")] = 0
+    relative_margin: Annotated[
+        Real | None,
+        Field(
+            description="a candidate scores at most p - abs(p) x this, p the lowest score of a "
+            "positive: likely false negatives lie above; none is no limit. Default 0.05, and none "
+            "where a sampling is named, for the papers of SimANS, ANCE and STAR have no margin"
+        ),
+    ] = _USUAL_MARGIN
+    absolute_margin: Annotated[
+        Real | None, Field(description="a candidate scores at most p - this")
+    ] = None
+    max_score: Annotated[
+        Real | None, Field(description="highest score of a candidate, a cosine")
+    ] = None
+    min_score: Annotated[Real | None, Field(description="lowest score of a candidate")] = None
+    sampling: Annotated[
+        Sampling | None,
+        BeforeValidator(_sampling),
+        WithJsonSchema({"enum": list(names_of(Sampling))}),
+        Field(
+            description="which of the pool a step takes, of stope.mining, by name or with fields; "
+            "default uniform; not for stale and query_side"
+        ),
+    ] = None
+    quotas: Annotated[
+        dict[str, int] | None,
+        Field(
+            description="negatives by where they are from, such as {dense: 4, bm25: 1}, adding up "
+            "to num_negatives; default all from the pool"
+        ),
+    ] = None
+    across_sources: Annotated[
+        Flag,
+        Field(description="mine in the documents of all sources, not of the query's own alone"),
+    ] = False
+    query_prompt: Annotated[
+        Text | None, Field(description="put before queries; default the model's own")
+    ] = None
+    corpus_prompt: Annotated[
+        Text | None, Field(description="put before documents; default the model's own")
+    ] = None
+    batch_size: Annotated[Count, Field(description="texts per call of the model")] = 256
+
+    def __init__(self, mode: Any = "periodic", /, **options: Any) -> None:
+        super().__init__(**{"mode": mode, **options})
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # as in Part
+
+    @model_validator(mode="before")
+    @classmethod
+    def _papers_have_no_margin(cls, given: Any) -> Any:
+        """Where a sampling is named, nothing is filtered unless a margin is given."""
+        if isinstance(given, Mapping) and given.get("sampling") is not None:
+            return {"relative_margin": None, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _together(self) -> NegativeRefresh:
         if self.every is not None and self.every_epochs is not None:
             raise ValueError("every and every_epochs are both given; give one of them")
-        timed = self.every is not None or self.every_epochs is not None
-        if timed and self.mode in ("static", "query_side"):
+        if self.mode in ("static", "query_side") and (self.every or self.every_epochs):
             raise ValueError(
                 f"every or every_epochs is given, but mode {self.mode!r} mines once; leave them "
                 "out, or take mode 'periodic'"
             )
-        if not isinstance(self.range_min, int) or self.range_min < 0:
-            raise ValueError(f"range_min is {self.range_min!r}; give an integer of at least 0")
-        if self.sampling is not None:
-            if self.mode in ("stale", "query_side"):
-                raise ValueError(f"sampling is given, but mode {self.mode!r} takes the hardest")
-            object.__setattr__(self, "sampling", Sampling.from_dict(self.sampling))
+        if self.sampling is not None and self.mode in ("stale", "query_side"):
+            raise ValueError(f"sampling is given, but mode {self.mode!r} takes the hardest")
         if self.quotas is not None:
             if self.mode == "query_side":
                 raise ValueError("quotas is given, but mode 'query_side' takes what it retrieves")
-            object.__setattr__(self, "quotas", check_quotas(self.quotas))
-            total = sum(self.quotas.values())
+            total = sum(check_quotas(self.quotas).values())
             if total != self.num_negatives:
                 raise ValueError(
-                    f"quotas is {dict(self.quotas)}, {total} in all, but num_negatives is "
+                    f"quotas is {shown(self.quotas)}, {total} in all, but num_negatives is "
                     f"{self.num_negatives}; make them agree"
                 )
         dense = self.num_negatives if self.quotas is None else self.quotas.get("dense", 0)
@@ -109,30 +158,25 @@ class NegativeRefresh:
             raise ValueError(f"quotas has no 'dense', so that mode {self.mode!r} has nothing to do")
         if dense > self.pool:
             raise ValueError(f"pool is {self.pool}, less than the {dense} taken from it; raise it")
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, in what JSON and YAML can write."""
-        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        named["sampling"] = None if self.sampling is None else self.sampling.to_dict()
-        named["quotas"] = None if self.quotas is None else dict(self.quotas)
-        return named
+        fields = dict(self)
+        fields["sampling"] = None if self.sampling is None else self.sampling.to_dict()
+        if not self.across_sources:  # which earlier saves do not have
+            del fields["across_sources"]
+        return fields
 
-    @staticmethod
-    def from_dict(config: Any) -> NegativeRefresh:
-        """What a dictionary from `to_dict` describes; one that is given is returned.
+    @classmethod
+    def from_dict(cls, config: Any) -> NegativeRefresh:
+        """What a dictionary from `to_dict` or a mode describes; one that is given is returned.
 
         Raises:
             ValueError: an unknown field, or what the fields refuse.
             TypeError: no mapping.
         """
-        if isinstance(config, NegativeRefresh):
-            return config
-        if not isinstance(config, Mapping):
-            raise TypeError(f"refresh is {config!r}; give a NegativeRefresh or its fields")
-        names = [field.name for field in dataclasses.fields(NegativeRefresh)]
-        if unknown := [name for name in config if name not in names]:
-            raise ValueError(f"refresh has no field {unknown[0]!r}; it has {', '.join(names)}")
-        return NegativeRefresh(**config)
+        return cls.read({"mode": config} if isinstance(config, str) else config)
 
     def start(
         self,
@@ -140,7 +184,7 @@ class NegativeRefresh:
         model: Any,
         folder: str | PathLike[str] | None = None,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
         *,
         sources: Sequence[str | int] | None = None,
         prompts: TaskPrompts | None = None,
@@ -157,7 +201,7 @@ class NegativeRefresh:
                 and "bm25".
             sources: the source of each query. Where ``pairs.corpus_of`` has the documents of each
                 source, every source is mined by itself, and all negatives of a query are its own
-                source's.
+                source's, unless across_sources is True.
             prompts: put before queries and documents: each source's, where sources are mined by
                 themselves, else the default. query_prompt and corpus_prompt go before them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +93,8 @@ class RefreshRun:
         sources: Sequence[str | int] | None = None,
         prompts: TaskPrompts | None = None,
     ) -> None:
+        if refresh.across_sources:
+            pairs = replace(pairs, corpus_of=None)
         self.refresh, self.pairs = refresh, pairs
         self._sources = pairs.of_sources(sources)
         self._prompts = [_prompts_of(one.name, refresh, prompts) for one in self._sources]
