@@ -75,7 +75,7 @@ def test_again_needs_resume_or_another_place(call, folder):
 
 def test_the_example_works(call, folder):
     (folder / "config.yaml").write_text(call("train", "--example").stdout)
-    done = call("train", "config.yaml", "--set", "training.epochs=2", "--set", "training.threads=1")
+    done = call("train", "config.yaml", "--set", "training.epochs=2", "--set", "schedule.threads=1")
     assert "holding out 4 queries to judge by" in done.stderr
     assert "gain" in done.stdout
     assert "run/model" in done.stdout
@@ -115,7 +115,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
     [
         (["nope.yaml"], "nope.yaml does not exist", 1),
         (["wrong.yaml"], 'wrong.yaml: training has no key "epoch" (did you mean "epochs"?)', 1),
-        (["good.yaml", "--set", "training.epochs=none"], "training.epochs is 'none'; give a", 1),
+        (["good.yaml", "--set", "training.epochs=none"], "schedule.epochs is 'none'; give a", 1),
         (["good.yaml", "--epochs", "3"], "a configuration says this itself", 2),
         (["good.yaml", "corpus.jsonl"], "a configuration says this itself", 2),
         (["good.yaml", "-o", "x"], "a configuration says this itself", 2),
@@ -156,7 +156,7 @@ def test_a_folder_belongs_to_one_configuration(call, folder):
     first = run(sections())
     with pytest.raises(ValueError, match="out holds a finished run; go on with it by resume=True"):
         run(sections())
-    with pytest.raises(ValueError, match=r"another configuration: training.epochs \(1, now 2\)"):
+    with pytest.raises(ValueError, match=r"another configuration: schedule.epochs \(1, now 2\)"):
         run(sections(training={"epochs": 2}), resume=True)
     again = run(sections(), resume=True)
     assert again == RunReport(**{**vars(first), "resumed": True})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -13,9 +14,10 @@ pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("yaml", reason="needs the extra train")
 
 from stope.runs import Config
-from stope.runs.example import EXAMPLE
-from stope.runs.options import differences, plain
-from stope.runs.sections import Source
+from stope.runs.example import example
+from stope.runs.folder import differences
+from stope.runs.sections import SourceSection
+from stope.training import EvaluationPart, LossPart, NegativeRefresh, OutputPart, SchedulePart
 
 LEAST = {"data": "pairs.tsv", "output": "run"}
 
@@ -32,7 +34,7 @@ def told(sections):
 
 def test_the_least_configuration_has_defaults():
     config = Config.from_dict(LEAST)
-    assert config.data == (Source("pairs.tsv"),)
+    assert config.data == (SourceSection("pairs.tsv"),)
     assert (config.encoder.static.dim, config.encoder.model) == (512, None)
     assert (config.loss.temperature, config.loss.precision) == (0.05, "float32")
     assert config.output.folder == "run"
@@ -51,11 +53,11 @@ def test_short_forms():
             "negatives": "static",
         }
     )
-    assert [one.source().title for one in config.data] == ["a.tsv", "second"]
+    assert [one.title for one in config.data] == ["a.tsv", "second"]
     assert config.encoder.model == "some/model"
-    assert config.weighting["name"] == "progressive"
-    assert config.batches["name"] == "distinct"
-    assert config.negatives["mode"] == "static"
+    assert config.weighting.name == "progressive"
+    assert config.batches.name == "distinct"
+    assert config.negatives.mode == "static"
     assert Config.from_dict({**LEAST, "encoder": "static"}).encoder.static is not None
 
 
@@ -142,14 +144,14 @@ def yaml(tmp_path, text, changes=()):
 
 def test_numbers_with_exponents_are_numbers(tmp_path):
     config = yaml(tmp_path, "data: a.tsv\noutput: run\ntraining: {learning_rate: 2e-5}\n")
-    assert config.training.learning_rate == 2e-5
+    assert config.schedule.learning_rate == 2e-5
 
 
 def test_changes(tmp_path):
     text = "data:\n  - a.tsv\n  - path: b.tsv\noutput: run\n"
     changes = ["training.epochs=3", "data.1.path=c.tsv", "data.0=d.tsv", "loss.temperature=1e-1"]
     config = yaml(tmp_path, text, changes)
-    assert (config.training.epochs, config.loss.temperature) == (3, 0.1)
+    assert (config.schedule.epochs, config.loss.temperature) == (3, 0.1)
     assert [one.path for one in config.data] == ["d.tsv", "c.tsv"]
 
 
@@ -177,8 +179,8 @@ def test_wrong_changes(tmp_path, change, message):
         ("data: [a\n", "config.yaml:2: not plain YAML"),
         ("data: a\noutput: b\ndata: c\n", "config.yaml:3: the key 'data' appears twice; keep one"),
         ("data: !!python/object/apply:os.system ['true']\n", "not plain YAML"),
-        ("data: a.tsv\n", "config.yaml: the configuration has no section output; give it"),
-        ("output: run\n", "the configuration has no section data; give it"),
+        ("data: a.tsv\n", "config.yaml: output is missing; give it"),
+        ("output: run\n", "data is missing; give it"),
         ("data: a\noutput: b\nlos: {}\n", 'no key "los" (did you mean "loss"?)'),
     ],
 )
@@ -196,20 +198,77 @@ def test_no_file_and_no_text(tmp_path):
 
 
 def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
-    config = yaml(tmp_path, EXAMPLE)
-    assert config.data[0].path == "pairs.tsv"
-    # What is commented out must be right as well, but for what excludes something else.
-    whole = re.sub(r"^( *)# ((?:  )?[a-z_]+: ?.*)$", r"\1\2", EXAMPLE, flags=re.M)
-    whole = re.sub(r"^#( +[a-z_]+:)", r" \1", whole, flags=re.M)
-    for one in ("static", "holdout", "pairs_from", "Killed", "One value"):
-        whole = re.sub(rf"^ *(# )?{one}.*\n", "", whole, flags=re.M)
-    config = yaml(tmp_path, whole)
-    assert config.weighting["first"] == -0.5
-    assert config.negatives["num_negatives"] == 5
-    assert config.prompts.document == "passage: "
-    assert config.evaluation.test_split == "test"
-    assert config.encoder.lora == {"rank": 16, "alpha": 32}
-    assert config.output.tensorboard
+    config = yaml(tmp_path, example())
+    assert config == Config.from_dict(
+        {
+            "data": {"path": "pairs.tsv", "corpus": "corpus.jsonl"},
+            "output": "run",
+            "schedule": {"epochs": 5},
+            "evaluation": {"holdout": 0.1, "metrics": ["nDCG@10", "R@100"]},
+        }
+    )
+    # What is commented out is right as well, and says what holds without it.
+    whole = re.sub(r"^( {0,4})# ( {0,4}[a-z_]+:.*)$", r"\1\2", example(), flags=re.M)
+    everything = yaml(tmp_path, whole.partition("\nadapter:")[0])
+    assert everything == config.changed(negatives={}, prompts={})
+
+
+def test_the_example_explains_every_option():
+    for line in example().splitlines()[6:]:
+        name = re.match(r"^ *(?:# )? *([a-z_]+):", line)
+        assert not line or name or line.lstrip().startswith("# "), line
+        assert "PydanticUndefined" not in line
+    for part in (SchedulePart, LossPart, EvaluationPart, OutputPart, NegativeRefresh):
+        assert all(field.description for field in part.model_fields.values())
+
+
+def test_the_schema_knows_every_key():
+    schema = Config.json_schema()
+    json.dumps(schema)
+    assert set(schema["properties"]) == {*Config.model_fields, "training"}
+    loss = schema["$defs"]["LossPart"]["properties"]
+    assert set(loss) == set(LossPart.model_fields)
+    assert loss["temperature"]["exclusiveMinimum"] == 0
+    assert loss["objective"]["enum"][0] == "out"
+    assert "divides the similarities" in loss["temperature"]["description"]
+
+
+def test_files_of_before_are_read(tmp_path):
+    config = yaml(tmp_path, "data: a\noutput: b\ntraining: {epochs: 3}\n", ["training.seed=2"])
+    assert (config.schedule.epochs, config.schedule.seed) == (3, 2)
+    assert "schedule:" in config.to_yaml()
+    with pytest.raises(ValueError, match="the same section; keep schedule"):
+        Config.from_dict({**LEAST, "training": {}, "schedule": {}})
+
+
+BOMB = "data: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "its aliases stand for more than 20,000 values"),
+        ("data: " + "[" * 3000 + "]" * 3000, "more than 50 levels"),
+        ("data: &a {path: *a}\noutput: b\n", "an alias stands for what it is in"),
+        ("".join(f"key{number}: 1\n" for number in range(100_000)), "more than 20,000 values"),
+        ("? [a, b]\n: c\n", "a key is a list or a mapping"),
+        ("data: !!binary aGk=\noutput: b\n", "not plain YAML (the tag"),
+        (
+            "data: a\noutput: b\nloss: {temperature: " + "9" * 5000 + "}\n",
+            "not plain YAML (Exceeds",
+        ),
+        ("data: a\noutput: b\n" + "k" * 900 + ": 1\n", "has no key"),
+    ],
+)
+def test_what_is_too_large_is_refused_at_once(tmp_path, text, message):
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        yaml(tmp_path, text)
+    assert len(str(error.value)) < 1000
+    assert time.perf_counter() - began < 10
 
 
 # --- sentences ---------------------------------------------------------------------------------
@@ -231,13 +290,13 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
         ({"training": {"warmup": float("nan")}}, "training.warmup is nan; give a number"),
         ({"training": {"scheduler": "square"}},
          "training.scheduler is 'square'; give one of linear, cosine, constant"),
-        ({"training": {"epochs": 1, "max_steps": 1}}, "both epochs and max_steps; keep one"),
+        ({"training": {"epochs": 1, "max_steps": 1}}, "both epochs (1) and max_steps (1) are"),
         ({"training": 3}, "training is 3; give a mapping with keys of: batch_size, epochs"),
-        ({"trainig": {}}, 'the configuration has no key "trainig" (did you mean "training"?)'),
+        ({"shedule": {}}, 'the configuration has no key "shedule" (did you mean "schedule"?)'),
         ({"loss": {"temprature": 1}}, 'loss has no key "temprature" (did you mean "temperature"?)'),
         ({"loss": {"precision": "half"}}, "loss.precision is 'half'; give one of float32, bfl"),
         ({"loss": {"symmetric": "yes"}}, "loss.symmetric is 'yes'; give true or false"),
-        ({"loss": {"matryoshka_dims": 64}}, "loss.matryoshka_dims is 64; give a list of dim"),
+        ({"loss": {"matryoshka_dims": 64}}, "loss.matryoshka_dims is 64; give a list, each a"),
         ({"loss": {"matryoshka_dims": [64, 0]}}, "loss.matryoshka_dims[1] is 0; give a whole"),
         ({"data": []}, "data is []; give one source or a list of them"),
         ({"data": {"corpus": "c.tsv"}}, "data.path is missing; give it"),
@@ -245,9 +304,9 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
         ({"data": [{"path": "a"}, {"pat": "b"}]},
          'data[1] has no key "pat" (did you mean "path"?)'),
         ({"data": ["x/a.tsv", "y/a.tsv"]}, 'data has two sources called "a.tsv"'),
-        ({"data": {"path": "a", "pairs_from": "crop"}}, "data.pairs_from is 'crop'; give one of"),
+        ({"data": {"path": "a", "pairs_from": "crop"}}, "data: pairs_from is 'crop'; give one of"),
         ({"data": {"path": "a", "pairs_from": {"kind": "crops", "ratio": 1}}},
-         'data.pairs_from has no key "ratio"'),
+         'data: pairs_from has no key "ratio"'),
         ({"data": {"path": "a", "pairs_from": "query_as_context"}}, "needs a model of yours"),
         ({"data": {"path": "a", "prompts": {"queries": ""}}},
          'data.prompts has no key "queries" (did you mean "query"?)'),
@@ -259,7 +318,7 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
         ({"encoder": {"model": "x", "lora": {"rank": 0}}}, "encoder.lora: lora.rank is 0"),
         ({"weighting": {"name": "progresive"}}, "weighting has the name 'prog"),
         ({"weighting": {"name": "focal", "gama": 1}}, "weighting 'focal' has no field"),
-        ({"negatives": {"mode": "sometimes"}}, "negatives: mode is 'sometimes'"),
+        ({"negatives": {"mode": "sometimes"}}, "negatives.mode is 'sometimes'; give one of"),
         ({"negatives": {"numnegatives": 3}},
          'negatives has no key "numnegatives" (did you mean "num_negatives"?)'),
         ({"negatives": {"file": "a", "mode": "static"}}, 'negatives has no key "mode"'),
@@ -279,30 +338,28 @@ def test_what_is_wrong_is_said(sections, message):
 
 
 def test_sections_built_in_python_check_themselves():
-    from stope.runs.sections import Training
-
-    with pytest.raises(ValueError, match=r"training\.batch_size is 'many'"):
-        Training(batch_size="many")
+    with pytest.raises(TypeError, match=r"schedule\.batch_size is 'many'"):
+        SchedulePart(batch_size="many")
 
 
 def test_differences_name_paths():
-    one = plain(Config.from_dict(LEAST))
-    other = plain(Config.from_dict({**LEAST, "training": {"epochs": 3}, "weighting": "constant"}))
+    one = Config.from_dict(LEAST).to_dict()
+    other = Config.from_dict(
+        {**LEAST, "training": {"epochs": 3}, "weighting": "constant"}
+    ).to_dict()
     assert set(differences(one, other)) == {
-        "training.epochs (not given, now 3)",
+        "schedule.epochs (not given, now 3)",
         "weighting (not given, now {'name': 'constant', 'value': 1.0})",
     }
     assert differences(one, one) == []
 
 
 def test_a_model_is_trained_with_the_prompts_it_is_used_with():
-    from types import SimpleNamespace
-
-    from stope.runs.parts import build_prompts, default_prompts
+    from stope.runs.prompts import default_prompts, task_prompts
 
     def made(known, **sections):
         config = Config.from_dict({**LEAST, **sections})
-        return build_prompts(config, SimpleNamespace(prompts={**known, **default_prompts(config)}))
+        return task_prompts(config, {**known, **default_prompts(config)})
 
     own = {"query": "q: ", "passage": "p: "}
     assert made({}) is None

@@ -138,7 +138,7 @@ def test_wrong_sources(here, source, message):
     write_beir(Collection(["d"], ["x"], ["q"], ["y"], {"train": {"q": {"d": 1}}}), here / "beir")
     config = Config.from_dict({"data": source, "output": "run"})
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)):
-        read_sources([section.source() for section in config.data])
+        read_sources(config.data)
 
 
 def test_several_sources_say_which_is_wrong(here):
@@ -182,7 +182,7 @@ def test_pairs_from_raw_text(here, kind):
 def judged(here, evaluation, rows=20):
     write("p.jsonl", [{"query": f"q{n}", "positive": f"d{n}"} for n in range(rows)])
     config = Config.from_dict({"data": "p.jsonl", "output": "x", "evaluation": evaluation})
-    return judges(config, read_sources([section.source() for section in config.data]))
+    return judges(config, read_sources(config.data))
 
 
 def test_holding_out(here):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,9 +30,17 @@ class Precision(str, Enum):
 
 def _print_example(wanted: bool) -> None:
     if wanted:
-        from stope.runs.example import EXAMPLE
+        from stope.runs.example import example
 
-        typer.echo(EXAMPLE, nl=False)
+        typer.echo(example())
+        raise typer.Exit
+
+
+def _print_schema(wanted: bool) -> None:
+    if wanted:
+        from stope.runs import Config
+
+        typer.echo(json.dumps(Config.json_schema(), indent=1))
         raise typer.Exit
 
 
@@ -140,6 +149,16 @@ def train(
             is_eager=True,
         ),
     ] = False,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            metavar="",
+            help="Print the JSON schema of a configuration, for editors that check YAML.",
+            callback=_print_schema,
+            is_eager=True,
+        ),
+    ] = False,
     split: options.Split = "train",
     query_column: options.QueryColumn = None,
     positive_column: options.PositiveColumn = None,
@@ -161,7 +180,7 @@ def train(
 
     if pairs.suffix.lower() in _YAML:
         context.meta[terminal.NAMES_KEYS] = True
-        says = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example"}
+        says = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example", "schema"}
         without_effect(
             context,
             {parameter.name or "" for parameter in context.command.params} - says,
@@ -172,7 +191,7 @@ def train(
             config = Config.from_dict(
                 {
                     **config.to_dict(),
-                    "training": {**config.to_dict()["training"], "threads": threads},
+                    "schedule": {**config.to_dict()["schedule"], "threads": threads},
                 }
             )
         command = f"stope train {pairs}" + "".join(f" --set {change}" for change in changes or [])
@@ -201,7 +220,7 @@ def train(
             "encoder": _encoder(encoder, code, max_tokens),
             "loss": {"temperature": temperature, "precision": precision.value},
             "weighting": weighting,
-            "training": {
+            "schedule": {
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "learning_rate": learning_rate,

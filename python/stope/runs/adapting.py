@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,11 @@ from stope.encoders import EmbeddingCache
 from stope.evaluation import RetrievalEvaluation, evaluate
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
-from stope.runs.sections import AdapterSection
 from stope.training.callbacks.log import TrainingLog
 from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE
 
 Floats = NDArray[np.float32]
-_NOT_OF_TRAINING = ("query_embeddings", "corpus_embeddings")
-_NOT_OF_ADAPTERS = (
-    ("loss", "symmetric"),
-    ("loss", "mini_batch_size"),
-    ("loss", "matryoshka_weights"),
-    ("training", "max_steps"),
-    ("training", "autocast"),
-)
 
 
 class Frozen:
@@ -135,23 +125,9 @@ def fit(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Adapter, TrainingReport]:
     """Train the adapter of a configuration."""
-    section, training = config.adapter, config.training
-    assert section is not None
-    options: dict[str, Any] = {
-        name: value for name, value in asdict(section).items() if name not in _NOT_OF_TRAINING
-    }
-    options |= {
-        "batch_size": training.batch_size,
-        "epochs": training.epochs,
-        "learning_rate": training.learning_rate,
-        "matryoshka_dims": config.loss.matryoshka_dims,
-        "weighting": config.weighting,
-        "weights": data.columns.get(WEIGHT),
-        "signals": _signals(data),
-        "sources": _sources(data) if section.refresh_every is not None else None,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
+    assert config.adapter is not None
     report = TrainingReport()
+    score = None
     if judge is not None and config.evaluation is not None:
         metric = config.evaluation.metrics[0]
 
@@ -159,9 +135,6 @@ def fit(
             report.evaluations.append(judge(adapter))
             return report.evaluations[-1][metric]
 
-        options |= {"evaluate_every": config.evaluation.every or 1, "evaluate": score}
-        if config.evaluation.patience is not None:
-            options["patience"] = config.evaluation.patience
     (folder / "log.jsonl").unlink(missing_ok=True)  # of a training that did not end
     queries = frozen.embed("query", data.pairs.query_texts)
     corpus = frozen.embed("corpus", data.pairs.corpus_texts)
@@ -171,53 +144,19 @@ def fit(
             queries,
             corpus,
             data.pairs.positives,
-            temperature=config.loss.temperature,
-            precision=config.loss.precision,  # type: ignore[arg-type]
-            seed=training.seed,
+            recipe=config.adapter_recipe(),
+            weights=data.columns.get(WEIGHT),
+            signals=_signals(data) if config.weighting is not None else None,
+            sources=_sources(data) if config.adapter.refresh_every is not None else None,
+            evaluate=score,
             progress=progress,
             log=log.write,
-            **options,
         )
     report.seconds = time.perf_counter() - began
     report.losses = list(adapter.losses)
     report.steps = len(adapter.losses)
     report.finished = True
     return adapter, report
-
-
-def check_adapter(config: Config) -> AdapterSection:
-    """The section, if the rest of the configuration goes with it.
-
-    Raises:
-        ValueError: neither a model nor embeddings, or sections that are not for an adapter.
-    """
-    section = config.adapter
-    assert section is not None
-    if config.encoder.model is None and section.query_embeddings is None:
-        raise ValueError(
-            "adapter needs embeddings: give encoder.model, or adapter.query_embeddings and "
-            "adapter.corpus_embeddings"
-        )
-    if config.encoder.lora is not None:
-        raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
-    for name in ("negatives", "batches"):
-        if getattr(config, name) is not None:
-            hint = "; adapter.refresh_every mines them" if name == "negatives" else ""
-            raise ValueError(f"the section {name} is not for an adapter; leave it away{hint}")
-    for owner, name in _NOT_OF_ADAPTERS:
-        if getattr(getattr(config, owner), name):
-            raise ValueError(f"{owner}.{name} is not for an adapter; leave it away")
-    if len(config.data) > 1 and any(source.prompts is not None for source in config.data):
-        raise ValueError(
-            "data has prompts of single sources, but an adapter's embeddings of all sources are "
-            "made with the same; give them in the section prompts"
-        )
-    if config.evaluation is not None and config.evaluation.keep == "last":
-        raise ValueError(
-            'evaluation.keep is "last", but an adapter keeps its best; leave keep or the section '
-            "evaluation away"
-        )
-    return section
 
 
 def keep(adapter: Adapter, model: Any, target: Path, save: Callable[[Any, Path], None]) -> None:

@@ -1,8 +1,7 @@
 """The configuration of a training run: what `stope train config.yaml` reads and `run` follows.
 
-Every section is a frozen dataclass; `Config.from_yaml` and `Config.from_dict` answer a wrong key or
-value with a sentence that names its path. Nothing but plain YAML is read: no tags, no code, no key
-twice. Numbers such as 2e-5 are numbers (YAML 1.1 would read a text).
+Its sections are the parts of a `Recipe`, and beside them the data, the encoder and an adapter. A
+wrong key or value is answered with a sentence that names its path.
 """
 
 from __future__ import annotations
@@ -11,75 +10,133 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
+from pydantic import BeforeValidator, Field, model_validator
+
+from stope._checks import shown
 from stope._extras import need
-from stope.runs import parts
-from stope.runs.options import Section, mapping, option, plain, read_section
+from stope.adapters.recipe import AdapterPart, AdapterRecipe, AdapterSchedule
+from stope.data import Source
 from stope.runs.reading import change, parse_yaml
 from stope.runs.sections import (
     AdapterSection,
     Encoder,
-    Evaluation,
-    Loss,
-    Output,
+    EvaluationSection,
+    MinedFile,
+    OutputSection,
     Prompts,
-    Source,
-    Training,
-    read_encoder,
-    read_output,
-    read_sources,
+    SourceSection,
+)
+from stope.training.negatives.refresh import NegativeRefresh
+from stope.training.options import FieldsOf, Part
+from stope.training.recipe import (
+    BatchesOption,
+    LossPart,
+    SchedulePart,
+    WeightingOption,
 )
 
+AnyPart = TypeVar("AnyPart", bound=Part)
 
-@dataclass(frozen=True)
-class Config(Section):
+
+def _negatives(given: Any) -> MinedFile | NegativeRefresh | None:
+    if isinstance(given, MinedFile) or (isinstance(given, Mapping) and "file" in given):
+        return MinedFile.read(given)
+    return None if given is None else NegativeRefresh.from_dict(given)
+
+
+def _sources(given: Any) -> Any:
+    """One source, given as a path or a mapping, or a list of them."""
+    if isinstance(given, str | Mapping | Source):
+        given = [given]
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"data is {shown(given)}; give one source or a list of them")
+    return [{"path": source} if isinstance(source, str) else source for source in given]
+
+
+class Config(Part):
     """A training run: where the data is, what is trained and how, and where it is written.
-
-    Attributes:
-        data: the sources; given as one, or as a list.
-        encoder: what is trained; default, a static encoder from scratch.
-        loss: of the contrastive loss.
-        weighting: a `stope.weighting` by name and fields, or None.
-        negatives: fields of `NegativeRefresh`; None: in-batch negatives only.
-        batches: how batches are made, by name and fields.
-        prompts: before every query and document.
-        training: epochs, rates, seed.
-        evaluation: what judges the encoder, or None.
-        output: where the run is written.
-        adapter: train an adapter on frozen embeddings instead.
 
     Example:
         >>> config = Config.from_dict({"data": "pairs.tsv", "output": "run"})
-        >>> config.encoder.static.dim, config.training.warmup
+        >>> config.encoder.static.dim, config.schedule.warmup
         (512, 0.1)
-        >>> Config.from_dict({"data": "pairs.tsv", "output": "run", "training": {"epoch": 3}})
+        >>> Config.from_dict({"data": "pairs.tsv", "output": "run", "schedule": {"epoch": 3}})
         Traceback (most recent call last):
             ...
-        ValueError: training has no key "epoch" (did you mean "epochs"?); its keys are batch_size,
+        ValueError: schedule has no key "epoch" (did you mean "epochs"?); its keys are batch_size,
         epochs, max_steps, learning_rate, warmup, scheduler, seed, threads, autocast
     """
 
-    KEY: ClassVar[str] = "the configuration"
+    WHOLE: ClassVar[str] = "the configuration"
 
-    data: tuple[Source, ...] = option(read_sources)
-    output: Output = option(read_output)
-    encoder: Encoder = option(read_encoder, Encoder())
-    loss: Loss = option(lambda v, p: read_section(Loss, v, p), Loss())
-    weighting: dict[str, Any] | None = option(parts.check_weighting, None)
-    negatives: dict[str, Any] | None = option(parts.check_refresh, None)
-    batches: dict[str, Any] | None = option(parts.check_batches, None)
-    prompts: Prompts | None = option(lambda v, p: read_section(Prompts, v, p), None)
-    training: Training = option(lambda v, p: read_section(Training, v, p), Training())
-    evaluation: Evaluation | None = option(lambda v, p: read_section(Evaluation, v, p), None)
-    adapter: AdapterSection | None = option(lambda v, p: read_section(AdapterSection, v, p), None)
+    data: Annotated[
+        tuple[Annotated[SourceSection, FieldsOf(SourceSection)], ...],
+        BeforeValidator(_sources),
+        Field(min_length=1, description="one source of pairs, or a list of them"),
+    ]
+    encoder: Annotated[Encoder, Field(description="what is trained")] = Encoder()
+    loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
+    weighting: WeightingOption = None
+    negatives: Annotated[
+        MinedFile | NegativeRefresh | None,
+        BeforeValidator(_negatives),
+        Field(description="hard negatives, mined with the encoder itself while it trains"),
+    ] = None
+    batches: BatchesOption = None
+    prompts: Annotated[Prompts | None, Field(description="put before texts")] = None
+    schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
+    evaluation: Annotated[
+        EvaluationSection | None, Field(description="what judges the encoder")
+    ] = None
+    output: Annotated[OutputSection, Field(description="where the run is written")]
+    adapter: Annotated[
+        AdapterSection | None, Field(description="train an adapter on embeddings instead")
+    ] = None
+
+    @model_validator(mode="after")
+    def _together(self) -> Config:
+        names = [source.title for source in self.data]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f'data has two sources called "{twice}"; give each its own name')
+        if self.adapter is not None:
+            _check_adapter(self, self.adapter)
+        refresh = self.negatives
+        if refresh is None or isinstance(refresh, MinedFile) or len(self.data) == 1:
+            return self
+        if refresh.mode == "query_side" and not refresh.across_sources:
+            raise ValueError(
+                "negatives.mode is query_side, which searches the documents of all sources "
+                "together, so that a row would get negatives of other sources; allow it with "
+                "negatives.across_sources: true, or choose another mode"
+            )
+        return self
+
+    def adapter_recipe(self) -> AdapterRecipe:
+        """The recipe of the section adapter; what it leaves to be chosen has its default.
+
+        Raises:
+            ValueError: options that are not for an adapter.
+        """
+        assert self.adapter is not None
+        schedule = {n: v for n, v in self.schedule if n in AdapterSchedule.model_fields}
+        judged = ("every", "patience") if self.evaluation is not None else ()
+        evaluation = {name: getattr(self.evaluation, name) for name in judged}
+        return AdapterRecipe(
+            adapter={name: getattr(self.adapter, name) for name in AdapterPart.model_fields},
+            loss=self.loss,
+            weighting=self.weighting,
+            schedule={name: value for name, value in schedule.items() if value is not None},
+            evaluation={name: value for name, value in evaluation.items() if value is not None},
+        )
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | Config) -> Config:
-        """Read a mapping of sections.
+        """Read a mapping of sections. The section schedule may also be called training.
 
         Raises:
             ValueError: an unknown or missing key, a value of a wrong kind or out of range; the
@@ -87,20 +144,17 @@ class Config(Section):
         """
         if isinstance(given, Config):
             return given
-        names = [field.name for field in dataclasses.fields(cls)]
-        sections = mapping(given, "the configuration", names)
-        values = {}
-        for field in dataclasses.fields(cls):
-            value = sections.get(field.name)
-            if value is not None:
-                values[field.name] = field.metadata["check"](value, field.name)
-            elif field.default is dataclasses.MISSING:
-                raise ValueError(f"the configuration has no section {field.name}; give it")
-        return cls(**values)
+        sections = given
+        if isinstance(given, Mapping):
+            sections = {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls.read(_renamed(sections), "")
+        except (TypeError, ValueError) as error:
+            raise ValueError(_as_written(str(error), sections)) from None
 
     @classmethod
     def from_yaml(cls, path: str | PathLike[str], changes: Sequence[str] = ()) -> Config:
-        """Read a YAML file; changes such as "training.epochs=3" replace what it says.
+        """Read a YAML file; changes such as "schedule.epochs=3" replace what it says.
 
         Raises:
             ValueError: as `from_dict`, or no YAML, with file and line.
@@ -114,25 +168,36 @@ class Config(Section):
             written = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text ({error})") from error
-        given = parse_yaml(written, str(file))
-        if not isinstance(given, Mapping):
+        sections = parse_yaml(written, str(file))
+        if not isinstance(sections, Mapping):
             raise ValueError(f"{file} holds no configuration; it needs data: and output:")
-        sections = dict(given)
+        sections = dict(sections)
         for wanted in changes:
-            change(sections, wanted)
+            change(sections, _in_words_of(sections, wanted))
         try:
             return cls.from_dict(sections)
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` takes, defaults included, None left out."""
-        return dict(plain(self))
-
     def to_yaml(self) -> str:
         """What `from_yaml` reads."""
         yaml = need("yaml", extra="train")
         return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema of a configuration file, for editors that complete and check YAML."""
+        schema = cls.model_json_schema()
+        sections = schema["properties"]
+        one_source = sections["data"]["items"]
+        sections["data"]["anyOf"] = [
+            {"type": "string"},
+            one_source,
+            {"type": "array", "items": {"anyOf": [{"type": "string"}, one_source]}},
+        ]
+        del sections["data"]["items"], sections["data"]["type"]
+        sections["training"] = {**sections["schedule"], "deprecated": True}
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
     def fingerprint(self) -> str:
         """SHA-256 of all that decides about the result: not of output and threads."""
@@ -141,17 +206,22 @@ class Config(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The configuration without what does not decide about the result."""
-        found = self.to_dict()
-        del found["output"]
-        found["training"].pop("threads", None)
-        return found
+        sections = self.to_dict()
+        del sections["output"]
+        sections["schedule"].pop("threads", None)
+        return sections
 
     def absolute(self) -> Config:
         """The same with absolute paths, so that it can be followed from any folder."""
-        return dataclasses.replace(
-            self,
-            data=tuple(_absolute(one, "path", "corpus", "qrels") for one in self.data),
-            encoder=_absolute_model(self.encoder),
+        encoder = self.encoder
+        if encoder.model is not None and Path(encoder.model).expanduser().is_dir():
+            encoder = _absolute(encoder, "model")  # another is a name of the hub
+        return self.changed(
+            data=[
+                dataclasses.replace(source, **_absolute_paths(source, "path", "corpus", "qrels"))
+                for source in self.data
+            ],
+            encoder=encoder,
             evaluation=self.evaluation and _absolute(self.evaluation, "path", "corpus"),
             output=_absolute(self.output, "folder", "model"),
             adapter=self.adapter
@@ -159,16 +229,68 @@ class Config(Section):
         )
 
 
-def _absolute(section: Any, *names: str) -> Any:
+def _check_adapter(config: Config, section: AdapterSection) -> None:
+    """Refuse sections and options that are not for an adapter."""
+    if config.encoder.model is None and section.query_embeddings is None:
+        raise ValueError(
+            "adapter needs embeddings: give encoder.model, or adapter.query_embeddings and "
+            "adapter.corpus_embeddings"
+        )
+    if config.encoder.lora is not None:
+        raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
+    for name in ("negatives", "batches"):
+        if getattr(config, name) is not None:
+            hint = "; adapter.refresh_every mines them" if name == "negatives" else ""
+            raise ValueError(f"the section {name} is not for an adapter; leave it out{hint}")
+    for name in config.schedule.changes():
+        if name not in (*AdapterSchedule.model_fields, "threads"):
+            raise ValueError(f"schedule.{name} is not for an adapter; leave it out")
+    config.adapter_recipe()
+    if len(config.data) > 1 and any(source.prompts is not None for source in config.data):
+        raise ValueError(
+            "data has prompts of single sources, but an adapter's embeddings of all sources are "
+            "made with the same; give them in the section prompts"
+        )
+    if config.evaluation is not None and config.evaluation.keep == "last":
+        raise ValueError(
+            'evaluation.keep is "last", but an adapter keeps its best; leave keep or the section '
+            "evaluation out"
+        )
+
+
+def _renamed(sections: Any) -> Any:
+    """With the section schedule where a file calls it training."""
+    if not isinstance(sections, Mapping) or "training" not in sections:
+        return sections
+    if "schedule" in sections:
+        raise ValueError("schedule and training are the same section; keep schedule")
+    names = {"training": "schedule"}
+    return {names.get(name, name): value for name, value in sections.items()}
+
+
+def _in_words_of(sections: Mapping[str, Any], wanted: str) -> str:
+    """A change, its section called as the file does."""
+    words = ("schedule.", "training.") if "training" in sections else ("training.", "schedule.")
+    if words[1].rstrip(".") in sections and wanted.startswith(words[0]):
+        return words[1] + wanted.removeprefix(words[0])
+    return wanted
+
+
+def _as_written(said: str, sections: Any) -> str:
+    """A message with the words of the file."""
+    if not isinstance(sections, Mapping):
+        return said
+    if "training" in sections and said.startswith("schedule"):
+        said = "training" + said.removeprefix("schedule")
+    if not isinstance(sections.get("data"), list | tuple):
+        said = said.replace("data[0]", "data", 1)
+    return said
+
+
+def _absolute_paths(section: Any, *names: str) -> dict[str, str]:
     paths = {name: getattr(section, name) for name in names}
-    return dataclasses.replace(
-        section,
-        **{name: str(Path(path).expanduser().absolute()) for name, path in paths.items() if path},
-    )
+    return {name: str(Path(p).expanduser().absolute()) for name, p in paths.items() if p}
 
 
-def _absolute_model(encoder: Encoder) -> Encoder:
-    """A model that is a folder here by its path; another is a name of the hub."""
-    if encoder.model is None or not Path(encoder.model).expanduser().is_dir():
-        return encoder
-    return _absolute(encoder, "model")  # type: ignore[no-any-return]
+def _absolute(section: AnyPart, *names: str) -> AnyPart:
+    return section.changed(**_absolute_paths(section, *names))

@@ -1,71 +1,97 @@
-"""A configuration with every section explained, which works as it is on one's own two files."""
+"""A configuration with every option explained, which works as it is on one's own two files."""
 
-EXAMPLE = """\
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import Any, get_args
+
+from stope.runs.config import Config
+from stope.runs.sections import SourceSection, Static
+from stope.training.negatives.refresh import NegativeRefresh
+from stope.training.options import FieldsOf, Part
+
+_HEAD = """\
 # A training run of stope: stope train config.yaml
 # Killed or interrupted, it goes on with: stope train config.yaml --resume
-# One value for once: stope train config.yaml --set training.epochs=3
+# One value for once: stope train config.yaml --set schedule.epochs=3
 # Paths count from the folder in which the command runs.
-
-data:                     # one source, or a list of them (- path: ...)
-  path: pairs.tsv         # queries with positives: .jsonl .tsv .csv .parquet; or a BEIR folder
-  corpus: corpus.jsonl    # documents to find negatives in; leave away for a BEIR folder
-  # name: help            # prompts and batches of several sources go by it
-  # split: train          # of a BEIR folder
-  # query_column: question    # where the usual names do not hold; also positive_column,
-  #                             text_column, id_column; positive_ids: true where they are ids
-  # weight: weight        # column of weights; signals: [easiness] are numbers a weighting reads
-  # pairs_from: crops     # make the pairs from raw text at path
-
-encoder:                  # a static encoder from scratch, or any sentence-transformers model
-  static: {dim: 512}
-  # model: sentence-transformers/all-MiniLM-L6-v2
-  # max_tokens: 128
-  # lora: {rank: 16, alpha: 32}         # needs pip install "stope[lora]"
-
-loss:
-  temperature: 0.05
-  # precision: bfloat16   # faster where the processor has AMX
-  # mini_batch_size: 32   # large batches of a transformer in little memory
-  # matryoshka_dims: [256, 128, 64]
-
-# weighting:              # which pairs count more while training proceeds; see stope.weighting
-#   name: progressive     # easy ones first, hard ones later
-#   first: -0.5
-#   last: 0.5
-
-# negatives:              # hard negatives, mined with the model itself while it trains
-#   mode: periodic
-#   every_epochs: 1
-#   num_negatives: 5
-#   relative_margin: 0.05 # a negative stays 5% below the positive's score
-#   across_sources: true  # in the documents of all sources, not of the query's own alone
-
-# batches: distinct       # or homogeneous, clustered, mixed
-
-# prompts: {query: "query: ", document: "passage: "}
-
-training:
-  epochs: 5
-  # batch_size: 1024      # what is not given is chosen to suit encoder and data
-  # learning_rate: 0.1    # about 0.1 for a static encoder, 2e-5 for a transformer
-  # warmup: 0.1
-  # scheduler: linear     # cosine, constant
-  # autocast: bfloat16
-  seed: 0
-
-evaluation:               # judged before training and after every epoch
-  holdout: 0.1            # this share of the queries is held out; or name them instead:
-  # path: test.tsv        # pairs file (with corpus:) or BEIR folder
-  # split: dev
-  # test_split: test      # judged before and after only
-  metrics: [nDCG@10, R@100]
-  keep: best              # the weights of the best evaluation; last: of the last step
-  # every: 500            # steps
-  # patience: 3           # stop after so many evaluations without gain
-
-output:
-  folder: run             # config.yaml, log.jsonl, checkpoints/, report.json, model/
-  # checkpoint_every: 500
-  # keep_checkpoints: 2
-  # tensorboard: true     # needs pip install "stope[log]"
+# What is commented out has its default; where that is chosen to suit, no value is shown.
 """
+# What the example sets; all else is commented out.
+_SET: dict[str, dict[str, Any]] = {
+    "data": {"path": "pairs.tsv", "corpus": "corpus.jsonl"},
+    "encoder": {"static": {"dim": 512}},
+    "loss": {"temperature": 0.05},
+    "schedule": {"epochs": 5, "seed": 0},
+    "evaluation": {"holdout": 0.1, "metrics": ["nDCG@10", "R@100"], "keep": "best"},
+    "output": {"folder": "run"},
+}
+_COLUMN, _WIDTH = 36, 100
+
+
+def example() -> str:
+    """The file, made from the descriptions of all options.
+
+    >>> for line in example().splitlines()[6:9]:
+    ...     print(line)
+    data:                               # one source of pairs, or a list of them
+      path: pairs.tsv                   # BEIR folder; or pairs as .jsonl, .tsv, .csv (also
+                                        # compressed), .parquet; with pairs_from documents, and with
+    """
+    lines = [_HEAD]
+    for name, field in Config.model_fields.items():
+        chosen = _SET.get(name)
+        lines.append(_line(f"{name}:" if chosen else f"# {name}:", field.description))
+        part = _part_of(name, field.annotation)
+        if part is not None:
+            lines += _options(part, chosen, "  " if chosen else "#   ")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _options(part: type[Part], chosen: dict[str, Any] | None, indent: str) -> list[str]:
+    lines = []
+    for name, field in part.model_fields.items():
+        if name == "static" and chosen is not None:
+            lines.append(_line(f"{indent}static:", field.description))
+            lines += _options(Static, chosen[name], f"{indent}  ")
+            continue
+        set_here = chosen is not None and name in chosen
+        value = chosen[name] if chosen is not None and set_here else field.get_default()
+        mark = "" if set_here or chosen is None else "# "
+        lines.append(_line(f"{indent}{mark}{name}:{_yaml(value)}", field.description))
+    return lines
+
+
+def _part_of(name: str, annotation: Any) -> type[Part] | None:
+    """The part that a section holds, where it is one."""
+    if name == "data":
+        return FieldsOf(SourceSection).model
+    if name == "negatives":
+        return NegativeRefresh
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)), None)
+
+
+def _yaml(value: Any) -> str:
+    if value is None or type(value).__name__ == "PydanticUndefinedType":
+        return ""
+    if isinstance(value, list | tuple):
+        return f" [{', '.join(map(str, value))}]"
+    return " " + (value if isinstance(value, str) else json.dumps(value))
+
+
+def _line(option: str, description: str | None) -> str:
+    """An option and its description beside it, as comments in a column of their own."""
+    width = _WIDTH - _COLUMN - 2
+    told = textwrap.wrap(description or "", width)
+    if not told:
+        return option
+    beside = [option] if len(option) < _COLUMN else [option, ""]
+    beside += [""] * (len(told) - 1)
+    first = len(beside) - len(told)
+    lines = beside[:first]
+    for left, text in zip(beside[first:], told, strict=True):
+        lines.append(f"{left:<{_COLUMN}}# {text}")
+    return "\n".join(lines)

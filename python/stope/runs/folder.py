@@ -18,7 +18,6 @@ from typing import Any
 import stope
 from stope.data import open_atomic
 from stope.runs.config import Config
-from stope.runs.options import differences
 
 CONFIG, STATE, REPORT = "config.yaml", "run.json", "report.json"
 
@@ -106,11 +105,35 @@ class RunFolder:
                 "another output.folder"
             )
         known = Config.from_yaml(self.path / CONFIG).decisive()
-        if found := differences(known, config.decisive()):
+        if changed := differences(known, config.decisive()):
             raise ValueError(
-                f"{self.path} holds a run of another configuration: {', '.join(found)}. Go on with "
-                f"{self.path / CONFIG}, or name another output.folder"
+                f"{self.path} holds a run of another configuration: {', '.join(changed)}. Go on "
+                f"with {self.path / CONFIG}, or name another output.folder"
             )
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """The paths at which two plain configurations differ, with both values.
+
+    >>> differences({"schedule": {"epochs": 3}}, {"schedule": {"epochs": 5, "seed": 1}})
+    ['schedule.epochs (3, now 5)', 'schedule.seed (not given, now 1)']
+    """
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return [
+            line
+            for key in dict.fromkeys([*first, *second])
+            for line in differences(first.get(key), second.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [
+            line
+            for place, values in enumerate(zip(first, second, strict=True))
+            for line in differences(*values, f"{path}[{place}]")
+        ]
+    if first == second:
+        return []
+    told = ["not given" if value is None else f"{value}" for value in (first, second)]
+    return [f"{path} ({told[0]}, now {told[1]})"]
 
 
 def _is_of_no_run(entry: Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from stope.data import Collection, Pairs, Source, SourceData, read_beir, read_sources, text_key
 from stope.evaluation import RetrievalEvaluation
 from stope.runs.config import Config
-from stope.runs.sections import Evaluation
+from stope.runs.sections import EvaluationSection
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
     if section is None:
         return Judges(), data
     if section.holdout is not None:
-        return _hold_out(section, data, config.training.seed)
+        return _hold_out(section, data, config.schedule.seed)
     path, corpus = section.path, section.corpus
     if path is None:
         source = config.data[0]
@@ -48,14 +48,14 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
         if section.test_split is not None:
             raise ValueError(
                 f"evaluation.path is {path}, a file, which has no split "
-                f'"{section.test_split}"; leave test_split away'
+                f'"{section.test_split}"; leave test_split out'
             )
         found = read_sources([Source(path, corpus=corpus)], section="evaluation").pairs
         return Judges(_of_pairs(found, np.arange(len(found.query_texts)), section)), data
     if corpus is not None:
         raise ValueError(
             "evaluation.path is a BEIR folder, which brings its own corpus; leave "
-            "evaluation.corpus away"
+            "evaluation.corpus out"
         )
     names = [section.split, *([section.test_split] if section.test_split else [])]
     try:
@@ -66,7 +66,7 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
     return Judges(*made), data
 
 
-def _of_split(collection: Collection, name: str, section: Evaluation) -> Any:
+def _of_split(collection: Collection, name: str, section: EvaluationSection) -> Any:
     if not any(level > 0 for found in collection.qrels[name].values() for level in found.values()):
         raise ValueError(f'the split "{name}" has no query with a relevant document')
     return RetrievalEvaluation.from_collection(
@@ -74,11 +74,11 @@ def _of_split(collection: Collection, name: str, section: Evaluation) -> Any:
     )
 
 
-def _of_pairs(pairs: Pairs, queries: Any, section: Evaluation) -> RetrievalEvaluation:
+def _of_pairs(pairs: Pairs, queries: Any, section: EvaluationSection) -> RetrievalEvaluation:
     return RetrievalEvaluation.from_pairs(pairs, queries, metrics=section.metrics, k=section.k)
 
 
-def _hold_out(section: Evaluation, data: SourceData, seed: int) -> tuple[Judges, SourceData]:
+def _hold_out(section: EvaluationSection, data: SourceData, seed: int) -> tuple[Judges, SourceData]:
     count = len(data.pairs.query_texts)
     wanted = section.holdout or 0.0
     number = round(wanted * count) if wanted < 1 else round(wanted)

@@ -1,24 +1,38 @@
-"""Read plain YAML, and changes to it from the command line."""
+"""Read plain YAML, and changes to it from the command line.
+
+Nothing but plain YAML is read: no tags, no code, no key twice. Numbers such as 2e-5 are numbers
+(YAML 1.1 would read a text). What is too large or too deep for a configuration is refused before
+anything is built of it: aliases let a few lines stand for millions of values.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
+from stope._checks import shown
 from stope._extras import need
+
+_MOST_PARTS, _MOST_DEEP = 20_000, 50
 
 
 def parse_yaml(written: str, where: str) -> Any:
-    """Read plain YAML: no tags, no key twice, 2e-5 a number."""
+    """Read plain YAML.
+
+    Raises:
+        ValueError: no plain YAML, or more of it than a configuration has; with the line.
+    """
     yaml = need("yaml", extra="train")
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for place, key in enumerate(keys):
-                if key in keys[:place]:
-                    line = node.value[place][0].start_mark.line + 1
-                    raise ValueError(f"{where}:{line}: the key {key!r} appears twice; keep one")
+            known = set()
+            for key, _ in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise _error(where, key, "a key is a list or a mapping; give a word")
+                if key.value in known:
+                    raise _error(where, key, f"the key {shown(key.value)} appears twice; keep one")
+                known.add(key.value)
             return super().construct_mapping(node, deep)
 
     Loader.add_implicit_resolver(
@@ -27,36 +41,86 @@ def parse_yaml(written: str, where: str) -> Any:
         list("-+.0123456789"),
     )
     try:
-        return yaml.load(written, Loader)
+        _check_events(yaml.parse(written, Loader), where)
+        loader = Loader(written)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_expanded(node, where)
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f":{mark.line + 1}"
         problem = getattr(error, "problem", None) or str(error)
-        raise ValueError(f"{where}{line}: not plain YAML ({problem})") from error
+        raise ValueError(f"{where}{line}: not plain YAML ({shown(problem)[1:-1]})") from error
+    except (ValueError, OverflowError) as error:  # of a number or a date that Python refuses
+        said = str(error)
+        raise ValueError(
+            said if said.startswith(where) else f"{where}: not plain YAML ({shown(said)[1:-1]})"
+        ) from error
+
+
+def _check_events(events: Any, where: str) -> None:
+    """Refuse depth and length before a node is made of them."""
+    depth = 0
+    for number, event in enumerate(events):
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise _error(where, event, f"not plain YAML (the tag {shown(tag)}); leave it out")
+        if depth > _MOST_DEEP:
+            raise _error(where, event, f"more than {_MOST_DEEP} levels; a configuration has few")
+        if number > _MOST_PARTS:
+            raise _error(where, event, f"more than {_MOST_PARTS:,} values; a configuration has few")
+
+
+def _check_expanded(node: Any, where: str) -> None:
+    """Refuse what aliases would make larger than that."""
+    sizes: dict[int, int] = {}
+
+    def size(inner: Any, above: frozenset[int]) -> int:
+        if id(inner) in above:
+            raise _error(where, inner, "an alias stands for what it is in; write the value out")
+        if id(inner) not in sizes:
+            parts = inner.value if isinstance(inner.value, list) else []
+            flat = [node for part in parts for node in (part if type(part) is tuple else (part,))]
+            within = above | {id(inner)}
+            sizes[id(inner)] = 1 + sum(size(part, within) for part in flat)
+        return sizes[id(inner)]
+
+    if size(node, frozenset()) > _MOST_PARTS:
+        raise _error(where, node, f"its aliases stand for more than {_MOST_PARTS:,} values")
+
+
+def _error(where: str, place: Any, problem: str) -> ValueError:
+    return ValueError(f"{where}:{place.start_mark.line + 1}: {problem}")
 
 
 def change(sections: dict[str, Any], wanted: str) -> None:
-    """Follow a change such as training.epochs=3 or data.0.path=other.tsv."""
+    """Follow a change such as schedule.epochs=3 or data.0.path=other.tsv."""
     path, sign, written = wanted.partition("=")
     keys = path.strip().split(".")
     if not sign or not all(keys):
-        raise ValueError(f"{wanted!r} is no change; write it as section.key=value")
+        raise ValueError(f"{shown(wanted)} is no change; write it as section.key=value")
     place: Any = sections
     for key in keys[:-1]:
         inner = place.get(key) if isinstance(place, dict) else None
         if isinstance(place, list):
-            if not key.isdigit() or int(key) >= len(place):
-                raise ValueError(f"{wanted!r}: there is no {key} in a list of {len(place)}")
-            inner = place[int(key)]
-        if inner is None and isinstance(place, dict):
+            inner = place[_position(key, place, wanted)]
+        elif inner is None:
             inner = place[key] = {}
-        if not isinstance(inner, (dict, list)):
-            raise ValueError(f"{wanted!r}: {key} is {inner!r}, which has no keys")
+        if not isinstance(inner, dict | list):
+            raise ValueError(f"{shown(wanted)}: {key} is {shown(inner)}, which has no keys")
         place = inner
     value = parse_yaml(written, wanted)
     if isinstance(place, list):
-        if not keys[-1].isdigit() or int(keys[-1]) >= len(place):
-            raise ValueError(f"{wanted!r}: there is no {keys[-1]} in a list of {len(place)}")
-        place[int(keys[-1])] = value
+        place[_position(keys[-1], place, wanted)] = value
     else:
         place[keys[-1]] = value
+
+
+def _position(key: str, values: list[Any], wanted: str) -> int:
+    if not key.isdecimal() or int(key) >= len(values):
+        raise ValueError(f"{shown(wanted)}: there is no {key} in a list of {len(values)}")
+    return int(key)

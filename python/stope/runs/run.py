@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import stope
-from stope._extras import need
 from stope.data import SourceData, read_negative_ids, read_sources
 from stope.encoders.folder import load_encoder, save_encoder
 from stope.encoders.static import static_encoder
 from stope.encoders.versions import dimension
-from stope.runs import adapting, parts
+from stope.evaluation import RetrievalEvaluation
+from stope.progress import Progress, silent
+from stope.runs import adapting
 from stope.runs.config import Config
 from stope.runs.folder import RunFolder
 from stope.runs.judging import Judges, judges
-from stope.runs.sections import Encoder
+from stope.runs.prompts import default_prompts, task_prompts
+from stope.runs.sections import MinedFile
+from stope.training.negatives.refresh import NegativeRefresh
+from stope.training.options import AnyPart
+from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe
 from stope.training.report import TrainingReport
 from stope.training.rows import pairs_dataset, training_dataset
+from stope.training.threads import threads
+from stope.training.trainer import train
 
-Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -96,31 +100,30 @@ def run(
         >>> from stope.data import write_jsonl
         >>> _ = write_jsonl(folder / "pairs.jsonl", rows)
         >>> report = run({"data": str(folder / "pairs.jsonl"), "output": str(folder / "run"),
-        ...               "encoder": {"static": {"dim": 16}}, "training": {"epochs": 2}})
+        ...               "encoder": {"static": {"dim": 16}}, "schedule": {"epochs": 2}})
         >>> (report.model / "modules.json").exists()
         True
     """
     if isinstance(config, (str, PathLike)):
         config = Config.from_yaml(config)
     config = Config.from_dict(config).absolute()
-    tell = say or _silent
+    tell = say or silent
     folder = RunFolder(config, resume=resume)
     done = folder.finished()
     if done is not None:
         tell(f"{folder.path} is a finished run; nothing is left to do")
         return RunReport.from_dict(folder.path, folder.model, done)
-    with _threads(config.training.threads):
+    with threads(config.schedule.threads):
         return _follow(config, folder, progress, tell)
 
 
 def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
-    sources = [section.source() for section in config.data]
-    data = read_sources(sources, seed=config.training.seed, say=tell)
+    data = read_sources(config.data, seed=config.schedule.seed, say=tell)
     whole = data
     judged, data = judges(config, whole)
-    section = None if config.adapter is None else adapting.check_adapter(config)
-    given = section is not None and section.query_embeddings is not None
-    model = None if given else _encoder(config, data, tell)
+    section = config.adapter
+    embedded = section is not None and section.query_embeddings is not None
+    model = None if embedded else _encoder(config, data, tell)
     # All that it needs is there: what fails before leaves the folder to another configuration.
     folder.begin(config.fingerprint(), whole.fingerprints)
     if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
@@ -129,11 +132,11 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
         return _adapt(config, folder, whole, data, judged, model, progress, tell)
     before, test_before = _first(folder, judged, model, tell)
     tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
-    done = _train(config, folder, data, judged, model, progress, tell)
+    done = _train(config, folder, data, judged.held_out, model, progress, tell)
     if not done.steps:
         raise ValueError(
             f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
-            "pairs; give more pairs or a smaller training.batch_size"
+            "pairs; give more pairs or a smaller schedule.batch_size"
         )
     after = _after(done, config)
     _, test_after = _judge(Judges(None, judged.test), model, "after training", tell)
@@ -185,11 +188,10 @@ def _after(done: TrainingReport, config: Config) -> dict[str, float]:
 
 
 def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
-    section: Encoder = config.encoder
+    section = config.encoder
     if section.static is not None:
         tell("building a static encoder from the texts")
-        options = asdict(section.static)
-        model = static_encoder(data.texts(), seed=config.training.seed, **options)
+        model = static_encoder(data.texts(), seed=config.schedule.seed, **dict(section.static))
     else:
         tell(f"loading {section.model}")
         model = load_encoder(str(section.model))
@@ -201,7 +203,7 @@ def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
                     f"most {longest}; give no more"
                 )
             model.max_seq_length = section.max_tokens
-    model.prompts = {**model.prompts, **parts.default_prompts(config)}
+    model.prompts = {**model.prompts, **default_prompts(config)}
     return model
 
 
@@ -209,51 +211,48 @@ def _train(
     config: Config,
     folder: RunFolder,
     data: SourceData,
-    judged: Judges,
+    held_out: RetrievalEvaluation | None,
     model: Any,
     progress: Progress | None,
     tell: Say,
-) -> Any:
-    from stope import training
-
-    section, output = config.training, config.output
-    mined = None if config.negatives is None or "file" in config.negatives else config.negatives
-    examples = _examples(config, data, tell)
-    if mined is not None and len(config.data) > 1:
-        examples = parts.to_mine(mined, examples)
-    dims = config.loss.matryoshka_dims
-    if dims is not None and config.loss.matryoshka_weights is None:
-        whole = dimension(model)
-        dims = dims if whole is None or dims[0] >= whole else (whole, *dims)
-    options: dict[str, Any] = {
-        **asdict(config.loss),
-        "matryoshka_dims": dims,
-        **{name: value for name, value in asdict(section).items() if name != "threads"},
-        "weighting": config.weighting,
-        "refresh": None if mined is None else parts.build_refresh(mined),
-        "batches": config.batches and parts.build_batches(config.batches),
-        "prompts": parts.build_prompts(config, model),
-        "lora": config.encoder.lora and parts.build_lora(config.encoder.lora),
-        "checkpoint_every": output.checkpoint_every,
-        "columns": data.columns or None,
-    }
-    if judged.held_out is not None and config.evaluation is not None:
-        options["evaluation"] = judged.held_out
-        options["evaluate_every"] = config.evaluation.every
-        options["patience"] = config.evaluation.patience
-        options["keep"] = config.evaluation.keep
-    options = {name: value for name, value in options.items() if value is not None}
-    return training.train(
+) -> TrainingReport:
+    recipe = Recipe(
+        loss=_loss(config.loss, model),
+        weighting=config.weighting,
+        schedule=config.schedule,
+        negatives=config.negatives if isinstance(config.negatives, NegativeRefresh) else None,
+        batches=config.batches,
+        prompts=task_prompts(config, model.prompts),
+        lora=config.encoder.lora,
+        evaluation=EvaluationPart()
+        if held_out is None
+        else _part(EvaluationPart, config.evaluation),
+        output=_part(OutputPart, config.output).changed(folder=folder.path),
+    )
+    return train(
         model,
-        examples,
-        output=folder.path,
+        _examples(config, data, tell),
+        recipe=recipe,
+        columns=data.columns or None,
+        evaluation=held_out,
         resume=folder.resumed,
-        keep_checkpoints=output.keep_checkpoints,
-        tensorboard=output.tensorboard,
         progress=progress,
         say=tell,
-        **options,
     )
+
+
+def _part(kind: type[AnyPart], section: Any) -> AnyPart:
+    """The part of a recipe that a section has among its own options; its default without one."""
+    names = () if section is None else kind.model_fields
+    return kind(**{name: getattr(section, name) for name in names})
+
+
+def _loss(part: LossPart, model: Any) -> LossPart:
+    """With the whole embedding before its first dimensions, where no weights say otherwise."""
+    dims, whole = part.matryoshka_dims, dimension(model)
+    if dims is None or part.matryoshka_weights is not None or whole is None or dims[0] >= whole:
+        return part
+    return part.changed(matryoshka_dims=(whole, *dims))
 
 
 def _examples(config: Config, data: SourceData, tell: Say) -> Any:
@@ -262,18 +261,18 @@ def _examples(config: Config, data: SourceData, tell: Say) -> Any:
         raise ValueError(
             "the section negatives is there, but the data brings its own along; keep one of them"
         )
-    if config.negatives is not None and "file" in config.negatives:
+    if isinstance(config.negatives, MinedFile):
         if len(config.data) > 1:
             raise ValueError("negatives.file is for one source; train on one, or mine them anew")
         complete = config.evaluation is None or config.evaluation.holdout is None
         ids = read_negative_ids(
-            config.negatives["file"], data.pairs, complete=complete, argument="negatives.file"
+            config.negatives.file, data.pairs, complete=complete, argument="negatives.file"
         )
-        return pairs_dataset(data.pairs, ids, seed=config.training.seed)
+        return pairs_dataset(data.pairs, ids, seed=config.schedule.seed)
     if data.negatives is None:
         return data.pairs
     rows = pairs_dataset(data.pairs)
-    negatives, added = data.filled_negatives(config.training.seed)
+    negatives, added = data.filled_negatives(config.schedule.seed)
     if added:
         tell(f"filling up with {added:,} random documents where a pair has fewer negatives")
     return training_dataset(rows["query"][:], rows["positive"][:], negatives)
@@ -309,24 +308,3 @@ def _save(model: Any, folder: RunFolder) -> None:
             f"cannot write the model to {folder.model} ({error}); the run in {folder.path} is kept:"
             " make room and resume it",
         ) from error
-
-
-def _silent(sentence: str) -> None:
-    """Say nothing."""
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """So many threads in stope and in torch while the block runs."""
-    if count is None:
-        yield
-        return
-    torch = need("torch", extra="train")
-    before = stope.get_num_threads(), torch.get_num_threads()
-    stope.set_num_threads(count)
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        stope.set_num_threads(before[0])
-        torch.set_num_threads(before[1])

@@ -16,7 +16,6 @@ import numpy as np
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from transformers import PrinterCallback
 
-import stope
 import torch
 from stope.encoders import EmbeddingCache, fingerprint_encoder
 from stope.encoders.encode import encode_queries
@@ -40,6 +39,7 @@ from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
 from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns, fingerprint_rows
+from stope.training.threads import threads
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 Say = Callable[[str], object]
@@ -379,22 +379,6 @@ def describe(value: Any) -> Any:
 
 
 # --- what changes around the trainer while it runs, and is put back -------------------------------
-
-
-@contextlib.contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """So many threads in stope and in torch meanwhile; None leaves them."""
-    if count is None:
-        yield
-        return
-    before = stope.get_num_threads(), torch.get_num_threads()
-    stope.set_num_threads(count)
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        stope.set_num_threads(before[0])
-        torch.set_num_threads(before[1])
 
 
 @contextlib.contextmanager

@@ -7,22 +7,39 @@ against a value becomes one sentence with path, value and remedy, of bounded len
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import inspect
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     Strict,
     ValidationError,
+    create_model,
     model_validator,
 )
+from pydantic_core import core_schema
 
 from stope._checks import shown
 
@@ -59,6 +76,7 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
     SECTION: ClassVar[str] = ""  # where a file has it, which messages begin with
+    WHOLE: ClassVar[str] = "the recipe"  # what a part without a section is
 
     def __init__(self, /, **options: Any) -> None:
         with _sentences(type(self), self.SECTION):
@@ -184,6 +202,59 @@ class _UnknownKeyError(ValueError):
         self.key, self.known = key, known
 
 
+class FieldsOf:
+    """Lets a field hold a dataclass, given as one or as a mapping of its fields.
+
+    Its docstring explains the fields, its type hints check them: `Annotated[Kind, FieldsOf(Kind)]`.
+    """
+
+    def __init__(self, kind: type[Any]) -> None:
+        self.kind = kind
+        hints, told = get_type_hints(kind), _attributes(kind)
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(kind):
+            text = Field(description=told.get(field.name))
+            needed = field.default is dataclasses.MISSING
+            default = ... if needed else field.default
+            fields[field.name] = (Annotated[_strict(hints[field.name]), text], default)
+        self.model = create_model(kind.__name__, __base__=Part, **fields)
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        inner = handler.generate_schema(self.model)
+        packed = core_schema.no_info_after_validator_function(self._pack, inner)
+        return core_schema.no_info_before_validator_function(self._unpack, packed)
+
+    def _pack(self, part: Part) -> Any:
+        return self.kind(**dict(part))
+
+    def _unpack(self, given: Any) -> Any:
+        if isinstance(given, self.kind):
+            return {name: getattr(given, name) for name in self.model.model_fields}
+        return given
+
+
+def _strict(hint: Any) -> Any:
+    """A type hint that takes nothing for something else, such as "3" for 3."""
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [_strict(kind) for kind in get_args(hint) if get_origin(kind) is not PathLike]
+        return Union[tuple(kinds)]  # noqa: UP007 - made at run time
+    simple = {int: Whole, float: Real, bool: Flag, str: Word}
+    return simple.get(hint, hint)
+
+
+def _attributes(kind: type[Any]) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of its attributes."""
+    told: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        text = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
+        for entry in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8,}\S.*)*)", text, flags=re.M):
+            described = " ".join(entry[1].split()).rstrip(".")
+            told |= dict.fromkeys(entry[0].split(", "), described)
+    return told
+
+
 def unknown_key(key: object, path: str, known: Iterable[str]) -> str:
     """The sentence about a key that something does not have.
 
@@ -214,7 +285,7 @@ def _sentence(error: ValidationError, kind: type[Part], path: str) -> Exception:
     where = f"{path}{where}".lstrip(".")
     cause = _cause(first)
     if isinstance(cause, _UnknownKeyError):
-        return ValueError(unknown_key(cause.key, where or "the recipe", cause.known))
+        return ValueError(unknown_key(cause.key, where or kind.WHOLE, cause.known))
     if cause is not None:
         text = str(cause)
         told_already = not where or text.startswith(where)

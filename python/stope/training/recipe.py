@@ -6,13 +6,11 @@ Every option is defined, checked and explained here and nowhere else: `train` ta
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from stope._checks import shown
 from stope._named import Named, names_of
 from stope.encoders.lora import Lora
 from stope.encoders.prompts import TaskPrompts
@@ -20,6 +18,7 @@ from stope.training.batches import BatchSpec
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import (
     Count,
+    FieldsOf,
     Flag,
     Part,
     Parts,
@@ -27,7 +26,6 @@ from stope.training.options import (
     Real,
     Whole,
     Word,
-    unknown_key,
 )
 from stope.weighting import Weighting
 
@@ -258,30 +256,14 @@ def _named(family: type[Named]) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [names, {"type": "object", "properties": {"name": names}}]})
 
 
-def _fields(names: Iterable[str]) -> WithJsonSchema:
-    return WithJsonSchema({"type": "object", "properties": {name: {} for name in names}})
-
-
-def read_lora(given: Lora | Mapping[str, Any]) -> Lora:
-    """The `Lora` of a mapping of its fields; one that is given is returned."""
-    if isinstance(given, Lora):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"lora is {shown(given)}; give a mapping with keys of: {', '.join(_LORA)}")
-    for key in given:
-        if key not in _LORA:
-            raise ValueError(unknown_key(key, "lora", _LORA))
-    return Lora(**given)
-
-
-_LORA = [field.name for field in dataclasses.fields(Lora)]
-
-
 WeightingOption: TypeAlias = Annotated[
     Weighting | None,
     _read(Weighting.from_dict),
     _named(Weighting),
-    Field(description="how rows weigh by difficulty and progress: of stope.weighting"),
+    Field(
+        description="how rows weigh by difficulty and progress: a name, or name and fields, of "
+        f"stope.weighting ({', '.join(names_of(Weighting))})"
+    ),
 ]
 
 
@@ -294,12 +276,13 @@ BatchesOption: TypeAlias = Annotated[
     BatchSpec | None,
     _read(BatchSpec.from_dict),
     _named(BatchSpec),
-    Field(description="which rows meet in a batch; default distinct"),
+    Field(
+        description="which rows meet in a batch: a name, or name and fields, of "
+        f"stope.training.batches ({', '.join(names_of(BatchSpec))}); default distinct"
+    ),
 ]
 LoraOption: TypeAlias = Annotated[
-    Lora | None,
-    _read(read_lora),
-    _fields(_LORA),
+    Annotated[Lora, FieldsOf(Lora)] | None,
     Field(description="train low-rank updates of a transformer's weights instead of them"),
 ]
 
@@ -333,7 +316,7 @@ class Recipe(Parts):
     prompts: Annotated[
         TaskPrompts | None,
         _read(TaskPrompts.from_dict),
-        _fields(["default", "tasks"]),
+        WithJsonSchema({"type": "object", "properties": {"default": {}, "tasks": {}}}),
         Field(description="put before queries and documents, by the source of a row"),
     ] = None
     lora: LoraOption = None
