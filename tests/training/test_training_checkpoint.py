@@ -332,7 +332,7 @@ def test_log_tells_what_happened(tmp_path):
         ({"evaluation": lambda model: {}}, "returned no metric"),
         ({"loss": torch.nn.Identity(), "weighting": "focal"}, "leave it or loss out"),
         ({"loss": torch.nn.Identity(), "examples": PAIRS, "refresh": {"pool": 5}},
-         "refresh was given, which is for the default loss"),
+         "refresh was given, which is for stope's own losses"),
         ({"examples": PAIRS, "refresh": {"mode": "query_side"}, "weighting": "focal"},
          "whose loss does not take it"),
     ],

@@ -366,6 +366,8 @@ def describe(value: Any) -> Any:
         return {str(name): describe(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [describe(item) for item in value]
+    if isinstance(value, torch.nn.Module) and callable(getattr(value, "encode", None)):
+        return {"name": type(value).__name__, "sha256": fingerprint_encoder(value)}
     if callable(getattr(value, "fingerprint", None)):
         return {"name": type(value).__name__, "sha256": value.fingerprint()}
     if callable(getattr(value, "to_dict", None)):

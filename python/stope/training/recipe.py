@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from stope._named import Named, names_of
 from stope.encoders.lora import Lora
 from stope.encoders.prompts import TaskPrompts
+from stope.ops._infonce_problem import objective_of
 from stope.training.batches import BatchSpec
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import (
@@ -61,9 +62,10 @@ class LossPart(Part):
     ] = "cosine"
     objective: Annotated[
         Objective,
+        BeforeValidator(objective_of),
         Field(
-            description="out (InfoNCE, SupCon), in, excl, decoupled (DCL), hardness (HCL), "
-            "pairwise (STAR) or sigmoid (SigLIP)"
+            description="by its word or its paper's name: out (InfoNCE, SupCon), in, excl, "
+            "decoupled (DCL), hardness (HCL), pairwise (STAR) or sigmoid (SigLIP)"
         ),
     ] = "out"
     bias: Annotated[
@@ -82,9 +84,13 @@ class LossPart(Part):
         Real | None, Field(description="logits squared, with this margin (Focal-InfoNCE)")
     ] = None
     directions: Annotated[
-        tuple[Direction, ...],
-        Field(min_length=1, description="which similarities share the denominator"),
-    ] = ("query_to_document",)
+        tuple[Direction, ...] | None,
+        Field(
+            min_length=1,
+            description="which similarities share the denominator; default query_to_document, and "
+            "with a guide also query_to_query and document_to_document (GISTEmbed)",
+        ),
+    ] = None
     partition: Annotated[
         Literal["joint", "per_direction"],
         Field(description="one denominator for all directions, or the mean of one loss for each"),
