@@ -6,6 +6,7 @@ makes. Both tables are emptied in the release after the one that filled them.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -13,7 +14,9 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 MODULES = {
     "stope.data.beir": "stope.data.readers.beir",
@@ -108,3 +111,19 @@ def _warn(old: str, new: str, stacklevel: int) -> None:
         DeprecationWarning,
         stacklevel=stacklevel + 1,
     )
+
+
+def renamed_argument(old: str, new: str) -> Callable[[AnyFunction], AnyFunction]:
+    """Let a function be called with an argument by its old name, with a warning."""
+
+    def decorate(function: AnyFunction) -> AnyFunction:
+        @functools.wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if old in named:
+                _warn(f"{function.__qualname__}'s {old}", new, stacklevel=2)
+                named[new] = named.pop(old)
+            return function(*arguments, **named)
+
+        return cast(AnyFunction, call)
+
+    return decorate

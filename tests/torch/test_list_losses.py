@@ -122,22 +122,22 @@ def test_rank_weighted_distillation():
     own = torch.stack([torch.randperm(12, generator=torch.Generator().manual_seed(i))[:4]
                        for i in range(3)])  # fmt: skip
     close(
-        ll.rank_weighted_distillation(scores, rewards, own=own),
+        ll.rank_weighted_distillation(scores, rewards, candidates=own),
         naive_rank_weighted(scores, rewards, own),
     )
     close(
         ll.rank_weighted_distillation(
-            scores * 0.01, rewards * 2, own=own, temperature=0.01, teacher_temperature=2
+            scores * 0.01, rewards * 2, candidates=own, temperature=0.01, teacher_temperature=2
         ),
         naive_rank_weighted(scores, rewards, own),
     )
-    assert gradcheck(lambda a: ll.rank_weighted_distillation(a, rewards, own=own), scores)
+    assert gradcheck(lambda a: ll.rank_weighted_distillation(a, rewards, candidates=own), scores)
 
 
 def test_rank_weighted_distillation_survives_a_dominating_score():
     x = t([1000.0, 1.0, 0.0, 0.5], dtype=torch.float32).requires_grad_()
     teacher = t([-1e4, 0.0, -1e4], dtype=torch.float32)  # all the weight on rank 1
-    loss = ll.rank_weighted_distillation(x, teacher, own=torch.tensor([[0, 1, 2]]))
+    loss = ll.rank_weighted_distillation(x, teacher, candidates=torch.tensor([[0, 1, 2]]))
     close(loss, math.log(1 + math.exp(-1) + math.exp(-0.5)), 1e-6)
     loss.backward()
     assert torch.isfinite(x.grad).all()

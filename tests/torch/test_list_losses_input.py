@@ -139,8 +139,8 @@ WRONG = {
     "positives[1] is a column that mask leaves out": lambda: ll.dynamic_listwise_distillation(
         X, Y, mask=torch.tensor([[1, 1, 1], [0, 1, 1]]).bool()
     ),
-    "own[1] names a column twice": lambda: ll.rank_weighted_distillation(
-        X, Y[:, :2], own=torch.tensor([[0, 1], [2, 2]])
+    "candidates[1] names a column twice": lambda: ll.rank_weighted_distillation(
+        X, Y[:, :2], candidates=torch.tensor([[0, 1], [2, 2]])
     ),
     "scores has 3 columns for 2 queries with 2 candidates": lambda: ll.rank_weighted_distillation(
         X, Y[:, :2]
@@ -245,3 +245,7 @@ def test_modules_of_before():
         with pytest.warns(DeprecationWarning, match="the old name goes with the next release"):
             module = importlib.import_module(f"stope.torch.list_losses.{old}")
         assert getattr(module, new.__name__) is new
+    columns = torch.tensor([[0, 1], [2, 1]])
+    with pytest.warns(DeprecationWarning, match="rank_weighted_distillation's own is candidates"):
+        loss = ll.rank_weighted_distillation(X, Y[:, :2], own=columns)
+    assert loss == ll.rank_weighted_distillation(X, Y[:, :2], candidates=columns)

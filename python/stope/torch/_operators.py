@@ -94,17 +94,17 @@ def _rows(matrix: Any) -> Any:
 def _arguments(tensors: tuple[Any, ...], options: str) -> dict[str, Any]:
     """Keyword arguments of the core from everything after the two matrices."""
     temperature, bias, positive_offsets, positive_ids, *rest = tensors
-    given = {
+    named = {
         name: tensor if tensor.ndim < 2 else _rows(tensor)
         for name, tensor in zip(OPTIONAL_TENSORS, rest, strict=True)
         if tensor is not None
     }
     for name, lists in (("hard_negative", "hard_negatives"), ("exclude", "exclude")):
-        if f"{name}_offsets" in given:
-            given[lists] = (given.pop(f"{name}_offsets"), given.pop(f"{name}_ids"))
+        if f"{name}_offsets" in named:
+            named[lists] = (named.pop(f"{name}_offsets"), named.pop(f"{name}_ids"))
     return {
         **_decoded(options),
-        **given,
+        **named,
         "positives": (positive_offsets, positive_ids),
         "temperature": float(temperature),
         "bias": float(bias),
@@ -113,10 +113,10 @@ def _arguments(tensors: tuple[Any, ...], options: str) -> dict[str, Any]:
 
 def _forward(queries: Any, documents: Any, *rest: Any) -> tuple[Any, ...]:
     *tensors, options = rest
-    found = stope.infonce_forward(
+    result = stope.infonce_forward(
         _rows(queries.detach()), _rows(documents.detach()), **_arguments(tuple(tensors), options)
     )
-    return tuple(torch.as_tensor(field) for field in found)
+    return tuple(torch.as_tensor(field) for field in result)
 
 
 def _forward_fake(queries: Any, documents: Any, *rest: Any) -> tuple[Any, ...]:
@@ -159,7 +159,7 @@ def _backward(
     *rest: Any,
 ) -> tuple[Any, ...]:
     *tensors, options = rest
-    found = stope.infonce_backward(
+    gradients = stope.infonce_backward(
         _rows(queries.detach()),
         _rows(documents.detach()),
         stope.InfoNCE(*saved),
@@ -171,13 +171,13 @@ def _backward(
         # A tensor while a CUDA graph is recorded: it stays on its device then.
         value
         if isinstance(value, torch.Tensor)
-        else torch.tensor(value, dtype=torch.float64, device=given.device)
-        for value, given in zip((found.temperature, found.bias), tensors[:2], strict=True)
+        else torch.tensor(value, dtype=torch.float64, device=tensor.device)
+        for value, tensor in zip((gradients.temperature, gradients.bias), tensors[:2], strict=True)
     )
     of_documents = documents.new_zeros((0, documents.shape[1]), dtype=torch.float32)
     if document_gradients:
-        of_documents = torch.as_tensor(found.documents)
-    return torch.as_tensor(found.queries), of_documents, temperature, bias
+        of_documents = torch.as_tensor(gradients.documents)
+    return torch.as_tensor(gradients.queries), of_documents, temperature, bias
 
 
 def _backward_fake(

@@ -8,7 +8,7 @@ import stope
 import torch
 from stope.torch import _operators
 from stope.torch._lists import id_lists, one_each
-from stope.torch._operators import Scalar, Statistics
+from stope.torch._operators import Statistics
 
 # What a loss module fixes when it is made; everything else comes with every call.
 SCALAR_OPTIONS = (
@@ -45,14 +45,12 @@ def infonce(
     log_weights: Any = None,
     exclude: Any = None,
     document_ids: Any = None,
-    max_score: Any = None,
-    min_score: Any = None,
     guide_queries: Any = None,
     guide_documents: Any = None,
     queue: Any = None,
     queue_ids: Any = None,
     guide_queue: Any = None,
-    **options: Scalar,
+    **options: Any,
 ) -> Any:
     """Row losses of the contrastive loss, for gradients by torch.
 
@@ -76,14 +74,13 @@ def infonce(
         log_weights: ``[N]``, added to the logits of negatives.
         exclude: documents that are no negatives of the query, in the forms of ``positives``.
         document_ids: int64 ``[N]``: documents with the id of a positive are no negatives.
-        max_score: highest similarity of a negative, a number or ``[M]``.
-        min_score: lowest similarity of a negative, a number or ``[M]``.
         guide_queries: ``[M, g]`` embeddings whose cosines decide about the margins instead.
         guide_documents: ``[N, g]``, likewise.
         queue: ``[K, d]`` more documents, which get no gradient.
         queue_ids: int64 ``[K]``, ids of the queue's rows, comparable with ``document_ids``.
         guide_queue: ``[K, g]`` guide embeddings of the queue.
-        **options: the other options of :func:`stope.infonce_forward`.
+        **options: the other options of :func:`stope.infonce_forward`; ``max_score`` and
+            ``min_score`` may be tensors ``[M]``.
 
     Returns:
         float32 ``[M]``. Gradients flow to queries, documents, temperature and bias, each in the
@@ -116,6 +113,7 @@ def infonce(
     unknown = [name for name in options if name not in SCALAR_OPTIONS]
     if unknown:
         raise TypeError(f"infonce has no option {unknown[0]!r}; it has {', '.join(SCALAR_OPTIONS)}")
+    limits = {name: options.pop(name) for name in ("max_score", "min_score") if name in options}
     return infonce_statistics(
         queries,
         documents,
@@ -127,8 +125,7 @@ def infonce(
         log_weights=log_weights,
         exclude=exclude,
         document_ids=document_ids,
-        max_score=max_score,
-        min_score=min_score,
+        **limits,
         guide_queries=guide_queries,
         guide_documents=guide_documents,
         queue=queue,
@@ -181,8 +178,8 @@ def infonce_statistics(
         *(tensors.get(name) for name in _operators.OPTIONAL_TENSORS),
     ]
     _check_devices(inputs)
-    found = torch.ops.stope.infonce_forward(*inputs, options)
-    return found[0], Statistics(found[0].detach(), *found[1:7])
+    outputs = torch.ops.stope.infonce_forward(*inputs, options)
+    return outputs[0], Statistics(outputs[0].detach(), *outputs[1:7])
 
 
 _NAMES = (

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 from stope._checks import choice, real
+from stope._moved import renamed_argument
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
 
@@ -129,11 +130,12 @@ def dynamic_listwise_distillation(
     return _tensors.reduce(losses, counted=counted, weights=weights, reduction=reduction)
 
 
+@renamed_argument("own", "candidates")
 def rank_weighted_distillation(
     scores: torch.Tensor,
     teacher_scores: torch.Tensor,
     *,
-    own: torch.Tensor | None = None,
+    candidates: torch.Tensor | None = None,
     temperature: float = 1.0,
     teacher_temperature: float = 1.0,
     mask: torch.Tensor | None = None,
@@ -151,7 +153,7 @@ def rank_weighted_distillation(
         teacher_scores: float [B, G], the teacher's reward of each query's own candidates, by rank:
             the chosen positive first, then the others with falling reward. The order of the columns
             is the rank; nothing is sorted here.
-        own: int64 [B, G], the columns of scores that hold the own candidates, without repeats in a
+        candidates: int64 [B, G], the columns of scores that hold them, without repeats in a
             row; None is columns i G to i G + G - 1 for query i if N is B G, and all columns if N
             is G.
         temperature: divides the scores; the authors use 0.01 with cosines.
@@ -162,7 +164,7 @@ def rank_weighted_distillation(
         reduction: see :mod:`stope.torch.ranking`.
 
     Raises:
-        ValueError: own names a column twice in a row.
+        ValueError: candidates names a column twice in a row.
 
     Memory: a few copies of [B, N]; the G denominators cost O(N + G) per query.
 
@@ -176,7 +178,7 @@ def rank_weighted_distillation(
     scores = _tensors.floats(scores, "scores", 2)
     teacher_scores = _tensors.floats(teacher_scores, "teacher_scores", 2)
     _tensors.same_device(scores, "scores", teacher_scores, "teacher_scores")
-    columns = _own_columns(own, scores, teacher_scores)
+    columns = _candidate_columns(candidates, scores, teacher_scores)
     present = _tensors.mask_like(mask, "mask", scores, "scores")
     x = _tensors.floor(scores / _tensors.positive(temperature, "temperature"), present)
     mine = torch.zeros_like(present).scatter(1, columns, True)
@@ -317,24 +319,24 @@ def _divergence(
     return losses / present.sum(1).clamp(min=1) if average == "elements" else losses
 
 
-def _own_columns(
-    own: torch.Tensor | None, scores: torch.Tensor, teacher_scores: torch.Tensor
+def _candidate_columns(
+    candidates: torch.Tensor | None, scores: torch.Tensor, teacher_scores: torch.Tensor
 ) -> torch.Tensor:
     (rows, columns), (lists, group) = scores.shape, teacher_scores.shape
     if rows != lists:
         raise ValueError(f"scores has {rows} queries but teacher_scores has {lists}")
-    if own is None:
+    if candidates is None:
         if columns not in (rows * group, group):
             raise ValueError(
                 f"scores has {columns} columns for {rows} queries with {group} candidates each; "
-                f"say with own which columns are whose"
+                f"say with candidates which columns are whose"
             )
         first = torch.arange(rows, device=scores.device) * (group if columns != group else 0)
         return first[:, None] + torch.arange(group, device=scores.device)
-    places = _tensors.integers(own, "own", 0, columns)
-    _tensors.same_shape(places, "own", teacher_scores, "teacher_scores")
+    places = _tensors.integers(candidates, "candidates", 0, columns)
+    _tensors.same_shape(places, "candidates", teacher_scores, "teacher_scores")
     ordered = places.sort(1).values
     repeated = (ordered[:, 1:] == ordered[:, :-1]).any(1)
     if bool(repeated.any()):
-        raise ValueError(f"own[{int(repeated.nonzero()[0])}] names a column twice")
+        raise ValueError(f"candidates[{int(repeated.nonzero()[0])}] names a column twice")
     return places
