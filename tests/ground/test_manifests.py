@@ -151,6 +151,20 @@ def test_any_value_in_a_manifest_of_shards(tmp_path_factory, name, value):
         assert (made(folder) == 1).all()
 
 
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize("name", ["shard_size", "dim"])
+def test_giant_numbers_in_a_manifest_take_no_memory(tmp_path, name, complete):
+    made(tmp_path)
+    manifest = tmp_path / "manifest.json"
+    content = json.loads(manifest.read_text()) | {name: 2**39, "complete": complete}
+    content["shards"] = content["shards"][:1]
+    manifest.write_text(json.dumps(content))
+    if not complete:
+        (tmp_path / "rows.npy").rename(tmp_path / "rows.partial")
+    with contextlib.suppress(ValueError):
+        assert (made(tmp_path) == 1).all()
+
+
 def test_a_manifest_that_lists_fewer_shards_is_refused(tmp_path):
     made(tmp_path)
     manifest = tmp_path / "manifest.json"

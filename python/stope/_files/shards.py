@@ -173,7 +173,7 @@ def _resume(file: FileIO, state: Manifest) -> None:
     file.seek(0)
     if file.read(len(header)) != header:
         state.shards = []
-    size = state.shard_size * state.dim * 4
+    size = min(state.shard_size, state.rows) * state.dim * 4
     for place, known in enumerate(state.shards):
         if hashlib.sha256(file.read(size)).hexdigest() != known:
             del state.shards[place:]
@@ -185,7 +185,7 @@ def _resume(file: FileIO, state: Manifest) -> None:
 
 def _open_checked(path: Path, state: Manifest) -> NDArray[np.float32]:
     """Map the file, after its bytes have been compared with the manifest."""
-    header, size = _header(state), state.shard_size * state.dim * 4
+    header, size = _header(state), min(state.shard_size, state.rows) * state.dim * 4
     try:
         with path.open("rb") as file:
             whole = path.stat().st_size == len(header) + state.rows * state.dim * 4
