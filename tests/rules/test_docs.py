@@ -160,6 +160,16 @@ def script(code, folder):
 
 
 @every_page
+def test_configurations_of_pages_are_read(page, tmp_path):
+    pytest.importorskip("pydantic")
+    from stope.runs import Config
+
+    for _, text in blocks(page, "yaml"):
+        (tmp_path / "config.yaml").write_text(text)
+        assert Config.from_yaml(tmp_path / "config.yaml").output.folder
+
+
+@every_page
 def test_commands_of_pages_have_their_options(page):
     typer = pytest.importorskip("typer")
     from stope.cli.app import app
