@@ -60,7 +60,7 @@ def test_ranks_are_counts(queries, documents, top, seed, metric, coarse):
 
 
 def test_identical_embeddings_keep_everything():
-    """The identity as similarity matrix: every pair is at rank 1 (methods.md D19)."""
+    """The identity as similarity matrix: every pair is at rank 1 (docs/methods.md, D19)."""
     eye = np.eye(20, dtype=np.float32)
     pairs = Pairs.from_texts([f"q{i}" for i in range(20)], [f"d{i}" for i in range(20)])
     found = consistency_filter(pairs, query_embeddings=eye, corpus_embeddings=eye, top=1)

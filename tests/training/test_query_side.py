@@ -1,4 +1,4 @@
-"""The query-side loss (ADORE, methods.md B2): its numbers, its gradient, its documents."""
+"""The query-side loss (ADORE, docs/methods.md, B2): its numbers, its gradient, its documents."""
 
 from __future__ import annotations
 

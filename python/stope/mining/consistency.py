@@ -131,7 +131,7 @@ def consistency_filter(
 
     Memory: both embedding arrays, the sample's once more, and O(queries x greatest_rank).
 
-    Source: E5 (Wang et al. 2022), methods.md D19.
+    Source: E5 (Wang et al. 2022), docs/methods.md, D19.
 
     Example:
         >>> pairs = Pairs.from_texts(["ore?", "pit?"], ["rock", "sea"], ["rock", "hole", "sea"])

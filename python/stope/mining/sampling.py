@@ -113,7 +113,7 @@ class Window(Sampling, name="window"):
 class Uniform(Window, name="uniform"):
     """A uniform choice without replacement from all of the pool, as in ANCE and STAR.
 
-    Source: methods.md B1, B3.
+    Source: docs/methods.md, B1, B3.
     """
 
     first: int = dataclasses.field(default=0, init=False)
@@ -173,7 +173,7 @@ class SimANS(_Weighted, name="simans"):
             by one, it becomes 200.
         b: where the peak lies above the positive's score.
 
-    Source: SimANS (methods.md C3).
+    Source: SimANS (docs/methods.md, C3).
 
     Example:
         >>> ids, gaps = np.array([[5, 6, 7, 8]]), np.float32([[-3, -1, 0, 1]])
@@ -206,7 +206,7 @@ class TeacherMargin(_Weighted, name="teacher_margin"):
     Attributes:
         bins: how many.
 
-    Source: TAS-B's pair balance (methods.md C5).
+    Source: TAS-B's pair balance (docs/methods.md, C5).
 
     Example:
         >>> ids, scores = np.array([[1, 2, 3]]), np.float32([[0.9, 0.8, 0.1]])

@@ -123,7 +123,8 @@ def teacher_scores(
 
     Memory: a reference per pair, and 20 bytes.
 
-    Source: RocketQA (cross-encoder denoising), TAS-B and LLM-Embedder (distillation; methods.md C5,
+    Source: RocketQA (cross-encoder denoising), TAS-B and LLM-Embedder (distillation;
+    docs/methods.md, C5,
     D2).
 
     Example:
@@ -191,7 +192,7 @@ def teacher_filter(
     Raises:
         ValueError: no limit, a margin that is negative or a limit that is not finite.
 
-    Source: NV-Retriever (methods.md C1) for the margins, RocketQA for the teacher.
+    Source: NV-Retriever (docs/methods.md, C1) for the margins, RocketQA for the teacher.
 
     Example:
         >>> from stope.data import Pairs

@@ -59,7 +59,7 @@ def independent_crops(
 
     Memory: one text.
 
-    Source: Izacard et al. 2022 (Contriever); ``methods.md`` D17.
+    Source: Izacard et al. 2022 (Contriever); docs/methods.md, D17.
 
     Example:
         >>> text = "one two three four five six seven eight nine ten"

@@ -52,7 +52,7 @@ def kmeans(embeddings: Any, k: int, *, iterations: int = 10, seed: int = 0) -> C
 
     Memory: 20 bytes a row, the centers in float64, and 65,536 rows at a time.
 
-    Source: Dhillon and Modha 2001; TAS-B (methods.md C5) clusters queries this way.
+    Source: Dhillon and Modha 2001; TAS-B (docs/methods.md, C5) clusters queries this way.
 
     >>> rows = np.array([[1, 0], [0, 2], [3, 0.1], [0, 1]], np.float32)
     >>> found = kmeans(rows, 2, seed=0)

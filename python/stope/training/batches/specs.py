@@ -42,7 +42,7 @@ class Homogeneous(BatchSpec, name="homogeneous"):
     So in-batch negatives are of the query's own task, which is harder, and can not be told apart by
     their style. An epoch is a pass over every source, their batches shuffled.
 
-    Source: LLM-Embedder (Zhang et al. 2023), methods.md D2.
+    Source: LLM-Embedder (Zhang et al. 2023), docs/methods.md, D2.
 
     >>> from stope.training.batches import RowNumbers
     >>> rows = RowNumbers(np.arange(6), np.arange(6), np.array([0, 0, 0, 1, 1, 1]))
@@ -72,7 +72,7 @@ class Clustered(BatchSpec, name="clustered"):
         per_batch: clusters in a batch, 1 as in TAS-B.
         iterations: of k-means.
 
-    Source: TAS-B (Hofstätter et al. 2021), methods.md C5.
+    Source: TAS-B (Hofstätter et al. 2021), docs/methods.md, C5.
 
     >>> from stope.training.batches import RowNumbers
     >>> near = np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1]], np.float32)

@@ -1,4 +1,4 @@
-"""Train the query side alone against all documents: ADORE (methods.md B2).
+"""Train the query side alone against all documents: ADORE (docs/methods.md, B2).
 
 The documents were encoded once and stay as they are. Each step finds the exact k best documents of
 the queries it has just encoded, so every negative is the hardest that the model has at that moment.
@@ -62,7 +62,7 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
     Memory: the embeddings, their packed form (a quarter of it), and batch x k x dim float32 in each
     step.
 
-    Source: ADORE (methods.md B2).
+    Source: ADORE (docs/methods.md, B2).
     """
 
     def __init__(

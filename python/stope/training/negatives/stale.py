@@ -1,4 +1,5 @@
-"""Which negatives are no longer hard, and what takes their place (Conan-embedding, methods.md C4).
+"""Which negatives are no longer hard, and what takes their place (Conan-embedding,
+docs/methods.md, C4).
 
 With s0 a negative's cosine when it was mined and s now: it is replaced if ``1.15 s < s0`` and
 ``|s| < 0.8``. A query's i-th replacement takes from ranks ``(i-1) n + 10 ... i n + 9``.
