@@ -124,8 +124,7 @@ def teacher_scores(
     Memory: a reference per pair, and 20 bytes.
 
     Source: RocketQA (cross-encoder denoising), TAS-B and LLM-Embedder (distillation;
-    docs/methods.md, C5,
-    D2).
+    docs/methods.md, C5, D2).
 
     Example:
         >>> from stope.data import Pairs

@@ -1,8 +1,7 @@
-"""Which negatives are no longer hard, and what takes their place (Conan-embedding,
-docs/methods.md, C4).
+"""Which negatives are no longer hard, and what takes their place (docs/methods.md, C4).
 
-With s0 a negative's cosine when it was mined and s now: it is replaced if ``1.15 s < s0`` and
-``|s| < 0.8``. A query's i-th replacement takes from ranks ``(i-1) n + 10 ... i n + 9``.
+Conan-embedding: with s0 a negative's cosine when it was mined and s now, it is replaced if
+``1.15 s < s0`` and ``|s| < 0.8``. A query's i-th replacement takes from ranks ``(i-1) n + 10 ... i n + 9``.
 """
 
 from __future__ import annotations
