@@ -1,7 +1,8 @@
 """Which negatives are no longer hard, and what takes their place (docs/methods.md, C4).
 
 Conan-embedding: with s0 a negative's cosine when it was mined and s now, it is replaced if
-``1.15 s < s0`` and ``|s| < 0.8``. A query's i-th replacement takes from ranks ``(i-1) n + 10 ... i n + 9``.
+``1.15 s < s0`` and ``|s| < 0.8``. A query's i-th replacement takes from ranks
+``(i-1) n + 10 ... i n + 9``.
 """
 
 from __future__ import annotations
