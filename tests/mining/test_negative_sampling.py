@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from encoders import HashEncoder, some_texts
 from stope.data import Pairs
+from stope.lists import Lists
 from stope.mining import (
     SimANS,
     TeacherMargin,
@@ -261,8 +262,7 @@ def test_random_documents_are_uniform_outside_the_list(seed, n):
     random = np.random.default_rng(seed)
     size = 12
     never = [np.sort(random.permutation(size)[: random.integers(0, size - n + 1)]) for _ in "abcd"]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in never])])
-    csr = (offsets.astype(np.int64), np.concatenate(never).astype(np.int64))
+    csr = Lists.from_sequences(never)
     queries = random.integers(0, 4, 7)
     ids = np.full((7, n), -1)
     for row, query in enumerate(queries):
@@ -279,7 +279,7 @@ def test_random_documents_are_uniform_outside_the_list(seed, n):
 
 def test_random_documents_are_equally_likely():
     queries = np.zeros(DRAWS, np.int64)
-    csr = (np.array([0, 3]), np.array([0, 4, 5]))
+    csr = Lists(np.array([0, 3]), np.array([0, 4, 5]))
     keys = sampling_keys(0, 0, 0, np.arange(DRAWS))
     found = fill_at_random(np.full((DRAWS, 2), -1), queries, csr, 9, keys)
     for column in found.T:

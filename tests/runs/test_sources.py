@@ -120,7 +120,7 @@ def test_negatives_come_along(here):
         ({"path": "p.jsonl", "positive_ids": True}, "positive_ids needs corpus"),
         ({"path": "beir", "split": "dev"}, 'has no split "dev"; the splits are "train"'),
         ({"path": "beir", "corpus": "p.jsonl"}, "is a BEIR folder, which brings its own corpus"),
-        ({"path": "beir", "weight": "w"}, "which has no columns of weights; leave weight away"),
+        ({"path": "beir", "weight": "w"}, "which has no columns of weights; leave weight out"),
         ({"path": "t.jsonl", "corpus": "p.jsonl"}, "brings its own negatives (negative)"),
         ({"path": "p.jsonl", "pairs_from": "title"}, 'there is no text in the column "title"'),
         ({"path": "p.jsonl", "pairs_from": "title", "weight": "w"}, "pairs, which have no weights"),

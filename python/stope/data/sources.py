@@ -228,7 +228,7 @@ def _refuse(source: Source, reasons: Mapping[str, str], what: str) -> None:
     """Refuse options that say nothing about this kind of source."""
     wrong = next((name for name in reasons if getattr(source, name)), None)
     if wrong is not None:
-        raise ValueError(f"{what} {reasons[wrong]}; leave {wrong} away")
+        raise ValueError(f"{what} {reasons[wrong]}; leave {wrong} out")
 
 
 def _judged(source: Source, path: Path) -> SourceData:
@@ -324,7 +324,7 @@ def _from_rows(source: Source, path: Path) -> SourceData:
     elif brought:
         if source.corpus is not None:
             raise ValueError(
-                f"{path} brings its own negatives ({_negative_names(path)}); leave corpus away, or "
+                f"{path} brings its own negatives ({_negative_names(path)}); leave corpus out, or "
                 'the negatives with negatives="leave"'
             )
         negatives = _negatives_of(pairs, lines, lines_of, wrong, left_out)

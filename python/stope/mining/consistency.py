@@ -108,20 +108,19 @@ def consistency_filter(
 
     Args:
         pairs: queries, corpus and positives, noisy ones such as titles and bodies.
-        encoder: object with ``encode(list of strings) -> array``, trained on the noisy pairs; not
-            needed where both embeddings are given.
-        query_embeddings: one row per query that was given to `Pairs`.
-        corpus_embeddings: one row per document that was given to `Pairs`.
+        encoder: as in `stope.mining.mine`.
+        query_embeddings: as in `mine`.
+        corpus_embeddings: as in `mine`.
         top: the last rank to keep; 2 in E5.
         num_documents: documents in the sample; None for all. E5 takes 1,000,000.
         greatest_rank: ranks are counted up to this one, for reports; it costs little.
         seed: of the sample.
         metric: "cosine", "dot" or "euclidean".
         exclude_query_text: the document whose text is the query itself does not count.
-        query_prompt: put before every query; None leaves the encoder's own prompt in force.
-        corpus_prompt: the same for documents.
-        batch_size: texts per call of the encoder.
-        cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
+        query_prompt: as in `mine`.
+        corpus_prompt: as in `mine`.
+        batch_size: as in `mine`.
+        cache: as in `mine`.
         progress: called with (stage, done, total); stages "queries", "corpus", "ranking".
 
     Raises:

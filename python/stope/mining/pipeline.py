@@ -28,19 +28,12 @@ from stope.progress import StageProgress, silent
 class Limits:
     """Which documents may be negatives, and which of them are taken.
 
-    Eligibility is decided before selection, so a query gets all the negatives that exist. The
-    numbers mean what they mean in `stope.mine_hard_negatives`, which checks them.
+    Eligibility is decided before selection, so a query gets all the negatives that exist. What is
+    not explained here is as in `stope.mine_hard_negatives`, which checks the numbers.
 
     Attributes:
-        num_negatives: negatives per query, at most.
-        metric: "cosine", "dot" or "euclidean".
-        absolute_margin: a negative's score is at most (lowest positive score) - absolute_margin.
-        relative_margin: a negative's score is at most p - abs(p) * relative_margin.
-        max_score: a negative's score is at most this.
-        min_score: a negative's score is at least this.
-        range_min: ranks to skip from the top.
-        range_max: rank to stop at.
-        range_counts: "eligible" or "raw": which ranks the range counts.
+        num_negatives, metric, absolute_margin, relative_margin, max_score, min_score, range_min,
+            range_max, range_counts: as there.
         sampling: "top" (the hardest), "random" within the range; or a way to draw from a pool of
             the hardest: "simans", "teacher_margin", "uniform", "window", a `Sampling` such as
             ``SimANS(a=0.5)``, or its dictionary.

@@ -98,10 +98,9 @@ def fill_at_random(ids: Ids, queries: Ids, never: Lists, size: int, keys: Keys) 
     missing = ids < 0
     short = np.flatnonzero(missing.any(1))
     offsets, flat = never
-    for rows, width in _chunks(short, np.diff(offsets)[queries[short]], ids.shape[1]):
-        own = queries[rows]
-        place = offsets[own][:, None] + np.arange(width)
-        inside = place < offsets[own + 1][:, None]
+    for rows, width in _chunks(short, never.lengths[queries[short]], ids.shape[1]):
+        place = offsets[queries[rows]][:, None] + np.arange(width)
+        inside = place < offsets[queries[rows] + 1][:, None]
         taken = np.full((len(rows), width + ids.shape[1]), size, dtype=np.int64)
         taken[:, :width][inside] = flat[place[inside]]
         taken[:, width:] = np.where(missing[rows], size, ids[rows])

@@ -41,7 +41,7 @@ class TeacherScores:
     Attributes:
         mined: what was scored.
         positive_scores: float32, the teacher's score of every positive, aligned with
-            ``mined.pairs.positives[1]``.
+            ``mined.pairs.positives.ids``.
         negative_scores: float32 ``[queries, n]``, of ``mined.result.ids``; -inf where there is
             none.
     """
@@ -52,9 +52,8 @@ class TeacherScores:
 
     def lowest_positive_scores(self) -> Floats:
         """Float32 ``[queries]``, the lowest teacher score among each query's positives."""
-        offsets, _ = self.mined.pairs.positives
-        found: Floats = np.minimum.reduceat(self.positive_scores, offsets[:-1])
-        return found
+        starts = self.mined.pairs.positives.offsets[:-1]
+        return np.asarray(np.minimum.reduceat(self.positive_scores, starts))
 
     def confidence(self, temperature: float = 1.0) -> NDArray[np.float64]:
         """`stope.weighting.teacher_confidence` of every pair, aligned with the positives.
@@ -79,7 +78,7 @@ class TeacherScores:
             teacher's scores float32 of the same shape, -inf there.
         """
         query_of = self._query_of()
-        rows = self.mined.pairs.positives[1]
+        rows = self.mined.pairs.positives.ids
         ids = np.column_stack([rows, self.mined.result.ids[query_of]])
         return ids, np.column_stack([self.positive_scores, self.negative_scores[query_of]])
 

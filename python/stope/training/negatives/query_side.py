@@ -106,8 +106,8 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         if metric == "cosine":
             lengths = np.linalg.norm(corpus_embeddings, axis=1).clip(1e-12)
         self._scales = (1 / (lengths * temperature)).astype(np.float32)
-        self._offsets, self._positives = pairs.positives
-        self._query_of = np.repeat(np.arange(len(pairs.query_ids)), np.diff(self._offsets))
+        self._positives = pairs.positives
+        self._query_of = pairs.positives.owners
         self._own_texts = pairs.same_text_rows()
         self._began = math.nan
         self._searched = 0.0
@@ -136,7 +136,7 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         value = self._loss(scores, found, weights)
         best = found.relevance[:, : min(10, self._options["k"])]
         first = best.float() / torch.arange(1, best.shape[1] + 1, device=best.device)
-        many = torch.from_numpy(np.diff(self._offsets)[own]).to(best.device)
+        many = torch.from_numpy(self._positives.lengths[own]).to(best.device)
         self.observed = {
             "loss": float(value.detach()),
             "search_seconds": self._searched,
@@ -166,19 +166,15 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         return np.asarray(self._query_of[rows])
 
     def _retrieve(self, queries: Any, own: NDArray[np.int64]) -> RetrievedList:
-        positives = [
-            self._positives[self._offsets[query] : self._offsets[query + 1]] for query in own
-        ]
-        offsets, rows = self._own_texts
+        positives = self._positives.take(own)
         # A copy of the query is no negative; where it is a positive it stays.
-        copies = [rows[offsets[query] : offsets[query + 1]] for query in own]
-        exclude = [np.setdiff1d(*both) for both in zip(copies, positives, strict=True)]
+        exclude = self._own_texts.take(own).without(positives)
         given = queries.detach().cpu().numpy()
         began = time.perf_counter()
         ids = self._index.search(given, self._options["k"], exclude=exclude).ids
         self._searched = time.perf_counter() - began
         found = append_missing_positives(
-            torch.from_numpy(ids), [torch.from_numpy(rows) for rows in positives]
+            torch.from_numpy(ids), [torch.from_numpy(rows) for rows in positives.rows()]
         )
         return RetrievedList(*(part.to(queries.device) for part in found))
 
