@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import reprlib
 from collections.abc import Iterable, Mapping, Set
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -121,11 +124,11 @@ def flag(value: Any, name: str) -> bool:
     raise TypeError(f"{name} is {shown(value)}; give True or False")
 
 
-def text(value: Any, name: str, remedy: str = "give a text") -> str:
-    """The value, which is a string that is not empty or blank."""
+def text(value: Any, name: str, remedy: str = "give a text", *, blank: bool = False) -> str:
+    """The value, which is a string, and one that is not empty or blank unless it may be."""
     if not isinstance(value, str):
         raise TypeError(f"{name} is {shown(value)}; {remedy}")
-    if not value.strip():
+    if not blank and not value.strip():
         raise ValueError(f"{name} is {shown(value)}; {remedy}")
     return value
 
@@ -148,6 +151,23 @@ def texts(values: Any, name: str, *, empty: bool = False) -> list[str]:
     if not listed and not empty:
         raise ValueError(f"{name} is empty; give at least one text")
     return listed
+
+
+def path(value: Any, name: str) -> Path:
+    """The value as a path: a string or a path that a file can have.
+
+    >>> path("ore.npy", "output").name
+    'ore.npy'
+    >>> path(None, "output")
+    Traceback (most recent call last):
+        ...
+    TypeError: output is None; give a path, a string or a pathlib.Path
+    """
+    if not isinstance(value, str | PathLike) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} is {shown(value)}; give a path, a string or a pathlib.Path")
+    if "\0" in os.fspath(value):
+        raise ValueError(f"{name} is {shown(value)}; give a path without a zero byte")
+    return Path(value)
 
 
 def shown(value: Any) -> str:

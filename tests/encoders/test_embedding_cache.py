@@ -321,6 +321,29 @@ def test_a_cache_in_a_moved_folder_still_serves(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"texts": "abc"}, "texts is one string"),
+        ({"texts": [1]}, r"texts\[0\] is int, not a string"),
+        ({"texts": None}, "texts is None"),
+        ({"role": 3}, "role is 3; give one of 'query', 'corpus'"),
+        ({"prompt": 3}, "prompt is 3; give a text, or None"),
+        ({"progress": 3}, "progress is 3"),
+        ({"batch_size": 2.0}, "batch_size is 2.0; give an integer"),
+    ],
+)
+def test_wrong_kinds_are_sentences(tmp_path, change, message):
+    arguments = {"texts": ["a"], "role": "corpus", **change}
+    with pytest.raises(TypeError, match=message):
+        EmbeddingCache(tmp_path).embeddings(Counting(), **arguments)
+    with pytest.raises(TypeError, match="folder is None; give a path"):
+        EmbeddingCache(None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="is a file; name a folder"):
+        EmbeddingCache(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"texts": [], "role": "corpus"}, "texts is empty"),

@@ -271,6 +271,14 @@ def test_an_addition_that_a_signal_handler_interrupts(succeeds):
     assert "fine" in succeeds(code, timeout=60)
 
 
+@pytest.mark.parametrize("k", [2, 200])
+@pytest.mark.parametrize("out", [3, (1,), "ab", (None, None, None)])
+def test_out_of_a_wrong_kind(k, out):
+    queries, corpus = cases.make("gaussian", 4, 100, 16)
+    with pytest.raises(TypeError, match=r"out must be a tuple \(scores, ids\)"):
+        stope.FlatIndex(corpus).search(queries, k, out=out)
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -421,6 +429,15 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         stope.FlatIndex.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a", ["a"]])
+def test_paths_of_a_wrong_kind(path):
+    for call in (stope.FlatIndex.load, stope.FlatIndex(np.ones((3, 4), np.float32)).save):
+        with pytest.raises(TypeError, match=r"path is .*; give a path, a string or a pathlib.Path"):
+            call(path)
+        with pytest.raises(ValueError, match="without a zero byte"):
+            call("a\0b")
 
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path):

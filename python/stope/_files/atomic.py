@@ -23,6 +23,8 @@ from os import PathLike
 from pathlib import Path
 from typing import IO
 
+from stope._checks import path as checked_path
+
 
 class AtomicFile:
     """What `open_atomic` yields: `write` adds text; a failing write is an OSError in a sentence."""
@@ -65,7 +67,7 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[AtomicFile]:
         >>> [entry.name for entry in folder.iterdir()]
         ['note.txt']
     """
-    target = Path(path)
+    target = checked_path(path, "path")
     with atomic_path(target) as temporary:
         try:
             raw = temporary.open("xb")
@@ -98,7 +100,7 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[AtomicFile]:
 @contextmanager
 def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`: renamed at the end, removed when the block raises."""
-    target = Path(path)
+    target = checked_path(path, "path")
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder; name a file")
     if not target.parent.is_dir():
@@ -132,7 +134,7 @@ def atomic_folder(folder: str | PathLike[str], *, replace: bool = False) -> Iter
         FileExistsError: `folder` exists and is not an empty folder.
         FileNotFoundError: the folder that should hold it does not exist.
     """
-    target = Path(folder).absolute()
+    target = checked_path(folder, "folder").absolute()
     if not replace and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} exists and is not an empty folder; name another")
     if not target.parent.is_dir():

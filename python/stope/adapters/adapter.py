@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stope._checks import choice
+from stope._checks import choice, path
 from stope.adapters import export
 from stope.adapters.maps import (
     Floats,
@@ -171,7 +171,12 @@ class Adapter:
             FileNotFoundError: the folder that should hold it does not exist.
         """
         export.save(
-            Path(folder), self.side, self.queries, self.documents, self.losses, self.evaluations
+            path(folder, "folder"),
+            self.side,
+            self.queries,
+            self.documents,
+            self.losses,
+            self.evaluations,
         )
 
     @classmethod
@@ -182,7 +187,7 @@ class Adapter:
             FileNotFoundError: there is no adapter in the folder.
             ValueError: the files are damaged or do not go together.
         """
-        stored = export.load(Path(folder))
+        stored = export.load(path(folder, "folder"))
         first = stored.documents if stored.queries is None else stored.queries
         try:
             return cls(

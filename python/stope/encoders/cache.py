@@ -10,19 +10,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import integer
+from stope._arrays import check_progress
+from stope._checks import choice, integer, path, text
+from stope._checks import texts as texts_of
 from stope._files.shards import FORMAT, VERSION, Manifest, kept_array
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders.encode import encode_corpus, encode_queries
 from stope.encoders.fingerprint import fingerprint_encoder
 from stope.progress import Progress
 
+Role = Literal["query", "corpus"]
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}
 
 
@@ -47,7 +49,9 @@ class EmbeddingCache:
 
     def __init__(self, folder: str | PathLike[str], *, shard_size: int = 16_384) -> None:
         integer(shard_size, "shard_size", 1)
-        self.folder = Path(folder)
+        self.folder = path(folder, "folder")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"folder {self.folder} is a file; name a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shard_size = shard_size
 
@@ -56,7 +60,7 @@ class EmbeddingCache:
         encoder: Any,
         texts: Sequence[str],
         *,
-        role: str,
+        role: Role,
         prompt: str | None = None,
         batch_size: int = 256,
         progress: Progress | None = None,
@@ -75,16 +79,19 @@ class EmbeddingCache:
             float32 ``[len(texts), dim]``, a read-only memory map.
 
         Raises:
+            TypeError: texts, role or prompt of a wrong kind.
             ValueError: the encoder has no fingerprint, or the stored file was altered.
             OSError: the disk is full; shards already saved are kept and used next time.
             RuntimeError: another process is filling the same key.
 
         Memory: one shard.
         """
-        if role not in _ENCODE:
-            raise ValueError(f"role is {role!r}; it must be query or corpus")
-        if not len(texts):
-            raise ValueError("texts is empty; there is nothing to embed")
+        choice(role, "role", _ENCODE)
+        if prompt is not None:
+            text(prompt, "prompt", "give a text, or None", blank=True)
+        texts = texts_of(texts, "texts")
+        integer(batch_size, "batch_size", 1)
+        check_progress(progress)
         wanted = self._manifest(encoder, texts, role, prompt)
 
         def encoded(start: int, stop: int) -> NDArray[np.float32]:

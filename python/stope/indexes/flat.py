@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from stope import _arrays, _core
 from stope._checks import choice, integer
+from stope._checks import path as checked_path
 from stope.indexes import _file as _index_file
 from stope.ops._search import METRICS, Metric, Precision, TopK, search
 from stope.progress import Progress
@@ -245,6 +245,8 @@ class FlatIndex:
             if shape.dim != self.dim:
                 raise ValueError(f"corpus has dim {self.dim} but queries have dim {shape.dim}")
             place = _arrays.place_of(queries, shape.device, "queries")
+            if out is not None and (not isinstance(out, tuple) or len(out) != 2):
+                raise TypeError("out must be a tuple (scores, ids)")
             given_scores, given_ids = out or (None, None)
             area = (shape.rows, k)
             scores = _arrays.output(given_scores, "out scores", area, np.float32, place)
@@ -265,12 +267,17 @@ class FlatIndex:
         Raises:
             OSError: the file cannot be written; nothing is left behind.
         """
+        target = checked_path(path, "path")
         with self._reading() as held:
             corpus, panels = _arrays.bits(held.corpus), held.panels
             if held.shape.device != "cpu":
                 panels = FlatIndex(_arrays.from_bits(corpus, self.dtype), self._metric)._held.panels
             _index_file.write(
-                Path(path), corpus=corpus, packed=panels, metric=self._metric, dtype=self.dtype
+                target,
+                corpus=corpus,
+                packed=panels,
+                metric=self._metric,
+                dtype=self.dtype,
             )
 
     @classmethod
@@ -290,7 +297,7 @@ class FlatIndex:
             stope.errors.IndexFileError: not an index, another version, truncated or altered.
             OSError: the file cannot be read.
         """
-        contents = _index_file.read(Path(path), verify=verify)
+        contents = _index_file.read(checked_path(path, "path"), verify=verify)
         index = cls.__new__(cls)
         corpus = _arrays.from_bits(contents.corpus, contents.dtype)
         index._metric = contents.metric

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import path as checked_path
 from stope._files.arrays import digest, read_arrays, write_arrays
 from stope._host import on_host
 from stope.data import Pairs
@@ -295,7 +295,7 @@ class LiveNegatives:
             "observations": self._observations,
             "notes": dict(notes or {}),
         }
-        write_arrays(Path(folder) / _MANIFEST, described, self._arrays())
+        write_arrays(checked_path(folder, "folder") / _MANIFEST, described, self._arrays())
 
     def load(self, folder: str | PathLike[str]) -> dict[str, Any]:
         """Read what `save` wrote; choices go on as they would have. Returns the notes.
@@ -304,7 +304,7 @@ class LiveNegatives:
             ValueError: files that are missing, altered, or of other pairs or options. The table is
                 then as it was.
         """
-        path = Path(folder) / _MANIFEST
+        path = checked_path(folder, "folder") / _MANIFEST
         identity = {"format": _FORMAT, "format_version": 1, **self._identity()}
         kind = dict.fromkeys(identity, object) | {
             "version": int,
