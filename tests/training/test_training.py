@@ -215,7 +215,7 @@ def test_training_leaves_no_file_and_no_line(encoder, tmp_path, monkeypatch, cap
 
 
 def test_tokenizing_once_changes_nothing(encoder):
-    from stope.training.library_trainer import tokens_once
+    from stope.training.while_training import tokens_once
 
     given = ["iron melts", "", "gold", "iron melts"]
     plain = encoder[0].preprocess(list(given))

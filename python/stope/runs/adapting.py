@@ -20,6 +20,7 @@ from stope.data import SourceData
 from stope.data.sources import WEIGHT
 from stope.encoders import EmbeddingCache
 from stope.evaluation import RetrievalEvaluation, evaluate
+from stope.progress import Progress
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
 from stope.training.callbacks.log import TrainingLog
@@ -61,10 +62,10 @@ class Frozen:
             )
         self._rows = {
             role: (
-                _array(getattr(section, f"{role}_embeddings"), f"adapter.{role}_embeddings", given),
+                _array(getattr(section, f"{role}_embeddings"), f"adapter.{role}_embeddings", count),
                 {text: int(row) for text, row in zip(texts, rows, strict=True)},
             )
-            for role, texts, rows, given in (
+            for role, texts, rows, count in (
                 ("query", pairs.query_texts, pairs.query_rows, pairs.num_queries_given),
                 ("corpus", pairs.corpus_texts, pairs.corpus_rows, pairs.num_corpus_given),
             )
@@ -122,7 +123,7 @@ def fit(
     data: SourceData,
     frozen: Frozen,
     judge: Judge | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> tuple[Adapter, TrainingReport]:
     """Train the adapter of a configuration."""
     assert config.adapter is not None

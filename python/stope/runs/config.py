@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -116,6 +117,16 @@ class Config(Part):
             )
         return self
 
+    @property
+    def training(self) -> SchedulePart:
+        """The section schedule, by the name that it had before."""
+        warnings.warn(
+            "Config.training is Config.schedule now; the old name goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.schedule
+
     def adapter_recipe(self) -> AdapterRecipe:
         """The recipe of the section adapter; what it leaves to be chosen has its default.
 
@@ -126,13 +137,14 @@ class Config(Part):
         schedule = {n: v for n, v in self.schedule if n in AdapterSchedule.model_fields}
         judged = ("every", "patience") if self.evaluation is not None else ()
         evaluation = {name: getattr(self.evaluation, name) for name in judged}
-        return AdapterRecipe(
-            adapter={name: getattr(self.adapter, name) for name in AdapterPart.model_fields},
-            loss=self.loss,
-            weighting=self.weighting,
-            schedule={name: value for name, value in schedule.items() if value is not None},
-            evaluation={name: value for name, value in evaluation.items() if value is not None},
-        )
+        sections = {
+            "adapter": {name: getattr(self.adapter, name) for name in AdapterPart.model_fields},
+            "loss": self.loss,
+            "weighting": self.weighting,
+            "schedule": {name: value for name, value in schedule.items() if value is not None},
+            "evaluation": {name: value for name, value in evaluation.items() if value is not None},
+        }
+        return AdapterRecipe.read(sections)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any] | Config) -> Config:
@@ -218,8 +230,9 @@ class Config(Part):
             encoder = _absolute(encoder, "model")  # another is a name of the hub
         return self.changed(
             data=[
-                dataclasses.replace(source, **_absolute_paths(source, "path", "corpus", "qrels"))
+                dataclasses.replace(source, **paths)  # type: ignore[arg-type]
                 for source in self.data
+                if (paths := _absolute_paths(source, "path", "corpus", "qrels"))
             ],
             encoder=encoder,
             evaluation=self.evaluation and _absolute(self.evaluation, "path", "corpus"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
         return Judges(), data
     if section.holdout is not None:
         return _hold_out(section, data, config.schedule.seed)
-    path, corpus = section.path, section.corpus
-    if path is None:
+    corpus = section.corpus
+    path: str | PathLike[str]
+    if section.path is not None:
+        path = section.path
+    else:
         source = config.data[0]
         if len(config.data) > 1 or not Path(source.path).expanduser().is_dir():
             raise ValueError(
@@ -50,8 +54,8 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
                 f"evaluation.path is {path}, a file, which has no split "
                 f'"{section.test_split}"; leave test_split out'
             )
-        found = read_sources([Source(path, corpus=corpus)], section="evaluation").pairs
-        return Judges(_of_pairs(found, np.arange(len(found.query_texts)), section)), data
+        pairs = read_sources([Source(path, corpus=corpus)], section="evaluation").pairs
+        return Judges(_of_pairs(pairs, np.arange(len(pairs.query_texts)), section)), data
     if corpus is not None:
         raise ValueError(
             "evaluation.path is a BEIR folder, which brings its own corpus; leave "
@@ -94,7 +98,7 @@ def _hold_out(section: EvaluationSection, data: SourceData, seed: int) -> tuple[
     groups = list(texts.values())
     order = np.random.default_rng([seed, 2]).permutation(len(groups))
     drawn = [query for group in order for query in groups[group]][:number]
-    queries = np.array(sorted({query for one in drawn for query in texts[_of(data, one)]}))
+    queries = np.array(sorted({same for query in drawn for same in texts[_of(data, query)]}))
     held = Judges(_of_pairs(data.pairs, queries, section))
     return held, data.without(queries)
 

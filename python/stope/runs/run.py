@@ -25,10 +25,10 @@ from stope.training.options import AnyPart
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe
 from stope.training.report import TrainingReport
 from stope.training.rows import pairs_dataset, training_dataset
-from stope.training.threads import threads
 from stope.training.trainer import train
+from stope.training.while_training import threads
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ def _adapt(
     tell("embedding the texts" if model is not None else "reading the embeddings")
     frozen = adapting.Frozen(config, folder.path, whole, model)
     held_out, test = (
-        None if one is None else adapting.Judge(one, frozen)
-        for one in (judged.held_out, judged.test)
+        None if evaluation is None else adapting.Judge(evaluation, frozen)
+        for evaluation in (judged.held_out, judged.test)
     )
-    before = [{} if one is None else one(None) for one in (held_out, test)]
+    before = [{} if judge is None else judge(None) for judge in (held_out, test)]
     tell(f"training an adapter on {int(data.pairs.positives[0][-1]):,} pairs")
     adapter, done = adapting.fit(config, folder.path, data, frozen, held_out, progress)
-    after = [{} if one is None else one(adapter) for one in (held_out, test)]
+    after = [{} if judge is None else judge(adapter) for judge in (held_out, test)]
     if not (folder.model.is_dir() and any(folder.model.iterdir())):
         adapting.keep(adapter, model, folder.model, save_encoder)
     report = RunReport(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
 from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns, fingerprint_rows
-from stope.training.threads import threads
+from stope.training.while_training import autocast_training, quiet, threads, tokens_once
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 Say = Callable[[str], object]
@@ -96,7 +95,7 @@ def run_job(job: Job) -> TrainingReport:
     with (
         tempfile.TemporaryDirectory(prefix="stope-train-") as scratch,
         threads(job.recipe.schedule.threads),
-        _quiet(job.model),
+        quiet(job.model),
     ):
         try:
             return _run(job, _arguments(job, scratch))
@@ -167,7 +166,7 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
                 )
                 _set_collator(trainer, job, loss)
                 trainer.remove_callback(PrinterCallback)
-                with tokens_once(model), _autocast(model, schedule.autocast):
+                with tokens_once(model), autocast_training(model, schedule.autocast):
                     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         evaluate.leave_best(model)
     session.report.seconds = session.seconds()
@@ -378,81 +377,3 @@ def describe(value: Any) -> Any:
     if callable(getattr(value, "get_config_dict", None)):
         return {"name": type(value).__name__, **describe(value.get_config_dict())}
     return type(value).__name__
-
-
-# --- what changes around the trainer while it runs, and is put back -------------------------------
-
-
-@contextlib.contextmanager
-def tokens_once(model: Any) -> Iterator[None]:
-    """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
-    if not is_static(model):
-        yield
-        return
-    module = model[0]
-    known: dict[str, Any] = {}
-
-    def preprocess(inputs: Any, prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        texts = [prompt + text for text in inputs] if prompt else list(inputs)
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        encodings = module.tokenizer.encode_batch(new, add_special_tokens=False)
-        for text, encoding in zip(new, encodings, strict=True):
-            known[text] = np.array(encoding.ids, dtype=np.int32)
-        rows = [known[text] for text in texts]
-        ends = np.cumsum([0, *map(len, rows)])
-        ids = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int64)
-        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(ends[:-1])}
-
-    name = "preprocess" if hasattr(module, "preprocess") else "tokenize"
-    module.__dict__[name] = preprocess
-    try:
-        yield
-    finally:
-        del module.__dict__[name]
-
-
-@contextlib.contextmanager
-def _autocast(model: Any, dtype: str | None) -> Iterator[None]:
-    """Let the model's forward passes in training mode multiply in this type; others do not.
-
-    So also where a loss encodes once more in its backward pass. Embeddings come out in float32.
-    """
-    if dtype is None:
-        yield
-        return
-    forward = model.forward
-
-    def cast(*given: Any, **named: Any) -> Any:
-        if not model.training:
-            return forward(*given, **named)
-        with torch.autocast(model.device.type, dtype=getattr(torch, dtype)):
-            features = forward(*given, **named)
-        half = getattr(torch, dtype)
-        return {
-            name: value.float() if getattr(value, "dtype", None) is half else value
-            for name, value in features.items()
-        }
-
-    model.__dict__["forward"] = cast
-    try:
-        yield
-    finally:
-        del model.__dict__["forward"]
-
-
-@contextlib.contextmanager
-def _quiet(model: Any) -> Iterator[None]:
-    """Keep the libraries' notices (not their errors) and the card's bar off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
-    levels = [logger.level for logger in loggers]
-    card = model.model_card_data
-    examples = card.widget
-    try:
-        card.widget = examples or [{}]  # an empty one would be filled, with a bar, from the rows
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
-    finally:
-        card.widget = examples
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -197,8 +197,8 @@ def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[n
     generator = np.random.default_rng(seed)
     filled = np.array(negative_ids, dtype=np.int64)
     for row in np.flatnonzero((filled < 0).any(axis=1)):
-        own = pairs.positives.row(row)
-        allowed = len(pairs.corpus_texts) - len(own)
+        positives = pairs.positives.row(int(row))
+        allowed = len(pairs.corpus_texts) - len(positives)
         if allowed == 0:
             raise ValueError(
                 f"query {pairs.query_ids[row]!r} has every document as a positive; there is no"
@@ -207,7 +207,7 @@ def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[n
         missing = np.flatnonzero(filled[row] < 0)
         # A rank among the allowed documents becomes an id by stepping over the (sorted) positives.
         drawn = generator.integers(allowed, size=len(missing))
-        for positive in own:
+        for positive in positives:
             drawn += drawn >= positive
         filled[row, missing] = drawn
     return filled

@@ -36,7 +36,7 @@ def train(
     evaluation: Callable[[SentenceTransformer], Mapping[str, float]] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    say: Callable[[str], object] = silent,
+    say: Callable[[str], object] | None = None,
     **options: Any,
 ) -> TrainingReport:
     """Train model in place with in-batch negatives and any hard negatives the rows bring.

@@ -30,17 +30,17 @@ def distinct_rows(queries: Ids, positives: Ids, limit: int) -> Ids:
     order = np.argsort(rarity, kind="stable")
     seen_queries = bytearray(int(queries.max()) + 1)
     seen_positives = bytearray(int(positives.max()) + 1)
-    found: list[int] = []
+    packed: list[int] = []
     for row, query, positive in zip(
         order.tolist(), queries[order].tolist(), positives[order].tolist(), strict=True
     ):
         if seen_queries[query] or seen_positives[positive]:
             continue
         seen_queries[query] = seen_positives[positive] = 1
-        found.append(row)
-        if len(found) == limit:
+        packed.append(row)
+        if len(packed) == limit:
             break
-    return np.array(found, dtype=np.int64)
+    return np.array(packed, dtype=np.int64)
 
 
 def capacity(queries: Ids, positives: Ids, num_batches: int, batch_size: int) -> int:
@@ -78,8 +78,8 @@ def count_batches(
         order = random.permutation(len(queries))
         wished = deal(queries[order], positives[order], number, total, random)
         longest = -(-total // number)
-        found = settle(wished, queries[order], positives[order], number, longest)
-        placed = sum(map(len, found))
+        batches = settle(wished, queries[order], positives[order], number, longest)
+        placed = sum(map(len, batches))
         if placed >= 0.9 * short * number:
             break
         fewer = min(int(placed / short), number - processes)

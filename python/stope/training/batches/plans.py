@@ -126,9 +126,9 @@ class Passes(Plan):
             wished = packing.deal(queries, positives, self.num_batches, self.total, random)
         else:
             wished = self._by_cluster(self._clusters[order], self._waiting[order], random)
-        found = packing.settle(wished, queries, positives, self.num_batches, self._longest)
+        planned = packing.settle(wished, queries, positives, self.num_batches, self._longest)
         batches = filled(
-            [order[batch] for batch in found],
+            [order[batch] for batch in planned],
             self.least,
             self.spare,
             self._queries,

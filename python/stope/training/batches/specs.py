@@ -95,21 +95,21 @@ class Clustered(BatchSpec, name="clustered"):
     def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
         """Embeddings are needed, and clustered here."""
         numbers_of(table)
-        own = np.asarray(table.query_numbers)
+        query_of = np.asarray(table.query_numbers)
         if embeddings is None:
             raise ValueError(
                 f"batches {self.name!r} need embeddings, one row for each query number"
             )
-        if own.min() < 0 or own.max() >= len(embeddings):
+        if query_of.min() < 0 or query_of.max() >= len(embeddings):
             raise ValueError(
-                f"embeddings has {len(embeddings)} rows but query_numbers go from {own.min()} to "
-                f"{own.max()}; give one row for each number"
+                f"embeddings has {len(embeddings)} rows but query_numbers go from {query_of.min()} "
+                f"to {query_of.max()}; give one row for each number"
             )
         count = self.clusters
         if count is None:
             count = max(1, len(embeddings) // (2 * sizes.batch_size))
-        found = kmeans(embeddings, count, iterations=self.iterations, seed=sizes.seed)
-        return _whole(table, sizes, found.labels[own], self.per_batch)
+        clusters = kmeans(embeddings, count, iterations=self.iterations, seed=sizes.seed)
+        return _whole(table, sizes, clusters.labels[query_of], self.per_batch)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class RefreshNegatives(Task):
         session.write("refresh", **numbers)
 
 
-class NegativeRefreshCallback(TrainerCallback):  # type: ignore[misc]
+class NegativeRefreshCallback(TrainerCallback):
     """Refreshes negatives between the steps of a trainer of your own.
 
     They are mined before the first step and whenever they are due, never after the last step. Give

@@ -85,14 +85,14 @@ class Encoding:
             "progress": lambda done, total: self.progress(stage, done, total),
         }
         with together():
-            own = texts[part]
-            if not own:
+            share_of_texts = texts[part]
+            if not share_of_texts:
                 rows = np.empty((0, 0), dtype=np.float32)
             elif self._root is None:
-                rows = _ENCODE[role](model, own, **options)
+                rows = _ENCODE[role](model, share_of_texts, **options)
             else:
                 cache = EmbeddingCache(self._root / _place())
-                rows = cache.embeddings(model, own, role=role, **options)
+                rows = cache.embeddings(model, share_of_texts, role=role, **options)
                 self._used.add(Path(str(rows.filename)).parent)  # type: ignore[attr-defined]
         return gathered(rows)
 
@@ -135,23 +135,23 @@ def encode_and_mine(
     part = share(len(pairs.query_ids))
     wanted = min(limits.pop("num_negatives"), len(pairs.corpus_ids))
     with together():
-        own = pairs.take(range(len(pairs.query_ids))[part]).renumbered()
-        found: tuple[Any, ...] = (
+        share_of_pairs = pairs.take(range(len(pairs.query_ids))[part]).renumbered()
+        arrays: tuple[Any, ...] = (
             np.empty((0, wanted), dtype=np.int64),
             np.empty((0, wanted), dtype=np.float32),
             np.empty(0, dtype=np.float32),
         )
-        if own.query_ids:
+        if share_of_pairs.query_ids:
             mined = mine(
-                own,
+                share_of_pairs,
                 query_embeddings=queries[part],
                 corpus_embeddings=corpus,
                 num_negatives=wanted,
                 progress=encoding.progress,
                 **limits,
             ).result
-            found = mined.ids, mined.scores, mined.positive_scores
-    ids, scores, positive_scores = map(gathered, found)
+            arrays = mined.ids, mined.scores, mined.positive_scores
+    ids, scores, positive_scores = map(gathered, arrays)
     return Mining(
         ids,
         scores,
@@ -170,20 +170,21 @@ def mine_by_source(
     **limits: Any,
 ) -> Mining:
     """`encode_and_mine` of each source with its prompts; ids are rows of the corpus of all."""
-    found = [
-        encode_and_mine(one.pairs, model, encoding, own, **limits)
-        for one, own in zip(sources, prompts, strict=True)
+    minings = [
+        encode_and_mine(source.pairs, model, encoding, prefixes, **limits)
+        for source, prefixes in zip(sources, prompts, strict=True)
     ]
-    if len(found) == 1:
-        return found[0]
-    documents = [len(one.documents) for one in sources]
-    seconds = [size / one.rows_per_second for size, one in zip(documents, found, strict=True)]
+    if len(minings) == 1:
+        return minings[0]
+    documents = [len(source.documents) for source in sources]
+    seconds = [size / m.rows_per_second for size, m in zip(documents, minings, strict=True)]
+    ids = [source.of_all(m.ids) for source, m in zip(sources, minings, strict=True)]
     return Mining(
-        of_all_sources(sources, [one.of_all(m.ids) for one, m in zip(sources, found, strict=True)]),
-        of_all_sources(sources, [one.scores for one in found], fill=-np.inf),
-        of_all_sources(sources, [one.positive_scores[:, None] for one in found])[:, 0],
-        sum(one.seconds_encode for one in found),
-        sum(one.seconds_mine for one in found),
+        of_all_sources(sources, ids),
+        of_all_sources(sources, [m.scores for m in minings], fill=-np.inf),
+        of_all_sources(sources, [m.positive_scores[:, None] for m in minings])[:, 0],
+        sum(m.seconds_encode for m in minings),
+        sum(m.seconds_mine for m in minings),
         sum(documents) / sum(seconds),
     )
 

@@ -108,7 +108,7 @@ class LiveNegatives:
                 "make them agree"
             )
         self._sources = pairs.of_sources(sources)
-        self._never = [one.pairs.never_negatives() for one in self._sources]
+        self._never = [source.pairs.never_negatives() for source in self._sources]
         self._check_sizes()
         self._fingerprint: str | None = None
         rows = len(pairs.query_ids)

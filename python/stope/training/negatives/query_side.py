@@ -125,18 +125,18 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         began = time.perf_counter()
         share = self._searched / (began - self._began)
         self._began = began
-        own = self._queries_of(labels)
+        asked = self._queries_of(labels)
         column = dict(next(iter(sentence_features)))  # modules write into it
         queries = self.model(column)["sentence_embedding"].float()
-        found = self._retrieve(queries, own)
-        scores = self._scores(queries, found.ids)
+        retrieved = self._retrieve(queries, asked)
+        scores = self._scores(queries, retrieved.ids)
         weights = labels.get("weights")
         if weights is not None:
             weights = weights.to(scores)
-        value = self._loss(scores, found, weights)
-        best = found.relevance[:, : min(10, self._options["k"])]
+        value = self._loss(scores, retrieved, weights)
+        best = retrieved.relevance[:, : min(10, self._options["k"])]
         first = best.float() / torch.arange(1, best.shape[1] + 1, device=best.device)
-        many = torch.from_numpy(self._positives.lengths[own]).to(best.device)
+        many = torch.from_numpy(self._positives.lengths[asked]).to(best.device)
         self.observed = {
             "loss": float(value.detach()),
             "search_seconds": self._searched,

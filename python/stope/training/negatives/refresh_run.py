@@ -97,7 +97,7 @@ class RefreshRun:
             pairs = replace(pairs, corpus_of=None)
         self.refresh, self.pairs = refresh, pairs
         self._sources = pairs.of_sources(sources)
-        self._prompts = [_prompts_of(one.name, refresh, prompts) for one in self._sources]
+        self._prompts = [_prompts_of(source.name, refresh, prompts) for source in self._sources]
         self.reports: list[RefreshReport] = []
         self.negatives: LiveNegatives | None = None
         self.corpus_embeddings: NDArray[np.float32] | None = None
