@@ -190,7 +190,7 @@ def test_a_frozen_encoder():
     ("change", "error", "sentence"),
     [
         ({"chunk_size": 0}, ValueError, "chunk_size is 0"),
-        ({"chunk_size": 2.5}, ValueError, "chunk_size is 2.5"),
+        ({"chunk_size": 2.5}, TypeError, "chunk_size is 2.5"),
         ({"inputs": []}, ValueError, "inputs is empty"),
         ({"encoders": [len]}, ValueError, "encoders has 1 entries for 2 inputs"),
         (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stope._checks import choice, path
+from stope._checks import choice, path, shown
 from stope.adapters import export
 from stope.adapters.maps import (
     Floats,
@@ -127,8 +127,8 @@ class Adapter:
         if side not in ("queries", "documents"):
             if side is not None or self.side != "both":
                 raise ValueError(
-                    f"side is {side!r}; say whether the embeddings are of 'queries' or 'documents':"
-                    f" this adapter was made for side {self.side!r}"
+                    f"side is {shown(side)}; say whether the embeddings are of 'queries' or"
+                    f" 'documents': this adapter was made for side {self.side!r}"
                 )
             side = "queries"
         rows = matrix_of_rows(embeddings, "embeddings")

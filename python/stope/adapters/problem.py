@@ -72,7 +72,7 @@ class Problem:
             _negatives(negatives, len(queries), len(corpus)),
             _weights(weights, len(lists.ids)),
             {
-                name: _numbers_per_pair(values, f"signals[{name!r}]", len(lists.ids))
+                name: _numbers_per_pair(values, f"signals[{shown(name)}]", len(lists.ids))
                 for name, values in signals.items()
             },
             _sources(sources, lists, len(corpus)),

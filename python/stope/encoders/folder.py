@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stope._checks import shown
 from stope._extras import need
 from stope._files.atomic import atomic_folder
 
@@ -30,7 +31,7 @@ def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
         return _load(library, str(name_or_path))
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"The encoder {str(name_or_path)!r} is neither a folder here nor a model that the "
+            f"The encoder {shown(str(name_or_path))} is neither a folder here nor a model that the "
             f"Hugging Face hub gave ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
 

@@ -103,8 +103,8 @@ def low_rank(model: Any, lora: Lora | None, seed: int) -> Iterator[None]:
                 transformer.add_adapter(config)
             except ValueError as error:
                 raise ValueError(
-                    f"lora.target_modules is {lora.target_modules!r}, which names no layer of the "
-                    f"model ({str(error).splitlines()[0][:200]})"
+                    f"lora.target_modules is {shown(lora.target_modules)}, which names no layer of "
+                    f"the model ({str(error).splitlines()[0][:200]})"
                 ) from error
         yield
     except BaseException:

@@ -47,7 +47,9 @@ class TaskPrompts:
         for task in self.tasks:
             if isinstance(task, bool) or not isinstance(task, str | int) or task == "":
                 raise ValueError(f"tasks has {shown(task)}; a task is a word or an integer")
-        checked = {task: _pair(given, f"tasks[{task!r}]") for task, given in self.tasks.items()}
+        checked = {
+            task: _pair(given, f"tasks[{shown(task)}]") for task, given in self.tasks.items()
+        }
         object.__setattr__(self, "tasks", checked)
         if self.default is not None:
             object.__setattr__(self, "default", _pair(self.default, "default"))
@@ -112,7 +114,7 @@ class TaskPrompts:
         entries = config.get("tasks") or {}
         tasks: dict[Any, Pair] = {}
         if isinstance(entries, Mapping):
-            tasks = {task: _read(value, f"tasks[{task!r}]") for task, value in entries.items()}
+            tasks = {task: _read(value, f"tasks[{shown(task)}]") for task, value in entries.items()}
         else:
             for place, entry in enumerate(entries):
                 if not isinstance(entry, Mapping) or "task" not in entry:
@@ -134,8 +136,8 @@ class TaskPrompts:
             return self.default
         known = ", ".join(map(repr, self.tasks))
         raise ValueError(
-            f"source is {source!r}, but there are prompts for {known} alone; add it to tasks or "
-            "give a default"
+            f"source is {shown(source)}, but there are prompts for {known} alone; add it to tasks "
+            "or give a default"
         )
 
 

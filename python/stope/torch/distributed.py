@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from stope._checks import choice
 from stope.torch import _ring
 from stope.torch._collectives import (
     gather_rows,
@@ -111,8 +112,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
             bias=bias,
             **options,
         )
-        if form not in ("gather", "ring"):
-            raise ValueError(f"form is {form!r}; give 'gather' or 'ring'")
+        choice(form, "form", ("gather", "ring"))
         if form == "ring":
             _ring.check_options(self.options)
         self.form = form

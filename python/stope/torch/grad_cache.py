@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from stope._checks import integer
 
 
 def cached_step(
@@ -69,8 +70,7 @@ def cached_step(
     >>> value.requires_grad, encoder.weight.grad.shape
     (False, torch.Size([3, 4]))
     """
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size!r}; give a number of rows, at least 1")
+    integer(chunk_size, "chunk_size", 1)
     chunks = _chunks(_one_per_input(encoders, inputs), inputs, chunk_size)
     columns: list[list[Any]] = [[] for _ in inputs]
     for chunk in chunks:

@@ -9,6 +9,7 @@ import numpy as np
 
 import stope
 import torch
+from stope._checks import number, shown
 from stope.ops._infonce_problem import objective_of
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
@@ -154,9 +155,9 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
     def extra_repr(self) -> str:
         """What repr tells of the module."""
         learned = self.log_scale is not None
-        shown = {"learnable_temperature": learned, **self.options}
+        options = {"learnable_temperature": learned, **self.options}
         return f"temperature={float(self.temperature):.6g}, " + ", ".join(
-            f"{name}={value!r}" for name, value in shown.items()
+            f"{name}={value!r}" for name, value in options.items()
         )
 
 
@@ -285,12 +286,10 @@ def log_scale(scale: float, max_scale: float, name: str) -> Any:
 
 def check_positive(value: Any, name: str) -> float:
     """The value as a float above 0, or a sentence."""
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} is {value!r}; give a number")
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} is {number}; give a positive, finite number")
-    return number
+    remedy = "give a positive, finite number"
+    if number(value, name, remedy) <= 0:
+        raise ValueError(f"{name} is {value}; {remedy}")
+    return float(value)
 
 
 def check_options(options: dict[str, Any], owner: str, bias: float = 0.0) -> dict[str, Any]:
@@ -303,8 +302,8 @@ def check_options(options: dict[str, Any], owner: str, bias: float = 0.0) -> dic
     for name in options:
         if name not in SCALAR_OPTIONS:
             raise TypeError(
-                f"{owner} has no option {name!r}; it has {', '.join(SCALAR_OPTIONS)}; tensors of "
-                "the batch go into the call"
+                f"{owner} has no option {shown(name)}; it has {', '.join(SCALAR_OPTIONS)}; tensors "
+                "of the batch go into the call"
             )
     if "objective" in options:
         options = {**options, "objective": objective_of(options["objective"])}
@@ -335,7 +334,7 @@ def check_tensors(tensors: dict[str, Any], owner: str) -> dict[str, Any]:
     for name in tensors:
         if name not in _TENSORS:
             raise TypeError(
-                f"{owner} takes no {name!r} with a batch; it takes {', '.join(_TENSORS)}; options "
-                "that stay the same are given when the loss is made"
+                f"{owner} takes no {shown(name)} with a batch; it takes {', '.join(_TENSORS)}; "
+                "options that stay the same are given when the loss is made"
             )
     return tensors

@@ -7,71 +7,61 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from stope.weighting import compose, protocol
-from stope.weighting._samples import Samples, product
 from stope.weighting.answer_ranking import AnswerRanking
+from stope.weighting.compose import Anti, Clipped, FadeOut, Normalized, Product, WarmUp
 from stope.weighting.constant import Constant
 from stope.weighting.dynamic import Dynamic
 from stope.weighting.focal import Focal
 from stope.weighting.progressive import Progressive
+from stope.weighting.protocol import Formula, Weighting
 from stope.weighting.rank_cutoff import RankCutoff
 from stope.weighting.teacher import Teacher
 
 _NONE = Constant()  # in the place of a weighting whose weights are there already
+_OF_SAMPLES = (AnswerRanking, Constant, Dynamic, Focal, Progressive, RankCutoff, Teacher)
+_OF_WEIGHTS: dict[str, type[Formula]] = {
+    "anti": Anti,
+    "fade_out": FadeOut,
+    "normalize": Normalized,
+    "warm_up": WarmUp,
+}
 
 
-def function(name: str) -> Callable[..., Samples]:
+def function(name: str) -> Callable[..., Any]:
     """The function of that name, with a warning that says what does the same.
 
     Raises:
         AttributeError: there was none.
     """
-    if name not in _FUNCTIONS:
+    kinds: dict[str, type[Weighting]] = {"clip": Clipped, "product": Product, **_OF_WEIGHTS}
+    kinds |= {kind.name: kind for kind in _OF_SAMPLES}
+    word = name.removesuffix("_weights")
+    if word not in kinds or word == name:
         raise AttributeError(f"module 'stope.weighting' has no attribute {name!r}")
-    kind, call = _FUNCTIONS[name]
     warnings.warn(
-        f"stope.weighting.{name} is stope.weighting.{kind.__name__}(...).weights now; the old name "
-        "goes with the next release",
+        f"stope.weighting.{name} is stope.weighting.{kinds[word].__name__}(...).weights now; the "
+        "old name goes with the next release",
         DeprecationWarning,
         stacklevel=3,
     )
-    return call
+    if word == "product":
+        return lambda weights, *others: Product((_NONE,)).weights(weights, *others)
+    if word == "clip":
+        return lambda weights, low=0.0, high=None: Clipped(_NONE, low, high).weights(weights)
+    if word == "dynamic":
+        return lambda losses, progress, strategy="lin_upper", **more: _weights(
+            partial(Dynamic, strategy=strategy), losses, progress, **more
+        )
+    make: Callable[..., Any] = partial(kinds[word], *([_NONE] if word in _OF_WEIGHTS else []))
+    return partial(_weights, partial(make, signal="difficulty") if word == "focal" else make)
 
 
-def _of_samples(make: Callable[..., protocol.Formula], *fields: str) -> Callable[..., Samples]:
-    """(samples, progress, then these fields) -> weights; the other fields by name."""
-
-    def call(
-        samples: Samples, progress: float = 0.0, *values: Any, processes: Any = None, **others: Any
-    ) -> Samples:
-        named = dict(zip(fields, values, strict=False))
-        return make(**named, **others).weights(samples, progress, processes=processes)
-
-    return call
-
-
-def _clip(weights: Samples, low: float = 0.0, high: float | None = None) -> Samples:
-    return compose.Clipped(_NONE, low, high).weights(weights)
-
-
-def _multiply(weights: Samples, *others: Samples) -> Samples:
-    return product(
-        {"weights": weights} | {f"others[{place}]": other for place, other in enumerate(others)}
-    )
-
-
-_FUNCTIONS: dict[str, tuple[type[protocol.Weighting], Callable[..., Samples]]] = {
-    "answer_ranking_weights": (AnswerRanking, _of_samples(AnswerRanking)),
-    "anti_weights": (compose.Anti, _of_samples(partial(compose.Anti, _NONE))),
-    "clip_weights": (compose.Clipped, _clip),
-    "constant_weights": (Constant, _of_samples(Constant)),
-    "dynamic_weights": (Dynamic, _of_samples(Dynamic, "strategy")),
-    "fade_out_weights": (compose.FadeOut, _of_samples(partial(compose.FadeOut, _NONE))),
-    "focal_weights": (Focal, _of_samples(partial(Focal, "difficulty"))),
-    "normalize_weights": (compose.Normalized, _of_samples(partial(compose.Normalized, _NONE))),
-    "product_weights": (compose.Product, _multiply),
-    "progressive_weights": (Progressive, _of_samples(Progressive)),
-    "rank_cutoff_weights": (RankCutoff, _of_samples(RankCutoff)),
-    "teacher_weights": (Teacher, _of_samples(Teacher)),
-    "warm_up_weights": (compose.WarmUp, _of_samples(partial(compose.WarmUp, _NONE))),
-}
+def _weights(
+    make: Callable[..., Formula],
+    samples: Any,
+    progress: float = 0.0,
+    *,
+    processes: Any = None,
+    **fields: Any,
+) -> Any:
+    return make(**fields).weights(samples, progress, processes=processes)

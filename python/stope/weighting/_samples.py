@@ -105,10 +105,10 @@ def like(values: Vector, model: Samples) -> Samples:
     return values.astype(np.float64 if model.dtype == np.float64 else np.float32)
 
 
-def product(factors: Mapping[str, Samples]) -> Samples:
+def multiplied(factors: Mapping[str, Samples]) -> Samples:
     """w_i = the product of the weights of sample i, of the kind of the first; by name.
 
-    >>> product({"weights": np.array([0.5, 2.0]), "weight": np.array([3.0, 0.25])}).tolist()
+    >>> multiplied({"weights": np.array([0.5, 2.0]), "weight": np.array([3.0, 0.25])}).tolist()
     [1.5, 0.5]
     """
     (first, model), *others = factors.items()

@@ -10,7 +10,7 @@ import numpy as np
 
 from stope._checks import real, shown
 from stope.weighting._processes import Processes
-from stope.weighting._samples import Samples, Vector, product
+from stope.weighting._samples import Samples, Vector, multiplied
 from stope.weighting._schedule import check_interval, ramp
 from stope.weighting.protocol import OfWeights, Weighting, check_part, weights_of
 
@@ -36,12 +36,17 @@ class Product(Weighting, name="product"):
         self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
     ) -> Samples:
         """Weights ``[B]``."""
-        return product(
-            {
-                f"parts[{position}]": weights_of(part, signals, progress, processes)
-                for position, part in enumerate(self.parts)
-            }
-        )
+        return self.weights(*(weights_of(p, signals, progress, processes) for p in self.parts))
+
+    def weights(self, *weights: Samples) -> Samples:
+        """The product of these weights ``[B]``, of the kind of the first.
+
+        >>> from stope.weighting import Constant
+        >>> product = Product((Constant(), Constant()))
+        >>> product.weights(np.array([0.5, 2.0]), np.array([3.0, 0.25])).tolist()
+        [1.5, 0.5]
+        """
+        return multiplied({f"parts[{place}]": values for place, values in enumerate(weights)})
 
 
 @dataclass(frozen=True)

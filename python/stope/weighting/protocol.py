@@ -17,7 +17,7 @@ import numpy as np
 from stope._checks import flag, shown, text
 from stope._named import Named, names_of
 from stope.weighting._processes import Processes
-from stope.weighting._samples import Samples, Vector, check_array, like, product, read
+from stope.weighting._samples import Samples, Vector, check_array, like, multiplied, read
 from stope.weighting._schedule import share_done
 
 
@@ -213,7 +213,7 @@ def weigh(
         factors = {"weights": weighting(signals, progress, processes=processes)}
         if "weight" in signals:
             factors["weight"] = signals["weight"]
-        return product(factors)
+        return multiplied(factors)
 
     return Processes(processes).read(weighed)
 
@@ -226,7 +226,7 @@ def signal(signals: Mapping[str, Samples], name: str, weighting: Weighting) -> S
     """
     if name not in signals:
         raise ValueError(
-            f"weighting {weighting.name!r} reads the signal {name!r}, but signals has "
+            f"weighting {weighting.name!r} reads the signal {shown(name)}, but signals has "
             f"{', '.join(signals) or 'none'}; add it or name another"
         )
     return signals[name]
