@@ -7,8 +7,14 @@ for ever or aborted.
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 SETUP = """
 import os, signal, sys, threading, time
@@ -192,3 +198,14 @@ def test_a_limit_of_threads_is_told_in_a_sentence(succeeds):
     for line in lines:
         assert line.startswith("cannot start thread 2 of 4 (")
         assert line.endswith("STOPE_NUM_THREADS, or raise the limit of processes")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is installed")
+def test_the_pool_has_no_data_race(tmp_path):
+    program = tmp_path / "probe"
+    command = [COMPILER, "-std=c++20", "-g", "-O1", "-fsanitize=thread", "-pthread"]
+    command += [f"-I{ROOT / folder}" for folder in ("cpp/runtime", "cpp/include")]
+    sources = [ROOT / "tests/ground/thread_pool_probe.cpp", ROOT / "cpp/runtime/parallel.cpp"]
+    subprocess.run([*command, *sources, "-o", program], check=True, capture_output=True, text=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 wrong\n", "")
