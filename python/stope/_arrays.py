@@ -54,14 +54,6 @@ def corpus_and_queries(
     return q, c
 
 
-def check_progress(progress: object) -> None:
-    """A callback is called with (done, total)."""
-    if progress is not None and not callable(progress):
-        raise TypeError(
-            f"progress is {progress!r}; give a function of (done, total), or None for none"
-        )
-
-
 def workspace(size: int) -> NDArray[np.uint8]:
     """Scratch memory for one call of the core; pages that are not touched cost nothing."""
     return np.empty(size, dtype=np.uint8)

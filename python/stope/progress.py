@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from stope._checks import shown
+
 
 class Progress(Protocol):
     """Called with (done, total) now and then, and once at the end with done == total."""
@@ -28,6 +30,14 @@ def of_stage(progress: StageProgress | None, stage: str) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total: progress(stage, done, total)
+
+
+def check_progress(progress: object) -> None:
+    """Refuse what is neither a function nor None."""
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"progress is {shown(progress)}; give a function of (done, total), or None for none"
+        )
 
 
 def silent(*told: object, **facts: object) -> None:

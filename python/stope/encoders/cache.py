@@ -15,14 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._arrays import check_progress
 from stope._checks import choice, integer, path, text
 from stope._checks import texts as texts_of
 from stope._files.shards import FORMAT, VERSION, Manifest, kept_array
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders.encode import encode_corpus, encode_queries
 from stope.encoders.fingerprint import fingerprint_encoder
-from stope.progress import Progress
+from stope.progress import Progress, check_progress
 
 Role = Literal["query", "corpus"]
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}

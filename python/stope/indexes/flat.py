@@ -17,7 +17,7 @@ from stope._checks import choice, integer
 from stope._checks import path as checked_path
 from stope.indexes import _file as _index_file
 from stope.ops._search import METRICS, Metric, Precision, TopK, search
-from stope.progress import Progress
+from stope.progress import Progress, check_progress
 
 _PANEL_ROWS = 16
 
@@ -76,7 +76,7 @@ class FlatIndex:
         self, corpus: Any, metric: Metric = "dot", *, progress: Progress | None = None
     ) -> None:
         self._metric: Metric = choice(metric, "metric", METRICS)
-        _arrays.check_progress(progress)
+        check_progress(progress)
         shape = _arrays.matrix_shape(corpus, "corpus")
         place = _arrays.ON_CPU
         if shape.device == "cpu":

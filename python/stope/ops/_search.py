@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
+from stope.progress import check_progress
 
 Metric = Literal["dot", "cosine", "euclidean"]
 """What scores mean; see :func:`stope.similarity`."""
@@ -58,7 +59,7 @@ def search(
     above_ceiling: NDArray[np.int64] | None = None,
 ) -> TopK:
     """:func:`stope.topk`, and what an index and the miner need besides."""
-    _arrays.check_progress(progress)
+    check_progress(progress)
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     k = as_integer(k, "k")
     if k < 1:

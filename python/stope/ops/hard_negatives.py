@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stope import _arrays, _core
 from stope.ops._search import as_integer, exclusions, search
+from stope.progress import check_progress
 
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
 
@@ -127,7 +128,7 @@ def mine_hard_negatives(
     >>> mined.ids.tolist(), mined.rejected["relative_margin"].tolist()
     ([[2, 3]], [1])
     """
-    _arrays.check_progress(progress)
+    check_progress(progress)
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
     own = _positive_lists(positives, q.rows, c.rows)

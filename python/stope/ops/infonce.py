@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stope import _arrays, _core
 from stope.ops._infonce_problem import DEFAULTS, Problem, problems
+from stope.progress import check_progress
 
 _STATE: int = _core.INFONCE_STATE
 
@@ -191,7 +192,7 @@ def infonce_forward(
     >>> [f"{loss:.6f}" for loss in found.losses]
     ['0.000335', '0.002476']
     """
-    _arrays.check_progress(progress)
+    check_progress(progress)
     _check_names(options)
     asked = problems(queries, documents, options)
     place = _place(queries)
@@ -267,7 +268,7 @@ def infonce_backward(
     >>> round(infonce_backward(queries, documents, found, **options).temperature, 5)
     0.08759
     """
-    _arrays.check_progress(progress)
+    check_progress(progress)
     _check_names(options)
     asked = problems(queries, documents, options)
     place = _place(queries)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stope import _arrays, _core
+from stope.progress import check_progress
 
 
 def similarity(
@@ -54,7 +55,7 @@ def similarity(
     >>> similarity(q, x, metric="euclidean").round(4).tolist()
     [[-1.0, -4.472099781036377]]
     """
-    _arrays.check_progress(progress)
+    check_progress(progress)
     q, c = _arrays.corpus_and_queries(queries, corpus)
     place = _arrays.place_of(queries, q.device, "queries")
     scores = _arrays.output(out, "out", (q.rows, c.rows), np.float32, place)
