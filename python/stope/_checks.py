@@ -87,7 +87,7 @@ def real(
 
 def number(value: Any, name: str, remedy: str = "give a number") -> float:
     """A finite float, from a scalar of any library or an array or tensor of one element."""
-    if hasattr(value, "item") and getattr(value, "size", None) != 0:
+    if hasattr(value, "item") and math.prod(getattr(value, "shape", ())) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {shown(value)}; {remedy}")

@@ -112,7 +112,11 @@ def test_an_iterator_is_read_once():
         ),
         (lambda: recurring_spans([], max_query=4), ValueError, "max_query is 4"),
         (lambda: recurring_spans([], passage_tokens=3), ValueError, "passage_tokens is 3"),
-        (lambda: recurring_spans([], stop_words="the"), TypeError, "stop_words is one string"),
+        (
+            lambda: recurring_spans([], stop_words="the"),
+            TypeError,
+            "stop_words is 'the'; give a set",
+        ),
         (lambda: query_as_context([], list, batch_size=0), ValueError, "batch_size is 0"),
     ],
 )

@@ -104,7 +104,7 @@ def test_an_encoder_that_cannot_be_read_is_refused(tmp_path):
         def encode(self, texts):
             return np.ones((len(texts), 2), np.float32)
 
-    with pytest.raises(ValueError, match=r"Opaque has no weights .* fingerprint\(\) -> str"):
+    with pytest.raises(ValueError, match=r"Opaque, which has no weights .* fingerprint\(\) -> str"):
         EmbeddingCache(tmp_path).embeddings(Opaque(), ["a"], role="query")
 
 

@@ -154,7 +154,7 @@ def test_ranking_refuses():
         ranking([(4, 1.0)]).to_run(["a"], ["x"])
     with pytest.raises(ValueError, match="document 'z' for query 'a'"):
         Ranking.from_run({"a": {"z": 1.0}}, ["a"], ["x"])
-    with pytest.raises(TypeError, match=r"ids is .*; give corpus rows"):
+    with pytest.raises(TypeError, match=r"ids is .*; give integers"):
         Ranking(np.zeros((1, 1)), np.zeros((1, 1)))
 
 

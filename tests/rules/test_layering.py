@@ -246,7 +246,7 @@ def imports(path):
 
 # Every top-level name of the package, lowest first. A name may import what stands on an earlier
 # line, and from its own room; names of one line do not see each other, except those of GROUND.
-GROUND = "_arrays _checks _core _extras _files _host _moved _named errors isa lists progress"
+GROUND = "_kinds _arrays _checks _core _extras _files _host _moved _named errors isa lists progress"
 ORDER = (
     GROUND + " scale.processes",
     "ops",

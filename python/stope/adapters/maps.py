@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from stope._checks import shown
 from stope._extras import need
 from stope._host import on_host
+from stope._kinds import kinds
+from stope._kinds import matrix as matrix_kind
 
 Floats = NDArray[np.float32]
 
 
+@kinds(weight=matrix_kind)
 @dataclass(frozen=True, eq=False)
 class Linear:
     """f(x) = W x.
@@ -48,6 +51,7 @@ class Linear:
         return int(self.weight.shape[0]), int(self.weight.shape[1])
 
 
+@kinds(left=matrix_kind, right=matrix_kind)
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """f(x) = x + U V' x, which is the matrix I + U V'.
@@ -75,6 +79,7 @@ class LowRank:
         return int(self.left.shape[0]), int(self.right.shape[0])
 
 
+@kinds(inner=matrix_kind, outer=matrix_kind)
 @dataclass(frozen=True, eq=False)
 class ResidualMLP:
     """f(x) = x + W2 gelu(W1 x), gelu(z) = z Phi(z) with Phi the normal distribution.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 import stope
 from stope._extras import need
+from stope._kinds import callback, kinds, mapping, maybe
 from stope.adapters.adapter import Adapter
 from stope.adapters.maps import Floats
 from stope.adapters.problem import Problem
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
 Log = Callable[..., object]
 
 
+@kinds(
+    signals=maybe(mapping),
+    loss_options=maybe(mapping),
+    evaluate=maybe(callback),
+    progress=maybe(callback),
+    log=maybe(callback),
+)
 def train_adapter(
     query_embeddings: Floats,
     corpus_embeddings: Floats,

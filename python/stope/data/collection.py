@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from stope._kinds import kinds, mapping_of_mappings, strings
+
 Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
@@ -42,6 +44,14 @@ class Split:
         ]
 
 
+@kinds(
+    corpus_ids=strings,
+    corpus_texts=strings,
+    query_ids=strings,
+    query_texts=strings,
+    qrels=mapping_of_mappings,
+    corpus_titles=strings,
+)
 @dataclass(frozen=True)
 class Collection:
     """Documents, queries and judgements, in the order of their files.

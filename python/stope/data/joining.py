@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from stope._kinds import kinds, mapping
 from stope.data.pairs import Ids, Pairs
 from stope.data.text_identity import text_key
 from stope.lists import Lists
 
 
+@kinds(parts=mapping)
 def join_pairs(parts: Mapping[str, Pairs]) -> tuple[Pairs, Ids]:
     """The pairs of several sources as one, with ``corpus_of``.
 

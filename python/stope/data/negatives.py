@@ -9,12 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stope._kinds import kinds, maybe, sequence, strings
 from stope.lists import Lists
 
 Ids = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 
+@kinds(
+    query_ids=strings,
+    query_texts=strings,
+    document_ids=strings,
+    document_texts=strings,
+    positives=sequence,
+    negatives=sequence,
+    positive_scores=maybe(sequence),
+    negative_scores=maybe(sequence),
+)
 @dataclass(frozen=True, eq=False)
 class NegativeTable:
     """Queries with their positives and negatives, as rows of a list of documents.

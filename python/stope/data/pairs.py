@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stope._checks import shown
+from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
 from stope.data.documents import DistinctDocuments, TextRows, rows_of_bodies
 from stope.data.text_identity import text_key
@@ -17,6 +18,19 @@ from stope.lists import Lists
 Ids = NDArray[np.int64]
 
 
+@kinds(
+    query_ids=strings,
+    query_texts=strings,
+    corpus_ids=strings,
+    corpus_texts=strings,
+    positives=a(tuple),
+    query_rows=integers,
+    corpus_rows=integers,
+    num_queries_given=at_least(0),
+    num_corpus_given=at_least(0),
+    corpus_of=maybe(mapping),
+    body_starts=maybe(integers),
+)
 @dataclass(frozen=True)
 class Pairs:
     """Queries and corpus by id, and the positives of each query; build it by a class method.

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import shown
+from stope._kinds import a, at_least, callback, kinds, maybe, string
 from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
@@ -96,6 +97,7 @@ class Source:
         return self.name or Path(self.path).name
 
 
+@kinds(source=a(Source), seed=at_least(0))
 def read_source(source: Source, *, seed: int = 0) -> SourceData:
     """Read a BEIR folder, a file of pairs, judged queries, or raw text that pairs are made from.
 
@@ -141,6 +143,7 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
     return dataclasses.replace(data, fingerprints={source.title: data.fingerprint()})
 
 
+@kinds(seed=at_least(0), say=maybe(callback), section=string)
 def read_sources(
     sources: Sequence[Source], *, seed: int = 0, say: Say | None = None, section: str = "data"
 ) -> SourceData:

@@ -12,10 +12,13 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from stope._kinds import kinds, string
+
 # Soft hyphen; zero-width space, joiners and direction marks; word joiner; byte order mark.
 _WITHOUT_WIDTH = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
+@kinds(text=string)
 def normal_text(text: str) -> str:
     r"""The form of a text that is compared.
 
@@ -29,6 +32,7 @@ def normal_text(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
+@kinds(text=string)
 def text_key(text: str) -> bytes:
     r"""16 bytes that are equal for equal texts: a dictionary of them holds no texts.
 

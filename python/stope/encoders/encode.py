@@ -16,10 +16,26 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import integer
 from stope._checks import texts as texts_of
 from stope._host import on_host
+from stope._kinds import Check, at_least, callback, kinds, maybe, string
 from stope.progress import Progress
+
+
+def has_encode(value: Any, name: str) -> None:
+    """An object with the method encode, which no string or bytes is."""
+    if isinstance(value, str | bytes) or not callable(getattr(value, "encode", None)):
+        raise TypeError(
+            f"{name} is {type(value).__name__}, which has no encode method; pass a "
+            "sentence-transformers model or any object with encode(list of strings) -> array"
+        )
+
+
+ENCODING: dict[str, Check] = {
+    "encoder": has_encode,
+    "batch_size": at_least(1),
+    "progress": maybe(callback),
+}
 
 
 class Encoder(Protocol):
@@ -29,6 +45,7 @@ class Encoder(Protocol):
         """Embed the texts."""
 
 
+@kinds(**ENCODING, texts=texts_of, prompt=maybe(string))
 def encode_queries(
     encoder: Encoder,
     texts: Sequence[str],
@@ -58,6 +75,7 @@ def encode_queries(
     return _encode(encoder, "encode_query", "queries", texts, prompt, batch_size, progress)
 
 
+@kinds(**ENCODING, texts=texts_of, prompt=maybe(string))
 def encode_corpus(
     encoder: Encoder,
     texts: Sequence[str],
@@ -79,14 +97,8 @@ def _encode(
     batch_size: int,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
-    call = getattr(encoder, method, None) or getattr(encoder, "encode", None)
-    if not callable(call):
-        raise TypeError(
-            f"encoder is {type(encoder).__name__}, which has no encode method; pass a "
-            "sentence-transformers model or any object with encode(list of strings) -> array"
-        )
-    integer(batch_size, "batch_size", 1)
-    listed = texts_of(texts, name)
+    call = getattr(encoder, method, None) or encoder.encode
+    listed = list(texts)
     options = _options(call, prompt, batch_size)
     if prompt is not None and "prompt" not in options:
         listed = [prompt + text for text in listed]

@@ -49,9 +49,9 @@ def fingerprint_encoder(encoder: Any) -> str:
         return digest.hexdigest()
     if not hasattr(encoder, "state_dict") or not hasattr(encoder, "named_modules"):
         raise ValueError(
-            f"{type(encoder).__name__} has no weights that can be read, so embeddings cannot be "
-            "cached safely; give it a method fingerprint() -> str that changes whenever its output "
-            "does, or pass cache=None"
+            f"encoder is {type(encoder).__name__}, which has no weights that can be read, so "
+            "embeddings cannot be cached safely; give it a method fingerprint() -> str that "
+            "changes whenever its output does, or pass cache=None"
         )
     _add_weights(digest, encoder)
     for name in _SETTINGS:

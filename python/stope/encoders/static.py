@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import integer, real
+from stope._checks import flag, integer, real
 from stope._checks import texts as texts_of
 from stope._extras import need
+from stope._kinds import at_least, kinds, maybe
 from stope.encoders.versions import part
 
 if TYPE_CHECKING:
@@ -76,6 +77,16 @@ def train_tokenizer(
     return tokenizer
 
 
+@kinds(
+    texts=texts_of,
+    dim=at_least(1),
+    vocab_size=at_least(16),
+    lower_case=flag,
+    code=flag,
+    smoothing=real,
+    max_tokens=maybe(at_least(1)),
+    seed=at_least(0),
+)
 def static_encoder(
     texts: Sequence[str],
     *,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import texts
+from stope._kinds import at_least, kinds, mapping_of_mappings, matrix, maybe, string
 from stope.data import Collection, Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.evaluation.metrics import Evaluation, evaluate
@@ -18,6 +20,18 @@ from stope.lists import Lists
 from stope.retrieval import DenseRetriever
 
 
+@kinds(
+    query_ids=texts,
+    query_texts=texts,
+    corpus_ids=texts,
+    corpus_texts=texts,
+    qrels=mapping_of_mappings,
+    metrics=texts,
+    k=at_least(1),
+    query_prompt=maybe(string),
+    corpus_prompt=maybe(string),
+    corpus_embeddings=maybe(matrix),
+)
 @dataclass(frozen=True)
 class RetrievalEvaluation:
     """Exact retrieval of queries over a corpus; call it with an encoder to get the mean metrics.

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import integer
 from stope._host import on_host
+from stope._kinds import at_least, kinds, string
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
-from stope.mining.embedded import embeddings_of
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of
 from stope.progress import StageProgress, silent
 
 Ids = NDArray[np.int64]
@@ -80,6 +81,7 @@ class Consistency:
         }
 
 
+@kinds(**OF_EMBEDDING, metric=string, seed=at_least(0))
 def consistency_filter(
     pairs: Pairs,
     encoder: Any = None,

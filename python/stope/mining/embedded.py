@@ -8,11 +8,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import shown
+from stope._checks import flag, shown
+from stope._kinds import Check, a, at_least, callback, matrix, maybe, string
 from stope.data.pairs import Pairs
 from stope.encoders import encode_corpus, encode_queries
 from stope.encoders.cache import EmbeddingCache
+from stope.encoders.encode import has_encode
 from stope.progress import StageProgress, of_stage
+
+OF_EMBEDDING: dict[str, Check] = {
+    "pairs": a(Pairs),
+    "encoder": maybe(has_encode),
+    "query_embeddings": maybe(matrix),
+    "corpus_embeddings": maybe(matrix),
+    "exclude_query_text": flag,
+    "query_prompt": maybe(string),
+    "corpus_prompt": maybe(string),
+    "batch_size": at_least(1),
+    "cache": maybe(a(str, PathLike, EmbeddingCache)),
+    "progress": maybe(callback),
+}
 
 
 def embeddings_of(

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import choice, integer
 from stope._host import on_host
+from stope._kinds import a, kinds, maybe
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
-from stope.mining.embedded import embeddings_of
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
 from stope.ops._search import exclusions
@@ -93,6 +94,7 @@ sampling, pool, seed
         return values
 
 
+@kinds(**OF_EMBEDDING, limits=maybe(a(Limits)))
 def mine(
     pairs: Pairs,
     encoder: Any = None,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import integer
+from stope._kinds import a, at_least, callback, integers, kinds, mapping, matrix, maybe, sequence
 from stope.data.pairs import Pairs
 from stope.lists import Lists
 from stope.mining.mined import Mined
@@ -46,6 +47,7 @@ def check_quotas(quotas: Mapping[str, int]) -> dict[str, int]:
     return counts
 
 
+@kinds(lists=sequence, quotas=sequence)
 def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
     """Take so many of each list, best first, nothing twice; the next makes up for one that ends.
 
@@ -62,8 +64,11 @@ def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
         >>> merge_sources([np.array([[4, -1, -1]]), np.array([[4, 8, 9]])], [2, 1])
         array([[4, 8, 9]])
     """
-    if len(lists) != len(quotas) or not lists:
+    if len(lists) != len(quotas) or not len(lists):
         raise ValueError(f"there are {len(lists)} lists for {len(quotas)} quotas; give one each")
+    for place, (ids, quota) in enumerate(zip(lists, quotas, strict=True)):
+        matrix(ids, f"lists[{place}]")
+        integer(quota, f"quotas[{place}]", 0)
     rows = len(lists[0])
     found = np.full((rows, sum(quotas)), -1, dtype=np.int64)
     count = np.zeros(rows, dtype=np.int64)
@@ -111,6 +116,7 @@ def fill_at_random(ids: Ids, queries: Ids, never: Lists, size: int, keys: Keys) 
     return found
 
 
+@kinds(pairs=a(Pairs), queries=maybe(integers), progress=maybe(callback))
 def lexical_candidates(
     pairs: Pairs,
     pool: int = 200,
@@ -152,6 +158,7 @@ def lexical_candidates(
     return found
 
 
+@kinds(mined=a(Mined), quotas=mapping, seed=at_least(0), progress=maybe(callback))
 def mixed_negatives(
     mined: Mined,
     quotas: Mapping[str, int],

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._checks import integer
+from stope._checks import integer, path, real
 from stope._files.shards import Manifest, kept_array
 from stope._host import on_host
+from stope._kinds import a, callback, kinds, maybe, string
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders.fingerprint import fingerprint_encoder
 from stope.mining.mined import Mined
@@ -86,6 +87,13 @@ class TeacherScores:
         return self.mined.pairs.positives.owners
 
 
+@kinds(
+    mined=a(Mined),
+    query_prompt=string,
+    corpus_prompt=string,
+    folder=maybe(path),
+    progress=maybe(callback),
+)
 def teacher_scores(
     mined: Mined,
     teacher: Any,
@@ -164,6 +172,13 @@ def teacher_scores(
     return TeacherScores(mined, scores[: len(positives)], negative_scores)
 
 
+@kinds(
+    scored=a(TeacherScores),
+    absolute_margin=maybe(real),
+    relative_margin=maybe(real),
+    max_score=maybe(real),
+    min_score=maybe(real),
+)
 def teacher_filter(
     scored: TeacherScores,
     *,

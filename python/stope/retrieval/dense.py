@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import stope
+from stope._checks import texts as texts_of
 from stope._host import on_host
-from stope.encoders.encode import Encoder, encode_corpus, encode_queries
+from stope._kinds import kinds, matrix, maybe, string
+from stope.encoders.encode import ENCODING, Encoder, encode_corpus, encode_queries
 from stope.progress import Progress
 from stope.retrieval.ranking import Exclusions, Metric, Ranking, check_k
 
 
+@kinds(
+    **ENCODING,
+    corpus=maybe(texts_of),
+    embeddings=maybe(matrix),
+    query_prompt=maybe(string),
+    corpus_prompt=maybe(string),
+)
 class DenseRetriever:
     """Rank documents by the similarity of embeddings, exactly.
 
@@ -88,6 +97,7 @@ class DenseRetriever:
             ValueError: k below 1 or above the corpus size, no queries, a wrong exclusion.
         """
         check_k(k, len(self))
+        texts_of(queries, "queries")
         rows = encode_queries(
             self.encoder, queries, prompt=self.query_prompt, batch_size=self.batch_size
         )

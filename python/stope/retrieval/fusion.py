@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import choice, integer, real, shown
+from stope._kinds import kinds, maybe, numbers
 from stope.progress import Progress
 from stope.retrieval.pipeline import Retriever
 from stope.retrieval.ranking import Ranking, check_k
@@ -16,6 +17,7 @@ from stope.retrieval.ranking import Ranking, check_k
 Method = Literal["rrf", "minmax"]
 
 
+@kinds(weights=maybe(numbers))
 def fuse(
     rankings: Sequence[Ranking],
     *,
@@ -96,6 +98,7 @@ def fuse(
     return Ranking(ids, scores)
 
 
+@kinds(weights=maybe(numbers))
 class HybridRetriever:
     """Search with several retrievers over the same corpus and fuse what they find.
 

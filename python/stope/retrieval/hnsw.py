@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import choice, integer
+from stope._checks import texts as texts_of
 from stope._extras import need
 from stope._host import on_host
-from stope.encoders.encode import Encoder, encode_queries
+from stope._kinds import kinds, matrix, maybe, string
+from stope.encoders.encode import ENCODING, Encoder, encode_queries
 from stope.progress import Progress
 from stope.retrieval.dense import document_rows
 from stope.retrieval.ranking import Metric, Ranking, check_k
@@ -20,6 +22,13 @@ _SPACES = {"cosine": "cosine", "dot": "ip", "euclidean": "l2"}
 _CHUNK = 4096
 
 
+@kinds(
+    **ENCODING,
+    corpus=maybe(texts_of),
+    embeddings=maybe(matrix),
+    query_prompt=maybe(string),
+    corpus_prompt=maybe(string),
+)
 class HnswRetriever:
     """Rank documents by embeddings, approximately: some of the true best k may be missing.
 
@@ -110,6 +119,7 @@ class HnswRetriever:
     ) -> Ranking:
         """Embed the queries and find about the k best documents of each."""
         check_k(k, len(self))
+        texts_of(queries, "queries")
         rows = encode_queries(
             self.encoder, queries, prompt=self.query_prompt, batch_size=self.batch_size
         )

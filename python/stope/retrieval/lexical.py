@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stope._checks import choice, real, shown
 from stope._checks import texts as texts_of
 from stope._extras import need
+from stope._kinds import callback, kinds, maybe
 from stope.progress import Progress
 from stope.retrieval.ranking import Exclusions, Ranking, check_k, excluded
 from stope.retrieval.tokenizer import Tokenizer
@@ -23,6 +24,7 @@ Weighting = Literal["lucene", "robertson", "atire"]
 _PROGRESS_EVERY = 64
 
 
+@kinds(progress=maybe(callback))
 class Bm25:
     """Rank by BM25: ``sum_t idf(t) f / (f + k1 (1 - b + b length / mean length))``.
 

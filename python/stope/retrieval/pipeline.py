@@ -7,6 +7,7 @@ from typing import Protocol
 
 from stope._checks import flag, integer, shown
 from stope._checks import texts as texts_of
+from stope._kinds import callback, kinds, maybe
 from stope.progress import Progress
 from stope.retrieval.ranking import Ranking, check_k, refuse_twice
 
@@ -21,6 +22,7 @@ class Retriever(Protocol):
         """Find the k best documents of each query."""
 
 
+@kinds(progress=maybe(callback))
 def search(
     retriever: Retriever,
     query_ids: Sequence[str],

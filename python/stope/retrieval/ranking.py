@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stope._checks import integer, shown
+from stope._kinds import integers, kinds, numbers
 from stope.lists import Lists
+from stope.ops._search import Metric as Metric
 from stope.ops._search import exclusions
 
 Exclusions = tuple[ArrayLike, ArrayLike] | Sequence[ArrayLike] | NDArray[np.int64]
-Metric = Literal["cosine", "dot", "euclidean"]
 
 
+@kinds(ids=integers, scores=numbers)
 @dataclass(frozen=True)
 class Ranking:
     """Documents found for each query, ordered by (score descending, corpus row ascending).
@@ -44,10 +45,6 @@ class Ranking:
 
     def __post_init__(self) -> None:
         ids, scores = np.asarray(self.ids), np.asarray(self.scores)
-        if ids.dtype.kind not in "iu" and ids.size:
-            raise TypeError(f"ids is {shown(self.ids)}; give corpus rows, which are integers")
-        if scores.dtype.kind not in "fiu":
-            raise TypeError(f"scores is {shown(self.scores)}; give numbers")
         object.__setattr__(self, "ids", ids.astype(np.int64, copy=False))
         object.__setattr__(self, "scores", scores.astype(np.float32, copy=False))
         if self.ids.ndim != 2 or self.ids.shape != self.scores.shape:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stope._checks import shown
 from stope._extras import need
+from stope._kinds import a, at_least, integers, kinds, maybe, sequence, strings
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.integrations.sentence_transformers.rows import (
@@ -113,6 +114,7 @@ def _from_tuples(examples: Any) -> Any:
     return training_dataset([row[0] for row in rows], [row[1] for row in rows], negatives)
 
 
+@kinds(queries=strings, positives=strings, negatives=maybe(sequence))
 def training_dataset(
     queries: Sequence[str],
     positives: Sequence[str],
@@ -156,6 +158,7 @@ def training_dataset(
     return dataset.from_dict(columns)
 
 
+@kinds(pairs=a(Pairs), negative_ids=maybe(integers), seed=at_least(0))
 def pairs_dataset(
     pairs: Pairs, negative_ids: NDArray[np.int64] | None = None, *, seed: int = 0
 ) -> Dataset:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stope._checks import flag, real
+from stope._kinds import kinds
 from stope.weighting._processes import Processes
 from stope.weighting._samples import Samples, Vector, like, not_empty, read, same_length
 from stope.weighting._schedule import ramp
@@ -156,6 +157,7 @@ def kernel_density_evidence(scores: Samples, run_scores: Samples) -> Samples:
     return like(evidence.reshape(scores.shape), scores)
 
 
+@kinds(anti=flag)
 def pairwise_easiness(
     positive_evidence: Samples, negative_evidence: Samples, *, anti: bool = False
 ) -> Samples:
@@ -188,6 +190,7 @@ def pairwise_easiness(
     return like((1.0 - easiness if anti else easiness) + _TINY, positive_evidence)
 
 
+@kinds(anti=flag)
 def pointwise_easiness(evidence: Samples, relevant: Samples, *, anti: bool = False) -> Samples:
     """D = f for a relevant document and 1 - f for another: how easy a document is to judge.
 

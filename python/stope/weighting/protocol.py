@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from stope._checks import flag, shown, text
+from stope._kinds import a, kinds, mapping
 from stope._named import Named, names_of
 from stope.weighting._processes import Processes
 from stope.weighting._samples import Samples, Vector, check_array, like, multiplied, read
@@ -184,6 +185,7 @@ def weighting_names() -> tuple[str, ...]:
     return names_of(Weighting)
 
 
+@kinds(weighting=a(Weighting), signals=mapping)
 def weigh(
     weighting: Weighting,
     signals: Mapping[str, Samples],

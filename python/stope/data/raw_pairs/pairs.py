@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -107,7 +107,8 @@ class RawPairs:
 
 def check_rows(rows: Any, name: str) -> None:
     """A single string is no list of rows."""
-    if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
+    wrong = isinstance(rows, str | bytes | Mapping | Set) or hasattr(rows, "dtype")
+    if wrong or not isinstance(rows, Iterable):
         raise TypeError(
             f"{name} is {'one string' if isinstance(rows, str) else type(rows).__name__}; give a"
             " list or another iterable of texts, or of (title, text)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from stope._checks import integer
+from stope._checks import integer, shown
 from stope.data.raw_pairs.pairs import (
     RawPair,
     RawPairs,
@@ -107,7 +107,7 @@ def query_as_context(
     """
     check_rows(passages, "passages")
     if not callable(generate):
-        raise TypeError(f"generate is {generate!r:.80}; give a function of a list of passages")
+        raise TypeError(f"generate is {shown(generate)}; give a function of a list of passages")
     integer(batch_size, "batch_size", 1)
     integer(min_tokens, "min_tokens", 1)
     integer(first_row, "first_row", 0)

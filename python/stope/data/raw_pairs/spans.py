@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import numpy as np
 
-from stope._checks import integer, real
+from stope._checks import integer, real, shown
 from stope.data.raw_pairs.cloze import without
 from stope.data.raw_pairs.pairs import (
     RawPair,
@@ -85,8 +85,10 @@ def recurring_spans(
     integer(max_query, "max_query", min_query)
     integer(pairs_per_row, "pairs_per_row", 1)
     integer(first_row, "first_row", 0)
-    if isinstance(stop_words, str):
-        raise TypeError(f"stop_words is one string, {stop_words!r}; give a set of words")
+    if isinstance(stop_words, str | bytes) or not isinstance(stop_words, Collection):
+        raise TypeError(f"stop_words is {shown(stop_words)}; give a set of words")
+    if not all(isinstance(word, str) for word in stop_words):
+        raise TypeError(f"stop_words is {shown(stop_words)}; give words alone")
     ignored = {word.casefold() for word in stop_words}
 
     def pair(

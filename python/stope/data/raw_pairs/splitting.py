@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from stope._kinds import kinds, string
+
 Spans = list[tuple[int, int]]
 
 _UNSPACED = (
@@ -49,6 +51,7 @@ _END = re.compile(
 _INITIAL = re.compile(r"(?:^|[\s(\[\"'])[^\W\d_]\.$")
 
 
+@kinds(text=string)
 def tokens(text: str) -> Spans:
     """Places of the tokens of a text; see the module for the rule.
 
@@ -59,6 +62,7 @@ def tokens(text: str) -> Spans:
     return [match.span() for match in _TOKEN.finditer(text)]
 
 
+@kinds(text=string)
 def sentences(text: str) -> Spans:
     """Places of the sentences of a text, without the space around them; see the module.
 

@@ -8,7 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from stope._checks import path as path_kind
 from stope._checks import shown
+from stope._kinds import kinds, maybe, string, strings
 from stope.data.collection import Collection, Qrels
 from stope.data.readers.fields import id_of, join_title, require, text_of
 from stope.data.readers.jsonl import numbered_jsonl
@@ -17,6 +19,7 @@ from stope.data.readers.trec import read_qrels
 UnknownIds = Literal["error", "drop", "keep"]
 
 
+@kinds(folder=path_kind, splits=maybe(strings), unknown_ids=string)
 def read_beir(
     folder: str | PathLike[str],
     splits: Sequence[str] | None = None,
@@ -77,6 +80,7 @@ def read_beir(
     return Collection(corpus_ids, texts, query_ids, query_texts, qrels, titles)
 
 
+@kinds(folder=path_kind)
 def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, str]]:
     """Yield (id, title, text) of the documents of a BEIR folder, one at a time.
 

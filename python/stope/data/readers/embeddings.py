@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import path as path_kind
+from stope._kinds import at_least, kinds, maybe, string
 from stope.data.readers.lines import existing_file
 
 _KINDS = ("float32", "float16", "int8", "|V2", "bfloat16")
 
 
+@kinds(path=path_kind, argument=string, rows=maybe(at_least(0)))
 def read_embeddings(
     path: str | PathLike[str], argument: str = "path", *, rows: int | None = None
 ) -> NDArray[Any]:

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stope._checks import shown
+from stope._checks import flag, real, shown
+from stope._kinds import a, kinds, mapping, maybe, string
 from stope.data.readers.columns import (
     ID_COLUMNS,
     LABEL_COLUMNS,
@@ -77,6 +78,15 @@ class TrainingExample:
     positive_titles: list[str] | None = None
 
 
+@kinds(
+    query_column=maybe(string),
+    positive_column=maybe(string),
+    query_id_column=maybe(string),
+    label_column=maybe(string),
+    min_relevance=maybe(real),
+    ignore_labels=flag,
+    skip_empty=flag,
+)
 @dataclass(frozen=True)
 class Layout:
     """Which columns hold what, and what their values mean; None: found by the usual names.
@@ -110,6 +120,12 @@ class Layout:
             raise ValueError(f"ignore_labels is set beside {name}; keep one of them")
 
 
+@kinds(
+    query_column=maybe(string),
+    positive_column=maybe(string),
+    layout=maybe(a(Layout)),
+    skipped=maybe(mapping),
+)
 def read_pairs(
     source: Source,
     query_column: str | None = None,
@@ -155,6 +171,7 @@ def read_pairs(
         raise ValueError(f"{source_name(source)} holds no pairs{counted(counts)}")
 
 
+@kinds(layout=maybe(a(Layout)), skipped=maybe(mapping))
 def read_examples(
     source: Source, layout: Layout | None = None, *, skipped: Counter[str] | None = None
 ) -> Iterator[TrainingExample]:
@@ -183,6 +200,7 @@ def read_flagembedding(source: Source) -> Iterator[TrainingExample]:
     return (reader.answered(row, where) for where, row in read_rows(source))
 
 
+@kinds(documents=maybe(mapping))
 def read_tevatron(
     source: Source, documents: Mapping[str, str] | None = None
 ) -> Iterator[TrainingExample]:

@@ -9,10 +9,13 @@ from itertools import chain
 from os import PathLike
 from typing import Any
 
+from stope._checks import path as path_kind
 from stope._checks import shown
+from stope._kinds import kinds
 from stope.data.readers.lines import read_lines
 
 
+@kinds(path=path_kind)
 def read_jsonl(path: str | PathLike[str]) -> Iterator[dict[str, Any]]:
     r"""Yield the objects of a JSON lines file, plain or compressed; empty lines are skipped.
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import shown
+from stope._checks import flag, shown
+from stope._checks import path as path_kind
+from stope._kinds import a, kinds, string
 from stope.data.pairs import Pairs
 from stope.data.readers.fields import id_of, names
 from stope.data.readers.tables import read_rows
 from stope.lists import Lists
 
 
+@kinds(path=path_kind, pairs=a(Pairs), complete=flag, argument=string)
 def read_negative_ids(
     path: str | PathLike[str], pairs: Pairs, *, complete: bool = True, argument: str = "path"
 ) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from stope._checks import choice
+from stope._checks import choice, flag
+from stope._kinds import kinds, mapping, maybe, string
 from stope.data.readers.columns import (
     ID_COLUMNS,
     QUERY_COLUMNS,
@@ -31,6 +32,7 @@ class Document(NamedTuple):
     title: str = ""
 
 
+@kinds(text_column=maybe(string), id_column=maybe(string), skip_empty=flag)
 def read_texts(
     source: Source,
     text_column: str | None = None,
@@ -51,6 +53,7 @@ def read_texts(
     return [document.id for document in documents], [document.text for document in documents]
 
 
+@kinds(text_column=maybe(string), id_column=maybe(string))
 def iter_texts(
     source: Source, text_column: str | None = None, id_column: str | None = None
 ) -> Iterator[tuple[str, str]]:
@@ -65,6 +68,7 @@ def iter_texts(
     )
 
 
+@kinds(text_column=maybe(string), id_column=maybe(string), skip_empty=flag, skipped=maybe(mapping))
 def iter_documents(
     source: Source,
     text_column: str | None = None,
@@ -101,6 +105,12 @@ def iter_documents(
     return reader.read(source, ids)
 
 
+@kinds(
+    query_column=maybe(string),
+    query_id_column=maybe(string),
+    skip_empty=flag,
+    skipped=maybe(mapping),
+)
 def read_queries(
     source: Source,
     query_column: str | None = None,

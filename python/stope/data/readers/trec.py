@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from os import PathLike
 
+from stope._checks import path as path_kind
+from stope._kinds import kinds
 from stope.data.collection import Qrels, Run
 from stope.data.readers.fields import id_of, number_of, plain_number, require
 from stope.data.readers.jsonl import numbered_jsonl
@@ -15,6 +17,7 @@ _HEADER_WORDS = {"query-id", "query_id", "qid", "queryid"}
 _INTEGER = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
 
 
+@kinds(path=path_kind)
 def read_qrels(path: str | PathLike[str]) -> Qrels:
     r"""Read judgements: {query id: {document id: relevance}}, in the order of the file.
 
@@ -72,6 +75,7 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
     return qrels
 
 
+@kinds(path=path_kind)
 def read_run(path: str | PathLike[str]) -> Run:
     r"""Read a run: {query id: {document id: score}}, in the order of the file.
 

@@ -6,11 +6,14 @@ import os
 from os import PathLike
 from pathlib import Path
 
+from stope._checks import flag, path
+from stope._kinds import a, kinds
 from stope.data.collection import Collection
 from stope.data.writers.jsonl import write_jsonl
 from stope.data.writers.trec import write_qrels
 
 
+@kinds(collection=a(Collection), folder=path, compress=flag)
 def write_beir(
     collection: Collection, folder: str | PathLike[str], *, compress: bool = False
 ) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
+from stope._checks import path as path_kind
 from stope._files.atomic import open_atomic
+from stope._kinds import iterable, kinds
 
 
+@kinds(path=path_kind, rows=iterable)
 def write_jsonl(path: str | PathLike[str], rows: Iterable[Mapping[str, Any]]) -> int:
     """Write one JSON object a line (gzip when the name ends in .gz) and return how many.
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from stope._checks import choice, integer
+from stope._checks import choice, flag, integer, path
 from stope._extras import need
 from stope._files.atomic import atomic_path
+from stope._kinds import a, at_least, kinds, maybe, string
 from stope.data.negatives import NegativeTable
 from stope.data.writers.jsonl import write_jsonl
 
@@ -160,6 +161,7 @@ class ExportSummary:
     dropped_reason: str
 
 
+@kinds(table=a(NegativeTable), format=string, scores=flag, num_negatives=maybe(at_least(0)))
 def negative_rows(
     table: NegativeTable,
     format: str = "triplet",
@@ -214,6 +216,9 @@ def negative_rows(
     return NegativeRows(table, format, scores=scores, num_negatives=width)
 
 
+@kinds(
+    path=path, format=string, table=a(NegativeTable), scores=flag, num_negatives=maybe(at_least(0))
+)
 def export_negatives(
     path: str | PathLike[str],
     format: str,
@@ -257,6 +262,7 @@ def export_negatives(
     return ExportSummary(target, format, written, rows.dropped, rows.dropped_reason)
 
 
+@kinds(table=a(NegativeTable), format=string, scores=flag, num_negatives=maybe(at_least(0)))
 def negatives_dataset(
     table: NegativeTable,
     format: str = "triplet",

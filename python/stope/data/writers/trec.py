@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Literal
 
+from stope._checks import path as path_kind
 from stope._files.atomic import open_atomic
+from stope._kinds import kinds, mapping_of_mappings, string
 
 _LARGEST = 999_999_999
 
 
+@kinds(qrels=mapping_of_mappings, path=path_kind, format=string)
 def write_qrels(
     qrels: Mapping[str, Mapping[str, int]],
     path: str | PathLike[str],
@@ -62,6 +65,7 @@ def write_qrels(
                 )
 
 
+@kinds(run=mapping_of_mappings, path=path_kind, tag=string)
 def write_run(
     run: Mapping[str, Mapping[str, float]], path: str | PathLike[str], *, tag: str = "stope"
 ) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import stope
 from stope._checks import integer
+from stope._kinds import at_least, kinds, numbers
 
 _CHUNK = 65_536
 
@@ -29,6 +30,7 @@ class Clusters:
     scores: NDArray[np.float32]
 
 
+@kinds(embeddings=numbers, k=at_least(1), seed=at_least(0))
 def kmeans(embeddings: Any, k: int, *, iterations: int = 10, seed: int = 0) -> Clusters:
     """Cluster rows by direction.
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import integer
+from stope._kinds import integers, kinds, maybe
 from stope._named import Named, names_of
 from stope.training.batches.plans import Plan
 
@@ -33,6 +34,7 @@ class Table(Protocol):
         """int64 ``[rows]``, the source of each row, or None."""
 
 
+@kinds(query_numbers=integers, positive_numbers=integers, sources=maybe(integers))
 @dataclass(frozen=True)
 class RowNumbers:
     """A `Table` of given numbers.

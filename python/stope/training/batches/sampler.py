@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from stope._kinds import a, at_least, kinds, matrix, maybe
 from stope.encoders.versions import part
 from stope.training.batches.plans import Plan
 from stope.training.batches.protocol import BatchSpec, RowNumbers, Table
@@ -13,6 +14,7 @@ from stope.training.batches.specs import Distinct
 WEIGHT, SOURCE = "weight", "source"
 
 
+@kinds(spec=maybe(a(BatchSpec)), embeddings=maybe(matrix), processes=maybe(at_least(1)))
 def batch_sampler(
     spec: BatchSpec | None = None,
     *,

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import flag
 from stope._checks import path as checked_path
 from stope._files.arrays import digest, read_arrays, write_arrays
 from stope._host import on_host
+from stope._kinds import a, at_least, kinds, mapping, maybe, sequence
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
@@ -45,6 +47,14 @@ class _Table:
     rounds: Ids  # how often a query's negatives were replaced
 
 
+@kinds(
+    pairs=a(Pairs),
+    num_negatives=at_least(1),
+    quotas=maybe(mapping),
+    seed=at_least(0),
+    fixed=flag,
+    sources=maybe(sequence),
+)
 class LiveNegatives:
     """A table of candidate negatives for every query of `Pairs`, and what each step takes of it.
 

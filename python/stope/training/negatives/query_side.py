@@ -17,7 +17,10 @@ from torch.nn import functional
 
 import stope
 import torch
+from stope._checks import real
+from stope._kinds import a, at_least, kinds, matrix, string
 from stope.data import Pairs
+from stope.encoders.encode import has_encode
 from stope.encoders.versions import dimension, part
 from stope.torch.ranking import RetrievedList, append_missing_positives, lambda_mrr
 from torch import nn
@@ -27,6 +30,15 @@ _METRICS = ("cosine", "dot")
 _FAR = -1e30  # the logit of what is not there: its exponential is 0, its gradient too
 
 
+@kinds(
+    model=has_encode,
+    pairs=a(Pairs),
+    corpus_embeddings=matrix,
+    k=at_least(1),
+    loss=string,
+    metric=string,
+    temperature=real,
+)
 class QuerySideLoss(nn.Module):  # type: ignore[misc]
     """A loss over what a query retrieves now, as sentence-transformers' trainer calls it.
 
@@ -205,6 +217,7 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         return (weights * losses).sum() / weights.sum()
 
 
+@kinds(query_model=has_encode, document_model=has_encode)
 def query_document_model(query_model: Any, document_model: Any) -> Any:
     """Join the trained query encoder and the document encoder it was trained against.
 
