@@ -58,13 +58,18 @@ def _at_the_door(function: Callable[..., Any], checks: Mapping[str, Check]) -> C
 
 def a(*classes: type) -> Check:
     """An instance of one of the classes."""
-    names = " or ".join(kind.__name__ for kind in classes)
+    names = " or ".join(map(_public_name, classes))
 
     def check(value: Any, name: str) -> None:
         if not isinstance(value, classes):
             raise TypeError(f"{name} is {shown(value)}; give a {names}")
 
     return check
+
+
+def _public_name(kind: type) -> str:
+    room = ".".join(kind.__module__.split(".")[:2])
+    return f"{room}.{kind.__name__}" if room.startswith("stope.") else kind.__name__
 
 
 def maybe(check: Check) -> Check:

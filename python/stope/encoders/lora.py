@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stope._checks import flag, integer, real, shown, texts
+from stope._checks import flag, integer, real, shown
 from stope._extras import need
-from stope._kinds import at_least, kinds, maybe
 from stope.encoders.versions import is_static
 
 
-@kinds(rank=at_least(1), alpha=real, dropout=real, target_modules=maybe(texts), merge=flag)
 @dataclass(frozen=True)
 class Lora:
     """Low-rank updates of a transformer: W + (alpha / rank) B A instead of W, only A, B trained.
