@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import random
 
 import pytest
 
@@ -158,7 +160,7 @@ def test_mini_batches_scale_with_the_gradient_they_get(encoder):
     for a, b in zip(
         (p.grad for p in encoder.parameters() if p.grad is not None), once, strict=True
     ):
-        assert torch.allclose(a, b * 0.25, rtol=1e-5, atol=1e-8)
+        assert float((a - b * 0.25).abs().max()) <= 1e-6 * float(b.abs().max())
 
 
 def test_mini_batches_in_evaluation(encoder):
@@ -182,6 +184,26 @@ def test_matryoshka(encoder, mini_batch_size):
         wrap(encoder, other, **dims),
         batch,
     )
+
+
+@pytest.mark.parametrize("name", ["AdaptiveLayerLoss", "Matryoshka2dLoss"])
+@pytest.mark.parametrize("layers", [1, -1])
+def test_losses_over_layers(tmp_path, name, layers):
+    """They call the loss once a layer, and find the layers in the features of the first call."""
+    model = tiny(tmp_path, layers=3)
+    options = {"n_layers_per_step": layers}
+    if name == "Matryoshka2dLoss":
+        options["matryoshka_dims"] = [16, 8]
+    outcomes = []
+    for inner in (InfoNCELoss(model), theirs("MultipleNegativesRankingLoss", model)):
+        random.seed(0)
+        outcomes.append(outcome(getattr(part("losses"), name)(model, inner, **options),
+                                features(model, 3)))  # fmt: skip
+    (value, gradients), (expected, exact) = outcomes
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    scale = max(float(g.abs().max()) for g in exact)
+    for a, b in zip(gradients, exact, strict=True):
+        assert float((a - b).abs().max()) <= 1e-5 * scale
 
 
 def test_a_static_encoder_needs_no_mini_batches(static):
@@ -279,6 +301,36 @@ def test_the_model_card(encoder, guide):
     assert config["directions"] == ("query_to_doc", "query_to_query", "doc_to_doc")
     for made in (loss, InfoNCELoss(encoder), InfoNCELoss(encoder, guide=guide)):
         assert made.citation.strip().startswith("@article{")
+        # The card says where the class is from: everybody finds it there.
+        public = importlib.import_module("stope.integrations.sentence_transformers")
+        assert getattr(public, type(made).__name__) is type(made)
+    assert config["partition_mode"] == "joint"
+    assert not [name for name in loss.state_dict() if name.startswith("guide.")]
+    loss.load_state_dict(loss.state_dict())
+
+
+def test_words_of_the_library(encoder):
+    from sentence_transformers import util
+
+    loss = InfoNCELoss(encoder, scale=50.0, similarity_fct=util.dot_score)
+    assert (loss.temperature, loss.scale) == (0.02, 50.0)
+    assert loss.similarity_fct is util.dot_score
+    assert loss.get_config_dict()["metric"] == "dot"
+    assert InfoNCELoss(encoder).similarity_fct is util.cos_sim
+    for one, other in (
+        ({"objective": "DCL"}, {"objective": "decoupled"}),
+        (
+            {"hardness_mode": "all_negatives", "hardness_strength": 2},
+            {"hardness": "all_negatives", "hardness_strength": 2},
+        ),
+    ):
+        losses = [InfoNCELoss(encoder, **options) for options in (one, other)]
+        assert losses[0].infonce.options == losses[1].infonce.options
+
+
+def test_a_model_in_double_precision(encoder):
+    double = copy.deepcopy(encoder).double()
+    agree(InfoNCELoss(double), theirs("MultipleNegativesRankingLoss", double), features(double, 3))
 
 
 @pytest.mark.parametrize(
@@ -288,6 +340,31 @@ def test_the_model_card(encoder, guide):
         ({"margin_strategy": "soft"}, ValueError, "margin_strategy is 'soft'"),
         ({"tau": 20}, TypeError, "no option 'tau'"),
         ({"mini_batch_size": 0}, ValueError, "mini_batch_size is 0"),
+        ({"mini_batch_size": 2.5}, TypeError, "mini_batch_size is 2.5"),
+        ({"objective": "infonse"}, ValueError, "objective is 'infonse'; give one of 'out'"),
+        ({"precision": "half"}, ValueError, "precision is 'half'; give one of"),
+        ({"scale": 20, "temperature": 0.1}, ValueError, "temperature is 0.1 and scale is 20, its"),
+        ({"scale": 0}, ValueError, "scale is 0; give a number above 0"),
+        ({"scale": "20"}, TypeError, "scale is '20'; give a number"),
+        ({"similarity_fct": max}, ValueError, "the fused loss knows util.cos_sim and util.dot"),
+        ({"directions": ["doc_to_doc"]}, ValueError, "must hold 'query_to_document'"),
+        ({"directions": "query_to_doc"}, TypeError, "directions is 'query_to_doc', a word"),
+        (
+            {"symmetric": True, "directions": ["query_to_doc", "doc_to_query"]},
+            ValueError,
+            "symmetric adds a loss of its own from documents to queries, but directions is",
+        ),
+        ({"symmetric": 1}, TypeError, "symmetric is 1; give True or False"),
+        ({"beta": 1.0}, ValueError, "beta and positive_prior are for objective 'hardness' only"),
+        (
+            {"focal_margin": 0.1, "hardness_mode": "all_negatives", "hardness_strength": 1.0},
+            ValueError,
+            "focal_margin changes the logits",
+        ),
+        ({"partition_mode": "per_direction", "partition": "joint"}, ValueError, "give one"),
+        ({"margin": 0.1, "absolute_margin": 0.2}, ValueError, "margin is 0.1 and absolute_margin"),
+        ({"queue_size": -1}, ValueError, "queue_size is -1"),
+        ({"bias": 1.0}, ValueError, "bias is 1.0, but only objective 'sigmoid' has one"),
     ],
 )
 def test_bad_options(encoder, options, error, sentence):

@@ -17,8 +17,8 @@ def texts(seed, rows=ROWS):
     return [" ".join(random.choice(WORDS, random.integers(2, 9))) for _ in range(rows)]
 
 
-def tiny(folder, seed=0, dropout=0.0, words=WORDS):
-    """A transformer with random weights: one layer, 16 dimensions."""
+def tiny(folder, seed=0, dropout=0.0, words=WORDS, layers=1):
+    """A transformer with random weights: one layer or more, 16 dimensions."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -31,7 +31,7 @@ def tiny(folder, seed=0, dropout=0.0, words=WORDS):
     names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     torch.manual_seed(seed)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=layers, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=32, hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout, initializer_range=0.5,
     )  # fmt: skip

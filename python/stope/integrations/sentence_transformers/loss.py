@@ -214,6 +214,7 @@ class InfoNCELoss(LossOfEmbeddings):
         self.rows: RowTable | None = None
         self.prompts: Any = None
         self.observed: dict[str, float] = {}
+        self.register_load_state_dict_post_hook(_guides_are_elsewhere)
         self.attach(
             rows=rows, clock=clock, negatives=negatives, prompts=prompts, weighting=weighting
         )
@@ -301,6 +302,14 @@ class InfoNCELoss(LossOfEmbeddings):
             config["weighting"] = self.weighting.to_dict()
         return config
 
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """The loss's tensors and the model's; not those of the guide, which does not change."""
+        state = super().state_dict(*args, **options)
+        guides = f"{options.get('prefix', '')}guide."
+        for name in [name for name in state if name.startswith(guides)]:
+            del state[name]
+        return state
+
     def progress_callback(self) -> Any:
         """A callback for sentence-transformers' trainer that keeps the loss's clock right."""
         loss = self
@@ -387,6 +396,10 @@ class InfoNCELoss(LossOfEmbeddings):
                 "set loss.progress",
                 stacklevel=5,
             )
+
+
+def _guides_are_elsewhere(loss: Any, keys: Any) -> None:
+    keys.missing_keys[:] = [name for name in keys.missing_keys if "guide." not in name]
 
 
 def infonce_in(loss: Any) -> InfoNCELoss | None:

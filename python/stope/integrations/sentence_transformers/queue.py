@@ -63,5 +63,6 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         for name in ("documents", "guides", "names"):  # of another length than now
             if f"{prefix}{name}" in state:
-                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"]))
+                there = getattr(self, name).device
+                setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=there))
         super()._load_from_state_dict(state, prefix, *rest)
