@@ -131,7 +131,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
             back |= {"guide_queries": others[0], "guide_documents": first}
         if self.queue is not None and len(self.queue):
             kept = slice(None) if known.queued is None else torch.from_numpy(known.queued)
-            there["queue"] = self.queue.documents[kept].to(documents)
+            there["queue"] = self.queue.like(documents)[kept]
             if batch.guides is not None:
                 there["guide_queue"] = self.queue.guides[kept].to(there["guide_documents"])
         return there, back

@@ -336,7 +336,7 @@ class InfoNCELoss(LossOfEmbeddings):
     @property
     def temperature(self) -> float:
         """What divides the similarities."""
-        return float(self.infonce.temperature)
+        return float(torch.as_tensor(self.infonce.temperature).detach())
 
     @property
     def scale(self) -> float:
@@ -371,6 +371,8 @@ class InfoNCELoss(LossOfEmbeddings):
                 f"the dataset has {len(columns)} text column; give anchor, positive and any number "
                 "of negatives"
             )
+        if self.queue is not None:
+            self.queue.check_is_new(columns[0])
         told = told_of(labels)
         batch = Batch.of(told)
         if self.negatives is not None:

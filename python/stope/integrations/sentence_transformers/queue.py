@@ -12,6 +12,11 @@ from stope.integrations.sentence_transformers.rows import UNKNOWN
 from stope.torch.distributed import gather_rows
 from torch import nn
 
+_AROUND = (
+    "a queue goes with matryoshka_dims of the loss itself, not with a loss around it that asks "
+    "several times (MatryoshkaLoss, AdaptiveLayerLoss)"
+)
+
 
 class DocumentQueue(nn.Module):  # type: ignore[misc]
     """The newest documents of past batches, without gradient (docs/methods.md, D17).
@@ -26,6 +31,7 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
+        self._last: Any = None
         self.register_buffer("documents", torch.zeros(0, 0))
         self.register_buffer("guides", torch.zeros(0, 0))
         self.register_buffer("names", torch.zeros(0, len(Names._fields), dtype=torch.int64))
@@ -36,6 +42,25 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
     def known(self) -> Names | None:
         """By what its documents are known; None while it is empty."""
         return Names(*self.names.cpu().numpy().T.copy()) if len(self) else None
+
+    def like(self, documents: Any) -> Any:
+        """Its embeddings, on the device of those of the batch.
+
+        Raises:
+            ValueError: the batch's are shorter or longer.
+        """
+        if self.documents.shape[1] != documents.shape[1]:
+            raise ValueError(
+                f"the queue holds embeddings of {self.documents.shape[1]} dimensions, and the "
+                f"batch brings {documents.shape[1]}; {_AROUND}"
+            )
+        return self.documents.to(documents)
+
+    def check_is_new(self, features: Any) -> None:
+        """Refuse the features of a batch that has been asked about."""
+        if features is self._last:
+            raise ValueError(f"a loss with a queue is asked about the same batch twice; {_AROUND}")
+        self._last = features
 
     def push(self, documents: Any, names: Names | None, guides: Any, peers: Peers) -> None:
         """Put the documents of all processes before the others, and let the last ones go."""
@@ -51,12 +76,8 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
         new = new.detach()
         if peers.together:
             new = gather_rows(new, peers.group)
-        if len(kept) and kept.shape[1] != new.shape[1]:
-            raise ValueError(
-                f"the queue holds embeddings of {kept.shape[1]} dimensions, and the batch brings "
-                f"{new.shape[1]}; a queue goes with matryoshka_dims of the loss itself, not with a "
-                "loss around it"
-            )
+        if not len(kept):
+            kept = new[:0]
         # A clone: a slice would keep the whole batch.
         return torch.cat([new, kept.to(new)])[: self.size].clone()
 
