@@ -19,7 +19,11 @@ LOCALS = {"found", "given", "one", "own"}
 LONG_BODY = 15
 INTERNAL, PUBLIC = 12, 16
 # Functions that mirror a foreign signature, and whose it is.
-MIRRORS: dict[str, str] = {}
+MIRRORS: dict[str, str] = {
+    "stope.integrations.sentence_transformers.loss.InfoNCELoss.__init__": (
+        "sentence-transformers' MultipleNegativesRankingLoss and GISTEmbedLoss, with their caches"
+    ),
+}
 
 
 def files():

@@ -11,17 +11,8 @@ from numpy.typing import NDArray
 
 from stope import _arrays, _core
 from stope._checks import number
+from stope.ops._objectives import OBJECTIVES, objective_of
 
-OBJECTIVES = ("out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid")
-# What papers and README call them.
-OBJECTIVE_NAMES = {
-    "infonce": "out",
-    "supcon": "out",
-    "dcl": "decoupled",
-    "hcl": "hardness",
-    "star": "pairwise",
-    "siglip": "sigmoid",
-}
 DIRECTIONS = (
     "query_to_document",
     "query_to_query",
@@ -93,11 +84,6 @@ def problems(queries: Any, documents: Any, options: Mapping[str, Any]) -> list[P
         else:
             found.append(_swapped(queries, documents, given, forward))
     return found
-
-
-def objective_of(name: Any) -> Any:
-    """The objective's own word, also where its paper's name is given ("STAR", "DCL", ...)."""
-    return OBJECTIVE_NAMES.get(name.lower(), name) if isinstance(name, str) else name
 
 
 def _others(directions: Sequence[str]) -> dict[str, bool]:

@@ -10,7 +10,7 @@ import numpy as np
 import stope
 import torch
 from stope._checks import number, shown
-from stope.ops._infonce_problem import objective_of
+from stope.ops._objectives import objective_of
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
 from torch import nn

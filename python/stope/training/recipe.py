@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from stope._named import Named, names_of
 from stope.encoders.lora import Lora
 from stope.encoders.prompts import TaskPrompts
-from stope.ops._infonce_problem import objective_of
+from stope.ops._objectives import objective_of
 from stope.training.batches import BatchSpec
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import (

@@ -192,5 +192,5 @@ def _check_loss(job: Job) -> None:
     ):
         if getattr(recipe, option) is not None:
             raise ValueError(
-                f"{name} was given, which is for the default loss; leave it or loss out"
+                f"{name} was given, which is for stope's own losses; leave it or loss out"
             )

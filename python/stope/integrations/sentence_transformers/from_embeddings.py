@@ -61,7 +61,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         self.infonce.statistics = statistics
         seen = stope.torch.Statistics(*(values.cpu() for values in statistics))
         scores = own_scores(queries, columns[1:], str(self.infonce.options["metric"]))
-        masked = None if known.own is None else torch.from_numpy(known.own)
+        masked = None if known.mistaken is None else torch.from_numpy(known.mistaken)
         weights = RowWeights(
             self.weighting,
             self.clock.progress,

@@ -68,13 +68,13 @@ class KnownPairs(NamedTuple):
         of_queries: "document_ids", "exclude" and "queue_ids" of the rows' queries.
         of_documents: "document_ids" and "exclude" of the rows' own positives against all queries;
             read where the loss is symmetric.
-        own: bool [rows, h], whether a row's own hard negative is none; None without any.
+        mistaken: bool [rows, h], whether a row's own hard negative is none; None without any.
         queued: bool [k], the documents of the queue that no query of the batch has as a positive.
     """
 
     of_queries: dict[str, Any]
     of_documents: dict[str, Any]
-    own: NDArray[np.bool_] | None
+    mistaken: NDArray[np.bool_] | None
     queued: NDArray[np.bool_] | None = None
 
 
@@ -138,18 +138,18 @@ def known_pairs(
     if queue_marks is not None:
         of_queries["queue_ids"] = torch.from_numpy(queue_marks)
     hard = marks[rows:].reshape(-1, rows).T
-    own = hard == marks[:rows, None] if hard.size else None
+    mistaken = hard == marks[:rows, None] if hard.size else None
     if not paired:
-        return KnownPairs(of_queries, of_documents, own)
+        return KnownPairs(of_queries, of_documents, mistaken)
     assert table is not None
     assert of_table is not None
     positives = table.columns_of_positives(of_table, peers.gather(names.texts))
     # They count from this process's first; those of processes before it are negative.
     columns = positives.ids - peers.first(count)
     of_queries["exclude"] = _tensors(positives._replace(ids=columns))
-    if own is not None:
+    if mistaken is not None:
         hit = (columns >= rows) & (columns < count) & (columns % rows == positives.owners)
-        own[positives.owners[hit], columns[hit] // rows - 1] = True
+        mistaken[positives.owners[hit], columns[hit] // rows - 1] = True
     queued = None
     everybody = peers.gather(of_table) if symmetric or queue is not None else of_table
     if queue is not None:  # excluded ids reach documents alone
@@ -160,7 +160,7 @@ def known_pairs(
         answered = table.columns_of_positives(everybody, names.texts[:rows])
         asked = Lists.from_owners(answered.ids, answered.owners - peers.first(rows), rows)
         of_documents["exclude"] = _tensors(asked)
-    return KnownPairs(of_queries, of_documents, own, queued)
+    return KnownPairs(of_queries, of_documents, mistaken, queued)
 
 
 def _marks(names: Names, peers: Peers, queue: Names | None) -> tuple[Ids, Ids | None]:

@@ -336,7 +336,8 @@ class InfoNCELoss(LossOfEmbeddings):
     @property
     def temperature(self) -> float:
         """What divides the similarities."""
-        return float(torch.as_tensor(self.infonce.temperature).detach())
+        temperature = self.infonce.temperature
+        return float(temperature.detach() if hasattr(temperature, "detach") else temperature)
 
     @property
     def scale(self) -> float:
