@@ -5,7 +5,7 @@ Options that training an encoder has too mean the same here: `LossPart` is the v
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, model_validator
 
@@ -33,56 +33,45 @@ class AdapterPart(Part):
 
     SECTION = "adapter"
 
-    kind: Annotated[
-        Kind,
-        Field(
-            description="linear: W x, W at first the identity; low_rank: x + U V' x; mlp: "
-            "x + W2 gelu(W1 x)"
-        ),
-    ] = "linear"
-    side: Annotated[
-        Side,
-        Field(
-            description="both: one map for queries and documents; queries: for queries only, so "
-            "that an index of documents stays as it is; documents: the reverse; separate: two maps"
-        ),
-    ] = "both"
-    dim: Annotated[
-        Count | None,
-        Field(
-            description="what comes out of linear, for the sides both and separate: fewer "
-            "dimensions than go in are a projection that starts at the corpus's main directions"
-        ),
-    ] = None
-    rank: Annotated[Count, Field(description="columns of U and V")] = 32
-    hidden: Annotated[Count, Field(description="rows of W1")] = 512
-    num_documents: Annotated[
-        Count,
-        Field(
-            description="how many documents each step scores: all, if there are no more, else the "
-            "positives and negatives of the batch and a random rest; 1: no random rest"
-        ),
-    ] = 16_384
-    weight_decay: Annotated[
-        Real, Field(ge=0, description="pulls the maps to where they began, not to 0")
-    ] = 0.0
-    refresh_every: Annotated[
-        Count | None,
-        Field(
-            description="mine negatives anew with the adapted embeddings every so many epochs, the "
-            "first time before training unless negatives are given"
-        ),
-    ] = None
-    num_negatives: Annotated[
-        Count, Field(description="how many are mined for each query, the hardest")
-    ] = 5
-    relative_margin: Annotated[
-        Annotated[Real, Field(ge=0)] | None,
-        Field(
-            description="how far they stay below the query's lowest positive, as in "
-            "stope.mine_hard_negatives"
-        ),
-    ] = 0.05
+    kind: Kind = Field(
+        default="linear",
+        description="linear: W x, W at first the identity; low_rank: x + U V' x; mlp: "
+        "x + W2 gelu(W1 x)",
+    )
+    side: Side = Field(
+        default="both",
+        description="both: one map for queries and documents; queries: for queries only, so that "
+        "an index of documents stays as it is; documents: the reverse; separate: two maps",
+    )
+    dim: Count | None = Field(
+        default=None,
+        description="what comes out of linear, for the sides both and separate: fewer dimensions "
+        "than go in are a projection that starts at the corpus's main directions",
+    )
+    rank: Count = Field(default=32, description="columns of U and V")
+    hidden: Count = Field(default=512, description="rows of W1")
+    num_documents: Count = Field(
+        default=16_384,
+        description="how many documents each step scores: all, if there are no more, else the "
+        "positives and negatives of the batch and a random rest; 1: no random rest",
+    )
+    weight_decay: Real = Field(
+        default=0.0, ge=0, description="pulls the maps to where they began, not to 0"
+    )
+    refresh_every: Count | None = Field(
+        default=None,
+        description="mine negatives anew with the adapted embeddings every so many epochs, the "
+        "first time before training unless negatives are given",
+    )
+    num_negatives: Count = Field(
+        default=5, description="how many are mined for each query, the hardest"
+    )
+    relative_margin: Real | None = Field(
+        default=0.05,
+        ge=0,
+        description="how far they stay below the query's lowest positive, as in "
+        "stope.mine_hard_negatives",
+    )
 
 
 class AdapterSchedule(Part):
@@ -90,13 +79,14 @@ class AdapterSchedule(Part):
 
     SECTION = "schedule"
 
-    batch_size: Annotated[Count, Field(description="pairs per step; may be all of them")] = 1024
-    epochs: Annotated[Count, Field(description="passes over the pairs")] = 10
-    learning_rate: Annotated[Positive, Field(description="of Adam, at the start")] = 1e-3
-    seed: Annotated[
-        Whole,
-        Field(ge=0, description="of the order of pairs, the random documents and random factors"),
-    ] = 0
+    batch_size: Count = Field(default=1024, description="pairs per step; may be all of them")
+    epochs: Count = Field(default=10, description="passes over the pairs")
+    learning_rate: Positive = Field(default=1e-3, description="of Adam, at the start")
+    seed: Whole = Field(
+        default=0,
+        ge=0,
+        description="of the order of pairs, the random documents and random factors",
+    )
 
 
 class AdapterEvaluation(Part):
@@ -104,12 +94,12 @@ class AdapterEvaluation(Part):
 
     SECTION = "evaluation"
 
-    every: Annotated[
-        Count, Field(description="epochs between two evaluations; there is one at the end, too")
-    ] = 1
-    patience: Annotated[
-        Count | None, Field(description="stop after so many evaluations in a row without a gain")
-    ] = None
+    every: Count = Field(
+        default=1, description="epochs between two evaluations; there is one at the end, too"
+    )
+    patience: Count | None = Field(
+        default=None, description="stop after so many evaluations in a row without a gain"
+    )
 
 
 class AdapterRecipe(Parts):
@@ -126,14 +116,14 @@ class AdapterRecipe(Parts):
 
     WORDS: ClassVar = {"evaluate_every": ("evaluation", "every")}
 
-    adapter: Annotated[AdapterPart, Field(description="the map and its documents")] = AdapterPart()
-    loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
+    adapter: AdapterPart = Field(default=AdapterPart(), description="the map and its documents")
+    loss: LossPart = Field(default=LossPart(), description="the contrastive loss")
     weighting: WeightingOption = None
-    schedule: Annotated[AdapterSchedule, Field(description="how long and how fast")] = (
-        AdapterSchedule()
+    schedule: AdapterSchedule = Field(
+        default=AdapterSchedule(), description="how long and how fast"
     )
-    evaluation: Annotated[AdapterEvaluation, Field(description="when to evaluate")] = (
-        AdapterEvaluation()
+    evaluation: AdapterEvaluation = Field(
+        default=AdapterEvaluation(), description="when to evaluate"
     )
 
     @model_validator(mode="after")
