@@ -25,19 +25,21 @@ from stope.weighting._schedule import share_done
 class Weighting(Named, family="weighting", members="weightings"):
     """Signals and progress in, one weight per sample out.
 
-    A weighting of your own is a frozen dataclass derived from this class, with the name that
-    configurations give it:
+    A weighting of your own is a frozen dataclass with the name that configurations give it. Derived
+    from :class:`OfSignal` it holds a formula over one number per sample, in float64 and checked;
+    derived from this class it computes weights from all signals as it likes:
 
     >>> from dataclasses import dataclass
     >>> import numpy as np
     >>> @dataclass(frozen=True)
-    ... class ShortRows(Weighting, name="doctest_short_rows"):
+    ... class ShortRows(OfSignal, name="doctest_short_rows"):
+    ...     signal: str = "words"
     ...     power: float = 1.0
     ...
-    ...     def __call__(self, signals, progress, *, processes=None):
-    ...         return signal(signals, "words", self) ** -self.power
-    >>> ShortRows(2.0).to_dict()
-    {'name': 'doctest_short_rows', 'power': 2.0}
+    ...     def _formula(self, samples, progress, together):
+    ...         return samples**-self.power
+    >>> ShortRows(power=2.0).to_dict()
+    {'name': 'doctest_short_rows', 'signal': 'words', 'power': 2.0}
     >>> Weighting.from_dict({"name": "doctest_short_rows"})({"words": np.array([1.0, 2.0])}, 0.0)
     array([1. , 0.5])
     >>> Weighting.from_dict("progressive") == Weighting.from_dict({"name": "progressive"})
