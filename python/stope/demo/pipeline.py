@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stope.adapters import Adapter, train_adapter
 from stope.data import Collection, Pairs, open_atomic, write_run
 from stope.data.readers.beir import UnknownIds
@@ -196,37 +194,34 @@ class _Demo:
             done(DenseRetriever(model, embeddings=corpus).search_embeddings(test, self.k))
         with self.show.stage("Encoding the training queries") as step:
             queries = encode_queries(model, pairs.query_texts, progress=step)
-        own = corpus[pairs.corpus_rows]
+        documents = corpus[pairs.corpus_rows]
 
-        def adapted(adapter: Adapter) -> Ranking:
-            retriever = DenseRetriever(model, embeddings=adapter.apply(corpus))
-            return retriever.search_embeddings(adapter.apply(test), self.k)
+        def adapted(negatives: Any = None) -> Adapter:
+            name = "+ adapter" if negatives is None else "+ adapter, hard negatives"
+            with self._timed(name) as (step, done):
+                adapter = train_adapter(
+                    queries,
+                    documents,
+                    pairs.positives,
+                    negatives=negatives,
+                    seed=self.seed,
+                    progress=step,
+                )
+                retriever = DenseRetriever(model, embeddings=adapter.apply(corpus))
+                done(retriever.search_embeddings(adapter.apply(test), self.k))
+            return adapter
 
-        with self._timed("+ adapter") as (step, done):
-            adapter = train_adapter(queries, own, pairs.positives, seed=self.seed, progress=step)
-            done(adapted(adapter))
-        # Mining takes one row per query of the collection; those of other splits are not read.
-        given = np.zeros((pairs.num_queries_given, queries.shape[1]), dtype=np.float32)
-        given[pairs.query_rows] = adapter.apply(queries)
+        adapter = adapted()
         mined = self._mine(
             lambda step: mine(
                 pairs,
-                query_embeddings=given,
+                query_embeddings=adapter.apply(queries),
                 corpus_embeddings=adapter.apply(corpus),
                 **self._mining,
                 progress=step,
             )
         )
-        with self._timed("+ adapter, hard negatives") as (step, done):
-            adapter = train_adapter(
-                queries,
-                own,
-                pairs.positives,
-                negatives=mined.result.ids,
-                seed=self.seed,
-                progress=step,
-            )
-            done(adapted(adapter))
+        adapter = adapted(mined.result.ids)
         self.encoder = adapter.attach(model)
 
     def hybrid(self) -> None:
@@ -240,20 +235,21 @@ class _Demo:
         """What every stage changed against the one before, and the best against BM25."""
         pairs = list(zip(self.stages[1:-1], self.stages[2:-1], strict=False))
         pairs += [(self.stages[0], self.stages[-2]), (self.stages[0], self.stages[-1])]
-        found = []
-        for before, after in pairs:
-            change = compare(before.evaluation, after.evaluation, METRICS[0])
-            found.append(
-                {
-                    "before": before.name,
-                    "after": after.name,
-                    "metric": METRICS[0],
-                    "difference": change.mean_difference,
-                    "low": change.low,
-                    "high": change.high,
-                }
-            )
-        return found
+        changes = [
+            (before, after, compare(before.evaluation, after.evaluation, METRICS[0]))
+            for before, after in pairs
+        ]
+        return [
+            {
+                "before": before.name,
+                "after": after.name,
+                "metric": METRICS[0],
+                "difference": change.mean_difference,
+                "low": change.low,
+                "high": change.high,
+            }
+            for before, after, change in changes
+        ]
 
     @property
     def _collection(self) -> Collection:
@@ -294,10 +290,10 @@ class _Demo:
             yield step, rankings.append
         seconds = time.perf_counter() - started
         self.rankings[name] = rankings[0]
-        found = rankings[0].to_run(self.test.query_ids, self._collection.corpus_ids)
-        scored = evaluate(found, self.test.qrels, METRICS)
+        results = rankings[0].to_run(self.test.query_ids, self._collection.corpus_ids)
+        scored = evaluate(results, self.test.qrels, METRICS)
         interval = {metric: confidence_interval(scored, metric) for metric in METRICS}
-        self.stages.append(Stage(name, dict(scored.mean), interval, seconds, found, scored))
+        self.stages.append(Stage(name, dict(scored.mean), interval, seconds, results, scored))
 
 
 def _write(folder: Path, result: DemoReport) -> None:

@@ -18,11 +18,11 @@ import sysconfig
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Progress = Callable[[int, int], object]
+from stope.progress import Progress
 
 STANDARD_LIBRARY = "standard library"
 _SKIPPED_FOLDERS = frozenset(
@@ -201,7 +201,7 @@ def read_python(
         if item is None:
             continue
         path, short = item
-        functions = [one for one in read_functions(path, short) if one.sentence is not None]
+        functions = [entry for entry in read_functions(path, short) if entry.sentence is not None]
         added = 0
         for function in functions[: max_documents - len(result.corpus)]:
             key = " ".join(function.source.split())
@@ -222,8 +222,8 @@ def read_python(
         )
     if not result.corpus:
         raise ValueError(
-            "The Python installation holds no source files to read (only compiled ones?)."
-            " Use --data FOLDER with a BEIR folder instead"
+            "the Python installation holds no source files to read (only compiled ones?); give "
+            "data, a BEIR folder"
         )
     _add_queries(result, documents_of, file_of, seed)
     return result
@@ -239,7 +239,7 @@ def _add_queries(
         splits = {_split_of(file_of[document], seed) for document in documents}
         split = splits.pop() if len(splits) == 1 else "train"
         query_id = f"q{number}"
-        right = [one for one in documents if _split_of(file_of[one], seed) == split]
+        right = [name for name in documents if _split_of(file_of[name], seed) == split]
         if right:
             result.queries[query_id] = sentence
             result.qrels[split][query_id] = dict.fromkeys(right, 1)
