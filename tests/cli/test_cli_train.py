@@ -115,7 +115,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
     [
         (["nope.yaml"], "nope.yaml does not exist", 1),
         (["wrong.yaml"], 'wrong.yaml: training has no key "epoch" (did you mean "epochs"?)', 1),
-        (["good.yaml", "--set", "training.epochs=none"], "schedule.epochs is 'none'; give a", 1),
+        (["good.yaml", "--set", "training.epochs=none"], "training.epochs is 'none'; give a", 1),
         (["good.yaml", "--epochs", "3"], "a configuration says this itself", 2),
         (["good.yaml", "corpus.jsonl"], "a configuration says this itself", 2),
         (["good.yaml", "-o", "x"], "a configuration says this itself", 2),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ from stope.data import Pairs, SourcePairs
 from stope.encoders import EmbeddingCache, encode_corpus, encode_queries
 from stope.mining import mine
 from stope.mining.quotas import lexical_candidates
+from stope.progress import StageProgress, silent
 from stope.scale.processes import gathered, processes, share, together
 
-Progress = Callable[[str, int, int], object]
 Prompts = tuple[str | None, str | None]
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}
 
@@ -60,10 +60,10 @@ class Encoding:
         self,
         folder: Path | None,
         batch_size: int,
-        progress: Progress | None,
+        progress: StageProgress | None,
     ) -> None:
         self._batch_size = batch_size
-        self.progress: Progress = progress if progress is not None else _silent
+        self.progress: StageProgress = progress or silent
         self._root = None if folder is None else folder / "embeddings"
         self._used: set[Path] = set()
 
@@ -210,14 +210,14 @@ def of_all_sources(
 
 
 def bm25_by_source(
-    sources: Sequence[SourcePairs], pool: int, progress: Progress
+    sources: Sequence[SourcePairs], pool: int, progress: StageProgress
 ) -> NDArray[np.int64]:
     """BM25's candidates of every query in its own source's corpus, as rows of the corpus of all."""
     found = [one.of_all(bm25_of_all(one.pairs, pool, progress)) for one in sources]
     return of_all_sources(sources, found)
 
 
-def bm25_of_all(pairs: Pairs, pool: int, progress: Progress) -> NDArray[np.int64]:
+def bm25_of_all(pairs: Pairs, pool: int, progress: StageProgress) -> NDArray[np.int64]:
     """BM25's candidates of every query, the queries shared among processes."""
     part = share(len(pairs.query_ids))
     with together():
@@ -247,7 +247,3 @@ def evaluating(model: Any) -> Iterator[None]:
 def _place() -> str:
     here, world = processes()
     return f"{here}-of-{world}"
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report nothing."""

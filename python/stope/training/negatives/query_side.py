@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import stope
 import torch
-from stope._checks import real
+from stope._checks import choice, integer, real
 from stope._kinds import a, at_least, kinds, matrix, string
 from stope.data import Pairs
 from stope.encoders.encode import has_encode
@@ -25,8 +25,8 @@ from stope.encoders.versions import dimension, part
 from stope.torch.ranking import RetrievedList, append_missing_positives, lambda_mrr
 from torch import nn
 
-LOSSES = ("lambda_mrr", "infonce")
-_METRICS = ("cosine", "dot")
+LOSSES: tuple[Literal["lambda_mrr", "infonce"], ...] = ("lambda_mrr", "infonce")
+_METRICS: tuple[Literal["cosine", "dot"], ...] = ("cosine", "dot")
 _FAR = -1e30  # the logit of what is not there: its exponential is 0, its gradient too
 
 
@@ -84,20 +84,17 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         corpus_embeddings: NDArray[np.float32],
         *,
         k: int = 200,
-        loss: str = "lambda_mrr",
-        metric: str = "cosine",
+        loss: Literal["lambda_mrr", "infonce"] = "lambda_mrr",
+        metric: Literal["cosine", "dot"] = "cosine",
         temperature: float = 0.05,
         metric_cut: int | None = None,
     ) -> None:
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"loss is {loss!r}; choose one of {', '.join(LOSSES)}")
-        if metric not in _METRICS:
-            raise ValueError(f"metric is {metric!r}; choose one of {', '.join(_METRICS)}")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}; it must be a finite number above 0")
-        if k < 1:
-            raise ValueError(f"k is {k}; it must be at least 1")
+        choice(loss, "loss", LOSSES)
+        choice(metric, "metric", _METRICS)
+        if not real(temperature, "temperature") > 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0")
+        integer(k, "k", 1)
         if len(corpus_embeddings) != len(pairs.corpus_ids):
             raise ValueError(
                 f"corpus_embeddings has {len(corpus_embeddings)} rows for "

@@ -18,11 +18,11 @@ from stope._files.manifest import checked, read_manifest
 from stope.data import Pairs, open_atomic
 from stope.encoders.prompts import TaskPrompts
 from stope.mining.sampling import Uniform
+from stope.progress import StageProgress
 from stope.scale.processes import gathered, processes
 from stope.training.negatives.encode_and_mine import (
     Encoding,
     Mining,
-    Progress,
     Prompts,
     bm25_by_source,
     evaluating,
@@ -89,7 +89,7 @@ class RefreshRun:
         model: Any,
         folder: str | PathLike[str] | None = None,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: StageProgress | None = None,
         sources: Sequence[str | int] | None = None,
         prompts: TaskPrompts | None = None,
     ) -> None:
