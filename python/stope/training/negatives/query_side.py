@@ -31,7 +31,7 @@ _FAR = -1e30  # the logit of what is not there: its exponential is 0, its gradie
 
 
 @kinds(
-    model=has_encode,
+    model=a(nn.Module),
     pairs=a(Pairs),
     corpus_embeddings=matrix,
     k=at_least(1),
