@@ -11,9 +11,9 @@
 
 namespace {
 
+using stope::kInfoncePadding;
 using stope::kLanes;
-using stope::kLossPadding;
-using stope::LossPrecision;
+using stope::Precision;
 
 struct Scalars {  // a[r][k]
   const float* data;
@@ -30,7 +30,7 @@ struct Count {
 };
 
 inline std::int64_t padded_depth(std::int64_t depth) {
-  return (depth + kLossPadding - 1) / kLossPadding * kLossPadding;
+  return (depth + kInfoncePadding - 1) / kInfoncePadding * kInfoncePadding;
 }
 
 // `width` elements of the vectors are in the output; beyond them nothing is read or written.
@@ -81,7 +81,7 @@ inline void multiply_block(const Scalars& a, const Vectors& b, std::int64_t dept
     }
 }
 
-template <int kVectors, bool kAdd, int kRows = kLossRows>
+template <int kVectors, bool kAdd, int kRows = kInfonceRows>
 inline void multiply_rows(const Scalars& a, int rows, const Vectors& b, std::int64_t depth,
                           float* out, std::int64_t out_stride, int width) {
   if constexpr (kRows > 1) {
@@ -97,15 +97,15 @@ void multiply(const Scalars& a, int rows, const Vectors& b, std::int64_t columns
   const auto strip = [&](auto vectors, std::int64_t first, int width) {
     constexpr int kVectors = decltype(vectors)::kCount;
     const Vectors part = {b.data + first / kLanes * b.vector_stride, b.k_stride, b.vector_stride};
-    for (int r = 0; r < rows; r += kLossRows) {
+    for (int r = 0; r < rows; r += kInfonceRows) {
       const Scalars block = {a.data + r * a.row_stride, a.row_stride, a.k_stride};
       multiply_rows<kVectors, kAdd>(block, rows - r, part, depth, out + r * out_stride + first,
                                     out_stride, width);
     }
   };
   std::int64_t c = 0;
-  for (; c + kLossVectors * kLanes <= columns; c += kLossVectors * kLanes)
-    strip(Count<kLossVectors>(), c, kLossVectors * kLanes);
+  for (; c + kInfonceVectors * kLanes <= columns; c += kInfonceVectors * kLanes)
+    strip(Count<kInfonceVectors>(), c, kInfonceVectors * kLanes);
   for (; c < columns; c += kLanes) {
     const std::int64_t rest = columns - c;
     strip(Count<1>(), c, rest < kLanes ? static_cast<int>(rest) : kLanes);
@@ -115,21 +115,21 @@ void multiply(const Scalars& a, int rows, const Vectors& b, std::int64_t columns
 // body(i, x) for every vector of a row times its factor, rounded as the precision asks, zeros
 // beyond the depth.
 template <typename Body>
-inline void for_each_vector(LossPrecision precision, const float* row, float factor,
-                            std::int64_t depth, Body body) {
+inline void for_each_vector(Precision precision, const float* row, float factor, std::int64_t depth,
+                            Body body) {
   for (std::int64_t i = 0; i < padded_depth(depth); i += kLanes) {
     f32x16 x = set_f32(0.0f);
     if (row != nullptr && i < depth) {
       const std::int64_t rest = depth - i;
       x = rest >= kLanes ? load_f32(row + i) : load_partial_f32(row + i, static_cast<int>(rest));
       x = mul_f32(x, set_f32(factor));
-      if (precision == stope::kLossBfloat16) x = round_to_bf16(x);
+      if (precision == stope::Precision::kBFloat16) x = round_to_bf16(x);
     }
     body(i, x);
   }
 }
 
-void pack_rows(LossPrecision precision, const float* const* rows, const float* factors, int count,
+void pack_rows(Precision precision, const float* const* rows, const float* factors, int count,
                std::int64_t depth, std::int64_t group, void* base) {
   float* out = static_cast<float*>(base) + group * kLanes * padded_depth(depth);
   for (int r = 0; r < kLanes; ++r, out += padded_depth(depth))
@@ -137,8 +137,8 @@ void pack_rows(LossPrecision precision, const float* const* rows, const float* f
                     [&](std::int64_t i, f32x16 x) { store_f32(out + i, x); });
 }
 
-void pack_columns(LossPrecision precision, const float* const* rows, const float* factors,
-                  int count, std::int64_t depth, std::int64_t group, void* base) {
+void pack_columns(Precision precision, const float* const* rows, const float* factors, int count,
+                  std::int64_t depth, std::int64_t group, void* base) {
   float* out = static_cast<float*>(base) + group * kLanes * padded_depth(depth);
   for (int r = 0; r < kLanes; ++r)
     for_each_vector(precision, r < count ? rows[r] : nullptr, r < count ? factors[r] : 0.0f, depth,
@@ -149,7 +149,7 @@ void pack_columns(LossPrecision precision, const float* const* rows, const float
                     });
 }
 
-void score_tile(LossPrecision, const void* left, const void* right, int rows, int columns,
+void score_tile(Precision, const void* left, const void* right, int rows, int columns,
                 std::int64_t depth, float* tile, std::int64_t stride) {
   const std::int64_t padded = padded_depth(depth);
   const int whole = (columns + kLanes - 1) / kLanes * kLanes;
@@ -159,15 +159,15 @@ void score_tile(LossPrecision, const void* left, const void* right, int rows, in
 }
 
 // Weights stay as they are: one row after another.
-void keep_weights(LossPrecision, const float* weights, std::int64_t stride, int first_row, int rows,
+void keep_weights(Precision, const float* weights, std::int64_t stride, int first_row, int rows,
                   int columns, std::int64_t, void* tile) {
   float* out = static_cast<float*>(tile) + static_cast<std::int64_t>(first_row) * columns;
   for (int r = 0; r < rows; ++r, out += columns)
     __builtin_memcpy(out, weights + r * stride, static_cast<std::size_t>(columns) * sizeof(float));
 }
 
-void accumulate_tile(LossPrecision, const stope::LossProduct* product) {
-  const stope::LossProduct& p = *product;
+void accumulate_tile(Precision, const stope::InfonceProduct* product) {
+  const stope::InfonceProduct& p = *product;
   const std::int64_t down = p.transposed ? 1 : p.columns, along = p.transposed ? p.columns : 1;
   const auto sum = p.add ? multiply<true> : multiply<false>;
   sum({static_cast<const float*>(p.weights), down, along}, p.transposed ? p.columns : p.rows,

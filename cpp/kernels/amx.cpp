@@ -128,7 +128,7 @@ void fill_amx(KernelTable* table) {
   table->int8.quantise = quantise_signed;
   table->int8_exact = table->int8;
   fill_scan<Bfloat16Tiles>(&table->bfloat16);
-  fill_amx_loss(&table->loss);
+  fill_amx_infonce(&table->infonce);
 }
 
 }  // namespace stope

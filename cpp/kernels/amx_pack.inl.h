@@ -18,10 +18,10 @@ constexpr std::int64_t kTileBytes = 1024;
 constexpr int kTileDepth = 32;  // bfloat16 of a left tile's row; rows of an inner tile
 constexpr int kBlock = 32;      // rows, columns of two tiles
 
-inline bool without_tiles(LossPrecision precision, std::int64_t depth) {
-  return precision == stope::kLossFloat32 && depth < kSplitDepth;
+inline bool without_tiles(Precision precision, std::int64_t depth) {
+  return precision == stope::Precision::kFloat32 && depth < kSplitDepth;
 }
-inline int parts_of(LossPrecision precision) { return precision == stope::kLossFloat32 ? 2 : 1; }
+inline int parts_of(Precision precision) { return precision == stope::Precision::kFloat32 ? 2 : 1; }
 
 // The high part of x, or what it leaves.
 inline f32x16 part_of(f32x16 x, int part) { return part == 0 ? x : sub_f32(x, round_to_bf16(x)); }
@@ -105,8 +105,8 @@ inline std::int8_t* group_tiles(void* base, std::int64_t group, int parts, std::
          group * parts * (padded_depth(depth) / kTileDepth) * kTileBytes;
 }
 
-void pack_left_tiles(LossPrecision precision, const float* const* rows, const float* factors,
-                     int count, std::int64_t depth, std::int64_t group, void* base) {
+void pack_left_tiles(Precision precision, const float* const* rows, const float* factors, int count,
+                     std::int64_t depth, std::int64_t group, void* base) {
   if (without_tiles(precision, depth))
     return pack_rows(precision, rows, factors, count, depth, group, base);
   const int parts = parts_of(precision);
@@ -120,7 +120,7 @@ void pack_left_tiles(LossPrecision precision, const float* const* rows, const fl
       }
 }
 
-void pack_right_tiles(LossPrecision precision, const float* const* rows, const float* factors,
+void pack_right_tiles(Precision precision, const float* const* rows, const float* factors,
                       int count, std::int64_t depth, std::int64_t group, void* base) {
   if (without_tiles(precision, depth))
     return pack_columns(precision, rows, factors, count, depth, group, base);
@@ -140,17 +140,17 @@ void pack_right_tiles(LossPrecision precision, const float* const* rows, const f
 
 // An inner tile holds 32 rows, two groups. Inside a chunk tiles go by 16 of the depth, then part,
 // then 32 rows: what one block of products reads lies in one piece.
-constexpr int kChunkTiles = stope::kLossChunk / kTileDepth;
+constexpr int kChunkTiles = stope::kInfonceChunk / kTileDepth;
 constexpr std::int64_t kChunkBytes = kChunkTiles * kTileBytes;  // of a part
 
-void pack_inner_tiles(LossPrecision precision, const float* const* rows, const float* factors,
+void pack_inner_tiles(Precision precision, const float* const* rows, const float* factors,
                       int count, std::int64_t depth, std::int64_t group, void* base) {
   if (without_tiles(precision, depth))
     return pack_rows(precision, rows, factors, count, depth, group, base);
   const int parts = parts_of(precision);
   const GroupRows given = {rows, factors, count, depth};
   const std::int64_t strips = padded_depth(depth) / kLanes;
-  const std::int64_t chunk = group * kLanes / stope::kLossChunk, tile = group / 2 % kChunkTiles;
+  const std::int64_t chunk = group * kLanes / stope::kInfonceChunk, tile = group / 2 % kChunkTiles;
   std::int8_t* out = static_cast<std::int8_t*>(base) + chunk * strips * parts * kChunkBytes +
                      tile * kTileBytes + group % 2 * (kTileBytes / 2);
   for (std::int64_t s = 0; s < strips; ++s)
@@ -170,8 +170,8 @@ struct WeightLayout {
   WeightLayout(int parts, int columns)
       : across_part((columns + kTileDepth - 1) / kTileDepth * kTileBytes),
         across_group(parts * across_part),
-        down(stope::kLossWeightRows / kLanes * across_group),
-        down_part(stope::kLossWeightRows / kTileDepth * kTileBytes),
+        down(stope::kInfonceWeightRows / kLanes * across_group),
+        down_part(stope::kInfonceWeightRows / kTileDepth * kTileBytes),
         down_group(parts * down_part) {}
 };
 
@@ -219,7 +219,7 @@ struct WeightTiles {
   }
 };
 
-void pack_weight_tiles(LossPrecision precision, const float* weights, std::int64_t stride,
+void pack_weight_tiles(Precision precision, const float* weights, std::int64_t stride,
                        int first_row, int rows, int columns, std::int64_t depth, void* tile) {
   if (without_tiles(precision, depth))
     return keep_weights(precision, weights, stride, first_row, rows, columns, depth, tile);

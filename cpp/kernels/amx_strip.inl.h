@@ -6,20 +6,20 @@
 // products, and cost little more than those products alone.
 #pragma once
 
-#include "amx_loss.inl.h"
+#include "amx_infonce.inl.h"
 #include "exponential.inl.h"
 
 namespace {
 
-using stope::LossCoefficients;
-using stope::LossKernels;
-using stope::LossStrip;
-using stope::LossSums;
-using stope::LossSurvey;
-using stope::LossTerms;
+using stope::InfonceCoefficients;
+using stope::InfonceKernels;
+using stope::InfonceStrip;
+using stope::InfonceSums;
+using stope::InfonceSurvey;
+using stope::InfonceTerms;
 
 // The AVX-512 table's, set with the table.
-LossKernels vector_loss = {};
+InfonceKernels vector_infonce = {};
 
 // The work on one group of blocks, piece by piece, at the steps of the next group.
 template <typename Work>
@@ -50,7 +50,7 @@ struct WorkBeside {
 constexpr int kSpan = 4 * kBlock;
 
 template <typename Work>
-inline void score_beside(const LossStrip& strip, const Work& work) {
+inline void score_beside(const InfonceStrip& strip, const Work& work) {
   const std::int64_t steps = padded_depth(strip.depth) / kTileDepth, group = steps * kTileBytes;
   const std::int64_t piece = depth_piece(steps, 1), last = (steps - 1) / piece * piece;
   const auto* left = static_cast<const std::int8_t*>(strip.left);
@@ -83,13 +83,13 @@ inline void score_beside(const LossStrip& strip, const Work& work) {
   beside.rest();
 }
 
-inline void score_strip(LossPrecision precision, const LossStrip& strip) {
+inline void score_strip(Precision precision, const InfonceStrip& strip) {
   score_tiles(precision, strip.left, strip.right, strip.rows, strip.columns, strip.depth,
               strip.tile, strip.stride);
 }
 template <typename Work>
-inline bool goes_beside(LossPrecision precision, const LossStrip& strip) {
-  return precision == stope::kLossBfloat16 && strip.columns % Work::kWidth == 0;
+inline bool goes_beside(Precision precision, const InfonceStrip& strip) {
+  return precision == stope::Precision::kBFloat16 && strip.columns % Work::kWidth == 0;
 }
 
 // Sums of a row's exponentials by lane, and its largest scores.
@@ -172,13 +172,13 @@ struct WeighWork {
 // A logit may be above the reference by this much before a strip's sums start anew with another.
 constexpr float kFarAbove = 40.0f;
 
-void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
-                      const float* positives, std::int64_t first_index, LossSurvey* surveys,
-                      LossSums* sums) {
+void score_fold_tiles(Precision precision, const InfonceStrip* strip, const InfonceTerms* terms,
+                      const float* positives, std::int64_t first_index, InfonceSurvey* surveys,
+                      InfonceSums* sums) {
   const auto fold = [&](int r) {
     const float* scores = strip->tile + r * strip->stride;
-    vector_loss.survey(scores, strip->columns, positives[r], first_index, &surveys[r]);
-    vector_loss.fold(scores, strip->columns, surveys[r].largest, terms, &sums[r]);
+    vector_infonce.survey(scores, strip->columns, positives[r], first_index, &surveys[r]);
+    vector_infonce.fold(scores, strip->columns, surveys[r].largest, terms, &sums[r]);
   };
   bool started = goes_beside<FoldWork>(precision, *strip);
   for (int r = 0; r < strip->rows; ++r) started &= sums[r].reference > -__builtin_inff();
@@ -203,8 +203,8 @@ void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const Los
     }
     sums[r].first += static_cast<double>(reduce_add(load_f32(lanes.sums[r])));
     if (largest > positives[r] || largest > surveys[r].best) {
-      vector_loss.survey(strip->tile + r * strip->stride, strip->columns, positives[r], first_index,
-                         &surveys[r]);
+      vector_infonce.survey(strip->tile + r * strip->stride, strip->columns, positives[r],
+                            first_index, &surveys[r]);
     } else {
       surveys[r].kept += strip->columns;
       surveys[r].largest = largest;
@@ -212,15 +212,15 @@ void score_fold_tiles(LossPrecision precision, const LossStrip* strip, const Los
   }
 }
 
-void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
-                       const LossCoefficients* coefficients, int first_row, void* weights) {
+void score_weigh_tiles(Precision precision, const InfonceStrip* strip, const InfonceTerms* terms,
+                       const InfonceCoefficients* coefficients, int first_row, void* weights) {
   if (!goes_beside<WeighWork>(precision, *strip)) {
     score_strip(precision, *strip);
     const int padded = (strip->columns + kBlock - 1) / kBlock * kBlock;
     double total = 0, moment = 0;
     for (int r = 0; r < strip->rows; ++r)
-      vector_loss.weigh(strip->tile + r * strip->stride, strip->columns, padded, terms,
-                        &coefficients[r], &total, &moment);
+      vector_infonce.weigh(strip->tile + r * strip->stride, strip->columns, padded, terms,
+                           &coefficients[r], &total, &moment);
     return pack_weight_tiles(precision, strip->tile, strip->stride, first_row, strip->rows,
                              strip->columns, strip->depth, weights);
   }
@@ -237,22 +237,22 @@ void score_weigh_tiles(LossPrecision precision, const LossStrip* strip, const Lo
                                  set_f32(terms->multiplier * kLog2E), &lanes, out});
 }
 
-void fill_amx_loss(stope::LossKernels* loss) {
-  loss->element_bytes[stope::kLossFloat32] = 2 * 2;
-  loss->element_bytes[stope::kLossBfloat16] = 2;
+void fill_amx_infonce(stope::InfonceKernels* infonce) {
+  infonce->element_bytes.float32 = 2 * 2;
+  infonce->element_bytes.bfloat16 = 2;
   // Two bytes a part, as they are and transposed.
-  loss->weight_bytes[stope::kLossFloat32] = 2 * 2 * 2;
-  loss->weight_bytes[stope::kLossBfloat16] = 2 * 2;
-  loss->pack_left = pack_left_tiles;
-  loss->pack_right = pack_right_tiles;
-  loss->pack_inner = pack_inner_tiles;
-  loss->score = score_tiles;
-  loss->pack_weights = pack_weight_tiles;
-  loss->accumulate = accumulate_tiles;
-  loss->order_sums = order_blocks;
-  vector_loss = *loss;
-  loss->score_fold = score_fold_tiles;
-  loss->score_weigh = score_weigh_tiles;
+  infonce->weight_bytes.float32 = 2 * 2 * 2;
+  infonce->weight_bytes.bfloat16 = 2 * 2;
+  infonce->pack_left = pack_left_tiles;
+  infonce->pack_right = pack_right_tiles;
+  infonce->pack_inner = pack_inner_tiles;
+  infonce->score = score_tiles;
+  infonce->pack_weights = pack_weight_tiles;
+  infonce->accumulate = accumulate_tiles;
+  infonce->order_sums = order_blocks;
+  vector_infonce = *infonce;
+  infonce->score_fold = score_fold_tiles;
+  infonce->score_weigh = score_weigh_tiles;
 }
 
 }  // namespace

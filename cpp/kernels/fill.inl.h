@@ -69,26 +69,26 @@ void fill_scan(stope::ScanKernels* scan) {
 }
 
 // Sums are accumulated as rows.
-void keep_order(stope::LossPrecision, int, std::int64_t, bool, float*, float*) {}
+void keep_order(stope::Precision, int, std::int64_t, bool, float*, float*) {}
 
-void fill_loss(stope::LossKernels* loss) {
-  loss->element_bytes[stope::kLossFloat32] = sizeof(float);
-  loss->element_bytes[stope::kLossBfloat16] = sizeof(float);
-  loss->weight_bytes[stope::kLossFloat32] = sizeof(float);
-  loss->weight_bytes[stope::kLossBfloat16] = sizeof(float);
-  loss->pack_left = pack_rows;
-  loss->pack_right = pack_columns;
-  loss->pack_inner = pack_rows;
-  loss->score = score_tile;
-  loss->pack_weights = keep_weights;
-  loss->accumulate = accumulate_tile;
-  loss->order_sums = keep_order;
-  loss->mask = mask_scores;
-  loss->survey = survey_scores;
-  loss->fold = fold_scores;
-  loss->weigh = weigh_scores;
-  loss->score_fold = score_fold;
-  loss->score_weigh = score_weigh;
+void fill_infonce(stope::InfonceKernels* infonce) {
+  infonce->element_bytes.float32 = sizeof(float);
+  infonce->element_bytes.bfloat16 = sizeof(float);
+  infonce->weight_bytes.float32 = sizeof(float);
+  infonce->weight_bytes.bfloat16 = sizeof(float);
+  infonce->pack_left = pack_rows;
+  infonce->pack_right = pack_columns;
+  infonce->pack_inner = pack_rows;
+  infonce->score = score_tile;
+  infonce->pack_weights = keep_weights;
+  infonce->accumulate = accumulate_tile;
+  infonce->order_sums = keep_order;
+  infonce->mask = mask_scores;
+  infonce->survey = survey_scores;
+  infonce->fold = fold_scores;
+  infonce->weigh = weigh_scores;
+  infonce->score_fold = score_fold;
+  infonce->score_weigh = score_weigh;
 }
 
 void fill(stope::KernelTable* table, const char* name) {
@@ -96,7 +96,7 @@ void fill(stope::KernelTable* table, const char* name) {
   fill_scan<Int8>(&table->int8);
   table->int8_exact = table->int8;
   fill_scan<Bfloat16>(&table->bfloat16);
-  fill_loss(&table->loss);
+  fill_infonce(&table->infonce);
   table->measure = measure;
   table->combine = combine;
   table->widen = widen;

@@ -123,19 +123,18 @@ struct ScanKernels {
   std::int64_t (*peak)(std::int64_t rounds);
 };
 
-// The loss multiplies matrices three ways: scores = X . Y', and in the backward pass W . Y and
-// W' . X with a tile of weights W. Operands are packed in groups of 16 rows, in a layout of the
-// table's own: `left` and `right` for the scores, `inner` for what weights multiply. Rows are
-// padded with zeros to kLossPadding, depths likewise; a packed operand takes
-//   rows_padded * depth_padded * element_bytes[precision].
-// An inner operand is made of whole chunks of kLossChunk rows, and a product reads some chunks, of
-// the last one perhaps only the first rows.
-inline constexpr int kLossPadding = 32;
-inline constexpr int kLossChunk = 256;
-inline constexpr int kLossWeightRows = 2 * kLossChunk;  // of a tile of weights, and its columns
-inline constexpr int kLossStrip = 32;                   // rows of weights packed at once
-
-enum LossPrecision { kLossFloat32, kLossBfloat16 };
+// infonce, the loss, multiplies matrices three ways: scores = X . Y', and in the backward pass W .
+// Y and W' . X with a tile of weights W. Operands are packed in groups of 16 rows, in a layout of
+// the table's own: `left` and `right` for the scores, `inner` for what weights multiply. Rows are
+// padded with zeros to kInfoncePadding, depths likewise; a packed operand takes
+//   rows_padded * depth_padded * element_bytes of the precision.
+// An inner operand is made of whole chunks of kInfonceChunk rows, and a product reads some chunks,
+// of the last one perhaps only the first rows.
+inline constexpr int kInfoncePadding = 32;
+inline constexpr int kInfonceChunk = 256;
+inline constexpr int kInfonceWeightRows =
+    2 * kInfonceChunk;                    // of a tile of weights, and its columns
+inline constexpr int kInfonceStrip = 32;  // rows of weights packed at once
 
 // How one row's raw similarities become logits and weights (methods.md, H1, H9, E3, E5):
 //   logit = multiplier * S + log_weight          (focal: multiplier * S * (S + focal_margin))
@@ -143,10 +142,10 @@ enum LossPrecision { kLossFloat32, kLossBfloat16 };
 //   hardness: e^((1 + beta)(logit - reference)) and e^(beta (logit - reference))
 //   sigmoid:  softplus(logit + shift), its derivative in the backward pass
 // An entry of -infinity is masked: it adds nothing and gets no weight.
-enum LossKind { kLossSoftmax, kLossHardness, kLossSigmoid };
+enum InfonceKind { kInfonceSoftmax, kInfonceHardness, kInfonceSigmoid };
 
-struct LossTerms {
-  LossKind kind;
+struct InfonceTerms {
+  InfonceKind kind;
   bool focal;
   bool rough;  // exponentials within 3e-6 will do: what follows is rounded to bfloat16
   float multiplier;
@@ -158,20 +157,20 @@ struct LossTerms {
 
 // What a row has summed so far: softmax: sum of exponentials; hardness: of both; sigmoid: of
 // softplus and of its derivative. `reference` is the largest logit.
-struct LossSums {
+struct InfonceSums {
   float reference;
   double first;
   double second;
 };
 
 // Weight = first * (first exponential) + second * (second exponential), or first * derivative.
-struct LossCoefficients {
+struct InfonceCoefficients {
   float reference;
   float first;
   float second;
 };
 
-struct LossMask {
+struct InfonceMask {
   const float* values;             // what the limits are for: the scores themselves or the guide's
   float upper;                     // dropped when above
   float lower;                     // dropped when below
@@ -180,7 +179,7 @@ struct LossMask {
   int row_group_count;
 };
 
-struct LossSurvey {
+struct InfonceSurvey {
   float largest;  // kept score of this call
   std::int64_t kept;
   std::int64_t above;       // kept scores above `positive`
@@ -188,8 +187,8 @@ struct LossSurvey {
   std::int64_t best_index;  // its first index, counted from `first_index` of the call
 };
 
-// Operands of one score of at most kLossStrip rows.
-struct LossStrip {
+// Operands of one score of at most kInfonceStrip rows.
+struct InfonceStrip {
   const void* left;
   const void* right;
   int rows, columns;
@@ -201,7 +200,7 @@ struct LossStrip {
 // out[r] = sum over c of weights[r][c] * inner row c, or with `transposed`
 // out[c] = sum over r of weights[r][c] * inner row r, or with `add` out += these sums; for the
 // first rows and columns of a tile of packed weights, all that were packed.
-struct LossProduct {
+struct InfonceProduct {
   const void* weights;
   int rows, columns;
   bool transposed;
@@ -211,59 +210,63 @@ struct LossProduct {
   bool add;
 };
 
-struct LossKernels {
-  int element_bytes[2];  // of a packed element, by LossPrecision
-  int weight_bytes[2];   // of a packed weight
+struct BytesByPrecision {
+  int float32, bfloat16;
+};
+
+struct InfonceKernels {
+  BytesByPrecision element_bytes;  // of a packed element
+  BytesByPrecision weight_bytes;   // of a packed weight
 
   // Pack up to 16 rows, each times its factor, as group number `group` of the operand at `base`;
   // missing rows are zeros.
-  void (*pack_left)(LossPrecision precision, const float* const* rows, const float* factors,
-                    int count, std::int64_t depth, std::int64_t group, void* base);
-  void (*pack_right)(LossPrecision precision, const float* const* rows, const float* factors,
-                     int count, std::int64_t depth, std::int64_t group, void* base);
-  void (*pack_inner)(LossPrecision precision, const float* const* rows, const float* factors,
-                     int count, std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_left)(Precision precision, const float* const* rows, const float* factors, int count,
+                    std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_right)(Precision precision, const float* const* rows, const float* factors, int count,
+                     std::int64_t depth, std::int64_t group, void* base);
+  void (*pack_inner)(Precision precision, const float* const* rows, const float* factors, int count,
+                     std::int64_t depth, std::int64_t group, void* base);
 
   // tile[r * stride + c] = left row r . right row c. Rows and columns are padded: the tile has
-  // room for multiples of kLossPadding. An entry's bits do not depend on its place in the tile.
-  void (*score)(LossPrecision precision, const void* left, const void* right, int rows, int columns,
+  // room for multiples of kInfoncePadding. An entry's bits do not depend on its place in the tile.
+  void (*score)(Precision precision, const void* left, const void* right, int rows, int columns,
                 std::int64_t depth, float* tile, std::int64_t stride);
 
   // A score, and in the same go what survey and fold, or weigh and pack_weights, make of it: while
   // one block is multiplied, the one before is worked on. For plain terms, which say the same of
   // every entry: softmax, not focal, no log weights; nothing is masked, and no coefficient is 0.
   // What is left in the tile of scores is unspecified.
-  void (*score_fold)(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
-                     const float* positives, std::int64_t first_index, LossSurvey* surveys,
-                     LossSums* sums);
-  void (*score_weigh)(LossPrecision precision, const LossStrip* strip, const LossTerms* terms,
-                      const LossCoefficients* coefficients, int first_row, void* weights);
+  void (*score_fold)(Precision precision, const InfonceStrip* strip, const InfonceTerms* terms,
+                     const float* positives, std::int64_t first_index, InfonceSurvey* surveys,
+                     InfonceSums* sums);
+  void (*score_weigh)(Precision precision, const InfonceStrip* strip, const InfonceTerms* terms,
+                      const InfonceCoefficients* coefficients, int first_row, void* weights);
 
-  // Packs a strip of weights, up to kLossStrip rows from `first_row` on of a tile of at most
-  // kLossWeightRows rows and columns; weights are zero in the padding of columns. `tile` holds so
-  // many weights of weight_bytes[precision], 64-byte aligned.
-  void (*pack_weights)(LossPrecision precision, const float* weights, std::int64_t stride,
+  // Packs a strip of weights, up to kInfonceStrip rows from `first_row` on of a tile of at most
+  // kInfonceWeightRows rows and columns; weights are zero in the padding of columns. `tile` holds
+  // so many weights of weight_bytes, 64-byte aligned.
+  void (*pack_weights)(Precision precision, const float* weights, std::int64_t stride,
                        int first_row, int rows, int columns, std::int64_t depth, void* tile);
 
-  // The sums of kLossStrip rows, or of the matrix's last ones, lie where these rows do, in an order
-  // of the table's own.
-  void (*accumulate)(LossPrecision precision, const LossProduct* product);
-  // To that order, or with `back` from it, for the sums of up to kLossStrip rows; `scratch` holds
-  // as many.
-  void (*order_sums)(LossPrecision precision, int rows, std::int64_t depth, bool back, float* sums,
+  // The sums of kInfonceStrip rows, or of the matrix's last ones, lie where these rows do, in an
+  // order of the table's own.
+  void (*accumulate)(Precision precision, const InfonceProduct* product);
+  // To that order, or with `back` from it, for the sums of up to kInfonceStrip rows; `scratch`
+  // holds as many.
+  void (*order_sums)(Precision precision, int rows, std::int64_t depth, bool back, float* sums,
                      float* scratch);
 
   // One row of a tile, `count` entries of it.
-  void (*mask)(float* scores, int count, const LossMask* mask);
+  void (*mask)(float* scores, int count, const InfonceMask* mask);
   void (*survey)(const float* scores, int count, float positive, std::int64_t first_index,
-                 LossSurvey* survey);
+                 InfonceSurvey* survey);
   // `largest` is the largest score of the row, or NaN where it is not known.
-  void (*fold)(const float* scores, int count, float largest, const LossTerms* terms,
-               LossSums* sums);
+  void (*fold)(const float* scores, int count, float largest, const InfonceTerms* terms,
+               InfonceSums* sums);
   // Replaces scores by the weights dL/dS / multiplier, zeros up to `padded`; adds the row's sum of
   // dL/dlogit to *total for sigmoid, and of dL/dlogit * dlogit/dmultiplier to *moment if focal.
-  void (*weigh)(float* scores, int count, int padded, const LossTerms* terms,
-                const LossCoefficients* coefficients, double* total, double* moment);
+  void (*weigh)(float* scores, int count, int padded, const InfonceTerms* terms,
+                const InfonceCoefficients* coefficients, double* total, double* moment);
 };
 
 struct KernelTable {
@@ -271,7 +274,7 @@ struct KernelTable {
   ScanKernels int8;
   ScanKernels int8_exact;  // for a scan whose answer is rescored: queries may have fewer bits
   ScanKernels bfloat16;
-  LossKernels loss;
+  InfonceKernels infonce;
 
   // What a row is, before anything is done with it.
   void (*measure)(const float* row, std::int64_t depth, RowMeasure* out);

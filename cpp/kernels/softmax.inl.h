@@ -13,28 +13,28 @@
 
 namespace {
 
+using stope::InfonceCoefficients;
+using stope::InfonceKind;
+using stope::InfonceMask;
+using stope::InfonceSums;
+using stope::InfonceSurvey;
+using stope::InfonceTerms;
 using stope::kLanes;
-using stope::LossCoefficients;
-using stope::LossKind;
-using stope::LossMask;
-using stope::LossSums;
-using stope::LossSurvey;
-using stope::LossTerms;
 
 constexpr float kMasked = -__builtin_inff();
 constexpr float kSmallestFinite = -3.4028234663852886e38f;
 
 constexpr float kLaneNumbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
-template <LossKind kKind>
+template <InfonceKind kKind>
 struct Constant {
-  static constexpr LossKind kValue = kKind;
+  static constexpr InfonceKind kValue = kKind;
 };
 
 // Whether logits are scores times the multiplier, and their exponentials may be rough.
-template <LossKind kKind, bool kFocal>
-inline bool is_plain(const LossTerms& terms) {
-  return kKind == stope::kLossSoftmax && !kFocal && terms.rough && terms.log_weights == nullptr;
+template <InfonceKind kKind, bool kFocal>
+inline bool is_plain(const InfonceTerms& terms) {
+  return kKind == stope::kInfonceSoftmax && !kFocal && terms.rough && terms.log_weights == nullptr;
 }
 
 // log(1 + e) for 0 <= e <= 1: 2 atanh(t) with t = e / (2 + e) <= 1/3.
@@ -65,7 +65,7 @@ inline void store_scores(float* p, f32x16 x, int count) {
   __builtin_memcpy(p, lanes, static_cast<std::size_t>(count) * sizeof(float));
 }
 
-void mask_scores(float* scores, int count, const LossMask* mask) {
+void mask_scores(float* scores, int count, const InfonceMask* mask) {
   const f32x16 upper = set_f32(mask->upper), lower = set_f32(mask->lower);
   const f32x16 dropped = set_f32(kMasked);
   for (int c = 0; c < count; c += kLanes) {
@@ -90,7 +90,7 @@ void mask_scores(float* scores, int count, const LossMask* mask) {
 }
 
 void survey_scores(const float* scores, int count, float positive, std::int64_t first_index,
-                   LossSurvey* survey) {
+                   InfonceSurvey* survey) {
   const f32x16 limit = set_f32(positive), lowest = set_f32(kMasked);
   f32x16 best = lowest, other = lowest;  // two, so that one need not wait for the other
   std::int64_t kept = 0, above = 0;
@@ -121,7 +121,7 @@ void survey_scores(const float* scores, int count, float positive, std::int64_t 
 
 // The logit less `less`.
 template <bool kFocal>
-inline f32x16 logit(f32x16 s, const LossTerms& terms, f32x16 log_weight, f32x16 less) {
+inline f32x16 logit(f32x16 s, const InfonceTerms& terms, f32x16 log_weight, f32x16 less) {
   const f32x16 multiplier = set_f32(terms.multiplier);
   const f32x16 offset = sub_f32(log_weight, less);
   if constexpr (kFocal) {
@@ -132,9 +132,9 @@ inline f32x16 logit(f32x16 s, const LossTerms& terms, f32x16 log_weight, f32x16 
   return fma_f32(s, multiplier, offset);
 }
 
-template <LossKind kKind, bool kFocal>
-void fold_row(const float* scores, int count, float largest, const LossTerms& terms,
-              LossSums* sums) {
+template <InfonceKind kKind, bool kFocal>
+void fold_row(const float* scores, int count, float largest, const InfonceTerms& terms,
+              InfonceSums* sums) {
   const float* weights = terms.log_weights;
   f32x16 first = set_f32(0.0f), second = set_f32(0.0f);
   const auto each = [&](f32x16 less, auto take) {
@@ -147,7 +147,7 @@ void fold_row(const float* scores, int count, float largest, const LossTerms& te
                          load_weights(weights == nullptr ? nullptr : weights + c, count - c),
                          less));
   };
-  if constexpr (kKind == stope::kLossSigmoid) {
+  if constexpr (kKind == stope::kInfonceSigmoid) {
     each(set_f32(-terms.shift), [&](f32x16 x) {
       const f32x16 e = exp_f32(sub_f32(set_f32(0.0f), abs_f32(x)));
       const f32x16 plus = max_f32(x, set_f32(0.0f));
@@ -172,7 +172,7 @@ void fold_row(const float* scores, int count, float largest, const LossTerms& te
     // Earlier sums move to the new reference; there are none at the first.
     if (sums->reference != kMasked) {
       const double gap = static_cast<double>(sums->reference) - static_cast<double>(reference);
-      constexpr bool kTwo = kKind == stope::kLossHardness;
+      constexpr bool kTwo = kKind == stope::kInfonceHardness;
       sums->first *= __builtin_exp(kTwo ? (1.0 + static_cast<double>(beta)) * gap : gap);
       if (kTwo) sums->second *= __builtin_exp(static_cast<double>(beta) * gap);
     }
@@ -194,7 +194,7 @@ void fold_row(const float* scores, int count, float largest, const LossTerms& te
     return;
   }
   each(set_f32(sums->reference), [&](f32x16 x) {
-    if constexpr (kKind == stope::kLossHardness) {
+    if constexpr (kKind == stope::kInfonceHardness) {
       first = add_f32(first, exp_f32(mul_f32(x, set_f32(1.0f + beta))));
       second = add_f32(second, where_le(x, set_f32(kSmallestFinite), set_f32(0.0f),
                                         exp_f32(mul_f32(x, set_f32(beta)))));
@@ -203,47 +203,48 @@ void fold_row(const float* scores, int count, float largest, const LossTerms& te
     }
   });
   sums->first += static_cast<double>(reduce_add(first));
-  if constexpr (kKind == stope::kLossHardness)
+  if constexpr (kKind == stope::kInfonceHardness)
     sums->second += static_cast<double>(reduce_add(second));
 }
 
-void fold_scores(const float* scores, int count, float largest, const LossTerms* terms,
-                 LossSums* sums) {
+void fold_scores(const float* scores, int count, float largest, const InfonceTerms* terms,
+                 InfonceSums* sums) {
   const auto fold = [&](auto kind) {
-    constexpr LossKind kKind = decltype(kind)::kValue;
+    constexpr InfonceKind kKind = decltype(kind)::kValue;
     terms->focal ? fold_row<kKind, true>(scores, count, largest, *terms, sums)
                  : fold_row<kKind, false>(scores, count, largest, *terms, sums);
   };
   switch (terms->kind) {
-    case stope::kLossSoftmax: return fold(Constant<stope::kLossSoftmax>());
-    case stope::kLossHardness: return fold(Constant<stope::kLossHardness>());
-    case stope::kLossSigmoid: return fold(Constant<stope::kLossSigmoid>());
+    case stope::kInfonceSoftmax: return fold(Constant<stope::kInfonceSoftmax>());
+    case stope::kInfonceHardness: return fold(Constant<stope::kInfonceHardness>());
+    case stope::kInfonceSigmoid: return fold(Constant<stope::kInfonceSigmoid>());
   }
 }
 
-template <LossKind kKind, bool kFocal>
-void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
-               const LossCoefficients& coefficients, double* total, double* moment) {
+template <InfonceKind kKind, bool kFocal>
+void weigh_row(float* scores, int count, int padded, const InfonceTerms& terms,
+               const InfonceCoefficients& coefficients, double* total, double* moment) {
   const float* weights = terms.log_weights;
   const f32x16 zero = set_f32(0.0f), one = set_f32(1.0f);
   const f32x16 first = set_f32(coefficients.first), second = set_f32(coefficients.second);
-  const f32x16 less = set_f32(kKind == stope::kLossSigmoid ? -terms.shift : coefficients.reference);
+  const f32x16 less =
+      set_f32(kKind == stope::kInfonceSigmoid ? -terms.shift : coefficients.reference);
   f32x16 sum = zero, moments = zero;
   const auto weigh = [&](int c, f32x16 s, f32x16 log_weight) {
     const f32x16 x = logit<kFocal>(s, terms, log_weight, less);
     f32x16 weight;
-    if constexpr (kKind == stope::kLossSigmoid) {
+    if constexpr (kKind == stope::kInfonceSigmoid) {
       const f32x16 e = exp_f32(sub_f32(zero, abs_f32(x)));
       weight = mul_f32(first, div_f32(where_le(zero, x, one, e), add_f32(one, e)));
-    } else if constexpr (kKind == stope::kLossHardness) {
+    } else if constexpr (kKind == stope::kInfonceHardness) {
       const f32x16 tail = mul_f32(second, exp_f32(mul_f32(x, set_f32(terms.beta))));
       weight = fma_f32(first, exp_f32(mul_f32(x, set_f32(1.0f + terms.beta))), tail);
     } else {
       weight = mul_f32(first, exp_f32(x));
     }
-    if constexpr (kKind != stope::kLossSoftmax || kFocal)
+    if constexpr (kKind != stope::kInfonceSoftmax || kFocal)
       weight = where_le(s, set_f32(kSmallestFinite), zero, weight);
-    if constexpr (kKind == stope::kLossSigmoid) sum = add_f32(sum, weight);
+    if constexpr (kKind == stope::kInfonceSigmoid) sum = add_f32(sum, weight);
     if constexpr (kFocal) {
       const f32x16 bounded = where_le(s, set_f32(kSmallestFinite), zero, s);
       const f32x16 margin = set_f32(terms.focal_margin);
@@ -269,28 +270,28 @@ void weigh_row(float* scores, int count, int padded, const LossTerms& terms,
     weigh(at, load_scores(scores + at, count - at),
           load_weights(none ? nullptr : weights + at, count - at));
   }
-  if constexpr (kKind == stope::kLossSigmoid) *total += static_cast<double>(reduce_add(sum));
+  if constexpr (kKind == stope::kInfonceSigmoid) *total += static_cast<double>(reduce_add(sum));
   if constexpr (kFocal) *moment += static_cast<double>(reduce_add(moments));
 }
 
-void weigh_scores(float* scores, int count, int padded, const LossTerms* terms,
-                  const LossCoefficients* coefficients, double* total, double* moment) {
+void weigh_scores(float* scores, int count, int padded, const InfonceTerms* terms,
+                  const InfonceCoefficients* coefficients, double* total, double* moment) {
   const auto weigh = [&](auto kind) {
-    constexpr LossKind kKind = decltype(kind)::kValue;
+    constexpr InfonceKind kKind = decltype(kind)::kValue;
     terms->focal
         ? weigh_row<kKind, true>(scores, count, padded, *terms, *coefficients, total, moment)
         : weigh_row<kKind, false>(scores, count, padded, *terms, *coefficients, total, moment);
   };
   switch (terms->kind) {
-    case stope::kLossSoftmax: return weigh(Constant<stope::kLossSoftmax>());
-    case stope::kLossHardness: return weigh(Constant<stope::kLossHardness>());
-    case stope::kLossSigmoid: return weigh(Constant<stope::kLossSigmoid>());
+    case stope::kInfonceSoftmax: return weigh(Constant<stope::kInfonceSoftmax>());
+    case stope::kInfonceHardness: return weigh(Constant<stope::kInfonceHardness>());
+    case stope::kInfonceSigmoid: return weigh(Constant<stope::kInfonceSigmoid>());
   }
 }
 
-void score_fold(stope::LossPrecision precision, const stope::LossStrip* strip,
-                const LossTerms* terms, const float* positives, std::int64_t first_index,
-                LossSurvey* surveys, LossSums* sums) {
+void score_fold(stope::Precision precision, const stope::InfonceStrip* strip,
+                const InfonceTerms* terms, const float* positives, std::int64_t first_index,
+                InfonceSurvey* surveys, InfonceSums* sums) {
   score_tile(precision, strip->left, strip->right, strip->rows, strip->columns, strip->depth,
              strip->tile, strip->stride);
   for (int r = 0; r < strip->rows; ++r) {
@@ -300,13 +301,13 @@ void score_fold(stope::LossPrecision precision, const stope::LossStrip* strip,
   }
 }
 
-void score_weigh(stope::LossPrecision precision, const stope::LossStrip* strip,
-                 const LossTerms* terms, const LossCoefficients* coefficients, int first_row,
+void score_weigh(stope::Precision precision, const stope::InfonceStrip* strip,
+                 const InfonceTerms* terms, const InfonceCoefficients* coefficients, int first_row,
                  void* weights) {
   score_tile(precision, strip->left, strip->right, strip->rows, strip->columns, strip->depth,
              strip->tile, strip->stride);
-  const int padded =
-      (strip->columns + stope::kLossPadding - 1) / stope::kLossPadding * stope::kLossPadding;
+  const int padded = (strip->columns + stope::kInfoncePadding - 1) / stope::kInfoncePadding *
+                     stope::kInfoncePadding;
   double total = 0, moment = 0;
   for (int r = 0; r < strip->rows; ++r)
     weigh_scores(strip->tile + r * strip->stride, strip->columns, padded, terms, &coefficients[r],

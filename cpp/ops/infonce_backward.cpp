@@ -9,7 +9,7 @@
 #include <new>
 #include <thread>
 
-#include "loss_scan.h"
+#include "infonce_scan.h"
 #include "stope/infonce.h"
 
 namespace stope {
@@ -27,11 +27,12 @@ float extreme_inverse_norm(const KernelTable& kernels, const Matrix& matrix, std
   return static_cast<float>(1 / std::max(std::sqrt(sum), kShortestRow));
 }
 
-class Backward : LossScan {
+class Backward : InfonceScan {
  public:
   Backward(const InfonceProblem& problem, Workspace workspace)
-      : LossScan(problem, true, workspace) {
-    coefficients_ = workspace_.take<LossCoefficients>(rows_);
+      : InfonceScan(problem, true, workspace) {
+    coefficients_ = workspace_.take<InfonceCoefficients>(rows_);
+    references_ = workspace_.take<double>(rows_);
     moments_ = workspace_.take<double>(rows_);
     bias_moments_ = workspace_.take<double>(rows_);
     entry_gradients_ = workspace_.take<double>(positive_count());
@@ -39,11 +40,10 @@ class Backward : LossScan {
     document_offsets_ = workspace_.take<std::int64_t>(problem.documents.rows + 1);
     document_entries_ = workspace_.take<std::int64_t>(positive_count());
     progress_ = workspace_.take<std::atomic<std::int64_t>>(slabs_);
-    if (problem.directions.query_to_query || problem.directions.document_to_query ||
-        problem.directions.document_to_document)
+    if (has_other_directions(problem))
       beside_out_ = {workspace_.take<float>(rows_ * depth_), rows_};
   }
-  using LossScan::bytes;
+  using InfonceScan::bytes;
 
   void run(const InfonceBackward& out) {
     prepare();
@@ -77,16 +77,16 @@ class Backward : LossScan {
 
   // The weights of a row's negatives, and the gradients of its positives' scores, by the scale.
   void weigh_row(std::int64_t i, const InfonceBackward& out) {
-    const RowPositives positives = positives_of(i);
-    const auto kept = static_cast<std::int64_t>(out.state[i * kInfonceState + 3]);
-    const LossSums sums = load_sums(out.state, i);
-    const RowObjective row(problem_, positives, sums, kept);
+    const RowPositives row_positives = positives(i);
+    const RowObjective row(problem_, row_positives, out.state[i]);
     const double gradient = static_cast<double>(out.row_gradients[i]);
-    coefficients_[i] = row.negatives(gradient);
+    const NegativeWeights negatives = row.negatives(gradient);
+    coefficients_[i] = {static_cast<float>(negatives.reference), negatives.first, negatives.second};
+    if (wide_) references_[i] = negatives.reference;
     moments_[i] = bias_moments_[i] = 0;
-    for (std::int64_t p = 0; p < positives.count; ++p) {
+    for (std::int64_t p = 0; p < row_positives.count; ++p) {
       const std::int64_t e = problem_.positives.offsets[i] + p;
-      const double score = static_cast<double>(positives.scores[p]);
+      const double score = static_cast<double>(row_positives.scores[p]);
       const double weight = gradient == 0 ? 0 : row.positive(p, gradient);
       moments_[i] += weight * score * (problem_.focal ? score : 1);
       bias_moments_[i] += weight;
@@ -108,24 +108,24 @@ class Backward : LossScan {
   }
 
   void order(const Sums& sums, std::int64_t strip, int thread, bool back) const {
-    const std::int64_t first = strip * kLossStrip;
-    const auto rows = static_cast<int>(std::min<std::int64_t>(kLossStrip, sums.rows - first));
-    kernels_.loss.order_sums(precision_, rows, depth_, back, sums.data + first * depth_,
-                             spaces_[thread].rows);
+    const std::int64_t first = strip * kInfonceStrip;
+    const auto rows = static_cast<int>(std::min<std::int64_t>(kInfonceStrip, sums.rows - first));
+    kernels_.infonce.order_sums(precision_, rows, depth_, back, sums.data + first * depth_,
+                                spaces_[thread].rows);
   }
   void to_blocks(Sums* sums) {
     if (sums->begun && !sums->in_blocks)
-      parallel(divide_up(sums->rows, kLossStrip),
+      parallel(divide_up(sums->rows, kInfonceStrip),
                [&](std::int64_t strip, int thread) { order(*sums, strip, thread, false); });
     sums->in_blocks = true;
   }
   // body(i, row i, thread) for all rows, which are no longer in blocks.
   template <typename Body>
   void each_row(Sums* sums, Body body) {
-    parallel(divide_up(sums->rows, kLossStrip), [&](std::int64_t strip, int thread) {
+    parallel(divide_up(sums->rows, kInfonceStrip), [&](std::int64_t strip, int thread) {
       if (sums->in_blocks) order(*sums, strip, thread, true);
-      const std::int64_t end = std::min((strip + 1) * kLossStrip, sums->rows);
-      for (std::int64_t i = strip * kLossStrip; i < end; ++i)
+      const std::int64_t end = std::min((strip + 1) * kInfonceStrip, sums->rows);
+      for (std::int64_t i = strip * kInfonceStrip; i < end; ++i)
         body(i, sums->data + i * depth_, thread);
     });
     sums->in_blocks = false;
@@ -135,16 +135,17 @@ class Backward : LossScan {
   }
 
   void run_pass(int number) {
-    using Kind = LossPass::Kind;
-    const LossPass& pass = passes_[number];
-    const bool from_queries = pass.rows.matrix == &problem_.queries;
+    using Kind = InfoncePassKind;
+    const InfoncePass& pass = passes_[number];
+    const bool queries = from_queries(pass.kind);
     // Columns that are queries get their gradients where rows that are queries would.
-    const bool beside = !from_queries || pass.kind == Kind::kQueryToQuery;
+    const bool beside = !queries || pass.kind == Kind::kQueryToQuery;
     Sums none;
     Sums* rows_out = beside ? &beside_out_ : &queries_out_;
-    Sums* columns_out = pass.columns.matrix == &problem_.queries     ? &queries_out_
-                        : pass.columns.matrix == &problem_.documents ? &documents_out_
-                                                                     : &none;
+    const int columns = columns_of(pass.kind);
+    Sums* columns_out = columns == kQueries     ? &queries_out_
+                        : columns == kDocuments ? &documents_out_
+                                                : &none;
     if (beside) beside_out_.begun = false;
     to_blocks(rows_out);
     if (columns_out->data != nullptr) to_blocks(columns_out);
@@ -158,7 +159,7 @@ class Backward : LossScan {
         number + 1 < pass_count_ && passes_[number + 1].kind == Kind::kQueryToQueue;
     if (!queue_follows && !problem_.focal) add_moments(pass, rows_out);
     if (!beside) return;
-    if (from_queries) {
+    if (queries) {
       to_rows(&queries_out_);
       each_row(&beside_out_, [&](std::int64_t i, const float* row, int) {
         kernels_.combine(row, 1.0f, 1.0f, depth_, queries_out_.data + i * depth_);
@@ -173,19 +174,19 @@ class Backward : LossScan {
     }
   }
 
-  void run_slab(const LossPass& pass, std::int64_t slab, const LossSpace& space,
+  void run_slab(const InfoncePass& pass, std::int64_t slab, const InfonceSpace& space,
                 const Sums& rows_out, const Sums& columns_out) {
-    const LossKernels& k = kernels_.loss;
+    const InfonceKernels& k = kernels_.infonce;
     const std::int64_t begin = slab_begin(slab), end = slab_end(slab);
     scan(
         pass, begin, end, space,
         [&](std::int64_t block) {
           if (slab > 0 && columns_out.data != nullptr) wait_for(progress_[slab - 1], block + 1);
         },
-        [&](const LossTile& tile) {
-          const auto row = static_cast<int>(tile.slab_row % kLossWeightRows);
+        [&](const InfonceTile& tile) {
+          const auto row = static_cast<int>(tile.slab_row % kInfonceWeightRows);
           if (is_plain_weigh(tile)) {
-            const LossStrip scores = strip_of(tile, space);
+            const InfonceStrip scores = strip_of(tile, space);
             k.score_weigh(precision_, &scores, tile.terms, coefficients_ + tile.first_row, row,
                           space.weights);
           } else {
@@ -195,16 +196,16 @@ class Backward : LossScan {
                            depth_, space.weights);
           }
           const int rows = row + tile.rows;
-          if (rows < kLossWeightRows && tile.first_row + tile.rows < end) return;
+          if (rows < kInfonceWeightRows && tile.first_row + tile.rows < end) return;
           const std::int64_t first = tile.slab_row - row;
-          LossProduct product = {space.weights,
-                                 rows,
-                                 tile.columns,
-                                 false,
-                                 space.right_inner,
-                                 depth_,
-                                 rows_out.data + (begin + first) * depth_,
-                                 rows_out.begun || tile.first_column > 0};
+          InfonceProduct product = {space.weights,
+                                    rows,
+                                    tile.columns,
+                                    false,
+                                    space.right_inner,
+                                    depth_,
+                                    rows_out.data + (begin + first) * depth_,
+                                    rows_out.begun || tile.first_column > 0};
           k.accumulate(precision_, &product);
           if (columns_out.data == nullptr) return;
           product.transposed = true;
@@ -217,26 +218,45 @@ class Backward : LossScan {
   }
 
   // A row of coefficient 0 may have no finite reference.
-  bool is_plain_weigh(const LossTile& tile) const {
-    const LossCoefficients* rows = coefficients_ + tile.first_row;
+  bool is_plain_weigh(const InfonceTile& tile) const {
+    const InfonceCoefficients* rows = coefficients_ + tile.first_row;
     return tile.plain && std::all_of(rows, rows + tile.rows,
-                                     [](const LossCoefficients& c) { return c.first != 0.0f; });
+                                     [](const InfonceCoefficients& c) { return c.first != 0.0f; });
   }
 
-  void weigh(const LossTile& tile, int r, const LossSpace& space) {
+  void weigh(const InfonceTile& tile, int r, const InfonceSpace& space) {
     const std::int64_t i = tile.first_row + r;
-    const auto padded = static_cast<int>(round_up(tile.columns, kLossPadding));
+    const auto padded = static_cast<int>(round_up(tile.columns, kInfoncePadding));
     float* scores = space.tile + r * tile_stride_;
     if (coefficients_[i].first == 0.0f && coefficients_[i].second == 0.0f) {
       std::fill_n(scores, padded, 0.0f);
       return;
     }
     mask_row(tile, r, space, nullptr);
-    const LossTerms& terms = terms_of_row(tile, i);
+    if (wide_) return weigh_wide(tile, r, padded, space);
+    const InfonceTerms& terms = terms_of_row(tile, i);
     double total = 0, moment = 0;
-    kernels_.loss.weigh(scores, tile.columns, padded, &terms, &coefficients_[i], &total, &moment);
+    kernels_.infonce.weigh(scores, tile.columns, padded, &terms, &coefficients_[i], &total,
+                           &moment);
     bias_moments_[i] += total;
     if (problem_.focal) moments_[i] += moment;
+  }
+
+  void weigh_wide(const InfonceTile& tile, int r, int padded, const InfonceSpace& space) {
+    const std::int64_t i = tile.first_row + r;
+    const WideTerms terms = wide_terms_of(tile, i);
+    float weights[kMostTileColumns] = {};
+    each_wide(tile, r, space, terms, [&](int c, double score, double logit) {
+      const InfonceCoefficients& by = coefficients_[i];
+      double weight = terms.weight(logit, references_[i], static_cast<double>(by.first),
+                                   static_cast<double>(by.second));
+      if (terms.focal) {
+        moments_[i] += weight * score * (score + terms.focal_margin);
+        weight *= 2 * score + terms.focal_margin;
+      }
+      weights[c] = static_cast<float>(weight);
+    });
+    std::copy_n(weights, padded, space.tile + r * tile_stride_);
   }
 
   // The slab before is at work on another thread, a few blocks ahead or behind.
@@ -246,9 +266,9 @@ class Backward : LossScan {
   }
 
   // What the negatives add to dL/dscale: sum_j G_ij S_ij is the gradient of row i along row i.
-  void add_moments(const LossPass& pass, Sums* gradients) {
+  void add_moments(const InfoncePass& pass, Sums* gradients) {
     each_row(gradients, [&](std::int64_t i, const float* gradient, int thread) {
-      const LossRow row = pass.rows.row(kernels_, i, spaces_[thread].rows);
+      const InfonceRow row = pass.rows.row(kernels_, i, spaces_[thread].rows);
       moments_[i] += static_cast<double>(dot(row.data, gradient) * row.factor);
     });
   }
@@ -261,9 +281,10 @@ class Backward : LossScan {
   // Adds what the positives give, and goes from normalised rows to the given ones.
   void finish() {
     const IdLists& lists = problem_.positives;
-    const auto add = [&](const LossSide& side, std::int64_t row, std::int64_t entry, int thread,
+    FirstRow queries_beyond, documents_beyond;
+    const auto add = [&](const InfonceSide& side, std::int64_t row, std::int64_t entry, int thread,
                          float* gradient) {
-      const LossRow from = side.row(kernels_, row, spaces_[thread].rows);
+      const InfonceRow from = side.row(kernels_, row, spaces_[thread].rows);
       const auto weight = static_cast<float>(entry_gradients_[entry]);
       kernels_.combine(from.data, weight * from.factor, 1.0f, depth_, gradient);
     };
@@ -271,45 +292,44 @@ class Backward : LossScan {
       for (std::int64_t e = lists.offsets[i]; e < lists.offsets[i + 1]; ++e)
         add(documents_, lists.ids[e], e, thread, gradient);
       to_given_row(queries_, i, thread, gradient);
+      if (!is_finite(gradient)) queries_beyond.note(i);
     });
+    if (queries_beyond.noted()) refuse_beyond("the gradient of queries", queries_beyond.row());
     if (documents_out_.data == nullptr) return;
-    transpose_positives();
+    order_by_document(problem_.positives, positive_count(), documents_.count, document_offsets_,
+                      document_entries_);
     each_row(&documents_out_, [&](std::int64_t j, float* gradient, int thread) {
       for (std::int64_t n = document_offsets_[j]; n < document_offsets_[j + 1]; ++n)
         add(queries_, entry_rows_[document_entries_[n]], document_entries_[n], thread, gradient);
       to_given_row(documents_, j, thread, gradient);
+      if (!is_finite(gradient)) documents_beyond.note(j);
     });
+    if (documents_beyond.noted())
+      refuse_beyond("the gradient of documents", documents_beyond.row());
   }
 
-  // The entries of the positives by document, in ascending order.
-  void transpose_positives() {
-    const IdLists& lists = problem_.positives;
-    const std::int64_t documents = documents_.count, entries = positive_count();
-    std::fill_n(document_offsets_, documents + 1, 0);
-    for (std::int64_t e = 0; e < entries; ++e) ++document_offsets_[lists.ids[e] + 1];
-    for (std::int64_t j = 0; j < documents; ++j) document_offsets_[j + 1] += document_offsets_[j];
-    for (std::int64_t e = entries - 1; e >= 0; --e)
-      document_entries_[--document_offsets_[lists.ids[e] + 1]] = e;
-    // Every end has moved down to its start: offsets are one place too far on.
-    for (std::int64_t j = 0; j < documents; ++j) document_offsets_[j] = document_offsets_[j + 1];
-    document_offsets_[documents] = entries;
+  bool is_finite(const float* gradient) const {
+    RowMeasure measure;
+    kernels_.measure(gradient, depth_, &measure);
+    return measure.finite;
   }
 
   // g -> scale * g, and through the normalisation: (g - x <x, g>) / |row| with x = row / |row|.
-  void to_given_row(const LossSide& side, std::int64_t i, int thread, float* g) const {
+  void to_given_row(const InfonceSide& side, std::int64_t i, int thread, float* g) const {
     const auto scale = static_cast<float>(problem_.scale);
     if (side.factors == nullptr) return kernels_.combine(g, 0.0f, scale, depth_, g);
     float* scratch = spaces_[thread].rows;
     const float inverse = std::isnan(side.factors[i])
                               ? extreme_inverse_norm(kernels_, *side.matrix, i, scratch)
                               : side.factors[i];
-    const LossRow row = side.row(kernels_, i, scratch);
+    const InfonceRow row = side.row(kernels_, i, scratch);
     const float keep = scale * inverse;
     const float along = dot(row.data, g) * row.factor;
     kernels_.combine(row.data, -along * row.factor * keep, keep, depth_, g);
   }
 
-  LossCoefficients* coefficients_;
+  InfonceCoefficients* coefficients_;
+  double* references_;  // of wide rows
   double *moments_, *bias_moments_;
   double* entry_gradients_;  // dL / dS of every positive, by the scale
   std::int64_t* entry_rows_;

@@ -3,7 +3,9 @@
 // Positives are no part of the tiles: their scores come from the same arithmetic, so that limits
 // relative to a positive are exact. Extra memory: the packed slab, block and tile of every thread,
 // statistics per row.
-#include "loss_scan.h"
+#include <cmath>
+
+#include "infonce_scan.h"
 #include "stope/infonce.h"
 
 namespace stope {
@@ -11,11 +13,11 @@ namespace {
 
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-class Forward : LossScan {
+class Forward : InfonceScan {
  public:
   Forward(const InfonceProblem& problem, Workspace workspace)
-      : LossScan(problem, false, workspace) {}
-  using LossScan::bytes;
+      : InfonceScan(problem, false, workspace) {}
+  using InfonceScan::bytes;
 
   void run(const InfonceForward& out) {
     prepare();
@@ -24,15 +26,23 @@ class Forward : LossScan {
       run_slab(slab_begin(slab), slab_end(slab), spaces_[thread], out);
       ++done_;
     });
+    if (beyond_.noted()) refuse_beyond("losses", beyond_.row());
     report();
   }
 
  private:
-  void run_slab(std::int64_t begin, std::int64_t end, const LossSpace& space,
+  static InfonceSums load(const InfonceState& state) {
+    return {static_cast<float>(state.reference), state.first, state.second};
+  }
+  static void store(const InfonceSums& sums, InfonceState* state) {
+    *state = {static_cast<double>(sums.reference), sums.first, sums.second, 0};
+  }
+
+  void run_slab(std::int64_t begin, std::int64_t end, const InfonceSpace& space,
                 const InfonceForward& out) {
     find_limits(begin, end, space);
     for (std::int64_t i = begin; i < end; ++i) {
-      store_sums(out.state, i, {kMasked, 0, 0}, 0);
+      out.state[i] = {kMinusInfinity, 0, 0, 0};
       out.best_negatives[i] = -1;
       out.best_negative_scores[i] = kMasked;
       out.negatives[i] = 0;
@@ -42,7 +52,7 @@ class Forward : LossScan {
     for (int p = 0; p < pass_count_; ++p)
       scan(
           passes_[p], begin, end, space, nothing,
-          [&](const LossTile& tile) {
+          [&](const InfonceTile& tile) {
             if (tile.plain) return fold_plain(tile, space, out);
             score(tile, space);
             for (int r = 0; r < tile.rows; ++r) fold(tile, r, space, out);
@@ -51,10 +61,10 @@ class Forward : LossScan {
     for (std::int64_t i = begin; i < end; ++i) finish(i, out);
   }
 
-  static LossSurvey survey_of(std::int64_t i, const InfonceForward& out) {
+  static InfonceSurvey survey_of(std::int64_t i, const InfonceForward& out) {
     return {0, 0, 0, out.best_negative_scores[i], out.best_negatives[i]};
   }
-  static void note(const LossTile& tile, std::int64_t i, const LossSurvey& survey,
+  static void note(const InfonceTile& tile, std::int64_t i, const InfonceSurvey& survey,
                    const InfonceForward& out) {
     out.negatives[i] += survey.kept;
     if (tile.pass->first_id < 0) return;
@@ -63,47 +73,70 @@ class Forward : LossScan {
     out.best_negatives[i] = survey.best_index;
   }
 
-  void fold_plain(const LossTile& tile, const LossSpace& space, const InfonceForward& out) {
-    float positives[kLossStrip];
-    LossSurvey surveys[kLossStrip];
-    LossSums sums[kLossStrip];
+  void fold_plain(const InfonceTile& tile, const InfonceSpace& space, const InfonceForward& out) {
+    float positives[kInfonceStrip];
+    InfonceSurvey surveys[kInfonceStrip];
+    InfonceSums sums[kInfonceStrip];
     for (int r = 0; r < tile.rows; ++r) {
       const std::int64_t i = tile.first_row + r;
       positives[r] = best_positive(i);
       surveys[r] = survey_of(i, out);
-      sums[r] = load_sums(out.state, i);
+      sums[r] = load(out.state[i]);
     }
-    const LossStrip strip = strip_of(tile, space);
-    kernels_.loss.score_fold(precision_, &strip, tile.terms, positives,
-                             tile.first_column + tile.pass->first_id, surveys, sums);
+    const InfonceStrip strip = strip_of(tile, space);
+    kernels_.infonce.score_fold(precision_, &strip, tile.terms, positives,
+                                tile.first_column + tile.pass->first_id, surveys, sums);
     for (int r = 0; r < tile.rows; ++r) {
       note(tile, tile.first_row + r, surveys[r], out);
-      store_sums(out.state, tile.first_row + r, sums[r], 0);
+      store(sums[r], &out.state[tile.first_row + r]);
     }
   }
 
-  void fold(const LossTile& tile, int r, const LossSpace& space, const InfonceForward& out) {
+  void fold(const InfonceTile& tile, int r, const InfonceSpace& space, const InfonceForward& out) {
     const std::int64_t i = tile.first_row + r;
-    LossSurvey survey = survey_of(i, out);
+    InfonceSurvey survey = survey_of(i, out);
     mask_row(tile, r, space, &survey);
     note(tile, i, survey, out);
-    const LossTerms& terms = terms_of_row(tile, i);
-    LossSums sums = load_sums(out.state, i);
-    kernels_.loss.fold(space.tile + r * tile_stride_, tile.columns, survey.largest, &terms, &sums);
-    store_sums(out.state, i, sums, 0);
+    if (wide_) return fold_wide(tile, r, space, &out.state[i]);
+    const InfonceTerms& terms = terms_of_row(tile, i);
+    InfonceSums sums = load(out.state[i]);
+    kernels_.infonce.fold(space.tile + r * tile_stride_, tile.columns, survey.largest, &terms,
+                          &sums);
+    store(sums, &out.state[i]);
+  }
+
+  void fold_wide(const InfonceTile& tile, int r, const InfonceSpace& space, InfonceState* state) {
+    const WideTerms terms = wide_terms_of(tile, tile.first_row + r);
+    double less = -terms.shift;
+    if (terms.kind != TermsKind::kSigmoid) {
+      double top = kMinusInfinity;
+      each_wide(tile, r, space, terms,
+                [&](int, double, double logit) { top = std::max(top, logit); });
+      if (top == kMinusInfinity) return;
+      // Narrow rows have a float32 reference, on either device.
+      if (!is_wide(problem_, top)) top = static_cast<double>(static_cast<float>(top));
+      if (top > state->reference) move_reference(terms, top, state);
+      less = state->reference;
+    }
+    each_wide(tile, r, space, terms, [&](int, double, double logit) {
+      state->first += terms.first(logit - less);
+      state->second += terms.second(logit - less);
+    });
   }
 
   void finish(std::int64_t i, const InfonceForward& out) {
-    const RowPositives positives = positives_of(i);
-    const LossSums sums = load_sums(out.state, i);
-    const RowObjective row(problem_, positives, sums, out.negatives[i]);
+    const RowPositives row_positives = positives(i);
+    out.state[i].kept = static_cast<double>(out.negatives[i]);
+    const RowObjective row(problem_, row_positives, out.state[i]);
     out.losses[i] = static_cast<float>(row.loss());
     out.log_sum_exp[i] = static_cast<float>(row.log_sum_exp());
-    if (positives.count == 0) out.ranks[i] = 0;
-    store_sums(out.state, i, sums, out.negatives[i]);
-    std::copy_n(positives.scores, positives.count,
+    if (!std::isfinite(out.losses[i])) beyond_.note(i);
+    if (row_positives.count == 0) out.ranks[i] = 0;
+    std::copy_n(row_positives.scores, row_positives.count,
                 out.positive_scores + problem_.positives.offsets[i]);
   }
+
+  FirstRow beyond_;
 };
 
 }  // namespace

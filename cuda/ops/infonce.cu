@@ -10,32 +10,32 @@
 
 #include <vector>
 
-#include "loss_gradients.cuh"
-#include "loss_scan.h"
+#include "infonce_gradients.cuh"
+#include "infonce_scan.h"
 
 namespace stope {
 namespace cuda {
 namespace {
 
-class Forward : LossScan {
+class Forward : InfonceScan {
  public:
-  explicit Forward(const InfonceProblem& problem) : LossScan(problem, false) {}
+  explicit Forward(const InfonceProblem& problem) : InfonceScan(problem, false) {}
 
   void run(const InfonceForward& out) {
     prepare(out.positive_scores);
     by_thread("start_rows", start_rows, rows_, OutcomeArguments{problem_, out, memory_.faults});
     for (int p = 0; p < pass_count_; ++p)
-      scan(passes_[p], [&](const LossRowsView& view) {
+      scan(passes_[p], [&](const InfonceRowsView& view) {
         by_warp("fold_rows", fold_rows, view.part.rows, FoldArguments{view, out});
       });
     by_thread("finish_rows", finish_rows, rows_, OutcomeArguments{problem_, out, memory_.faults});
-    raise_row_faults();
+    raise_faults("losses");
   }
 };
 
-class Backward : LossScan {
+class Backward : InfonceScan {
  public:
-  explicit Backward(const InfonceProblem& problem) : LossScan(problem, true) {}
+  explicit Backward(const InfonceProblem& problem) : InfonceScan(problem, true) {}
 
   void run(const InfonceBackward& out) {
     prepare(memory_.positive_scores);
@@ -43,21 +43,22 @@ class Backward : LossScan {
     by_thread("weigh_positives", weigh_positives, rows_,
               WeighPositivesArguments{problem_, out, memory_.positive_scores, memory_.coefficients,
                                       memory_.moments, memory_.bias_moments,
-                                      memory_.entry_gradients, memory_.faults + kLossMatrices});
+                                      memory_.entry_gradients, memory_.faults + kGradientFaults});
     clear(out.queries, rows_);
     if (out.documents != nullptr) clear(out.documents, problem_.documents.rows);
     for (int p = 0; p < pass_count_; ++p) run_pass(p, out);
     add_positives_of_rows(out);
-    to_given("to_given_rows", queries_, out.queries);
-    if (out.documents != nullptr) to_given("to_given_rows", documents_, out.documents);
+    to_given("to_given_rows", queries_, out.queries, &beyond()->not_finite);
+    if (out.documents != nullptr)
+      to_given("to_given_rows", documents_, out.documents, &beyond()->too_long);
     const bool has_bias = problem_.objective == Objective::kSigmoid;
     launch("sum_moments", sum_moments,
-           {.threads = kLossThreads, .shared_bytes = kLossThreads * sizeof(double)}, stream_,
+           {.threads = kInfonceThreads, .shared_bytes = kInfonceThreads * sizeof(double)}, stream_,
            SumArguments{{memory_.moments, has_bias ? memory_.bias_moments : nullptr},
                         rows_,
                         {out.scale, out.bias},
                         memory_.faults});
-    raise_row_faults();
+    raise_faults("the gradient of queries");
   }
 
  private:
@@ -66,33 +67,31 @@ class Backward : LossScan {
   }
 
   void run_pass(int number, const InfonceBackward& out) {
-    using Kind = LossPassKind;
-    const LossPass& pass = passes_[number];
-    const bool from_queries = pass.kind == Kind::kQueryToDocument ||
-                              pass.kind == Kind::kQueryToQueue || pass.kind == Kind::kQueryToQuery;
+    const InfoncePass& pass = passes_[number];
+    const bool queries = from_queries(pass.kind);
     // Columns that are queries get their gradients where rows that are queries would.
-    const bool beside = !from_queries || pass.kind == Kind::kQueryToQuery;
+    const bool beside = !queries || pass.kind == InfoncePassKind::kQueryToQuery;
     float* rows_out = beside ? memory_.beside : out.queries;
-    const bool to_queries = pass.kind == Kind::kQueryToQuery || pass.kind == Kind::kDocumentToQuery;
-    float* columns_out = to_queries                         ? out.queries
-                         : pass.kind == Kind::kQueryToQueue ? nullptr
-                                                            : out.documents;
+    const int columns = columns_of(pass.kind);
+    float* columns_out = columns == kQueries ? out.queries
+                         : columns == kQueue ? nullptr
+                                             : out.documents;
     if (beside) clear(memory_.beside, rows_);
-    scan(pass, [&](const LossRowsView& view) {
+    scan(pass, [&](const InfonceRowsView& view) {
       by_warp("weigh_rows", weigh_rows, view.part.rows,
               WeighArguments{view, memory_.coefficients, memory_.moments, memory_.bias_moments});
-      const LossPart& part = view.part;
+      const InfoncePart& part = view.part;
       accumulate(part, false, memory_.right, rows_out + part.first_row * depth_);
       if (columns_out != nullptr)
         accumulate(part, true, memory_.left, columns_out + part.first_column * depth_);
     });
     const bool queue_follows =
-        number + 1 < pass_count_ && passes_[number + 1].kind == Kind::kQueryToQueue;
+        number + 1 < pass_count_ && passes_[number + 1].kind == InfoncePassKind::kQueryToQueue;
     if (!queue_follows && !problem_.focal)
       by_warp("add_moments", add_moments, rows_,
               MomentArguments{pass.rows, rows_out, memory_.moments});
     if (!beside) return;
-    if (from_queries)
+    if (queries)
       by_warp("add_rows", add_rows, rows_,
               AddRowsArguments{memory_.beside, rows_, depth_, {}, nullptr, out.queries});
     else if (out.documents != nullptr)
@@ -101,14 +100,15 @@ class Backward : LossScan {
                                memory_.entry_rows, out.documents});
   }
 
-  void accumulate(const LossPart& part, bool of_columns, const void* others, float* gradients) {
+  void accumulate(const InfoncePart& part, bool of_columns, const void* others, float* gradients) {
     if (narrow())
       accumulate_as<Bfloat16>(part, of_columns, others, gradients);
     else
       accumulate_as<float>(part, of_columns, others, gradients);
   }
   template <typename T>
-  void accumulate_as(const LossPart& part, bool of_columns, const void* others, float* gradients) {
+  void accumulate_as(const InfoncePart& part, bool of_columns, const void* others,
+                     float* gradients) {
     tiles("add_gradients", add_gradients<T>, of_columns ? part.columns : part.rows, depth_,
           kProductBytes<T>,
           GradientArguments<T>{memory_.scores, part.rows, part.columns, of_columns,
@@ -126,9 +126,11 @@ class Backward : LossScan {
                                   memory_.entry_gradients, out.documents});
   }
 
-  void to_given(const char* name, const LossSide& side, float* gradients) {
+  RowFaults* beyond() const { return memory_.faults + kResultFaults; }
+
+  void to_given(const char* name, const InfonceSide& side, float* gradients, std::int64_t* beyond) {
     by_warp(name, to_given_rows, side.count,
-            GivenRowsArguments{side, problem_.scale, gradients, memory_.faults});
+            GivenRowsArguments{side, problem_.scale, gradients, memory_.faults, beyond});
   }
 
   EntriesByDocument by_document() const {
@@ -139,12 +141,8 @@ class Backward : LossScan {
   void order_entries_by_document() {
     const auto documents = static_cast<std::size_t>(problem_.documents.rows);
     std::vector<std::int64_t> offsets(documents + 1), entries(static_cast<std::size_t>(entries_));
-    const std::int64_t* ids = given_.positives.ids;
-    for (std::int64_t e = 0; e < entries_; ++e) ++offsets[static_cast<std::size_t>(ids[e]) + 1];
-    for (std::size_t j = 0; j < documents; ++j) offsets[j + 1] += offsets[j];
-    std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
-    for (std::int64_t e = 0; e < entries_; ++e)
-      entries[static_cast<std::size_t>(next[static_cast<std::size_t>(ids[e])]++)] = e;
+    order_by_document(given_.positives, entries_, problem_.documents.rows, offsets.data(),
+                      entries.data());
     take_in(offsets.data(), problem_.documents.rows + 1, memory_.document_offsets, stream_);
     take_in(entries.data(), entries_, memory_.document_entries, stream_);
   }

@@ -199,6 +199,10 @@ std::optional<Description> by_array_interface(const py::object& object) {
   return d;
 }
 
+bool is_unaligned(const void* data, std::int64_t item_bytes) {
+  return reinterpret_cast<std::uintptr_t>(data) % static_cast<std::uintptr_t>(item_bytes) != 0;
+}
+
 Matrix check(const Description& d, const py::object& object, const std::string& name) {
   if (d.ndim != 2)
     throw py::value_error(name + " has " + std::to_string(d.ndim) +
@@ -220,6 +224,11 @@ Matrix check(const Description& d, const py::object& object, const std::string& 
     throw py::value_error(name + " has a strided last axis (" + std::to_string(d.stride_bytes[1]) +
                           " bytes apart); make its rows contiguous with numpy.ascontiguousarray(" +
                           name + ") or .contiguous()");
+  if (d.shape[0] > 0 && (is_unaligned(d.data, d.item_bytes) ||
+                         (d.shape[0] > 1 && d.stride_bytes[0] % d.item_bytes != 0)))
+    throw py::value_error(name + " is not aligned: not all of its rows begin at a multiple of " +
+                          std::to_string(d.item_bytes) + " bytes; make a copy, " + name +
+                          ".copy() or .clone()");
   return {d.data, d.shape[0], d.shape[1], d.stride_bytes[0], *d.dtype, d.device};
 }
 
@@ -249,8 +258,8 @@ T* import_vector(const py::buffer& buffer, const char* name, py::ssize_t size, b
   const bool contiguous =
       info.size == 0 || info.ndim == 0 || PyBuffer_IsContiguous(info.view(), 'C') != 0;
   if (info.itemsize != static_cast<py::ssize_t>(sizeof(T)) || !contiguous ||
-      (size >= 0 && info.size != size))
-    throw py::value_error(std::string(name) + " must be a C-contiguous array of " +
+      (size >= 0 && info.size != size) || (info.size > 0 && is_unaligned(info.ptr, sizeof(T))))
+    throw py::value_error(std::string(name) + " must be an aligned, C-contiguous array of " +
                           std::to_string(size) + " elements of " + std::to_string(sizeof(T)) +
                           " bytes");
   return static_cast<T*>(info.ptr);
@@ -362,13 +371,6 @@ void PythonProgress::raise_pending() {
 
 void PythonProgress::finish() {
   if (!outliving_the_interpreter([this] { return call(total_); })) raise_pending();
-}
-
-Metric parse_metric(const std::string& metric) {
-  if (metric == "dot") return Metric::kDot;
-  if (metric == "cosine") return Metric::kCosine;
-  if (metric == "euclidean") return Metric::kEuclidean;
-  throw py::value_error("metric is '" + metric + "'; give 'dot', 'cosine' or 'euclidean'");
 }
 
 void check_pair(const Array& queries, const Array& corpus, bool streams) {

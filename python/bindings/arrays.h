@@ -29,7 +29,7 @@ inline constexpr StreamNumber kNoStream = -1;
 
 // A matrix by DLPack, then __cuda_array_interface__, __array_interface__ (ml_dtypes.bfloat16), then
 // the buffer protocol. What is on a CUDA device is ready for `stream`. Refuses, naming the
-// argument: not an array, wrong rank, wrong dtype, a strided last axis.
+// argument: not an array, wrong rank, wrong dtype, a strided last axis, unaligned elements.
 Array import_matrix(const py::object& object, const char* name, StreamNumber stream = kNoStream);
 
 // Same device, same dim, both int8 or neither; with `streams`, the corpus may be in host memory
@@ -47,8 +47,6 @@ T* import_result(const py::object& object, const char* name, py::ssize_t size,
 
 // "cpu" or "cuda:0".
 std::string device_name(const Device& device);
-
-Metric parse_metric(const std::string& metric);
 
 // Scratch memory from Python's `allocate(bytes)`, aligned for the core, lent to an execution.
 class WorkspaceLoan {

@@ -1,6 +1,6 @@
 #include "stope/hard_negatives.h"
 
-#include "arrays.h"
+#include "words.h"
 
 namespace stope::python {
 
@@ -17,7 +17,7 @@ void register_hard_negatives(py::module_& module) {
         PairScoresCall call;
         call.queries = q.matrix;
         call.corpus = c.matrix;
-        call.metric = parse_metric(metric);
+        call.metric = parse_word(metric, "metric", kMetrics);
         call.pairs.offsets =
             import_vector<std::int64_t>(offsets, "offsets", q.matrix.rows + 1, false);
         call.pairs.ids = import_vector<std::int64_t>(ids, "ids", -1, false);

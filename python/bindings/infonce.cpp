@@ -1,71 +1,117 @@
 #include "stope/infonce.h"
 
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <type_traits>
 #include <vector>
 
-#include "arrays.h"
+#include "words.h"
 
 namespace stope::python {
 namespace {
 
-// The problem as Python gives it: one dict of matrices, vectors and numbers, None where there is
-// none. Whatever it borrows stays alive as long as this.
-class ProblemArguments {
+using Options = InfonceOptions;
+
+template <auto Member>
+void read(const py::handle& value, Options* options) {
+  options->*Member = value.cast<std::remove_reference_t<decltype(options->*Member)>>();
+}
+template <auto Has, auto Member>
+void read_optional(const py::handle& value, Options* options) {
+  options->*Has = !value.is_none();
+  if (options->*Has) read<Member>(value, options);
+}
+
+// How an option is read, by the name that Python gives it.
+struct OptionReader {
+  const char* name;
+  void (*read)(const py::handle& value, Options* options);
+};
+constexpr OptionReader kReaders[] = {
+    {"metric",
+     [](const py::handle& value, Options* o) {
+       o->metric = parse_word(value.cast<std::string>(), "metric", kMetrics);
+     }},
+    {"precision",
+     [](const py::handle& value, Options* o) {
+       o->precision = parse_word(value.cast<std::string>(), "precision", kInfoncePrecisions);
+     }},
+    {"objective",
+     [](const py::handle& value, Options* o) {
+       o->objective = parse_word(value.cast<std::string>(), "objective", kObjectives);
+     }},
+    {"hardness",
+     [](const py::handle& value, Options* o) {
+       if (!value.is_none())
+         o->hardness = parse_word(value.cast<std::string>(), "hardness", kHardness);
+     }},
+    {"directions",
+     [](const py::handle& value, Options* o) {
+       o->directions = {value.contains("query_to_query"), value.contains("document_to_query"),
+                        value.contains("document_to_document")};
+     }},
+    {"scale", read<&Options::scale>},
+    {"bias", read<&Options::bias>},
+    {"beta", read<&Options::beta>},
+    {"positive_prior", read<&Options::positive_prior>},
+    {"detach_hardness", read<&Options::detach_hardness>},
+    {"focal_margin", read_optional<&Options::focal, &Options::focal_margin>},
+    {"foreign_hard_negatives", read<&Options::foreign_hard_negatives>},
+    {"documents_see_hard_negatives", read<&Options::documents_see_hard_negatives>},
+    {"hard_negative_log_weight", read<&Options::hard_negative_log_weight>},
+    {"hardness_strength", read<&Options::hardness_strength>},
+    {"absolute_margin", read_optional<&Options::has_absolute_margin, &Options::absolute_margin>},
+    {"relative_margin", read_optional<&Options::has_relative_margin, &Options::relative_margin>},
+};
+
+Options read_options(const py::kwargs& words) {
+  Options options;
+  for (const auto& [key, value] : words) {
+    const auto name = key.cast<std::string>();
+    const auto* reader = std::find_if(std::begin(kReaders), std::end(kReaders),
+                                      [&](const OptionReader& r) { return name == r.name; });
+    if (reader == std::end(kReaders))
+      throw py::type_error("infonce has no option '" + name + "' in this build of the core");
+    reader->read(value, &options);
+  }
+  return options;
+}
+
+// The problem with what it borrows from Python, which stays alive as long as this.
+class Problem {
  public:
-  ProblemArguments(const py::dict& given, StreamNumber stream) : given_(given), stream_(stream) {
+  // Of the matrices and vectors, None where there is none; lists are (offsets, ids).
+  Problem(const Options& options, const py::dict& arrays, int threads, StreamNumber stream)
+      : arrays_(arrays), stream_(stream) {
+    static_cast<Options&>(problem) = options;
     problem.queries = matrix("queries");
     problem.documents = matrix("documents");
+    problem.queue = matrix("queue");
     const py::ssize_t queries = problem.queries.rows, documents = problem.documents.rows;
-    if (has("queue")) problem.queue = matrix("queue");
-    problem.metric = parse_metric(number<std::string>("metric"));
-    problem.precision = static_cast<LossArithmetic>(number<int>("precision"));
-    problem.objective = static_cast<Objective>(number<int>("objective"));
-    problem.directions = {number<bool>("query_to_query"), number<bool>("document_to_query"),
-                          number<bool>("document_to_document")};
     problem.positives = lists("positives", queries);
     problem.positive_weights =
         vector<float>("positive_weights", problem.positives.offsets[queries]);
-    if (has("exclude_offsets")) problem.exclude = lists("exclude", queries);
-    if (has("hard_negatives_offsets")) problem.hard_negatives = lists("hard_negatives", queries);
-    problem.foreign_hard_negatives = number<bool>("foreign_hard_negatives");
-    problem.documents_see_hard_negatives = number<bool>("documents_see_hard_negatives");
-    problem.scale = number<double>("scale");
-    problem.bias = number<double>("bias");
-    problem.beta = number<double>("beta");
-    problem.positive_prior = number<double>("positive_prior");
-    problem.detach_hardness = number<bool>("detach_hardness");
-    problem.focal = has("focal_margin");
-    if (problem.focal) problem.focal_margin = number<double>("focal_margin");
-    problem.in_batch_hardness = number<double>("in_batch_hardness");
-    problem.hard_hardness = number<double>("hard_hardness");
-    problem.hard_log_weight = number<double>("hard_log_weight");
+    problem.exclude = lists("exclude", queries);
+    problem.hard_negatives = lists("hard_negatives", queries);
     problem.log_weights = vector<float>("log_weights", documents);
     problem.document_groups = vector<std::int32_t>("document_groups", documents);
     problem.queue_groups = vector<std::int32_t>("queue_groups", problem.queue.rows);
-    problem.has_absolute_margin = has("absolute_margin");
-    if (problem.has_absolute_margin) problem.absolute_margin = number<double>("absolute_margin");
-    problem.has_relative_margin = has("relative_margin");
-    if (problem.has_relative_margin) problem.relative_margin = number<double>("relative_margin");
     problem.ceilings = vector<float>("ceilings", queries);
     problem.floors = vector<float>("floors", queries);
-    problem.has_guide = has("guide_queries");
-    if (problem.has_guide) {
-      problem.guide_queries = matrix("guide_queries");
-      problem.guide_documents = matrix("guide_documents");
-      if (has("guide_queue")) problem.guide_queue = matrix("guide_queue");
-    }
-    problem.execution = execution_on(problem.queries.device, stream, number<int>("threads"));
+    problem.has_guide = !get("guide_queries").is_none();
+    problem.guide_queries = matrix("guide_queries");
+    problem.guide_documents = matrix("guide_documents");
+    problem.guide_queue = matrix("guide_queue");
+    problem.execution = execution_on(problem.queries.device, stream, threads);
   }
 
   InfonceProblem problem;
 
  private:
-  py::object get(const char* name) const { return given_[name]; }
-  bool has(const char* name) const { return !get(name).is_none(); }
-  template <typename T>
-  T number(const char* name) const {
-    return get(name).cast<T>();
-  }
+  py::object get(const char* name) const { return arrays_[name]; }
   Matrix matrix(const char* name) {
+    if (get(name).is_none()) return {};
     owners_.push_back(import_matrix(get(name), name, stream_));
     const Device &here = owners_.back().matrix.device, &queries = owners_.front().matrix.device;
     if (here.kind != queries.kind || here.index != queries.index)
@@ -75,16 +121,21 @@ class ProblemArguments {
   }
   template <typename T>
   const T* vector(const char* name, py::ssize_t size) {
-    if (!has(name)) return nullptr;
-    buffers_.push_back(get(name).cast<py::buffer>());
+    return get(name).is_none() ? nullptr : borrow<T>(get(name), name, size);
+  }
+  template <typename T>
+  const T* borrow(const py::object& array, const char* name, py::ssize_t size) {
+    buffers_.push_back(array.cast<py::buffer>());
     return import_vector<T>(buffers_.back(), name, size, false);
   }
-  IdLists lists(const std::string& name, py::ssize_t rows) {
-    const auto* offsets = vector<std::int64_t>((name + "_offsets").c_str(), rows + 1);
-    return {offsets, vector<std::int64_t>((name + "_ids").c_str(), offsets[rows])};
+  IdLists lists(const char* name, py::ssize_t rows) {
+    if (get(name).is_none()) return {};
+    const auto pair = get(name).cast<std::pair<py::object, py::object>>();
+    const auto* offsets = borrow<std::int64_t>(pair.first, name, rows + 1);
+    return {offsets, borrow<std::int64_t>(pair.second, name, offsets[rows])};
   }
 
-  const py::dict& given_;
+  const py::dict arrays_;
   const StreamNumber stream_;
   std::vector<Array> owners_;
   std::vector<py::buffer> buffers_;
@@ -98,13 +149,12 @@ const T* import_given(const py::object& object, const char* name, py::ssize_t si
   return import_vector<T>(object.cast<py::buffer>(), name, size, false);
 }
 
-void run_forward(const py::dict& given, const py::object& losses, const py::object& log_sum_exp,
+void run_forward(const Problem& given, const py::object& losses, const py::object& log_sum_exp,
                  const py::object& positive_scores, const py::object& negatives,
                  const py::object& best_negatives, const py::object& best_negative_scores,
-                 const py::object& ranks, const py::object& state, std::int64_t stream,
-                 const py::object& allocate, const py::object& progress) {
-  ProblemArguments arguments(given, stream);
-  InfonceProblem& problem = arguments.problem;
+                 const py::object& ranks, const py::object& state, const py::object& allocate,
+                 const py::object& progress) {
+  InfonceProblem problem = given.problem;
   PythonProgress reporter(progress);
   problem.execution.progress = reporter.progress();
   const py::ssize_t rows = problem.queries.rows;
@@ -119,24 +169,25 @@ void run_forward(const py::dict& given, const py::object& losses, const py::obje
   out.best_negative_scores =
       import_result<float>(best_negative_scores, "best_negative_scores", rows, device);
   out.ranks = import_result<std::int64_t>(ranks, "ranks", rows, device);
-  out.state = import_result<double>(state, "state", rows * kInfonceState, device);
+  out.state = reinterpret_cast<InfonceState*>(
+      import_result<double>(state, "state", rows * kInfonceState, device));
   const WorkspaceLoan loan(allocate, infonce_forward_workspace_bytes(problem), &problem.execution);
   const auto call = [&](const InfonceProblem& p) { infonce_forward(p, out); };
   run_without_gil(call, problem, &reporter);
 }
 
-void run_backward(const py::dict& given, const py::object& state, const py::object& row_gradients,
+void run_backward(const Problem& given, const py::object& state, const py::object& row_gradients,
                   const py::object& queries, const py::object& documents,
-                  const py::object& scale_and_bias, std::int64_t stream, const py::object& allocate,
+                  const py::object& scale_and_bias, const py::object& allocate,
                   const py::object& progress) {
-  ProblemArguments arguments(given, stream);
-  InfonceProblem& problem = arguments.problem;
+  InfonceProblem problem = given.problem;
   PythonProgress reporter(progress);
   problem.execution.progress = reporter.progress();
   const py::ssize_t rows = problem.queries.rows, dim = problem.queries.columns;
   const Device& device = problem.queries.device;
   InfonceBackward out;
-  out.state = import_given<double>(state, "state", rows * kInfonceState, device);
+  out.state = reinterpret_cast<const InfonceState*>(
+      import_given<double>(state, "state", rows * kInfonceState, device));
   out.row_gradients = import_given<float>(row_gradients, "row_gradients", rows, device);
   out.queries = import_result<float>(queries, "queries", rows * dim, device);
   if (!documents.is_none())
@@ -153,14 +204,17 @@ void run_backward(const py::dict& given, const py::object& state, const py::obje
 
 void register_infonce(py::module_& module) {
   module.attr("INFONCE_STATE") = kInfonceState;
+  py::class_<Options>(module, "InfonceOptions").def(py::init(&read_options));
+  py::class_<Problem>(module, "InfonceProblem")
+      .def(py::init<const Options&, const py::dict&, int, StreamNumber>(), py::arg("options"),
+           py::arg("arrays"), py::arg("threads"), py::arg("stream") = 0);
   module.def("infonce_forward", &run_forward, py::kw_only(), py::arg("problem"), py::arg("losses"),
              py::arg("log_sum_exp"), py::arg("positive_scores"), py::arg("negatives"),
              py::arg("best_negatives"), py::arg("best_negative_scores"), py::arg("ranks"),
-             py::arg("state"), py::arg("stream") = 0, py::arg("allocate"), py::arg("progress"));
+             py::arg("state"), py::arg("allocate"), py::arg("progress"));
   module.def("infonce_backward", &run_backward, py::kw_only(), py::arg("problem"), py::arg("state"),
              py::arg("row_gradients"), py::arg("queries"), py::arg("documents"),
-             py::arg("scale_and_bias"), py::arg("stream") = 0, py::arg("allocate"),
-             py::arg("progress"));
+             py::arg("scale_and_bias"), py::arg("allocate"), py::arg("progress"));
 }
 
 }  // namespace stope::python

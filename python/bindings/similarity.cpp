@@ -1,6 +1,6 @@
 #include "stope/similarity.h"
 
-#include "arrays.h"
+#include "words.h"
 
 namespace stope::python {
 
@@ -17,7 +17,7 @@ void register_similarity(py::module_& module) {
         SimilarityCall call;
         call.queries = q.matrix;
         call.corpus = c.matrix;
-        call.metric = parse_metric(metric);
+        call.metric = parse_word(metric, "metric", kMetrics);
         call.scores = import_result<float>(scores, "out", call.queries.rows * call.corpus.rows,
                                            call.queries.device);
         call.score_stride = call.corpus.rows;

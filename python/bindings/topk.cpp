@@ -2,18 +2,11 @@
 
 #include <pybind11/stl.h>
 
-#include "arrays.h"
 #include "stope/runtime.h"
+#include "words.h"
 
 namespace stope::python {
 namespace {
-
-Precision parse_precision(const std::string& precision) {
-  if (precision == "exact") return Precision::kExact;
-  if (precision == "int8") return Precision::kInt8;
-  if (precision == "bfloat16") return Precision::kBFloat16;
-  throw py::value_error("precision is '" + precision + "'; give 'exact', 'bfloat16' or 'int8'");
-}
 
 template <typename T>
 T* optional_vector(const std::optional<py::buffer>& buffer, const char* name, py::ssize_t size,
@@ -50,8 +43,8 @@ void run_topk(
   call.queries = q.matrix;
   call.corpus = c.matrix;
   call.k = k;
-  call.metric = parse_metric(metric);
-  call.precision = parse_precision(precision);
+  call.metric = parse_word(metric, "metric", kMetrics);
+  call.precision = parse_word(precision, "precision", kScanPrecisions);
   if (packed) call.packed.data = import_packed(*packed, c.matrix, false);
   call.exclude.offsets =
       optional_vector<std::int64_t>(exclude_offsets, "exclude offsets", rows + 1, false);
@@ -89,7 +82,7 @@ void run_pack(const py::object& corpus, const std::string& name, const std::stri
   PackCall call;
   call.name = name.c_str();
   call.corpus = c.matrix;
-  call.metric = parse_metric(metric);
+  call.metric = parse_word(metric, "metric", kMetrics);
   call.first_row = first_row;
   call.packed = import_packed(packed, c.matrix, true);
   call.execution = execution_on(c.matrix.device, stream, threads);

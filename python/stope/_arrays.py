@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _core
+from stope._host import on_host
+from stope.lists import Lists, offsets_of
 
 
 class MatrixShape(NamedTuple):
@@ -135,7 +137,7 @@ class Place(NamedTuple):
     def vector(self, array: Any, dtype: type[np.generic]) -> Any:
         """An array as this dtype, contiguous and on the device; itself where it is that already."""
         if not self.owns(array):
-            given = np.ascontiguousarray(host(array), dtype=dtype)
+            given = np.ascontiguousarray(on_host(array), dtype=dtype)
             return given if self is ON_CPU else self.bring(given)
         if self.library == "torch":
             kind = getattr(sys.modules["torch"], np.dtype(dtype).name)
@@ -176,25 +178,9 @@ def place_of(array: object, device: str, name: str) -> Place:
     return Place(library, index, int(stream))
 
 
-class IdLists(NamedTuple):
-    """One ascending list of corpus ids per query: list i is ids[offsets[i]:offsets[i + 1]]."""
-
-    offsets: NDArray[np.int64]
-    ids: NDArray[np.int64]
-
-
 def on_cpu(matrix: Any) -> Any:
     """A matrix of a device's library in host memory, of a kind that holds every dtype."""
     return matrix.detach().cpu() if hasattr(matrix, "detach") else matrix.get()
-
-
-def host(array: Any) -> NDArray[Any]:
-    """An integer or float vector of any kind as NumPy."""
-    if hasattr(array, "detach") and hasattr(array, "cpu"):
-        array = array.detach().cpu().numpy()
-    elif type(array).__module__.split(".")[0] == "cupy":
-        array = array.get()
-    return np.asarray(array)
 
 
 def as_id_vector(value: Any) -> NDArray[np.int64] | None:
@@ -203,36 +189,30 @@ def as_id_vector(value: Any) -> NDArray[np.int64] | None:
         return None
     if isinstance(value, Sequence) and not all(isinstance(v, (int, np.integer)) for v in value):
         return None
-    values = host(value)
+    values = on_host(value)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         return None
     return values.astype(np.int64)
 
 
-def contains(lists: IdLists, ids: NDArray[np.int64], corpus_rows: int) -> NDArray[np.bool_]:
-    """Whether ids[i, r] is in list i, for a whole matrix of ids."""
-    rows = np.arange(ids.shape[0], dtype=np.int64)
-    keys = np.repeat(rows, np.diff(lists.offsets)) * corpus_rows + lists.ids
-    wanted = rows[:, None] * corpus_rows + ids
-    return np.isin(wanted, keys)
-
-
 def _integers(array: Any, name: str) -> NDArray[np.int64]:
-    values = host(array)
+    values = on_host(array)
     if values.size == 0:
         return np.zeros(0, dtype=np.int64)
     if values.dtype.kind not in "iu":
         raise TypeError(f"{name} has dtype {values.dtype}; ids are integers")
     if values.ndim != 1:
         raise ValueError(f"{name} has {values.ndim} dimensions; give a vector of ids")
-    return values.astype(np.int64, copy=False)
+    return np.require(values, np.int64, ["C", "A"])
 
 
 def _is_csr(value: object, rows: int) -> bool:
+    if isinstance(value, Lists):
+        return True
     if not isinstance(value, tuple) or len(value) != 2:
         return False
     # A pair of lists for two queries is not CSR: its first element is not rows + 1 offsets.
-    first = np.asarray(host(value[0])) if not isinstance(value[0], int) else None
+    first = np.asarray(on_host(value[0])) if not isinstance(value[0], int) else None
     if first is None or first.ndim != 1:
         return False
     return bool(
@@ -246,9 +226,7 @@ def _is_csr(value: object, rows: int) -> bool:
     )
 
 
-def id_lists(
-    value: Any, name: str, rows: int, corpus_rows: int, *, padded: bool = False
-) -> IdLists:
+def id_lists(value: Any, name: str, rows: int, corpus_rows: int, *, padded: bool = False) -> Lists:
     """Ids per query as sorted CSR, from CSR ``(offsets, ids)`` or a sequence of id arrays.
 
     Ids may come in any order; one that is repeated within a query or lies outside the corpus is
@@ -276,8 +254,7 @@ def id_lists(
         if len(value) != rows:
             raise ValueError(f"{name} has {len(value)} id lists for {rows} queries; give one each")
         lists = [_integers(item, f"{name}[{i}]") for i, item in enumerate(value)]
-        offsets = np.zeros(rows + 1, dtype=np.int64)
-        np.cumsum([item.size for item in lists], out=offsets[1:])
+        offsets = offsets_of([item.size for item in lists])
         ids = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
     if padded and (ids == -1).any():
         before = np.concatenate([[0], np.cumsum(ids != -1)])
@@ -287,8 +264,8 @@ def id_lists(
 
 def _sorted_lists(
     offsets: NDArray[np.int64], ids: NDArray[np.int64], name: str, corpus_rows: int
-) -> IdLists:
-    owner = np.repeat(np.arange(offsets.size - 1), np.diff(offsets))
+) -> Lists:
+    owner = Lists(offsets, ids).owners
     outside = np.flatnonzero((ids < 0) | (ids >= corpus_rows))
     if outside.size:
         at = outside[0]
@@ -301,7 +278,7 @@ def _sorted_lists(
     if repeated.size:
         at = repeated[0]
         raise ValueError(f"{name} of query {owner[at]} has id {ids[at]} more than once")
-    return IdLists(offsets, np.ascontiguousarray(ids))
+    return Lists(offsets, np.ascontiguousarray(ids))
 
 
 def limits(value: Any, name: str, rows: int, toward: float) -> NDArray[np.float32] | None:
@@ -312,7 +289,7 @@ def limits(value: Any, name: str, rows: int, toward: float) -> NDArray[np.float3
     """
     if value is None:
         return None
-    values = host(value)
+    values = on_host(value)
     if values.dtype.kind not in "fiu":
         raise TypeError(f"{name} has dtype {values.dtype}; give one score per query")
     if values.ndim == 0:

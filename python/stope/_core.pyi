@@ -94,9 +94,21 @@ def sampling_keys(
 
 INFONCE_STATE: int
 
+class InfonceOptions:
+    """One typed struct: the fields of ``stope.ops._infonce_options.Options``, with scale."""
+
+    def __init__(self, **words: str | float | bool | tuple[str, ...] | None) -> None: ...
+
+class InfonceProblem:
+    """Options with borrowed matrices, vectors and lists ``(offsets, ids)``, None for none."""
+
+    def __init__(
+        self, options: InfonceOptions, arrays: dict[str, Any], threads: int, stream: int = 0
+    ) -> None: ...
+
 def infonce_forward(
     *,
-    problem: dict[str, Any],
+    problem: InfonceProblem,
     losses: NDArray[Any],
     log_sum_exp: NDArray[Any],
     positive_scores: NDArray[Any],
@@ -105,19 +117,17 @@ def infonce_forward(
     best_negative_scores: NDArray[Any],
     ranks: NDArray[Any],
     state: NDArray[Any],
-    stream: int = 0,
     allocate: Allocate,
     progress: Progress | None,
 ) -> None: ...
 def infonce_backward(
     *,
-    problem: dict[str, Any],
+    problem: InfonceProblem,
     state: NDArray[Any],
     row_gradients: NDArray[Any],
     queries: NDArray[Any],
     documents: NDArray[Any] | None,
     scale_and_bias: NDArray[Any],
-    stream: int = 0,
     allocate: Allocate,
     progress: Progress | None,
 ) -> None: ...

@@ -11,6 +11,7 @@ import infonce_cases as cases
 import numpy as np
 import pytest
 import reference_infonce as oracle
+import wide_cases as wide
 from infonce_cases import PRECISIONS, drawn, precisions
 from infonce_checks import (
     ACCURACY,
@@ -54,6 +55,32 @@ def test_every_rule_on_exact_scores(name, device):
                 np.testing.assert_array_equal(getattr(got, field), truth, field)
         # The state is the CPU's: what one computed forward the other takes backward.
         np.testing.assert_allclose(got.state, cpu.state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", oracle.OBJECTIVES)
+@pytest.mark.parametrize("name", wide.RULES)
+def test_logits_that_float32_cannot_tell_apart(name, objective, device):
+    """The CPU's results, which are those of float64."""
+    if not wide.goes_with(name, objective):
+        return
+    for size in (2.0**10, 2.0**16, 2.0**30):
+        queries, documents = wide.problem(size)
+        options = {"metric": "dot", "temperature": 1.0, "objective": objective}
+        options |= wide.RULES[name] | ({"beta": 0.5} if objective == "hardness" else {})
+        got, back = run(device, queries, documents, options)
+        expected = stope.infonce_forward(queries, documents, **options)
+        by = stope.infonce_backward(queries, documents, expected, **options)
+        np.testing.assert_allclose(got.losses, expected.losses, rtol=1e-6, atol=1e-5)
+        np.testing.assert_array_equal(got.negatives, expected.negatives)
+        for mine, theirs in ((back.queries, by.queries), (back.documents, by.documents)):
+            assert np.linalg.norm(mine - theirs) <= 1e-5 * np.linalg.norm(theirs) + 1e-5 * size
+
+
+def test_results_beyond_float32_are_refused(device):
+    huge = np.full((1, 2), 2.0**61, np.float32)
+    options = {"metric": "dot", "temperature": 1e-3, "positives": [0]}
+    with pytest.raises(ValueError, match=r"losses\[0\] is beyond float32; raise temperature"):
+        run(device, huge, np.concatenate([-huge, huge]), options)
 
 
 SHAPES = [

@@ -70,6 +70,7 @@ def test_contracts(path):
 
 @every("cpp/kernels")
 def test_kernels(path):
+    """Nothing of cpp/shared, whose functions would be built with an ISA's flags, is on the list."""
     own = path.stem.split("_")[0]
     simd = {f"simd/{own}.h"} | ({"simd/avx512.h"} if own == "amx" else set())
     # An emulation is built by a build option alone and must be able to fault as hardware does.
@@ -123,27 +124,40 @@ def test_runtime(path):
     assert not re.search(r"\b_mm\d*_|\b_tile_", without_comments(path.read_text())), relative(path)
 
 
-@every("cpp/ops")
-def test_ops(path):
+@every("cpp/shared")
+def test_shared(path):
     for name, quoted in includes(path):
-        base = Path(name).name
-        own = (ROOT / "cpp/ops" / base).exists() and name in {base, f"ops/{base}"}
-        runtime = (ROOT / "cpp/runtime" / base).exists() and name in {base, f"runtime/{base}"}
-        ok = (
-            own
-            or runtime
-            or is_contract(name)
-            or name == "kernel_table.h"
-            or is_standard(name, quoted)
+        ours = quoted and (ROOT / "cpp/shared" / name).exists()
+        assert ours or is_contract(name) or is_standard(name, quoted), (
+            f"{relative(path)} includes {name}"
         )
+
+
+# scan -> ops: what consumers share knows no consumer.
+CORE_LAYERS = {"scan": {"scan"}, "ops": {"scan", "ops"}}
+
+
+@pytest.mark.parametrize("path", sources("cpp/scan") + sources("cpp/ops"), ids=relative)
+def test_scan_and_ops(path):
+    for name, quoted in includes(path):
+        below = CORE_LAYERS[path.parent.name] | {"shared", "runtime"}
+        ours = "/" not in name and any((ROOT / "cpp" / layer / name).exists() for layer in below)
+        ok = ours or is_contract(name) or name == "kernel_table.h" or is_standard(name, quoted)
         assert ok, f"{relative(path)} includes {name}"
     assert not re.search(r"\b_mm\d*_|\b_tile_|__m\d{3}", without_comments(path.read_text())), (
         relative(path)
     )
 
 
-# What a folder of cuda/ may include by name: device -> kernels -> ops; emulated/ takes device's and
-# runtime's place in a build without nvcc, header by header, and ops/*plan.* is plain C++.
+def test_ops_holds_consumers_only():
+    """A header there would be shared; topk's plan is a page of topk."""
+    headers = {path.name for path in sources("cpp/ops") if path.suffix == ".h"}
+    assert headers <= {"topk_plan.h"}
+
+
+# What a folder of cuda/ may include by name: device -> kernels -> ops, and cpp/shared from kernels
+# on; emulated/ takes device's and runtime's place in a build without nvcc, header by header, and
+# ops/*plan.* is plain C++.
 CUDA_LAYERS = {
     "device": {"device"},
     "runtime": {"runtime"},
@@ -164,13 +178,15 @@ def test_cuda(path):
             (ROOT / "cuda" / layer / Path(name).name).exists() and "/" not in name
             for layer in CUDA_LAYERS.get(where, ())
         )
+        if where in {"kernels", "ops"}:
+            ours = ours or (quoted and (ROOT / "cpp/shared" / name).exists())
         nvidia = not quoted and CUDA_HEADERS.fullmatch(name)
         assert ours or is_contract(name) or nvidia or is_standard(name, quoted), said
         assert not (plain and nvidia), f"{said}: only device/ and runtime/ know CUDA's headers"
         if where in {"device", "kernels"} and path.suffix == ".cuh":
             assert ours or is_contract(name) or nvidia or name == "cstdint", said
-    if path.stem in {"plan", "loss_plan"}:
-        beside = {f"{path.stem}.h", "types.h", "loss_types.h"}
+    if path.stem in {"plan", "infonce_plan"}:
+        beside = {f"{path.stem}.h", "types.h", "infonce_types.h"}
         for name, quoted in includes(path):
             assert not quoted or is_contract(name) or name in beside, relative(path)
 
@@ -181,8 +197,10 @@ def test_the_emulated_machine_has_the_headers_of_the_real_one():
 
 
 def test_nothing_asks_whether_cuda_is_there():
-    """The build chooses between stub, device code and emulator; no line of code does."""
-    for path in [*sources("cpp"), *sources("python/bindings"), *sources("cuda")]:
+    """The build chooses between stub, device code and emulator; no line of code does, except the
+    one macro of functions for both devices."""
+    macro = ROOT / "cpp/shared/host_device.h"
+    for path in {*sources("cpp"), *sources("python/bindings"), *sources("cuda")} - {macro}:
         assert not re.search(r"#\s*if.*CUDA", path.read_text()), relative(path)
 
 

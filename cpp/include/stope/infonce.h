@@ -1,7 +1,7 @@
 // infonce: the contrastive loss of every row, and its gradients, without the matrix of scores.
 //
 // Row i has positives P_i among the documents; every other column that no mask drops is a
-// negative. Scores S are dot products or cosines, logits scale * S (methods.md, H).
+// negative. Scores S are dot products or cosines, logits scale * S (docs/methods.md, H).
 #pragma once
 
 #include "stope/matrix.h"
@@ -17,7 +17,9 @@ enum class Objective : std::int32_t {
   kPairwise,
   kSigmoid
 };
-enum class LossArithmetic : std::int32_t { kFloat32, kBfloat16 };
+
+// Whose multiplier of S gets hardness_strength added, without gradient.
+enum class Hardness : std::int32_t { kNone, kInBatchNegatives, kHardNegatives, kAllNegatives };
 
 // Which scores share a row's denominator with those of its query against the documents.
 struct Directions {
@@ -26,22 +28,14 @@ struct Directions {
   bool document_to_document = false;
 };
 
-struct InfonceProblem {
-  Matrix queries;                   // [M, dim]
-  Matrix documents;                 // [N, dim]
-  Matrix queue;                     // [K, dim] more columns, without gradient; K may be 0
-  Metric metric = Metric::kCosine;  // or kDot
-  LossArithmetic precision = LossArithmetic::kFloat32;
+// What the loss is told in words and numbers. A new one: a line here, one in
+// python/bindings/infonce.cpp, one in python/stope/ops/_infonce_options.py, and its formula in
+// cpp/shared/.
+struct InfonceOptions {
+  Metric metric = Metric::kCosine;            // or kDot
+  Precision precision = Precision::kFloat32;  // or kBFloat16
   Objective objective = Objective::kOut;
   Directions directions;
-
-  IdLists positives;                         // of every query
-  const float* positive_weights = nullptr;   // optional, one per positive, > 0
-  IdLists exclude;                           // optional: columns that are no negatives
-  IdLists hard_negatives;                    // optional: a query's own
-  bool foreign_hard_negatives = true;        // whether others' count as negatives
-  bool documents_see_hard_negatives = true;  // whether document-to-document has them as columns
-
   double scale = 1.0;
   double bias = 0.0;            // sigmoid
   double beta = 0.0;            // hardness
@@ -49,18 +43,31 @@ struct InfonceProblem {
   bool detach_hardness = false;
   bool focal = false;
   double focal_margin = 0.0;
-  double in_batch_hardness = 0.0;  // added to the multiplier of S, without gradient
-  double hard_hardness = 0.0;      // the same for the query's own hard negatives
-  double hard_log_weight = 0.0;
-  const float* log_weights = nullptr;  // optional [N], of columns as negatives
+  bool foreign_hard_negatives = true;        // whether others' count as negatives
+  bool documents_see_hard_negatives = true;  // whether document-to-document has them as columns
+  double hard_negative_log_weight = 0.0;
+  Hardness hardness = Hardness::kNone;
+  double hardness_strength = 0.0;
+  bool has_absolute_margin = false, has_relative_margin = false;
+  double absolute_margin = 0.0, relative_margin = 0.0;
+};
+
+struct InfonceProblem : InfonceOptions {
+  Matrix queries;    // [M, dim]
+  Matrix documents;  // [N, dim]
+  Matrix queue;      // [K, dim] more columns, without gradient; K may be 0
+
+  IdLists positives;                        // of every query
+  const float* positive_weights = nullptr;  // optional, one per positive, > 0
+  IdLists exclude;                          // optional: columns that are no negatives
+  IdLists hard_negatives;                   // optional: a query's own
+  const float* log_weights = nullptr;       // optional [N], of columns as negatives
 
   const std::int32_t* document_groups = nullptr;  // optional [N]: a positive's group is dropped
   const std::int32_t* queue_groups = nullptr;     // optional [K]
-  bool has_absolute_margin = false, has_relative_margin = false;
-  double absolute_margin = 0.0, relative_margin = 0.0;
-  const float* ceilings = nullptr;  // optional [M]
-  const float* floors = nullptr;    // optional [M]
-  Matrix guide_queries;             // optional: limits are for the guide's cosines
+  const float* ceilings = nullptr;                // optional [M]
+  const float* floors = nullptr;                  // optional [M]
+  Matrix guide_queries;                           // optional: limits are for the guide's cosines
   Matrix guide_documents;
   Matrix guide_queue;
   bool has_guide = false;
@@ -68,7 +75,13 @@ struct InfonceProblem {
   Execution execution;
 };
 
-inline constexpr int kInfonceState = 4;  // doubles per query from forward to backward
+// A row's sums between the passes. softmax: of e^(logit - reference); hardness: of both its
+// exponentials; pairwise and sigmoid: of softplus and of its derivative. `kept`: how many negatives
+// they are of.
+struct InfonceState {
+  double reference, first, second, kept;
+};
+inline constexpr int kInfonceState = sizeof(InfonceState) / sizeof(double);
 
 struct InfonceForward {
   float* losses = nullptr;                 // [M]
@@ -78,11 +91,11 @@ struct InfonceForward {
   std::int64_t* best_negatives = nullptr;  // [M], -1 for none
   float* best_negative_scores = nullptr;   // [M]
   std::int64_t* ranks = nullptr;           // [M]
-  double* state = nullptr;                 // [M, kInfonceState]
+  InfonceState* state = nullptr;           // [M]
 };
 
 struct InfonceBackward {
-  const double* state = nullptr;         // [M, kInfonceState] of the forward pass
+  const InfonceState* state = nullptr;   // [M] of the forward pass
   const float* row_gradients = nullptr;  // [M] dL / dloss
   float* queries = nullptr;              // [M, dim]
   float* documents = nullptr;            // optional [N, dim]

@@ -5,8 +5,6 @@
 
 namespace stope {
 
-enum class Precision : std::int32_t { kExact, kInt8, kBFloat16 };
-
 // A corpus packed once for many searches; `data` holds packed_bytes(rows, columns) bytes, 64-byte
 // aligned. The layout is the same on every ISA. On a GPU: packed_cuda_bytes, 16-byte aligned.
 struct PackedCorpus {

@@ -23,8 +23,8 @@ constexpr int kExactRows = 2;
 constexpr int kExactColumns = 2;
 constexpr int kBfloat16TileRows = 4;
 constexpr int kBfloat16TilePanels = 1;
-constexpr int kLossRows = 6;
-constexpr int kLossVectors = 1;
+constexpr int kInfonceRows = 6;
+constexpr int kInfonceVectors = 1;
 constexpr int kQueryOffset = 0;
 
 struct f32x16 {

@@ -22,8 +22,8 @@ constexpr int kExactRows = 4;
 constexpr int kExactColumns = 4;
 constexpr int kBfloat16TileRows = 6;
 constexpr int kBfloat16TilePanels = 3;
-constexpr int kLossRows = 8;
-constexpr int kLossVectors = 3;
+constexpr int kInfonceRows = 8;
+constexpr int kInfonceVectors = 3;
 constexpr int kQueryOffset = 128;
 
 using f32x16 = __m512;

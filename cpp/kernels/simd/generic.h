@@ -11,8 +11,8 @@ constexpr int kExactRows = 1;
 constexpr int kExactColumns = 1;
 constexpr int kBfloat16TileRows = 4;
 constexpr int kBfloat16TilePanels = 1;
-constexpr int kLossRows = 4;
-constexpr int kLossVectors = 1;
+constexpr int kInfonceRows = 4;
+constexpr int kInfonceVectors = 1;
 constexpr int kQueryOffset = 0;  // added to a query's int8 before it is stored
 
 struct f32x16 {

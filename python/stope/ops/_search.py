@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -10,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
+from stope._checks import choice, integer
+from stope._host import on_host
+from stope.lists import Lists
 from stope.progress import check_progress
 
 Metric = Literal["dot", "cosine", "euclidean"]
@@ -19,6 +21,7 @@ Precision = Literal["exact", "bfloat16", "int8"]
 """What a scan proves; see :func:`stope.topk`."""
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class TopK(NamedTuple):
@@ -28,18 +31,10 @@ class TopK(NamedTuple):
     ids: Any
 
 
-def as_integer(value: Any, name: str) -> int:
-    """The value as an int, or a sentence."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}; give an integer") from None
-
-
-def exclusions(exclude: Any, queries: int, corpus_rows: int) -> _arrays.IdLists | None:
+def exclusions(exclude: Any, queries: int, corpus_rows: int) -> Lists | None:
     """The ids that each query may not find, as sorted CSR; -1, which fills up rows, is none."""
-    if exclude is None or isinstance(exclude, _arrays.IdLists):
-        return exclude
+    if exclude is None:
+        return None
     return _arrays.id_lists(exclude, "exclude", queries, corpus_rows, padded=True)
 
 
@@ -60,10 +55,10 @@ def search(
 ) -> TopK:
     """:func:`stope.topk`, and what an index and the miner need besides."""
     check_progress(progress)
+    choice(metric, "metric", METRICS)
+    choice(precision, "precision", PRECISIONS)
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
-    k = as_integer(k, "k")
-    if k < 1:
-        raise ValueError(f"k is {k}; ask for at least 1")
+    k = integer(k, "k", 1)
     if k > c.rows:
         raise ValueError(f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less")
     lists = exclusions(exclude, q.rows, c.rows)
@@ -96,7 +91,7 @@ def search(
         **place.options,
     )
     if above_ceiling is not None and above is not above_ceiling:
-        above_ceiling[:] = _arrays.host(above)
+        above_ceiling[:] = on_host(above)
     if out is not None:
         return TopK(*out)
     return TopK(_arrays.like(scores, queries, place), _arrays.like(ids, queries, place))

@@ -10,7 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope.ops._search import as_integer, exclusions, search
+from stope._checks import choice, integer, real
+from stope._host import on_host
+from stope.lists import Lists
+from stope.ops._search import METRICS, exclusions, search
 from stope.progress import check_progress
 
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
@@ -119,7 +122,7 @@ def mine_hard_negatives(
     which the queries are copied.
 
     Source: margins of sentence-transformers' ``mine_hard_negatives`` and NV-Retriever's
-    TopK-PercPos (``methods.md`` C1, C2).
+    TopK-PercPos (``docs/methods.md`` C1, C2).
 
     >>> import numpy as np
     >>> corpus = np.array([[1, 0], [0.99, 0.1], [0.8, 0.6], [0, 1]], dtype=np.float32)
@@ -129,6 +132,7 @@ def mine_hard_negatives(
     ([[2, 3]], [1])
     """
     check_progress(progress)
+    choice(metric, "metric", METRICS)
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
     own = _positive_lists(positives, q.rows, c.rows)
@@ -141,7 +145,7 @@ def mine_hard_negatives(
             _arrays.on_cpu(queries), corpus, metric, own, _arrays.ON_CPU
         )
     rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
-    never = own if extra is None else _union(own, extra)
+    never = own if extra is None else own.union(extra)
     pool = (_eligible_pool if range_counts == "eligible" else _raw_pool)(
         queries, corpus, metric, own, never, rules, window, c.rows, progress
     )
@@ -180,20 +184,14 @@ class _Pool(NamedTuple):
 def _window(
     num_negatives: Any, range_min: Any, range_max: Any, counts: str, sampling: str, seed: Any
 ) -> _Window:
-    wanted = as_integer(num_negatives, "num_negatives")
-    first = as_integer(range_min, "range_min")
-    if wanted < 1:
-        raise ValueError(f"num_negatives is {wanted}; ask for at least 1")
-    if first < 0:
-        raise ValueError(f"range_min is {first}; give the number of ranks to skip, 0 or more")
-    if sampling not in ("top", "random"):
-        raise ValueError(f"sampling is {sampling!r}; give 'top' or 'random'")
-    if counts not in ("eligible", "raw"):
-        raise ValueError(f"range_counts is {counts!r}; give 'eligible' or 'raw'")
+    wanted = integer(num_negatives, "num_negatives", 1)
+    first = integer(range_min, "range_min", 0)
+    choice(sampling, "sampling", ("top", "random"))
+    choice(counts, "range_counts", ("eligible", "raw"))
     if range_max is None:
         end = first + wanted * (10 if sampling == "random" else 1)
     else:
-        end = as_integer(range_max, "range_max")
+        end = integer(range_max, "range_max", 0)
         if end < first + wanted:
             raise ValueError(
                 f"range_max is {end}, which leaves {end - first} ranks after range_min={first}; "
@@ -201,13 +199,13 @@ def _window(
             )
     if sampling == "top" and counts == "eligible":
         end = first + wanted  # the hardest come first: later ranks are never reached
-    seed = as_integer(seed, "seed")
-    if not 0 <= seed < 2**64:
+    seed = integer(seed, "seed", 0)
+    if seed >= 2**64:
         raise ValueError(f"seed is {seed}; give an integer from 0 to 2^64 - 1")
     return _Window(first, end, wanted, sampling, seed)
 
 
-def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> _arrays.IdLists:
+def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
     single = _arrays.as_id_vector(positives)
     if single is not None:
         if single.size != rows:
@@ -217,7 +215,7 @@ def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> _arrays.IdLi
             )
         positives = (np.arange(rows + 1), single)
     lists = _arrays.id_lists(positives, "positives", rows, corpus_rows)
-    empty = np.flatnonzero(np.diff(lists.offsets) == 0)
+    empty = np.flatnonzero(lists.lengths == 0)
     if empty.size:
         raise ValueError(
             f"query {empty[0]} has no positives; margins are measured from a positive score, "
@@ -227,7 +225,7 @@ def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> _arrays.IdLi
 
 
 def _lowest_positive(
-    queries: Any, corpus: Any, metric: str, own: _arrays.IdLists, place: _arrays.Place
+    queries: Any, corpus: Any, metric: str, own: Lists, place: _arrays.Place
 ) -> NDArray[np.float32]:
     scores = place.empty((own.ids.size,), np.float32)
     _core.pair_scores(
@@ -242,13 +240,7 @@ def _lowest_positive(
         progress=None,
         **place.options,
     )
-    return np.minimum.reduceat(_arrays.host(scores), own.offsets[:-1])
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"{name} is {value!r}; give a number, or None for no limit")
-    return float(value)
+    return np.minimum.reduceat(on_host(scores), own.offsets[:-1])
 
 
 def _rules(
@@ -262,14 +254,11 @@ def _rules(
         ("absolute_margin", absolute_margin),
         ("relative_margin", relative_margin),
     ):
-        if margin is not None and not 0 <= _number(margin, name) < math.inf:
-            raise ValueError(
-                f"{name} is {margin}; give a number of at least 0: how far below the positive "
-                "a negative must stay"
-            )
+        if margin is not None:  # how far below the positive a negative must stay
+            real(margin, name, 0)
     for name, score in (("max_score", max_score), ("min_score", min_score)):
-        if score is not None and math.isnan(_number(score, name)):
-            raise ValueError(f"{name} is NaN; give a score, or None for no limit")
+        if score is not None and score not in (math.inf, -math.inf):
+            real(score, name)
     if max_score is not None and min_score is not None and min_score > max_score:
         raise ValueError(f"min_score is {min_score}, above max_score={max_score}: nothing is left")
     p = positive_scores.astype(np.float64)
@@ -293,16 +282,16 @@ def _eligible_pool(
     queries: Any,
     corpus: Any,
     metric: str,
-    own: _arrays.IdLists,
-    never: _arrays.IdLists,
+    own: Lists,
+    never: Lists,
     rules: _Rules,
     window: _Window,
     corpus_rows: int,
     progress: Callable[[int, int], object] | None,
 ) -> _Pool:
-    above = np.zeros(own.offsets.size - 1, dtype=np.int64)
+    above = np.zeros(own.num_lists, dtype=np.int64)
     k = min(window.end, corpus_rows)
-    found = search(
+    ranked = search(
         queries,
         corpus,
         k,
@@ -313,8 +302,8 @@ def _eligible_pool(
         above_ceiling=above,
         progress=progress,
     )
-    ids, scores = _arrays.host(found.ids), _arrays.host(found.scores)
-    own_counts, never_counts = np.diff(own.offsets), np.diff(never.offsets)
+    ids, scores = on_host(ranked.ids), on_host(ranked.scores)
+    own_counts, never_counts = own.lengths, never.lengths
     rejected = {reason: np.zeros_like(above) for reason in REASONS}
     rejected["positive"] = own_counts
     rejected["excluded"] = never_counts - own_counts
@@ -330,19 +319,20 @@ def _raw_pool(
     queries: Any,
     corpus: Any,
     metric: str,
-    own: _arrays.IdLists,
-    never: _arrays.IdLists,
+    own: Lists,
+    never: Lists,
     rules: _Rules,
     window: _Window,
     corpus_rows: int,
     progress: Callable[[int, int], object] | None,
 ) -> _Pool:
     k = min(window.end, corpus_rows)
-    found = search(queries, corpus, k, metric=metric, progress=progress)
-    ids = _arrays.host(found.ids)[:, window.first :]
-    scores = _arrays.host(found.scores)[:, window.first :]
-    positive = _arrays.contains(own, ids, corpus_rows)
-    excluded = _arrays.contains(never, ids, corpus_rows) & ~positive
+    ranked = search(queries, corpus, k, metric=metric, progress=progress)
+    ids = on_host(ranked.ids)[:, window.first :]
+    scores = on_host(ranked.scores)[:, window.first :]
+    owners = np.repeat(np.arange(len(ids)), ids.shape[1])
+    positive = own.contains(owners, ids.reshape(-1)).reshape(ids.shape)
+    excluded = never.contains(owners, ids.reshape(-1)).reshape(ids.shape) & ~positive
     left = ~(positive | excluded)
     above = np.zeros_like(left)
     if rules.ceiling is not None:
@@ -381,17 +371,3 @@ def _choose(pool: _Pool, window: _Window) -> tuple[NDArray[np.int64], NDArray[np
     ids[:, :taken] = np.take_along_axis(pool.ids, places, axis=1)
     scores[:, :taken] = np.take_along_axis(pool.scores, places, axis=1)
     return ids, scores
-
-
-def _union(a: _arrays.IdLists, b: _arrays.IdLists) -> _arrays.IdLists:
-    """Both lists of every query, without repetition."""
-    rows = a.offsets.size - 1
-    owner = np.concatenate([np.repeat(np.arange(rows), np.diff(x.offsets)) for x in (a, b)])
-    ids = np.concatenate([a.ids, b.ids])
-    order = np.lexsort((ids, owner))
-    owner, ids = owner[order], ids[order]
-    first = np.ones(ids.size, dtype=bool)
-    first[1:] = (np.diff(ids) != 0) | (np.diff(owner) != 0)
-    offsets = np.zeros(rows + 1, dtype=np.int64)
-    np.cumsum(np.bincount(owner[first], minlength=rows), out=offsets[1:])
-    return _arrays.IdLists(offsets, np.ascontiguousarray(ids[first]))

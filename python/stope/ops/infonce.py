@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope.ops._infonce_problem import DEFAULTS, Problem, problems
+from stope._host import on_host
+from stope.ops._infonce_problem import Problem, float32_vector, problems
 from stope.progress import check_progress
 
 _STATE: int = _core.INFONCE_STATE
@@ -163,9 +164,10 @@ def infonce_forward(
     Thread safety: as :func:`stope.topk`.
 
     Raises:
-        ValueError: wrong shapes, a temperature that is not above 0, positives out of range or none
-            at all, weights that are not above 0, NaN or infinity (naming the row), options that
-            exclude each other.
+        ValueError: wrong shapes, a temperature below 1e-37, positives out of range or none at all,
+            weights that are not above 0, NaN or infinity (naming the row), options that exclude
+            each other, a loss beyond float32 (naming the row). Logits may be as large as float32:
+            rows whose longest could pass 2^30 are summed in double, at a tenth of the speed.
         TypeError: float64 or int8 matrices, options of the wrong type or unknown ones.
         RuntimeError: a failure of a CUDA device; matrices on one, where stope was built without
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
@@ -182,8 +184,8 @@ def infonce_forward(
     limits must then be in host memory, each query's ids must ascend, the partition must be
     ``"joint"``.
 
-    Source: ``methods.md`` H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6 to
-    C8, D18, E3 to E5, B1.
+    Source: ``docs/methods.md`` H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6
+    to C8, D18, E3 to E5, B1.
 
     >>> import numpy as np
     >>> queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
@@ -193,30 +195,28 @@ def infonce_forward(
     ['0.000335', '0.002476']
     """
     check_progress(progress)
-    _check_names(options)
     asked = problems(queries, documents, options)
     place = _place(queries)
     _check_recording(asked, place)
-    found = [_forward(problem, place, progress) for problem in asked]
-    first = found[0]
+    results = [_forward(problem, place, progress) for problem in asked]
+    first = results[0]
     if len(asked) > 1:
         swapped = asked[1]
-        host = _arrays.host
-        losses = host(first.losses).astype(np.float64)
-        counts = host(first.negatives).copy()
-        anchor, query = _entries(swapped)
-        np.add.at(losses, query, swapped.shares * host(found[1].losses)[anchor])
-        np.add.at(counts, query, host(found[1].negatives)[anchor])
+        losses = on_host(first.losses).astype(np.float64)
+        counts = on_host(first.negatives).copy()
+        anchor, query = swapped.positives.owners, swapped.positives.ids
+        np.add.at(losses, query, swapped.shares * on_host(results[1].losses)[anchor])
+        np.add.at(counts, query, on_host(results[1].negatives)[anchor])
         columns = _arrays.matrix_shape(documents, "documents").rows
         state = np.zeros(_STATE * (asked[0].rows + columns))
-        parts = np.concatenate([host(first.state), host(found[1].state)])
+        parts = np.concatenate([on_host(first.state), on_host(results[1].state)])
         state[: parts.size] = parts
         first = first._replace(
             losses=(losses / 2).astype(np.float32), negatives=counts, state=state
         )
     if np.any(np.diff(asked[0].order) != 1):
         scores = np.empty(asked[0].order.size, np.float32)
-        scores[asked[0].order] = _arrays.host(first.positive_scores)
+        scores[asked[0].order] = on_host(first.positive_scores)
         first = first._replace(positive_scores=scores)
     return InfoNCE(*(_arrays.like(part, queries, place) for part in first))
 
@@ -253,12 +253,13 @@ def infonce_backward(
     Thread safety: as :func:`stope.topk`.
 
     Raises:
-        ValueError, TypeError: as :func:`infonce_forward`; a ``forward`` of other sizes.
+        ValueError, TypeError: as :func:`infonce_forward`; a ``forward`` of other sizes; a gradient
+            beyond float32, naming the row.
 
     Memory beyond inputs and outputs: as :func:`infonce_forward`, but at most 9,216 packed rows per
     thread, and one float32 row per query with directions other than query-to-document.
 
-    Source: ``methods.md`` H3, H4, H6.
+    Source: ``docs/methods.md`` H3, H4, H6.
 
     >>> import numpy as np
     >>> queries = np.array([[1, 0], [0, 1]], dtype=np.float32)
@@ -269,7 +270,6 @@ def infonce_backward(
     0.08759
     """
     check_progress(progress)
-    _check_names(options)
     asked = problems(queries, documents, options)
     place = _place(queries)
     _check_recording(asked, place)
@@ -293,34 +293,28 @@ def infonce_backward(
     else:
         gradients = _row_gradients(row_gradients, rows) / len(asked)
     part = state[: _STATE * rows]
-    found = _backward(asked[0], part, gradients, document_gradients, place, progress)
+    result = _backward(asked[0], part, gradients, document_gradients, place, progress)
     if len(asked) > 1:
         swapped = asked[1]
-        anchor, query = _entries(swapped)
+        anchor, query = swapped.positives.owners, swapped.positives.ids
         of_anchors = np.zeros(swapped.rows)
         np.add.at(of_anchors, anchor, swapped.shares * gradients[query])
         part = state[_STATE * rows : _STATE * (rows + swapped.rows)]
         other = _backward(swapped, part, of_anchors, True, place, progress)
-        found.queries[...] += other.documents
+        result.queries[...] += other.documents
         if document_gradients:
             anchors = swapped.order if place is _arrays.ON_CPU else place.bring(swapped.order)
-            found.documents[anchors] += other.queries
-        found = found._replace(
-            temperature=found.temperature + other.temperature, bias=found.bias + other.bias
+            result.documents[anchors] += other.queries
+        result = result._replace(
+            temperature=result.temperature + other.temperature, bias=result.bias + other.bias
         )
     like = _arrays.like
     return InfoNCEGradients(
-        queries=like(found.queries, queries, place),
-        documents=None if found.documents is None else like(found.documents, queries, place),
-        temperature=found.temperature,
-        bias=found.bias,
+        queries=like(result.queries, queries, place),
+        documents=None if result.documents is None else like(result.documents, queries, place),
+        temperature=result.temperature,
+        bias=result.bias,
     )
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    for name in options:
-        if name not in DEFAULTS:
-            raise TypeError(f"infonce has no option {name!r}; it has {', '.join(DEFAULTS)}")
 
 
 def _check_recording(asked: list[Problem], place: _arrays.Place) -> None:
@@ -334,12 +328,6 @@ def _check_recording(asked: list[Problem], place: _arrays.Place) -> None:
         else ("a query's positives do not ascend and are", "sort them")
     )
     raise RuntimeError(f"{what} put together on the host, which a CUDA graph leaves out; {remedy}")
-
-
-def _entries(problem: Problem) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(row, column) of every positive."""
-    lists = problem.positives
-    return np.repeat(np.arange(problem.rows), np.diff(lists.offsets)), lists.ids
 
 
 def _place(queries: Any) -> _arrays.Place:
@@ -356,18 +344,13 @@ def _check_length(row_gradients: Any, rows: int) -> None:
 def _row_gradients(value: Any, rows: int) -> NDArray[np.float64]:
     if value is None:
         return np.full(rows, 1.0 / rows)
-    given = np.asarray(_arrays.host(value))
-    _check_length(given, rows)
-    wide = given.astype(np.float64)
-    if not np.all(np.isfinite(wide)):
-        at = int(np.flatnonzero(~np.isfinite(wide))[0])
-        raise ValueError(f"row_gradients[{at}] is {wide[at]}; give finite numbers")
-    return wide
+    _check_length(on_host(value), rows)
+    return float32_vector(value, "row_gradients", rows)
 
 
 def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
     rows = problem.rows
-    found = InfoNCE(
+    result = InfoNCE(
         losses=place.empty((rows,), np.float32),
         log_sum_exp=place.empty((rows,), np.float32),
         positive_scores=place.empty((problem.positives.ids.size,), np.float32),
@@ -378,13 +361,12 @@ def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
         state=place.empty((_STATE * rows,), np.float64),
     )
     _core.infonce_forward(
-        problem=problem.core,
+        problem=problem.core(place),
         allocate=place.workspace,
         progress=progress,
-        **place.options,
-        **found._asdict(),
+        **result._asdict(),
     )
-    return found
+    return result
 
 
 def _backward(
@@ -395,12 +377,12 @@ def _backward(
     place: _arrays.Place,
     progress: Any,
 ) -> InfoNCEGradients:
-    columns = _arrays.matrix_shape(problem.core["documents"], "documents").rows
+    columns = _arrays.matrix_shape(problem.documents, "documents").rows
     queries = place.empty((problem.rows, problem.dim), np.float32)
     documents = place.empty((columns, problem.dim), np.float32) if document_gradients else None
     scale_and_bias = place.empty((2,), np.float64)
     _core.infonce_backward(
-        problem=problem.core,
+        problem=problem.core(place),
         state=state,
         row_gradients=place.vector(gradients, np.float32),
         queries=queries.reshape(-1),
@@ -408,11 +390,10 @@ def _backward(
         scale_and_bias=scale_and_bias,
         allocate=place.workspace,
         progress=progress,
-        **place.options,
     )
-    by_scale = -(problem.core["scale"] ** 2)
+    by_scale = -((1.0 / problem.options.temperature) ** 2)
     if place.recording:  # nothing can be read yet
         scale, bias = scale_and_bias[0], scale_and_bias[1]
         return InfoNCEGradients(queries, documents, by_scale * scale, bias)
-    scale, bias = (float(value) for value in _arrays.host(scale_and_bias))
+    scale, bias = (float(value) for value in on_host(scale_and_bias))
     return InfoNCEGradients(queries, documents, by_scale * scale, bias)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from stope import _arrays, _core
+from stope._checks import choice
+from stope.ops._search import METRICS
 from stope.progress import check_progress
 
 
@@ -45,7 +47,7 @@ def similarity(
     Memory: the result, and 2 · 64 rows of float32 per thread; on a CUDA device (torch, CuPy; on the
     caller's stream, as :func:`stope.topk`) the result and 8 bytes per row.
 
-    Source: ``methods.md`` H; the order of summation is house 3.1.
+    Source: ``docs/methods.md`` H; the order of summation is house 3.1.
 
     >>> import numpy as np
     >>> q = np.array([[1.0, 0.0]], dtype=np.float32)
@@ -56,6 +58,7 @@ def similarity(
     [[-1.0, -4.472099781036377]]
     """
     check_progress(progress)
+    choice(metric, "metric", METRICS)
     q, c = _arrays.corpus_and_queries(queries, corpus)
     place = _arrays.place_of(queries, q.device, "queries")
     scores = _arrays.output(out, "out", (q.rows, c.rows), np.float32, place)

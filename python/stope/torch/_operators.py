@@ -14,23 +14,16 @@ from typing import Any, NamedTuple
 
 import stope
 import torch
+from stope.ops._infonce_options import ARRAY_NAMES
+from stope.ops.infonce import state_size
 
 Scalar = bool | int | float | str | None | tuple[str, ...]
-OPTIONAL_TENSORS = (
-    "positive_weights",
-    "hard_negative_offsets",
-    "hard_negative_ids",
-    "exclude_offsets",
-    "exclude_ids",
-    "log_weights",
-    "document_ids",
-    "max_score",
-    "min_score",
-    "guide_queries",
-    "guide_documents",
-    "queue",
-    "queue_ids",
-    "guide_queue",
+LISTS = ("hard_negatives", "exclude")  # which cross as two tensors
+OPTIONAL_TENSORS = tuple(
+    tensor
+    for name in ARRAY_NAMES
+    if name != "positives"
+    for tensor in ((f"{name}_offsets", f"{name}_ids") if name in LISTS else (name,))
 )
 _INPUTS = (
     "Tensor queries, Tensor documents, Tensor temperature, Tensor bias, "
@@ -94,17 +87,17 @@ def _rows(matrix: Any) -> Any:
 def _arguments(tensors: tuple[Any, ...], options: str) -> dict[str, Any]:
     """Keyword arguments of the core from everything after the two matrices."""
     temperature, bias, positive_offsets, positive_ids, *rest = tensors
-    named = {
+    arrays = {
         name: tensor if tensor.ndim < 2 else _rows(tensor)
         for name, tensor in zip(OPTIONAL_TENSORS, rest, strict=True)
         if tensor is not None
     }
-    for name, lists in (("hard_negative", "hard_negatives"), ("exclude", "exclude")):
-        if f"{name}_offsets" in named:
-            named[lists] = (named.pop(f"{name}_offsets"), named.pop(f"{name}_ids"))
+    for name in LISTS:
+        if f"{name}_offsets" in arrays:
+            arrays[name] = (arrays.pop(f"{name}_offsets"), arrays.pop(f"{name}_ids"))
     return {
         **_decoded(options),
-        **named,
+        **arrays,
         "positives": (positive_offsets, positive_ids),
         "temperature": float(temperature),
         "bias": float(bias),
@@ -131,7 +124,7 @@ def _forward_fake(queries: Any, documents: Any, *rest: Any) -> tuple[Any, ...]:
     def integers(count: Any) -> Any:
         return queries.new_empty(count, dtype=torch.int64)
 
-    size = stope.ops.infonce.state_size(
+    size = state_size(
         rows,
         documents.shape[0],
         0 if queue is None else queue.shape[0],

@@ -6,30 +6,16 @@ from typing import Any
 
 import stope
 import torch
+from stope.ops._infonce_options import OPTION_NAMES
 from stope.torch import _operators
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Statistics
 
 # What a loss module fixes when it is made; everything else comes with every call.
 SCALAR_OPTIONS = (
-    "metric",
-    "objective",
-    "beta",
-    "positive_prior",
-    "detach_hardness",
-    "focal_margin",
-    "directions",
-    "partition",
-    "hard_negative_log_weight",
-    "foreign_hard_negatives",
-    "documents_see_hard_negatives",
-    "hardness",
-    "hardness_strength",
-    "absolute_margin",
-    "relative_margin",
+    *(name for name in OPTION_NAMES if name not in ("temperature", "bias")),
     "max_score",
     "min_score",
-    "precision",
 )
 
 
@@ -160,11 +146,11 @@ def infonce_statistics(
         offsets, ids = one_each(rows, device)
     else:
         offsets, ids = id_lists(positives, "positives", rows, device)
-    for name, prefix in (("hard_negatives", "hard_negative"), ("exclude", "exclude")):
+    for name in _operators.LISTS:
         value = arguments.pop(name, None)
         if value is not None:
             lists = id_lists(value, name, rows, device)
-            tensors[f"{prefix}_offsets"], tensors[f"{prefix}_ids"] = lists
+            tensors[f"{name}_offsets"], tensors[f"{name}_ids"] = lists
     for name, value in arguments.items():
         if value is not None:
             tensors[name] = torch.as_tensor(value).detach()
@@ -178,8 +164,8 @@ def infonce_statistics(
         *(tensors.get(name) for name in _operators.OPTIONAL_TENSORS),
     ]
     _check_devices(inputs)
-    outputs = torch.ops.stope.infonce_forward(*inputs, options)
-    return outputs[0], Statistics(outputs[0].detach(), *outputs[1:7])
+    losses, *statistics = torch.ops.stope.infonce_forward(*inputs, options)
+    return losses, Statistics(losses.detach(), *statistics[:6])
 
 
 _NAMES = (

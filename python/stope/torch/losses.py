@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
-import stope
 import torch
 from stope._checks import number, shown
-from stope.ops._objectives import objective_of
+from stope.ops._infonce_options import ARRAY_NAMES, OPTION_NAMES, Options
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
 from torch import nn
@@ -293,11 +290,11 @@ def check_positive(value: Any, name: str) -> float:
 
 
 def check_options(options: dict[str, Any], owner: str, bias: float = 0.0) -> dict[str, Any]:
-    """The options in their own words, after they have been tried on a batch of two rows.
+    """The options in their own words, checked as :func:`stope.infonce_forward` checks them.
 
     Raises:
-        TypeError: a name that a loss cannot fix for all its calls.
-        ValueError, TypeError: what :func:`stope.infonce_forward` says of values.
+        TypeError: a name that a loss cannot fix for all its calls, or a value of the wrong kind.
+        ValueError: a value outside its range, or options that exclude each other.
     """
     for name in options:
         if name not in SCALAR_OPTIONS:
@@ -305,36 +302,21 @@ def check_options(options: dict[str, Any], owner: str, bias: float = 0.0) -> dic
                 f"{owner} has no option {shown(name)}; it has {', '.join(SCALAR_OPTIONS)}; tensors "
                 "of the batch go into the call"
             )
-    if "objective" in options:
-        options = {**options, "objective": objective_of(options["objective"])}
-    rows = np.eye(2, dtype=np.float32)
-    documents, own = np.concatenate([rows, rows]), [[2], [3]]
-    stope.infonce_forward(rows, documents, hard_negatives=own, bias=bias, **options)
-    return options
-
-
-_TENSORS = (
-    "positive_weights",
-    "hard_negatives",
-    "log_weights",
-    "exclude",
-    "document_ids",
-    "max_score",
-    "min_score",
-    "guide_queries",
-    "guide_documents",
-    "queue",
-    "queue_ids",
-    "guide_queue",
-)
+    fixed = {name: value for name, value in options.items() if name in OPTION_NAMES}
+    checked = Options(bias=bias, **fixed)
+    for name in ("max_score", "min_score"):
+        if options.get(name) not in (None, math.inf, -math.inf):
+            number(options[name], name)
+    return {**options, **{name: getattr(checked, name) for name in fixed}}
 
 
 def check_tensors(tensors: dict[str, Any], owner: str) -> dict[str, Any]:
     """Only names that may come with a batch."""
+    known = [name for name in ARRAY_NAMES if name != "positives"]
     for name in tensors:
-        if name not in _TENSORS:
+        if name not in known:
             raise TypeError(
-                f"{owner} takes no {shown(name)} with a batch; it takes {', '.join(_TENSORS)}; "
+                f"{owner} takes no {shown(name)} with a batch; it takes {', '.join(known)}; "
                 "options that stay the same are given when the loss is made"
             )
     return tensors

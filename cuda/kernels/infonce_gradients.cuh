@@ -2,17 +2,17 @@
 // element of a result belongs to one lane, which adds in the order of the lists: no atomics.
 #pragma once
 
-#include "loss_rows.cuh"
+#include "infonce_rows.cuh"
 
 namespace stope::cuda {
 
 struct MomentArguments {
-  LossSide rows;
+  InfonceSide rows;
   const float* gradients;  // [rows.count][depth], of this pass alone
   double* moments;         // [rows.count], added to
 };
 // What the negatives add to dL/dscale: sum_j G_ij S_ij is the gradient of row i along row i.
-STOPE_KERNEL(kLossThreads) add_moments(MomentArguments a) {
+STOPE_KERNEL(kInfonceThreads) add_moments(MomentArguments a) {
   const std::int64_t i = warp_of_grid();
   if (i >= a.rows.count) return;
   const RowReader x = side_reader(a.rows, i);
@@ -31,7 +31,7 @@ struct AddRowsArguments {
   float* to;
 };
 // Adds to every row of `to` its own row of `from`, or those of the queries that it answers.
-STOPE_KERNEL(kLossThreads) add_rows(AddRowsArguments a) {
+STOPE_KERNEL(kInfonceThreads) add_rows(AddRowsArguments a) {
   const std::int64_t j = warp_of_grid();
   if (j >= a.rows) return;
   const std::int64_t* offsets = a.by_document.offsets;
@@ -48,7 +48,7 @@ STOPE_KERNEL(kLossThreads) add_rows(AddRowsArguments a) {
 }
 
 struct AddPositivesArguments {
-  LossSide others;  // rows whose multiples are added
+  InfonceSide others;  // rows whose multiples are added
   std::int64_t rows;
   const std::int64_t* offsets;     // [rows + 1]
   const std::int64_t* entries;     // of every place in a list; nullptr: the place itself
@@ -56,7 +56,7 @@ struct AddPositivesArguments {
   const double* entry_gradients;   // of every entry
   float* gradients;                // [rows][depth], added to
 };
-STOPE_KERNEL(kLossThreads) add_positives(AddPositivesArguments a) {
+STOPE_KERNEL(kInfonceThreads) add_positives(AddPositivesArguments a) {
   const std::int64_t i = warp_of_grid(), depth = a.others.matrix.columns;
   if (i >= a.rows) return;
   for (std::int64_t n = a.offsets[i]; n < a.offsets[i + 1]; ++n) {
@@ -70,13 +70,14 @@ STOPE_KERNEL(kLossThreads) add_positives(AddPositivesArguments a) {
 }
 
 struct GivenRowsArguments {
-  LossSide side;
+  InfonceSide side;
   double scale;
   float* gradients;  // [side.count][depth]
   const RowFaults* faults;
+  std::int64_t* beyond;  // the first row that float32 does not hold
 };
 // g -> scale * g, and through the normalisation: (g - x <x, g>) / |row| with x = row / |row|.
-STOPE_KERNEL(kLossThreads) to_given_rows(GivenRowsArguments a) {
+STOPE_KERNEL(kInfonceThreads) to_given_rows(GivenRowsArguments a) {
   const std::int64_t i = warp_of_grid();
   if (i >= a.side.count) return;
   const RowReader x = side_reader(a.side, i);
@@ -95,8 +96,10 @@ STOPE_KERNEL(kLossThreads) to_given_rows(GivenRowsArguments a) {
     for (std::int64_t k = lane(); k < x.depth; k += kWarp) sum += double{x[k]} * double{g[k]};
     along = to_float_rn(sum_of_warp(sum));
   }
-  for (std::int64_t k = lane(); k < x.depth; k += kWarp)
+  for (std::int64_t k = lane(); k < x.depth; k += kWarp) {
     g[k] = mul_rn(keep, x.scaled ? fma_rn(-along, x[k], g[k]) : g[k]);
+    if (!is_finite(g[k])) atomic_min(a.beyond, i);
+  }
 }
 
 struct SumArguments {
@@ -106,15 +109,15 @@ struct SumArguments {
   const RowFaults* faults;
 };
 // By one block: every thread its rows in order, then a tree.
-STOPE_KERNEL(kLossThreads) sum_moments(SumArguments a) {
+STOPE_KERNEL(kInfonceThreads) sum_moments(SumArguments a) {
   double* partial = shared_memory<double>();
   for (int m = 0; m < 2; ++m) {
     double sum = 0;
     if (a.moments[m] != nullptr)
-      for (std::int64_t i = thread(); i < a.rows; i += kLossThreads) sum += a.moments[m][i];
+      for (std::int64_t i = thread(); i < a.rows; i += kInfonceThreads) sum += a.moments[m][i];
     partial[thread()] = sum;
     block_barrier();
-    for (unsigned half = kLossThreads / 2; half > 0; half /= 2) {
+    for (unsigned half = kInfonceThreads / 2; half > 0; half /= 2) {
       if (thread() < half) partial[thread()] += partial[thread() + half];
       block_barrier();
     }

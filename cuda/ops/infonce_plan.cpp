@@ -1,11 +1,11 @@
-#include "loss_plan.h"
+#include "infonce_plan.h"
 
 namespace stope {
 namespace {
 
 std::size_t bytes(const InfonceProblem& problem, bool backward) {
   Workspace workspace;
-  const cuda::LossMemory memory(problem, backward, &workspace);
+  const cuda::InfonceMemory memory(problem, backward, &workspace);
   return workspace.bytes();
 }
 

@@ -184,8 +184,8 @@ inline std::int64_t depth_piece(std::int64_t steps, int parts) {
   return (steps + pieces - 1) / pieces;
 }
 
-void score_tiles(LossPrecision precision, const void* left, const void* right, int rows,
-                 int columns, std::int64_t depth, float* tile, std::int64_t stride) {
+void score_tiles(Precision precision, const void* left, const void* right, int rows, int columns,
+                 std::int64_t depth, float* tile, std::int64_t stride) {
   if (without_tiles(precision, depth))
     return score_tile(precision, left, right, rows, columns, depth, tile, stride);
   const int parts = parts_of(precision);
@@ -238,11 +238,11 @@ struct InnerPanels {
   int parts, rows;
   std::int64_t depth;
 
-  int panel_rows() const { return stope::kLossWeightRows / parts; }
+  int panel_rows() const { return stope::kInfonceWeightRows / parts; }
   std::int64_t strip_bytes() const { return parts * kChunkBytes; }
   // Of the chunk that row `first` begins.
   TileStrips at(std::int64_t d, int first) const {
-    const std::int64_t strip = first / stope::kLossChunk * (padded_depth(depth) / kLanes);
+    const std::int64_t strip = first / stope::kInfonceChunk * (padded_depth(depth) / kLanes);
     return {data + (strip + d / kLanes) * strip_bytes(), strip_bytes(), kChunkBytes, kTileBytes};
   }
   // A share of what follows a chunk: the next chunk below the panel, or the one at the next depth.
@@ -256,7 +256,7 @@ struct InnerPanels {
   }
 };
 
-void accumulate_tiles(LossPrecision precision, const stope::LossProduct* product) {
+void accumulate_tiles(Precision precision, const stope::InfonceProduct* product) {
   const std::int64_t depth = product->depth;
   if (without_tiles(precision, depth)) return accumulate_tile(precision, product);
   const int parts = parts_of(precision), rows = product->rows, columns = product->columns;
@@ -276,8 +276,8 @@ void accumulate_tiles(LossPrecision precision, const stope::LossProduct* product
     if (next_sums != nullptr)
       next.sums = {next_sums, sizeof(float) * kBlock * kBlock,
                    (to - from + kTileDepth - 1) / kTileDepth};
-    for (int first = from; first < to; first += stope::kLossChunk) {
-      const int count = least(stope::kLossChunk, to - first);
+    for (int first = from; first < to; first += stope::kInfonceChunk) {
+      const int count = least(stope::kInfonceChunk, to - first);
       next.panel = panels.share_of_next(d, first, to, r / kBlock, blocks);
       const TileStrips a = {weights.at(r / kLanes, 0, first / kTileDepth), weights.strip_bytes,
                             weights.part_bytes, kTileBytes};
@@ -318,7 +318,7 @@ void accumulate_tiles(LossPrecision precision, const stope::LossProduct* product
     }
 }
 
-void order_blocks(LossPrecision precision, int rows, std::int64_t depth, bool back, float* sums,
+void order_blocks(Precision precision, int rows, std::int64_t depth, bool back, float* sums,
                   float* scratch) {
   if (without_tiles(precision, depth)) return;
   const auto bytes = static_cast<std::size_t>(rows * depth) * sizeof(float);

@@ -7,16 +7,18 @@
 // lanes are added by a tree. Both kernels mask by the same function from the same scores.
 #pragma once
 
-#include "loss_objective.cuh"
-#include "loss_scores.cuh"
+#include "infonce_scores.cuh"
+#include "infonce_types.h"
+#include "math.cuh"
+#include "transcendental.cuh"
 
 namespace stope::cuda {
 
 // What both kernels look at; the problem's lists and vectors lie on the device.
-struct LossRowsView {
+struct InfonceRowsView {
   InfonceProblem problem;
-  LossPass pass;
-  LossPart part;
+  InfoncePass pass;
+  InfoncePart part;
   float* scores;              // [part.rows][part.columns]
   const float* guide_scores;  // likewise, where guided
   const RowLimits* limits;
@@ -30,7 +32,7 @@ STOPE_DEVICE float not_a_number() { return float_of(0x7fc00000u); }
 
 // Whether a row of any matrix, or a row gradient, may not be used; then no result means anything.
 STOPE_DEVICE bool any_fault(const RowFaults* faults) {
-  for (int m = 0; m <= kLossMatrices; ++m)
+  for (int m = 0; m <= kGradientFaults; ++m)
     if (faults[m].not_finite != kNoRow || faults[m].too_long != kNoRow) return true;
   return false;
 }
@@ -50,7 +52,7 @@ STOPE_DEVICE float largest_of_warp(float value) {
 
 // body(column of the part) for the ids of list i that lie in the part, each by one lane.
 template <typename Body>
-STOPE_DEVICE void each_listed(const IdLists& lists, std::int64_t i, const LossPart& part,
+STOPE_DEVICE void each_listed(const IdLists& lists, std::int64_t i, const InfoncePart& part,
                               Body body) {
   if (lists.offsets == nullptr) return;
   for (std::int64_t e = lists.offsets[i] + lane(); e < lists.offsets[i + 1]; e += kWarp) {
@@ -74,13 +76,14 @@ STOPE_DEVICE bool is_listed(const IdLists& lists, std::int64_t i, std::int64_t i
 }
 
 // Whether a rule that looks at column j alone drops it; `judged` is the score that limits are for.
-STOPE_DEVICE bool is_dropped(const LossRowsView& v, const RowLimits& limits, std::int64_t i,
+STOPE_DEVICE bool is_dropped(const InfonceRowsView& v, const RowLimits& limits, std::int64_t i,
                              std::int64_t j, float judged) {
-  const LossPass& pass = v.pass;
-  if (pass.kind == LossPassKind::kDocumentToQuery && i == j) return false;
-  if (pass.kind == LossPassKind::kQueryToQuery && i == j) return true;
+  const InfoncePass& pass = v.pass;
+  if (pass.kind == InfoncePassKind::kDocumentToQuery && i == j) return false;
+  if (pass.kind == InfoncePassKind::kQueryToQuery && i == j) return true;
   if (pass.hidden != nullptr && pass.hidden[j] != 0 &&
-      !(pass.kind == LossPassKind::kQueryToDocument && is_listed(v.problem.hard_negatives, i, j)))
+      !(pass.kind == InfoncePassKind::kQueryToDocument &&
+        is_listed(v.problem.hard_negatives, i, j)))
     return true;
   if (judged > limits.upper || judged < limits.lower) return true;
   if (pass.groups == nullptr) return false;
@@ -90,7 +93,7 @@ STOPE_DEVICE bool is_dropped(const LossRowsView& v, const RowLimits& limits, std
   return false;
 }
 
-STOPE_DEVICE void mask_row(const LossRowsView& v, std::int64_t r) {
+STOPE_DEVICE void mask_row(const InfonceRowsView& v, std::int64_t r) {
   const std::int64_t i = v.part.first_row + r;
   float* scores = v.scores + r * v.part.columns;
   const float* judged = v.pass.guided ? v.guide_scores + r * v.part.columns : scores;
@@ -99,8 +102,8 @@ STOPE_DEVICE void mask_row(const LossRowsView& v, std::int64_t r) {
   for (std::int64_t c = lane(); c < v.part.columns; c += kWarp)
     if (is_dropped(v, limits, i, v.part.first_column + c, judged[c])) scores[c] = masked_score();
   warp_barrier();
-  const bool all = v.pass.kind == LossPassKind::kDocumentToDocument;
-  if (all || v.pass.kind == LossPassKind::kQueryToDocument) {
+  const bool all = v.pass.kind == InfoncePassKind::kDocumentToDocument;
+  if (all || v.pass.kind == InfoncePassKind::kQueryToDocument) {
     const auto drop = [&](std::int64_t c) { scores[c] = masked_score(); };
     each_listed(v.problem.positives, i, v.part, drop);
     each_listed(v.problem.exclude, i, v.part, drop);
@@ -109,9 +112,8 @@ STOPE_DEVICE void mask_row(const LossRowsView& v, std::int64_t r) {
   warp_barrier();
 }
 
-struct LossTerms {
-  enum class Kind { kSoftmax, kHardness, kSigmoid };
-  Kind kind;
+struct InfonceTerms {
+  TermsKind kind;
   bool focal;
   float multiplier, focal_margin, beta, shift;
   const float* log_weights;  // of the part's columns, or nullptr
@@ -123,38 +125,56 @@ struct LossTerms {
     return fma_rn(s, multiplier, offset);
   }
 };
-STOPE_DEVICE LossTerms terms_of(const LossRowsView& v, std::int64_t i) {
+STOPE_DEVICE double shift_of(const InfonceRowsView& v, std::int64_t i) {
+  return logit_shift(v.problem, positives_of(v.problem, v.positive_scores, i));
+}
+STOPE_DEVICE InfonceTerms terms_of(const InfonceRowsView& v, std::int64_t i) {
   const InfonceProblem& p = v.problem;
-  const bool bonus =
-      v.pass.kind == LossPassKind::kQueryToDocument || v.pass.kind == LossPassKind::kQueryToQueue;
-  LossTerms terms;
-  terms.kind = p.objective == Objective::kPairwise || p.objective == Objective::kSigmoid
-                   ? LossTerms::Kind::kSigmoid
-               : p.objective == Objective::kHardness ? LossTerms::Kind::kHardness
-                                                     : LossTerms::Kind::kSoftmax;
-  terms.focal = p.focal;
-  terms.multiplier = to_float_rn(p.scale + (bonus ? p.in_batch_hardness : 0.0));
-  terms.focal_margin = to_float_rn(p.focal_margin);
-  terms.beta = to_float_rn(p.beta);
-  terms.shift = logit_shift(p, positives_of(p, v.positive_scores, i));
-  terms.log_weights =
-      v.pass.log_weights == nullptr ? nullptr : v.pass.log_weights + v.part.first_column;
-  return terms;
+  return {terms_kind(p),
+          p.focal,
+          to_float_rn(multiplier_of(p, v.pass.kind)),
+          to_float_rn(p.focal_margin),
+          to_float_rn(p.beta),
+          to_float_rn(shift_of(v, i)),
+          v.pass.log_weights == nullptr ? nullptr : v.pass.log_weights + v.part.first_column};
 }
 
 // The query's own hard negatives get the score whose logit is theirs.
-STOPE_DEVICE void set_own_logits(const LossRowsView& v, std::int64_t r) {
-  const InfonceProblem& p = v.problem;
-  if (v.pass.kind != LossPassKind::kQueryToDocument ||
-      (p.hard_log_weight == 0 && p.hard_hardness == p.in_batch_hardness))
-    return;
+STOPE_DEVICE void set_own_logits(const InfonceRowsView& v, std::int64_t r) {
+  if (v.pass.kind != InfoncePassKind::kQueryToDocument || !has_own_logits(v.problem)) return;
   float* scores = v.scores + r * v.part.columns;
-  each_listed(p.hard_negatives, v.part.first_row + r, v.part, [&](std::int64_t c) {
-    if (scores[c] == masked_score()) return;
-    const double logit = (p.scale + p.hard_hardness) * double{scores[c]} + p.hard_log_weight;
-    scores[c] = to_float_rn(logit / (p.scale + p.in_batch_hardness));
+  each_listed(v.problem.hard_negatives, v.part.first_row + r, v.part, [&](std::int64_t c) {
+    if (scores[c] != masked_score()) scores[c] = own_score(v.problem, scores[c]);
   });
   warp_barrier();
+}
+
+// body(column, score, logit) for what is left of row r, in double: where is_wide says so. Own hard
+// negatives have the score whose logit is theirs.
+template <typename Body>
+STOPE_DEVICE void each_wide(const InfonceRowsView& v, std::int64_t r, const WideTerms& terms,
+                            Body body) {
+  const float* scores = v.scores + r * v.part.columns;
+  const float* log_weights =
+      v.pass.log_weights == nullptr ? nullptr : v.pass.log_weights + v.part.first_column;
+  for (std::int64_t c = lane(); c < v.part.columns; c += kWarp)
+    if (scores[c] != masked_score())
+      body(c, double{scores[c]},
+           terms.logit(scores[c], log_weights == nullptr ? 0.0f : log_weights[c]));
+}
+STOPE_DEVICE WideTerms wide_terms_of(const InfonceRowsView& v, std::int64_t i) {
+  return wide_terms(v.problem, multiplier_of(v.problem, v.pass.kind), shift_of(v, i));
+}
+// A row whose positive is taken from every logit.
+STOPE_DEVICE bool is_wide_shift(const InfonceRowsView& v, std::int64_t i) {
+  return v.problem.objective == Objective::kPairwise && is_wide(v.problem, shift_of(v, i));
+}
+STOPE_DEVICE double largest_of_warp(double value) {
+  for (unsigned mask = kWarp / 2; mask > 0; mask /= 2) {
+    const double other = shuffle_xor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
 }
 
 // sigmoid(x) and softplus(x) from e = e^-|x|.
@@ -166,12 +186,12 @@ STOPE_DEVICE float softplus_of(float x, float e) {
 }
 
 struct FoldArguments {
-  LossRowsView view;
+  InfonceRowsView view;
   InfonceForward out;
 };
 
 STOPE_DEVICE void survey_row(const FoldArguments& a, std::int64_t r) {
-  const LossRowsView& v = a.view;
+  const InfonceRowsView& v = a.view;
   const std::int64_t i = v.part.first_row + r;
   const float* scores = v.scores + r * v.part.columns;
   const float positive = v.limits[i].positive;
@@ -207,8 +227,34 @@ STOPE_DEVICE void survey_row(const FoldArguments& a, std::int64_t r) {
   }
 }
 
-STOPE_KERNEL(kLossThreads) fold_rows(FoldArguments a) {
-  const LossRowsView& v = a.view;
+STOPE_DEVICE void fold_wide(const FoldArguments& a, std::int64_t r) {
+  const InfonceRowsView& v = a.view;
+  const std::int64_t i = v.part.first_row + r;
+  const WideTerms terms = wide_terms_of(v, i);
+  InfonceState after = a.out.state[i];
+  double less = -terms.shift;
+  if (terms.kind != TermsKind::kSigmoid) {
+    double top = kMinusInfinity;
+    each_wide(v, r, terms,
+              [&](std::int64_t, double, double logit) { top = logit > top ? logit : top; });
+    top = largest_of_warp(top);
+    // Narrow rows have a float32 reference, on either device.
+    if (!is_wide(v.problem, top)) top = double{to_float_rn(top)};
+    if (top > after.reference) move_reference(terms, top, &after);
+    less = after.reference;
+  }
+  double first = 0, second = 0;
+  each_wide(v, r, terms, [&](std::int64_t, double, double logit) {
+    first += terms.first(logit - less);
+    second += terms.second(logit - less);
+  });
+  after.first += sum_of_warp(first);
+  after.second += sum_of_warp(second);
+  if (lane() == 0) a.out.state[i] = after;
+}
+
+STOPE_KERNEL(kInfonceThreads) fold_rows(FoldArguments a) {
+  const InfonceRowsView& v = a.view;
   const std::int64_t r = warp_of_grid();
   if (r >= v.part.rows) return;
   mask_row(v, r);
@@ -216,12 +262,12 @@ STOPE_KERNEL(kLossThreads) fold_rows(FoldArguments a) {
   set_own_logits(v, r);
   const std::int64_t i = v.part.first_row + r;
   const float* scores = v.scores + r * v.part.columns;
-  const LossTerms terms = terms_of(v, i);
-  auto* state = reinterpret_cast<LossState*>(a.out.state) + i;
-  const LossState before = *state;
-  LossState after = before;
+  const InfonceTerms terms = terms_of(v, i);
+  const InfonceState before = a.out.state[i];
+  InfonceState after = before;
   double first = 0, second = 0;
-  if (terms.kind == LossTerms::Kind::kSigmoid) {
+  if (terms.kind == TermsKind::kSigmoid) {
+    if (is_wide_shift(v, i)) return fold_wide(a, r);
     for (std::int64_t c = lane(); c < v.part.columns; c += kWarp) {
       if (scores[c] == masked_score()) continue;
       const float x = terms.logit(scores[c], c, -terms.shift), e = exp_of(-magnitude(x));
@@ -233,18 +279,25 @@ STOPE_KERNEL(kLossThreads) fold_rows(FoldArguments a) {
     for (std::int64_t c = lane(); c < v.part.columns; c += kWarp) {
       if (scores[c] == masked_score()) continue;
       const float x = terms.logit(scores[c], c, 0.0f);
-      top = x > top ? x : top;
+      // What float32 does not hold makes the row a wide one.
+      if (!(magnitude(x) < no_limit()))
+        top = no_limit();
+      else if (x > top)
+        top = x;
     }
     top = largest_of_warp(top);
     if (top == masked_score()) return;
-    const bool two = terms.kind == LossTerms::Kind::kHardness;
+    const bool begun = before.reference != kMinusInfinity;
+    if (is_wide(v.problem, double{top}) || (begun && is_wide(v.problem, before.reference)))
+      return fold_wide(a, r);
+    const bool two = terms.kind == TermsKind::kHardness;
     if (double{top} > before.reference) {
       // Earlier sums move to the new reference; there are none at the first.
       const double gap = before.reference - double{top};
       after.reference = double{top};
       after.first *= exp_of(two ? (1.0 + double{terms.beta}) * gap : gap);
       after.second *= exp_of(double{terms.beta} * gap);
-      if (before.reference == minus_infinity()) after.first = after.second = 0;
+      if (before.reference == kMinusInfinity) after.first = after.second = 0;
     }
     const float reference = to_float_rn(after.reference);
     for (std::int64_t c = lane(); c < v.part.columns; c += kWarp) {
@@ -256,41 +309,64 @@ STOPE_KERNEL(kLossThreads) fold_rows(FoldArguments a) {
   }
   after.first += sum_of_warp(first);
   after.second += sum_of_warp(second);
-  if (lane() == 0) *state = after;
+  if (lane() == 0) a.out.state[i] = after;
 }
 
 struct WeighArguments {
-  LossRowsView view;
-  const LossCoefficients* coefficients;
+  InfonceRowsView view;
+  const NegativeWeights* coefficients;
   double* moments;       // dL / dscale of a row, added to if focal
   double* bias_moments;  // dL / dbias of a row, added to for sigmoid and pairwise
 };
 
-STOPE_KERNEL(kLossThreads) weigh_rows(WeighArguments a) {
-  const LossRowsView& v = a.view;
+STOPE_DEVICE void weigh_wide(const WeighArguments& a, std::int64_t r) {
+  const InfonceRowsView& v = a.view;
+  const std::int64_t i = v.part.first_row + r;
+  const WideTerms terms = wide_terms_of(v, i);
+  const NegativeWeights by = a.coefficients[i];
+  float* scores = v.scores + r * v.part.columns;
+  double moment = 0;
+  each_wide(v, r, terms, [&](std::int64_t c, double score, double logit) {
+    double weight = terms.weight(logit, by.reference, double{by.first}, double{by.second});
+    if (terms.focal) {
+      moment += weight * score * (score + terms.focal_margin);
+      weight *= 2 * score + terms.focal_margin;
+    }
+    scores[c] = to_float_rn(weight);
+  });
+  for (std::int64_t c = lane(); c < v.part.columns; c += kWarp)
+    if (scores[c] == masked_score()) scores[c] = 0.0f;
+  moment = sum_of_warp(moment);
+  if (lane() == 0 && terms.focal) a.moments[i] += moment;
+}
+
+STOPE_KERNEL(kInfonceThreads) weigh_rows(WeighArguments a) {
+  const InfonceRowsView& v = a.view;
   const std::int64_t r = warp_of_grid();
   if (r >= v.part.rows) return;
   const std::int64_t i = v.part.first_row + r;
   float* scores = v.scores + r * v.part.columns;
-  const LossCoefficients by = a.coefficients[i];
+  const NegativeWeights by = a.coefficients[i];
   if (by.first == 0.0f && by.second == 0.0f) {
     for (std::int64_t c = lane(); c < v.part.columns; c += kWarp) scores[c] = 0.0f;
     return;
   }
   mask_row(v, r);
   set_own_logits(v, r);
-  const LossTerms terms = terms_of(v, i);
-  const bool local = terms.kind == LossTerms::Kind::kSigmoid;
+  const InfonceTerms terms = terms_of(v, i);
+  const bool local = terms.kind == TermsKind::kSigmoid;
+  if (local ? is_wide_shift(v, i) : is_wide(v.problem, by.reference)) return weigh_wide(a, r);
+  const float reference = to_float_rn(by.reference);
   double total = 0, moment = 0;
   for (std::int64_t c = lane(); c < v.part.columns; c += kWarp) {
     const float s = scores[c];
     float weight = 0.0f;
     if (s != masked_score()) {
-      const float x = terms.logit(s, c, local ? -terms.shift : by.reference);
+      const float x = terms.logit(s, c, local ? -terms.shift : reference);
       if (local) {
         weight = mul_rn(by.first, sigmoid_of(x, exp_of(-magnitude(x))));
         total += double{weight};
-      } else if (terms.kind == LossTerms::Kind::kHardness) {
+      } else if (terms.kind == TermsKind::kHardness) {
         weight = fma_rn(by.first, exp_of(mul_rn(x, add_rn(1.0f, terms.beta))),
                         mul_rn(by.second, exp_of(mul_rn(x, terms.beta))));
       } else {

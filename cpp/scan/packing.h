@@ -33,26 +33,39 @@ struct PanelShape {
 
 // How much of a row's length int8 codes lose on average, in a sample of the matrix: about 0.007 for
 // ordinary embeddings of 384 elements, more when a few elements dwarf the others.
-double int8_loss(const KernelTable& kernels, const Matrix& matrix, Metric metric);
+double int8_residual(const KernelTable& kernels, const Matrix& matrix, Metric metric);
+
+// The first of the rows that threads note.
+class FirstRow {
+ public:
+  void note(std::int64_t row) {
+    std::int64_t seen = row_.load(std::memory_order_relaxed);
+    while (row < seen && !row_.compare_exchange_weak(seen, row)) {
+    }
+  }
+  bool noted() const { return row_ != INT64_MAX; }
+  std::int64_t row() const { return row_; }
+  void clear() { row_ = INT64_MAX; }
+
+ private:
+  std::atomic<std::int64_t> row_{INT64_MAX};
+};
 
 // The first row that may not be searched, shared by the threads that look for it.
 class RowFault {
  public:
-  void note_not_finite(std::int64_t row) { lower(&not_finite_, row); }
-  void note_too_long(std::int64_t row) { lower(&too_long_, row); }
-  bool noted() const { return not_finite_ != INT64_MAX || too_long_ != INT64_MAX; }
-  void clear() { not_finite_ = too_long_ = INT64_MAX; }
+  void note_not_finite(std::int64_t row) { not_finite_.note(row); }
+  void note_too_long(std::int64_t row) { too_long_.note(row); }
+  bool noted() const { return not_finite_.noted() || too_long_.noted(); }
+  void clear() {
+    not_finite_.clear();
+    too_long_.clear();
+  }
   // Throws std::invalid_argument naming the argument and the row, counted from first_row.
   void raise(const char* argument, std::int64_t first_row = 0) const;
 
  private:
-  static void lower(std::atomic<std::int64_t>* least, std::int64_t row) {
-    std::int64_t seen = least->load(std::memory_order_relaxed);
-    while (row < seen && !least->compare_exchange_weak(seen, row)) {
-    }
-  }
-  std::atomic<std::int64_t> not_finite_{INT64_MAX};
-  std::atomic<std::int64_t> too_long_{INT64_MAX};
+  FirstRow not_finite_, too_long_;
 };
 
 // The scale that stands for "as it is": int8 rows under the dot product.

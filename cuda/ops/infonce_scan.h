@@ -7,17 +7,17 @@
 #include <string>
 
 #include "faults.h"
-#include "loss_plan.h"
-#include "loss_prepare.cuh"
+#include "infonce_plan.h"
+#include "infonce_prepare.cuh"
 #include "measure.h"
 #include "stope/error.h"
 #include "take_in.h"
 
 namespace stope::cuda {
 
-class LossScan {
+class InfonceScan {
  protected:
-  LossScan(const InfonceProblem& given, bool backward)
+  InfonceScan(const InfonceProblem& given, bool backward)
       : given_(given),
         problem_(given),
         stream_(given.execution.stream),
@@ -30,13 +30,10 @@ class LossScan {
   // Measures the rows, and finds what the passes need; positives' scores go to `positive_scores`.
   void prepare(float* positive_scores) {
     bring_vectors();
-    clear_faults(memory_.faults, kLossMatrices + 1, stream_);
+    clear_faults(memory_.faults, kInfonceFaults, stream_);
     const InfonceProblem& p = problem_;
-    const Matrix* matrices[] = {&p.queries,       &p.documents,       &p.queue,
-                                &p.guide_queries, &p.guide_documents, &p.guide_queue};
-    for (int m = 0; m < (p.has_guide ? kLossMatrices : 3); ++m)
-      measure(*matrices[m], m < 3 ? p.metric : Metric::kCosine, memory_.factors[m],
-              memory_.faults + m, stream_);
+    for (int m = 0; m < (p.has_guide ? kInfonceMatrices : kGuide); ++m)
+      measure(matrix_of(p, m), metric_of(m), memory_.factors[m], memory_.faults + m, stream_);
     by_thread("note_entries", note_entries, rows_,
               EntryArguments{p, memory_.entry_rows, memory_.row_groups, memory_.query_groups});
     if (memory_.hidden != nullptr) {
@@ -62,14 +59,14 @@ class LossScan {
   // body(view) for every part of a pass, whose scores are then in the workspace and whose packed
   // rows and columns in memory_.left and memory_.right.
   template <typename Body>
-  void scan(const LossPass& pass, Body body) {
-    for (std::int64_t r = 0; r < pass.rows.count; r += kLossRows) {
-      LossPart part = {r, std::min(kLossRows, pass.rows.count - r), 0, 0};
+  void scan(const InfoncePass& pass, Body body) {
+    for (std::int64_t r = 0; r < pass.rows.count; r += kInfonceRows) {
+      InfoncePart part = {r, std::min(kInfonceRows, pass.rows.count - r), 0, 0};
       pack(pass.rows, r, part.rows, memory_.left);
       if (pass.guided) pack(pass.guide_rows, r, part.rows, memory_.guide_left);
-      for (std::int64_t c = 0; c < pass.columns.count; c += kLossColumns) {
+      for (std::int64_t c = 0; c < pass.columns.count; c += kInfonceColumns) {
         part.first_column = c;
-        part.columns = std::min(kLossColumns, pass.columns.count - c);
+        part.columns = std::min(kInfonceColumns, pass.columns.count - c);
         pack(pass.columns, c, part.columns, memory_.right);
         score(part, memory_.left, memory_.right, depth_, memory_.scores);
         if (pass.guided) {
@@ -77,8 +74,8 @@ class LossScan {
           score(part, memory_.guide_left, memory_.guide_right, problem_.guide_queries.columns,
                 memory_.guide_scores);
         }
-        body(LossRowsView{problem_, pass, part, memory_.scores, memory_.guide_scores,
-                          memory_.limits, memory_.row_groups, positive_scores_});
+        body(InfonceRowsView{problem_, pass, part, memory_.scores, memory_.guide_scores,
+                             memory_.limits, memory_.row_groups, positive_scores_});
       }
       report(part.rows);
     }
@@ -87,13 +84,14 @@ class LossScan {
   template <typename Arguments>
   void by_thread(const char* name, void (*kernel)(Arguments), std::int64_t count,
                  const Arguments& arguments) {
-    launch(name, kernel, {.blocks_x = divide_up(count, kLossThreads), .threads = kLossThreads},
-           stream_, arguments);
+    launch(name, kernel,
+           {.blocks_x = divide_up(count, kInfonceThreads), .threads = kInfonceThreads}, stream_,
+           arguments);
   }
   template <typename Arguments>
   void by_warp(const char* name, void (*kernel)(Arguments), std::int64_t count,
                const Arguments& arguments) {
-    launch(name, kernel, {.blocks_x = divide_up(count, kLossWarps), .threads = kLossThreads},
+    launch(name, kernel, {.blocks_x = divide_up(count, kInfonceWarps), .threads = kInfonceThreads},
            stream_, arguments);
   }
   template <typename T>
@@ -111,29 +109,30 @@ class LossScan {
   // would wait for as much, and rows that may not be scored are then refused by the call that was
   // given them. A stream that records a graph must not be waited for; a replay cannot throw either,
   // so the last kernels make every loss and gradient a NaN where there are such rows (`any_fault`).
-  void raise_row_faults() const {
+  void raise_faults(const char* result) const {
     if (is_recording(stream_)) return;
-    static constexpr const char* kNames[kLossMatrices] = {
-        "queries", "documents", "queue", "guide_queries", "guide_documents", "guide_queue"};
-    RowFaults found[kLossMatrices + 1];
-    copy_to_host(found, memory_.faults, sizeof(found), stream_);
-    for (int m = 0; m < kLossMatrices; ++m) refuse(found[m], kNames[m]);
-    const std::int64_t gradient = found[kLossMatrices].not_finite;
+    RowFaults faults[kInfonceFaults];
+    copy_to_host(faults, memory_.faults, sizeof(faults), stream_);
+    for (int m = 0; m < kInfonceMatrices; ++m) refuse(faults[m], kInfonceNames[m]);
+    const std::int64_t gradient = faults[kGradientFaults].not_finite;
     if (gradient != kNoRow)
       throw std::invalid_argument("row_gradients[" + std::to_string(gradient) +
                                   "] is NaN or an infinity; give finite numbers");
+    const RowFaults& beyond = faults[kResultFaults];
+    if (beyond.not_finite != kNoRow) refuse_beyond(result, beyond.not_finite);
+    if (beyond.too_long != kNoRow) refuse_beyond("the gradient of documents", beyond.too_long);
   }
 
-  bool narrow() const { return problem_.precision == LossArithmetic::kBfloat16; }
+  bool narrow() const { return problem_.precision == Precision::kBFloat16; }
 
   const InfonceProblem& given_;  // lists and vectors in host memory
   InfonceProblem problem_;       // and on the device
   void* stream_;
   Workspace workspace_;
-  const LossMemory memory_;
+  const InfonceMemory memory_;
   const std::int64_t rows_, depth_, entries_;
-  LossSide queries_, documents_;
-  LossPass passes_[kMostLossPasses];
+  InfonceSide queries_, documents_;
+  InfoncePass passes_[kMostInfoncePasses];
   int pass_count_ = 0;
 
  private:
@@ -163,64 +162,31 @@ class LossScan {
     bring(&p.floors, rows_, memory_.floors);
   }
 
-  LossSide side(const Matrix& matrix, Metric metric, int number) const {
-    return {matrix, metric, nullptr, matrix.rows, memory_.factors[number]};
+  Metric metric_of(int matrix) const { return matrix < kGuide ? problem_.metric : Metric::kCosine; }
+  InfonceSide side(int number) const {
+    const Matrix& matrix = matrix_of(problem_, number);
+    return {matrix, metric_of(number), nullptr, matrix.rows, memory_.factors[number]};
   }
-  // One positive per query, checked by the caller: the list of ids is an index.
-  LossSide answers(LossSide documents) const {
-    documents.index = problem_.positives.ids;
-    documents.count = rows_;
-    return documents;
+  InfonceSide rows_of(InfoncePassKind kind, int guide) const {
+    if (from_queries(kind)) return side(guide + kQueries);
+    // One positive per query, checked by the caller: the list of ids is an index.
+    InfonceSide answers = side(guide + kDocuments);
+    answers.index = problem_.positives.ids;
+    answers.count = rows_;
+    return answers;
   }
 
   void make_passes() {
-    using Kind = LossPassKind;
-    const InfonceProblem& p = problem_;
-    queries_ = side(p.queries, p.metric, 0);
-    documents_ = side(p.documents, p.metric, 1);
-    const LossSide queue = side(p.queue, p.metric, 2);
-    const LossSide guide_queries = side(p.guide_queries, Metric::kCosine, 3);
-    const LossSide guide_documents = side(p.guide_documents, Metric::kCosine, 4);
-    const LossSide guide_queue = side(p.guide_queue, Metric::kCosine, 5);
-    const auto add = [&](Kind kind, const LossSide& rows, const LossSide& columns,
-                         const LossSide& guide_rows, const LossSide& guide_columns) -> LossPass& {
-      LossPass& pass = passes_[pass_count_++];
-      pass = {kind, rows, columns, guide_rows, guide_columns};
-      pass.limited = pass.guided = p.has_guide;
-      return pass;
-    };
-    LossPass& first =
-        add(Kind::kQueryToDocument, queries_, documents_, guide_queries, guide_documents);
-    first.groups = p.document_groups;
-    first.log_weights = p.log_weights;
-    first.hidden = p.foreign_hard_negatives ? nullptr : memory_.hidden;
-    first.limited = true;
-    first.first_id = 0;
-    if (p.queue.rows > 0) {
-      LossPass& pass = add(Kind::kQueryToQueue, queries_, queue, guide_queries, guide_queue);
-      pass.groups = p.queue_groups;
-      pass.limited = true;
-      pass.first_id = p.documents.rows;
-    }
-    if (p.directions.query_to_query) {
-      LossPass& pass = add(Kind::kQueryToQuery, queries_, queries_, guide_queries, guide_queries);
-      pass.groups = memory_.query_groups;
-      pass.limited = true;
-    }
-    if (p.directions.document_to_query)
-      add(Kind::kDocumentToQuery, answers(documents_), queries_, answers(guide_documents),
-          guide_queries)
-          .groups = memory_.query_groups;
-    if (p.directions.document_to_document) {
-      LossPass& pass = add(Kind::kDocumentToDocument, answers(documents_), documents_,
-                           answers(guide_documents), guide_documents);
-      pass.groups = p.document_groups;
-      pass.log_weights = p.log_weights;
-      pass.hidden = memory_.hidden;
-    }
+    queries_ = side(kQueries);
+    documents_ = side(kDocuments);
+    each_pass(problem_, memory_.query_groups, memory_.hidden, [&](const InfoncePassRules& rules) {
+      const int columns = columns_of(rules.kind);
+      passes_[pass_count_++] = {rules, rows_of(rules.kind, 0), side(columns),
+                                rows_of(rules.kind, kGuide), side(kGuide + columns)};
+    });
   }
 
-  void score_positives(const LossSide& queries, const LossSide& documents, float* scores) {
+  void score_positives(const InfonceSide& queries, const InfonceSide& documents, float* scores) {
     const PositiveArguments arguments = {
         queries, documents, memory_.entry_rows, problem_.positives.ids, entries_, scores};
     if (narrow())
@@ -230,7 +196,7 @@ class LossScan {
       by_thread("score_positives_float32", score_positives_float32, entries_, arguments);
   }
 
-  void pack(const LossSide& side, std::int64_t first, std::int64_t rows, void* out) {
+  void pack(const InfonceSide& side, std::int64_t first, std::int64_t rows, void* out) {
     if (narrow())
       by_warp("pack_side", pack_side<Bfloat16>, rows,
               PackSideArguments<Bfloat16>{side, first, rows, static_cast<Bfloat16*>(out)});
@@ -239,7 +205,7 @@ class LossScan {
               PackSideArguments<float>{side, first, rows, static_cast<float*>(out)});
   }
 
-  void score(const LossPart& part, const void* left, const void* right, std::int64_t depth,
+  void score(const InfoncePart& part, const void* left, const void* right, std::int64_t depth,
              float* scores) {
     if (narrow())
       score_as<Bfloat16>(part, left, right, depth, scores);
@@ -247,7 +213,7 @@ class LossScan {
       score_as<float>(part, left, right, depth, scores);
   }
   template <typename T>
-  void score_as(const LossPart& part, const void* left, const void* right, std::int64_t depth,
+  void score_as(const InfoncePart& part, const void* left, const void* right, std::int64_t depth,
                 float* scores) {
     tiles("score_part", score_part<T>, part.rows, part.columns, kProductBytes<T>,
           ScoreArguments<T>{static_cast<const T*>(left), static_cast<const T*>(right), part.rows,

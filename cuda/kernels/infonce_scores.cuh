@@ -2,35 +2,35 @@
 // from weights. T is float or Bfloat16, what is multiplied.
 #pragma once
 
-#include "loss_types.h"
+#include "infonce_types.h"
 #include "rows.cuh"
 #include "tile_product.cuh"
 
 namespace stope::cuda {
 
-inline constexpr int kLossThreads = 256;
-inline constexpr std::int64_t kLossWarps = kLossThreads / kWarp;
+inline constexpr int kInfonceThreads = 256;
+inline constexpr std::int64_t kInfonceWarps = kInfonceThreads / kWarp;
 
-STOPE_DEVICE RowReader side_reader(const LossSide& side, std::int64_t i) {
+STOPE_DEVICE RowReader side_reader(const InfonceSide& side, std::int64_t i) {
   const std::int64_t row = side.index == nullptr ? i : side.index[i];
   return reader(side.matrix, side.metric, row, side.factors[row]);
 }
 
 // The row or entry that this warp of the grid works on.
-STOPE_DEVICE std::int64_t warp_of_grid() { return block_x() * kLossWarps + thread() / kWarp; }
+STOPE_DEVICE std::int64_t warp_of_grid() { return block_x() * kInfonceWarps + thread() / kWarp; }
 STOPE_DEVICE std::int64_t thread_of_grid() {
-  return std::int64_t{block_x()} * kLossThreads + thread();
+  return std::int64_t{block_x()} * kInfonceThreads + thread();
 }
 
 template <typename T>
 struct PackSideArguments {
-  LossSide side;
+  InfonceSide side;
   std::int64_t first, rows;
   T* out;  // [rows][depth]
 };
 // A warp to a row.
 template <typename T>
-STOPE_KERNEL(kLossThreads)
+STOPE_KERNEL(kInfonceThreads)
 pack_side(PackSideArguments<T> a) {
   const std::int64_t row = warp_of_grid(), depth = a.side.matrix.columns;
   if (row >= a.rows) return;
@@ -78,7 +78,7 @@ add_gradients(GradientArguments<T> a) {
 // scores[e] of the pair of entry e: row rows.row_of_entry[e] against the document columns.ids[e],
 // by the tiles' own arithmetic, so that limits relative to a positive are exact.
 struct PositiveArguments {
-  LossSide queries, documents;
+  InfonceSide queries, documents;
   const std::int64_t* entry_rows;
   const std::int64_t* ids;
   std::int64_t entries;
@@ -86,7 +86,7 @@ struct PositiveArguments {
 };
 
 // A thread to a pair.
-STOPE_KERNEL(kLossThreads) score_positives_float32(PositiveArguments a) {
+STOPE_KERNEL(kInfonceThreads) score_positives_float32(PositiveArguments a) {
   const std::int64_t e = thread_of_grid();
   if (e >= a.entries) return;
   const RowReader q = side_reader(a.queries, a.entry_rows[e]);
@@ -106,7 +106,7 @@ STOPE_DEVICE std::uint32_t bfloat16_pair(const RowReader& x, std::int64_t k) {
 }
 
 // A warp to eight pairs: row g of the fragment is a query, column g its document.
-STOPE_KERNEL(kLossThreads) score_positives_bfloat16(PositiveArguments a) {
+STOPE_KERNEL(kInfonceThreads) score_positives_bfloat16(PositiveArguments a) {
   const std::int64_t first = warp_of_grid() * 8;
   if (first >= a.entries) return;
   const unsigned g = lane() / 4, t = lane() % 4;

@@ -2,7 +2,7 @@
 // beforehand, and the results of the forward pass.
 #pragma once
 
-#include "loss_rows.cuh"
+#include "infonce_rows.cuh"
 
 namespace stope::cuda {
 
@@ -13,7 +13,7 @@ struct EntryArguments {
   std::int32_t* query_groups;  // [queries], of the first positive, -1 without; likewise
 };
 // A thread to a query.
-STOPE_KERNEL(kLossThreads) note_entries(EntryArguments a) {
+STOPE_KERNEL(kInfonceThreads) note_entries(EntryArguments a) {
   const std::int64_t i = thread_of_grid();
   if (i >= a.problem.queries.rows) return;
   const IdLists& lists = a.problem.positives;
@@ -32,7 +32,7 @@ struct MarkArguments {
   std::int32_t value;
 };
 // A thread to an id; those that name the same column write the same.
-STOPE_KERNEL(kLossThreads) mark_columns(MarkArguments a) {
+STOPE_KERNEL(kInfonceThreads) mark_columns(MarkArguments a) {
   const std::int64_t e = thread_of_grid();
   if (e < a.count) a.flags[a.ids[e]] = a.value;
 }
@@ -44,20 +44,8 @@ struct LimitArguments {
   RowLimits* limits;          // [queries]
 };
 
-// From the lowest positive score to what a negative may have at most, rounded down.
-STOPE_DEVICE float upper_limit(const InfonceProblem& p, double positive) {
-  double upper = double{no_limit()};
-  if (p.has_absolute_margin) upper = positive - p.absolute_margin;
-  if (p.has_relative_margin) {
-    const double limit = positive - (positive < 0 ? -positive : positive) * p.relative_margin;
-    upper = limit < upper ? limit : upper;
-  }
-  float rounded = to_float_rn(upper);
-  if (double{rounded} > upper) rounded = next_below(rounded);
-  return rounded;
-}
 // A thread to a query.
-STOPE_KERNEL(kLossThreads) find_limits(LimitArguments a) {
+STOPE_KERNEL(kInfonceThreads) find_limits(LimitArguments a) {
   const std::int64_t i = thread_of_grid();
   const InfonceProblem& p = a.problem;
   if (i >= p.queries.rows) return;
@@ -78,29 +66,29 @@ STOPE_KERNEL(kLossThreads) find_limits(LimitArguments a) {
 struct OutcomeArguments {
   InfonceProblem problem;
   InfonceForward out;
-  const RowFaults* faults;
+  RowFaults* faults;
 };
 // A thread to a query: before the first pass.
-STOPE_KERNEL(kLossThreads) start_rows(OutcomeArguments a) {
+STOPE_KERNEL(kInfonceThreads) start_rows(OutcomeArguments a) {
   const std::int64_t i = thread_of_grid();
   if (i >= a.problem.queries.rows) return;
-  reinterpret_cast<LossState*>(a.out.state)[i] = {minus_infinity(), 0, 0, 0};
+  a.out.state[i] = {kMinusInfinity, 0, 0, 0};
   a.out.best_negatives[i] = -1;
   a.out.best_negative_scores[i] = masked_score();
   a.out.negatives[i] = 0;
   a.out.ranks[i] = 1;
 }
 // A thread to a query: after the last pass.
-STOPE_KERNEL(kLossThreads) finish_rows(OutcomeArguments a) {
+STOPE_KERNEL(kInfonceThreads) finish_rows(OutcomeArguments a) {
   const std::int64_t i = thread_of_grid();
   if (i >= a.problem.queries.rows) return;
-  auto* state = reinterpret_cast<LossState*>(a.out.state) + i;
-  state->kept = static_cast<double>(a.out.negatives[i]);
-  const LossState sums = *state;
+  a.out.state[i].kept = static_cast<double>(a.out.negatives[i]);
+  const InfonceState sums = a.out.state[i];
   const RowPositives positives = positives_of(a.problem, a.out.positive_scores, i);
   const RowObjective row(a.problem, positives, sums);
   const bool faulty = any_fault(a.faults);
   a.out.losses[i] = faulty ? not_a_number() : to_float_rn(row.loss());
+  if (!is_finite(a.out.losses[i])) atomic_min(&a.faults[kResultFaults].not_finite, i);
   a.out.log_sum_exp[i] = faulty ? not_a_number() : to_float_rn(row.log_sum_exp());
   if (positives.count == 0) a.out.ranks[i] = 0;
 }
@@ -109,20 +97,20 @@ struct WeighPositivesArguments {
   InfonceProblem problem;
   InfonceBackward out;
   const float* positive_scores;
-  LossCoefficients* coefficients;  // [queries]
-  double* moments;                 // [queries]
-  double* bias_moments;            // [queries]
-  double* entry_gradients;         // [entries], dL / dS by the scale
-  RowFaults* faults;               // of the row gradients
+  NegativeWeights* coefficients;  // [queries]
+  double* moments;                // [queries]
+  double* bias_moments;           // [queries]
+  double* entry_gradients;        // [entries], dL / dS by the scale
+  RowFaults* faults;              // of the row gradients
 };
 // A thread to a query: the weights of its negatives, the gradients of its positives' scores.
-STOPE_KERNEL(kLossThreads) weigh_positives(WeighPositivesArguments a) {
+STOPE_KERNEL(kInfonceThreads) weigh_positives(WeighPositivesArguments a) {
   const std::int64_t i = thread_of_grid();
   const InfonceProblem& p = a.problem;
   if (i >= p.queries.rows) return;
   const float upstream = a.out.row_gradients[i];
   if (!is_finite(upstream)) atomic_min(&a.faults->not_finite, i);
-  const LossState state = reinterpret_cast<const LossState*>(a.out.state)[i];
+  const InfonceState state = a.out.state[i];
   const RowPositives positives = positives_of(p, a.positive_scores, i);
   const RowObjective row(p, positives, state);
   const double gradient = double{upstream};

@@ -16,10 +16,10 @@ namespace stope {
 
 void RowFault::raise(const char* argument, std::int64_t first_row) const {
   const std::string name(argument);
-  if (const std::int64_t row = not_finite_.load(); row != INT64_MAX)
+  if (const std::int64_t row = not_finite_.row(); row != INT64_MAX)
     throw std::invalid_argument(name + " has a NaN or an infinity in row " +
                                 std::to_string(row - first_row) + "; remove or repair that row");
-  if (const std::int64_t row = too_long_.load(); row != INT64_MAX)
+  if (const std::int64_t row = too_long_.row(); row != INT64_MAX)
     throw std::invalid_argument(
         name + " has a norm of 2^63 (9.2e18) or more in row " + std::to_string(row - first_row) +
         ", so float32 scores could overflow; scale it down or use metric='cosine'");
@@ -33,23 +33,23 @@ float fixed_scale(const Matrix& matrix, Metric metric) {
   return scored_as_int8(matrix, metric) ? 1.0f : 0.0f;
 }
 
-double int8_loss(const KernelTable& kernels, const Matrix& matrix, Metric metric) {
+double int8_residual(const KernelTable& kernels, const Matrix& matrix, Metric metric) {
   constexpr std::int64_t kSample = 64;
   const PanelShape shape(matrix.columns, kernels.int8.element_bytes);
   std::vector<float> row(static_cast<std::size_t>(shape.depth));
   std::vector<std::int8_t> codes(static_cast<std::size_t>(shape.query_bytes));
   const std::int64_t step = std::max<std::int64_t>(matrix.rows / kSample, 1);
-  double loss = 0;
+  double sum = 0;
   std::int64_t count = 0;
   for (std::int64_t i = 0; i < matrix.rows; i += step) {
     RowStats stats;
     kernels.int8.quantise(float_row(kernels, matrix, metric, i, row.data()), shape.depth,
                           shape.depth_padded, fixed_scale(matrix, metric), codes.data(), &stats);
     if (!stats.finite || stats.norm == 0.0f) continue;
-    loss += static_cast<double>(stats.residual) / stats.norm;
+    sum += static_cast<double>(stats.residual) / stats.norm;
     ++count;
   }
-  return count == 0 ? 0 : loss / static_cast<double>(count);
+  return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
 void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
