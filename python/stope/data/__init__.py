@@ -24,10 +24,9 @@ from stope.data.readers.examples import (
     Layout,
     TrainingExample,
     read_examples,
-    read_flagembedding,
     read_pairs,
-    read_tevatron,
 )
+from stope.data.readers.flagembedding_tevatron import read_flagembedding, read_tevatron
 from stope.data.readers.jsonl import read_jsonl
 from stope.data.readers.negative_ids import read_negative_ids
 from stope.data.readers.tables import read_rows

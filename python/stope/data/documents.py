@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stope._checks import shown
+from stope._checks import texts as checked_texts
 from stope.data.text_identity import text_key
 
 
@@ -31,6 +32,8 @@ class DistinctDocuments:
         self._row_of_key: dict[bytes, int] = {}
         self._row_of_id: dict[str, int] = {}
         self._added = 0
+        if titles is not None:
+            titles = checked_texts(titles, "corpus_titles", empty=True)
         if titles is not None and len(titles) != len(texts):
             raise ValueError(f"corpus_titles has {len(titles)} titles for {len(texts)} texts")
         for place, (name, text) in enumerate(zip(ids, texts, strict=True)):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from stope._checks import shown
 from stope._kinds import kinds, mapping
 from stope.data.pairs import Ids, Pairs
 from stope.data.text_identity import text_key
@@ -32,6 +33,8 @@ def join_pairs(parts: Mapping[str, Pairs]) -> tuple[Pairs, Ids]:
         >>> pairs.query_ids, pairs.corpus_ids, places.tolist()
         (['q0', 'b:q0'], ['d0', 'd1'], [0, 1, 2])
     """
+    if not parts:
+        raise ValueError(f"parts is {shown(parts)}; give the pairs of at least one source by name")
     row_of: dict[bytes, int] = {}
     corpus: dict[str, str] = {}
     starts: list[int] = []

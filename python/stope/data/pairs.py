@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stope._checks import shown
+from stope._checks import texts as checked
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
 from stope.data.documents import DistinctDocuments, TextRows, rows_of_bodies
@@ -19,15 +20,10 @@ Ids = NDArray[np.int64]
 
 
 @kinds(
-    query_ids=strings,
-    query_texts=strings,
-    corpus_ids=strings,
-    corpus_texts=strings,
+    **dict.fromkeys(("query_ids", "query_texts", "corpus_ids", "corpus_texts"), strings),
     positives=a(tuple),
-    query_rows=integers,
-    corpus_rows=integers,
-    num_queries_given=at_least(0),
-    num_corpus_given=at_least(0),
+    **dict.fromkeys(("query_rows", "corpus_rows"), integers),
+    **dict.fromkeys(("num_queries_given", "num_corpus_given"), at_least(0)),
     corpus_of=maybe(mapping),
     body_starts=maybe(integers),
 )
@@ -56,8 +52,8 @@ class Pairs:
         body_starts: where the text begins behind the title, int64 ``[documents]``; None without
             titles.
 
-    Memory: the lists of strings (not copied), about 40 bytes per document, and 200 more once texts
-    are looked up.
+    Threads may share pairs. Memory: the lists of strings (not copied), about 40 bytes per document,
+    and 200 more once texts are looked up.
     """
 
     query_ids: list[str]
@@ -137,18 +133,32 @@ class Pairs:
         >>> pairs.positives.ids.tolist(), lines.row(0).tolist()
         ([0], [0, 1])
         """
-        if not len(queries):
+        queries, corpus = (
+            checked(queries, "queries", empty=True),
+            checked(corpus, "corpus", empty=True),
+        )
+        if not queries:
             raise ValueError("queries is empty; there is nothing to mine for")
+        if not hasattr(positives, "__len__"):
+            raise TypeError(f"positives is {shown(positives)}; give a list of texts, or of lists")
         if len(queries) != len(positives):
             raise ValueError(f"positives has {len(positives)} entries for {len(queries)} queries")
-        answers = [[answer] if isinstance(answer, str) else list(answer) for answer in positives]
-        titles = [[""] * len(texts) for texts in answers]
+        answers = [
+            [answer]
+            if isinstance(answer, str)
+            else checked(answer, f"positives[{line}]", empty=True)
+            for line, answer in enumerate(positives)
+        ]
+        titles = [[""] * len(answer) for answer in answers]
         if positive_titles is not None:
-            titles = [list(texts) for texts in positive_titles]
-            _aligned("positive_titles", titles, "positives", answers)
-        documents, document_titles = list(corpus), corpus_titles
+            titles = [list(line) for line in positive_titles]
+            if [len(line) for line in titles] != [len(line) for line in answers]:
+                raise ValueError(
+                    "positive_titles and positives differ in length; give one for each"
+                )
+        documents, document_titles = corpus, corpus_titles
         if not documents:
-            documents = [text for texts in answers for text in texts]
+            documents = [text for answer in answers for text in answer]
             document_titles = [title for line in titles for title in line]
         ids = _unique_ids(corpus_ids, len(documents), "d", "corpus_ids")
         table = DistinctDocuments(documents, ids, document_titles)
@@ -199,7 +209,10 @@ class Pairs:
         """
         names = _unique_ids(query_ids, len(query_texts), "q", "query_ids")
         ids = _unique_ids(corpus_ids, len(corpus_texts), "d", "corpus_ids")
-        table = DistinctDocuments(list(corpus_texts), ids, corpus_titles)
+        query_texts = checked(query_texts, "query_texts", empty=True)
+        corpus_texts = checked(corpus_texts, "corpus_texts", empty=True)
+        table = DistinctDocuments(corpus_texts, ids, corpus_titles)
+        mapping(qrels, "qrels")
         kept, rows = [], []
         for place, query in enumerate(names):
             judged = qrels.get(query, {})
@@ -228,6 +241,7 @@ class Pairs:
         cls, collection: Collection, split: str = "train", *, min_relevance: float = 1
     ) -> Pairs:
         """Build from one split of a `stope.data.Collection`, such as a BEIR folder."""
+        a(Collection)(collection, "collection")
         return cls.from_qrels(
             collection.query_ids,
             collection.query_texts,
@@ -363,7 +377,7 @@ class Pairs:
         [0, -1]
         """
         lookup = self._lookup()
-        keys = map(text_key, texts)
+        keys = map(text_key, checked(texts, "texts", empty=True))
         rows = [lookup.rows.get(key, lookup.bodies.get(key, (-1,))[0]) for key in keys]
         return np.array(rows, dtype=np.int64)
 
@@ -378,11 +392,6 @@ class Pairs:
 
     def never_negatives(self) -> Lists:
         """Documents that are no negatives of each query: its positives, and its own text.
-
-        Returns:
-            Rows of the corpus, ascending.
-
-        Memory: O(positives).
 
         >>> pairs = Pairs.from_texts(["ore"], ["rock"], ["ore", "sea", "rock"])
         >>> pairs.never_negatives().ids
@@ -399,6 +408,7 @@ class Pairs:
             starts = [] if self.body_starts is None else self.body_starts.tolist()
             lookup = TextRows(self.corpus_texts, rows, rows_of_bodies(self.corpus_texts, starts))
             self._looked_up[:] = [lookup]
+            return lookup
         return self._looked_up[0]
 
 
@@ -427,17 +437,10 @@ class SourcePairs:
         return np.where(rows >= 0, np.searchsorted(self.documents, rows), np.int64(-1))
 
 
-def _aligned(
-    name: str, lists: Sequence[Sequence[str]], other: str, others: Sequence[Sequence[str]]
-) -> None:
-    if [len(line) for line in lists] != [len(line) for line in others]:
-        raise ValueError(f"{name} and {other} differ in length; give one for each, list by list")
-
-
 def _unique_ids(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
     if ids is None:
         return [f"{letter}{place}" for place in range(count)]
-    names = list(ids)
+    names = checked(ids, argument, empty=True)
     if len(names) != count:
         raise ValueError(f"{argument} has {len(names)} ids for {count} texts")
     if len(set(names)) != count:

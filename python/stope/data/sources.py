@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import shown
+from stope._checks import choice, integer, shown, texts
 from stope._kinds import a, at_least, callback, kinds, maybe, string
 from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
@@ -87,6 +87,18 @@ class Source:
     limit: int | None = None
     pairs_from: Mapping[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("path", "corpus", "qrels"):
+            value = getattr(self, name)
+            if not isinstance(value, (str, PathLike)) and (value is not None or name == "path"):
+                raise TypeError(f"{name} is {shown(value)}; give the name of a file or folder")
+        choice(self.unknown_ids, "unknown_ids", ("error", "drop", "keep"))
+        choice(self.negatives, "negatives", ("read", "leave"))
+        if self.limit is not None:
+            integer(self.limit, "limit", 1)
+        if self.signals is not None:
+            object.__setattr__(self, "signals", tuple(texts(self.signals, "signals")))
+
     @property
     def title(self) -> str:
         """The name that the source goes by.
@@ -102,7 +114,7 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
     """Read a BEIR folder, a file of pairs, judged queries, or raw text that pairs are made from.
 
     Args:
-        source: what to read, and how.
+        source: what to read.
         seed: of the queries that `Source.limit` draws, and of pairs made from raw text.
 
     Raises:
@@ -152,7 +164,7 @@ def read_sources(
     Args:
         sources: what to read; names that differ.
         seed: see `read_source`.
-        say: told in a sentence what each source holds.
+        say: told what each source holds.
         section: what errors call the list.
 
     Raises:
@@ -161,6 +173,8 @@ def read_sources(
 
     Memory: all texts.
     """
+    if isinstance(sources, Source) or not sources:
+        raise ValueError(f"sources is {shown(sources)}; give a list of at least one Source")
     parts: dict[str, SourceData] = {}
     for place, source in enumerate(sources):
         where = section if len(sources) == 1 else f"{section}[{place}]"
@@ -195,22 +209,17 @@ def read_sources(
 
 
 _NOT_OF_RAW_TEXT = {
-    "query_column": "stand in no column",
-    "positive_column": "stand in no column",
-    "query_id_column": "have no ids",
-    "label_column": "have no labels",
-    "positive_ids": "have no ids",
-    "min_relevance": "have no labels",
-    "ignore_labels": "have no labels",
-    "qrels": "have no ids",
+    **dict.fromkeys(("query_column", "positive_column"), "stand in no column"),
+    **dict.fromkeys(("query_id_column", "positive_ids", "qrels"), "have no ids"),
+    **dict.fromkeys(("label_column", "min_relevance", "ignore_labels"), "have no labels"),
     "weight": "have no weights",
     "signals": "have no signals",
 }
+_COLUMNS = ("query_column", "positive_column", "query_id_column", "text_column", "id_column")
 _NOT_OF_FOLDERS = {
     "corpus": "brings its own corpus",
     "qrels": "brings its own qrels",
-    **dict.fromkeys(("query_column", "positive_column", "query_id_column"), "has no columns"),
-    **dict.fromkeys(("text_column", "id_column", "label_column"), "has no columns"),
+    **dict.fromkeys((*_COLUMNS, "label_column"), "has no columns"),
     "positive_ids": "has ids in its qrels",
     "ignore_labels": "has its labels in its qrels",
     "skip_empty": "is read whole",
@@ -218,10 +227,8 @@ _NOT_OF_FOLDERS = {
     "signals": "has no columns of signals",
 }
 _NOT_OF_QRELS = {
-    "positive_column": "have no positives beside them",
-    "label_column": "have no labels beside them",
-    "positive_ids": "have their ids in the qrels",
-    "ignore_labels": "have their labels in the qrels",
+    **dict.fromkeys(("positive_column", "positive_ids"), "have their positives in the qrels"),
+    **dict.fromkeys(("label_column", "ignore_labels"), "have their labels in the qrels"),
     "weight": "have no columns of weights",
     "signals": "have no columns of signals",
 }
@@ -393,8 +400,7 @@ def _negatives_of(
     for example in wrong:
         labelled.setdefault(text_key(example.query), []).extend(example.negatives)
     keys = [text_key(query) for query in pairs.query_texts]
-    lost = len(labelled.keys() - set(keys))
-    left_out["queries without a positive"] += lost
+    left_out["queries without a positive"] += len(labelled.keys() - set(keys))
     never = pairs.positives
     negatives = []
     for query, same in zip(never.owners.tolist(), lines_of.rows(), strict=True):

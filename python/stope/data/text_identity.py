@@ -12,19 +12,20 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from stope._kinds import kinds, string
+from stope._checks import shown
 
 # Soft hyphen; zero-width space, joiners and direction marks; word joiner; byte order mark.
 _WITHOUT_WIDTH = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
 
-@kinds(text=string)
 def normal_text(text: str) -> str:
     r"""The form of a text that is compared.
 
     >>> normal_text(" Cafe\u0301\r\n au\u200b  lait ") == "caf\u00e9 au lait"
     True
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text is {shown(text)}; give a string")
     if not text.isascii():
         text = unicodedata.normalize("NFC", _WITHOUT_WIDTH.sub("", text))
         # Folding may take a text out of NFC, and makes "ss" of one letter.
@@ -32,7 +33,6 @@ def normal_text(text: str) -> str:
     return " ".join(text.split()).lower()
 
 
-@kinds(text=string)
 def text_key(text: str) -> bytes:
     r"""16 bytes that are equal for equal texts: a dictionary of them holds no texts.
 

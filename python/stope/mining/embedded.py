@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,6 @@ def embeddings_of(
         TypeError: embeddings missing and no encoder.
         ValueError: embeddings whose rows do not match.
     """
-    if not isinstance(pairs, Pairs):
-        raise TypeError(f"pairs is {shown(pairs)}; give stope.data.Pairs")
     if cache is not None and not isinstance(cache, EmbeddingCache):
         cache = EmbeddingCache(cache)
     queries = _selected(
@@ -108,7 +106,7 @@ def _embedded(
     encoder: Any,
     cache: EmbeddingCache | None,
     texts: list[str],
-    role: str,
+    role: Literal["query", "corpus"],
     prompt: str | None,
     batch_size: int,
     step: StageProgress,

@@ -36,7 +36,6 @@ from stope.data.readers.fields import (
     cell_number,
     id_of,
     join_title,
-    names,
     number_of,
     require,
     scores_of,
@@ -144,9 +143,8 @@ def read_pairs(
         skipped: counts what is no pair, by reason: rows labelled as no answer, rows without text.
 
     Raises:
-        ValueError: no such column (the message names those found), a cell of the wrong type, an
-            empty query or positive, a label that says neither yes nor no, a malformed line; names
-            file and line. A source without pairs.
+        ValueError: no such column, a cell of the wrong type, an empty query or positive, a label
+            that says neither yes nor no, a malformed line; names file and line. No pairs at all.
 
     Memory: one row.
 
@@ -188,47 +186,6 @@ def read_examples(
     return (example for _, _, example in iter_examples(source, layout, skipped=skipped))
 
 
-def read_flagembedding(source: Source) -> Iterator[TrainingExample]:
-    """`read_examples` of a FlagEmbedding file: {"query", "pos": [..], "neg": [..]}, with scores.
-
-    Example:
-        >>> example = next(read_flagembedding([{"query": "ore", "pos": ["rock"], "neg": ["pit"]}]))
-        >>> example.positives, example.negatives
-        (['rock'], ['pit'])
-    """
-    reader = _Reader(Layout("query", "pos"), None, Counter())
-    return (reader.answered(row, where) for where, row in read_rows(source))
-
-
-@kinds(documents=maybe(mapping))
-def read_tevatron(
-    source: Source, documents: Mapping[str, str] | None = None
-) -> Iterator[TrainingExample]:
-    """`read_examples` of a Tevatron file, in either of its layouts.
-
-    With texts inside: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}],
-    "negative_passages": [..]}; a passage's "score" is read when all of a list have one. With ids
-    only: {"query_id", "query_text", "positive_document_ids", "negative_document_ids"}, whose texts
-    are looked up in documents, {document id: text}.
-
-    Example:
-        >>> row = {"query_id": "q1", "query_text": "ore", "positive_document_ids": ["d1"],
-        ...        "negative_document_ids": ["d2"]}
-        >>> next(read_tevatron([row], documents={"d1": "rock", "d2": "pit"})).negatives
-        ['pit']
-    """
-    known = {name: Document(name, text) for name, text in (documents or {}).items()}
-    inline = _Reader(Layout(None, "positive_passages", "query_id"), None, Counter())
-    by_id = _Reader(Layout(None, "positive_document_ids", "query_id"), known, Counter())
-    for where, row in read_rows(source):
-        if "positive_passages" not in row and documents is None:
-            raise ValueError(
-                f"{where}: there are no positive_passages among {names(row)}; where rows have "
-                "document ids and no texts, pass documents={id: text}"
-            )
-        yield (inline if "positive_passages" in row else by_id).answered(row, where)
-
-
 def iter_examples(
     source: Source,
     layout: Layout | None = None,
@@ -240,7 +197,7 @@ def iter_examples(
 
     Where documents are given, by id, the columns of positives and negatives hold their ids.
     """
-    reader = _Reader(layout or Layout(), documents, Counter() if skipped is None else skipped)
+    reader = ExampleReader(layout or Layout(), documents, Counter() if skipped is None else skipped)
     for where, row in read_rows(source):
         example = reader.example(row, where)
         if example is not None:
@@ -248,7 +205,7 @@ def iter_examples(
 
 
 def counted(skipped: Mapping[str, int]) -> str:
-    """What was left out, in brackets, or nothing.
+    """What was left out, in brackets.
 
     >>> counted({"rows without text": 2})
     ' (2 rows without text)'
@@ -267,13 +224,13 @@ class _Passage(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """The columns of rows that have the same keys."""
-
     negatives: tuple[str, ...]
     label: str | None
 
 
-class _Reader:
+class ExampleReader:
+    """Reads rows one by one; the first says which columns hold what."""
+
     def __init__(
         self, layout: Layout, documents: Mapping[str, Document] | None, skipped: Counter[str]
     ) -> None:

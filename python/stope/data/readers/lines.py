@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import IO, Any, cast
 
+from stope._checks import shown
+
 _OPENERS: dict[bytes, tuple[str, str, Callable[..., Any]]] = {
     b"\x1f\x8b": (".gz", "gzip", gzip.open),
     b"\xfd7zXZ": (".xz", "xz", lzma.open),
@@ -23,6 +25,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def existing_file(path: str | PathLike[str]) -> Path:
     """Return `path` as a Path, or raise FileNotFoundError / IsADirectoryError in a sentence."""
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"path is {shown(path)}; give the name of a file")
     file = Path(path)
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; name a file")

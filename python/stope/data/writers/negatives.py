@@ -46,8 +46,8 @@ class NegativeRows:
         elif format == "labeled-list":
             rows = positives * (negatives > 0)
         else:
-            rows = (negatives > 0) & (positives > 0)
-            wanting, reason = ~rows, "queries without a negative or a positive"
+            rows = np.minimum(1, positives * negatives)
+            wanting, reason = 1 - rows, "queries without a negative or a positive"
         self._len, self.dropped, self.dropped_reason = int(rows.sum()), int(wanting.sum()), reason
 
     def __len__(self) -> int:
