@@ -170,7 +170,7 @@ def test_embeddings_may_be_of_what_the_pairs_have():
         mine(pairs, query_embeddings=q[:1], corpus_embeddings=c)
     with pytest.raises(TypeError, match=r"query_embeddings is 3; give an array"):
         mine(pairs, query_embeddings=3, corpus_embeddings=c)
-    with pytest.raises(TypeError, match=r"pairs is \[\]; give stope\.data\.Pairs"):
+    with pytest.raises(TypeError, match=r"pairs is \[\]; give a stope\.data\.Pairs"):
         mine([], query_embeddings=q, corpus_embeddings=c)
 
 
