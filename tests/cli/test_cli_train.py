@@ -160,6 +160,17 @@ def test_a_folder_belongs_to_one_configuration(call, folder):
         run(sections(training={"epochs": 2}), resume=True)
     again = run(sections(), resume=True)
     assert again == RunReport(**{**vars(first), "resumed": True})
+    damages = {
+        "run.json": ('"data": {', '"data": [{'),
+        "report.json": ('"losses": [', '"losses": 1'),
+    }
+    for name, (old, new) in damages.items():
+        whole = (folder / "out" / name).read_text()
+        for damaged in (whole.replace(old, new), "[]", "[" * 10**5, '{"training": {}}'):
+            (folder / "out" / name).write_text(damaged)
+            with pytest.raises(ValueError, match=rf"{name} is damaged: .*name another output.fold"):
+                run(sections(), resume=True)
+        (folder / "out" / name).write_text(whole)
     (folder / "other").mkdir()
     (folder / "other" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="which holds other files"):

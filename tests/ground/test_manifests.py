@@ -46,6 +46,15 @@ json_values = st.recursive(
 )
 
 
+def test_fields_that_may_be_missing():
+    kind = {"rows": int, "data?": {str: str}}
+    for value in ({"rows": 1}, {"rows": 1, "data": {"a?": "b"}}):
+        assert checked(value, kind) is value
+    for value, said in (({"data": {}}, "rows is missing"), ({"rows": 1, "data": []}, r"data is")):
+        with pytest.raises(ValueError, match=said):
+            checked(value, kind)
+
+
 def test_what_is_right_comes_back(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(GOOD))

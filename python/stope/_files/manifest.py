@@ -84,7 +84,8 @@ def checked(value: Any, kind: Any, where: str = "") -> Any:
 
     Kinds are ``int`` (0 to 2^63 - 1), ``float`` (any number), ``str``, ``bool``, ``object``
     (anything); ``[kind]``, a list; ``{str: kind}``, a mapping of any names; ``{"name": kind}``, a
-    mapping of these names and no others; and a tuple of values and kinds, any of them.
+    mapping of these names and no others, those that end in "?" if they are there; and a tuple of
+    values and kinds, any of them.
 
     Raises:
         ValueError: it is not; the sentence says where.
@@ -106,14 +107,16 @@ def checked(value: Any, kind: Any, where: str = "") -> Any:
     elif isinstance(kind, dict) and isinstance(value, dict):
         within = f"{where}." if where else ""
         if str in kind:
-            kind = dict.fromkeys(value, kind[str])
-        for name in kind:
-            if name not in value:
-                raise ValueError(f"{within}{name} is missing")
+            known = dict.fromkeys(value, kind[str])
+        else:
+            known = {name.removesuffix("?"): inner for name, inner in kind.items()}
+            for name in kind:
+                if name not in value and not name.endswith("?"):
+                    raise ValueError(f"{within}{name} is missing")
         for name, item in value.items():
-            if name not in kind:
+            if name not in known:
                 raise ValueError(f"{shown(within + name)} is unknown")
-            checked(item, kind[name], f"{within}{name[:80]}")
+            checked(item, known[name], f"{within}{name[:80]}")
     elif not _is(value, kind):
         raise ValueError(_wrong(value, _named(kind), where))
     return value

@@ -16,10 +16,37 @@ from pathlib import Path
 from typing import Any
 
 import stope
+from stope._files.manifest import read_manifest
 from stope.data import open_atomic
 from stope.runs.config import Config
 
 CONFIG, STATE, REPORT = "config.yaml", "run.json", "report.json"
+_METRICS = {str: float}
+_STATE = {
+    "stope?": str,
+    "fingerprint?": str,
+    "data?": {str: str},
+    "before?": _METRICS,
+    "test_before?": _METRICS,
+}
+_TRAINING = {
+    "steps": int,
+    "epochs": int,
+    "seconds": float,
+    "losses": [float],
+    "evaluations": [_METRICS],
+    "evaluation_steps": [int],
+    "best_epoch": (int, None),
+    "best_step": (int, None),
+    "stopped_early": bool,
+    "refreshes": [{str: object}],
+    "resumed_from": (int, None),
+    "finished": bool,
+}
+_REPORT = {
+    "training": _TRAINING,
+    **dict.fromkeys(("before", "after", "test_before", "test_after"), _METRICS),
+}
 
 
 class RunFolder:
@@ -50,7 +77,7 @@ class RunFolder:
         self.resumed = (self.path / STATE).exists()
         if self.resumed:
             self._check(config, resume)
-            self.state = _read(self.path / STATE)
+            self.state = _read(self.path / STATE, _STATE)
             return
         if self.path.exists() and any(not _is_of_no_run(entry) for entry in self.path.iterdir()):
             raise FileExistsError(
@@ -91,7 +118,7 @@ class RunFolder:
     def finished(self) -> dict[str, Any] | None:
         """The report of a run that is complete, or None."""
         whole = (self.path / REPORT).exists() and self.model.is_dir() and any(self.model.iterdir())
-        return _read(self.path / REPORT) if whole else None
+        return _read(self.path / REPORT, _REPORT) if whole else None
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write report.json: the run is complete."""
@@ -146,14 +173,9 @@ def _is_of_no_run(entry: Path) -> bool:
         return False  # somebody else wrote it
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); name another output.folder") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged (no object); name another output.folder")
-    return found
+def _read(path: Path, kind: Any) -> dict[str, Any]:
+    values: dict[str, Any] = read_manifest(path, kind, "name another output.folder")
+    return values
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
