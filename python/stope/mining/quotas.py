@@ -70,7 +70,7 @@ def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
         matrix(ids, f"lists[{place}]")
         integer(quota, f"quotas[{place}]", 0)
     rows = len(lists[0])
-    found = np.full((rows, sum(quotas)), -1, dtype=np.int64)
+    merged = np.full((rows, sum(quotas)), -1, dtype=np.int64)
     count = np.zeros(rows, dtype=np.int64)
     target = 0
     for ids, quota in zip(lists, quotas, strict=True):
@@ -78,10 +78,10 @@ def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
         for column in ids.T:
             if (count >= target).all():
                 break
-            new = (column >= 0) & (count < target) & ~(found == column[:, None]).any(1)
-            found[new, count[new]] = column[new]
+            new = (column >= 0) & (count < target) & ~(merged == column[:, None]).any(1)
+            merged[new, count[new]] = column[new]
             count += new
-    return found
+    return merged
 
 
 def fill_at_random(ids: Ids, queries: Ids, never: Lists, size: int, keys: Keys) -> Ids:

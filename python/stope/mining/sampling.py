@@ -146,21 +146,21 @@ class _Weighted(Sampling, name=None):
     def choose(self, ids: Ids, scores: Scores, positive_scores: Scores, n: int, keys: Keys) -> Ids:
         """The n largest of log-weight plus Gumbel noise."""
         _check(ids, scores, positive_scores, n, keys)
-        found = np.full((len(ids), n), -1, dtype=np.int64)
+        drawn = np.full((len(ids), n), -1, dtype=np.int64)
         rows = max(1, _CHUNK_ELEMENTS // max(1, ids.shape[1]))
         for start in range(0, len(ids) if ids.shape[1] else 0, rows):
             part = slice(start, start + rows)
-            own = ids[part]
-            noisy = self.log_weights(own, scores[part], positive_scores[part])
-            noisy -= np.log(-np.log(_uniform(keys[part, None], own)))
-            noisy[own < 0] = -np.inf
-            row = np.arange(len(own))
+            candidates = ids[part]
+            noisy = self.log_weights(candidates, scores[part], positive_scores[part])
+            noisy -= np.log(-np.log(_uniform(keys[part, None], candidates)))
+            noisy[candidates < 0] = -np.inf
+            row = np.arange(len(candidates))
             for draw in range(min(n, ids.shape[1])):
                 best = noisy.argmax(1)
                 left = noisy[row, best] > -np.inf
-                found[start : start + rows, draw] = np.where(left, own[row, best], -1)
+                drawn[start : start + rows, draw] = np.where(left, candidates[row, best], -1)
                 noisy[row, best] = -np.inf
-        return found
+        return drawn
 
 
 @dataclass(frozen=True)

@@ -162,11 +162,11 @@ def teacher_scores(
     )
     score = _scorer(teacher, batch_size, progress, len(listed))
     if folder is None:
-        found = score(listed, 0)
+        in_order = score(listed, 0)
     else:
-        found = _in_folder(Path(folder), teacher, listed, score, shard_size, progress)
+        in_order = _in_folder(Path(folder), teacher, listed, score, shard_size, progress)
     scores = np.empty(len(listed), dtype=np.float32)
-    scores[listed.order] = found
+    scores[listed.order] = in_order
     negative_scores = np.full(ids.shape, -np.inf, dtype=np.float32)
     negative_scores[queries, places] = scores[len(positives) :]
     return TeacherScores(mined, scores[: len(positives)], negative_scores)
@@ -223,10 +223,10 @@ def teacher_filter(
         "max_score": max_score,
         "min_score": min_score,
     }
-    given = {name: float(value) for name, value in limits.items() if value is not None}
-    if not given:
+    used = {name: float(value) for name, value in limits.items() if value is not None}
+    if not used:
         raise ValueError(f"there is no limit; give one of {', '.join(limits)}")
-    for name, value in given.items():
+    for name, value in used.items():
         if not np.isfinite(value) or (name.endswith("margin") and value < 0):
             kind = "finite and at least 0" if name.endswith("margin") else "finite"
             raise ValueError(f"{name} is {value}; it must be {kind}")
@@ -235,11 +235,11 @@ def teacher_filter(
     scores = np.where(present, scored.negative_scores, 0).astype(np.float64)
     lowest = scored.lowest_positive_scores().astype(np.float64)
     ceilings = {
-        "absolute_margin": lowest - given.get("absolute_margin", -np.inf),
-        "relative_margin": lowest - np.abs(lowest) * given.get("relative_margin", 0.0),
-        "max_score": np.full(len(lowest), given.get("max_score", np.inf)),
+        "absolute_margin": lowest - used.get("absolute_margin", -np.inf),
+        "relative_margin": lowest - np.abs(lowest) * used.get("relative_margin", 0.0),
+        "max_score": np.full(len(lowest), used.get("max_score", np.inf)),
     }
-    names = [name for name in ceilings if name in given]
+    names = [name for name in ceilings if name in used]
     rejected = {name: np.asarray(counts) for name, counts in result.rejected.items()}
     keep = present.copy()
     if names:
@@ -249,8 +249,8 @@ def teacher_filter(
         for place, name in enumerate(names):
             strictest = stacked.argmin(axis=0) == place
             rejected[f"teacher_{name}"] = np.where(strictest, over.sum(axis=1), 0)
-    if "min_score" in given:
-        under = keep & (scores < given["min_score"])
+    if "min_score" in used:
+        under = keep & (scores < used["min_score"])
         keep &= ~under
         rejected["teacher_min_score"] = under.sum(axis=1)
     order = np.argsort(~keep, axis=1, kind="stable")
@@ -260,7 +260,7 @@ def teacher_filter(
     def moved(rows: Any, empty: Any) -> Any:
         return np.where(gone, empty, np.take_along_axis(rows, order, axis=1)).astype(rows.dtype)
 
-    found = stope.HardNegatives(
+    kept = stope.HardNegatives(
         moved(result.ids, -1),
         moved(result.scores, -np.inf),
         result.positive_scores,
@@ -268,7 +268,7 @@ def teacher_filter(
         rejected,
     )
     mined = replace(
-        scored.mined, result=found, parameters={**scored.mined.parameters, "teacher": given}
+        scored.mined, result=kept, parameters={**scored.mined.parameters, "teacher": used}
     )
     return TeacherScores(mined, scored.positive_scores, moved(scored.negative_scores, -np.inf))
 
@@ -340,8 +340,8 @@ def _scorer(
     return score
 
 
-def _checked(given: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
-    scores = on_host(given)
+def _checked(output: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
+    scores = on_host(output)
     if scores.shape == (len(pairs), 1):
         scores = scores[:, 0]
     if scores.shape != (len(pairs),) or scores.dtype.kind not in "fiu":
@@ -349,15 +349,15 @@ def _checked(given: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
             f"teacher {name} gave scores of shape {scores.shape} and type {scores.dtype} for "
             f"{len(pairs)} pairs; it must give one number for each"
         )
-    found = scores.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(found))
+    numbers = scores.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(numbers))
     if len(bad):
         query, document = pairs[int(bad[0])]
         raise ValueError(
-            f"teacher {name} gave {found[bad[0]]} for the query {query[:60]!r} and the document "
+            f"teacher {name} gave {numbers[bad[0]]} for the query {query[:60]!r} and the document "
             f"{document[:60]!r}; scores must be finite"
         )
-    return found
+    return numbers
 
 
 def _in_folder(
