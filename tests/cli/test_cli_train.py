@@ -46,11 +46,15 @@ def test_two_files_and_a_transformer(call, folder, texts):
     assert "holding out 8 queries" in done.stderr
     assert "refreshing negatives" in done.stderr
     assert re.match(r"\d+ steps in [\d.]+ s, last loss", done.stdout)
+    assert "8 held-out queries" in done.stdout
     for metric in ("nDCG@10", "MRR@10", "R@100"):
-        assert metric in done.stdout
+        row = next(line for line in done.stdout.splitlines() if metric in line)
+        gain, low, high = map(float, re.findall(r"[+-]\d\.\d{4}", row))
+        assert low <= gain <= high
     assert files(folder / "model.run")[0] == "checkpoints"
     report = json.loads((folder / "model.run" / "report.json").read_text())
-    assert set(report["before"]) == {"nDCG@10", "MRR@10", "R@100"}
+    assert set(report["before"]) == set(report["gains"]) == {"nDCG@10", "MRR@10", "R@100"}
+    assert report["num_queries"] == 8
     kinds = {row["kind"] for row in read_jsonl(folder / "model.run" / "log.jsonl")}
     assert {"step", "refresh", "evaluation", "checkpoint"} <= kinds
     encoder = load_encoder(folder / "model")

@@ -160,6 +160,7 @@ def train(
         ),
     ] = False,
     split: options.Split = "train",
+    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
     query_column: options.QueryColumn = None,
     positive_column: options.PositiveColumn = None,
     text_column: options.CorpusColumn = None,
@@ -208,6 +209,7 @@ def train(
             "path": str(pairs),
             "corpus": corpus and str(corpus),
             "split": split,
+            "unknown_ids": unknown_ids.value if pairs.is_dir() else None,
             "query_column": query_column,
             "positive_column": positive_column,
             "text_column": text_column,
@@ -316,17 +318,19 @@ def _show(report: RunReport) -> None:
         f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
         f"{report.model}"
     )
-    for title, before, after in (
-        ("held-out queries", report.before, report.after),
-        ("test queries", report.test_before, report.test_after),
+    for title, count, before, after, gains in (
+        ("held-out", report.num_queries, report.before, report.after, report.gains),
+        ("test", report.num_test_queries, report.test_before, report.test_after, report.test_gains),
     ):
         if not before:
             continue
-        rows = [
-            (name, f"{value:.4f}", f"{after[name]:.4f}", f"{after[name] - value:+.4f}")
-            for name, value in before.items()
-        ]
-        terminal.show_table(title, ["metric", "before", "after", "gain"], rows)
+        rows = []
+        for name, value in before.items():
+            interval = "{:+.4f} to {:+.4f}".format(*gains[name]) if name in gains else "undefined"
+            gain = f"{after[name] - value:+.4f}"
+            rows.append((name, f"{value:.4f}", f"{after[name]:.4f}", gain, interval))
+        header = ["metric", "before", "after", "gain", "95% interval"]
+        terminal.show_table(f"{count:,} {title} queries", header, rows)
         first = next(iter(before))
         if after[first] < before[first]:
             terminal.tell(

@@ -19,7 +19,7 @@ from stope.adapters import Adapter, train_adapter
 from stope.data import SourceData
 from stope.data.sources import WEIGHT
 from stope.encoders import EmbeddingCache
-from stope.evaluation import RetrievalEvaluation, evaluate
+from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
 from stope.progress import Progress
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
@@ -95,6 +95,10 @@ class Judge:
 
     def __call__(self, adapter: Adapter | None) -> dict[str, float]:
         """The mean of each metric."""
+        return dict(self.evaluate(adapter).mean)
+
+    def evaluate(self, adapter: Adapter | None) -> Evaluation:
+        """The metrics, query by query too."""
         queries, corpus = self._queries, self._corpus
         if adapter is not None:
             queries, corpus = adapter.apply(queries, "queries"), adapter.apply(corpus, "documents")
@@ -102,7 +106,7 @@ class Judge:
         retriever = DenseRetriever(_Ready(queries), embeddings=corpus)
         found = retriever.search(wanted.query_texts, min(wanted.k, len(corpus)))
         run = found.to_run(wanted.query_ids, wanted.corpus_ids)
-        return dict(evaluate(run, wanted.qrels, wanted.metrics).mean)
+        return evaluate(run, wanted.qrels, wanted.metrics)
 
 
 class _Ready:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,7 @@ from stope.data import SourceData, read_negative_ids, read_sources
 from stope.encoders.folder import load_encoder, save_encoder
 from stope.encoders.static import static_encoder
 from stope.encoders.versions import dimension
-from stope.evaluation import RetrievalEvaluation
+from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent
 from stope.runs import adapting
 from stope.runs.config import Config
@@ -43,6 +43,11 @@ class RunReport:
         after: the same of the encoder that was saved.
         test_before: metrics of evaluation.test_split before training.
         test_after: the same of the encoder that was saved.
+        num_queries: how many held-out queries there are.
+        num_test_queries: how many queries evaluation.test_split has.
+        gains: by metric the 95% interval of what training changed on the held-out queries (paired
+            bootstrap, `stope.evaluation.compare`); empty where there are fewer than two.
+        test_gains: the same on evaluation.test_split.
         resumed: whether an earlier run was gone on with.
     """
 
@@ -53,6 +58,10 @@ class RunReport:
     after: dict[str, float] = field(default_factory=dict)
     test_before: dict[str, float] = field(default_factory=dict)
     test_after: dict[str, float] = field(default_factory=dict)
+    num_queries: int = 0
+    num_test_queries: int = 0
+    gains: dict[str, list[float]] = field(default_factory=dict)
+    test_gains: dict[str, list[float]] = field(default_factory=dict)
     resumed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
         tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
     if section is not None:
         return _adapt(config, folder, whole, data, judged, model, progress, tell)
-    before, test_before = _first(folder, judged, model, tell)
+    first = _first(folder, judged, model, tell)
     tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
     done = _train(config, folder, data, judged.held_out, model, progress, tell)
     if not done.steps:
@@ -138,14 +147,45 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
             f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
             "pairs; give more pairs or a smaller schedule.batch_size"
         )
-    after = _after(done, config)
-    _, test_after = _judge(Judges(None, judged.test), model, "after training", tell)
+    last = _judge(judged, model, "after training", tell)
     _save(model, folder)
+    return _reported(folder, done, first, last, after=_after(done, config))
+
+
+def _reported(
+    folder: RunFolder,
+    done: TrainingReport,
+    first: Sequence[Evaluation | None],
+    last: Sequence[Evaluation | None],
+    after: dict[str, float] | None = None,
+) -> RunReport:
+    """Write and return the report, with what changed between two evaluations of both judges."""
+    means = [[{} if one is None else one.mean for one in both] for both in (first, last)]
+    counts = [0 if one is None else one.num_queries for one in last]
+    gains = [_gains(*both) for both in zip(first, last, strict=True)]
     report = RunReport(
-        folder.path, folder.model, done, before, after, test_before, test_after, folder.resumed
+        folder.path,
+        folder.model,
+        done,
+        before=means[0][0],
+        after=after or means[1][0],
+        test_before=means[0][1],
+        test_after=means[1][1],
+        num_queries=counts[0],
+        num_test_queries=counts[1],
+        gains=gains[0],
+        test_gains=gains[1],
+        resumed=folder.resumed,
     )
     folder.finish(report.to_dict())
     return report
+
+
+def _gains(before: Evaluation | None, after: Evaluation | None) -> dict[str, list[float]]:
+    if before is None or after is None or after.num_queries < 2 or not before.per_query:
+        return {}
+    changes = {name: compare(before, after, name) for name in after.mean}
+    return {name: [change.low, change.high] for name, change in changes.items()}
 
 
 def _adapt(
@@ -164,17 +204,13 @@ def _adapt(
         None if evaluation is None else adapting.Judge(evaluation, frozen)
         for evaluation in (judged.held_out, judged.test)
     )
-    before = [{} if judge is None else judge(None) for judge in (held_out, test)]
+    first = [None if judge is None else judge.evaluate(None) for judge in (held_out, test)]
     tell(f"training an adapter on {int(data.pairs.positives[0][-1]):,} pairs")
     adapter, done = adapting.fit(config, folder.path, data, frozen, held_out, progress)
-    after = [{} if judge is None else judge(adapter) for judge in (held_out, test)]
+    last = [None if judge is None else judge.evaluate(adapter) for judge in (held_out, test)]
     if not (folder.model.is_dir() and any(folder.model.iterdir())):
         adapting.keep(adapter, model, folder.model, save_encoder)
-    report = RunReport(
-        folder.path, folder.model, done, before[0], after[0], before[1], after[1], folder.resumed
-    )
-    folder.finish(report.to_dict())
-    return report
+    return _reported(folder, done, first, last)
 
 
 def _after(done: TrainingReport, config: Config) -> dict[str, float]:
@@ -278,23 +314,29 @@ def _examples(config: Config, data: SourceData, tell: Say) -> Any:
     return training_dataset(rows["query"][:], rows["positive"][:], negatives)
 
 
-def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Any:
-    """The metrics before training; of a run that goes on, those it noted when it began."""
+def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Sequence[Evaluation | None]:
+    """The evaluations before training; of a run that goes on, those it noted when it began."""
     if "before" not in folder.state:
-        before, test = _judge(judged, model, "before training", tell)
-        folder.note(before=before, test_before=test)
-    return folder.state["before"], folder.state["test_before"]
+        first = _judge(judged, model, "before training", tell)
+        held_out, test = ({} if one is None else one.mean for one in first)
+        queries = [{} if one is None else one.per_query for one in first]
+        folder.note(before=held_out, test_before=test, queries_before=queries)
+    state = folder.state
+    queries = state.get("queries_before", [{}, {}])  # which runs of before did not note
+    means = (state["before"], state["test_before"])
+    return [
+        Evaluation(mean, values) if mean else None
+        for mean, values in zip(means, queries, strict=True)
+    ]
 
 
-def _judge(
-    judged: Judges, model: Any, when: str, tell: Say
-) -> tuple[dict[str, float], dict[str, float]]:
-    found = []
-    for one in (judged.held_out, judged.test):
-        if one is not None:
-            tell(f"evaluating {len(one.query_ids):,} queries {when}")
-        found.append({} if one is None else dict(one(model)))
-    return found[0], found[1]
+def _judge(judged: Judges, model: Any, when: str, tell: Say) -> list[Evaluation | None]:
+    evaluations: list[Evaluation | None] = []
+    for judge in (judged.held_out, judged.test):
+        if judge is not None:
+            tell(f"evaluating {len(judge.query_ids):,} queries {when}")
+        evaluations.append(None if judge is None else judge.evaluate(model))
+    return evaluations
 
 
 def _save(model: Any, folder: RunFolder) -> None:
