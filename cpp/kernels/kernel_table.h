@@ -136,7 +136,7 @@ inline constexpr int kInfonceWeightRows =
     2 * kInfonceChunk;                    // of a tile of weights, and its columns
 inline constexpr int kInfonceStrip = 32;  // rows of weights packed at once
 
-// How one row's raw similarities become logits and weights (methods.md, H1, H9, E3, E5):
+// How one row's raw similarities become logits and weights (docs/methods.md, H1, H9, E3, E5):
 //   logit = multiplier * S + log_weight          (focal: multiplier * S * (S + focal_margin))
 //   softmax:  e^(logit - reference)
 //   hardness: e^((1 + beta)(logit - reference)) and e^(beta (logit - reference))

@@ -1,4 +1,5 @@
-// The canonical score (house 3.1): sixteen float32 lanes start at +0; lane l takes elements l,
+// The canonical score (docs/concepts/exactness.md): sixteen float32 lanes start at +0; lane l
+// takes elements l,
 // l + 16, ... by fused multiply-add, the missing elements of the last group count as zeros (their
 // multiply-add is done too), and the lanes are added by the canonical tree. A score of int8 rows
 // under the dot product is their exact int32 sum. The bits are the CPU's.

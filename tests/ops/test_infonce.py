@@ -172,7 +172,7 @@ def test_accuracy(temperature, precision, isa):
         np.testing.assert_allclose(back.temperature, by.temperature, rtol=accuracy[1])
 
 
-# --- published numbers (methods.md) ------------------------------------------------------------
+# --- published numbers (docs/methods.md) ---------------------------------------------------------
 
 TWO = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
 PAIRS = np.array([[1, 0], [0.6, 0.8]], np.float32), np.array([[0.8, 0.6], [0, 1]], np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference_infonce as oracle
 
-TWO = np.array([[0.9, 0.1], [0.2, 0.8]])  # methods.md H4, H9, E4, E5
+TWO = np.array([[0.9, 0.1], [0.2, 0.8]])  # docs/methods.md, H4, H9, E4, E5
 PAIRS = np.array([[1, 0], [0.6, 0.8]]), np.array([[0.8, 0.6], [0, 1]])  # C6, C7
 
 
@@ -23,7 +23,7 @@ def close(got, expected, digits=6):
     np.testing.assert_allclose(got, expected, rtol=0, atol=0.51 * 10.0**-digits)
 
 
-# --- the numbers of methods.md -----------------------------------------------------------------
+# --- the numbers of docs/methods.md --------------------------------------------------------------
 
 
 def test_plain_and_symmetric_h4():

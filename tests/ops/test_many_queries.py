@@ -81,7 +81,7 @@ def test_exclusions_and_limits(metric):
 
 
 def sampled_rows(n, k):
-    """RowSample of cpp/ops/candidates.h; another sample leaves the test below true, but idle."""
+    """RowSample of cpp/scan/candidates.h; another sample leaves the test below true, but idle."""
     count = min(62 * n // k, n // 16, n * k // 3200)
     mixed = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(
         32

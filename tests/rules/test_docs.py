@@ -252,3 +252,15 @@ def test_cited_sections_exist():
                 if section not in headings
             ]
     assert not missing, "\n".join(missing)
+
+
+def test_notes_that_are_not_in_the_tree_are_not_cited():
+    """A reader finds the page from the citation alone: it is docs/methods.md."""
+    astray = re.compile(r"(?<!docs/)\bmethods\.md|\bhouse (?:\d|section)", flags=re.I)
+    wrong = [
+        f"{relative(path)}: {match.group()}"
+        for path, text in texts()
+        if path.suffix != ".md" and path.name != "test_docs.py"
+        for match in astray.finditer(text)
+    ]
+    assert not wrong, "\n".join(wrong)

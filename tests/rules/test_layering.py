@@ -1,4 +1,4 @@
-"""Who may include or import whom (house section 2), read from the #include and import lines."""
+"""Who may include or import whom (docs/architecture.md), read from #include and import lines."""
 
 from __future__ import annotations
 

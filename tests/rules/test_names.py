@@ -1,4 +1,4 @@
-"""House section 4: names that say what they hold, and no function with too many parameters."""
+"""Names that say what they hold, and no function with too many parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near the contrastive loss must come to its oracle (methods.md H11), field by field."""
+"""How near the contrastive loss must come to its oracle (docs/methods.md, H11), field by field."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The specification, slow and clear: a float64 oracle, and the canonical float32 score bit by bit.
 
 Oracle: dot = q.x, cosine = q.x / (|q| |x|) with zero rows scoring 0, euclidean = -|q - x|;
-selection by (score descending, id ascending). Canonical score (house 3.1): 16 lanes, lane l
+selection by (score descending, id ascending). Canonical score (docs/concepts/exactness.md): 16
+lanes, lane l
 accumulates elements l, l + 16, ... from +0.0 with fused multiply-add, missing elements are zeros,
 then lanes are added pairwise l + (l + 8), l + (l + 4), l + (l + 2), l + (l + 1).
 """

@@ -3,7 +3,8 @@
 Row i has the logits l = s S of its positives P_i (weights y, Y = y / sum y) and of its negatives,
 from up to four blocks of scores: query to document (and queue), query to query, document to query,
 document to document. `row_loss` turns them into the loss and its derivatives; `evaluate` collects
-them and chains them to the embeddings. `methods.md` sections H, C6-C8, D18, E3-E5, B1.
+them and chains them to the embeddings. Formulas: docs/methods.md, H, C6 to C8, D18, E3
+to E5, B1.
 
 Where the field leaves a choice, this file makes it:
 - "in" ignores positive weights; "sigmoid" multiplies by y itself, the others by Y; "pairwise" and

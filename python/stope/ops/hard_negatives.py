@@ -122,7 +122,7 @@ def mine_hard_negatives(
     which the queries are copied.
 
     Source: margins of sentence-transformers' ``mine_hard_negatives`` and NV-Retriever's
-    TopK-PercPos (``docs/methods.md`` C1, C2).
+    TopK-PercPos (docs/methods.md, C1, C2).
 
     >>> import numpy as np
     >>> corpus = np.array([[1, 0], [0.99, 0.1], [0.8, 0.6], [0, 1]], dtype=np.float32)

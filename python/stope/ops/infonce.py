@@ -184,7 +184,7 @@ def infonce_forward(
     limits must then be in host memory, each query's ids must ascend, the partition must be
     ``"joint"``.
 
-    Source: ``docs/methods.md`` H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6
+    Source: docs/methods.md, H (van den Oord et al. 2018; Khosla et al. 2020; Li et al. 2023), C6
     to C8, D18, E3 to E5, B1.
 
     >>> import numpy as np
@@ -259,7 +259,7 @@ def infonce_backward(
     Memory beyond inputs and outputs: as :func:`infonce_forward`, but at most 9,216 packed rows per
     thread, and one float32 row per query with directions other than query-to-document.
 
-    Source: ``docs/methods.md`` H3, H4, H6.
+    Source: docs/methods.md, H3, H4, H6.
 
     >>> import numpy as np
     >>> queries = np.array([[1, 0], [0, 1]], dtype=np.float32)

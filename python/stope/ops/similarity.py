@@ -47,7 +47,7 @@ def similarity(
     Memory: the result, and 2 · 64 rows of float32 per thread; on a CUDA device (torch, CuPy; on the
     caller's stream, as :func:`stope.topk`) the result and 8 bytes per row.
 
-    Source: ``docs/methods.md`` H; the order of summation is house 3.1.
+    Source: docs/methods.md, H; the order of summation is docs/concepts/exactness.md.
 
     >>> import numpy as np
     >>> q = np.array([[1.0, 0.0]], dtype=np.float32)

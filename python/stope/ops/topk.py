@@ -76,7 +76,7 @@ def topk(
     2,048: at most 768 MiB (candidates, codes of the queries and of a part of the corpus), and a
     copy of limits and exclusions; 128 MiB more for a corpus in host memory, and as much pinned.
 
-    Source: ``methods.md`` H10 (order of ties), house 3.1 (the certificate).
+    Source: docs/methods.md, H10 (order of ties), docs/concepts/exactness.md (the certificate).
 
     >>> import numpy as np
     >>> corpus = np.eye(4, dtype=np.float32)
