@@ -20,6 +20,6 @@ def on_host(array: Any) -> NDArray[Any]:
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
             array = array.float()
-    elif hasattr(array, "get"):  # CuPy's
+    elif type(array).__module__.split(".")[0] == "cupy":  # a dictionary has a get, too
         array = array.get()
     return np.asarray(array)
