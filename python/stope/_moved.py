@@ -44,6 +44,7 @@ MODULES = {
     "stope.training.log": "stope.training.callbacks.log",
     "stope.training.lora": "stope.encoders.lora",
     "stope.training.prompts": "stope.encoders.prompts",
+    "stope.training.report": "stope.training.trainer",
     "stope.training.query_side": "stope.training.negatives.query_side",
     "stope.training.refresh": "stope.training.negatives.refresh",
     "stope.training.static": "stope.encoders.static",

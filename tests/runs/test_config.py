@@ -355,11 +355,9 @@ def test_differences_name_paths():
 
 
 def test_a_model_is_trained_with_the_prompts_it_is_used_with():
-    from stope.runs.prompts import default_prompts, task_prompts
-
     def made(known, **sections):
         config = Config.from_dict({**LEAST, **sections})
-        return task_prompts(config, {**known, **default_prompts(config)})
+        return config.task_prompts({**known, **config.default_prompts()})
 
     own = {"query": "q: ", "passage": "p: "}
     assert made({}) is None

@@ -24,8 +24,8 @@ from stope.progress import Progress
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
 from stope.training.callbacks.log import TrainingLog
-from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE
+from stope.training.trainer import TrainingReport
 
 Floats = NDArray[np.float32]
 

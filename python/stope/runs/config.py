@@ -21,6 +21,7 @@ from stope._checks import shown
 from stope._extras import need
 from stope.adapters.recipe import AdapterPart, AdapterRecipe, AdapterSchedule
 from stope.data import Source
+from stope.encoders.prompts import TaskPrompts
 from stope.runs.reading import change, parse_yaml
 from stope.runs.sections import (
     AdapterSection,
@@ -47,6 +48,9 @@ def _negatives(given: Any) -> MinedFile | NegativeRefresh | None:
     if isinstance(given, MinedFile) or (isinstance(given, Mapping) and "file" in given):
         return MinedFile.read(given)
     return None if given is None else NegativeRefresh.from_dict(given)
+
+
+_DOCUMENT_NAMES = ("document", "passage", "corpus")  # where encode_document looks, in this order
 
 
 def _sources(given: Any) -> Any:
@@ -126,6 +130,47 @@ class Config(Part):
             stacklevel=2,
         )
         return self.schedule
+
+    def default_prompts(self) -> dict[str, str]:
+        """The prompts that are given for all sources, or for the only one, by role."""
+        section = self.prompts
+        if len(self.data) == 1 and self.data[0].prompts is not None:
+            section = self.data[0].prompts
+        return {} if section is None else section.to_dict()
+
+    def task_prompts(self, known: Mapping[str, str | None]) -> TaskPrompts | None:
+        """The prompts of every source, or None where there are none.
+
+        A model that has prompts of its own is trained with them, since it is used with them, unless
+        the configuration has others.
+
+        Args:
+            known: the model's prompts by name, those of the configuration put in.
+
+        Raises:
+            ValueError: sources have prompts of their own while negatives are mined across them.
+        """
+        default = (
+            known.get("query") or "",
+            next((text for name in _DOCUMENT_NAMES if (text := known.get(name)) is not None), ""),
+        )
+        tasks: dict[str | int, tuple[str, str]] = {}
+        for source in self.data if len(self.data) > 1 else ():
+            if source.prompts is not None:
+                query, document = source.prompts.query, source.prompts.document
+                tasks[source.title] = (
+                    default[0] if query is None else query,
+                    default[1] if document is None else document,
+                )
+        refresh = self.negatives
+        across = isinstance(refresh, NegativeRefresh) and refresh.across_sources
+        if across and set(tasks.values()) - {default}:
+            raise ValueError(
+                "negatives.across_sources mines with the same prompts for all sources, but "
+                f"{', '.join(map(str, tasks))} has its own; give all sources the same prompts, or "
+                "leave across_sources out"
+            )
+        return TaskPrompts(tasks, default=default) if tasks or any(default) else None
 
     def adapter_recipe(self) -> AdapterRecipe:
         """The recipe of the section adapter; what it leaves to be chosen has its default.

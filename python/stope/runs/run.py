@@ -18,14 +18,12 @@ from stope.runs import adapting
 from stope.runs.config import Config
 from stope.runs.folder import RunFolder
 from stope.runs.judging import Judges, judges
-from stope.runs.prompts import default_prompts, task_prompts
 from stope.runs.sections import MinedFile
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import AnyPart
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe
-from stope.training.report import TrainingReport
 from stope.training.rows import pairs_dataset, training_dataset
-from stope.training.trainer import train
+from stope.training.trainer import TrainingReport, train
 from stope.training.while_training import threads
 
 Say = Callable[[str], None]
@@ -239,7 +237,7 @@ def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
                     f"most {longest}; give no more"
                 )
             model.max_seq_length = section.max_tokens
-    model.prompts = {**model.prompts, **default_prompts(config)}
+    model.prompts = {**model.prompts, **config.default_prompts()}
     return model
 
 
@@ -258,7 +256,7 @@ def _train(
         schedule=config.schedule,
         negatives=config.negatives if isinstance(config.negatives, NegativeRefresh) else None,
         batches=config.batches,
-        prompts=task_prompts(config, model.prompts),
+        prompts=config.task_prompts(model.prompts),
         lora=config.encoder.lora,
         evaluation=EvaluationPart()
         if held_out is None

@@ -12,9 +12,8 @@ from stope.training.losses import contrastive_loss
 from stope.training.negatives.live import LiveNegatives
 from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart
-from stope.training.report import TrainingReport
 from stope.training.rows import pairs_dataset, training_dataset
-from stope.training.trainer import train
+from stope.training.trainer import TrainingReport, train
 
 if TYPE_CHECKING:
     from stope.training.callbacks.refresh import NegativeRefreshCallback

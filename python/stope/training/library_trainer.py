@@ -36,8 +36,8 @@ from stope.training.losses import contrastive_loss
 from stope.training.negatives.query_side import QuerySideLoss
 from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
-from stope.training.report import TrainingReport
 from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns, fingerprint_rows
+from stope.training.trainer import TrainingReport
 from stope.training.while_training import autocast_training, quiet, threads, tokens_once
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stope.integrations.sentence_transformers import Clock
 from stope.progress import silent
-from stope.training.report import TrainingReport
+from stope.training.trainer import TrainingReport
 
 if TYPE_CHECKING:
     from stope.training.callbacks.log import TrainingLog
