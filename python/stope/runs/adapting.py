@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Frozen:
             )
         }
 
-    def embed(self, role: str, texts: Sequence[str]) -> Floats:
+    def embed(self, role: Literal["query", "corpus"], texts: Sequence[str]) -> Floats:
         """The embeddings of queries ("query") or documents ("corpus")."""
         if self._model is not None:
             return np.asarray(self._cache.embeddings(self._model, list(texts), role=role))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class Encoding:
         self._used: set[Path] = set()
 
     def embeddings(
-        self, model: Any, texts: Sequence[str], role: str, prompt: str | None
+        self, model: Any, texts: Sequence[str], role: Literal["query", "corpus"], prompt: str | None
     ) -> NDArray[np.float32]:
         """Embeddings of all texts, float32; a read-only map of the file where one process caches.
 
