@@ -19,7 +19,7 @@ from stope._checks import flag
 from stope._checks import path as checked_path
 from stope._files.arrays import digest, read_arrays, write_arrays
 from stope._host import on_host
-from stope._kinds import a, at_least, kinds, mapping, maybe, sequence
+from stope._kinds import a, at_least, kinds, mapping, maybe
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
@@ -47,14 +47,7 @@ class _Table:
     rounds: Ids  # how often a query's negatives were replaced
 
 
-@kinds(
-    pairs=a(Pairs),
-    num_negatives=at_least(1),
-    quotas=maybe(mapping),
-    seed=at_least(0),
-    fixed=flag,
-    sources=maybe(sequence),
-)
+@kinds(pairs=a(Pairs), num_negatives=at_least(1), quotas=maybe(mapping), seed=at_least(0))
 class LiveNegatives:
     """A table of candidate negatives for every query of `Pairs`, and what each step takes of it.
 
@@ -106,9 +99,8 @@ class LiveNegatives:
         fixed: bool = False,
         sources: Sequence[str | int] | None = None,
     ) -> None:
-        if num_negatives < 1:
-            raise ValueError(f"num_negatives is {num_negatives}; it must be at least 1")
-        self.pairs, self.num_negatives, self.seed, self.fixed = pairs, num_negatives, seed, fixed
+        self.pairs, self.num_negatives, self.seed = pairs, num_negatives, seed
+        self.fixed = flag(fixed, "fixed")
         self.sampling: Sampling = Uniform() if sampling is None else sampling
         self.quotas = check_quotas({"dense": num_negatives} if quotas is None else quotas)
         total = sum(self.quotas.values())
