@@ -191,6 +191,17 @@ def test_links_of_pages_lead_somewhere(page):
         assert "://" in target or (page.parent / target).exists(), f"{relative(page)}: {target}"
 
 
+def test_every_page_and_room_is_on_the_map():
+    index = (ROOT / "docs/index.md").read_text()
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page.name == "index.md" or f"({page.relative_to(ROOT / 'docs')})" in index, page
+    architecture = (ROOT / "docs/architecture.md").read_text()
+    for path in (ROOT / "python/stope").iterdir():
+        room = f"{path.name}/" if path.is_dir() else path.stem
+        if path.suffix in ("", ".py") and not path.stem.startswith("__"):
+            assert f"`{room}`" in architecture, f"docs/architecture.md has no room {room}"
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     assert any(True for _ in blocks(ROOT / "README.md", "python"))
