@@ -16,10 +16,9 @@ from typing import Any, Literal, get_args
 
 from stope import _core
 from stope._checks import choice, flag, number, shown
-from stope.ops._objectives import objective_of
+from stope.ops._objectives import Objective, objective_of
 
 Metric = Literal["cosine", "dot"]
-Objective = Literal["out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid"]
 Direction = Literal[
     "query_to_document", "query_to_query", "document_to_query", "document_to_document"
 ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-OBJECTIVES = ("out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid")
-_OF_PAPERS = {
+Objective = Literal["out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid"]
+_OF_PAPERS: dict[str, Objective] = {
     "infonce": "out",
     "supcon": "out",
     "dcl": "decoupled",
