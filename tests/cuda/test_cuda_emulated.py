@@ -243,6 +243,9 @@ def test_flat_index_stays_on_its_device(metric, tmp_path):
     index.add(on_device(corpus[200:]))
     assert len(index) == 300
     assert_all_same(index.search(on_device(queries), 7), expected)
+    for count, k in ((5, 302), (0, 3)):
+        found = index.search(on_device(queries[:count]), k)
+        assert_all_same(found, stope.FlatIndex(corpus, metric).search(queries[:count], k))
     with pytest.raises(ValueError, match=r"queries are on cpu but corpus is on cuda:0"):
         index.search(queries, 7)
     with pytest.raises(ValueError, match=r"rows are on cpu but the index is on cuda:0"):
@@ -271,12 +274,12 @@ def test_flat_index_keeps_panels_on_its_device(metric, dtype, monkeypatch):
     for rows in parts[1:]:
         index.add(rows)
     row_bytes = 2 * 64 + 20
-    assert index._packed.shape == (4 * 128 * row_bytes,)
+    assert index._held.panels.shape == (4 * 128 * row_bytes,)
     expected = stope.topk(queries, corpus, 9, metric=metric)
     assert_all_same(index.search(to_device(queries), 9), expected)
     in_chunks_of_128_rows(monkeypatch, 500, 33, 9)
     assert_all_same(index.search(to_device(queries), 9), expected)
-    index._packed.memory[:] = 0  # so they are what is scanned
+    index._held.panels.memory[:] = 0  # so they are what is scanned
     assert (index.search(to_device(queries), 9).ids.get() != expected.ids).any()
 
 
