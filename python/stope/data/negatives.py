@@ -145,7 +145,7 @@ class NegativeTable:
             for query in positives:
                 if query not in positive_scores:
                     raise ValueError(f'positive_scores has no entry for query "{query}"')
-        found = [negatives.get(query, ()) for query in positives]
+        mined = [negatives.get(query, ()) for query in positives]
         return cls(
             list(positives),
             [queries[query] for query in positives],
@@ -154,10 +154,10 @@ class NegativeTable:
             [[row_of(query, name) for name in named] for query, named in positives.items()],
             [
                 [row_of(query, name) for name, _ in pairs]
-                for query, pairs in zip(positives, found, strict=True)
+                for query, pairs in zip(positives, mined, strict=True)
             ],
             None if positive_scores is None else [positive_scores[query] for query in positives],
-            [[score for _, score in pairs] for pairs in found],
+            [[score for _, score in pairs] for pairs in mined],
         )
 
     def __len__(self) -> int:

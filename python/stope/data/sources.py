@@ -324,8 +324,8 @@ def _from_rows(source: Source, path: Path) -> SourceData:
     pairs, lines_of = _pairs_of(lines, documents, path)
     # A pair that stands in several lines is one row: with the mean of their numbers.
     columns = {
-        name: [float(np.mean([given[line] for line in same.tolist()])) for same in lines_of.rows()]
-        for name, given in values.items()
+        name: [float(np.mean([by_line[line] for line in same])) for same in lines_of.rows()]
+        for name, by_line in values.items()
     }
     negatives = None
     brought = any(example.negatives for example in (*lines, *wrong))

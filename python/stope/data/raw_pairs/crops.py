@@ -96,17 +96,17 @@ def independent_crops(
                 pairs.skipped["too short"] += 1
                 continue
             random = generator(seed, row)
-            found = 0
+            count = 0
             for _ in range(pairs_per_row):
                 start = int(random.integers(max(0, len(spans) - most) + 1))
                 window = spans[start : start + most]
                 for _ in range(_DRAWS):
                     query, positive = crop(text, window, random), crop(text, window, random)
                     if query != positive:
-                        found += 1
+                        count += 1
                         yield RawPair(query, titled(title, positive), row)
                         break
-            if not found:
+            if not count:
                 pairs.skipped["crops all the same"] += 1
 
     return RawPairs(texts, make)

@@ -94,9 +94,9 @@ def recurring_spans(
     def pair(
         text: str, document: _Document, places: list[int], random: np.random.Generator
     ) -> tuple[str, str] | None:
-        one, other = document.two(places, random)
-        start, end = document.grown(one, other, min_span, max_span)
-        first, last = document.bounds(one)
+        place, other = document.two(places, random)
+        start, end = document.grown(place, other, min_span, max_span)
+        first, last = document.bounds(place)
         if end - start == last - first:
             return None  # the passage is the span: there is nothing around it
         length = int(random.integers(min_query, max_query + 1))
@@ -121,11 +121,11 @@ def recurring_spans(
             random = generator(seed, row)
             seen: set[tuple[str, str]] = set()
             for _ in range(_DRAWS * pairs_per_row if recurring else 0):
-                found = pair(text, document, recurring[random.integers(len(recurring))], random)
-                if found is None or found in seen:
+                made = pair(text, document, recurring[random.integers(len(recurring))], random)
+                if made is None or made in seen:
                     continue
-                seen.add(found)
-                yield RawPair(found[0], titled(title, found[1]), row)
+                seen.add(made)
+                yield RawPair(made[0], titled(title, made[1]), row)
                 if len(seen) == pairs_per_row:
                     break
             if not seen:
@@ -172,19 +172,19 @@ class _Document:
         others = [place for place in places if self.passage(place) != self.passage(one)]
         return one, others[random.integers(len(others))]
 
-    def grown(self, one: int, other: int, length: int, most: int) -> tuple[int, int]:
-        """Tokens of the span around `one` that are the same around `other`, both in passages."""
-        (low, high), (other_low, other_high) = self.bounds(one), self.bounds(other)
-        end = one + length
-        shift = other - one
+    def grown(self, place: int, other: int, length: int, most: int) -> tuple[int, int]:
+        """Tokens of the span around `place` that are the same around `other`, both in passages."""
+        (low, high), (other_low, other_high) = self.bounds(place), self.bounds(other)
+        end = place + length
+        shift = other - place
         while (
-            end - one < most
+            end - place < most
             and end < high
             and end + shift < other_high
             and self.keys[end] == self.keys[end + shift]
         ):
             end += 1
-        start = one
+        start = place
         while (
             end - start < most
             and start > low

@@ -127,22 +127,22 @@ def _rows_with_ids(path: Path) -> Iterator[tuple[str, str, dict[str, object]]]:
 def _qrels_files(root: Path, splits: Sequence[str] | None) -> dict[str, Path]:
     if isinstance(splits, str):
         raise TypeError(f'splits is the string "{splits}"; give a list of names: ["{splits}"]')
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     folder = root / "qrels"
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         for ending in (".tsv", ".tsv.gz"):
             if path.name.endswith(ending):
                 split = path.name.removesuffix(ending)
-                if split in found:
-                    raise ValueError(f"both {found[split]} and {path} exist; keep one of them")
-                found[split] = path
+                if split in files:
+                    raise ValueError(f"both {files[split]} and {path} exist; keep one of them")
+                files[split] = path
     if splits is None:
-        return found
+        return files
     for split in splits:
-        if split not in found:
-            known = ", ".join(f'"{name}"' for name in found) or "none"
+        if split not in files:
+            known = ", ".join(f'"{name}"' for name in files) or "none"
             raise ValueError(f'{folder} has no split "{split}"; the splits are {known}')
-    return {split: found[split] for split in splits}
+    return {split: files[split] for split in splits}
 
 
 def known_judgements(
