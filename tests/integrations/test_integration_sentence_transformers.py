@@ -336,7 +336,7 @@ def test_a_model_in_double_precision(encoder):
 @pytest.mark.parametrize(
     ("options", "error", "sentence"),
     [
-        ({"temperature": 0}, ValueError, "temperature is 0.0"),
+        ({"temperature": 0}, ValueError, "temperature is 0"),
         ({"margin_strategy": "soft"}, ValueError, "margin_strategy is 'soft'"),
         ({"tau": 20}, TypeError, "no option 'tau'"),
         ({"mini_batch_size": 0}, ValueError, "mini_batch_size is 0"),

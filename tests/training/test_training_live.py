@@ -135,11 +135,11 @@ def test_columns_by_what_they_are():
     assert found.row
     assert found.source
     for name, values, said in [
-        ("weight", [1.0, -1.0], 'has the weight -1.0 in row 1; the column "weight" holds'),
-        ("easiness", [0.5, float("nan")], 'has nan in row 1 of the column "easiness", a signal'),
-        ("easiness", [0.5, None], 'has None in row 1 of the column "easiness", a signal'),
+        ("weight", [1.0, -1.0], 'has -1.0 in row 1 of the column "weight"; give a number of'),
+        ("easiness", [0.5, float("nan")], 'has nan in row 1 of the column "easiness"; a signal'),
+        ("easiness", [0.5, None], 'has None in row 1 of the column "easiness"; a signal'),
         ("positive", ["x", None], 'has None in row 1 of the column "positive"; give a text'),
-        ("source", [0.5, 1.5], "has the source 0.5 in row 0"),
+        ("source", [0.5, 1.5], 'has 0.5 in row 0 of the column "source"; give words'),
     ]:
         with pytest.raises(ValueError, match=said):
             check_columns(datasets.Dataset.from_dict({**columns, name: values}))

@@ -125,6 +125,7 @@ def live_columns(loss: Any, batch: Batch, told: dict[str, Any], like: Features) 
     step = loss.clock.step
     batch.queries = loss.rows.query_of[batch.rows]
     kept = told.get("live_columns", {}).get((id(loss), step))
+    columns: list[Features]
     if kept is not None:
         batch.chosen, columns = kept
         batch.again = True

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stope._checks import choice, shown
+from stope._checks import choice, number, shown
 from stope.encoders.versions import dimension
 
 _DIRECTIONS = {
@@ -27,9 +27,7 @@ def temperature_of(temperature: float | None, scale: float | None) -> float:
         raise ValueError(
             f"temperature is {temperature} and scale is {scale}, its inverse; give one of them"
         )
-    if isinstance(scale, bool) or not isinstance(scale, int | float):
-        raise TypeError(f"scale is {shown(scale)}; give a number above 0")
-    if not 0 < scale < math.inf:
+    if number(scale, "scale", "give a number above 0") <= 0:
         raise ValueError(f"scale is {scale}; give a number above 0")
     return 1.0 / scale
 
@@ -59,18 +57,16 @@ def torch_options(
 ) -> dict[str, Any]:
     """The options of :class:`stope.torch.InfoNCELoss`, whose own words are accepted as well."""
     choice(margin_strategy, "margin_strategy", ("absolute", "relative"))
-    made = dict(options)
-    both = (("partition", "partition_mode", partition_mode, "joint"),)
-    both += (("hardness", "hardness_mode", hardness_mode, None),)  # type: ignore[assignment]
-    for name, ours, value, unset in both:
-        if name in options and value != unset:
+    made = {"partition": "joint", "hardness": None, **options}
+    for name, ours, value in (
+        ("partition", "partition_mode", None if partition_mode == "joint" else partition_mode),
+        ("hardness", "hardness_mode", hardness_mode),
+        (f"{margin_strategy}_margin", "margin", margin),
+    ):
+        if value is not None and options.get(name) is not None:
             raise ValueError(f"{ours} is {value!r} and {name} is {options[name]!r}; give one")
-        made.setdefault(name, value)
-    if margin is not None:
-        name = f"{margin_strategy}_margin"
-        if options.get(name) is not None:
-            raise ValueError(f"margin is {margin} and {name} is {options[name]}; give one")
-        made[name] = margin
+        if value is not None:
+            made[name] = value
     return made
 
 

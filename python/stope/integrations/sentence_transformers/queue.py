@@ -28,6 +28,10 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
         size: how many documents are kept.
     """
 
+    documents: Any
+    guides: Any
+    names: Any
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size

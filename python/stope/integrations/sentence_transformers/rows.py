@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -90,41 +90,27 @@ def check_columns(dataset: Any) -> Columns:
 
     Raises:
         ValueError: fewer than two columns of texts; a label that says that a row is no pair; a
-            weight that is negative, missing or not finite; a number that is missing, NaN or
-            infinite; a source that is neither word nor integer.
+            value that its column cannot have.
     """
     columns = columns_of(dataset[0])
     if len(columns.texts) < 2:
         raise ValueError(f"examples has only the text column {list(columns.texts)}; two are needed")
     for name in columns.labels:
         check_labels(dataset[name], name)
+    numbers = (*columns.signals, *([LOG_WEIGHT] if columns.log_weight else []))
+    rules: list[tuple[str, Callable[[Any], bool], str]] = [
+        *((name, _is_finite, "a signal for weightings; give a finite number") for name in numbers),
+        *((name, _is_text, "give a text, or remove the row") for name in columns.texts),
+    ]
     if columns.weight:
-        for row, weight in enumerate(dataset[WEIGHT]):
-            if not _is_number(weight) or not 0 <= weight < math.inf:
-                raise ValueError(
-                    f"examples has the weight {shown(weight)} in row {row}; the column "
-                    f'"{WEIGHT}" holds numbers of at least 0'
-                )
-    for name in (*columns.signals, *([LOG_WEIGHT] if columns.log_weight else [])):
-        for row, value in enumerate(dataset[name]):
-            if not _is_number(value) or not math.isfinite(value):
-                raise ValueError(
-                    f'examples has {shown(value)} in row {row} of the column "{name}", a signal '
-                    "for weightings; give a finite number, or remove the column"
-                )
-    for name in columns.texts:
-        for row, value in enumerate(dataset[name]):
-            if not isinstance(value, str):
-                raise ValueError(
-                    f'examples has {shown(value)} in row {row} of the column "{name}"; give a '
-                    "text, or remove the row"
-                )
+        rules.append((WEIGHT, lambda w: _is_finite(w) and w >= 0, "give a number of at least 0"))
     if columns.source:
-        for row, value in enumerate(dataset[SOURCE]):
-            if not isinstance(value, str | int):
+        rules.append((SOURCE, lambda name: isinstance(name, str | int), "give words or integers"))
+    for name, is_right, remedy in rules:
+        for row, value in enumerate(dataset[name]):
+            if not is_right(value):
                 raise ValueError(
-                    f"examples has the source {shown(value)} in row {row}; the column "
-                    f'"{SOURCE}" holds words or integers'
+                    f'examples has {shown(value)} in row {row} of the column "{name}"; {remedy}'
                 )
     return columns
 
@@ -310,3 +296,11 @@ def _sources(names: Sequence[str | int] | None) -> tuple[Ids | None, tuple[str |
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
