@@ -158,8 +158,8 @@ def _reported(
     after: dict[str, float] | None = None,
 ) -> RunReport:
     """Write and return the report, with what changed between two evaluations of both judges."""
-    means = [[{} if one is None else one.mean for one in both] for both in (first, last)]
-    counts = [0 if one is None else one.num_queries for one in last]
+    means = [[{} if judged is None else judged.mean for judged in both] for both in (first, last)]
+    counts = [0 if judged is None else judged.num_queries for judged in last]
     gains = [_gains(*both) for both in zip(first, last, strict=True)]
     report = RunReport(
         folder.path,
