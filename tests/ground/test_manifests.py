@@ -139,6 +139,9 @@ def test_arrays_with_a_damaged_header_are_refused(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"truncated or altered|is altered"):
             read_arrays(manifest, {"version": int}, ["ids"])
+    path.write_bytes(whole + b"x")
+    with pytest.raises(ValueError, match="is altered"):
+        read_arrays(manifest, {"version": int}, ["ids"])
     path.write_bytes(whole)
     with pytest.raises(ValueError, match=r"arrays\.more is missing"):
         read_arrays(manifest, {"version": int}, ["ids", "more"])

@@ -85,11 +85,13 @@ _REMEDY = "start without it, or from another checkpoint"
 
 def _read(path: Path, sha256: str) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array: NDArray[Any] = np.load(file, allow_pickle=False)
+            more = file.read(1)
     except FileNotFoundError:
         raise
     except Exception as error:  # NumPy's reader has many for a damaged header
         raise ValueError(f"{path} is truncated or altered ({type(error).__name__})") from None
-    if digest(array) != sha256:
+    if more or digest(array) != sha256:
         raise ValueError(f"{path} is altered: its SHA-256 is not the one in the manifest")
     return array
