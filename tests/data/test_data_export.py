@@ -14,7 +14,6 @@ from stope.data import (
     negative_rows,
     negatives_dataset,
     read_flagembedding,
-    read_jsonl,
     read_tevatron,
 )
 
@@ -39,22 +38,6 @@ def a_table(**changes):
     return NegativeTable(**arguments)
 
 
-def test_triplet():
-    rows = negative_rows(a_table(), "triplet")
-    assert list(rows) == [
-        {"query": "ore", "positive": "rock", "negative": "drill"},
-        {"query": "ore", "positive": "rock", "negative": "lamp"},
-        {"query": "ore", "positive": "pit", "negative": "drill"},
-        {"query": "ore", "positive": "pit", "negative": "lamp"},
-        {"query": "way", "positive": "shaft", "negative": "pit"},
-    ]
-    assert (len(rows), rows.dropped) == (5, 1)
-    scored = list(negative_rows(a_table(), "triplet", scores=True))
-    assert [row["scores"] for row in scored] == [
-        [0.9, 0.5], [0.9, 0.25], [0.8, 0.5], [0.8, 0.25], [0.7, 0.125],
-    ]  # fmt: skip
-
-
 def test_tuple_drops_rows_short_of_negatives_and_says_how_many():
     rows = negative_rows(a_table(), "n-tuple")
     assert list(rows) == [
@@ -74,55 +57,37 @@ def test_tuple_drops_rows_short_of_negatives_and_says_how_many():
     assert (list(none), len(none), none.dropped) == ([], 0, 4)
 
 
-def test_labeled_pair():
-    rows = negative_rows(a_table(), "labeled-pair")
-    assert [(row["query"], row["document"], row["label"]) for row in rows] == [
-        ("ore", "rock", 1), ("ore", "pit", 1), ("ore", "drill", 0), ("ore", "lamp", 0),
-        ("way", "shaft", 1), ("way", "pit", 0), ("light", "lamp", 1),
+def test_scores_stand_in_every_format():
+    scored = {name: list(negative_rows(a_table(), name, scores=True)) for name in FORMATS}
+    assert [row["scores"] for row in scored["triplet"]] == [
+        [0.9, 0.5], [0.9, 0.25], [0.8, 0.5], [0.8, 0.25], [0.7, 0.125],
     ]  # fmt: skip
-    assert (len(rows), rows.dropped) == (7, 0)
-    scored = list(negative_rows(a_table(), "labeled-pair", scores=True))
-    assert [row["score"] for row in scored] == [0.9, 0.8, 0.5, 0.25, 0.7, 0.125, 0.6]
-    assert all("label" not in row for row in scored)
-
-
-def test_labeled_list():
-    rows = negative_rows(a_table(), "labeled-list")
-    assert list(rows) == [
-        {"query": "ore", "documents": ["rock", "drill", "lamp"], "labels": [1, 0, 0]},
-        {"query": "ore", "documents": ["pit", "drill", "lamp"], "labels": [1, 0, 0]},
-        {"query": "way", "documents": ["shaft", "pit"], "labels": [1, 0]},
-    ]
-    assert (len(rows), rows.dropped) == (3, 1)
-    scored = list(negative_rows(a_table(), "labeled-list", scores=True))
-    assert [row["scores"] for row in scored] == [[0.9, 0.5, 0.25], [0.8, 0.5, 0.25], [0.7, 0.125]]
-    assert all("labels" not in row for row in scored)
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
-def test_flagembedding_and_tevatron_are_read_back(tmp_path, ending):
-    path = tmp_path / f"train.{ending}"
-    done = export_negatives(path, "flagembedding", a_table(), scores=True)
-    assert (done.path, done.rows, done.dropped) == (path, 2, 1)
-    first, second = read_flagembedding(path)
-    assert (first.query, first.positives, first.negatives) == (
-        "ore",
-        ["rock", "pit"],
-        ["drill", "lamp"],
-    )
+    assert [row["score"] for row in scored["labeled-pair"]] == [
+        0.9, 0.8, 0.5, 0.25, 0.7, 0.125, 0.6,
+    ]  # fmt: skip
+    lists = [[0.9, 0.5, 0.25], [0.8, 0.5, 0.25], [0.7, 0.125]]
+    assert [row["scores"] for row in scored["labeled-list"]] == lists
+    assert not any({"label", "labels"} & row.keys() for row in scored["labeled-pair"])
+    _, second = read_flagembedding(scored["flagembedding"])
     assert (second.positive_scores, second.negative_scores) == ([0.7], [0.125])
-    assert "pos_scores" not in next(iter(negative_rows(a_table(), "flagembedding")))
-    done = export_negatives(path, "tevatron", a_table(), scores=True)
-    assert (done.rows, done.dropped, done.format) == (2, 1, "tevatron")
-    first, second = read_tevatron(path)
+    first, second = read_tevatron(scored["tevatron"])
     assert (first.query_id, first.positive_ids, first.negative_ids) == (
         "q1",
         ["d0", "d1"],
         ["d3", "d2"],
     )
-    assert (second.query, second.positives, second.negatives) == ("way", ["shaft"], ["pit"])
     assert (first.positive_scores, first.negative_scores) == ([0.9, 0.8], [0.5, 0.25])
-    assert set(next(iter(read_jsonl(path)))["negative_passages"][0]) == {"docid", "text", "score"}
+    assert (second.query, second.positives, second.negatives) == ("way", ["shaft"], ["pit"])
+
+
+def test_what_is_dropped_is_counted():
+    dropped = {name: negative_rows(a_table(), name).dropped for name in FORMATS}
+    assert list(dropped.values()) == [1, 2, 0, 1, 1, 1]
+    reasons = {negative_rows(a_table(), name).dropped_reason for name in FORMATS[:1] + FORMATS[4:]}
+    assert reasons == {
+        "(query, positive) pairs without a negative",
+        "queries without a negative or a positive",
+    }
 
 
 @given(data=st.data())

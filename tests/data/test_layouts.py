@@ -241,6 +241,15 @@ def test_positives_that_are_ids(tmp_path):
         read_source(source)
 
 
+def test_lines_of_one_query_may_repeat_its_id(tmp_path):
+    rows = [{"qid": 7, "query": "q", "positive": text} for text in ("a", "b")]
+    write_jsonl(tmp_path / "p.jsonl", [*rows, {"qid": 8, "query": "r", "positive": "c"}])
+    assert read_source(Source(tmp_path / "p.jsonl")).pairs.query_ids == ["7", "8"]
+    write_jsonl(tmp_path / "p.jsonl", [*rows, {"qid": 7, "query": "r", "positive": "c"}])
+    with pytest.raises(ValueError, match="query_ids has '7' more than once; ids must be unique"):
+        read_source(Source(tmp_path / "p.jsonl"))
+
+
 def test_one_id_for_two_texts_is_refused(tmp_path):
     passages = [[{"docid": "d", "text": text}] for text in ("one", "two")]
     rows = [{"query": f"q{n}", "positive_passages": each} for n, each in enumerate(passages)]

@@ -86,3 +86,23 @@ def rows_of_bodies(texts: Sequence[str], starts: Sequence[int]) -> dict[bytes, l
             key = text_key(texts[row][start:])
             bodies.setdefault(key, []).append(row)
     return bodies
+
+
+def ids_or_numbers(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
+    """The ids, one for each; numbers behind the letter where there are none."""
+    if ids is None:
+        return [f"{letter}{place}" for place in range(count)]
+    names = checked_texts(ids, argument, empty=True)
+    if len(names) != count:
+        raise ValueError(f"{argument} has {len(names)} ids for {count} texts")
+    return names
+
+
+def unique_ids(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
+    """The same, none twice."""
+    names = ids_or_numbers(ids, count, letter, argument)
+    if len(set(names)) != count:
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{argument} has {shown(twice)} more than once; ids must be unique")
+    return names

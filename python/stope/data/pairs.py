@@ -12,7 +12,13 @@ from stope._checks import shown
 from stope._checks import texts as checked
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
-from stope.data.documents import DistinctDocuments, TextRows, rows_of_bodies
+from stope.data.documents import (
+    DistinctDocuments,
+    TextRows,
+    ids_or_numbers,
+    rows_of_bodies,
+    unique_ids,
+)
 from stope.data.text_identity import text_key
 from stope.lists import Lists
 
@@ -160,9 +166,9 @@ class Pairs:
         if not documents:
             documents = [text for answer in answers for text in answer]
             document_titles = [title for line in titles for title in line]
-        ids = _unique_ids(corpus_ids, len(documents), "d", "corpus_ids")
+        ids = unique_ids(corpus_ids, len(documents), "d", "corpus_ids")
         table = DistinctDocuments(documents, ids, document_titles)
-        names = _unique_ids(query_ids, len(queries), "q", "query_ids")
+        names = ids_or_numbers(query_ids, len(queries), "q", "query_ids")
         first: dict[bytes, int] = {}
         lines_of: dict[bytes, dict[int, list[int]]] = {}
         for line, query in enumerate(queries):
@@ -178,7 +184,7 @@ class Pairs:
         kept = list(first.values())
         pairs = cls._of(
             table,
-            [names[line] for line in kept],
+            unique_ids([names[line] for line in kept], len(kept), "q", "query_ids"),
             [queries[line] for line in kept],
             lines_of.values(),
             np.array(kept, dtype=np.int64),
@@ -207,8 +213,8 @@ class Pairs:
         Raises:
             ValueError: duplicated ids, a judged document that the corpus lacks, or no query left.
         """
-        names = _unique_ids(query_ids, len(query_texts), "q", "query_ids")
-        ids = _unique_ids(corpus_ids, len(corpus_texts), "d", "corpus_ids")
+        names = unique_ids(query_ids, len(query_texts), "q", "query_ids")
+        ids = unique_ids(corpus_ids, len(corpus_texts), "d", "corpus_ids")
         query_texts = checked(query_texts, "query_texts", empty=True)
         corpus_texts = checked(corpus_texts, "corpus_texts", empty=True)
         table = DistinctDocuments(corpus_texts, ids, corpus_titles)
@@ -435,16 +441,3 @@ class SourcePairs:
     def of_source(self, rows: Ids) -> Ids:
         """Rows of the corpus of all, each a document of the source, as its rows; -1 stays."""
         return np.where(rows >= 0, np.searchsorted(self.documents, rows), np.int64(-1))
-
-
-def _unique_ids(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
-    if ids is None:
-        return [f"{letter}{place}" for place in range(count)]
-    names = checked(ids, argument, empty=True)
-    if len(names) != count:
-        raise ValueError(f"{argument} has {len(names)} ids for {count} texts")
-    if len(set(names)) != count:
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{argument} has {shown(twice)} more than once; ids must be unique")
-    return names

@@ -1,0 +1,71 @@
+"""What stands in files reaches the commands: labels, ids, empty rows, samplings."""
+
+# ruff: noqa: F401, F811 - fixtures are imported here and named as arguments of the tests
+
+from __future__ import annotations
+
+import pytest
+
+from stope.data import read_jsonl, write_jsonl
+
+pytest.importorskip("typer", reason="needs the extra cli")
+
+from command import call, folder, one_sentence, texts
+
+DOCUMENTS = [{"docno": f"D{n}", "title": "T", "text": f"text {n} word{n % 7}"} for n in range(40)]
+ROWS = [
+    {"qid": f"Q{n}", "query": f"word{n % 7} {n}", "document": f"TEXT {n}  word{n % 7}", "label": 1}
+    for n in range(12)
+]
+WRONG = [
+    {**row, "document": f"text {n + 20} word{n % 7}", "label": 0} for n, row in enumerate(ROWS)
+]
+
+
+@pytest.fixture
+def files(folder):
+    write_jsonl(folder / "c.jsonl", DOCUMENTS)
+    write_jsonl(folder / "rows.jsonl", [*ROWS, *WRONG])
+    return folder
+
+
+def test_labels_and_ids_reach_mine(call, files):
+    done = call("mine", "rows.jsonl", "c.jsonl", "--ids", "ids.jsonl", "-n", "3")
+    assert "12 queries, 40 documents, 12 pairs; left out: 12 negatives of the file" in done.stderr
+    mined = list(read_jsonl(files / "ids.jsonl"))
+    assert {row["query_id"] for row in mined} == {f"Q{n}" for n in range(12)}
+    for row in mined:  # no positive, however it is written
+        assert row["document_id"] != f"D{row['query_id'][1:]}"
+    done = call("mine", "rows.jsonl", "c.jsonl", "--ignore-labels", "-n", "3")
+    assert "24 pairs" in done.stderr
+
+
+def test_samplings_of_mine(call, files):
+    common = ("mine", "rows.jsonl", "c.jsonl", "-n", "3", "-q", "--ids", "ids.jsonl")
+    mined = {}
+    for sampling in ("simans", "teacher_margin", "uniform"):
+        call(*common, "--sampling", sampling, "--pool", "20", "--seed", "1")
+        mined[sampling] = list(read_jsonl(files / "ids.jsonl"))
+        assert len(mined[sampling]) == 36
+    assert mined["simans"] != mined["uniform"]
+    done = call(*common, "--pool", "20", code=2)
+    assert "it has no effect with --sampling top" in done.stderr
+
+
+def test_rows_without_text(call, files):
+    write_jsonl(files / "rows.jsonl", [*ROWS, {**ROWS[0], "query": " "}])
+    done = call("mine", "rows.jsonl", "c.jsonl", code=1)
+    assert 'rows.jsonl:13: field "query" is empty' in one_sentence(done.stderr)
+    done = call("mine", "rows.jsonl", "c.jsonl", "--skip-empty")
+    assert "left out: 1 rows without text" in done.stderr
+
+
+def test_search_makes_no_ids_up(call, files):
+    write_jsonl(files / "q.jsonl", [{"key": "K1", "query": "word1"}])
+    done = call("search", "q.jsonl", "c.jsonl", code=1)
+    sentence = one_sentence(done.stderr)
+    assert (
+        'q.jsonl:1: no id column among "key", "query"; name it with --query-id-column' in sentence
+    )
+    call("search", "q.jsonl", "c.jsonl", "--query-id-column", "key", "-o", "run.trec")
+    assert (files / "run.trec").read_text().startswith("K1 Q0 D")
