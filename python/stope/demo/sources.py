@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from stope.data import Collection, read_beir
 from stope.data.readers.beir import UnknownIds
 from stope.demo.python_corpus import read_python
+from stope.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read(
     max_documents: int,
     seed: int,
     unknown_ids: UnknownIds = "error",
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Material:
     """Read a BEIR folder, or the Python installation when ``data`` is None.
 

@@ -17,6 +17,7 @@ from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of
+from stope.ops._search import Metric
 from stope.progress import StageProgress, silent
 
 Ids = NDArray[np.int64]
@@ -92,7 +93,7 @@ def consistency_filter(
     num_documents: int | None = None,
     greatest_rank: int = 10,
     seed: int = 0,
-    metric: str = "cosine",
+    metric: Metric = "cosine",
     exclude_query_text: bool = True,
     query_prompt: str | None = None,
     corpus_prompt: str | None = None,
@@ -195,7 +196,9 @@ def _excluded(pairs: Pairs, sample: Ids | None, query_text: bool) -> Lists:
     return _filtered(Lists(never.offsets, places), places >= 0)
 
 
-def _pair_scores(queries: Any, corpus: Any, positives: Lists, metric: str) -> NDArray[np.float32]:
+def _pair_scores(
+    queries: Any, corpus: Any, positives: Lists, metric: Metric
+) -> NDArray[np.float32]:
     """Canonical scores of every query with its own positives, some queries at a time."""
     scores = np.empty(len(positives.ids), dtype=np.float32)
     for start in range(0, positives.num_lists, _QUERIES):

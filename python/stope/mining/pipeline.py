@@ -21,7 +21,7 @@ from stope.lists import Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
-from stope.ops._search import exclusions
+from stope.ops._search import Metric, exclusions
 from stope.progress import StageProgress, silent
 
 
@@ -43,7 +43,7 @@ class Limits:
     """
 
     num_negatives: int = 5
-    metric: Literal["cosine", "dot", "euclidean"] = "cosine"
+    metric: Metric = "cosine"
     absolute_margin: float | None = None
     relative_margin: float | None = None
     max_score: float | None = None
@@ -236,7 +236,7 @@ def _drawn(
 
 
 def _positive_scores(
-    queries: Any, corpus: Any, positives: Lists, result: stope.HardNegatives, metric: str
+    queries: Any, corpus: Any, positives: Lists, result: stope.HardNegatives, metric: Metric
 ) -> NDArray[np.float32]:
     """Score of every positive: the minimum where a query has one, computed where it has several."""
     scores = np.repeat(result.positive_scores.astype(np.float32), positives.lengths)

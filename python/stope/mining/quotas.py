@@ -6,7 +6,7 @@ sources follow one another: what one cannot give, the next gives in its place, c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from stope.data.pairs import Pairs
 from stope.lists import Lists
 from stope.mining.mined import Mined
 from stope.mining.sampling import Keys, distinct_numbers, sampling_keys
+from stope.progress import Progress
 
 Ids = NDArray[np.int64]
 
@@ -123,7 +124,7 @@ def lexical_candidates(
     *,
     queries: Sequence[int] | None = None,
     tokenizer: Any = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Ids:
     """BM25's best documents for each query, without its positives and its own text.
 
@@ -165,7 +166,7 @@ def mixed_negatives(
     *,
     lexical: Ids | None = None,
     seed: int = 0,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Ids:
     """Negatives of every query from several sources, once and for all.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -12,7 +11,7 @@ from stope import _arrays, _core
 from stope._checks import choice, integer
 from stope._host import on_host
 from stope.lists import Lists
-from stope.progress import check_progress
+from stope.progress import Progress, check_progress
 
 Metric = Literal["dot", "cosine", "euclidean"]
 """What scores mean; see :func:`stope.similarity`."""
@@ -47,9 +46,9 @@ def search(
     exclude: Any = None,
     ceiling: Any = None,
     floor: Any = None,
-    precision: str = "exact",
+    precision: Precision = "exact",
     out: tuple[Any, Any] | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
     packed: Any = None,
     above_ceiling: NDArray[np.int64] | None = None,
 ) -> TopK:

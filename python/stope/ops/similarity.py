@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from stope import _arrays, _core
 from stope._checks import choice
-from stope.ops._search import METRICS
-from stope.progress import check_progress
+from stope.ops._search import METRICS, Metric
+from stope.progress import Progress, check_progress
 
 
 def similarity(
     queries: Any,
     corpus: Any,
     *,
-    metric: str = "dot",
+    metric: Metric = "dot",
     out: Any = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """Score every query against every corpus row.
 

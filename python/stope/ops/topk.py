@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from stope.ops._search import TopK, search
+from stope.ops._search import Metric, Precision, TopK, search
+from stope.progress import Progress
 
 
 def topk(
@@ -13,13 +13,13 @@ def topk(
     corpus: Any,
     k: int,
     *,
-    metric: str = "dot",
+    metric: Metric = "dot",
     exclude: Any = None,
     ceiling: Any = None,
     floor: Any = None,
-    precision: str = "exact",
+    precision: Precision = "exact",
     out: tuple[Any, Any] | None = None,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> TopK:
     """Find the k corpus rows with the highest score for every query, exactly.
 

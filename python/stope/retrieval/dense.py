@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import stope
 from stope._checks import texts as texts_of
 from stope._host import on_host
 from stope._kinds import kinds, matrix, maybe, string
 from stope.encoders.encode import ENCODING, Encoder, encode_corpus, encode_queries
+from stope.ops._search import Precision
 from stope.progress import Progress
 from stope.retrieval.ranking import Exclusions, Metric, Ranking, check_k
 
@@ -81,7 +82,7 @@ class DenseRetriever:
         k: int = 100,
         *,
         exclude: Exclusions | None = None,
-        precision: Literal["exact", "int8", "bfloat16"] = "exact",
+        precision: Precision = "exact",
         progress: Progress | None = None,
     ) -> Ranking:
         """Embed the queries and find the k best documents of each.
@@ -111,7 +112,7 @@ class DenseRetriever:
         k: int = 100,
         *,
         exclude: Exclusions | None = None,
-        precision: Literal["exact", "int8", "bfloat16"] = "exact",
+        precision: Precision = "exact",
         progress: Progress | None = None,
     ) -> Ranking:
         """Find the k best documents of each query embedding; like `search`, without the encoder."""
