@@ -17,6 +17,17 @@ class TextRows(NamedTuple):
     rows: dict[bytes, int]
     bodies: dict[bytes, list[int]]
 
+    @classmethod
+    def of(cls, texts: list[str], starts: Sequence[int]) -> TextRows:
+        """Of documents whose text begins, behind the title, at these places."""
+        lookup = cls(texts, {}, {})
+        for row, text in enumerate(texts):
+            lookup.rows.setdefault(text_key(text), row)
+        for row, start in enumerate(starts):
+            if start:
+                lookup.bodies.setdefault(text_key(texts[row][start:]), []).append(row)
+        return lookup
+
 
 class DistinctDocuments:
     """Documents by distinct text; the first of equal texts stands for all."""
@@ -29,7 +40,8 @@ class DistinctDocuments:
         self.places: list[int] = []
         self.starts: list[int] = []
         self.num_given = len(texts)
-        self._row_of_key: dict[bytes, int] = {}
+        self.lookup = TextRows(self.texts, {}, {})
+        self._row_of_key, self._bodies = self.lookup.rows, self.lookup.bodies
         self._row_of_id: dict[str, int] = {}
         self._added = 0
         if titles is not None:
@@ -42,7 +54,6 @@ class DistinctDocuments:
                 title = titles[place] if titles is not None else ""
                 self._append(key, name, text, place, title)
             self._row_of_id[name] = self._row_of_key[key]
-        self._bodies = rows_of_bodies(self.texts, self.starts)
 
     def rows_of_positive(self, text: str, title: str = "") -> Sequence[int]:
         """Rows of the documents that a positive is; it is added at the end where none is."""
@@ -69,23 +80,16 @@ class DistinctDocuments:
         self.texts.append(text)
         self.ids.append(name)
         self.places.append(place)
-        self.starts.append(body_start(text, title))
+        start = body_start(text, title)
+        self.starts.append(start)
+        if start:
+            self._bodies.setdefault(text_key(text[start:]), []).append(len(self.texts) - 1)
 
 
 def body_start(text: str, title: str) -> int:
     """Where the text behind its title begins; 0 where the title is not in front, or is all."""
     start = len(title) + 1
     return start if title and text.startswith(f"{title} ") and text[start:].strip() else 0
-
-
-def rows_of_bodies(texts: Sequence[str], starts: Sequence[int]) -> dict[bytes, list[int]]:
-    """Rows by the key of the text behind the title, of documents that have both."""
-    bodies: dict[bytes, list[int]] = {}
-    for row, start in enumerate(starts):
-        if start:
-            key = text_key(texts[row][start:])
-            bodies.setdefault(key, []).append(row)
-    return bodies
 
 
 def ids_or_numbers(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:

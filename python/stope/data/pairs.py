@@ -16,7 +16,6 @@ from stope.data.documents import (
     DistinctDocuments,
     TextRows,
     ids_or_numbers,
-    rows_of_bodies,
     unique_ids,
 )
 from stope.data.text_identity import text_key
@@ -58,8 +57,8 @@ class Pairs:
         body_starts: where the text begins behind the title, int64 ``[documents]``; None without
             titles.
 
-    Threads may share pairs. Memory: the lists of strings (not copied), about 40 bytes per document,
-    and 200 more once texts are looked up.
+    Threads may share pairs. Memory: the lists of strings (not copied), and about 250 bytes per
+    document, by which texts are looked up.
     """
 
     query_ids: list[str]
@@ -279,6 +278,7 @@ class Pairs:
             num_queries_given,
             table.num_given,
             body_starts=np.array(table.starts, dtype=np.int64) if any(table.starts) else None,
+            _looked_up=[table.lookup],
         )
 
     def take(self, queries: ArrayLike) -> Pairs:
@@ -408,11 +408,8 @@ class Pairs:
     def _lookup(self) -> TextRows:
         """Rows by the keys of their texts: made once, and shared with what `take` makes."""
         if not self._looked_up or self._looked_up[0].texts is not self.corpus_texts:
-            rows: dict[bytes, int] = {}
-            for row, text in enumerate(self.corpus_texts):
-                rows.setdefault(text_key(text), row)
             starts = [] if self.body_starts is None else self.body_starts.tolist()
-            lookup = TextRows(self.corpus_texts, rows, rows_of_bodies(self.corpus_texts, starts))
+            lookup = TextRows.of(self.corpus_texts, starts)
             self._looked_up[:] = [lookup]
             return lookup
         return self._looked_up[0]

@@ -30,6 +30,8 @@ def normal_text(text: str) -> str:
         text = unicodedata.normalize("NFC", _WITHOUT_WIDTH.sub("", text))
         # Folding may take a text out of NFC, and makes "ss" of one letter.
         return unicodedata.normalize("NFC", " ".join(text.split()).casefold())
+    if text.isprintable() and "  " not in text:  # no run of blanks, no line end: nothing to split
+        return text.strip().lower()
     return " ".join(text.split()).lower()
 
 
