@@ -73,7 +73,7 @@ def real(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {shown(value)}; give a number")
-    number = float(value)
+    number = as_float(value)
     if math.isfinite(number) and (least < number if above else least <= number) and number <= most:
         return number
     lower = f"above {least:g}" if above else f"at least {least:g}"
@@ -82,7 +82,9 @@ def real(
     else:
         limits = "finite" + (f" and {lower}" if least > -math.inf else "")
         limits += f" and at most {most:g}" if most < math.inf else ""
-    raise ValueError(f"{name} is {value}; it must be {limits}")
+    raise ValueError(
+        f"{name} is {shown(value) if math.isinf(number) else value}; it must be {limits}"
+    )
 
 
 def number(value: Any, name: str, remedy: str = "give a number") -> float:
@@ -91,9 +93,18 @@ def number(value: Any, name: str, remedy: str = "give a number") -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} is {shown(value)}; {remedy}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}; {remedy}")
-    return float(value)
+    result = as_float(value)
+    if not math.isfinite(result):
+        raise ValueError(f"{name} is {shown(value)}; {remedy}")
+    return result
+
+
+def as_float(value: Any) -> float:
+    """The number as a float, infinity where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def choice(value: Any, name: str, choices: Iterable[T]) -> T:

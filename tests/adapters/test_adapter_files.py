@@ -210,7 +210,7 @@ def test_wrong_kinds_are_refused(change, said):
         (lambda: Adapter(np.ones((2, 2)), documents=np.ones((2, 2))), "documents is given"),
         (lambda: Adapter(np.ones((1, 2)), side="queries"), r"shape \(1, 2\) and documents of"),
         (lambda: Adapter(np.full((2, 2), np.nan)), "transform.weight has a NaN"),
-        (lambda: Adapter(np.ones(2)), r"transform.weight has shape \(2,\)"),
+        (lambda: Adapter(np.ones(2)), r"weight has shape \(2,\)"),
         (lambda: Adapter(LowRank(np.ones((2, 1)), np.ones((3, 1)))), "do not fit together"),
         (lambda: Adapter(ResidualMLP(np.ones((4, 2)), np.ones((2, 3)))), "do not fit together"),
         (lambda: random_adapter("mlp", "both").weight, "has no single matrix"),
@@ -223,3 +223,14 @@ def test_wrong_kinds_are_refused(change, said):
 def test_adapter_refuses(make, said):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+@pytest.mark.parametrize("name", ["query_embeddings", "positives", "negatives", "weights"])
+@pytest.mark.parametrize(
+    "wrong", [object(), "rows", {"a": 1}, [10**400]], ids=lambda x: repr(x)[:9]
+)
+def test_what_is_of_another_kind_is_named(name, wrong):
+    rows = np.eye(3, dtype=np.float32)
+    given = {"query_embeddings": rows, "corpus_embeddings": rows, "positives": [0, 1, 2]}
+    with pytest.raises(TypeError, match=f"^{name} is "):
+        train_adapter(**(given | {name: wrong}))

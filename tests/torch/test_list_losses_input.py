@@ -249,3 +249,27 @@ def test_modules_of_before():
     with pytest.warns(DeprecationWarning, match="rank_weighted_distillation's own is candidates"):
         loss = ll.rank_weighted_distillation(X, Y[:, :2], own=columns)
     assert loss == ll.rank_weighted_distillation(X, Y[:, :2], candidates=columns)
+
+
+KINDS = {
+    "teacher_grad": lambda x: ll.kl_distillation(X, Y, teacher_grad=x),
+    "task_loss": lambda x: ll.logit_distillation(X, Y, x),
+    "target": lambda x: ll.adaptive_relevance_margin(ONES, ONES, target=x),
+    "detach_target": lambda x: ll.adaptive_relevance_margin(ONES, ONES, ONES, detach_target=x),
+    "positives": lambda x: ll.append_missing_positives(PAIR[:, None], x),
+    "positives[0]": lambda x: ll.append_missing_positives(PAIR[:, None], [x, [1]]),
+    "ranked": lambda x: ll.ndcg_gains(x, X),
+    "relevance": lambda x: ll.ndcg_gains(X[None], x),
+    "rankings": lambda x: ll.plackett_luce_policy_gradient(X, Y, rankings=x),
+    "reward_to_go": lambda x: ll.plackett_luce_policy_gradient(X, Y, reward_to_go=x),
+    "per_position": lambda x: ll.plackett_luce_log_prob(X, PAIR[:, None], per_position=x),
+    "pairwise": lambda x: ll.soft_late_interaction(X[None], Y[None], pairwise=x),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("wrong", [object(), "two", {1: 2}], ids=repr)
+def test_what_is_of_another_kind_is_named(name, wrong):
+    with pytest.raises(TypeError) as caught:
+        KINDS[name](wrong)
+    assert str(caught.value).startswith(f"{name} is ")

@@ -440,3 +440,28 @@ def test_integers_are_refused():
         w.Dynamic().weights(np.array([1, 2]), 0.5)
     with pytest.raises(TypeError, match=r"loss has dtype torch.int64; .* loss\.float\(\)"):
         w.Dynamic().weights(torch.tensor([1, 2]), 0.5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, object(), "hard", [0.5], {"a": 1}, np.array(["a"])], ids=repr
+)
+def test_wrong_kinds_are_sentences(wrong):
+    for weighting in (w.Progressive(), w.Focal("hardness"), w.AnswerRanking(anti=True)):
+        with pytest.raises(TypeError, match=rf"{weighting.signal} (is a|has dtype) "):
+            weighting.weights(wrong)
+    statistics = stope.infonce_forward(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))
+    if wrong is not None:
+        with pytest.raises(TypeError, match=r"own_scores (is a|has dtype) "):
+            w.difficulty_signals(statistics, own_scores=wrong)
+    if not isinstance(wrong, dict):
+        for weighting in (w.Progressive(), w.Constant()):
+            with pytest.raises(TypeError, match=r"signals is .*; give a mapping of arrays by name"):
+                weighting(wrong, 0.5)
+
+
+def test_numbers_that_no_float_holds():
+    for make in (lambda: w.Progressive(first=10**400), lambda: w.Constant(10**400)):
+        with pytest.raises(ValueError, match=r"is 1000.*\.\.\.0+; it must be finite"):
+            make()
+    with pytest.raises(ValueError, match=r"progress is 1000.*; give the share"):
+        w.Constant().weights(np.ones(2), 10**400)

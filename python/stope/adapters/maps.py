@@ -127,7 +127,7 @@ def matrix_of_rows(embeddings: Any, name: str) -> Floats:
     """
     try:
         array = np.asarray(on_host(embeddings), dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} is {shown(embeddings)}; give a float32 matrix [n, d]") from None
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} has shape {array.shape}; a filled matrix [n, d] is needed")

@@ -91,7 +91,7 @@ def _lists_of_positives(positives: Any, num_queries: int, num_documents: int) ->
                 f"positives are (offsets, rows) with {len(offsets)} offsets that must be"
                 f" {num_queries + 1}, rise from 0 and end at {len(ids)}, the number of rows"
             )
-    elif isinstance(positives, Sequence) and any(hasattr(rows, "__len__") for rows in positives):
+    elif isinstance(positives, list | tuple) and any(hasattr(r, "__len__") for r in positives):
         rows = [_row_vector(ids, f"positives[{query}]") for query, ids in enumerate(positives)]
         if len(rows) != num_queries:
             raise ValueError(f"positives has {len(rows)} lists for {num_queries} queries")
@@ -163,7 +163,7 @@ def _numbers_per_pair(values: Any, name: str, pairs: int) -> Floats:
     """Float32 [pairs], without NaN."""
     try:
         numbers = np.asarray(on_host(values), dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{name} is {shown(values)}; give one number per pair") from None
     if numbers.shape != (pairs,):
         raise ValueError(

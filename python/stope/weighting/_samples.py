@@ -120,28 +120,26 @@ def multiplied(factors: Mapping[str, Samples]) -> Samples:
     return like(result, model)
 
 
-def check_array(array: Samples, name: str) -> None:
-    """Refuse what is neither NumPy array nor torch tensor."""
-    if not isinstance(array, np.ndarray) and not is_tensor(array):
-        raise TypeError(f"{name} is a {type(array).__name__}; give a NumPy array or a torch tensor")
-
-
-def _numpy(array: Samples, name: str, integers: bool) -> Vector:
-    check_array(array, name)
+def check_array(array: Samples, name: str, *, integers: bool) -> None:
+    """Refuse what is no NumPy array or torch tensor of floats, or of integers where they may be."""
     if is_tensor(array):
         torch = sys.modules["torch"]
         kind = "f" if array.is_floating_point() else "b" if array.dtype == torch.bool else "i"
-        kind = "c" if array.is_complex() else kind
-        dtype = array.dtype
-        values = array.detach().to("cpu", torch.float64).numpy() if kind in "fib" else None
-        remedy = f"{name}.float()"
+        kind, remedy = "c" if array.is_complex() else kind, f"{name}.float()"
+    elif isinstance(array, np.ndarray):
+        kind, remedy = array.dtype.kind, f"{name}.astype(np.float32)"
     else:
-        kind, dtype = array.dtype.kind, array.dtype
-        values = array.astype(np.float64) if kind in "fiub" else None
-        remedy = f"{name}.astype(np.float32)"
-    if values is None or (kind != "f" and not integers):
-        raise TypeError(f"{name} has dtype {dtype}; give floats, such as {remedy}")
-    return values  # type: ignore[no-any-return]
+        raise TypeError(f"{name} is a {type(array).__name__}; give a NumPy array or a torch tensor")
+    if kind not in ("fiub" if integers else "f"):
+        raise TypeError(f"{name} has dtype {array.dtype}; give floats, such as {remedy}")
+
+
+def _numpy(array: Samples, name: str, integers: bool) -> Vector:
+    check_array(array, name, integers=integers)
+    if is_tensor(array):
+        torch = sys.modules["torch"]
+        return array.detach().to("cpu", torch.float64).numpy()  # type: ignore[no-any-return]
+    return array.astype(np.float64)  # type: ignore[no-any-return]
 
 
 def _first(bad: NDArray[np.bool_]) -> str:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-from stope._checks import real, shown
+from stope._checks import as_float, real, shown
 
 
 def share_done(progress: Any) -> float:
     """Progress of training as a float from 0 (before the first step) to 1 (after the last)."""
     if isinstance(progress, bool) or not isinstance(progress, numbers.Real):
         raise TypeError(f"progress is {shown(progress)}; give a number")
-    share = float(progress)
+    share = as_float(progress)
     if not 0 <= share <= 1:  # NaN neither
         raise ValueError(
-            f"progress is {progress}; give the share of training that is done, from 0 to 1, such "
-            "as step / total_steps"
+            f"progress is {shown(progress)}; give the share of training that is done, from 0 to 1, "
+            "such as step / total_steps"
         )
     return share
 

@@ -11,7 +11,7 @@ import numpy as np
 from stope._checks import real
 from stope.weighting._processes import Processes
 from stope.weighting._samples import Samples, Vector
-from stope.weighting.protocol import Formula, Range
+from stope.weighting.protocol import Formula, Range, check_signals
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Constant(Formula, name="constant"):
         self, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
     ) -> Samples:
         """Weights ``[B]``."""
+        check_signals(signals)
         if not signals:
             raise ValueError("signals is empty; give at least one, for the number of samples")
         return self.weights(next(iter(signals.values())), progress, processes=processes)

@@ -146,7 +146,7 @@ def difficulty_signals(
     np.minimum.at(lowest, Lists(bounds, np.arange(len(scores))).owners, scores)
     best = read(result.best_negative_scores, "best_negative_scores", none=-np.inf) - lowest
     hardness = best
-    if own_scores is not None and own_scores.shape[1]:
+    if own_scores is not None:
         known = read(own_scores, "own_scores", dims=(2,), none=-np.inf)
         same_length("the queries", lowest, "own_scores", known)
         there = np.isfinite(known)

@@ -115,7 +115,7 @@ class Formula(Weighting, name=None):
         return "weights"
 
     def _read(self, values: Samples) -> Vector:
-        check_array(values, self._what)
+        check_array(values, self._what, integers=self.reads.integers)
         return read(self._prepared(values), self._what, **self.reads._asdict())
 
     def _prepared(self, values: Samples) -> Samples:
@@ -222,12 +222,19 @@ def weigh(
     return Processes(processes).read(weighed)
 
 
+def check_signals(signals: Any) -> None:
+    """Refuse what are no arrays by name."""
+    if not isinstance(signals, Mapping):
+        raise TypeError(f"signals is {shown(signals)}; give a mapping of arrays by name")
+
+
 def signal(signals: Mapping[str, Samples], name: str, weighting: Weighting) -> Samples:
     """The named signal, or a sentence that says who needs it and which there are.
 
     >>> signal({"loss": 1}, "loss", None)
     1
     """
+    check_signals(signals)
     if name not in signals:
         raise ValueError(
             f"weighting {weighting.name!r} reads the signal {shown(name)}, but signals has "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from stope._checks import choice, real
+from stope._checks import choice, flag, number, real
 from stope._moved import renamed_argument
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
@@ -53,7 +53,7 @@ def kl_distillation(
         0.081555
     """
     scores, teacher_scores, present = _lists(scores, teacher_scores, mask)
-    if not teacher_grad:
+    if not flag(teacher_grad, "teacher_grad"):
         teacher_scores = teacher_scores.detach()
     losses = _divergence(
         scores / _tensors.positive(temperature, "temperature"),
@@ -122,7 +122,8 @@ def dynamic_listwise_distillation(
             f"positives[{int(wrong.nonzero()[0])}] is a column that mask leaves out; unmask it"
         )
     logs = _tensors.floor(reranker_scores, present).log_softmax(1)
-    target = reranker_scores if teacher_grad else reranker_scores.detach()
+    train_both = flag(teacher_grad, "teacher_grad")
+    target = reranker_scores if train_both else reranker_scores.detach()
     divergence = _divergence(
         scores / _tensors.positive(temperature, "temperature"), target, present, average
     )
@@ -233,6 +234,8 @@ def logit_distillation(
     teacher_logits = _tensors.floats(teacher_logits, "teacher_logits", 1, 2).detach()
     _tensors.same_shape(student_logits, "student_logits", teacher_logits, "teacher_logits")
     real(alpha, "alpha", 0, 1)
+    if not isinstance(task_loss, torch.Tensor):
+        number(task_loss, "task_loss")
     distances = (student_logits - teacher_logits).square().reshape(len(student_logits), -1).sum(1)
     reduced = _tensors.reduce(distances, weights=weights, reduction=reduction)
     if isinstance(task_loss, torch.Tensor) and task_loss.dim() and task_loss.shape != reduced.shape:

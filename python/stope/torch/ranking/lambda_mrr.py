@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 from torch.nn import functional
 
 import torch
-from stope._checks import choice, integer
+from stope._checks import choice, integer, shown
+from stope._kinds import sequence
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
 
@@ -168,16 +169,19 @@ def append_missing_positives(
     retrieved = _tensors.integers(retrieved, "retrieved", -1, torch.iinfo(torch.long).max)
     if retrieved.dim() != 2:
         raise ValueError(f"retrieved has shape {tuple(retrieved.shape)}; it needs 2 dimensions")
+    sequence(positives, "positives")
     if len(positives) != len(retrieved):
         raise ValueError(f"positives has {len(positives)} queries, retrieved {len(retrieved)}")
     relevance = torch.zeros_like(retrieved, dtype=torch.bool)
     missing: list[torch.Tensor] = []
     for query, ids in enumerate(positives):
-        known = torch.as_tensor(ids, dtype=torch.long, device=retrieved.device).reshape(-1)
+        try:
+            known = torch.as_tensor(ids, device=retrieved.device).reshape(-1)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"positives[{query}] is {shown(ids)}; give integer ids") from None
         if not len(known):
             raise ValueError(f"positives[{query}] is empty; every query needs a positive")
-        if int(known.min()) < 0:
-            raise ValueError(f"positives[{query}] holds {int(known.min())}; ids are at least 0")
+        known = _tensors.integers(known, f"positives[{query}]", 0, torch.iinfo(torch.long).max)
         relevance[query] = torch.isin(retrieved[query], known)
         missing.append(known[:0] if bool(relevance[query].any()) else known)
     width = max((len(ids) for ids in missing), default=0)

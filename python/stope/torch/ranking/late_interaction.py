@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch.nn import functional
 
 import torch
+from stope._checks import flag
 from stope.torch.ranking import _tensors
 
 
@@ -55,6 +56,7 @@ def soft_late_interaction(
         1.800000
     """
     _tensors.positive(temperature, "temperature")
+    flag(pairwise, "pairwise")
     queries, _ = _tokens("query", query_tokens, query_mask)
     targets, target_present = _tokens("target", target_tokens, target_mask)
     _fits("query_tokens", queries, "target_tokens", targets, pairwise)
@@ -104,6 +106,7 @@ def pooled_late_interaction(
         0.731059
     """
     _tensors.positive(temperature, "temperature")
+    flag(pairwise, "pairwise")
     queries, present = _tokens("query", query_tokens, query_mask)
     targets = _tensors.floats(targets, "targets", 2)
     _fits("query_tokens", queries, "targets", targets, pairwise)

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 from torch.nn import functional
 
 import torch
-from stope._checks import choice
+from stope._checks import choice, flag, number
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
 
@@ -291,9 +291,9 @@ def _target(
     if (document_scores is None) == (target is None):
         raise ValueError("give either document_scores or target: one of them sets the margin")
     if document_scores is None:
-        return negatives.new_full((), target)
+        return negatives.new_full((), number(target, "target"))
     documents = _tensors.floats(document_scores, "document_scores", 1, 2)
     if negatives.dim() == 2 or documents.dim() == 1:
         _tensors.same_shape(documents, "document_scores", negatives, "negative_scores")
     goal = (1 + documents) / 2
-    return goal.detach() if detach else goal
+    return goal.detach() if flag(detach, "detach_target") else goal

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from stope._checks import integer
+from stope._checks import flag, integer
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
 
@@ -75,7 +75,7 @@ def plackett_luce_log_prob(
     rest = _tensors.floor(x, chosen == 0).logsumexp(2, keepdim=True)
     left = torch.cat([taken, rest], 2).flip(2).logcumsumexp(2).flip(2)[:, :, :-1]
     terms = (taken - left).masked_fill(~there, 0)
-    log_probs = terms if per_position else terms.sum(2)
+    log_probs = terms if flag(per_position, "per_position") else terms.sum(2)
     return log_probs if rankings.dim() == 3 else log_probs[:, 0]
 
 
@@ -147,6 +147,10 @@ def ndcg_gains(ranked: torch.Tensor, relevance: torch.Tensor, *, cutoff: int = 1
         tensor([[0.5000]])
     """
     integer(cutoff, "cutoff", 1)
+    ranked = _tensors.floats(ranked, "ranked", 3)
+    relevance = _tensors.floats(relevance, "relevance", 2)
+    if len(ranked) != len(relevance):
+        raise ValueError(f"ranked has {len(ranked)} queries but relevance has {len(relevance)}")
     best = relevance.sort(1, descending=True).values[:, None]
     ideal = _discounted(best, cutoff).sum(2, keepdim=True)
     return _discounted(ranked, cutoff) / ideal.masked_fill(ideal == 0, 1)
@@ -220,6 +224,7 @@ def plackett_luce_policy_gradient(
         rankings = sample_plackett_luce(
             scores, num_samples, depth=depth, mask=mask, generator=generator
         )
+    rankings = _tensors.integers(rankings, "rankings", 0, scores.shape[1])
     if rankings.dim() != 3 or rankings.shape[1] < 2:
         raise ValueError(
             f"the rankings have shape {tuple(rankings.shape)}; the leave-one-out baseline needs "
@@ -235,7 +240,7 @@ def plackett_luce_policy_gradient(
                 f"reward returned shape {tuple(rewards.shape)}; it must be "
                 f"{tuple(rankings.shape[:2])} or {tuple(rankings.shape)}"
             )
-        if reward_to_go:
+        if flag(reward_to_go, "reward_to_go"):
             if rewards.dim() != 3:
                 raise ValueError(
                     "reward_to_go needs a reward per place [B, N, K], but reward returned [B, N]"
