@@ -270,9 +270,7 @@ def test_weights_refused(encoder, wrong):
     if not isinstance(wrong, str):
         numbers[:3] = [1.0, 1.0, 1.0]
     dataset = training_dataset(QUERIES, POSITIVES).add_column("weight", numbers)
-    with pytest.raises(
-        ValueError, match=r'in row [03] of the column "weight"; give a number'
-    ):
+    with pytest.raises(ValueError, match=r'in row [03] of the column "weight"; give a number'):
         train(encoder, dataset)
 
 
