@@ -335,7 +335,7 @@ def test_specs_survive_json(spec):
         (lambda: Distinct().plan(RowNumbers(np.arange(3), np.arange(2)), 2), ValueError,
          "query_numbers has 3 rows but positive_numbers 2"),
         (lambda: Distinct().plan(RowNumbers(np.ones(3), np.arange(3)), 2), TypeError,
-         "query_numbers is an array of shape \\(3,\\) and type float64"),
+         "query_numbers is array"),
         (lambda: Distinct().plan(RowNumbers(np.zeros(0, int), np.zeros(0, int)), 2), ValueError,
          "table has no rows"),
         (lambda: Mixed().plan(RowNumbers(np.arange(3), np.arange(3)), 2), ValueError,
