@@ -76,11 +76,12 @@ STOPE_SHARED float upper_limit(const InfonceOptions& o, double positive) {
 }
 
 // Float32 holds a logit to one part in 2^24. Up to here what is lost of a reference changes no
-// exponential beyond float32's range; pairwise, whose reference is the positive, loses digits
-// sooner. Rows beyond are summed in double.
-STOPE_SHARED bool is_wide(const InfonceOptions& o, double logit) {
-  const double most = o.objective == Objective::kPairwise ? 0x1p20 : 0x1p30 / (1 + o.beta);
-  return !(::fabs(logit) < most);
+// exponential beyond float32's range; what is added to logits (log weights, and pairwise a
+// positive's logit) loses digits sooner. Rows beyond are summed in double.
+STOPE_SHARED bool is_wide(const InfonceProblem& p, double logit) {
+  const bool adds =
+      p.objective == Objective::kPairwise || p.log_weights != nullptr || has_own_logits(p);
+  return !(::fabs(logit) < (adds ? 0x1p20 : 0x1p30) / (1 + p.beta));
 }
 
 // The terms of one row in double.

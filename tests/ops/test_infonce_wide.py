@@ -41,7 +41,7 @@ def test_copies_of_a_huge_row_share_its_probability(size, isa):
         np.testing.assert_allclose(forward.losses, loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [2.0**14, 2.0**16])
+@pytest.mark.parametrize("size", [2.0**8, 2.0**14, 2.0**16])
 @pytest.mark.parametrize("objective", oracle.OBJECTIVES)
 @pytest.mark.parametrize("name", cases.RULES)
 def test_float64_finds_the_same(name, objective, size):

@@ -167,7 +167,8 @@ def infonce_forward(
         ValueError: wrong shapes, a temperature below 1e-37, positives out of range or none at all,
             weights that are not above 0, NaN or infinity (naming the row), options that exclude
             each other, a loss beyond float32 (naming the row). Logits may be as large as float32:
-            rows whose longest could pass 2^30 are summed in double, at a tenth of the speed.
+            rows whose longest could pass 2^30 (2^20 with weights of logits or ``"pairwise"``) are
+            summed in double, at a tenth of the speed.
         TypeError: float64 or int8 matrices, options of the wrong type or unknown ones.
         RuntimeError: a failure of a CUDA device; matrices on one, where stope was built without
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
