@@ -128,7 +128,7 @@ class RunFolder:
         if not resume:
             state = "a finished run" if self.finished() is not None else "a run that has not ended"
             raise ValueError(
-                f"{self.path} holds {state}; go on with it by resume=True (--resume), or name "
+                f"{self.path} holds {state}; go on with it by resume=True, or name "
                 "another output.folder"
             )
         known = Config.from_yaml(self.path / CONFIG).decisive()
