@@ -218,9 +218,13 @@ def gathered(here, count, gather):
     """Loss and gradient of the embeddings, with weights, query ids and document ids."""
     model = static_encoder([text for seed in range(9) for text in texts(seed)], dim=16)
     found = {}
-    for name, form in {"plain": {}, "directions": {"directions": ALL}}.items():
-        model.zero_grad()
+    forms = {"plain": {}, "directions": {"directions": ALL}, "queue": {"queue_size": 100}}
+    for name, form in forms.items():
         loss = InfoNCELoss(model, gather_across_devices=gather, **form)
+        if "queue_size" in form:  # the documents of all, of which some are copies of the next ones
+            loss(*collected(model, process_rows(here, count)))
+            assert len(loss.queue) == 48
+        model.zero_grad()
         value = loss(*collected(model, process_rows(here, count)))
         value.backward()
         (parameter,) = model.parameters()
