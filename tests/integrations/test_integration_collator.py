@@ -223,7 +223,7 @@ def gathered(here, count, gather):
         loss = InfoNCELoss(model, gather_across_devices=gather, **form)
         if "queue_size" in form:  # the documents of all, of which some are copies of the next ones
             loss(*collected(model, process_rows(here, count)))
-            assert len(loss.queue) == 48
+            assert len(loss.queue) == 72
         model.zero_grad()
         value = loss(*collected(model, process_rows(here, count)))
         value.backward()
