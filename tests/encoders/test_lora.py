@@ -121,13 +121,20 @@ def test_an_interrupted_model_is_as_it_was(new):
         ({"rank": 0}, "lora.rank is 0; it must be at least 1"),
         ({"alpha": 0}, "lora.alpha is 0; it must be finite and above 0"),
         ({"dropout": 1.0}, "lora.dropout is 1, which drops everything"),
-        ({"target_modules": "query"}, "give a list of names"),
-        ({"target_modules": []}, "give a list of names"),
+        ({"target_modules": []}, "lora.target_modules is empty; give at least one"),
     ],
 )
 def test_lora_refuses(options, said):
     with pytest.raises(ValueError, match=said):
         Lora(**options)
+
+
+def test_wrong_kinds_are_sentences():
+    for wrong, said in (("query", "is one string"), (3, "is 3; give"), ([3], r"\[0\] is int")):
+        with pytest.raises(TypeError, match=f"lora.target_modules.*{said}"):
+            Lora(target_modules=wrong)
+    with pytest.raises(TypeError, match="name_or_path is None; give a path"):
+        load_encoder(None)
 
 
 def test_models_without_layers_are_refused(new):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from stope.encoders.prompts import TaskPrompts, instruction
@@ -33,6 +34,12 @@ def test_an_unknown_task_is_an_error_without_a_default(source):
         PROMPTS.query(source)
     with pytest.raises(ValueError, match="add it to tasks or give a default"):
         PROMPTS.document(source)
+
+
+def test_a_task_is_a_word_or_an_integer():
+    for wrong in ([1], {}, np.array(["qa"])):
+        with pytest.raises(TypeError, match=r"source is .*; give a word, an integer or None"):
+            PROMPTS.query(wrong)
 
 
 def test_prompts_survive_json():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stope._checks import shown
+from stope._checks import path, shown
 from stope._extras import need
 from stope._files.atomic import atomic_folder
 
@@ -21,7 +21,7 @@ def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
         ImportError: the extra "train" is missing.
     """
     library: Any = need("sentence_transformers", extra="train")
-    folder = Path(name_or_path)
+    folder = path(name_or_path, "name_or_path")
     if folder.is_dir() and not (folder / "modules.json").exists():
         raise ValueError(
             f"{folder} is not a sentence-transformers model: it has no modules.json. Name the "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stope._checks import flag, integer, real, shown
+from stope._checks import flag, integer, real, shown, texts
 from stope._extras import need
 from stope.encoders.versions import is_static
 
@@ -50,11 +50,7 @@ class Lora:
             raise ValueError("lora.dropout is 1, which drops everything; give less")
         flag(self.merge, "lora.merge")
         if self.target_modules is not None:
-            names = self.target_modules
-            if isinstance(names, str) or not names:
-                raise ValueError(
-                    f"lora.target_modules is {shown(names)}; give a list of names, or None"
-                )
+            names = texts(self.target_modules, "lora.target_modules")
             object.__setattr__(self, "target_modules", tuple(names))
 
 

@@ -130,6 +130,8 @@ class TaskPrompts:
         return cls(tasks, None if default is None else _read(default, "default"))
 
     def _of(self, source: str | int | None) -> Pair:
+        if source is not None and not isinstance(source, str | int):
+            raise TypeError(f"source is {shown(source)}; give a word, an integer or None")
         if source is not None and source in self.tasks:
             return self.tasks[source]
         if self.default is not None:
