@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import errno
 import gzip
+import importlib
 import json
 import os
 import resource
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import stope.data
 from stope.data import (
     Collection,
     iter_beir_corpus,
@@ -469,3 +473,21 @@ def test_a_run_of_json_lines(tmp_path):
         write_jsonl(path, [*rows, row])
         with pytest.raises(ValueError, match=rf"run\.jsonl:2: {message}"):
             read_run(path)
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("beir", ["read_beir", "write_beir"]),
+        ("jsonl", ["read_jsonl", "write_jsonl"]),
+        ("trec", ["read_run", "write_qrels", "write_run"]),
+        ("training_rows", ["TrainingExample", "read_flagembedding", "read_tevatron"]),
+    ],
+)
+def test_old_modules_have_their_names_for_one_release(module, names):
+    sys.modules.pop(f"stope.data.{module}", None)
+    with pytest.warns(DeprecationWarning, match="the old name goes with the next release"):
+        old = importlib.import_module(f"stope.data.{module}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert all(getattr(old, name) is getattr(stope.data, name) for name in names)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from stope._checks import flag, real, shown
 from stope._kinds import a, kinds, mapping, maybe, string
+from stope._moved import moved_names
 from stope.data.readers.columns import (
     ID_COLUMNS,
     LABEL_COLUMNS,
@@ -423,3 +424,9 @@ def _filled(text: str, name: str, where: str) -> str:
     if not text or text.isspace():
         raise ValueError(f'{where}: field "{name}" is empty')
     return text
+
+
+__getattr__ = moved_names(
+    "stope.data.readers.examples",
+    dict.fromkeys(("read_flagembedding", "read_tevatron"), "stope.data"),
+)
