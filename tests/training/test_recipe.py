@@ -220,3 +220,14 @@ def test_threads_hold_while_training_and_decide_nothing(tmp_path):
     trained(evaluation=lambda model: seen.append(torch.get_num_threads()) or {"x": 1.0}, threads=1)
     assert set(seen) == {1}
     assert (torch.get_num_threads(), stope.get_num_threads()) == before
+
+
+def test_options_beside_a_given_loss_are_refused():
+    encoder = new_encoder()
+    loss = InfoNCELoss(encoder)
+    with pytest.raises(ValueError, match="temperature was given, which is for the recipe's loss"):
+        train(encoder, ROWS, loss=loss, temperature=0.1)
+    with pytest.raises(ValueError, match="which has a loss of its own"):
+        train(encoder, PAIRS, loss=loss, refresh="query_side")
+    with pytest.raises(ValueError, match="symmetric was given, but refresh has the mode"):
+        train(encoder, PAIRS, symmetric=True, refresh="query_side")
