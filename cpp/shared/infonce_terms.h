@@ -15,7 +15,9 @@
 
 namespace stope {
 
+// Constants, because nvcc calls no function of the host's library on the device.
 inline constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+inline constexpr float kNoUpperLimit = std::numeric_limits<float>::infinity();
 
 STOPE_SHARED double softplus(double x) {
   return x > 0 ? x + ::log1p(::exp(-x)) : ::log1p(::exp(x));
@@ -64,15 +66,14 @@ STOPE_SHARED float own_score(const InfonceOptions& o, float score) {
 
 // From the lowest positive score to what a negative may have at most, rounded down.
 STOPE_SHARED float upper_limit(const InfonceOptions& o, double positive) {
-  constexpr float kNone = std::numeric_limits<float>::infinity();
-  double upper = static_cast<double>(kNone);
+  double upper = static_cast<double>(kNoUpperLimit);
   if (o.has_absolute_margin) upper = positive - o.absolute_margin;
   if (o.has_relative_margin) {
     const double limit = positive - ::fabs(positive) * o.relative_margin;
     upper = limit < upper ? limit : upper;
   }
   const float rounded = static_cast<float>(upper);
-  return static_cast<double>(rounded) > upper ? ::nextafterf(rounded, -kNone) : rounded;
+  return static_cast<double>(rounded) > upper ? ::nextafterf(rounded, -kNoUpperLimit) : rounded;
 }
 
 // Float32 holds a logit to one part in 2^24. Up to here what is lost of a reference changes no

@@ -10,9 +10,10 @@ in ``python/bindings/infonce.cpp``, its formula in ``cpp/shared`` and its words 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from stope import _core
 from stope._checks import choice, flag, number, shown
@@ -138,6 +139,7 @@ class Options:
                 "hard_negative_log_weight and not with objective 'sigmoid'"
             )
 
+    @functools.cached_property
     def core(self) -> _core.InfonceOptions:
         """The options as the core takes them, word for word."""
         words = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -145,8 +147,7 @@ class Options:
         return _core.InfonceOptions(scale=1.0 / words.pop("temperature"), **words)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Arrays:
+class Arrays(NamedTuple):
     """What comes with a batch beside queries and documents, as it was given."""
 
     positives: Any = None
@@ -165,7 +166,22 @@ class Arrays:
 
 
 OPTION_NAMES = tuple(field.name for field in dataclasses.fields(Options))
-ARRAY_NAMES = tuple(field.name for field in dataclasses.fields(Arrays))
+ARRAY_NAMES = Arrays._fields
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value hashes by what it is, and stays so."""
+    if type(value) is tuple:
+        return all(type(word) is str for word in value)
+    return type(value) in _PLAIN
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _checked(**words: Any) -> Options:
+    return Options(**words)
 
 
 def read(keywords: Mapping[str, Any]) -> tuple[Options, Arrays]:
@@ -175,7 +191,9 @@ def read(keywords: Mapping[str, Any]) -> tuple[Options, Arrays]:
             raise TypeError(
                 f"infonce has no option {name!r}; it has {', '.join(OPTION_NAMES + ARRAY_NAMES)}"
             )
+    words = {name: value for name, value in keywords.items() if name in OPTION_NAMES}
+    plain = all(map(_is_plain, words.values()))
     return (
-        Options(**{name: value for name, value in keywords.items() if name in OPTION_NAMES}),
+        _checked(**words) if plain else Options(**words),
         Arrays(**{name: value for name, value in keywords.items() if name in ARRAY_NAMES}),
     )

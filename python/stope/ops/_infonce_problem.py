@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,7 @@ Vector = NDArray[np.float32] | None
 Groups = NDArray[np.int32] | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
+class Problem(NamedTuple):
     """One softmax for the core, with what Python still needs of it."""
 
     options: Options
@@ -49,12 +47,11 @@ class Problem:
         """The problem as the core takes it, on the caller's stream."""
         arrays = {name: getattr(self, name) for name in _CORE_ARRAYS}
         return _core.InfonceProblem(
-            self.options.core(), arrays, threads=_core.num_threads(), **place.options
+            self.options.core, arrays, threads=_core.num_threads(), **place.options
         )
 
 
-_NOT_OF_THE_CORE = {"options", "rows", "dim", "shares", "order"}
-_CORE_ARRAYS = {field.name for field in dataclasses.fields(Problem)} - _NOT_OF_THE_CORE
+_CORE_ARRAYS = set(Problem._fields) - {"options", "rows", "dim", "shares", "order"}
 
 
 def problems(queries: Any, documents: Any, keywords: Mapping[str, Any]) -> list[Problem]:
@@ -64,7 +61,7 @@ def problems(queries: Any, documents: Any, keywords: Mapping[str, Any]) -> list[
     if options.partition == "joint":
         return [joint]
     alone = dataclasses.replace(options, directions=("query_to_document",))
-    forward = dataclasses.replace(joint, options=alone)
+    forward = joint._replace(options=alone)
     return [
         forward if direction == "query_to_document" else _swapped(forward)
         for direction in options.directions
@@ -300,8 +297,7 @@ def _swapped(forward: Problem) -> Problem:
         ceilings = floors = None
     starts = swapped.offsets[:-1]
     weights, groups = forward.positive_weights, forward.document_groups
-    return dataclasses.replace(
-        forward,
+    return forward._replace(
         options=options,
         rows=anchors.size,
         queries=_arrays.take_rows(forward.documents, anchors),
