@@ -219,6 +219,7 @@ def gathered(here, count, gather):
     model = static_encoder([text for seed in range(9) for text in texts(seed)], dim=16)
     found = {}
     forms = {"plain": {}, "directions": {"directions": ALL}, "queue": {"queue_size": 100}}
+    forms["learned"] = {"learnable_temperature": True}
     for name, form in forms.items():
         loss = InfoNCELoss(model, gather_across_devices=gather, **form)
         if "queue_size" in form:  # the documents of all, of which some are copies of the next ones
@@ -229,6 +230,8 @@ def gathered(here, count, gather):
         value.backward()
         (parameter,) = model.parameters()
         found[name] = (value.detach(), parameter.grad.clone(), loss.statistics.negatives)
+        if name == "learned":
+            found["scale"] = loss.infonce.log_scale.grad
     return found
 
 
@@ -238,7 +241,11 @@ def worker(here, count, folder):
 
 def test_gather_across_devices(tmp_path):
     parts = together(__file__, tmp_path)
-    for name, (value, gradient, negatives) in gathered(0, 1, False).items():
+    alone = gathered(0, 1, False)
+    scale = alone.pop("scale")
+    for part in parts:  # each has the mean already
+        assert part["scale"].item() == pytest.approx(scale.item(), rel=1e-5)
+    for name, (value, gradient, negatives) in alone.items():
         values, gradients, counts = zip(*(part[name] for part in parts), strict=True)
         assert sum(values).item() / 2 == pytest.approx(value.item(), rel=1e-6)
         mean = sum(gradients) / 2

@@ -43,6 +43,7 @@ __all__ = [
     "gather_rows",
     "own_rows",
     "rank",
+    "sum_of_all",
     "world_size",
 ]
 

@@ -26,7 +26,7 @@ from stope.integrations.sentence_transformers.queue import DocumentQueue
 from stope.integrations.sentence_transformers.rows import RowTable
 from stope.integrations.sentence_transformers.signals import follows_progress
 from stope.torch import InfoNCELoss as OfThisProcess
-from stope.torch.distributed import DistributedInfoNCELoss
+from stope.torch.distributed import DistributedInfoNCELoss, sum_of_all, world_size
 from stope.weighting import Weighting
 from torch import nn
 
@@ -81,7 +81,7 @@ class InfoNCELoss(LossOfEmbeddings):
         mini_batch_num_tokens: instead a number of tokens, where sentence-transformers can do so.
         show_progress_bar: while encoding mini-batches.
         gather_across_devices: documents of all processes are negatives, and weights are those of
-            one process with all rows.
+            one process with all rows. A learned temperature gets its mean gradient.
         matryoshka_dims: such as (384, 128, 64): the loss is the weighted sum of the losses of the
             embeddings' first 384, 128 and 64 elements. The first is the model's own dimension, and
             by its losses the rows are weighted, in all of them.
@@ -199,6 +199,9 @@ class InfoNCELoss(LossOfEmbeddings):
             metric=checked.metric_of(metric, similarity_fct),
             **options,
         )
+        if self.gather_across_devices:
+            for parameter in self.infonce.parameters():
+                parameter.register_hook(self._averaged)
         self.model = model
         self.guide = guide
         self._guide_features = None if guide is None else guide_features(model, guide)
@@ -360,6 +363,11 @@ class InfoNCELoss(LossOfEmbeddings):
     def citation(self) -> str:
         """BibTeX of the paper behind the chosen form."""
         return PAPERS["gist" if self.guide is not None else "infonce"]
+
+    def _averaged(self, gradient: Any) -> Any:
+        """The mean over the processes: their wrapper of the model leaves out what the loss has."""
+        group = self.infonce.group
+        return sum_of_all(gradient, group) / world_size(group)
 
     def _open(
         self, sentence_features: Iterable[dict[str, Any]], labels: Any
