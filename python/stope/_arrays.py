@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _core
+from stope._checks import shown
 from stope._host import on_host
 from stope.lists import Lists, offsets_of
 
@@ -289,7 +290,10 @@ def limits(value: Any, name: str, rows: int, toward: float) -> NDArray[np.float3
     """
     if value is None:
         return None
-    values = on_host(value)
+    try:
+        values = on_host(value)
+    except ValueError:
+        raise TypeError(f"{name} is {shown(value)}; give one score per query") from None
     if values.dtype.kind not in "fiu":
         raise TypeError(f"{name} has dtype {values.dtype}; give one score per query")
     if values.ndim == 0:

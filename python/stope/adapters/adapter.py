@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stope._checks import choice, path, shown
-from stope._kinds import kinds, sequence
+from stope._kinds import kinds, numbers, sequence
 from stope.adapters import export
 from stope.adapters.maps import (
     Floats,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _BLOCK = 16_384
 
 
-@kinds(losses=sequence, evaluations=sequence)
+@kinds(losses=numbers, evaluations=sequence)
 class Adapter:
     """Maps on embeddings: rows of length one go in, rows of length one come out.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import stope
 from stope._extras import need
-from stope._kinds import callback, kinds, mapping, maybe
+from stope._kinds import a, callback, kinds, mapping, maybe
 from stope.adapters.adapter import Adapter
 from stope.adapters.maps import Floats
 from stope.adapters.problem import Problem
@@ -34,6 +34,7 @@ Log = Callable[..., object]
 
 
 @kinds(
+    recipe=maybe(a(AdapterRecipe, Mapping)),
     signals=maybe(mapping),
     loss_options=maybe(mapping),
     evaluate=maybe(callback),

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import choice, integer, shown, texts
-from stope._kinds import a, at_least, callback, kinds, maybe, string
+from stope._checks import choice, flag, integer, real, shown, texts
+from stope._kinds import a, at_least, callback, kinds, mapping, maybe, string
 from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
@@ -39,6 +39,22 @@ WEIGHT = "weight"
 _ANSWERS = "negatives that are positives of their query"
 
 
+@kinds(
+    name=maybe(string),
+    split=string,
+    query_column=maybe(string),
+    positive_column=maybe(string),
+    query_id_column=maybe(string),
+    text_column=maybe(string),
+    id_column=maybe(string),
+    label_column=maybe(string),
+    positive_ids=flag,
+    min_relevance=maybe(real),
+    ignore_labels=flag,
+    skip_empty=flag,
+    weight=maybe(string),
+    pairs_from=maybe(mapping),
+)
 @dataclass(frozen=True)
 class Source:
     """Where (query, positive) pairs come from, and how they are read.

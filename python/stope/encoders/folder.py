@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from stope._checks import path, shown
 from stope._extras import need
 from stope._files.atomic import atomic_folder
+from stope._kinds import kinds
+from stope.encoders.encode import has_encode
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+@kinds(name_or_path=path)
 def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
     """Load a sentence-transformers model from a folder, or by its name on the Hugging Face hub.
 
@@ -46,6 +49,7 @@ def _load(library: Any, name: str) -> SentenceTransformer:
         return library.SentenceTransformer(name)
 
 
+@kinds(model=has_encode, folder=path)
 def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
     """Save model as a sentence-transformers folder, which appears under its name when complete.
 

@@ -159,7 +159,13 @@ def lexical_candidates(
     return found
 
 
-@kinds(mined=a(Mined), quotas=mapping, seed=at_least(0), progress=maybe(callback))
+@kinds(
+    mined=a(Mined),
+    quotas=mapping,
+    lexical=maybe(integers),
+    seed=at_least(0),
+    progress=maybe(callback),
+)
 def mixed_negatives(
     mined: Mined,
     quotas: Mapping[str, int],

@@ -257,7 +257,7 @@ def _rules(
         if margin is not None:  # how far below the positive a negative must stay
             real(margin, name, 0)
     for name, score in (("max_score", max_score), ("min_score", min_score)):
-        if score is not None and score not in (math.inf, -math.inf):
+        if score is not None and not (isinstance(score, float) and math.isinf(score)):
             real(score, name)
     if max_score is not None and min_score is not None and min_score > max_score:
         raise ValueError(f"min_score is {min_score}, above max_score={max_score}: nothing is left")

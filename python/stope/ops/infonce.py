@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
+from stope._checks import flag
 from stope._host import on_host
+from stope._kinds import a, kinds, maybe, numbers
 from stope.ops._infonce_problem import Problem, float32_vector, problems
 from stope.progress import check_progress
 
@@ -222,6 +224,7 @@ def infonce_forward(
     return InfoNCE(*(_arrays.like(part, queries, place) for part in first))
 
 
+@kinds(forward=a(InfoNCE), row_gradients=maybe(numbers), document_gradients=flag)
 def infonce_backward(
     queries: Any,
     documents: Any,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
+from stope._checks import shown
 
 
 def one_each(rows: Any, device: Any) -> tuple[Any, Any]:
@@ -52,7 +53,12 @@ def _from_sequences(value: Sequence[Any], name: str, rows: Any, device: Any) -> 
 
 
 def _integers(value: Any, name: str) -> Any:
-    tensor = torch.as_tensor(value)
+    if isinstance(value, str | bytes | Mapping | Set):
+        raise TypeError(f"{name} is {shown(value)}; give ids")
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} is {shown(value)}; give ids") from None
     if tensor.numel() == 0:
         return tensor.to(torch.int64)
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import stope
 import torch
+from stope._checks import shown
 from stope.ops._infonce_options import OPTION_NAMES
 from stope.torch import _operators
 from stope.torch._lists import id_lists, one_each
@@ -153,7 +154,7 @@ def infonce_statistics(
             tensors[f"{name}_offsets"], tensors[f"{name}_ids"] = lists
     for name, value in arguments.items():
         if value is not None:
-            tensors[name] = torch.as_tensor(value).detach()
+            tensors[name] = _as_tensor(value, name).detach()
     inputs = [
         queries.to(wide),
         documents.to(wide),
@@ -166,6 +167,15 @@ def infonce_statistics(
     _check_devices(inputs)
     losses, *statistics = torch.ops.stope.infonce_forward(*inputs, options)
     return losses, Statistics(losses.detach(), *statistics[:6])
+
+
+def _as_tensor(value: Any, name: str) -> Any:
+    if torch.is_tensor(value):
+        return value
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{name} is {shown(value)}; give a tensor") from None
 
 
 _NAMES = (
@@ -222,6 +232,8 @@ def _check_tensor(value: Any, name: str) -> None:
 def _one_number(value: Any, name: str) -> Any:
     # A Python number becomes float64, so that the core sees the very number that was given.
     if not isinstance(value, torch.Tensor):
+        if getattr(value, "ndim", 0) or not hasattr(value, "__float__"):
+            raise TypeError(f"{name} is {shown(value)}; give a number")
         return torch.tensor(float(value), dtype=torch.float64)
     if value.numel() != 1:
         raise ValueError(f"{name} has {value.numel()} elements; give one number")

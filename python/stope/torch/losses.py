@@ -6,13 +6,15 @@ import math
 from typing import Any
 
 import torch
-from stope._checks import number, shown
+from stope._checks import flag, number, real, shown
+from stope._kinds import kinds
 from stope.ops._infonce_options import ARRAY_NAMES, OPTION_NAMES, Options
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
 from torch import nn
 
 
+@kinds(learnable_temperature=flag)
 class InfoNCELoss(nn.Module):  # type: ignore[misc]
     """The contrastive loss of a batch: the weighted mean of :func:`stope.torch.infonce`'s rows.
 
@@ -158,6 +160,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         )
 
 
+@kinds(bias=real, learnable=flag)
 class SigmoidLoss(nn.Module):  # type: ignore[misc]
     """The sigmoid loss of SigLIP: every pair is a yes-or-no question of its own.
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from stope._checks import shown
 from stope._extras import need
+from stope._kinds import kinds
+from stope.encoders.encode import has_encode
 from stope.integrations.sentence_transformers.clock import Clock
 from stope.integrations.sentence_transformers.rows import RowTable
 from stope.weighting import Weighting
@@ -26,6 +29,7 @@ Precision = Literal["float32", "bfloat16"]
 _SIGMOID_BIAS = -10.0  # where SigLIP starts
 
 
+@kinds(model=has_encode)
 def contrastive_loss(
     model: SentenceTransformer,
     part: LossPart | Mapping[str, Any] | None = None,
@@ -71,6 +75,8 @@ def contrastive_loss(
     need("sentence_transformers", extra="train")
     from stope.integrations.sentence_transformers.loss import InfoNCELoss
 
+    if part is not None and not isinstance(part, Mapping) and not hasattr(part, "model_fields_set"):
+        raise TypeError(f"part is {shown(part)}; give a LossPart, or its options as a mapping")
     named = {} if part is None else dict(part)
     # A part is silent where it is None, and its query_side is another loss.
     chosen = {name: value for name, value in {**named, **options}.items() if value is not None}

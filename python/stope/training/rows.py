@@ -145,6 +145,8 @@ def training_dataset(
     if negatives is not None:
         if len(negatives) != len(queries):
             raise ValueError(f"negatives has {len(negatives)} rows for {len(queries)} queries")
+        for row, texts in enumerate(negatives):
+            strings(texts, f"negatives[{row}]")
         count = len(negatives[0])
         wrong = next((row for row, texts in enumerate(negatives) if len(texts) != count), None)
         if wrong is not None:
@@ -186,6 +188,7 @@ def pairs_dataset(
     positives = [pairs.corpus_texts[row] for row in pairs.positives.ids.tolist()]
     if negative_ids is None:
         return training_dataset(queries, positives)
+    negative_ids = np.asarray(negative_ids)
     if negative_ids.ndim != 2 or len(negative_ids) != len(pairs.query_texts):
         raise ValueError(
             f"negative_ids has shape {negative_ids.shape} but there are {len(pairs.query_texts)}"

@@ -32,12 +32,11 @@ class Processes:
     """
 
     def __init__(self, processes: Any) -> None:
-        if isinstance(processes, (bool, int, float)) or processes == "":
+        every = isinstance(processes, str) and processes == "all"
+        if isinstance(processes, bool | int | float | str) and not every:
             raise _bad(processes)
-        if isinstance(processes, str) and processes != "all":
-            raise _bad(processes)
-        self._group = None if processes == "all" else processes
-        if processes is not None and processes != "all" and distributed() is None:
+        self._group = None if every else processes
+        if processes is not None and not every and distributed() is None:
             raise _bad(processes)
         self._alone = processes is None or alone(self._group)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stope._checks import flag, real
-from stope._kinds import kinds
+from stope._kinds import at_least, kinds
 from stope.weighting._processes import Processes
 from stope.weighting._samples import Samples, Vector, like, not_empty, read, same_length
 from stope.weighting._schedule import ramp
@@ -71,6 +71,7 @@ class AnswerRanking(OfSignal, name="answer_ranking"):
         return np.full_like(weights, total / count)
 
 
+@kinds(missing_rank=at_least(1))
 def reciprocal_rank_evidence(ranks: Samples, *, missing_rank: int = 1000) -> Samples:
     """F = 1 / rank: evidence from the place of a document in the first-stage ranking.
 

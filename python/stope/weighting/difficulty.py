@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from stope._checks import choice, real
+from stope._kinds import kinds, matrix, maybe
 from stope.lists import Lists
 from stope.weighting._samples import Samples, Vector, like, not_empty, read, same_length
 
@@ -87,6 +88,7 @@ def hard_negative_difficulty(
     return like(most - positive, positive_scores)
 
 
+@kinds(own_scores=maybe(matrix))
 def difficulty_signals(
     result: Any, offsets: Any = None, *, own_scores: Samples | None = None
 ) -> dict[str, Samples]:

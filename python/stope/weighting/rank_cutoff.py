@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from stope._checks import real
+from stope._kinds import at_least, kinds
 from stope.weighting._processes import Processes
 from stope.weighting._samples import Vector
 from stope.weighting.protocol import OfSignal, Range
 
 
+@kinds(top=at_least(1))
 @dataclass(frozen=True)
 class RankCutoff(OfSignal, name="rank_cutoff"):
     """1 where the positive is among the top documents of its query, else 0.

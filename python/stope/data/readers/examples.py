@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from stope._checks import flag, real, shown
-from stope._kinds import a, kinds, mapping, maybe, string
+from stope._kinds import a, kinds, mapping, maybe, string, strings
 from stope._moved import moved_names
 from stope.data.readers.columns import (
     ID_COLUMNS,
@@ -86,6 +86,7 @@ class TrainingExample:
     min_relevance=maybe(real),
     ignore_labels=flag,
     skip_empty=flag,
+    numbers=strings,
 )
 @dataclass(frozen=True)
 class Layout:

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import Any
 
 from stope._checks import path as path_kind
+from stope._checks import shown
 from stope._files.atomic import open_atomic
 from stope._kinds import iterable, kinds
 
@@ -33,6 +34,8 @@ def write_jsonl(path: str | PathLike[str], rows: Iterable[Mapping[str, Any]]) ->
     count = 0
     with open_atomic(path) as file:
         for row in rows:
+            if not isinstance(row, Mapping):
+                raise TypeError(f"row {count + 1} for {path} is {shown(row)}; give a mapping")
             try:
                 line = json.dumps(row, ensure_ascii=False, allow_nan=False)
             except (TypeError, ValueError) as error:

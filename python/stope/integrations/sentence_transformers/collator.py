@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 import torch
-from stope._checks import number
+from stope._checks import flag, number
+from stope._kinds import maybe, strings
+from stope.encoders.encode import has_encode
 from stope.encoders.versions import collator_base, reader_of
 from stope.integrations.sentence_transformers.rows import (
     LOG_WEIGHT,
@@ -83,6 +85,9 @@ class InfoNCECollator(collator_base()):  # type: ignore[misc]
         dataset_columns: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
+        has_encode(model, "model")
+        flag(labels, "labels")
+        maybe(strings)(dataset_columns, "dataset_columns")
         read = "preprocess_fn" if hasattr(model, "preprocess") else "tokenize_fn"
         ours = hasattr(prompts, "document")
         if prompts is not None and not ours:

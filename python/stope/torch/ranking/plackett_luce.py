@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from stope._checks import flag, integer
+from stope._kinds import callback, kinds
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
 
@@ -156,6 +157,7 @@ def ndcg_gains(ranked: torch.Tensor, relevance: torch.Tensor, *, cutoff: int = 1
     return _discounted(ranked, cutoff) / ideal.masked_fill(ideal == 0, 1)
 
 
+@kinds(reward=callback)
 def plackett_luce_policy_gradient(
     scores: torch.Tensor,
     relevance: torch.Tensor,

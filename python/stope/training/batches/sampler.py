@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from stope._checks import shown
 from stope._kinds import a, at_least, kinds, matrix, maybe
 from stope.encoders.versions import part
 from stope.training.batches.plans import Plan
@@ -48,6 +49,8 @@ def batch_sampler(
     >>> len(sampler), sorted(row for batch in sampler for row in batch)
     (2, [0, 1, 2, 3])
     """
+    if table is not None and not hasattr(table, "query_numbers"):
+        raise TypeError(f"table is {shown(table)}; give a RowNumbers")
     chosen = Distinct() if spec is None else spec
 
     def make(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stope._checks import integer, real
+from stope._checks import flag, integer, real
 from stope.training.batches.clusters import kmeans
 from stope.training.batches.plans import Drawn, Ids, Joined, Passes, Plan
 from stope.training.batches.protocol import (
@@ -148,8 +148,7 @@ class Mixed(BatchSpec, name="mixed"):
 
     def __post_init__(self) -> None:
         real(self.temperature, "temperature", 0, 1)
-        if not isinstance(self.homogeneous, bool):
-            raise TypeError(f"homogeneous is {self.homogeneous!r}; give True or False")
+        flag(self.homogeneous, "homogeneous")
 
     def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
         """Each source has the share above."""

@@ -1,0 +1,133 @@
+"""One valid call of every public function and class that needs torch or a model."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+
+import torch
+from stope import data, weighting
+from stope.encoders import save_encoder, static_encoder
+from stope.training import batches
+
+TEXTS = [f"{word} ore of the {place} mine" for word in ("iron", "tin") for place in "abcdef"]
+
+
+def pairs():
+    return data.Pairs.from_texts(TEXTS[:6], TEXTS[6:], TEXTS)
+
+
+def matrix(rows=2, columns=3):
+    return torch.arange(rows * columns, dtype=torch.float32).reshape(rows, columns) / 7
+
+
+def cube():
+    return torch.arange(24, dtype=torch.float32).reshape(2, 3, 4) / 7
+
+
+def ranking_calls():
+    labels = torch.tensor([0, 1])
+    relevance = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
+    rankings = torch.tensor([[[0, 1, 2]], [[2, 1, 0]]])
+    retrieved = torch.tensor([[0, 1, 2], [2, 1, 0]])
+    twins = {"positive_scores": matrix(2, 1)[:, 0], "negative_scores": matrix()}
+    return {
+        "adaptive_relevance_margin": {
+            "positive_scores": matrix(2, 1)[:, 0],
+            "negative_scores": matrix(2, 1)[:, 0],
+            "document_scores": matrix(2, 1)[:, 0],
+        },
+        "angle_loss": {"first": matrix(2, 4), "second": matrix(2, 4), "labels": labels},
+        "angle_similarity": {"first": matrix(2, 4), "second": matrix(2, 4)},
+        "append_missing_positives": {"retrieved": retrieved, "positives": retrieved[:, :1]},
+        "center_loss": {"embeddings": matrix(), "labels": labels, "centers": matrix()},
+        "CenterLoss": {"num_classes": 2, "dim": 3},
+        "class_means": {"embeddings": matrix(), "labels": labels, "num_classes": 2},
+        "cosent_loss": {"scores": matrix()[0], "labels": torch.tensor([1.0, 0.0, 2.0])},
+        "dynamic_listwise_distillation": {"scores": matrix(), "reranker_scores": matrix()},
+        "embedding_distillation": {"student": matrix(), "teacher": matrix()},
+        "kl_distillation": {"scores": matrix(), "teacher_scores": matrix()},
+        "lambda_mrr": {"scores": matrix(), "relevance": relevance},
+        "logit_distillation": {"student_logits": matrix(), "teacher_logits": matrix()},
+        "margin_mse": {
+            **twins,
+            "teacher_positive_scores": matrix(2, 1)[:, 0],
+            "teacher_negative_scores": matrix(),
+        },
+        "ndcg_gains": {"ranked": relevance[:, None], "relevance": relevance},
+        "orthogonal_projection": dict(twins),
+        "partial_plackett_luce": {
+            "preferred_scores": matrix(3, 3),
+            "dispreferred_scores": matrix(3, 3),
+        },
+        "plackett_luce_log_prob": {"scores": matrix(), "rankings": rankings},
+        "plackett_luce_policy_gradient": {"scores": matrix(), "relevance": relevance},
+        "pooled_late_interaction": {"query_tokens": cube(), "targets": matrix(2, 4)},
+        "predicted_ranks": {"scores": matrix()},
+        "prototype_triplet": {"embeddings": matrix(), "labels": labels, "prototypes": matrix()},
+        "rank_weighted_distillation": {"scores": matrix(), "teacher_scores": matrix()},
+        "sample_plackett_luce": {"scores": matrix(), "num_samples": 2},
+        "soft_late_interaction": {"query_tokens": cube(), "target_tokens": cube()},
+        "soft_neighbors": {"embeddings": matrix(), "labels": labels, "k": 1},
+        "summed_positive_contrast": {
+            "positive_scores": torch.rand(1, 2, 2),
+            "negative_scores": matrix(),
+        },
+    }
+
+
+def calls(folder):
+    """The calls; paths lie in the folder."""
+    model = static_encoder(TEXTS, dim=8, vocab_size=60)
+    rows = np.random.default_rng(0).standard_normal((12, 8), dtype=np.float32)
+    numbers = batches.RowNumbers(np.arange(4), np.arange(4))
+    tensor = torch.from_numpy(rows[:3])
+    made = {
+        "stope.encoders.fingerprint_encoder": {"encoder": model},
+        "stope.encoders.save_encoder": {"model": model, "folder": folder / "saved"},
+        "stope.encoders.static_encoder": {"texts": TEXTS, "dim": 8, "vocab_size": 60},
+        "stope.integrations.sentence_transformers.InfoNCECollator": {"model": model},
+        "stope.integrations.sentence_transformers.InfoNCELoss": {"model": model},
+        "stope.torch.InfoNCELoss": {},
+        "stope.torch.SigmoidLoss": {},
+        "stope.torch.infonce": {"queries": tensor, "documents": tensor},
+        "stope.training.Clustered": {"clusters": 2},
+        "stope.training.Distinct": {},
+        "stope.training.EvaluationPart": {},
+        "stope.training.Homogeneous": {},
+        "stope.training.LiveNegatives": {"pairs": pairs(), "num_negatives": 2},
+        "stope.training.LossPart": {},
+        "stope.training.Mixed": {},
+        "stope.training.NegativeRefresh": {"every_epochs": 1, "num_negatives": 2, "pool": 4},
+        "stope.training.OutputPart": {},
+        "stope.training.QuerySideLoss": {
+            "model": model,
+            "pairs": pairs(),
+            "corpus_embeddings": rows,
+            "k": 2,
+        },
+        "stope.training.Recipe": {},
+        "stope.training.SchedulePart": {},
+        "stope.training.batches.RowNumbers": {
+            "query_numbers": np.arange(4),
+            "positive_numbers": np.arange(4),
+        },
+        "stope.training.batches.batch_sampler": {"spec": batches.Distinct(), "table": numbers},
+        "stope.training.batches.batch_spec_names": {},
+        "stope.training.batches.kmeans": {"embeddings": rows, "k": 2},
+        "stope.training.contrastive_loss": {
+            "model": model,
+            "weighting": weighting.Constant(),
+        },
+        "stope.training.pairs_dataset": {"pairs": pairs()},
+        "stope.training.query_document_model": {
+            "query_model": model,
+            "document_model": copy.deepcopy(model),
+        },
+        "stope.training.training_dataset": {"queries": ["a", "b"], "positives": ["c", "d"]},
+    }
+    save_encoder(model, folder / "loaded")
+    made["stope.encoders.load_encoder"] = {"name_or_path": folder / "loaded"}
+    places = {f"stope.torch.ranking.{name}": call for name, call in ranking_calls().items()}
+    return {**made, **places}
