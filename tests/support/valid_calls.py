@@ -118,6 +118,8 @@ TAKEN = {
 # Parameters of any kind, or whose kind another library looks at.
 ANY = {
     "stope.data.Pairs._looked_up",
+    "stope.data.Source.min_relevance",
+    "stope.data.Source.pairs_from",
     "stope.integrations.sentence_transformers.InfoNCECollator.prompts",
     "stope.integrations.sentence_transformers.InfoNCECollator.rows",
     "stope.training.LiveNegatives.sampling",

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import choice, flag, integer, real, shown, texts
-from stope._kinds import a, at_least, callback, kinds, mapping, maybe, string
+from stope._checks import choice, flag, shown, texts
+from stope._kinds import at_least, kinds, maybe, string
 from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
@@ -39,22 +39,7 @@ WEIGHT = "weight"
 _ANSWERS = "negatives that are positives of their query"
 
 
-@kinds(
-    name=maybe(string),
-    split=string,
-    query_column=maybe(string),
-    positive_column=maybe(string),
-    query_id_column=maybe(string),
-    text_column=maybe(string),
-    id_column=maybe(string),
-    label_column=maybe(string),
-    positive_ids=flag,
-    min_relevance=maybe(real),
-    ignore_labels=flag,
-    skip_empty=flag,
-    weight=maybe(string),
-    pairs_from=maybe(mapping),
-)
+@kinds(split=string, positive_ids=flag, ignore_labels=flag, skip_empty=flag)
 @dataclass(frozen=True)
 class Source:
     """Where (query, positive) pairs come from, and how they are read.
@@ -104,14 +89,15 @@ class Source:
     pairs_from: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        for name in (each.name for each in dataclasses.fields(self) if each.type == "str | None"):
+            maybe(string)(getattr(self, name), name)
         for name in ("path", "corpus", "qrels"):
             value = getattr(self, name)
             if not isinstance(value, (str, PathLike)) and (value is not None or name == "path"):
                 raise TypeError(f"{name} is {shown(value)}; give the name of a file or folder")
         choice(self.unknown_ids, "unknown_ids", ("error", "drop", "keep"))
         choice(self.negatives, "negatives", ("read", "leave"))
-        if self.limit is not None:
-            integer(self.limit, "limit", 1)
+        maybe(at_least(1))(self.limit, "limit")
         if self.signals is not None:
             object.__setattr__(self, "signals", tuple(texts(self.signals, "signals")))
 
@@ -125,7 +111,6 @@ class Source:
         return self.name or Path(self.path).name
 
 
-@kinds(source=a(Source), seed=at_least(0))
 def read_source(source: Source, *, seed: int = 0) -> SourceData:
     """Read a BEIR folder, a file of pairs, judged queries, or raw text that pairs are made from.
 
@@ -171,7 +156,6 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
     return dataclasses.replace(data, fingerprints={source.title: data.fingerprint()})
 
 
-@kinds(seed=at_least(0), say=maybe(callback), section=string)
 def read_sources(
     sources: Sequence[Source], *, seed: int = 0, say: Say | None = None, section: str = "data"
 ) -> SourceData:
