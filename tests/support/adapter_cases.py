@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stope.adapters import Adapter, Linear, LowRank, ResidualMLP
+from stope.adapters.problem import Problem
+from stope.lists import Lists
 
 DIM = 12
 KINDS = ("linear", "low_rank", "mlp")
@@ -43,3 +45,17 @@ def pairs(count=240, seed=0):
 def recall(adapter, queries, corpus, rows):
     found = adapter.apply(queries[rows], "queries") @ adapter.apply(corpus, "documents").T
     return float((found.argmax(axis=1) == rows).mean())
+
+
+def problem(count=30, **more):
+    queries, corpus = pairs(count)
+    given = {
+        "queries": unit(queries),
+        "corpus": unit(corpus),
+        "positives": Lists(np.arange(count + 1), np.arange(count)),
+        "negatives": None,
+        "weights": None,
+        "signals": {},
+        "sources": (),
+    }
+    return Problem(**(given | more))

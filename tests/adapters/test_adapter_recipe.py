@@ -1,0 +1,100 @@
+"""An adapter's recipe: every option of the fused loss, hardness, and how options may be given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
+torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
+
+from adapter_cases import DIM, pairs, problem, unit
+
+from stope.adapters import AdapterRecipe, train_adapter
+from stope.adapters.step import Step, Trainable
+from stope.lists import Lists
+from stope.weighting import Progressive
+
+
+def test_hardness_is_the_mean_over_a_querys_own_negatives():
+    """docs/methods.md, A1: and the best of the batch for a query that has none."""
+    task = problem(6)
+    negatives = np.array([[1, 2], [2, -1], [2, 4], [-1, -1], [0, 1], [0, 1]])
+    recipe = AdapterRecipe().with_options(weighting=Progressive(first=1.0, warm_up=0.0))
+    part = Trainable(recipe.adapter, np.eye(DIM, dtype=np.float32), np.random.default_rng(0))
+    scores = task.queries @ task.corpus.T
+    own = scores.diagonal()
+    best = (scores - 9 * np.eye(6)).max(axis=1) - own
+    hardness = [np.mean([scores[q, n] for n in row if n not in (q, -1)] or [-9]) - own[q]
+                for q, row in enumerate(negatives)]  # fmt: skip
+    hardness[3] = best[3]
+    weights = Progressive(first=1.0, warm_up=0.0).weights(np.float64(hardness), 0.5)
+    logits = torch.from_numpy(scores / 0.05)
+    losses = torch.nn.functional.cross_entropy(logits, torch.arange(6), reduction="none").numpy()
+    loss, _ = Step(task, (part, part), recipe, DIM)(
+        np.arange(6), negatives, 0.5, np.random.default_rng(0)
+    )
+    assert loss.item() == pytest.approx((weights * losses).sum() / weights.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "decoupled"},
+        {"objective": "hardness", "beta": 0.5},
+        {"objective": "sigmoid", "bias": -5.0},
+        {"directions": ["query_to_document", "query_to_query"]},
+        {"absolute_margin": -0.1},
+        {"hard_negative_log_weight": 1.5},
+        {"foreign_hard_negatives": False},
+        {"hardness": "hard_negatives", "hardness_strength": 2.0},
+        {"hardness": "in_batch_negatives", "hardness_strength": 2.0},
+    ],
+)
+def test_options_of_the_loss_are_those_of_the_fused_loss(options):
+    from stope.torch import infonce
+
+    queries, corpus = pairs(60)
+    queries = queries[:40]
+    negatives = np.stack([40 + np.arange(40) // 4, 59 - np.arange(40) // 4], axis=1)
+    found = train_adapter(
+        queries, corpus, np.arange(40), epochs=1, negatives=negatives, loss_options=options
+    )
+    rows, documents = (torch.from_numpy(unit(matrix)) for matrix in (queries, corpus))
+    hard = {"hard_negatives": negatives} if "hard" in str(options) else {}
+    expected = infonce(rows, documents, list(range(40)), **hard, **options).mean()
+    assert found.losses[0] == pytest.approx(expected.item(), rel=1e-5)
+    by_name = train_adapter(
+        queries, corpus, np.arange(40), epochs=1, negatives=negatives, **options
+    )
+    assert by_name.losses == found.losses
+    plain = train_adapter(queries, corpus, np.arange(40), epochs=1, negatives=negatives)
+    assert plain.losses != found.losses
+
+
+def test_positives_may_be_lists_of_any_length():
+    queries, corpus = pairs(6)
+    lists = [[0], [1, 5], [2], [3], [], [0, 5]]
+    offsets, ids = Lists.from_sequences([np.array(rows, dtype=np.int64) for rows in lists])
+    found, expected = (
+        train_adapter(queries, corpus, positives, epochs=2) for positives in (lists, (offsets, ids))
+    )
+    assert np.array_equal(found.weight, expected.weight)
+
+
+def test_a_recipe_holds_all_options():
+    queries, corpus = pairs(40)
+    options = {"kind": "low_rank", "rank": 2, "epochs": 3, "temperature": 0.1, "seed": 4}
+    recipe = AdapterRecipe(
+        adapter={"kind": "low_rank", "rank": 2},
+        loss={"temperature": 0.1},
+        schedule={"epochs": 3, "seed": 4},
+    )
+    assert AdapterRecipe().with_options(**options) == recipe
+    assert AdapterRecipe.read(recipe.to_dict()) == recipe
+    first, again = (
+        train_adapter(queries, corpus, np.arange(40), recipe=given, **more)
+        for given, more in ((recipe, {}), (None, options))
+    )
+    assert np.array_equal(first.apply(queries), again.apply(queries))
+    assert first.losses == again.losses
