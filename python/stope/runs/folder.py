@@ -28,6 +28,7 @@ _STATE = {
     "data?": {str: str},
     "before?": _METRICS,
     "test_before?": _METRICS,
+    "queries_before?": [{str: _METRICS}],
 }
 _TRAINING = {
     "steps": int,
@@ -46,6 +47,8 @@ _TRAINING = {
 _REPORT = {
     "training": _TRAINING,
     **dict.fromkeys(("before", "after", "test_before", "test_after"), _METRICS),
+    **dict.fromkeys(("num_queries?", "num_test_queries?"), int),
+    **dict.fromkeys(("gains?", "test_gains?"), {str: [float]}),
 }
 
 
