@@ -135,19 +135,19 @@ def mine_hard_negatives(
     choice(metric, "metric", METRICS)
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
     window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
-    own = _positive_lists(positives, q.rows, c.rows)
+    answers = _positive_lists(positives, q.rows, c.rows)
     extra = exclusions(exclude, q.rows, c.rows)
     place = _arrays.place_of(queries, q.device, "queries")
     if q.device == c.device:
-        positive_scores = _lowest_positive(queries, corpus, metric, own, place)
+        positive_scores = _lowest_positive(queries, corpus, metric, answers, place)
     else:  # the positives' rows are in host memory: the few scores are found there, bit for bit
         positive_scores = _lowest_positive(
-            _arrays.on_cpu(queries), corpus, metric, own, _arrays.ON_CPU
+            _arrays.on_cpu(queries), corpus, metric, answers, _arrays.ON_CPU
         )
     rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
-    never = own if extra is None else own.union(extra)
+    never = answers if extra is None else answers.union(extra)
     pool = (_eligible_pool if range_counts == "eligible" else _raw_pool)(
-        queries, corpus, metric, own, never, rules, window, c.rows, progress
+        queries, corpus, metric, answers, never, rules, window, c.rows, progress
     )
     ids, scores = _choose(pool, window)
 
@@ -225,22 +225,22 @@ def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
 
 
 def _lowest_positive(
-    queries: Any, corpus: Any, metric: str, own: Lists, place: _arrays.Place
+    queries: Any, corpus: Any, metric: str, answers: Lists, place: _arrays.Place
 ) -> NDArray[np.float32]:
-    scores = place.empty((own.ids.size,), np.float32)
+    scores = place.empty((answers.ids.size,), np.float32)
     _core.pair_scores(
         queries=queries,
         corpus=corpus,
         metric=metric,
-        offsets=own.offsets,
-        ids=own.ids,
+        offsets=answers.offsets,
+        ids=answers.ids,
         scores=scores,
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=None,
         **place.options,
     )
-    return np.minimum.reduceat(on_host(scores), own.offsets[:-1])
+    return np.minimum.reduceat(on_host(scores), answers.offsets[:-1])
 
 
 def _rules(
@@ -282,14 +282,14 @@ def _eligible_pool(
     queries: Any,
     corpus: Any,
     metric: str,
-    own: Lists,
+    answers: Lists,
     never: Lists,
     rules: _Rules,
     window: _Window,
     corpus_rows: int,
     progress: Callable[[int, int], object] | None,
 ) -> _Pool:
-    above = np.zeros(own.num_lists, dtype=np.int64)
+    above = np.zeros(answers.num_lists, dtype=np.int64)
     k = min(window.end, corpus_rows)
     ranked = search(
         queries,
@@ -303,7 +303,7 @@ def _eligible_pool(
         progress=progress,
     )
     ids, scores = on_host(ranked.ids), on_host(ranked.scores)
-    own_counts, never_counts = own.lengths, never.lengths
+    own_counts, never_counts = answers.lengths, never.lengths
     rejected = {reason: np.zeros_like(above) for reason in REASONS}
     rejected["positive"] = own_counts
     rejected["excluded"] = never_counts - own_counts
@@ -319,7 +319,7 @@ def _raw_pool(
     queries: Any,
     corpus: Any,
     metric: str,
-    own: Lists,
+    answers: Lists,
     never: Lists,
     rules: _Rules,
     window: _Window,
@@ -331,7 +331,7 @@ def _raw_pool(
     ids = on_host(ranked.ids)[:, window.first :]
     scores = on_host(ranked.scores)[:, window.first :]
     owners = np.repeat(np.arange(len(ids)), ids.shape[1])
-    positive = own.contains(owners, ids.reshape(-1)).reshape(ids.shape)
+    positive = answers.contains(owners, ids.reshape(-1)).reshape(ids.shape)
     excluded = never.contains(owners, ids.reshape(-1)).reshape(ids.shape) & ~positive
     left = ~(positive | excluded)
     above = np.zeros_like(left)
