@@ -20,12 +20,7 @@ from stope.data.raw_pairs import (
 )
 from stope.data.readers.beir import iter_beir_corpus, read_beir
 from stope.data.readers.embeddings import read_embeddings
-from stope.data.readers.examples import (
-    Layout,
-    TrainingExample,
-    read_examples,
-    read_pairs,
-)
+from stope.data.readers.examples import Layout, TrainingExample, read_examples, read_pairs
 from stope.data.readers.flagembedding_tevatron import read_flagembedding, read_tevatron
 from stope.data.readers.jsonl import read_jsonl
 from stope.data.readers.negative_ids import read_negative_ids

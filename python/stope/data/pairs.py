@@ -12,12 +12,7 @@ from stope._checks import shown
 from stope._checks import texts as checked
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
-from stope.data.documents import (
-    DistinctDocuments,
-    TextRows,
-    ids_or_numbers,
-    unique_ids,
-)
+from stope.data.documents import DistinctDocuments, TextRows, ids_or_numbers, unique_ids
 from stope.data.text_identity import text_key
 from stope.lists import Lists
 

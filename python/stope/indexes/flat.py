@@ -273,11 +273,7 @@ class FlatIndex:
             if held.shape.device != "cpu":
                 panels = FlatIndex(_arrays.from_bits(corpus, self.dtype), self._metric)._held.panels
             _index_file.write(
-                target,
-                corpus=corpus,
-                packed=panels,
-                metric=self._metric,
-                dtype=self.dtype,
+                target, corpus=corpus, packed=panels, metric=self._metric, dtype=self.dtype
             )
 
     @classmethod

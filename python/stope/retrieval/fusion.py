@@ -146,11 +146,7 @@ class HybridRetriever:
         return self._size
 
     def search(
-        self,
-        queries: Sequence[str],
-        k: int = 100,
-        *,
-        progress: Progress | None = None,
+        self, queries: Sequence[str], k: int = 100, *, progress: Progress | None = None
     ) -> Ranking:
         """Find the k best documents of each query after fusion; progress counts the retrievers."""
         k = check_k(k, self._size)

@@ -111,11 +111,7 @@ class HnswRetriever:
         return int(self.index.get_current_count())
 
     def search(
-        self,
-        queries: Sequence[str],
-        k: int = 100,
-        *,
-        progress: Progress | None = None,
+        self, queries: Sequence[str], k: int = 100, *, progress: Progress | None = None
     ) -> Ranking:
         """Embed the queries and find about the k best documents of each."""
         check_k(k, len(self))
@@ -126,11 +122,7 @@ class HnswRetriever:
         return self.search_embeddings(rows, k, progress=progress)
 
     def search_embeddings(
-        self,
-        queries: NDArray[np.float32],
-        k: int = 100,
-        *,
-        progress: Progress | None = None,
+        self, queries: NDArray[np.float32], k: int = 100, *, progress: Progress | None = None
     ) -> Ranking:
         """Find about the k best documents of each query embedding.
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from stope._checks import integer, real
-from stope.data.raw_pairs.pairs import (
-    RawPair,
-    RawPairs,
-    Row,
-    check_rows,
-    generator,
-    titled,
-)
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator, titled
 from stope.data.raw_pairs.splitting import sentences, tokens
 
 

@@ -7,14 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from stope._checks import integer, real
-from stope.data.raw_pairs.pairs import (
-    RawPair,
-    RawPairs,
-    Row,
-    check_rows,
-    generator,
-    titled,
-)
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator, titled
 from stope.data.raw_pairs.splitting import Spans, tokens
 
 _DRAWS = 16

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from stope._checks import integer, shown
-from stope.data.raw_pairs.pairs import (
-    RawPair,
-    RawPairs,
-    Row,
-    check_rows,
-    titled,
-)
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, titled
 from stope.data.raw_pairs.splitting import tokens
 
 Generate = Callable[[list[str]], Sequence[str] | Sequence[Sequence[str]]]

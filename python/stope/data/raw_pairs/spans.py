@@ -8,14 +8,7 @@ import numpy as np
 
 from stope._checks import integer, real, shown
 from stope.data.raw_pairs.cloze import without
-from stope.data.raw_pairs.pairs import (
-    RawPair,
-    RawPairs,
-    Row,
-    check_rows,
-    generator,
-    titled,
-)
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator, titled
 from stope.data.raw_pairs.splitting import Spans, tokens
 
 _DRAWS = 16
