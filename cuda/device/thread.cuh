@@ -10,8 +10,10 @@
 #include <cstdint>
 
 #define STOPE_DEVICE __device__ __forceinline__
-// A kernel: STOPE_KERNEL(threads of a block) name(Arguments arguments) { ... }
-#define STOPE_KERNEL(threads) static __global__ void __launch_bounds__(threads)
+// A kernel: STOPE_KERNEL(threads of a block) name(Arguments arguments) { ... }; a second number,
+// how many blocks a multiprocessor should hold, bounds the registers where the compiler would
+// spill.
+#define STOPE_KERNEL(...) static __global__ void __launch_bounds__(__VA_ARGS__)
 
 namespace stope::cuda {
 

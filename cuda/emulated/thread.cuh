@@ -6,7 +6,7 @@
 #include "machine.h"
 
 #define STOPE_DEVICE inline
-#define STOPE_KERNEL(threads) [[maybe_unused]] static void
+#define STOPE_KERNEL(...) [[maybe_unused]] static void
 
 namespace stope::cuda {
 

@@ -79,7 +79,7 @@ STOPE_KERNEL(kInfonceThreads) start_rows(OutcomeArguments a) {
   a.out.ranks[i] = 1;
 }
 // A thread to a query: after the last pass.
-STOPE_KERNEL(kInfonceThreads) finish_rows(OutcomeArguments a) {
+STOPE_KERNEL(kInfonceThreads, 2) finish_rows(OutcomeArguments a) {
   const std::int64_t i = thread_of_grid();
   if (i >= a.problem.queries.rows) return;
   a.out.state[i].kept = static_cast<double>(a.out.negatives[i]);

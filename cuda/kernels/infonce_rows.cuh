@@ -253,7 +253,7 @@ STOPE_DEVICE void fold_wide(const FoldArguments& a, std::int64_t r) {
   if (lane() == 0) a.out.state[i] = after;
 }
 
-STOPE_KERNEL(kInfonceThreads) fold_rows(FoldArguments a) {
+STOPE_KERNEL(kInfonceThreads, 4) fold_rows(FoldArguments a) {
   const InfonceRowsView& v = a.view;
   const std::int64_t r = warp_of_grid();
   if (r >= v.part.rows) return;
