@@ -33,7 +33,7 @@ def kinds(**checks: Check) -> Callable[[T], T]:
 
     def decorate(target: T) -> T:
         if isinstance(target, type):
-            setattr(target, "__init__", _at_the_door(target.__init__, checks))  # noqa: B010
+            setattr(target, "__init__", _at_the_door(target.__init__, checks))  # type: ignore[misc]  # noqa: B010
             return target
         return _at_the_door(target, checks)  # type: ignore[return-value,arg-type]
 

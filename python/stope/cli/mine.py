@@ -234,7 +234,7 @@ def mine(
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")
-    embeddings = {
+    embeddings: dict[str, Any] = {
         name: read_embeddings(path, f"--{name.replace('_', '-')}")
         for name, path in (
             ("query_embeddings", query_embeddings),

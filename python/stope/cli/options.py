@@ -108,8 +108,8 @@ def without_effect(context: typer.Context, names: Iterable[str], why: str) -> No
 
 def of_files(context: typer.Context, path: Path, corpus: Path | None) -> None:
     """Refuse, beside files, what is for BEIR folders, and beside a folder what is for files."""
-    columns = ("query_column", "positive_column", "text_column", "id_column", "query_id_column")
-    columns += ("label_column", "ignore_labels", "skip_empty")
+    columns = ["query_column", "positive_column", "text_column", "id_column", "query_id_column"]
+    columns += ["label_column", "ignore_labels", "skip_empty"]
     if path.is_dir():
         if corpus is not None:
             raise ValueError(f"{path} is a folder, which brings its own corpus; leave {corpus} out")

@@ -1,0 +1,141 @@
+"""Judgements and runs: what is written is read back, and what is wrong is told with its line."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stope.data import (
+    read_qrels,
+    read_run,
+    write_jsonl,
+    write_qrels,
+    write_run,
+)
+
+names = st.text(
+    st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="\ufeff"),
+    min_size=1,
+    max_size=6,
+)
+relevances = st.dictionaries(
+    names, st.dictionaries(names, st.integers(-3, 999), min_size=1, max_size=4), max_size=4
+)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(qrels=relevances, format=st.sampled_from(["beir", "trec"]))
+def test_qrels_round_trip(qrels, format, tmp_path_factory):
+    path = tmp_path_factory.mktemp("qrels") / "test.tsv"
+    write_qrels(qrels, path, format=format)
+    assert read_qrels(path) == qrels
+
+
+@given(run=st.dictionaries(names, st.dictionaries(names, finite, min_size=1), max_size=4))
+def test_run_round_trip_and_order(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "run.txt.gz"
+    write_run(run, path)
+    after = read_run(path)
+    assert after == run
+    for retrieved in after.values():
+        order = list(retrieved.items())
+        assert order == sorted(order, key=lambda item: (-item[1], item[0]))
+
+
+def test_qrels_layouts(tmp_path):
+    path = tmp_path / "qrels"
+    for content in ("q1\td 1\t1\n", "query-id\tcorpus-id\tscore\nq1\td 1\t1\n"):
+        path.write_text(content)
+        assert read_qrels(path) == {"q1": {"d 1": 1}}
+    for content in ("q1 0 d1 1\n", "\nq1\t0\td1\t1\n", "q1   Q0  d1   1  \r\n"):
+        path.write_text(content)
+        assert read_qrels(path) == {"q1": {"d1": 1}}
+    path.write_text("")
+    assert read_qrels(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "q1 0 d1\n",
+            "qrels:1: expected 4 columns .query, iteration, document, relevance., but found 3",
+        ),
+        (
+            "q1 0 d1 1\nq1 0 d2 1.5\n",
+            'qrels:2: the relevance is "1.5", which is not a whole number',
+        ),
+        ("q1 0 d1 1\nq1 0 d2 1_0\n", 'qrels:2: the relevance is "1_0"'),
+        (
+            "q1 0 d1 1\nq1 0 d1 2\n",
+            'qrels:2: document "d1" is judged twice for query "q1", as 1 and as 2; keep one',
+        ),
+        ("q1\t\t1\n", "qrels:1: an id is empty"),
+        ("query-id\tcorpus-id\n", "qrels:1: expected 3 columns"),
+    ],
+)
+def test_malformed_qrels(tmp_path, content, message):
+    path = tmp_path / "qrels"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_qrels(path)
+
+
+def test_equal_judgements_and_integral_grades_are_accepted(tmp_path):
+    path = tmp_path / "qrels"
+    path.write_text("q1 0 d1 1\nq1 0 d1 1\nq1 0 d2 2.0\n")
+    assert read_qrels(path) == {"q1": {"d1": 1, "d2": 2}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("q1 Q0 d1 1 0.5\n", "run:1: expected 6 columns .* but found 5"),
+        ("q1 Q0 d1 1 high tag\n", 'run:1: the score is "high", which is not a finite number'),
+        ("q1 Q0 d1 1 2 t\nq1 Q0 d2 2 nan t\n", 'run:2: the score is "nan"'),
+        ("q1 Q0 d1 1 1_0 t\n", 'run:1: the score is "1_0"'),
+        ("q1 Q0 d1 1 \u0661\u0662 t\n", "run:1: the score is"),
+        ("q1 Q0 d1 1 2 t\nq1 Q0 d1 2 1 t\n", 'run:2: document "d1" is retrieved twice'),
+    ],
+)
+def test_malformed_run(tmp_path, content, message):
+    path = tmp_path / "run"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_run(path)
+
+
+def test_what_a_file_cannot_hold_is_refused(tmp_path):
+    path = tmp_path / "file"
+    for write in (lambda: write_run({"q 1": {"d": 1.0}}, path),
+                  lambda: write_run({"q": {"": 1.0}}, path),
+                  lambda: write_run({}, path, tag="my run"),
+                  lambda: write_qrels({"q": {"d 1": 1}}, path, format="trec"),
+                  lambda: write_qrels({"q": {"d\t1": 1}}, path)):  # fmt: skip
+        with pytest.raises(ValueError, match="cannot be written to this file"):
+            write()
+    with pytest.raises(ValueError, match='score of document "d" for query "q" is nan'):
+        write_run({"q": {"d": float("nan")}}, path)
+    with pytest.raises(TypeError, match="must be a whole number"):
+        write_qrels({"q": {"d": 0.5}}, path)
+    with pytest.raises(ValueError, match="it may be at most 999999999"):
+        write_qrels({"q": {"d": 10**9}}, path)
+    with pytest.raises(ValueError, match="format is 'csv'"):
+        write_qrels({}, path, format="csv")
+    assert not path.exists()
+
+
+def test_a_run_of_json_lines(tmp_path):
+    path = tmp_path / "run.jsonl"
+    rows = [{"query_id": "a b", "document_id": "x", "rank": 1, "score": 2.5}]
+    write_jsonl(path, [*rows, {"query_id": 7, "document_id": "y z", "score": 1}])
+    assert read_run(path) == {"a b": {"x": 2.5}, "7": {"y z": 1.0}}
+    for row, message in (
+        ({"query_id": "q", "document_id": "x"}, 'field "score" is missing'),
+        ({"query_id": "q", "document_id": "x", "score": "1"}, 'field "score" must be a number'),
+        (rows[0], 'document "x" is retrieved twice for query "a b"'),
+    ):
+        write_jsonl(path, [*rows, row])
+        with pytest.raises(ValueError, match=rf"run\.jsonl:2: {message}"):
+            read_run(path)
