@@ -9,7 +9,7 @@ with weights w that follow from how difficult row i is and how far training is (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from stope._checks import shown
 from stope._extras import need
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from stope.integrations.sentence_transformers import InfoNCELoss
     from stope.training.recipe import LossPart
 
-Precision = Literal["float32", "bfloat16"]
 _SIGMOID_BIAS = -10.0  # where SigLIP starts
 
 
