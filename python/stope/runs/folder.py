@@ -22,6 +22,7 @@ from stope.runs.config import Config
 
 CONFIG, STATE, REPORT = "config.yaml", "run.json", "report.json"
 _METRICS = {str: float}
+_GAINS = {str: [float]}
 _STATE = {
     "stope?": str,
     "fingerprint?": str,
@@ -48,7 +49,7 @@ _REPORT = {
     "training": _TRAINING,
     **dict.fromkeys(("before", "after", "test_before", "test_after"), _METRICS),
     **dict.fromkeys(("num_queries?", "num_test_queries?"), int),
-    **dict.fromkeys(("gains?", "test_gains?"), {str: [float]}),
+    **dict.fromkeys(("gains?", "test_gains?"), _GAINS),
 }
 
 
