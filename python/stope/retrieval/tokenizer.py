@@ -1,7 +1,8 @@
 r"""Words for lexical search.
 
-Texts are brought to one Unicode form first (NFKC and case folding, joiners and soft hyphens left
-out), so that full-width, decomposed or capital letters are no other words. A word is a run of two
+Texts are brought to one Unicode form first (NFKC and case folding; joiners, soft hyphens, Arabic
+and Hebrew points and accents that compose with no letter are left out), so that full-width,
+decomposed, pointed or capital letters are no other words. A word is a run of two
 or more word characters with their combining marks (``\w\w+``, Unicode). Scripts that put no blanks
 between words (Chinese, Japanese, Korean, Thai, Lao, Khmer, Myanmar and Tai scripts) give bigrams
 instead, as Lucene's CJKAnalyzer does: every two letters that stand beside each other, a letter
@@ -28,9 +29,12 @@ from stope._extras import need
 
 _ASCII_WORD = re.compile(r"\w\w+", re.ASCII)
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\W\d_A-Z]+|\d+")
-# Joiners, direction marks, soft hyphens and variation selectors change no word.
+# Joiners, direction marks, soft hyphens and variation selectors change no word; nor do accents that
+# compose with no letter and Arabic and Hebrew points, which many writers leave out.
 _IGNORED = re.compile(
-    "[\u00ad\u200c-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]"
+    "[\u00ad\u200c-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff"
+    "\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf-\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670"
+    "\u06d6-\u06ed\u1ab0-\u1aff\u1dc0-\u1dff]"
 )
 _WITHOUT_BLANKS = (
     *((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1100, 0x11FF), (0x1780, 0x17FF), (0x1950, 0x19DF)),
