@@ -45,10 +45,7 @@ class Split:
 
 
 @kinds(
-    corpus_ids=strings,
-    corpus_texts=strings,
-    query_ids=strings,
-    query_texts=strings,
+    **dict.fromkeys(("corpus_ids", "corpus_texts", "query_ids", "query_texts"), strings),
     qrels=mapping_of_mappings,
     corpus_titles=strings,
 )
@@ -93,9 +90,9 @@ class Collection:
     def __post_init__(self) -> None:
         if not self.corpus_titles and self.corpus_ids:
             object.__setattr__(self, "corpus_titles", [""] * len(self.corpus_ids))
-        _same_length("corpus_texts", self.corpus_texts, "corpus_ids", self.corpus_ids)
-        _same_length("corpus_titles", self.corpus_titles, "corpus_ids", self.corpus_ids)
-        _same_length("query_texts", self.query_texts, "query_ids", self.query_ids)
+        same_length("corpus_texts", self.corpus_texts, "corpus_ids", self.corpus_ids)
+        same_length("corpus_titles", self.corpus_titles, "corpus_ids", self.corpus_ids)
+        same_length("query_texts", self.query_texts, "query_ids", self.query_ids)
         _no_duplicates("corpus_ids", self.corpus_ids)
         _no_duplicates("query_ids", self.query_ids)
         for row, (title, text) in enumerate(
@@ -137,19 +134,17 @@ class Collection:
         )
 
 
-def _same_length(name: str, values: Sequence[str], other: str, others: Sequence[str]) -> None:
+def same_length(name: str, values: Sequence[str], other: str, others: Sequence[str]) -> None:
+    """Refuse two columns of different lengths."""
     if len(values) != len(others):
         raise ValueError(f"{name} has {len(values)} entries but {other} has {len(others)}")
 
 
 def _no_duplicates(name: str, ids: Sequence[str]) -> None:
-    if len(set(ids)) == len(ids):
-        return
     seen: dict[str, int] = {}
     for row, identifier in enumerate(ids):
-        if identifier in seen:
+        if seen.setdefault(identifier, row) != row:
             raise ValueError(
                 f"{name}[{row}] is {identifier!r}, which is also {name}[{seen[identifier]}]; "
                 "ids must be unique"
             )
-        seen[identifier] = row

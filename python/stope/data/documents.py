@@ -28,6 +28,11 @@ class TextRows(NamedTuple):
                 lookup.bodies.setdefault(text_key(texts[row][start:]), []).append(row)
         return lookup
 
+    def rows_of(self, key: bytes) -> tuple[int, ...]:
+        """The document of this key, and those that have it behind their titles."""
+        whole = (self.rows[key],) if key in self.rows else ()
+        return tuple(dict.fromkeys((*whole, *self.bodies.get(key, ()))))
+
 
 class DistinctDocuments:
     """Documents by distinct text; the first of equal texts stands for all."""
@@ -60,8 +65,7 @@ class DistinctDocuments:
         key = text_key(text)
         keys = [key, text_key(text[body_start(text, title) :])] if title else [key]
         for each in keys:
-            whole = (self._row_of_key[each],) if each in self._row_of_key else ()
-            if rows := (*whole, *self._bodies.get(each, ())):
+            if rows := self.lookup.rows_of(each):
                 return rows
         while (name := f"positive-{self._added}") in self._row_of_id:
             self._added += 1

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stope._kinds import kinds, maybe, sequence, strings
+from stope.data.collection import same_length
 from stope.lists import Lists
 
 Ids = npt.NDArray[np.int64]
@@ -17,14 +18,9 @@ Scores = npt.NDArray[np.float64]
 
 
 @kinds(
-    query_ids=strings,
-    query_texts=strings,
-    document_ids=strings,
-    document_texts=strings,
-    positives=sequence,
-    negatives=sequence,
-    positive_scores=maybe(sequence),
-    negative_scores=maybe(sequence),
+    **dict.fromkeys(("query_ids", "query_texts", "document_ids", "document_texts"), strings),
+    **dict.fromkeys(("positives", "negatives"), sequence),
+    **dict.fromkeys(("positive_scores", "negative_scores"), maybe(sequence)),
 )
 @dataclass(frozen=True, eq=False)
 class NegativeTable:
@@ -73,15 +69,8 @@ class NegativeTable:
 
     def __post_init__(self) -> None:
         number = len(self.query_ids)
-        if len(self.query_texts) != number:
-            raise ValueError(
-                f"query_texts has {len(self.query_texts)} entries but query_ids has {number}"
-            )
-        if len(self.document_texts) != len(self.document_ids):
-            raise ValueError(
-                f"document_texts has {len(self.document_texts)} entries but document_ids has "
-                f"{len(self.document_ids)}"
-            )
+        same_length("query_texts", self.query_texts, "query_ids", self.query_ids)
+        same_length("document_texts", self.document_texts, "document_ids", self.document_ids)
         if len(set(self.document_ids)) != len(self.document_ids):
             raise ValueError("document_ids has an id twice; ids must be unique")
         positives = _lists_of_positives(self.positives, number)
@@ -138,13 +127,11 @@ class NegativeTable:
         for query in positives:
             if query not in queries:
                 raise ValueError(f'positives name query "{query}", which is not among the queries')
+            if positive_scores is not None and query not in positive_scores:
+                raise ValueError(f'positive_scores has no entry for query "{query}"')
         for query in negatives:
             if query not in positives:
                 raise ValueError(f'negatives name query "{query}", which has no entry in positives')
-        if positive_scores is not None:
-            for query in positives:
-                if query not in positive_scores:
-                    raise ValueError(f'positive_scores has no entry for query "{query}"')
         mined = [negatives.get(query, ()) for query in positives]
         return cls(
             list(positives),
@@ -165,13 +152,11 @@ class NegativeTable:
 
     def positives_of(self, query: int) -> list[int]:
         """Document rows of the positives of query number `query`."""
-        rows: list[int] = self._positives[0].row(query).tolist()
-        return rows
+        return list(map(int, self._positives[0].row(query)))
 
     def negatives_of(self, query: int) -> list[int]:
         """Document rows of the negatives of query number `query`, without padding."""
-        rows: list[int] = self._negatives[0].row(query).tolist()
-        return rows
+        return list(map(int, self._negatives[0].row(query)))
 
     def positive_scores_of(self, query: int) -> list[float]:
         """Scores aligned with positives_of(query); ValueError when the table has none."""

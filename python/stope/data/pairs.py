@@ -106,13 +106,7 @@ class Pairs:
             (['ore?', 'pit?'], ['rock', 'hole', 'mineral'], [0, 2, 3])
         """
         return cls.from_lines(
-            queries,
-            positives,
-            corpus,
-            query_ids=query_ids,
-            corpus_ids=corpus_ids,
-            corpus_titles=corpus_titles,
-            positive_titles=positive_titles,
+            queries, positives, corpus, query_ids, corpus_ids, corpus_titles, positive_titles
         )[0]
 
     @classmethod
@@ -121,7 +115,6 @@ class Pairs:
         queries: Sequence[str],
         positives: Sequence[str] | Sequence[Sequence[str]],
         corpus: Sequence[str] = (),
-        *,
         query_ids: Sequence[str] | None = None,
         corpus_ids: Sequence[str] | None = None,
         corpus_titles: Sequence[str] | None = None,
@@ -153,9 +146,7 @@ class Pairs:
         if positive_titles is not None:
             titles = [list(line) for line in positive_titles]
             if [len(line) for line in titles] != [len(line) for line in answers]:
-                raise ValueError(
-                    "positive_titles and positives differ in length; give one for each"
-                )
+                raise ValueError("positive_titles and positives differ in length; give one each")
         documents, document_titles = corpus, corpus_titles
         if not documents:
             documents = [text for answer in answers for text in answer]
@@ -176,14 +167,8 @@ class Pairs:
         if lonely is not None:
             raise ValueError(f"queries[{lonely}] has no positives: {shown(queries[lonely])}")
         kept = list(first.values())
-        pairs = cls._of(
-            table,
-            unique_ids([names[line] for line in kept], len(kept), "q", "query_ids"),
-            [queries[line] for line in kept],
-            lines_of.values(),
-            np.array(kept, dtype=np.int64),
-            len(queries),
-        )
+        unique_ids([names[line] for line in kept], len(kept), "q", "query_ids")
+        pairs = cls._of(table, names, queries, kept, lines_of.values())
         lines = [answered[row] for answered in lines_of.values() for row in sorted(answered)]
         return pairs, Lists.from_sequences(lines)
 
@@ -227,14 +212,7 @@ class Pairs:
                 f"no query has a document judged at least {min_relevance:g}; check that qrels use "
                 "the ids of the queries and the corpus, or lower min_relevance"
             )
-        return cls._of(
-            table,
-            [names[place] for place in kept],
-            [query_texts[place] for place in kept],
-            rows,
-            np.array(kept, dtype=np.int64),
-            len(query_texts),
-        )
+        return cls._of(table, names, query_texts, kept, rows)
 
     @classmethod
     def from_collection(
@@ -256,21 +234,21 @@ class Pairs:
     def _of(
         cls,
         table: DistinctDocuments,
-        query_ids: list[str],
-        query_texts: list[str],
+        names: Sequence[str],
+        queries: Sequence[str],
+        kept: Sequence[int],
         rows: Iterable[Iterable[int]],
-        query_rows: Ids,
-        num_queries_given: int,
     ) -> Pairs:
+        """Pairs of the queries that are kept, and of the rows of each one's positives."""
         return cls(
-            query_ids,
-            query_texts,
+            [names[place] for place in kept],
+            [queries[place] for place in kept],
             table.ids,
             table.texts,
             Lists.from_sequences([sorted(answered) for answered in rows]),
-            query_rows,
+            np.array(kept, dtype=np.int64),
             np.array(table.places, dtype=np.int64),
-            num_queries_given,
+            len(queries),
             table.num_given,
             body_starts=np.array(table.starts, dtype=np.int64) if any(table.starts) else None,
             _looked_up=[table.lookup],
@@ -379,17 +357,13 @@ class Pairs:
         """
         lookup = self._lookup()
         keys = map(text_key, checked(texts, "texts", empty=True))
-        rows = [lookup.rows.get(key, lookup.bodies.get(key, (-1,))[0]) for key in keys]
-        return np.array(rows, dtype=np.int64)
+        return np.array([(*lookup.rows_of(key), -1)[0] for key in keys], dtype=np.int64)
 
     def same_text_rows(self) -> Lists:
         """Documents whose text, with the title or without it, is the query itself."""
         lookup = self._lookup()
-        rows = []
-        for key in map(text_key, self.query_texts):
-            whole = [lookup.rows[key]] if key in lookup.rows else []
-            rows.append(sorted({*whole, *lookup.bodies.get(key, ())}))
-        return Lists.from_sequences(rows)
+        keys = map(text_key, self.query_texts)
+        return Lists.from_sequences([sorted(lookup.rows_of(key)) for key in keys])
 
     def never_negatives(self) -> Lists:
         """Documents that are no negatives of each query: its positives, and its own text.
@@ -404,9 +378,7 @@ class Pairs:
         """Rows by the keys of their texts: made once, and shared with what `take` makes."""
         if not self._looked_up or self._looked_up[0].texts is not self.corpus_texts:
             starts = [] if self.body_starts is None else self.body_starts.tolist()
-            lookup = TextRows.of(self.corpus_texts, starts)
-            self._looked_up[:] = [lookup]
-            return lookup
+            self._looked_up[:] = [TextRows.of(self.corpus_texts, starts)]
         return self._looked_up[0]
 
 

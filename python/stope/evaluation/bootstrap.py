@@ -101,15 +101,8 @@ def compare(
     # Rounding in a mean of n terms of size at most 1 must not decide whether it reaches |mean|.
     slack = 1e-12 * float(np.abs(difference).max())
     extreme = int(np.count_nonzero(np.abs(means) >= abs(mean) - slack))
-    return Comparison(
-        metric,
-        mean,
-        mean + low,
-        mean + high,
-        (1 + extreme) / (1 + num_samples),
-        len(difference),
-        confidence,
-    )
+    p_value = (1 + extreme) / (1 + num_samples)
+    return Comparison(metric, mean, mean + low, mean + high, p_value, len(difference), confidence)
 
 
 def confidence_interval(
@@ -122,18 +115,7 @@ def confidence_interval(
 ) -> tuple[float, float]:
     """Return (low, high), the bootstrap percentile interval of a mean over queries.
 
-    Args:
-        evaluation: evaluation of one run.
-        metric: one of its metrics.
-        num_samples: number of samples of the queries, drawn with replacement.
-        seed: seed of the samples; the same seed, the same result.
-        confidence: between 0 and 1.
-
-    Raises:
-        ValueError: unknown metric, fewer than two queries, num_samples below 1, a confidence
-            outside (0, 1).
-
-    Memory: 16 MiB or 16 bytes a query, whichever is more, and 8 bytes a sample.
+    Options, errors and memory are those of `compare`.
 
     Example:
         >>> values = {f"q{number}": number % 2 for number in range(100)}

@@ -12,18 +12,8 @@ from typing import Any
 from stope._checks import shown
 from stope._extras import need
 
-_NAMES = {
-    "ndcg": "nDCG",
-    "rr": "RR",
-    "mrr": "RR",
-    "r": "R",
-    "recall": "R",
-    "ap": "AP",
-    "map": "AP",
-    "p": "P",
-    "precision": "P",
-    "success": "Success",
-}
+_NAMES = {name.lower(): name for name in ("nDCG", "RR", "R", "AP", "P", "Success")}
+_NAMES |= {"mrr": "RR", "recall": "R", "map": "AP", "precision": "P"}
 _NEED_CUTOFF = {"R", "P", "Success"}
 _HAS_LEVEL = {"RR", "R", "AP", "P", "Success"}
 _METRIC = re.compile(r"([A-Za-z]+)(?:\(rel=([0-9]{1,4})\))?(?:@([0-9]{1,9}))?")

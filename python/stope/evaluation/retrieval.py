@@ -21,15 +21,10 @@ from stope.retrieval import DenseRetriever
 
 
 @kinds(
-    query_ids=texts,
-    query_texts=texts,
-    corpus_ids=texts,
-    corpus_texts=texts,
+    **dict.fromkeys(("query_ids", "query_texts", "corpus_ids", "corpus_texts", "metrics"), texts),
     qrels=mapping_of_mappings,
-    metrics=texts,
     k=at_least(1),
-    query_prompt=maybe(string),
-    corpus_prompt=maybe(string),
+    **dict.fromkeys(("query_prompt", "corpus_prompt"), maybe(string)),
     corpus_embeddings=maybe(matrix),
 )
 @dataclass(frozen=True)
@@ -75,17 +70,8 @@ class RetrievalEvaluation:
     ) -> RetrievalEvaluation:
         """Take the queries of one split and the whole corpus."""
         judged = collection.split(split)
-        return cls(
-            judged.query_ids,
-            judged.query_texts,
-            collection.corpus_ids,
-            collection.corpus_texts,
-            judged.qrels,
-            metrics,
-            k,
-            query_prompt,
-            corpus_prompt,
-        )
+        texts = judged.query_ids, judged.query_texts, collection.corpus_ids, collection.corpus_texts
+        return cls(*texts, judged.qrels, metrics, k, query_prompt, corpus_prompt)
 
     @classmethod
     def from_pairs(

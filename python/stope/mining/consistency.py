@@ -16,12 +16,11 @@ from stope._kinds import at_least, kinds, string
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
-from stope.mining.embedded import OF_EMBEDDING, embeddings_of
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.ops._search import Metric
 from stope.progress import StageProgress, silent
 
 Ids = NDArray[np.int64]
-_QUERIES = 64  # whose positives are scored in one call
 
 
 @dataclass(frozen=True)
@@ -109,21 +108,16 @@ def consistency_filter(
     pair, and scores are exact (`stope.topk`). Other positives of q do not count against p: of
     five right answers each may be the best of what is left.
 
+    What is not explained here is as in `stope.mining.mine`.
+
     Args:
         pairs: queries, corpus and positives, noisy ones such as titles and bodies.
-        encoder: as in `stope.mining.mine`.
-        query_embeddings: as in `mine`.
-        corpus_embeddings: as in `mine`.
         top: the last rank to keep; 2 in E5.
         num_documents: documents in the sample; None for all. E5 takes 1,000,000.
         greatest_rank: ranks are counted up to this one, for reports; it costs little.
         seed: of the sample.
         metric: "cosine", "dot" or "euclidean".
         exclude_query_text: the document whose text is the query itself does not count.
-        query_prompt: as in `mine`.
-        corpus_prompt: as in `mine`.
-        batch_size: as in `mine`.
-        cache: as in `mine`.
         progress: called with (stage, done, total); stages "queries", "corpus", "ranking".
 
     Raises:
@@ -144,24 +138,16 @@ def consistency_filter(
         ([1, 2], ['ore?'])
     """
     step = progress or silent
-    for value, name in ((top, "top"), (greatest_rank, "greatest_rank")):
-        integer(value, name, 1)
+    integer(top, "top", 1)
+    integer(greatest_rank, "greatest_rank", 1)
     documents = len(pairs.corpus_ids)
     if num_documents is not None and integer(num_documents, "num_documents", 1) > documents:
         raise ValueError(
             f"num_documents is {num_documents}, but the corpus has {documents}; give 1 to that "
             "many, or None for all"
         )
-    queries, corpus = embeddings_of(
-        pairs,
-        encoder,
-        query_embeddings,
-        corpus_embeddings,
-        prompts=(query_prompt, corpus_prompt),
-        batch_size=batch_size,
-        cache=cache,
-        step=step,
-    )
+    known, prompts = (query_embeddings, corpus_embeddings), (query_prompt, corpus_prompt)
+    queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
     sample, candidates = None, corpus
     if num_documents is not None and num_documents < documents:
         random = np.random.default_rng([seed, 6])
@@ -176,7 +162,7 @@ def consistency_filter(
         exclude=_excluded(pairs, sample, exclude_query_text),
         progress=lambda done, total: step("ranking", done, total),
     )
-    scores = _pair_scores(queries, corpus, pairs.positives, metric)
+    scores = pair_scores(queries, corpus, pairs.positives, metric)
     others = on_host(best.scores)
     query_of = pairs.positives.owners
     ranks = np.ones(len(scores), dtype=np.int64)
@@ -194,22 +180,6 @@ def _excluded(pairs: Pairs, sample: Ids | None, query_text: bool) -> Lists:
     place[sample] = np.arange(len(sample))
     places = place[never.ids]
     return _filtered(Lists(never.offsets, places), places >= 0)
-
-
-def _pair_scores(
-    queries: Any, corpus: Any, positives: Lists, metric: Metric
-) -> NDArray[np.float32]:
-    """Canonical scores of every query with its own positives, some queries at a time."""
-    scores = np.empty(len(positives.ids), dtype=np.float32)
-    for start in range(0, positives.num_lists, _QUERIES):
-        part = positives.take(range(start, min(start + _QUERIES, positives.num_lists)))
-        block = stope.similarity(
-            queries[start : start + part.num_lists], corpus[part.ids], metric=metric
-        )
-        first = int(positives.offsets[start])
-        here = slice(first, first + len(part.ids))
-        scores[here] = on_host(block)[part.owners, np.arange(len(part.ids))]
-    return scores
 
 
 def _filtered(lists: Lists, keep: NDArray[np.bool_]) -> Lists:

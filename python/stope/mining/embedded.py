@@ -1,4 +1,4 @@
-"""The embeddings of pairs: given, kept in a cache, or computed now."""
+"""The embeddings of pairs (given, kept in a cache, or computed now), and the pairs' scores."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+import stope
 from stope._checks import flag, shown
+from stope._host import on_host
 from stope._kinds import Check, a, at_least, callback, matrix, maybe, string
 from stope.data.pairs import Pairs
 from stope.encoders import encode_corpus, encode_queries
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import has_encode
+from stope.lists import Lists
+from stope.ops._search import Metric
 from stope.progress import StageProgress, of_stage
+
+_AT_ONCE = 64  # queries whose positives are scored in one call
 
 OF_EMBEDDING: dict[str, Check] = {
     "pairs": a(Pairs),
@@ -33,25 +39,15 @@ OF_EMBEDDING: dict[str, Check] = {
 def embeddings_of(
     pairs: Pairs,
     encoder: Any,
-    query_embeddings: Any,
-    corpus_embeddings: Any,
-    *,
+    known: tuple[Any, Any],
     prompts: tuple[str | None, str | None],
     batch_size: int,
     cache: EmbeddingCache | str | PathLike[str] | None,
     step: StageProgress,
 ) -> tuple[Any, Any]:
-    """One row per query and one per document of the pairs.
+    """One row per query and one per document: those known, where not None, or the encoder's.
 
-    Args:
-        pairs: whose queries and corpus.
-        encoder: what computes the rows that are not given.
-        query_embeddings: one row per query that was given to `Pairs`, or that it has; or None.
-        corpus_embeddings: the same of documents.
-        prompts: put before queries and before documents; None leaves the encoder's own in force.
-        batch_size: texts per call of the encoder.
-        cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
-        step: called with (stage, done, total); stages "queries" and "corpus".
+    The options are those of `stope.mining.mine`; step has the stages "queries" and "corpus".
 
     Raises:
         TypeError: embeddings missing and no encoder.
@@ -59,23 +55,25 @@ def embeddings_of(
     """
     if cache is not None and not isinstance(cache, EmbeddingCache):
         cache = EmbeddingCache(cache)
-    queries = _selected(
-        query_embeddings, pairs.query_rows, pairs.num_queries_given, "query_embeddings"
-    )
-    corpus = _selected(
-        corpus_embeddings, pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings"
-    )
+    queries = _selected(known[0], pairs.query_rows, pairs.num_queries_given, "query_embeddings")
+    corpus = _selected(known[1], pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings")
     missing = "query" if queries is None else "corpus" if corpus is None else None
     if encoder is None and missing is not None:
         raise TypeError(f"there is no encoder and no {missing}_embeddings; give one of the two")
+
+    def embedded(texts: list[str], role: Literal["query", "corpus"], prompt: str | None) -> Any:
+        progress = of_stage(step, "queries" if role == "query" else "corpus")
+        if cache is not None:
+            return cache.embeddings(
+                encoder, texts, role=role, prompt=prompt, batch_size=batch_size, progress=progress
+            )
+        encode = encode_queries if role == "query" else encode_corpus
+        return encode(encoder, texts, prompt=prompt, batch_size=batch_size, progress=progress)
+
     if queries is None:
-        queries = _embedded(
-            encoder, cache, pairs.query_texts, "query", prompts[0], batch_size, step
-        )
+        queries = embedded(pairs.query_texts, "query", prompts[0])
     if corpus is None:
-        corpus = _embedded(
-            encoder, cache, pairs.corpus_texts, "corpus", prompts[1], batch_size, step
-        )
+        corpus = embedded(pairs.corpus_texts, "corpus", prompts[1])
     return queries, corpus
 
 
@@ -102,20 +100,15 @@ def _selected(embeddings: Any, rows: NDArray[np.int64], count: int, name: str) -
     return embeddings if np.array_equal(rows, np.arange(count)) else embeddings[rows]
 
 
-def _embedded(
-    encoder: Any,
-    cache: EmbeddingCache | None,
-    texts: list[str],
-    role: Literal["query", "corpus"],
-    prompt: str | None,
-    batch_size: int,
-    step: StageProgress,
-) -> Any:
-    stage = "queries" if role == "query" else "corpus"
-    progress = of_stage(step, stage)
-    if cache is not None:
-        return cache.embeddings(
-            encoder, texts, role=role, prompt=prompt, batch_size=batch_size, progress=progress
+def pair_scores(queries: Any, corpus: Any, positives: Lists, metric: Metric) -> NDArray[np.float32]:
+    """Canonical scores of every query with its own positives, some queries at a time."""
+    scores = np.empty(len(positives.ids), dtype=np.float32)
+    for start in range(0, positives.num_lists, _AT_ONCE):
+        part = positives.take(range(start, min(start + _AT_ONCE, positives.num_lists)))
+        block = stope.similarity(
+            queries[start : start + part.num_lists], corpus[part.ids], metric=metric
         )
-    encode = encode_queries if role == "query" else encode_corpus
-    return encode(encoder, texts, prompt=prompt, batch_size=batch_size, progress=progress)
+        first = int(positives.offsets[start])
+        here = slice(first, first + len(part.ids))
+        scores[here] = on_host(block)[part.owners, np.arange(len(part.ids))]
+    return scores

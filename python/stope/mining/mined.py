@@ -92,17 +92,11 @@ class Mined:
 
     def negatives(self) -> dict[str, list[tuple[str, float]]]:
         """Return ``{query id: [(document id, score), ...]}``, hardest first."""
-        names = self.pairs.corpus_ids
+        names, result = self.pairs.corpus_ids, self.result
+        listed = zip(self.pairs.query_ids, result.ids.tolist(), result.scores.tolist(), strict=True)
         return {
-            query: [
-                (names[row], score) for row, score in zip(rows, scores, strict=True) if row >= 0
-            ]
-            for query, rows, scores in zip(
-                self.pairs.query_ids,
-                self.result.ids.tolist(),
-                self.result.scores.tolist(),
-                strict=True,
-            )
+            query: [(names[row], score) for row, score in zip(*lists, strict=True) if row >= 0]
+            for query, *lists in listed
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -110,13 +104,8 @@ class Mined:
         lowest = self.result.positive_scores.tolist()
         for place, (query, found) in enumerate(self.negatives().items()):
             for rank, (name, score) in enumerate(found, start=1):
-                yield {
-                    "query_id": query,
-                    "document_id": name,
-                    "rank": rank,
-                    "score": score,
-                    "positive_score": lowest[place],
-                }
+                scores = {"score": score, "positive_score": lowest[place]}
+                yield {"query_id": query, "document_id": name, "rank": rank, **scores}
 
     def table(self) -> NegativeTable:
         """Join ids with texts, for `stope.data.negative_rows` and ``negatives_dataset``."""

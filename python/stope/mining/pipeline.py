@@ -9,7 +9,6 @@ from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 import stope
 from stope._checks import choice, integer
@@ -18,11 +17,11 @@ from stope._kinds import a, kinds, maybe
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
-from stope.mining.embedded import OF_EMBEDDING, embeddings_of
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
 from stope.ops._search import Metric, exclusions
-from stope.progress import StageProgress, silent
+from stope.progress import StageProgress, of_stage, silent
 
 
 @dataclass(frozen=True)
@@ -152,16 +151,8 @@ def mine(
     """
     wanted = (limits or Limits()).with_changes(**changes)
     step = progress or silent
-    queries, corpus = embeddings_of(
-        pairs,
-        encoder,
-        query_embeddings,
-        corpus_embeddings,
-        prompts=(query_prompt, corpus_prompt),
-        batch_size=batch_size,
-        cache=cache,
-        step=step,
-    )
+    known, prompts = (query_embeddings, corpus_embeddings), (query_prompt, corpus_prompt)
+    queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
     parameters = wanted.to_dict()
     sampling = wanted.sampling
     options = dict(parameters)
@@ -173,19 +164,12 @@ def mine(
         del options["pool"]
         options |= {"sampling": "top", "num_negatives": max(least, min(wanted.pool, most))}
     never = _never(pairs, exclude, exclude_query_text)
-    result = _all_on_host(
-        stope.mine_hard_negatives(
-            queries,
-            corpus,
-            pairs.positives,
-            exclude=never,
-            progress=lambda done, total: step("mining", done, total),
-            **options,
-        )
-    )
+    options["progress"] = of_stage(step, "mining")
+    result = stope.mine_hard_negatives(queries, corpus, pairs.positives, exclude=never, **options)
+    result = _all_on_host(result)
     if isinstance(sampling, Sampling):
         result = _drawn(result, sampling, wanted.num_negatives, wanted.seed)
-    scores = _positive_scores(queries, corpus, pairs.positives, result, wanted.metric)
+    scores = pair_scores(queries, corpus, pairs.positives, wanted.metric)
     parameters["exclude_query_text"] = exclude_query_text
     return Mined(pairs, result, scores, parameters)
 
@@ -233,17 +217,3 @@ def _drawn(
         there.sum(axis=1),
         result.rejected,
     )
-
-
-def _positive_scores(
-    queries: Any, corpus: Any, positives: Lists, result: stope.HardNegatives, metric: Metric
-) -> NDArray[np.float32]:
-    """Score of every positive: the minimum where a query has one, computed where it has several."""
-    scores = np.repeat(result.positive_scores.astype(np.float32), positives.lengths)
-    for query in np.flatnonzero(positives.lengths > 1).tolist():
-        part = slice(int(positives.offsets[query]), int(positives.offsets[query + 1]))
-        pair = stope.similarity(
-            queries[query : query + 1], corpus[positives.row(query)], metric=metric
-        )
-        scores[part] = on_host(pair)[0]
-    return scores

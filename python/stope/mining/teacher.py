@@ -66,7 +66,7 @@ class TeacherScores:
         """
         found: NDArray[np.float64] = teacher_confidence(
             self.positive_scores.astype(np.float64),
-            self.negative_scores[self._query_of()].astype(np.float64),
+            self.negative_scores[self.mined.pairs.positives.owners].astype(np.float64),
             temperature=temperature,
         )
         return found
@@ -78,13 +78,10 @@ class TeacherScores:
             Corpus rows int64 ``[pairs, 1 + n]``, -1 where a query has fewer negatives, and the
             teacher's scores float32 of the same shape, -inf there.
         """
-        query_of = self._query_of()
-        rows = self.mined.pairs.positives.ids
-        ids = np.column_stack([rows, self.mined.result.ids[query_of]])
-        return ids, np.column_stack([self.positive_scores, self.negative_scores[query_of]])
-
-    def _query_of(self) -> Ids:
-        return self.mined.pairs.positives.owners
+        positives = self.mined.pairs.positives
+        ids = np.column_stack([positives.ids, self.mined.result.ids[positives.owners]])
+        scores = [self.positive_scores, self.negative_scores[positives.owners]]
+        return ids, np.column_stack(scores)
 
 
 @kinds(
@@ -152,14 +149,11 @@ def teacher_scores(
     queries, places = np.nonzero(ids >= 0)
     query_of = np.concatenate([pairs.positives.owners, queries])
     documents = np.concatenate([positives, ids[queries, places]])
-    listed = _Pairs(
-        [query_prompt + text for text in pairs.query_texts] if query_prompt else pairs.query_texts,
-        [corpus_prompt + text for text in pairs.corpus_texts]
-        if corpus_prompt
-        else pairs.corpus_texts,
-        query_of,
-        documents,
+    query_texts, corpus_texts = (
+        [prompt + text for text in side] if prompt else side
+        for prompt, side in ((query_prompt, pairs.query_texts), (corpus_prompt, pairs.corpus_texts))
     )
+    listed = _Pairs(query_texts, corpus_texts, query_of, documents)
     score = _scorer(teacher, batch_size, progress, len(listed))
     if folder is None:
         in_order = score(listed, 0)
@@ -292,14 +286,9 @@ class _Pairs:
 
     def part(self, start: int, stop: int) -> list[tuple[str, str]]:
         """Texts of some pairs."""
-        return [
-            (self._queries[query], self._documents[document])
-            for query, document in zip(
-                self._query_of[start:stop].tolist(),
-                self._document_of[start:stop].tolist(),
-                strict=True,
-            )
-        ]
+        queries, documents = (of[start:stop].tolist() for of in (self._query_of, self._document_of))
+        texts = map(self._queries.__getitem__, queries), map(self._documents.__getitem__, documents)
+        return list(zip(*texts, strict=True))
 
     def texts(self) -> Iterator[str]:
         """All texts in order, query and document in turn."""
@@ -319,11 +308,9 @@ def _scorer(
             f"teacher is {type(teacher).__name__}; give a CrossEncoder, or a callable that takes a "
             "list of (query, document) and gives one number for each"
         )
-    options: dict[str, Any] = {}
-    if call is predict:
-        known = inspect.signature(predict).parameters
-        wanted = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
-        options = {name: value for name, value in wanted.items() if name in known}
+    known = inspect.signature(predict).parameters if call is predict else ()
+    wanted = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
+    options: dict[str, Any] = {name: value for name, value in wanted.items() if name in known}
 
     def score(pairs: _Pairs, start: int, stop: int | None = None) -> Floats:
         stop = len(pairs) if stop is None else stop

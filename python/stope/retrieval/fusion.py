@@ -104,10 +104,8 @@ class HybridRetriever:
 
     Args:
         retrievers: at least one, each over the same documents in the same order.
-        method: see `fuse`.
-        weights: see `fuse`.
         depth: documents taken from each retriever, cut to the corpus size, and at least k.
-        rrf_k: see `fuse`.
+        method, weights, rrf_k: see `fuse`.
 
     Thread safety: searches may overlap where those of its retrievers may.
 

@@ -36,19 +36,15 @@ class HnswRetriever:
     equal scores are ordered by the lower row. With ``num_threads=1`` the graph, and so the answer,
     depends on the inputs and seed alone; with more it also depends on timing.
 
+    What is not explained here is as in `DenseRetriever`.
+
     Args:
-        encoder: as in `DenseRetriever`.
-        corpus: texts to embed. Give either this or embeddings.
         embeddings: float32 ``[documents, dim]`` in place of corpus.
-        metric: "cosine", "dot" or "euclidean".
         m: links per node; more is better and larger.
         ef_construction: candidates kept while building.
         ef_search: candidates kept while searching; hnswlib raises it to k.
         seed: of the levels of the graph.
         num_threads: of building and searching.
-        batch_size: texts per call of the encoder.
-        query_prompt: put before every query; None leaves the encoder's own prompt in force.
-        corpus_prompt: the same for documents.
         progress: called with (documents linked, documents).
 
     Thread safety: one search at a time, which ``num_threads`` make faster.

@@ -4,6 +4,10 @@ Every function takes rows, texts or (title, text), and returns `RawPairs`: itera
 (query, positive, row); its ``columns()`` go into `stope.data.Pairs.from_texts`, its
 ``examples()`` into `stope.training.train`. What comes of a row depends on the seed and the row's
 number alone, not on the other rows. Rows that give no pair are counted by reason.
+
+Options that all have: ``seed`` of all choices; ``first_row``, the number of the first row, where
+rows are one part of a larger collection. A single string, a row that is no text and a number of the
+wrong type are TypeErrors, a number out of range a ValueError. Memory is that of one row.
 """
 
 from stope.data.raw_pairs.cloze import inverse_cloze

@@ -27,21 +27,13 @@ def inverse_cloze(
     Args:
         texts: passages of two sentences or more, or (title, text) where the title goes before the
             positive. Cut long documents into passages first: the positive is all the rest.
-        seed: of all choices.
         keep: probability that the positive is the whole text.
         pairs_per_row: how many sentences each text gives, no sentence twice; fewer where it has
             fewer.
         min_tokens: least length of a sentence that becomes a query.
-        first_row: number of the first text, where texts are one part of a larger collection.
 
     Returns:
         The pairs. Sentences are those of `stope.data.raw_pairs.sentences`.
-
-    Raises:
-        TypeError: texts is a single string, a row that is no text, a number of the wrong type.
-        ValueError: a number out of range.
-
-    Memory: one text.
 
     Source: Lee et al. 2019 (ORQA), where keep is 0.1.
 
@@ -56,10 +48,9 @@ def inverse_cloze(
     integer(seed, "seed", 0)
     integer(pairs_per_row, "pairs_per_row", 1)
     integer(min_tokens, "min_tokens", 1)
-    integer(first_row, "first_row", 0)
 
     def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered(first_row):
+        for row, title, text in pairs.numbered():
             spans = sentences(text)
             long_enough = [
                 span for span in spans if len(tokens(text[span[0] : span[1]])) >= min_tokens
@@ -76,7 +67,7 @@ def inverse_cloze(
                 rest = text.strip() if whole else without(text, start, end)
                 yield RawPair(text[start:end], titled(title, rest), row)
 
-    return RawPairs(texts, make)
+    return RawPairs(texts, make, first_row)
 
 
 def without(text: str, start: int, end: int) -> str:

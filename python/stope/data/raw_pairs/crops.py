@@ -33,24 +33,16 @@ def independent_crops(
 
     Args:
         texts: texts, or (title, text) where the title goes before the positive.
-        seed: of all choices; another seed gives other crops of the same texts.
         min_ratio: least share of the tokens in a crop.
         max_ratio: greatest share.
         delete: probability that a token of a crop is left out; one always stays.
         pairs_per_row: how many pairs each text gives.
         min_tokens: shorter texts are skipped.
         max_tokens: of a longer text only so many tokens in a row, at a uniform place, are cropped.
-        first_row: number of the first text, where texts are one part of a larger collection.
 
     Returns:
         The pairs. Tokens are those of `stope.data.raw_pairs.tokens`; without deletion a crop is a
         part of its text, space and all.
-
-    Raises:
-        TypeError: texts is a single string, a row that is no text, a number of the wrong type.
-        ValueError: a ratio or probability outside 0 to 1, a range that is empty.
-
-    Memory: one text.
 
     Source: Izacard et al. 2022 (Contriever); docs/methods.md, D17.
 
@@ -69,7 +61,6 @@ def independent_crops(
     integer(pairs_per_row, "pairs_per_row", 1)
     least = integer(min_tokens, "min_tokens", 2)
     most = integer(max_tokens, "max_tokens", least)
-    integer(first_row, "first_row", 0)
 
     def crop(text: str, spans: Spans, random: np.random.Generator) -> str:
         length = max(1, int(random.uniform(low, high) * len(spans)))
@@ -83,7 +74,7 @@ def independent_crops(
         return joined(text, [span for span, stays in zip(chosen, kept, strict=True) if stays])
 
     def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered(first_row):
+        for row, title, text in pairs.numbered():
             spans = tokens(text)
             if len(spans) < least:
                 pairs.skipped["too short"] += 1
@@ -102,7 +93,7 @@ def independent_crops(
             if not count:
                 pairs.skipped["crops all the same"] += 1
 
-    return RawPairs(texts, make)
+    return RawPairs(texts, make, first_row)
 
 
 def joined(text: str, spans: Spans) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from stope._checks import shown
+from stope._checks import integer, shown
 
 Row: TypeAlias = str | tuple[str, str]
 
@@ -38,9 +38,10 @@ class RawPairs:
     Memory: one row or one batch of rows, as the function that made it says.
     """
 
-    def __init__(self, rows: Iterable[Row], make: Callable[[RawPairs], Iterator[RawPair]]) -> None:
-        self._rows, self._make = rows, make
-        self._once = isinstance(rows, Iterator)
+    def __init__(
+        self, rows: Iterable[Row], make: Callable[[RawPairs], Iterator[RawPair]], first_row: int
+    ) -> None:
+        self._rows, self._make, self._first_row = rows, make, integer(first_row, "first_row", 0)
         self._used = False
         self.rows = self.pairs = 0
         self.skipped: Counter[str] = Counter()
@@ -52,7 +53,7 @@ class RawPairs:
             ValueError: rows is an iterator and was read before; a bad row.
             TypeError: a row of another type.
         """
-        if self._once and self._used:
+        if isinstance(self._rows, Iterator) and self._used:
             raise ValueError(
                 "The rows were an iterator and have been read; give a list, or keep the pairs"
             )
@@ -97,9 +98,9 @@ class RawPairs:
             f" {self.skipped.total():,}{f' ({reasons})' if reasons else ''}."
         )
 
-    def numbered(self, first_row: int) -> Iterator[tuple[int, str, str]]:
+    def numbered(self) -> Iterator[tuple[int, str, str]]:
         """Rows as (number, title, text) after a check, counted."""
-        for number, row in enumerate(self._rows, first_row):
+        for number, row in enumerate(self._rows, self._first_row):
             title, text = ("", row) if isinstance(row, str) else _two(row, number)
             self.rows += 1
             yield number, title, text

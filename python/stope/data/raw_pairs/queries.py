@@ -24,16 +24,8 @@ def title_to_body(
         rows: (title, text).
         min_title_tokens: rows with a shorter title are skipped.
         min_tokens: rows with a shorter text are skipped.
-        first_row: number of the first row, where rows are one part of a larger collection.
 
-    Returns:
-        The pairs. Nothing is left to chance.
-
-    Raises:
-        TypeError: rows is a single string, a row that is not (title, text).
-        ValueError: a number out of range.
-
-    Memory: one row.
+    Nothing is left to chance.
 
     Example:
         >>> [pair] = title_to_body([("Copper", "Copper\nA soft metal.")])
@@ -43,10 +35,9 @@ def title_to_body(
     check_rows(rows, "rows")
     integer(min_title_tokens, "min_title_tokens", 1)
     integer(min_tokens, "min_tokens", 1)
-    integer(first_row, "first_row", 0)
 
     def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered(first_row):
+        for row, title, text in pairs.numbered():
             query, body = title.strip(), text.strip()
             if len(tokens(query)) < min_title_tokens:
                 pairs.skipped["title too short" if query else "no title"] += 1
@@ -60,7 +51,7 @@ def title_to_body(
                 continue
             yield RawPair(query, body, row)
 
-    return RawPairs(rows, make)
+    return RawPairs(rows, make, first_row)
 
 
 def query_as_context(
@@ -78,15 +69,13 @@ def query_as_context(
         generate: called with a list of passages; returns for each a query or a list of queries.
         batch_size: passages per call.
         min_tokens: shorter passages are skipped.
-        first_row: number of the first passage, where they are one part of a larger collection.
 
     Returns:
         The pairs; of queries that are the same for one passage, the first. If generate always gives
         the same for the same batch, so does this.
 
     Raises:
-        TypeError: passages is a single string, a row that is no text, generate is not callable or
-            returns something else than strings.
+        TypeError: generate is not callable or returns something else than strings.
         ValueError: generate returns another number of results than it got passages, no query or an
             empty one for a passage; the message has the row.
 
@@ -104,7 +93,6 @@ def query_as_context(
         raise TypeError(f"generate is {shown(generate)}; give a function of a list of passages")
     integer(batch_size, "batch_size", 1)
     integer(min_tokens, "min_tokens", 1)
-    integer(first_row, "first_row", 0)
 
     def ask(batch: list[tuple[int, str]]) -> Iterator[RawPair]:
         answers = generate([text for _, text in batch])
@@ -121,7 +109,7 @@ def query_as_context(
 
     def make(pairs: RawPairs) -> Iterator[RawPair]:
         batch: list[tuple[int, str]] = []
-        for row, title, text in pairs.numbered(first_row):
+        for row, title, text in pairs.numbered():
             if len(tokens(text)) < min_tokens:
                 pairs.skipped["too short"] += 1
                 continue
@@ -132,7 +120,7 @@ def query_as_context(
         if batch:
             yield from ask(batch)
 
-    return RawPairs(passages, make)
+    return RawPairs(passages, make, first_row)
 
 
 def _queries(answer: str | Sequence[str], row: int) -> list[str]:

@@ -39,7 +39,6 @@ def recurring_spans(
     Args:
         texts: documents of more than one passage, or (title, text) where the title goes before
             the positive.
-        seed: of all choices.
         passage_tokens: tokens in a passage; a last one of less than half joins the one before.
         min_span: tokens that must recur.
         max_span: greatest length of the span.
@@ -48,14 +47,6 @@ def recurring_spans(
         remove: probability that the span is cut out of the query, so that meaning is asked for.
         stop_words: lower-case words; a span made of these alone does not count.
         pairs_per_row: how many pairs each document gives, if it has so many recurring spans.
-        first_row: number of the first text, where texts are one part of a larger collection.
-
-    Returns:
-        The pairs.
-
-    Raises:
-        TypeError: texts is a single string, a row that is no text, a number of the wrong type.
-        ValueError: a number out of range, a range that is empty.
 
     Memory: one document and its spans, a tuple of min_span strings for each token.
 
@@ -77,7 +68,6 @@ def recurring_spans(
     integer(min_query, "min_query", min_span + 1)
     integer(max_query, "max_query", min_query)
     integer(pairs_per_row, "pairs_per_row", 1)
-    integer(first_row, "first_row", 0)
     if isinstance(stop_words, str | bytes) or not isinstance(stop_words, Collection):
         raise TypeError(f"stop_words is {shown(stop_words)}; give a set of words")
     if not all(isinstance(word, str) for word in stop_words):
@@ -105,7 +95,7 @@ def recurring_spans(
         return query, text[spans[of_other[0]][0] : spans[of_other[1] - 1][1]]
 
     def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered(first_row):
+        for row, title, text in pairs.numbered():
             document = _Document(text, passage_tokens)
             if document.passages < 2:
                 pairs.skipped["one passage only"] += 1
@@ -124,7 +114,7 @@ def recurring_spans(
             if not seen:
                 pairs.skipped["no recurring span"] += 1
 
-    return RawPairs(texts, make)
+    return RawPairs(texts, make, first_row)
 
 
 class _Document:
