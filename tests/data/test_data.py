@@ -329,16 +329,12 @@ relevances = st.dictionaries(
     ("name", "documents", "queries", "judgements"),
     [
         ("scifact", 5183, 1109, {"test": 339, "train": 919}),
-        (
-            "stackexchange_small",
-            5215,
-            2177,
-            {"dev": 474 + 10, "test": 941 + 28, "train": 3700 + 62},
-        ),
+        ("stackexchange_small", 5215, 2177,
+         {"dev": 474 + 10, "test": 941 + 28, "train": 3700 + 62}),
         ("miracl_yo", 49043, 119, {"test": 144 + 1044}),
         ("xquad", 2880, 14280, None),
     ],
-)
+)  # fmt: skip
 def test_real_collections(tmp_path, name, documents, queries, judgements):
     collection = read_beir(COLLECTIONS / name)
     assert (len(collection.corpus_ids), len(collection.query_ids)) == (documents, queries)

@@ -267,13 +267,11 @@ def test_tevatron_rows_of_both_layouts():
     [
         ({"query": "q", "positive_passages": ["a"]}, 'query_id_column is "query_id", but the col'),
         ({"query_id": "1", "query": "q"}, 'no positive_passages among "query_id", "query"'),
-        (
-            {"query_id": "1", "query": "q", "positive_passages": []},
-            "is empty; a row needs at least",
-        ),
+        ({"query_id": "1", "query": "q", "positive_passages": []},
+         "is empty; a row needs at least"),
         ({"query_id": "1", "query": "q", "positive_passages": {}}, "must be a string, but it is d"),
     ],
-)
+)  # fmt: skip
 def test_malformed_tevatron_rows(row, message):
     with pytest.raises(ValueError, match=message):
         list(read_tevatron([row]))

@@ -58,23 +58,17 @@ def test_qrels_layouts(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            "q1 0 d1\n",
-            "qrels:1: expected 4 columns .query, iteration, document, relevance., but found 3",
-        ),
-        (
-            "q1 0 d1 1\nq1 0 d2 1.5\n",
-            'qrels:2: the relevance is "1.5", which is not a whole number',
-        ),
+        ("q1 0 d1\n",
+         "qrels:1: expected 4 columns .query, iteration, document, relevance., but found 3"),
+        ("q1 0 d1 1\nq1 0 d2 1.5\n",
+         'qrels:2: the relevance is "1.5", which is not a whole number'),
         ("q1 0 d1 1\nq1 0 d2 1_0\n", 'qrels:2: the relevance is "1_0"'),
-        (
-            "q1 0 d1 1\nq1 0 d1 2\n",
-            'qrels:2: document "d1" is judged twice for query "q1", as 1 and as 2; keep one',
-        ),
+        ("q1 0 d1 1\nq1 0 d1 2\n",
+         'qrels:2: document "d1" is judged twice for query "q1", as 1 and as 2; keep one'),
         ("q1\t\t1\n", "qrels:1: an id is empty"),
         ("query-id\tcorpus-id\n", "qrels:1: expected 3 columns"),
     ],
-)
+)  # fmt: skip
 def test_malformed_qrels(tmp_path, content, message):
     path = tmp_path / "qrels"
     path.write_text(content)

@@ -47,17 +47,15 @@ def test_a_label_that_comes_late_counts():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (
-            {"label": 0.6},
-            'row 1: field "label" is 0.6, which is neither yes nor no; give the least',
-        ),
+        ({"label": 0.6},
+         'row 1: field "label" is 0.6, which is neither yes nor no; give the least'),
         ({"label": "entailment"}, "'entailment' stands in the column \"label\"; give a finite num"),
         ({"label": None}, 'None stands in the column "label"'),
         ({"label": [1, 0]}, 'field "label" has 2 labels for 1 texts'),
         ({"score": 0.93}, 'the column "score" may say which documents answer; give the least sco'),
         ({"similarity": 4}, 'the column "similarity" may say'),
     ],
-)
+)  # fmt: skip
 def test_a_label_that_says_neither_is_refused(row, message):
     rows = [{"query": "q", "document": "d", **row}]
     with pytest.raises(ValueError, match=message):

@@ -100,26 +100,17 @@ def test_an_iterator_is_read_once():
         (lambda: inverse_cloze([], keep=2), ValueError, "keep is 2"),
         (lambda: inverse_cloze([], first_row=-1), ValueError, "first_row is -1"),
         (lambda: inverse_cloze([], pairs_per_row=0), ValueError, "pairs_per_row is 0"),
-        (
-            lambda: recurring_spans([], max_span=2),
-            ValueError,
-            "max_span is 2; it must be at least 3",
-        ),
-        (
-            lambda: recurring_spans([], min_query=3),
-            ValueError,
-            "min_query is 3; it must be at least 4",
-        ),
+        (lambda: recurring_spans([], max_span=2), ValueError,
+         "max_span is 2; it must be at least 3"),
+        (lambda: recurring_spans([], min_query=3), ValueError,
+         "min_query is 3; it must be at least 4"),
         (lambda: recurring_spans([], max_query=4), ValueError, "max_query is 4"),
         (lambda: recurring_spans([], passage_tokens=3), ValueError, "passage_tokens is 3"),
-        (
-            lambda: recurring_spans([], stop_words="the"),
-            TypeError,
-            "stop_words is 'the'; give a set",
-        ),
+        (lambda: recurring_spans([], stop_words="the"), TypeError,
+         "stop_words is 'the'; give a set"),
         (lambda: query_as_context([], list, batch_size=0), ValueError, "batch_size is 0"),
     ],
-)
+)  # fmt: skip
 def test_bad_input(make, error, said):
     with pytest.raises(error, match=said):
         make()

@@ -227,18 +227,10 @@ RIGHT = {"q": {"d": 1.0}}
         ([("q", "d")], {"q": {"d": 1}}, TypeError, "run is .*; give {query id"),
         ({"q": {"d": 1.0}}, None, TypeError, "qrels is None; give {query id"),
         ({"q": {"d": "1"}}, {"q": {"d": 1}}, TypeError, "is '1'; give a number"),
-        (
-            {"q": {"d": float("nan")}},
-            {"q": {"d": 1}},
-            ValueError,
-            "document 'd' for query 'q' is nan",
-        ),
-        (
-            {"q": {"d": -math.inf}},
-            {"q": {"d": 1}},
-            ValueError,
-            "document 'd' for query 'q' is -inf",
-        ),
+        ({"q": {"d": float("nan")}}, {"q": {"d": 1}}, ValueError,
+         "document 'd' for query 'q' is nan"),
+        ({"q": {"d": -math.inf}}, {"q": {"d": 1}}, ValueError,
+         "document 'd' for query 'q' is -inf"),
         ({"q": {5: 1.0}}, {"q": {"d": 1}}, TypeError, "document id 5 .* is a int; ids are strings"),
         (RIGHT, {"q": {5: 1}}, TypeError, "document id 5 "),
         ({5: {"d": 1.0}}, {5: {"d": 1}}, TypeError, "query id 5 is a int"),
@@ -246,7 +238,7 @@ RIGHT = {"q": {"d": 1.0}}
         (RIGHT, {"q": {"d": True}}, TypeError, "is True; it must be a whole number"),
         (RIGHT, {"q": {"d": 10**6}}, ValueError, "is 1000000; it may be at most 10000"),
     ],
-)
+)  # fmt: skip
 def test_wrong_input_is_a_sentence(run, qrels, error, message):
     with pytest.raises(error, match=message):
         evaluate(run, qrels)

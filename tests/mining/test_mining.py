@@ -63,24 +63,16 @@ def test_judgements_follow_a_document_to_its_copy():
         (lambda: Pairs.from_texts([], []), "queries is empty"),
         (lambda: Pairs.from_texts(["a"], ["x", "y"]), "positives has 2 entries for 1 queries"),
         (lambda: Pairs.from_texts(["a"], [[]], ["x"]), r"queries\[0\] has no positives: 'a'"),
-        (
-            lambda: Pairs.from_texts(["a"], ["x"], ["x"], corpus_ids=["1", "2"]),
-            "corpus_ids has 2 ids for 1 texts",
-        ),
-        (
-            lambda: Pairs.from_texts(["a"], ["x"], ["x", "y"], corpus_ids=["1", "1"]),
-            "corpus_ids has '1' more than once",
-        ),
-        (
-            lambda: Pairs.from_qrels(["q"], ["a"], ["d"], ["x"], {"q": {"e": 1}}),
-            "qrels name document 'e', which the corpus lacks",
-        ),
-        (
-            lambda: Pairs.from_qrels(["q"], ["a"], ["d"], ["x"], {"q": {"d": 0}}),
-            "no query has a document judged at least 1",
-        ),
+        (lambda: Pairs.from_texts(["a"], ["x"], ["x"], corpus_ids=["1", "2"]),
+         "corpus_ids has 2 ids for 1 texts"),
+        (lambda: Pairs.from_texts(["a"], ["x"], ["x", "y"], corpus_ids=["1", "1"]),
+         "corpus_ids has '1' more than once"),
+        (lambda: Pairs.from_qrels(["q"], ["a"], ["d"], ["x"], {"q": {"e": 1}}),
+         "qrels name document 'e', which the corpus lacks"),
+        (lambda: Pairs.from_qrels(["q"], ["a"], ["d"], ["x"], {"q": {"d": 0}}),
+         "no query has a document judged at least 1"),
     ],
-)
+)  # fmt: skip
 def test_pairs_refuse(build, message):
     with pytest.raises(ValueError, match=message):
         build()
@@ -249,11 +241,8 @@ def test_own_exclusions_join_the_query_text(kind):
     [
         ({}, TypeError, "no encoder and no query_embeddings"),
         ({"query_embeddings": np.ones((1, 2), np.float32)}, TypeError, "no corpus_embeddings"),
-        (
-            {"query_embeddings": np.ones((3, 2), np.float32)},
-            ValueError,
-            "query_embeddings has 3 rows but 1 texts were given",
-        ),
+        ({"query_embeddings": np.ones((3, 2), np.float32)}, ValueError,
+         "query_embeddings has 3 rows but 1 texts were given"),
         (
             {
                 "query_embeddings": np.ones((1, 2), np.float32),
@@ -264,7 +253,7 @@ def test_own_exclusions_join_the_query_text(kind):
         ),
         ({"encoder": Counting(), "relative_margin": -1}, ValueError, "relative_margin is -1"),
     ],
-)
+)  # fmt: skip
 def test_mine_refuses(arguments, error, message):
     pairs = Pairs.from_texts(["a"], ["new"], ["x", "y"])
     with pytest.raises(error, match=message):

@@ -130,13 +130,11 @@ def test_identifiers_are_split(text, words):
         ("ORE東京2024年", ["ore", "東京", "2024", "年"]),
         ("caf\u00e9 cafe\u0301 CAFÉ", ["café"] * 3),
         ("Ⅻth ﬁne Straße STRASSE", ["xiith", "fine", "strasse", "strasse"]),
-        (
-            "\u0643\u064e\u062a\u064e\u0628\u0640 \u1ecd\u0300r\u1ecd\u0300",
-            ["\u0643\u062a\u0628", "\u1ecdr\u1ecd"],
-        ),
+        ("\u0643\u064e\u062a\u064e\u0628\u0640 \u1ecd\u0300r\u1ecd\u0300",
+         ["\u0643\u062a\u0628", "\u1ecdr\u1ecd"]),
         ("soft\u00adhyphen zero\u200djoiner", ["softhyphen", "zerojoiner"]),
     ],
-)
+)  # fmt: skip
 def test_words_of_every_script_and_form(text, words):
     assert Tokenizer(stop_words=None)([text]) == [words]
 

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-WORDS = [
-    "ore",
-    "pit",
-    "mine",
-    "coal",
-    "iron",
-    "dug",
-    "deep",
-    "old",
-    "rock",
-    "metal",
-    "vein",
-    "cart",
-]
+WORDS = ["ore", "pit", "mine", "coal", "iron", "dug", "deep", "old", "rock", "metal", "vein",
+         "cart"]  # fmt: skip
 
 
 def prose(count, seed=0, length=9):

@@ -112,14 +112,8 @@ class SourceData:
 
     def fingerprint(self) -> str:
         """SHA-256 of all that the source brings."""
+        pairs = self.pairs
+        positives = [repr(part.tolist()) for part in pairs.positives]
         columns = [[name, *map(repr, values)] for name, values in self.columns.items()]
-        return fingerprint_texts(
-            [
-                *self.pairs.query_texts,
-                *self.pairs.corpus_texts,
-                repr(self.pairs.positives.offsets.tolist()),
-                repr(self.pairs.positives.ids.tolist()),
-                *(cell for column in columns for cell in column),
-                *(text for row in self.negatives or [] for text in row),
-            ]
-        )
+        more = (cell for row in (*columns, *(self.negatives or [])) for cell in row)
+        return fingerprint_texts([*pairs.query_texts, *pairs.corpus_texts, *positives, *more])

@@ -176,8 +176,7 @@ def mine(
 
 def _never(pairs: Pairs, exclude: Any, query_text: bool) -> Lists | None:
     """The caller's exclusions, and the documents that are the query's own text."""
-    asked = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
-    never = None if asked is None else Lists(asked.offsets, asked.ids)
+    never = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
     if not query_text:
         return never
     own = pairs.same_text_rows()

@@ -16,8 +16,9 @@ from stope._checks import choice, real, shown
 from stope._checks import texts as texts_of
 from stope._extras import need
 from stope._kinds import callback, kinds, maybe
+from stope.ops._search import exclusions
 from stope.progress import Progress
-from stope.retrieval.ranking import Exclusions, Ranking, check_k, excluded
+from stope.retrieval.ranking import Exclusions, Ranking, check_k
 from stope.retrieval.tokenizer import Tokenizer
 
 Weighting = Literal["lucene", "robertson", "atire"]
@@ -121,7 +122,7 @@ class Bm25:
         """
         k = check_k(k, self._size)
         texts = texts_of(queries, "queries")
-        banned = excluded(exclude, len(texts), self._size)
+        banned = exclusions(exclude, len(texts), self._size)
         ids = np.full((len(texts), k), -1, dtype=np.int64)
         best = np.full((len(texts), k), -np.inf, dtype=np.float32)
         for row, text in enumerate(texts):
@@ -136,8 +137,7 @@ class Bm25:
         return Ranking(ids, best)
 
     def _scores(self, text: str) -> NDArray[np.float32]:
-        words = self.tokenizer([text])[0]
-        known = [self._vocabulary[word] for word in words if word in self._vocabulary]
+        known = [self._vocabulary[w] for w in self.tokenizer([text])[0] if w in self._vocabulary]
         if not known:
             return np.zeros(self._size, dtype=np.float32)
         scores: NDArray[np.float32] = self._index.get_scores(known)

@@ -11,9 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stope._checks import integer, shown
 from stope._kinds import integers, kinds, numbers
-from stope.lists import Lists
 from stope.ops._search import Metric as Metric
-from stope.ops._search import exclusions
 
 Exclusions = tuple[ArrayLike, ArrayLike] | Sequence[ArrayLike] | NDArray[np.int64]
 
@@ -103,11 +101,11 @@ class Ranking:
         Raises:
             ValueError: the run names a document that corpus_ids lacks, or an id is there twice.
         """
-        for name, ids in (("query_ids", query_ids), ("corpus_ids", corpus_ids)):
-            if len(set(ids)) != len(ids):
-                refuse_twice(ids, name)
+        for name, names in (("query_ids", query_ids), ("corpus_ids", corpus_ids)):
+            if len(set(names)) != len(names):
+                refuse_twice(names, name)
         row_of = {document: row for row, document in enumerate(corpus_ids)}
-        rows: list[list[tuple[int, float]]] = []
+        rows: list[list[tuple[float, int]]] = []
         for query in query_ids:
             documents = run.get(query, {})
             missing = next((name for name in documents if name not in row_of), None)
@@ -116,21 +114,14 @@ class Ranking:
                     f"run names document {shown(missing)} for query {shown(query)}, an id that "
                     "corpus_ids lacks; pass the ids of the corpus that was searched"
                 )
-            rows.append([(row_of[name], score) for name, score in documents.items()])
-        return padded(rows)
-
-
-def padded(rows: Iterable[Iterable[tuple[int, float]]], k: int | None = None) -> Ranking:
-    """Order each row's (id, score) pairs, cut at k (None: the longest row), and pad."""
-    ordered = [sorted(((-float(np.float32(score)), row) for row, score in pairs)) for pairs in rows]
-    width = max((len(pairs) for pairs in ordered), default=0) if k is None else k
-    ids = np.full((len(ordered), width), -1, dtype=np.int64)
-    scores = np.full((len(ordered), width), -np.inf, dtype=np.float32)
-    for place, pairs in enumerate(ordered):
-        kept = pairs[:width]
-        ids[place, : len(kept)] = [row for _, row in kept]
-        scores[place, : len(kept)] = [-negated for negated, _ in kept]
-    return Ranking(ids, scores)
+            rows.append([(-float(np.float32(s)), row_of[name]) for name, s in documents.items()])
+        width = max(map(len, rows), default=0)
+        ids = np.full((len(rows), width), -1, dtype=np.int64)
+        scores = np.full((len(rows), width), -np.inf, dtype=np.float32)
+        for place, pairs in enumerate(map(sorted, rows)):
+            ids[place, : len(pairs)] = [row for _, row in pairs]
+            scores[place, : len(pairs)] = [-negated for negated, _ in pairs]
+        return cls(ids, scores)
 
 
 def check_k(k: int, size: int) -> int:
@@ -139,12 +130,6 @@ def check_k(k: int, size: int) -> int:
     if k > size:
         raise ValueError(f"k is {k} but the corpus has {size} documents; lower k to at most {size}")
     return k
-
-
-def excluded(exclude: Exclusions | None, num_queries: int, size: int) -> Lists | None:
-    """The corpus rows that each query may not find, ascending; as `stope.topk` reads them."""
-    lists = exclusions(exclude, num_queries, size)
-    return None if lists is None else Lists(*lists)
 
 
 def refuse_twice(ids: Iterable[str], name: str) -> None:

@@ -79,9 +79,7 @@ class TrainingExample:
 
 
 @kinds(
-    query_column=maybe(string),
-    positive_column=maybe(string),
-    query_id_column=maybe(string),
+    **dict.fromkeys(("query_column", "positive_column", "query_id_column"), maybe(string)),
     label_column=maybe(string),
     min_relevance=maybe(real),
     ignore_labels=flag,

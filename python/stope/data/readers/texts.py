@@ -101,8 +101,9 @@ def iter_documents(
         >>> next(iter_documents([{"docid": "d1", "title": "Ore", "text": "Rock."}]))
         Document(id='d1', text='Ore Rock.', title='Ore')
     """
-    reader = _Reader(text_column, TEXT_COLUMNS, id_column, ID_COLUMNS, "", skip_empty, skipped)
-    return reader.read(source, ids)
+    counts: Counter[str] = Counter() if skipped is None else skipped
+    columns = text_column, TEXT_COLUMNS, id_column, ID_COLUMNS
+    return _Reader("documents", *columns, skip_empty, counts).read(source, ids)
 
 
 @kinds(
@@ -122,46 +123,33 @@ def read_queries(
 ) -> tuple[list[str], list[str]]:
     """Return (ids, texts) of a file of queries.
 
+    What is not explained here is as in `iter_documents`.
+
     Args:
-        source: see `iter_documents`.
         query_column: name of the column; None looks for the first of `columns.QUERY_COLUMNS`, then
             of `columns.TEXT_COLUMNS`.
         query_id_column: name of the column; None looks for the first of `columns.QUERY_ID_COLUMNS`,
             then of `columns.ID_COLUMNS`.
-        ids: see `iter_documents`, as for skip_empty and skipped.
-        skip_empty: leave out rows without text.
-        skipped: counts what was left out, by reason.
-
-    Raises:
-        ValueError: as `iter_documents`.
 
     Example:
         >>> read_queries([{"qid": "q1", "query": "what is ore"}])
         (['q1'], ['what is ore'])
     """
     texts, usual_ids = (*QUERY_COLUMNS, *TEXT_COLUMNS), (*QUERY_ID_COLUMNS, *ID_COLUMNS)
-    reader = _Reader(query_column, texts, query_id_column, usual_ids, "query_", skip_empty, skipped)
-    documents = list(reader.read(source, ids))
+    counts: Counter[str] = Counter() if skipped is None else skipped
+    columns = query_column, texts, query_id_column, usual_ids
+    documents = list(_Reader("queries", *columns, skip_empty, counts).read(source, ids))
     return [document.id for document in documents], [document.text for document in documents]
 
 
-class _Reader:
-    def __init__(
-        self,
-        text_column: str | None,
-        text_columns: tuple[str, ...],
-        id_column: str | None,
-        id_columns: tuple[str, ...],
-        prefix: str,
-        skip_empty: bool,
-        skipped: Counter[str] | None,
-    ) -> None:
-        self._text_column, self._text_columns = text_column, text_columns
-        self._id_column, self._id_columns = id_column, id_columns
-        self._text_argument = "query_column" if prefix else "text_column"
-        self._id_argument = f"{prefix}id_column"
-        self._skip_empty = skip_empty
-        self._skipped: Counter[str] = Counter() if skipped is None else skipped
+class _Reader(NamedTuple):
+    of: Literal["queries", "documents"]
+    text_column: str | None
+    text_columns: tuple[str, ...]
+    id_column: str | None
+    id_columns: tuple[str, ...]
+    skip_empty: bool
+    skipped: Counter[str]
 
     def read(self, source: Source, ids: Ids) -> Iterator[Document]:
         choice(ids, "ids", ("usual", "needed", "named"))
@@ -171,12 +159,11 @@ class _Reader:
             yield document
             count += 1
         if count == 0:
-            what = "queries" if self._id_argument == "query_id_column" else "documents"
-            left = ", ".join(f"{number:,} {reason}" for reason, number in self._skipped.items())
-            raise ValueError(f"{source_name(source)} holds no {what}{left and f' ({left})'}")
+            left = ", ".join(f"{number:,} {reason}" for reason, number in self.skipped.items())
+            raise ValueError(f"{source_name(source)} holds no {self.of}{left and f' ({left})'}")
 
     def _of_lines(self, source: Source, ids: Ids) -> Iterator[Document]:
-        if self._text_column is not None or self._id_column is not None:
+        if self.text_column is not None or self.id_column is not None:
             raise ValueError(f"{source} is plain text, one document a line; it has no columns")
         if ids == "named":
             raise ValueError(
@@ -193,22 +180,20 @@ class _Reader:
         title_name: str | None = None
         for number, (where, row) in enumerate(read_rows(source)):
             if text_name is None:
-                text_name = column_of(
-                    row, self._text_column, self._text_columns, self._text_argument, where
-                )
-                if self._text_column is None:
+                argument = "query_column" if self.of == "queries" else "text_column"
+                text_name = column_of(row, self.text_column, self.text_columns, argument, where)
+                if self.text_column is None:
                     title_name = first_of(row, ("title",))
                 id_name = self._id_name(row, {text_name, title_name}, ids, where)
-            value = row.get(text_name)
             title = row.get(title_name) if title_name is not None else None
             text = ""
-            if not (self._skip_empty and value is None):
+            if not self.skip_empty or row.get(text_name) is not None:
                 text = text_of(require(row, text_name, where), text_name, where)
             if title is not None:
                 title = text_of(title, "title", where)
             text = join_title(title or "", text)
-            if self._skip_empty and not text.strip():
-                self._skipped["rows without text"] += 1
+            if self.skip_empty and not text.strip():
+                self.skipped["rows without text"] += 1
                 continue
             identifier = str(number)
             if id_name is not None:
@@ -220,14 +205,14 @@ class _Reader:
 
     def _id_name(self, row: Row, texts: set[str | None], ids: Ids, where: str) -> str | None:
         """The column of ids; None where rows are numbered."""
-        if self._id_column is not None:
-            return column_of(row, self._id_column, (), self._id_argument, where)
-        name = first_of(row, self._id_columns)
+        argument = "query_id_column" if self.of == "queries" else "id_column"
+        if self.id_column is not None:
+            return column_of(row, self.id_column, (), argument, where)
+        name = first_of(row, self.id_columns)
         others = [each for each in row if each not in texts]
         if name is None and (ids == "named" or (ids == "needed" and others)):
             instead = "" if ids == "named" else ", or leave out other columns to number the rows"
             raise ValueError(
-                f"{where}: no id column among {names(row)}; name it with {self._id_argument}"
-                f"{instead}"
+                f"{where}: no id column among {names(row)}; name it with {argument}{instead}"
             )
         return name

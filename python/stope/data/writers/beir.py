@@ -46,28 +46,13 @@ def write_beir(
         other = root / (name if compress else name + ".gz")
         if other.exists():
             raise ValueError(f"{other} is already there; remove it or choose another folder")
-    write_jsonl(
-        root / f"corpus.jsonl{ending}",
-        (
-            {"_id": identifier, "title": title, "text": _without_title(title, text)}
-            for identifier, title, text in zip(
-                collection.corpus_ids,
-                collection.corpus_titles,
-                collection.corpus_texts,
-                strict=True,
-            )
-        ),
+    titled = zip(collection.corpus, collection.corpus_titles, collection.corpus_texts, strict=True)
+    corpus = (
+        {"_id": identifier, "title": title, "text": text[len(title) + 1 :] if title else text}
+        for identifier, title, text in titled
     )
-    write_jsonl(
-        root / f"queries.jsonl{ending}",
-        (
-            {"_id": identifier, "text": text}
-            for identifier, text in zip(collection.query_ids, collection.query_texts, strict=True)
-        ),
-    )
+    write_jsonl(root / f"corpus.jsonl{ending}", corpus)
+    queries = ({"_id": identifier, "text": text} for identifier, text in collection.queries.items())
+    write_jsonl(root / f"queries.jsonl{ending}", queries)
     for split, qrels in collection.qrels.items():
         write_qrels(qrels, root / "qrels" / f"{split}.tsv")
-
-
-def _without_title(title: str, text: str) -> str:
-    return text[len(title) + 1 :] if title else text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from os import PathLike
 from typing import Literal
 
@@ -47,17 +47,12 @@ def write_qrels(
             _writable(query, "query", blanks=blanks)
             for document, relevance in judged.items():
                 _writable(document, "document", blanks=blanks)
+                told = f'the relevance of document "{document}" for query "{query}" is'
                 if isinstance(relevance, bool) or not hasattr(relevance, "__index__"):
-                    raise TypeError(
-                        f'the relevance of document "{document}" for query "{query}" is '
-                        f"{relevance!r}; it must be a whole number"
-                    )
+                    raise TypeError(f"{told} {relevance!r}; it must be a whole number")
                 value = relevance.__index__()
                 if abs(value) > _LARGEST:
-                    raise ValueError(
-                        f'the relevance of document "{document}" for query "{query}" is {value}; '
-                        f"it may be at most {_LARGEST}"
-                    )
+                    raise ValueError(f"{told} {value}; it may be at most {_LARGEST}")
                 file.write(
                     f"{query}\t{document}\t{value}\n"
                     if format == "beir"
@@ -105,11 +100,8 @@ def ranked(retrieved: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _writable(identifier: str, what: str, *, blanks: bool) -> None:
-    forbidden: Iterable[str] = "\t\r\n" if blanks else identifier
-    bad = not identifier or any(
-        letter in identifier and (blanks or letter.isspace()) for letter in forbidden
-    )
-    if bad or (blanks and identifier.isspace()):
+    forbidden = set("\t\r\n") if blanks else set(filter(str.isspace, identifier))
+    if not identifier.strip() or forbidden & set(identifier):
         remedy = "tabs and line ends" if blanks else "blanks"
         raise ValueError(
             f"the {what} id {identifier!r} cannot be written to this file: ids may not be empty "
