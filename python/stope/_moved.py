@@ -28,7 +28,7 @@ MODULES = {
     "stope.data.trec": "stope.data.readers.trec",
     "stope.doctor": "stope.cli.installation",
     "stope.mining.cache": "stope.encoders.cache",
-    "stope.mining.fingerprint": "stope.encoders.fingerprint",
+    "stope.mining.fingerprint": "stope.encoders.cache",
     "stope.mining.pairs": "stope.data.pairs",
     "stope.mining.sources": "stope.mining.quotas",
     "stope.ops.flat_index": "stope.indexes.flat",
@@ -40,14 +40,14 @@ MODULES = {
     "stope.training.configuration": "stope.runs",
     "stope.training.evaluation": "stope.evaluation.retrieval",
     "stope.training.dataset": "stope.training.rows",
-    "stope.training.folder": "stope.encoders.folder",
+    "stope.training.folder": "stope.encoders.models",
     "stope.training.log": "stope.training.callbacks.log",
     "stope.training.lora": "stope.encoders.lora",
     "stope.training.prompts": "stope.encoders.prompts",
     "stope.training.report": "stope.training.trainer",
     "stope.training.query_side": "stope.training.negatives.query_side",
     "stope.training.refresh": "stope.training.negatives.refresh",
-    "stope.training.static": "stope.encoders.static",
+    "stope.training.static": "stope.encoders.models",
 }
 
 

@@ -14,7 +14,7 @@ from stope.adapters import train_adapter
 from stope.adapters.step import Step
 from stope.data import write_jsonl
 from stope.encoders import static_encoder
-from stope.encoders.folder import save_encoder
+from stope.encoders.models import save_encoder
 from stope.runs import run
 
 MINED = {"num_documents": 1, "epochs": 1, "refresh_every": 1, "relative_margin": None}

@@ -51,11 +51,11 @@ def test_empty_clusters_are_refilled():
 
 
 def test_kmeans_in_parts_is_kmeans(monkeypatch):
-    from stope.training.batches import clusters
+    from stope.training.batches import specs
 
     rows = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
     whole = kmeans(rows, 9, seed=1)
-    monkeypatch.setattr(clusters, "_CHUNK", 64)
+    monkeypatch.setattr(specs, "_CHUNK", 64)
     parts = kmeans(rows, 9, seed=1)
     assert np.array_equal(whole.labels, parts.labels)
     assert parts.centers == pytest.approx(whole.centers, abs=1e-6)

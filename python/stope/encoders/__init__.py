@@ -4,13 +4,11 @@
 "train", which is imported when a function is called.
 """
 
-from stope.encoders.cache import EmbeddingCache
+from stope.encoders.cache import EmbeddingCache, fingerprint_encoder
 from stope.encoders.encode import encode_corpus, encode_queries
-from stope.encoders.fingerprint import fingerprint_encoder
-from stope.encoders.folder import load_encoder, save_encoder
 from stope.encoders.lora import Lora
+from stope.encoders.models import load_encoder, save_encoder, static_encoder
 from stope.encoders.prompts import TaskPrompts
-from stope.encoders.static import static_encoder
 
 __all__ = [
     "EmbeddingCache",

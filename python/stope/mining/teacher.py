@@ -25,7 +25,7 @@ from stope._files.shards import Manifest, kept_array
 from stope._host import on_host
 from stope._kinds import a, callback, kinds, maybe, string
 from stope.data.text_identity import fingerprint_texts
-from stope.encoders.fingerprint import fingerprint_encoder
+from stope.encoders.cache import fingerprint_encoder
 from stope.mining.mined import Mined
 from stope.progress import Progress
 from stope.weighting import teacher_confidence

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stope.data import SourceData, read_negative_ids, read_sources
-from stope.encoders.folder import load_encoder, save_encoder
-from stope.encoders.static import static_encoder
+from stope.encoders.models import load_encoder, save_encoder, static_encoder
 from stope.encoders.versions import dimension
 from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent

@@ -7,11 +7,10 @@ to sentence-transformers' trainer. All but the sampler is plain NumPy.
 
 from __future__ import annotations
 
-from stope.training.batches.clusters import Clusters, kmeans
 from stope.training.batches.plans import Plan
 from stope.training.batches.protocol import BatchSpec, RowNumbers, Sizes, Table, batch_spec_names
 from stope.training.batches.sampler import batch_sampler
-from stope.training.batches.specs import Clustered, Distinct, Homogeneous, Mixed
+from stope.training.batches.specs import Clustered, Clusters, Distinct, Homogeneous, Mixed, kmeans
 
 __all__ = [
     "BatchSpec",

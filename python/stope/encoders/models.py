@@ -1,26 +1,30 @@
-"""A static encoder from nothing but texts: its tokenizer and its first vectors come from them.
+"""Encoders to train: a static one made of nothing but texts, others loaded; saved whole or not.
 
-A text's embedding is the normalised mean of one vector per token (sentence-transformers'
-StaticEmbedding). Vectors that start at random, all of one length, take long to learn which tokens
-matter. So token t starts as idf(t) * (r_t + smoothing * c_t): r_t is a random unit vector, so that
-texts sharing rare tokens agree from the start (a random projection of tf-idf); c_t is the unit
-vector of the mean of the documents that hold t (reflective random indexing: Cohen, Schvaneveldt,
-Widdows 2010), so that tokens of the same documents agree as well.
+The tokenizer and the first vectors of a static encoder come from the texts. A text's embedding is
+the normalised mean of one vector per token (sentence-transformers' StaticEmbedding). Vectors that
+start at random, all of one length, take long to learn which tokens matter. So token t starts as
+idf(t) * (r_t + smoothing * c_t): r_t is a random unit vector, so that texts sharing rare tokens
+agree from the start (a random projection of tf-idf); c_t is the unit vector of the mean of the
+documents that hold t (reflective random indexing: Cohen, Schvaneveldt, Widdows 2010), so that
+tokens of the same documents agree as well.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import flag, integer, real
+from stope._checks import flag, integer, path, real, shown
 from stope._checks import texts as texts_of
 from stope._extras import need
+from stope._files.atomic import atomic_folder
 from stope._kinds import at_least, kinds, maybe
+from stope.encoders.encode import has_encode
 from stope.encoders.versions import part
 
 if TYPE_CHECKING:
@@ -175,3 +179,53 @@ def _corpus_vectors(
             sums[ids] += weight[:, None] * (weight @ vectors[ids])
     norms = np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-9)
     return np.asarray(sums / norms, dtype=np.float32)
+
+
+@kinds(name_or_path=path)
+def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
+    """Load a sentence-transformers model from a folder, or by its name on the Hugging Face hub.
+
+    Raises:
+        ValueError: there is no such folder and the hub does not have it or cannot be reached.
+        ImportError: the extra "train" is missing.
+    """
+    library: Any = need("sentence_transformers", extra="train")
+    folder = path(name_or_path, "name_or_path")
+    if folder.is_dir() and not (folder / "modules.json").exists():
+        raise ValueError(
+            f"{folder} is not a sentence-transformers model: it has no modules.json. Name the "
+            "folder that save_encoder or SentenceTransformer.save_pretrained wrote"
+        )
+    try:
+        return _load(library, str(name_or_path))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"The encoder {shown(str(name_or_path))} is neither a folder here nor a model that the "
+            f"Hugging Face hub gave ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def _load(library: Any, name: str) -> SentenceTransformer:
+    """Load from a folder or the hub's local cache, and only then ask the hub."""
+    try:
+        return library.SentenceTransformer(name, local_files_only=True)
+    except (OSError, ValueError, RuntimeError):
+        if Path(name).is_dir():
+            raise
+        return library.SentenceTransformer(name)
+
+
+@kinds(model=has_encode, folder=path)
+def save_encoder(model: SentenceTransformer, folder: str | Path) -> None:
+    """Save model as a sentence-transformers folder, which appears under its name when complete.
+
+    Args:
+        model: the encoder.
+        folder: new, or an empty folder.
+
+    Raises:
+        FileExistsError: folder exists and is not an empty folder.
+        FileNotFoundError: the folder that should hold it does not exist.
+    """
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(str(temporary), create_model_card=False)
