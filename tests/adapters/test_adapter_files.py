@@ -190,7 +190,7 @@ def test_training_refuses(change, said):
         ({"weights": ["a", 1, 2]}, "weights is .*; give one number per pair"),
         ({"query_embeddings": "rows"}, "query_embeddings is 'rows'; give a float32 matrix"),
         ({"corpus_embeddings": [[1, 2], [3]]}, "corpus_embeddings is .*; give a float32 matrix"),
-        ({"recipe": 3}, "is 3; give a mapping"),
+        ({"recipe": 3}, "recipe is 3; give a"),
     ],
 )
 def test_wrong_kinds_are_refused(change, said):

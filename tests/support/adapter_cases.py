@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stope.adapters import Adapter, Linear, LowRank, ResidualMLP
-from stope.adapters.problem import Problem
+from stope.adapters.recipe import Problem
 from stope.lists import Lists
 
 DIM = 12

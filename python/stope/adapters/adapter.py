@@ -1,32 +1,54 @@
-"""Adapter: trained maps on the embeddings of a frozen encoder, for queries, documents or both."""
+"""Adapter: trained maps on the embeddings of a frozen encoder, for queries, documents or both.
+
+Outside of its process it is a folder, whose adapter.safetensors has the arrays and adapter.json the
+rest, or modules of sentence-transformers, which load without any code of stope.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stope._checks import choice, path, shown
+from stope._extras import need
+from stope._files.atomic import atomic_folder
+from stope._files.manifest import FILES, described_files, problem_with_files, read_json
+from stope._files.manifest import checked as check_kind
 from stope._kinds import kinds, numbers, sequence
-from stope.adapters import export
 from stope.adapters.maps import (
+    KINDS,
     Floats,
     Linear,
     LowRank,
     Map,
+    ResidualMLP,
+    arrays,
     checked,
     matrix,
     matrix_of_rows,
     unit,
 )
 from stope.adapters.recipe import SIDES, Side
+from stope.encoders.versions import dimension, part
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _BLOCK = 16_384
+_ARRAYS, _REST = "adapter.safetensors", "adapter.json"
+_FORMAT = {"format": "stope adapter", "version": 2}
+_KIND = {
+    "format": ("stope adapter",),
+    "version": (1, 2),
+    "side": SIDES,
+    "maps": {str: tuple(KINDS)},
+    "evaluations": [[float]],
+    "files": FILES,
+}
 
 
 @kinds(losses=numbers, evaluations=sequence)
@@ -160,7 +182,7 @@ class Adapter:
                 (truncate_dim).
             ImportError: sentence-transformers is missing, or is too old for a Router.
         """
-        return export.attach(self.queries, self.documents, self.side == "both", model)
+        return _attached(self.queries, self.documents, self.side == "both", model)
 
     def save(self, folder: str | Path) -> None:
         """Write adapter.safetensors and adapter.json; the folder appears when complete.
@@ -172,14 +194,29 @@ class Adapter:
             FileExistsError: folder exists and is not an empty folder.
             FileNotFoundError: the folder that should hold it does not exist.
         """
-        export.save(
-            path(folder, "folder"),
-            self.side,
-            self.queries,
-            self.documents,
-            self.losses,
-            self.evaluations,
-        )
+        target = path(folder, "folder")
+        library: Any = need("safetensors.numpy", extra="train")
+        maps = {
+            "queries": self.queries,
+            "documents": None if self.side == "both" else self.documents,
+        }
+        trained = {name: transform for name, transform in maps.items() if transform is not None}
+        tensors = {
+            f"{name}.{field}": array
+            for name, transform in trained.items()
+            for field, array in arrays(transform).items()
+        }
+        tensors["losses"] = np.array(self.losses, dtype=np.float64)
+        rest = {
+            **_FORMAT,
+            "side": self.side,
+            "maps": {name: transform.kind for name, transform in trained.items()},
+            "evaluations": self.evaluations,
+        }
+        with atomic_folder(target) as temporary:
+            library.save_file(tensors, temporary / _ARRAYS)
+            rest["files"] = described_files(temporary)
+            (temporary / _REST).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Adapter:
@@ -189,27 +226,44 @@ class Adapter:
             FileNotFoundError: there is no adapter in the folder.
             ValueError: the files are damaged or do not go together.
         """
-        stored = export.load(path(folder, "folder"))
-        first = stored.documents if stored.queries is None else stored.queries
+        place = path(folder, "folder")
+        library: Any = need("safetensors.numpy", extra="train")
+        failure: Any = need("safetensors", extra="train").SafetensorError
+        for name in (_ARRAYS, _REST):
+            if not (place / name).is_file():
+                raise FileNotFoundError(
+                    f"{place} is no adapter: it has no {name}. Name a folder that Adapter.save "
+                    "wrote"
+                )
         try:
+            rest = read_json(place / _REST)
+            if isinstance(rest, dict) and rest.get("version") == 1:  # which lists no files
+                rest["files"] = described_files(place, (_REST,))
+            check_kind(rest, _KIND)
+            if problem := problem_with_files(place, rest["files"], (_REST,)):
+                raise ValueError(problem)
+            tensors = library.load_file(place / _ARRAYS)
+            maps = {name: _map(tensors, name, kind) for name, kind in rest["maps"].items()}
             return cls(
-                first,  # type: ignore[arg-type]
-                stored.losses,
-                side=stored.side,
-                documents=stored.documents if stored.side == "separate" else None,
-                evaluations=stored.evaluations,
+                maps["documents" if rest["side"] == "documents" else "queries"],
+                [float(loss) for loss in tensors["losses"]],
+                side=rest["side"],
+                documents=maps["documents"] if rest["side"] == "separate" else None,
+                evaluations=[(int(epoch), float(score)) for epoch, score in rest["evaluations"]],
             )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{folder} holds a damaged adapter: {error}") from error
+        except (ValueError, TypeError, KeyError, OverflowError, failure) as error:
+            raise ValueError(
+                f"{place} holds a damaged adapter ({type(error).__name__}: {error}); save it again"
+            ) from error
 
     def __repr__(self) -> str:
         """Side, kinds and shapes."""
-        kinds = {
+        shapes = {
             name: f"{transform.kind} {transform.shape}"
             for name, transform in (("queries", self.queries), ("documents", self.documents))
             if transform is not None
         }
-        return f"Adapter(side={self.side!r}, {', '.join(f'{n}: {k}' for n, k in kinds.items())})"
+        return f"Adapter(side={self.side!r}, {', '.join(f'{n}: {k}' for n, k in shapes.items())})"
 
     @property
     def _dim(self) -> int:
@@ -222,3 +276,75 @@ class Adapter:
         other = self.documents if side == "queries" else self.queries
         assert other is not None
         return other.shape[1], other.shape[1]
+
+
+def _map(tensors: dict[str, Any], name: str, kind: str) -> Map:
+    prefix = f"{name}."
+    own = {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+    return KINDS[kind](**own)
+
+
+def _attached(queries: Map | None, documents: Map | None, shared: bool, model: Any) -> Any:
+    """A new model with model's modules and these maps; see `Adapter.attach`."""
+    models = part("models")
+    library: Any = need("sentence_transformers", extra="train")
+    transform = queries or documents
+    assert transform is not None
+    dim, wanted = dimension(model), transform.shape[1]
+    if getattr(model, "truncate_dim", None) is not None:
+        raise ValueError(
+            f"model cuts its embeddings off (truncate_dim={model.truncate_dim}), which would happen"
+            " after the adapter; set model.truncate_dim = None and train the adapter on whole rows"
+        )
+    if dim != wanted:
+        raise ValueError(f"model gives embeddings of dim {dim} but the adapter has {wanted}")
+    if shared:
+        added = _modules(queries, models)
+    elif hasattr(getattr(models, "Router", None), "for_query_document"):
+        added = [
+            models.Router.for_query_document(
+                query_modules=_modules(queries, models),
+                document_modules=_modules(documents, models),
+            )
+        ]
+    else:
+        raise ImportError(
+            "Queries and documents that differ need a Router, which sentence-transformers"
+            f" {library.__version__} does not have. Install version 5 or newer, or use"
+            " adapter.apply on embeddings and adapter.save"
+        )
+    # What model says about its prompts stays true of the longer one.
+    return library.SentenceTransformer(
+        modules=[*model.children(), *added],
+        device=str(model.device),
+        prompts=dict(model.prompts),
+        default_prompt_name=model.default_prompt_name,
+    )
+
+
+def _modules(transform: Map | None, models: Any) -> list[Any]:
+    """The map and a Normalize after it."""
+    if transform is None:
+        return [models.Normalize()]
+    if not isinstance(transform, ResidualMLP):
+        return [_dense(matrix(transform), None, models), models.Normalize()]
+    # gelu(x) - gelu(-x) = x Phi(x) + x Phi(-x) = x: the residual passes through the hidden layer.
+    identity = np.eye(transform.shape[1], dtype=np.float32)
+    torch: Any = need("torch", extra="train")
+    return [
+        models.Normalize(),
+        _dense(np.vstack([transform.inner, identity, -identity]), torch.nn.GELU(), models),
+        _dense(np.hstack([transform.outer, identity, -identity]), None, models),
+        models.Normalize(),
+    ]
+
+
+def _dense(weight: Any, activation: Any, models: Any) -> Any:
+    torch: Any = need("torch", extra="train")
+    return models.Dense(
+        weight.shape[1],
+        weight.shape[0],
+        bias=False,
+        activation_function=activation or torch.nn.Identity(),
+        init_weight=torch.from_numpy(np.ascontiguousarray(weight, dtype=np.float32)).clone(),
+    )

@@ -1,14 +1,24 @@
-"""What the training of an adapter is: one frozen `AdapterRecipe`, in sections as a file has them.
+"""What the training of an adapter is given: its options, and the embeddings it is trained on.
 
-Options that training an encoder has too mean the same here: `LossPart` is the very same.
+Options are one frozen `AdapterRecipe`, in sections as a file has them; those that training an
+encoder has too mean the same here: `LossPart` is the very same. A `Problem` is what
+`train_adapter` is given beside them, once it is known to go together.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypeAlias, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from stope._checks import shown
+from stope._host import on_host
+from stope.adapters.maps import Floats, matrix_of_rows, unit
+from stope.lists import Ids, Lists, offsets_of
 from stope.training.options import Count, Part, Parts, Positive, Real, Whole
 from stope.training.recipe import LossPart, WeightingOption
 
@@ -132,3 +142,199 @@ class AdapterRecipe(Parts):
             if getattr(self.loss, name) != LossPart.model_fields[name].default:
                 raise ValueError(f"loss.{name} is not for an adapter; leave it out")
         return self
+
+
+class Source(NamedTuple):
+    """Queries and the documents that their negatives are mined among, ascending rows."""
+
+    queries: Ids
+    documents: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is trained on.
+
+    Attributes:
+        queries: float32 [queries, d], rows of length one.
+        corpus: float32 [documents, d], rows of length one.
+        positives: of each query; every one of them makes a pair.
+        negatives: int64 [queries, n], -1 for none; or None.
+        weights: float32 [pairs] or None.
+        signals: float32 [pairs] by name.
+        sources: every query with a positive is of one.
+    """
+
+    queries: Floats
+    corpus: Floats
+    positives: Lists
+    negatives: Ids | None
+    weights: Floats | None
+    signals: Mapping[str, Floats]
+    sources: tuple[Source, ...]
+
+    @classmethod
+    def checked(
+        cls,
+        query_embeddings: Any,
+        corpus_embeddings: Any,
+        positives: Any,
+        *,
+        negatives: Any,
+        weights: Any,
+        signals: Mapping[str, Any],
+        sources: Sequence[tuple[Any, Any]] | None,
+    ) -> Problem:
+        """The problem, if what `train_adapter` was given goes together."""
+        queries = matrix_of_rows(query_embeddings, "query_embeddings")
+        corpus = matrix_of_rows(corpus_embeddings, "corpus_embeddings")
+        if queries.shape[1] != corpus.shape[1]:
+            raise ValueError(
+                f"corpus_embeddings has dim {corpus.shape[1]} but query_embeddings has"
+                f" {queries.shape[1]}; give embeddings of one encoder"
+            )
+        lists = _lists_of_positives(positives, len(queries), len(corpus))
+        return cls(
+            unit(queries),
+            unit(corpus),
+            lists,
+            _negatives(negatives, len(queries), len(corpus)),
+            _weights(weights, len(lists.ids)),
+            {
+                name: _numbers_per_pair(values, f"signals[{shown(name)}]", len(lists.ids))
+                for name, values in signals.items()
+            },
+            _sources(sources, lists, len(corpus)),
+        )
+
+
+def _lists_of_positives(positives: Any, num_queries: int, num_documents: int) -> Lists:
+    """Rows of positives in the order in which they are given."""
+    if isinstance(positives, tuple) and len(positives) == 2 and hasattr(positives[0], "__len__"):
+        offsets, ids = (
+            _row_vector(part, f"positives[{place}]") for place, part in enumerate(positives)
+        )
+        good = len(offsets) == num_queries + 1 and offsets[0] == 0 and offsets[-1] == len(ids)
+        if not good or (np.diff(offsets) < 0).any():
+            raise ValueError(
+                f"positives are (offsets, rows) with {len(offsets)} offsets that must be"
+                f" {num_queries + 1}, rise from 0 and end at {len(ids)}, the number of rows"
+            )
+    elif isinstance(positives, list | tuple) and any(hasattr(r, "__len__") for r in positives):
+        rows = [_row_vector(ids, f"positives[{query}]") for query, ids in enumerate(positives)]
+        if len(rows) != num_queries:
+            raise ValueError(f"positives has {len(rows)} lists for {num_queries} queries")
+        offsets, ids = offsets_of([len(ids) for ids in rows]), np.concatenate(rows)
+    else:
+        ids = _row_vector(positives, "positives")
+        if len(ids) != num_queries:
+            raise ValueError(
+                f"positives has shape {ids.shape} for {num_queries} queries; give one row each, a"
+                " list of rows each, or CSR (offsets, rows)"
+            )
+        offsets = np.arange(num_queries + 1, dtype=np.int64)
+    if not len(ids):
+        raise ValueError("positives is empty; there is nothing to train on")
+    _check_range(ids, "positives", num_documents, "documents")
+    return Lists(offsets, ids)
+
+
+def _negatives(negatives: Any, num_queries: int, num_documents: int) -> Ids | None:
+    if negatives is None:
+        return None
+    rows = _integers(negatives)
+    if rows is None:
+        raise TypeError(f"negatives is {shown(negatives)}; give row numbers, -1 for none")
+    if rows.ndim != 2 or len(rows) != num_queries:
+        raise ValueError(
+            f"negatives has shape {rows.shape} for {num_queries} queries; it needs a row for each"
+        )
+    if (rows < -1).any() or (rows >= num_documents).any():
+        raise ValueError(f"negatives has a row outside -1 and the {num_documents} documents")
+    return rows
+
+
+def _sources(
+    sources: Sequence[tuple[Any, Any]] | None, positives: Lists, num_documents: int
+) -> tuple[Source, ...]:
+    """One source of all where None is given."""
+    num_queries = positives.num_lists
+    if sources is None:
+        return (Source(np.arange(num_queries), np.arange(num_documents)),)
+    checked, times = [], np.zeros(num_queries, dtype=np.int64)
+    for place, source in enumerate(sources):
+        rows = [_row_vector(part, f"sources[{place}][{side}]") for side, part in enumerate(source)]
+        if len(rows) != 2:
+            raise ValueError(f"sources[{place}] has {len(rows)} parts; give queries and documents")
+        _check_range(rows[0], f"sources[{place}][0]", num_queries, "queries")
+        _check_range(rows[1], f"sources[{place}][1]", num_documents, "documents")
+        queries, documents = (np.unique(part) for part in rows)
+        times[queries] += 1
+        known = positives.take(queries)
+        foreign = np.flatnonzero(~np.isin(known.ids, documents))
+        if len(foreign):
+            raise ValueError(
+                f"sources[{place}] has query {queries[known.owners[foreign[0]]]}, but not document"
+                f" {known.ids[foreign[0]]}, a positive of it; add it to the documents of that"
+                " source"
+            )
+        checked.append(Source(queries, documents))
+    wrong = np.flatnonzero((times != 1) & (times + positives.lengths > 0))
+    if len(wrong):
+        raise ValueError(
+            f"sources has query {wrong[0]} {times[wrong[0]]} times; every query that has a positive"
+            " is of one source"
+        )
+    return tuple(checked)
+
+
+def _numbers_per_pair(values: Any, name: str, pairs: int) -> Floats:
+    """Float32 [pairs], without NaN."""
+    try:
+        numbers = np.asarray(on_host(values), dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"{name} is {shown(values)}; give one number per pair") from None
+    if numbers.shape != (pairs,):
+        raise ValueError(
+            f"{name} has shape {numbers.shape} for {pairs} pairs of a query and a positive; give"
+            " one number each, in the order of the positives"
+        )
+    wrong = np.flatnonzero(np.isnan(numbers))
+    if len(wrong):
+        raise ValueError(f"{name}[{wrong[0]}] is NaN; give a number")
+    return numbers
+
+
+def _weights(weights: Any, pairs: int) -> Floats | None:
+    """Weights [pairs], finite, at least 0 and not all 0."""
+    if weights is None:
+        return None
+    numbers = _numbers_per_pair(weights, "weights", pairs)
+    wrong = np.flatnonzero(~(numbers >= 0) | np.isinf(numbers))
+    if len(wrong):
+        raise ValueError(f"weights[{wrong[0]}] is {numbers[wrong[0]]}; weights are finite and >= 0")
+    if not numbers.any():
+        raise ValueError("weights are all 0; there is nothing to train on")
+    return numbers
+
+
+def _row_vector(values: Any, name: str) -> Ids:
+    rows = _integers(values)
+    if rows is None or rows.ndim != 1:
+        raise TypeError(f"{name} is {shown(values)}; give row numbers, one list of integers")
+    return rows
+
+
+def _integers(values: Any) -> Ids | None:
+    """An array of integers, or None."""
+    try:
+        array: NDArray[Any] = on_host(values)
+    except ValueError:  # ragged
+        return None
+    return array.astype(np.int64) if array.dtype.kind in "iu" or not array.size else None
+
+
+def _check_range(rows: Ids, name: str, count: int, what: str) -> None:
+    wrong = rows[(rows < 0) | (rows >= count)]
+    if len(wrong):
+        raise ValueError(f"{name} has the row {wrong[0]}; there are {count} {what}")

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 import torch
 from stope.adapters.maps import Floats, Linear, LowRank, Map, ResidualMLP, arrays
-from stope.adapters.problem import Problem
-from stope.adapters.recipe import AdapterPart, AdapterRecipe
+from stope.adapters.recipe import AdapterPart, AdapterRecipe, Problem
 from stope.lists import Ids, Lists
 from stope.torch._operators import Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics

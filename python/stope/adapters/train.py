@@ -22,8 +22,7 @@ from stope._extras import need
 from stope._kinds import a, callback, kinds, mapping, maybe
 from stope.adapters.adapter import Adapter
 from stope.adapters.maps import Floats
-from stope.adapters.problem import Problem
-from stope.adapters.recipe import AdapterRecipe
+from stope.adapters.recipe import AdapterRecipe, Problem
 from stope.lists import Ids, Lists
 from stope.progress import Progress, silent
 
