@@ -127,16 +127,10 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
     path = Path(source.path).expanduser()
     if source.pairs_from is not None:
         _refuse(source, _NOT_OF_RAW_TEXT, "pairs_from makes pairs, which")
-        pairs = make_pairs(
-            source.pairs_from,
-            path,
-            source.corpus,
-            text_column=source.text_column,
-            id_column=source.id_column,
-            skip_empty=source.skip_empty,
-            seed=seed,
+        columns = source.text_column, source.id_column
+        data = SourceData(
+            make_pairs(source.pairs_from, path, source.corpus, *columns, source.skip_empty, seed)
         )
-        data = SourceData(pairs)
     elif path.is_dir():
         _refuse(source, _NOT_OF_FOLDERS, f"{path} is a BEIR folder, which")
         if source.unknown_ids == "keep":
@@ -245,23 +239,14 @@ def _judged(source: Source, path: Path) -> SourceData:
     if source.corpus is None or source.qrels is None:
         raise ValueError("qrels needs corpus, where the judged documents are looked up")
     left_out: Counter[str] = Counter()
+    columns, skip = (source.query_column, source.query_id_column), source.skip_empty
     query_ids, query_texts = read_queries(
-        path,
-        source.query_column,
-        source.query_id_column,
-        ids="named",
-        skip_empty=source.skip_empty,
-        skipped=left_out,
+        path, *columns, ids="named", skip_empty=skip, skipped=left_out
     )
     documents = _documents(source, left_out, ids="named")
     judgements = Path(source.qrels).expanduser()
-    qrels = known_judgements(
-        read_qrels(judgements),
-        judgements,
-        (set(query_ids), str(path)),
-        (set(documents), str(source.corpus)),
-        source.unknown_ids,
-    )
+    known = (set(query_ids), str(path)), (set(documents), str(source.corpus))
+    qrels = known_judgements(read_qrels(judgements), judgements, *known, source.unknown_ids)
     pairs = Pairs.from_qrels(
         query_ids,
         query_texts,
@@ -277,14 +262,9 @@ def _judged(source: Source, path: Path) -> SourceData:
 def _documents(
     source: Source, left_out: Counter[str], ids: Literal["usual", "named"]
 ) -> dict[str, Document]:
-    corpus = Path(str(source.corpus)).expanduser()
+    corpus, columns = Path(str(source.corpus)).expanduser(), (source.text_column, source.id_column)
     documents = iter_documents(
-        corpus,
-        source.text_column,
-        source.id_column,
-        ids=ids,
-        skip_empty=source.skip_empty,
-        skipped=left_out,
+        corpus, *columns, ids=ids, skip_empty=source.skip_empty, skipped=left_out
     )
     return {document.id: document for document in documents}
 
@@ -294,16 +274,9 @@ def _from_rows(source: Source, path: Path) -> SourceData:
         raise ValueError("positive_ids needs corpus, where the ids are looked up")
     left_out: Counter[str] = Counter()
     numbers = _number_columns(source, path)
-    layout = Layout(
-        source.query_column,
-        source.positive_column,
-        source.query_id_column,
-        source.label_column,
-        source.min_relevance,
-        source.ignore_labels,
-        source.skip_empty,
-        tuple(numbers.values()),
-    )
+    shared = (each.name for each in dataclasses.fields(Layout) if each.name != "numbers")
+    options = {name: getattr(source, name) for name in shared}
+    layout = Layout(**options, numbers=tuple(numbers.values()))
     documents: dict[str, Document] = {}
     if source.corpus is not None:
         documents = _documents(source, left_out, "named" if source.positive_ids else "usual")

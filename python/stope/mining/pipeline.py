@@ -185,13 +185,8 @@ def _never(pairs: Pairs, exclude: Any, query_text: bool) -> Lists | None:
 
 def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:
     """The same result as NumPy arrays, whatever kind the embeddings were."""
-    return stope.HardNegatives(
-        on_host(result.ids),
-        on_host(result.scores),
-        on_host(result.positive_scores),
-        on_host(result.counts),
-        {reason: on_host(rows) for reason, rows in result.rejected.items()},
-    )
+    rejected = {reason: on_host(rows) for reason, rows in result.rejected.items()}
+    return stope.HardNegatives._make([*map(on_host, result[:4]), rejected])
 
 
 def _drawn(
@@ -209,10 +204,6 @@ def _drawn(
     places.sort(axis=1)
     there = places < pool
     places = np.where(there, places, 0)
-    return stope.HardNegatives(
-        np.where(there, np.take_along_axis(result.ids, places, 1), -1),
-        np.where(there, np.take_along_axis(result.scores, places, 1), np.float32(-np.inf)),
-        result.positive_scores,
-        there.sum(axis=1),
-        result.rejected,
-    )
+    scores = np.where(there, np.take_along_axis(result.scores, places, 1), np.float32(-np.inf))
+    ids = np.where(there, np.take_along_axis(result.ids, places, 1), -1)
+    return result._replace(ids=ids, scores=scores, counts=there.sum(axis=1))

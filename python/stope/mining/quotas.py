@@ -29,12 +29,8 @@ _CHUNK_ELEMENTS = 1 << 20
 def check_quotas(quotas: Mapping[str, int]) -> dict[str, int]:
     """The quotas as a dictionary, if they can be met.
 
-    Args:
-        quotas: negatives per query by source: "dense", "bm25", "random".
-
     Raises:
-        ValueError: an unknown source, a number below 0, or none above 0.
-        TypeError: a number that is no integer.
+        ValueError, TypeError: an unknown source, no integer, one below 0, or none above 0.
 
     >>> check_quotas({"dense": 4, "random": 1})
     {'dense': 4, 'random': 1}
@@ -88,15 +84,8 @@ def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
 def fill_at_random(ids: Ids, queries: Ids, never: Lists, size: int, keys: Keys) -> Ids:
     """Put random documents in place of -1: none of never's, none twice in a row.
 
-    Args:
-        ids: int64 ``[B, n]``.
-        queries: int64 ``[B]``, which list of never each row has.
-        never: of `Pairs.never_negatives`.
-        size: documents in the corpus.
-        keys: uint64 ``[B]`` of `sampling_keys`.
-
-    Returns:
-        int64 ``[B, n]``; -1 is left only where a query has fewer documents than n.
+    Rows ``[B, n]`` of ids are of these queries ``[B]``, which have their lists of never, and keys
+    ``[B]`` of `sampling_keys`; -1 is left only where a query has fewer than n of size documents.
 
     Memory: O(B n), and a chunk of at most a million ids or one query's list.
     """

@@ -245,14 +245,8 @@ def sampling_names() -> tuple[str, ...]:
 def sampling_keys(seed: int, version: int, step: int, queries: Any) -> Keys:
     """One key per query, a function of the four numbers: the same in any batch and process.
 
-    Args:
-        seed: 0 to 2^64 - 1.
-        version: of the table of candidates.
-        step: of the training.
-        queries: integers ``[Q]``.
-
-    Returns:
-        uint64 ``[Q]``.
+    uint64 ``[Q]`` for queries ``[Q]``; version is that of the table of candidates, step that of
+    the training.
 
     Raises:
         ValueError: a seed, version or step that is negative or above 2^64 - 1.
@@ -274,15 +268,7 @@ def sampling_keys(seed: int, version: int, step: int, queries: Any) -> Keys:
 def distinct_numbers(keys: Keys, counts: Any, n: int) -> Ids:
     """Draw n distinct numbers below counts for each key, each ordered choice equally likely.
 
-    Args:
-        keys: uint64 ``[Q]``.
-        counts: integers ``[Q]``.
-        n: how many.
-
-    Returns:
-        int64 ``[Q, n]``; -1 where fewer than n numbers exist.
-
-    Memory: O(Q n).
+    int64 ``[Q, n]``, -1 where fewer than n numbers exist; also in memory.
 
     Example:
         >>> np.sort(distinct_numbers(sampling_keys(0, 0, 0, [0, 1]), [3, 2], 3), axis=1)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import stope
 from stope._checks import integer, path, real
 from stope._files.shards import Manifest, kept_array
 from stope._host import on_host
@@ -86,8 +85,7 @@ class TeacherScores:
 
 @kinds(
     mined=a(Mined),
-    query_prompt=string,
-    corpus_prompt=string,
+    **dict.fromkeys(("query_prompt", "corpus_prompt"), string),
     folder=maybe(path),
     progress=maybe(callback),
 )
@@ -168,10 +166,7 @@ def teacher_scores(
 
 @kinds(
     scored=a(TeacherScores),
-    absolute_margin=maybe(real),
-    relative_margin=maybe(real),
-    max_score=maybe(real),
-    min_score=maybe(real),
+    **dict.fromkeys(("absolute_margin", "relative_margin", "max_score", "min_score"), maybe(real)),
 )
 def teacher_filter(
     scored: TeacherScores,
@@ -254,16 +249,10 @@ def teacher_filter(
     def moved(rows: Any, empty: Any) -> Any:
         return np.where(gone, empty, np.take_along_axis(rows, order, axis=1)).astype(rows.dtype)
 
-    kept = stope.HardNegatives(
-        moved(result.ids, -1),
-        moved(result.scores, -np.inf),
-        result.positive_scores,
-        counts.astype(np.int64),
-        rejected,
-    )
-    mined = replace(
-        scored.mined, result=kept, parameters={**scored.mined.parameters, "teacher": used}
-    )
+    ids, own_scores = moved(result.ids, -1), moved(result.scores, -np.inf)
+    kept = result._replace(ids=ids, scores=own_scores, counts=counts, rejected=rejected)
+    parameters = {**scored.mined.parameters, "teacher": used}
+    mined = replace(scored.mined, result=kept, parameters=parameters)
     return TeacherScores(mined, scored.positive_scores, moved(scored.negative_scores, -np.inf))
 
 

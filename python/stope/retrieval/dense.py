@@ -19,8 +19,7 @@ from stope.retrieval.ranking import Exclusions, Metric, Ranking, check_k
     **ENCODING,
     corpus=maybe(texts_of),
     embeddings=maybe(matrix),
-    query_prompt=maybe(string),
-    corpus_prompt=maybe(string),
+    **dict.fromkeys(("query_prompt", "corpus_prompt"), maybe(string)),
 )
 class DenseRetriever:
     """Rank documents by the similarity of embeddings, exactly.

@@ -26,8 +26,7 @@ _CHUNK = 4096
     **ENCODING,
     corpus=maybe(texts_of),
     embeddings=maybe(matrix),
-    query_prompt=maybe(string),
-    corpus_prompt=maybe(string),
+    **dict.fromkeys(("query_prompt", "corpus_prompt"), maybe(string)),
 )
 class HnswRetriever:
     """Rank documents by embeddings, approximately: some of the true best k may be missing.
@@ -77,19 +76,14 @@ class HnswRetriever:
         choice(metric, "metric", _SPACES)
         integer(m, "m", 2)
         integer(seed, "seed", 0)
-        for name, value in (
-            ("ef_construction", ef_construction),
-            ("ef_search", ef_search),
-            ("num_threads", num_threads),
-        ):
-            integer(value, name, 1)
+        integer(ef_construction, "ef_construction", 1)
+        integer(ef_search, "ef_search", 1)
+        integer(num_threads, "num_threads", 1)
         hnswlib = need("hnswlib", extra="retrieval")
         rows = document_rows(encoder, corpus, embeddings, corpus_prompt, batch_size, None)
         array = _matrix(rows, "embeddings", "documents")
-        self.encoder = encoder
-        self.metric = metric
-        self.batch_size = batch_size
-        self.query_prompt = query_prompt
+        self.encoder, self.metric = encoder, metric
+        self.batch_size, self.query_prompt = batch_size, query_prompt
         self._num_threads = num_threads
         self.index: Any = hnswlib.Index(space=_SPACES[metric], dim=array.shape[1])
         self.index.init_index(

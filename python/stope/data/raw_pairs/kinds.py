@@ -58,23 +58,13 @@ def check_kind(asked: Any, argument: str) -> dict[str, Any]:
 def make_pairs(
     asked: Any,
     path: Path,
-    corpus: str | PathLike[str] | None = None,
-    *,
-    text_column: str | None = None,
-    id_column: str | None = None,
-    skip_empty: bool = False,
-    seed: int = 0,
+    corpus: str | PathLike[str] | None,
+    text_column: str | None,
+    id_column: str | None,
+    skip_empty: bool,
+    seed: int,
 ) -> Pairs:
-    """Make pairs from the documents at a path.
-
-    Args:
-        asked: what `check_kind` takes.
-        path: a file of documents or a BEIR folder.
-        corpus: a file of documents to mine in, if others.
-        text_column: of the file at path; see `iter_documents`.
-        id_column: likewise.
-        skip_empty: leave out documents without text.
-        seed: of what is left to chance.
+    """Make pairs from the documents at a path, a file or a BEIR folder; see `stope.data.Source`.
 
     Raises:
         ValueError: no row gave a pair (the sentence says why), or an option out of range.

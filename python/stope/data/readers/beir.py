@@ -61,24 +61,22 @@ def read_beir(
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; a BEIR folder holds corpus.jsonl")
     files = _qrels_files(root, splits)
-    corpus_ids: list[str] = []
     titles: list[str] = []
-    texts: list[str] = []
+    documents: dict[str, str] = {}
     for identifier, title, text in iter_beir_corpus(root):
-        corpus_ids.append(identifier)
         titles.append(title)
-        texts.append(join_title(title, text))
-    query_ids: list[str] = []
-    query_texts: list[str] = []
-    for where, identifier, row in _rows_with_ids(_find(root, "queries.jsonl")):
-        query_ids.append(identifier)
-        query_texts.append(text_of(require(row, "text", where), "text", where))
-    queries, documents = (set(query_ids), "queries.jsonl"), (set(corpus_ids), "corpus.jsonl")
+        documents[identifier] = join_title(title, text)
+    queries = {
+        identifier: text_of(require(row, "text", where), "text", where)
+        for where, identifier, row in _rows_with_ids(_find(root, "queries.jsonl"))
+    }
+    known = (queries, "queries.jsonl"), (documents, "corpus.jsonl")
     qrels = {
-        split: known_judgements(read_qrels(path), path, queries, documents, unknown_ids)
+        split: known_judgements(read_qrels(path), path, *known, unknown_ids)
         for split, path in files.items()
     }
-    return Collection(corpus_ids, texts, query_ids, query_texts, qrels, titles)
+    columns = list(documents), list(documents.values()), list(queries), list(queries.values())
+    return Collection(*columns, qrels, titles)
 
 
 @kinds(folder=path_kind)
@@ -108,11 +106,12 @@ def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, st
 
 def _find(root: Path, name: str) -> Path:
     plain, packed = root / name, root / f"{name}.gz"
-    if plain.exists() and packed.exists():
+    there = [path for path in (plain, packed) if path.exists()]
+    if len(there) == 2:
         raise ValueError(f"both {plain} and {packed} exist; keep one of them")
-    if not plain.exists() and not packed.exists():
+    if not there:
         raise FileNotFoundError(f"neither {plain} nor {packed} exists")
-    return plain if plain.exists() else packed
+    return there[0]
 
 
 def _rows_with_ids(path: Path) -> Iterator[tuple[str, str, dict[str, object]]]:
@@ -153,14 +152,9 @@ def known_judgements(
     documents: tuple[AnyCollection[str], str],
     unknown_ids: UnknownIds,
 ) -> Qrels:
-    """The judgements whose query and document are there; see `read_beir`.
+    """The judgements, in the file at path, whose query and document are there; see `read_beir`.
 
-    Args:
-        qrels: judgements.
-        path: their file.
-        queries: the ids that are there, and what their file is called.
-        documents: likewise.
-        unknown_ids: what becomes of the others.
+    Queries and documents are the ids that are there, and what their file is called.
     """
     if unknown_ids == "keep":
         return qrels
