@@ -16,7 +16,7 @@ from stope.training.rows import pairs_dataset, training_dataset
 from stope.training.trainer import TrainingReport, train
 
 if TYPE_CHECKING:
-    from stope.training.callbacks.refresh import NegativeRefreshCallback
+    from stope.training.callbacks.tasks import NegativeRefreshCallback
     from stope.training.negatives.query_side import QuerySideLoss, query_document_model
 
 __all__ = [
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(query_side, name)
     if name == "NegativeRefreshCallback":
-        from stope.training.callbacks.refresh import NegativeRefreshCallback
+        from stope.training.callbacks.tasks import NegativeRefreshCallback
 
         return NegativeRefreshCallback
     return _moved(name)

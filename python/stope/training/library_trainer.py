@@ -26,12 +26,14 @@ from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first
 from stope.training.batches import Clustered, Distinct, batch_sampler
-from stope.training.callbacks.checkpoint import Checkpoints, WriteCheckpoints, is_finished
-from stope.training.callbacks.evaluate import Evaluate
-from stope.training.callbacks.in_order import InOrder
-from stope.training.callbacks.log import LogSteps, TrainingLog
-from stope.training.callbacks.refresh import RefreshNegatives
-from stope.training.callbacks.tasks import Session
+from stope.training.callbacks.checkpoint import (
+    Checkpoints,
+    Evaluate,
+    WriteCheckpoints,
+    is_finished,
+)
+from stope.training.callbacks.log import TrainingLog
+from stope.training.callbacks.tasks import InOrder, LogSteps, RefreshNegatives, Session
 from stope.training.losses import contrastive_loss
 from stope.training.negatives.query_side import QuerySideLoss
 from stope.training.negatives.refresh import RefreshRun

@@ -20,8 +20,6 @@ from typing import Any
 from stope._extras import need
 from stope._files.manifest import parse_json
 from stope.data import open_atomic
-from stope.progress import Progress
-from stope.training.callbacks.tasks import Moment, Session, Task
 
 KINDS = ("start", "step", "evaluation", "refresh", "checkpoint", "end")
 
@@ -149,35 +147,6 @@ class TrainingLog:
         if whole < self.path.stat().st_size:
             with self.path.open("r+b") as file:
                 file.truncate(whole)
-
-
-class LogSteps(Task):
-    """A line for the start, for every step and for the end.
-
-    Args:
-        progress: called with (steps done, steps in total).
-    """
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self._progress = progress
-
-    def begin(self, session: Session, step: int, resumed: Path | None) -> None:
-        """Forget what came after the checkpoint, or all of an earlier training."""
-        if session.log is not None:
-            session.log.cut(-1 if resumed is None else step)
-        session.write("start", step, max_steps=session.clock.max_steps)
-
-    def after_step(self, session: Session, moment: Moment) -> None:
-        """What the loss observed, and what the trainer tells."""
-        seconds = time.perf_counter() - session.step_began
-        numbers = dict(getattr(session.loss, "observed", None) or {})
-        for name in ("learning_rate", "grad_norm", "loss"):
-            if name in moment.numbers:
-                numbers[name] = float(moment.numbers[name])
-        numbers["epoch"] = moment.step / session.steps_per_epoch
-        session.write("step", moment.step, **numbers, seconds=seconds)
-        if self._progress is not None:
-            self._progress(moment.step, session.clock.max_steps)
 
 
 def read_log(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
