@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from stope._named import Named, names_of
 from stope.encoders.lora import Lora
 from stope.encoders.prompts import TaskPrompts
-from stope.ops._objectives import objective_of
+from stope.ops._infonce_options import Direction, Hardness, Metric, Partition, Precision
+from stope.ops._objectives import Objective, objective_of
 from stope.training.batches import BatchSpec
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import (
@@ -30,12 +31,6 @@ from stope.training.options import (
 )
 from stope.weighting import Weighting
 
-Objective = Literal["out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid"]
-Direction = Literal[
-    "query_to_document", "query_to_query", "document_to_query", "document_to_document"
-]
-Hardness = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
-Precision = Literal["float32", "bfloat16"]
 Scheduler = Literal["linear", "cosine", "constant"]
 
 
@@ -57,9 +52,7 @@ class LossPart(Part):
     max_scale: Annotated[
         Positive, Field(description="of a learnable temperature: 1 / temperature is at most this")
     ] = 100.0
-    metric: Annotated[
-        Literal["cosine", "dot"], Field(description="the similarity of query and document")
-    ] = "cosine"
+    metric: Annotated[Metric, Field(description="the similarity of query and document")] = "cosine"
     objective: Annotated[
         Objective,
         BeforeValidator(objective_of),
@@ -92,7 +85,7 @@ class LossPart(Part):
         ),
     ] = None
     partition: Annotated[
-        Literal["joint", "per_direction"],
+        Partition,
         Field(description="one denominator for all directions, or the mean of one loss for each"),
     ] = "joint"
     symmetric: Annotated[
