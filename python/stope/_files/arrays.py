@@ -58,10 +58,8 @@ def read_arrays(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What `write_arrays` wrote: the description and the arrays, both checked.
 
-    Args:
-        manifest: its path.
-        described: the kind of every field (`stope._files.manifest.checked`).
-        names: of the arrays that there must be.
+    The fields are of the kinds in described (`stope._files.manifest.checked`), the arrays' names
+    those that there must be.
 
     Raises:
         ValueError: a file is missing, truncated or altered.

@@ -35,10 +35,7 @@ FILES = {str: {"size": int, "sha256": str}}
 def read_manifest(path: Path, kind: Any, remedy: str) -> Any:
     """The JSON of a file, if it is of a kind.
 
-    Args:
-        path: of the file.
-        kind: see `checked`.
-        remedy: what the reader of the message does, such as "build it again".
+    The kind is as in `checked`; the remedy is what the reader of a message does: "build it again".
 
     Raises:
         FileNotFoundError: there is none.

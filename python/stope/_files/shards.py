@@ -28,14 +28,9 @@ from stope.progress import Progress
 FORMAT = "stope.embeddings"
 VERSION = 1
 _KIND = {
-    "key": str,
-    "encoder": str,
-    "role": str,
+    **dict.fromkeys(("key", "encoder", "role", "texts"), str),
+    **dict.fromkeys(("rows", "shard_size", "dim"), int),
     "prompt": (str, None),
-    "texts": str,
-    "rows": int,
-    "shard_size": int,
-    "dim": int,
     "shards": [str],
     "complete": bool,
     "format": (FORMAT,),
@@ -88,7 +83,6 @@ def kept_array(
 
     Args:
         folder: made where missing; of this array alone.
-        name: of the file.
         wanted: what the array is of.
         compute: ``compute(start, stop) -> [stop - start, dim]``, asked for what is missing alone.
         progress: called once with (rows, rows) where nothing is missing.

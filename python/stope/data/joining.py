@@ -57,20 +57,11 @@ def join_pairs(parts: Mapping[str, Pairs]) -> tuple[Pairs, Ids]:
             queries[_free_name(query, name, queries)] = text
     owner, row = np.concatenate(owners), np.concatenate(ids)
     order = np.lexsort((row, owner))
-    pairs = Pairs(
-        list(queries),
-        list(queries.values()),
-        list(corpus),
-        list(corpus.values()),
-        Lists.from_owners(owner[order], row[order], len(queries)),
-        np.arange(len(queries)),
-        np.arange(len(corpus)),
-        len(queries),
-        len(corpus),
-        corpus_of,
-        np.array(starts, dtype=np.int64) if any(starts) else None,
-    )
-    return pairs, order
+    texts = list(queries), list(queries.values()), list(corpus), list(corpus.values())
+    positives = Lists.from_owners(owner[order], row[order], len(queries))
+    places = np.arange(len(queries)), np.arange(len(corpus)), len(queries), len(corpus)
+    body_starts = np.array(starts, dtype=np.int64) if any(starts) else None
+    return Pairs(*texts, positives, *places, corpus_of, body_starts), order
 
 
 def _free_name(name: str, source: str, taken: Mapping[str, str]) -> str:

@@ -27,10 +27,8 @@ class NegativeTable:
     """Queries with their positives and negatives, as rows of a list of documents.
 
     Args:
-        query_ids: nq ids.
-        query_texts: nq texts.
-        document_ids: n ids, no duplicates.
-        document_texts: n texts.
+        query_ids, query_texts: nq of each.
+        document_ids, document_texts: n of each, no id twice.
         positives: document rows: one per query (a 1-D integer array), CSR (a tuple of int arrays:
             offsets [nq + 1], rows [nnz]), or a sequence of nq integer arrays.
         negatives: document rows, int [nq, m] best first, or a sequence of nq integer arrays;
@@ -98,8 +96,7 @@ class NegativeTable:
         """Build a table from ids; the queries are those of `positives`, in its order.
 
         Args:
-            queries: {query id: text}.
-            documents: {document id: text}.
+            queries, documents: {id: text}.
             positives: {query id: document ids}.
             negatives: {query id: (document id, score) pairs}, best first; a query may be missing.
             positive_scores: {query id: scores}, aligned with positives.

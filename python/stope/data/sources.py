@@ -114,9 +114,7 @@ class Source:
 def read_source(source: Source, *, seed: int = 0) -> SourceData:
     """Read a BEIR folder, a file of pairs, judged queries, or raw text that pairs are made from.
 
-    Args:
-        source: what to read.
-        seed: of the queries that `Source.limit` draws, and of pairs made from raw text.
+    The seed is that of the queries that `Source.limit` draws, and of pairs made from raw text.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: what the readers say, with file and line; options
@@ -155,11 +153,7 @@ def read_sources(
 ) -> SourceData:
     """Read all sources and join them (`join_pairs`); one source is not changed.
 
-    Args:
-        sources: what to read; names that differ.
-        seed: see `read_source`.
-        say: told what each source holds.
-        section: what errors call the list.
+    Sources need names that differ; say is told what each holds, and errors call the list section.
 
     Raises:
         ValueError, FileNotFoundError: as `read_source`, with the place of the source in front;

@@ -65,10 +65,8 @@ def compare(
     one, (1 + count) / (1 + num_samples). With few queries (below about 30) both are too optimistic.
 
     Args:
-        baseline: evaluation to compare with.
-        candidate: evaluation of the run in question, over the same queries.
-        metric: a metric both have.
-        num_samples: number of samples.
+        baseline, candidate: evaluations over the same queries.
+        metric: one that both have.
         seed: seed of the samples; the same seed, the same result.
         confidence: of the interval, between 0 and 1.
 

@@ -222,21 +222,16 @@ class FlatIndex:
         the number of rows. What is missing is score -inf and id -1, as where rows are excluded.
         """
         with self._reading() as held:
+            options: dict[str, Any] = {
+                "metric": self._metric,
+                "precision": precision,
+                "progress": progress,
+            }
+            options |= {"exclude": exclude, "ceiling": ceiling, "floor": floor}
 
             def best(count: int, out: tuple[Any, Any] | None) -> TopK:
-                return search(
-                    queries,
-                    held.corpus,
-                    count,
-                    metric=self._metric,
-                    exclude=exclude,
-                    ceiling=ceiling,
-                    floor=floor,
-                    precision=precision,
-                    out=out,
-                    progress=progress,
-                    packed=held.panels,
-                )
+                panels = held.panels
+                return search(queries, held.corpus, count, out=out, packed=panels, **options)
 
             shape, k = _arrays.matrix_shape(queries, "queries"), integer(k, "k", 1)
             rows = held.shape.rows
@@ -285,7 +280,6 @@ class FlatIndex:
         replace an index, save under the same name, as :meth:`save` does, never write into it.
 
         Args:
-            path: what :meth:`save` wrote.
             verify: read the whole file once and compare its checksums; without it only the header
                 and the file's length are checked.
 

@@ -116,7 +116,6 @@ def consistency_filter(
         num_documents: documents in the sample; None for all. E5 takes 1,000,000.
         greatest_rank: ranks are counted up to this one, for reports; it costs little.
         seed: of the sample.
-        metric: "cosine", "dot" or "euclidean".
         exclude_query_text: the document whose text is the query itself does not count.
         progress: called with (stage, done, total); stages "queries", "corpus", "ranking".
 

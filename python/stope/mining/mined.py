@@ -130,7 +130,6 @@ class Mined:
             path: ends in .jsonl, .jsonl.gz or .parquet.
             format: "triplet", "n-tuple", "labeled-pair", "labeled-list", "flagembedding" or
                 "tevatron".
-            scores: also write the scores.
 
         Raises:
             ValueError: an unknown format or ending.

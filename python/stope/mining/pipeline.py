@@ -113,7 +113,6 @@ def mine(
     """Find hard negatives for every query of the pairs, exactly.
 
     Args:
-        pairs: queries, corpus and positives.
         encoder: object with ``encode(list of strings) -> array``; not needed where both embeddings
             are given.
         query_embeddings: array with one row per query that was given to `Pairs`, in that order, or
@@ -122,8 +121,8 @@ def mine(
         limits: which documents may be negatives, and how many are taken; default ``Limits()``.
         exclude: corpus rows of ``pairs`` never to choose, CSR or one array per query; -1 is none.
         exclude_query_text: never choose the document whose text is the query itself.
-        query_prompt: put before every query; None leaves the encoder's own prompt in force.
-        corpus_prompt: the same for documents.
+        query_prompt, corpus_prompt: put before every query or document; None leaves the encoder's
+            own prompt in force.
         batch_size: texts per call of the encoder.
         cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
         progress: called with (stage, done, total); stages "queries", "corpus", "mining".

@@ -118,11 +118,8 @@ def lexical_candidates(
     """BM25's best documents for each query, without its positives and its own text.
 
     Args:
-        pairs: queries, corpus and positives.
-        pool: documents per query.
         queries: which of the pairs' queries; None is all.
         tokenizer: a `stope.retrieval.Tokenizer`; None is its default.
-        progress: called with (queries done, queries).
 
     Returns:
         int64 ``[queries, pool]``, best first; -1 where no further document shares a word.

@@ -103,11 +103,9 @@ def teacher_scores(
     """Let a teacher score every mined negative and every positive.
 
     Args:
-        mined: of `stope.mining.mine`.
         teacher: a sentence-transformers CrossEncoder with one output, or any callable that takes a
             list of (query, document) texts and gives one number for each, higher for better.
-        query_prompt: put before every query.
-        corpus_prompt: put before every document.
+        query_prompt, corpus_prompt: put before every query, before every document.
         batch_size: pairs per call. The longest come first, so that memory is short at once or not
             at all.
         folder: keeps the scores, and what is there is used again, if teacher and texts are the

@@ -31,8 +31,8 @@ class DenseRetriever:
         embeddings: array ``[documents, dim]`` in place of corpus, of any kind `stope.topk` takes.
         metric: "cosine", "dot" or "euclidean" (score = -distance).
         batch_size: texts per call of the encoder.
-        query_prompt: put before every query; None leaves the encoder's own prompt in force.
-        corpus_prompt: the same for documents.
+        query_prompt, corpus_prompt: put before every query or document; None leaves the encoder's
+            own prompt in force.
         progress: called with (texts embedded, texts).
 
     Thread safety: searches may overlap if those of the encoder may; embeddings, always.
@@ -87,11 +87,8 @@ class DenseRetriever:
         """Embed the queries and find the k best documents of each.
 
         Args:
-            queries: texts.
-            k: documents per query.
             exclude: corpus rows never to return, as `stope.topk` takes them.
             precision: "exact", or "int8" or "bfloat16" for an approximate, faster answer.
-            progress: called with (queries scored, queries).
 
         Raises:
             ValueError: k below 1 or above the corpus size, no queries, a wrong exclusion.

@@ -113,9 +113,7 @@ class Bm25:
 
         Args:
             queries: texts; one without a known word finds nothing.
-            k: documents per query.
             exclude: corpus rows never to return, as `stope.topk` takes them.
-            progress: called with (queries done, queries).
 
         Raises:
             ValueError: k below 1 or above the corpus size, no queries, exclude of another length.

@@ -38,10 +38,8 @@ def search(
 
     Args:
         retriever: any of this package, or an object with ``search(queries, k) -> Ranking``.
-        query_ids: names of the queries, without duplicates.
-        query_texts: their texts.
+        query_ids, query_texts: of the queries, no id twice.
         corpus_ids: names of the documents, in the order the retriever has them.
-        k: documents per query.
         exclude_self: leave out a document that has the query's own id (BEIR's ArguAna and Quora).
         batch_size: queries per call of the retriever.
         progress: called with (queries done, queries).

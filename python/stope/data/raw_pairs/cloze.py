@@ -32,8 +32,7 @@ def inverse_cloze(
             fewer.
         min_tokens: least length of a sentence that becomes a query.
 
-    Returns:
-        The pairs. Sentences are those of `stope.data.raw_pairs.sentences`.
+    Sentences are those of `stope.data.raw_pairs.sentences`.
 
     Source: Lee et al. 2019 (ORQA), where keep is 0.1.
 

@@ -40,9 +40,8 @@ def independent_crops(
         min_tokens: shorter texts are skipped.
         max_tokens: of a longer text only so many tokens in a row, at a uniform place, are cropped.
 
-    Returns:
-        The pairs. Tokens are those of `stope.data.raw_pairs.tokens`; without deletion a crop is a
-        part of its text, space and all.
+    Tokens are those of `stope.data.raw_pairs.tokens`; without deletion a crop is a part of its
+    text, space and all.
 
     Source: Izacard et al. 2022 (Contriever); docs/methods.md, D17.
 

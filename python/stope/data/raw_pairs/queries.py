@@ -20,12 +20,8 @@ def title_to_body(
 ) -> RawPairs:
     r"""Make (title, text) of every row, without a first line of the text that is the title again.
 
-    Args:
-        rows: (title, text).
-        min_title_tokens: rows with a shorter title are skipped.
-        min_tokens: rows with a shorter text are skipped.
-
-    Nothing is left to chance.
+    Rows with a title of fewer than min_title_tokens, or a text of fewer than min_tokens, are
+    skipped. Nothing is left to chance.
 
     Example:
         >>> [pair] = title_to_body([("Copper", "Copper\nA soft metal.")])

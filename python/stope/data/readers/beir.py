@@ -30,7 +30,6 @@ def read_beir(
     """Read a BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/<split>.tsv[.gz].
 
     Args:
-        folder: the folder.
         splits: names of the splits to read; None reads every one there is, in order of name.
         unknown_ids: judgements of a query or document that the folder does not hold: "error"
             raises; "drop" leaves them out; "keep" keeps them, so that a relevant document which

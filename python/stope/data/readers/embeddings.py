@@ -24,7 +24,6 @@ def read_embeddings(
     A file that is shortened while it is mapped ends the process with SIGBUS.
 
     Args:
-        path: the file.
         argument: what an error calls it, such as the option that named it.
         rows: how many rows it must have; None is any number.
 

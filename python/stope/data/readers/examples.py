@@ -137,9 +137,7 @@ def read_pairs(
 
     Args:
         source: see `read_rows`: .jsonl, .tsv, .csv, .parquet, a dataset, dictionaries.
-        query_column: of the `Layout`.
-        positive_column: of the `Layout`.
-        layout: the layout, instead of the two names.
+        query_column, positive_column: of the `Layout`, if that is not given.
         skipped: counts what is no pair, by reason: rows labelled as no answer, rows without text.
 
     Raises:
@@ -253,8 +251,6 @@ class ExampleReader:
             self._value(row, self._positive, where), self._positive, where, needed=True
         )
         right = self._right(row, names.label, len(answers), where)
-        if right is None:  # no label
-            right = [True] * len(answers)
         positives = [answer for answer, yes in zip(answers, right, strict=True) if yes]
         negatives = [answer for answer, yes in zip(answers, right, strict=True) if not yes]
         for name in names.negatives:
@@ -361,10 +357,10 @@ class ExampleReader:
             raise ValueError(f"{where}: {what} {shown(name)}, an id that the corpus lacks")
         return _Passage(*documents[name])
 
-    def _right(self, row: Row, name: str | None, count: int, where: str) -> list[bool] | None:
-        """Whether each document answers; None where there is no label."""
+    def _right(self, row: Row, name: str | None, count: int, where: str) -> list[bool]:
+        """Whether each document answers; all do where there is no label."""
         if name is None:
-            return None
+            return [True] * count
         value = require(row, name, where)
         if not isinstance(value, (list, tuple)):
             return [self._answers(value, name, where)] * count

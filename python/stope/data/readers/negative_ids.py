@@ -25,7 +25,6 @@ def read_negative_ids(
 
     Args:
         path: rows with query_id and document_id, the hardest first.
-        pairs: whose ids they are.
         complete: whether pairs has all queries, so that another is a mistake.
         argument: what errors call the file.
 

@@ -20,7 +20,6 @@ def write_beir(
     """Write a BEIR folder, which is made if need be; `read_beir` gives the same collection back.
 
     Args:
-        collection: what to write.
         folder: where; existing files of the same names are replaced, each when it is complete.
         compress: write corpus.jsonl.gz and queries.jsonl.gz.
 

@@ -185,7 +185,6 @@ def negative_rows(
     negatives, a labeled-list or a line of the last two unless it has one; `dropped` counts them.
 
     Args:
-        table: the queries, positives and negatives.
         format: one of FORMATS.
         scores: put scores in; the table must have positive_scores and negative_scores.
         num_negatives: the n of n-tuple, and the most that other formats take of a query, the first
