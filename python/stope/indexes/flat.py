@@ -222,12 +222,9 @@ class FlatIndex:
         the number of rows. What is missing is score -inf and id -1, as where rows are excluded.
         """
         with self._reading() as held:
-            options: dict[str, Any] = {
-                "metric": self._metric,
-                "precision": precision,
-                "progress": progress,
-            }
+            options: dict[str, Any] = {"metric": self._metric, "precision": precision}
             options |= {"exclude": exclude, "ceiling": ceiling, "floor": floor}
+            options["progress"] = progress
 
             def best(count: int, out: tuple[Any, Any] | None) -> TopK:
                 panels = held.panels
