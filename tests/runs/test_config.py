@@ -14,9 +14,9 @@ pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("yaml", reason="needs the extra train")
 
 from stope.runs import Config
-from stope.runs.example import example
 from stope.runs.folder import differences
 from stope.runs.sections import SourceSection
+from stope.runs.yaml_text import example
 from stope.training import EvaluationPart, LossPart, NegativeRefresh, OutputPart, SchedulePart
 
 LEAST = {"data": "pairs.tsv", "output": "run"}
@@ -198,7 +198,7 @@ def test_no_file_and_no_text(tmp_path):
 
 
 def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
-    config = yaml(tmp_path, example())
+    config = yaml(tmp_path, example(Config))
     assert config == Config.from_dict(
         {
             "data": {"path": "pairs.tsv", "corpus": "corpus.jsonl"},
@@ -208,13 +208,13 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
         }
     )
     # What is commented out is right as well, and says what holds without it.
-    whole = re.sub(r"^( {0,4})# ( {0,4}[a-z_]+:.*)$", r"\1\2", example(), flags=re.M)
+    whole = re.sub(r"^( {0,4})# ( {0,4}[a-z_]+:.*)$", r"\1\2", example(Config), flags=re.M)
     everything = yaml(tmp_path, whole.partition("\nadapter:")[0])
     assert everything == config.changed(negatives={}, prompts={})
 
 
 def test_the_example_explains_every_option():
-    for line in example().splitlines()[6:]:
+    for line in example(Config).splitlines()[6:]:
         name = re.match(r"^ *(?:# )? *([a-z_]+):", line)
         assert not line or name or line.lstrip().startswith("# "), line
         assert "PydanticUndefined" not in line

@@ -30,9 +30,10 @@ class Precision(str, Enum):
 
 def _print_example(wanted: bool) -> None:
     if wanted:
-        from stope.runs.example import example
+        from stope.runs import Config
+        from stope.runs.yaml_text import example
 
-        typer.echo(example())
+        typer.echo(example(Config))
         raise typer.Exit
 
 

@@ -22,7 +22,6 @@ from stope._extras import need
 from stope.adapters.recipe import AdapterPart, AdapterRecipe, AdapterSchedule
 from stope.data import Source
 from stope.encoders.prompts import TaskPrompts
-from stope.runs.reading import change, parse_yaml
 from stope.runs.sections import (
     AdapterSection,
     Encoder,
@@ -32,6 +31,7 @@ from stope.runs.sections import (
     Prompts,
     SourceSection,
 )
+from stope.runs.yaml_text import change, parse_yaml
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import FieldsOf, Part
 from stope.training.recipe import (

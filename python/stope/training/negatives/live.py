@@ -23,8 +23,7 @@ from stope._kinds import a, at_least, kinds, mapping, maybe
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
-from stope.mining.sampling import Sampling, Uniform, sampling_keys
-from stope.training.negatives.stale import replace_stale
+from stope.mining.sampling import Sampling, Uniform, replace_stale, sampling_keys
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
@@ -263,7 +262,7 @@ class LiveNegatives:
             they were mined, 0 without any; and how many became easy but stay, since the table has
             no further candidates for them.
 
-        Source: Conan-embedding (docs/methods.md, C4); the rule is `stope.training.negatives.stale`.
+        Source: Conan-embedding (docs/methods.md, C4); the rule is `stope.mining.sampling`.
         """
         table = self._table
         places, rounds, missing = replace_stale(
