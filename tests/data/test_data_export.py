@@ -234,9 +234,7 @@ def test_parquet_and_dataset_hold_the_same_rows(tmp_path):
     )
     assert export_negatives(path, "tevatron", many).rows == 3000
     assert parquet.read_table(path)["query_id"].to_pylist() == list(many.query_ids)
-    with pytest.raises(
-        ValueError, match=r"no rows to write .*4 .query, positive. pairs with fewer than 3"
-    ):
+    with pytest.raises(ValueError, match=r"no rows to write .*4 .query, positive. pairs with fewe"):
         export_negatives(path, "n-tuple", a_table(), num_negatives=3)
     with pytest.raises(ValueError, match="no rows to put into a dataset: 4 "):
         negatives_dataset(a_table(), "n-tuple", num_negatives=3)

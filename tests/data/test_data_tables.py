@@ -254,9 +254,7 @@ def test_tevatron_rows_of_both_layouts():
     (found,) = read_tevatron([by_id], documents)
     assert (found.positives, found.negatives) == (wanted.positives, wanted.negatives)
     assert (found.query_id, found.negative_ids) == ("3", ["2", "4"])
-    with pytest.raises(
-        ValueError, match=r"row 1: there are no positive_passages .* pass documents="
-    ):
+    with pytest.raises(ValueError, match=r"row 1: there are no positive_passages .* pass document"):
         list(read_tevatron([by_id]))
     with pytest.raises(ValueError, match=r"row 1: negative_document_ids\[1\] is '4', an id that"):
         list(read_tevatron([by_id], {"1": "a", "2": "b"}))

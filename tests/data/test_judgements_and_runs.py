@@ -67,24 +67,6 @@ def test_qrels_layouts(tmp_path):
          'qrels:2: document "d1" is judged twice for query "q1", as 1 and as 2; keep one'),
         ("q1\t\t1\n", "qrels:1: an id is empty"),
         ("query-id\tcorpus-id\n", "qrels:1: expected 3 columns"),
-    ],
-)  # fmt: skip
-def test_malformed_qrels(tmp_path, content, message):
-    path = tmp_path / "qrels"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=message):
-        read_qrels(path)
-
-
-def test_equal_judgements_and_integral_grades_are_accepted(tmp_path):
-    path = tmp_path / "qrels"
-    path.write_text("q1 0 d1 1\nq1 0 d1 1\nq1 0 d2 2.0\n")
-    assert read_qrels(path) == {"q1": {"d1": 1, "d2": 2}}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
         ("q1 Q0 d1 1 0.5\n", "run:1: expected 6 columns .* but found 5"),
         ("q1 Q0 d1 1 high tag\n", 'run:1: the score is "high", which is not a finite number'),
         ("q1 Q0 d1 1 2 t\nq1 Q0 d2 2 nan t\n", 'run:2: the score is "nan"'),
@@ -92,12 +74,18 @@ def test_equal_judgements_and_integral_grades_are_accepted(tmp_path):
         ("q1 Q0 d1 1 \u0661\u0662 t\n", "run:1: the score is"),
         ("q1 Q0 d1 1 2 t\nq1 Q0 d1 2 1 t\n", 'run:2: document "d1" is retrieved twice'),
     ],
-)
-def test_malformed_run(tmp_path, content, message):
-    path = tmp_path / "run"
-    path.write_text(content)
+)  # fmt: skip
+def test_malformed_lines(tmp_path, content, message):
+    kind = message.split(":")[0]
+    (tmp_path / kind).write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_run(path)
+        {"qrels": read_qrels, "run": read_run}[kind](tmp_path / kind)
+
+
+def test_equal_judgements_and_integral_grades_are_accepted(tmp_path):
+    path = tmp_path / "qrels"
+    path.write_text("q1 0 d1 1\nq1 0 d1 1\nq1 0 d2 2.0\n")
+    assert read_qrels(path) == {"q1": {"d1": 1, "d2": 2}}
 
 
 def test_what_a_file_cannot_hold_is_refused(tmp_path):

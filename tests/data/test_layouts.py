@@ -233,9 +233,7 @@ def test_positives_that_are_ids(tmp_path):
     assert [pairs.corpus_texts[row] for row in pairs.positives.ids] == ["T t2"]
     assert pairs.query_ids == ["a"]
     write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "positive_id": "9"}])
-    with pytest.raises(
-        ValueError, match=r"p\.jsonl:1: names the positive '9', an id that the corp"
-    ):
+    with pytest.raises(ValueError, match=r"p\.jsonl:1: names the positive '9', an id that the cor"):
         read_source(source)
 
 

@@ -219,13 +219,6 @@ def test_limits_are_one_value():
             mine(pairs, **options, **wrong)
 
 
-def test_the_summary_tells_negatives_from_rows(tmp_path):
-    mined = mined_example()
-    summary = mined.summary()
-    assert (summary.num_pairs, summary.num_negatives, summary.num_triplets) == (3, 3, 4)
-    assert mined.export(tmp_path / "rows.jsonl", "triplet").rows == summary.num_triplets
-
-
 @pytest.mark.parametrize("kind", ["lists", "csr"])
 def test_own_exclusions_join_the_query_text(kind):
     corpus = ["what is ore", "ore", "sea", "sky"]
@@ -346,21 +339,22 @@ def test_results_on_a_device_come_back(monkeypatch):
 # --- what comes out ----------------------------------------------------------------------------
 
 
-def mined_example():
-    """Two queries; one has two positives and, under the margin, a single negative."""
+def mined_example(queries="ab"):
+    """Query a has two positives and, under the margin, a single negative; b two, and c none."""
     corpus = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
-    q = np.array([[1, 0], [0, 1]], np.float32)
-    pairs = Pairs.from_texts(["a", "b"], [["w", "x"], ["z"]], ["w", "x", "y", "z"])
+    q = np.array([[1, 0], [0, 1], [1, 0]], np.float32)[: len(queries)]
+    answers = [["w", "x"], ["z"], ["z"]][: len(queries)]
+    pairs = Pairs.from_texts(list(queries), answers, ["w", "x", "y", "z"])
     limits = {"num_negatives": 2, "absolute_margin": 0.3}
     return mine(pairs, query_embeddings=q, corpus_embeddings=corpus, **limits)
 
 
-def test_summary_counts():
-    limits = {"num_negatives": 2, "absolute_margin": 0.3}
-    corpus = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
-    pairs = Pairs.from_texts(["a", "b", "c"], [["w", "x"], ["z"], ["z"]], ["w", "x", "y", "z"])
-    q = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
-    summary = mine(pairs, query_embeddings=q, corpus_embeddings=corpus, **limits).summary()
+def test_summary_counts(tmp_path):
+    mined = mined_example("abc")
+    summary = mined.summary()
+    assert (summary.num_pairs, summary.num_triplets) == (4, 4)
+    assert mined_example().summary().num_pairs == 3
+    assert mined.export(tmp_path / "rows.jsonl", "triplet").rows == summary.num_triplets
     # Ceilings .8 - .3, 1 - .3 and 0 - .3: a keeps z, b keeps x and w, c keeps none.
     assert (summary.num_queries, summary.num_corpus, summary.num_negatives) == (3, 4, 3)
     assert (summary.complete, summary.short, summary.empty) == (1, 1, 1)

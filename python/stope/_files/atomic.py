@@ -88,13 +88,10 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[AtomicFile]:
         finally:
             # After a failed write the buffers hold bytes that cannot be written: closing tries
             # again and fails again, which adds nothing to the error already on its way.
-            with suppress(OSError, ValueError):
-                text.close()
-            if packed is not None:
+            for opened in (text, packed, raw):
                 with suppress(OSError, ValueError):
-                    packed.close()
-            with suppress(OSError):
-                raw.close()
+                    if opened is not None:
+                        opened.close()
 
 
 @contextmanager

@@ -123,9 +123,8 @@ class HybridRetriever:
         rrf_k: float = 60.0,
     ) -> None:
         choice(method, "method", get_args(Method))
-        if not isinstance(retrievers, Sequence) or not all(
-            hasattr(each, "search") for each in retrievers
-        ):
+        listed = isinstance(retrievers, Sequence)
+        if not listed or not all(hasattr(each, "search") for each in retrievers):
             raise TypeError(f"retrievers is {shown(retrievers)}; give a list of retrievers")
         self.retrievers = list(retrievers)
         sizes = sorted({len(retriever) for retriever in self.retrievers})

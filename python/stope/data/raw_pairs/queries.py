@@ -121,15 +121,10 @@ def query_as_context(
 
 def _queries(answer: str | Sequence[str], row: int) -> list[str]:
     found = [answer] if isinstance(answer, str) else answer
-    if not isinstance(found, Sequence):
-        raise TypeError(f"generate returned {answer!r:.80} for row {row}; return text")
-    if not len(found):
-        raise ValueError(f"generate returned no query for row {row}; leave the passage out instead")
-    for query in found:
-        if not isinstance(query, str):
-            raise TypeError(f"generate returned {query!r:.80} for row {row}; return text")
-        if not query.strip():
-            raise ValueError(
-                f"generate returned an empty query for row {row}; leave the passage out instead"
-            )
+    for text in found if isinstance(found, Sequence) else [answer]:
+        if not isinstance(text, str):
+            raise TypeError(f"generate returned {text!r:.80} for row {row}; return text")
+    if not len(found) or not all(query.strip() for query in found):
+        what = "an empty query" if len(found) else "no query"
+        raise ValueError(f"generate returned {what} for row {row}; leave the passage out instead")
     return [query.strip() for query in found]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,18 +70,15 @@ class NegativeRows:
         scores = [1.0] * len(positives), [0.0] * len(negatives)
         if self.scores:
             scores = table.positive_scores_of(query), table.negative_scores_of(query)[:most]
-        first, second = (
-            [
-                _Document(table.document_ids[row], table.document_texts[row], score)
-                for row, score in zip(rows, each, strict=True)
-            ]
-            for rows, each in zip((positives, negatives), scores, strict=True)
-        )
-        return first, second
+
+        def listed(rows: list[int], scores: list[float]) -> list[_Document]:
+            ids, texts = table.document_ids, table.document_texts
+            return [_Document(ids[row], texts[row], s) for row, s in zip(rows, scores, strict=True)]
+
+        return listed(positives, scores[0]), listed(negatives, scores[1])
 
 
-@dataclass(frozen=True)
-class _Document:
+class _Document(NamedTuple):
     id: str
     text: str
     score: float
