@@ -8,9 +8,9 @@ import numpy as np
 
 from stope._checks import shown
 from stope._kinds import kinds, mapping
-from stope.data.pairs import Ids, Pairs
+from stope.data.pairs import Pairs
 from stope.data.text_identity import text_key
-from stope.lists import Lists
+from stope.lists import Ids, Lists
 
 
 @kinds(parts=mapping)

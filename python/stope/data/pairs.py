@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from stope._checks import shown
 from stope._checks import texts as checked
@@ -14,9 +14,7 @@ from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
 from stope.data.documents import DistinctDocuments, TextRows, ids_or_numbers, unique_ids
 from stope.data.text_identity import text_key
-from stope.lists import Lists
-
-Ids = NDArray[np.int64]
+from stope.lists import Ids, Lists
 
 
 @kinds(

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from stope._checks import shown
 from stope.data.pairs import Pairs
 from stope.data.text_identity import fingerprint_texts
-from stope.lists import Lists
-
-Ids = NDArray[np.int64]
+from stope.lists import Ids, Lists
 
 
 @dataclass(frozen=True)

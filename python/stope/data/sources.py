@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stope._checks import choice, flag, shown, texts
 from stope._kinds import at_least, kinds, maybe, string
@@ -34,7 +33,6 @@ from stope.data.text_identity import text_key
 from stope.lists import Lists
 
 Say = Callable[[str], None]
-Ids = NDArray[np.int64]
 WEIGHT = "weight"
 _ANSWERS = "negatives that are positives of their query"
 

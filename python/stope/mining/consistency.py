@@ -15,12 +15,10 @@ from stope._host import on_host
 from stope._kinds import at_least, kinds, string
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
-from stope.lists import Lists
+from stope.lists import Ids, Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.ops._search import Metric
 from stope.progress import StageProgress, silent
-
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stope._checks import integer
 from stope._kinds import a, at_least, callback, integers, kinds, mapping, matrix, maybe, sequence
 from stope.data.pairs import Pairs
-from stope.lists import Lists
+from stope.lists import Ids, Lists
 from stope.mining.mined import Mined
 from stope.mining.sampling import Keys, distinct_numbers, sampling_keys
 from stope.progress import Progress
-
-Ids = NDArray[np.int64]
 
 SOURCES = ("dense", "bm25", "random")
 _CHUNK_ELEMENTS = 1 << 20

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from stope._checks import integer, real
 from stope._named import Named, names_of
+from stope.lists import Ids
 
-Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
 Keys = NDArray[np.uint64]
 

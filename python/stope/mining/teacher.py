@@ -25,11 +25,11 @@ from stope._host import on_host
 from stope._kinds import a, callback, kinds, maybe, string
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders.cache import fingerprint_encoder
+from stope.lists import Ids
 from stope.mining.mined import Mined
 from stope.progress import Progress
 from stope.weighting import teacher_confidence
 
-Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 _FORMAT = "stope.teacher"
 

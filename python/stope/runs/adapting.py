@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stope.adapters import Adapter, train_adapter
+from stope.adapters.maps import Floats
 from stope.data import SourceData
 from stope.data.sources import WEIGHT
 from stope.encoders import EmbeddingCache
@@ -26,8 +26,6 @@ from stope.runs.config import Config
 from stope.training.callbacks.log import TrainingLog
 from stope.training.rows import SOURCE
 from stope.training.trainer import TrainingReport
-
-Floats = NDArray[np.float32]
 
 
 class Frozen:

@@ -15,9 +15,9 @@ from stope.integrations.sentence_transformers.rows import (
     ROW,
     UNKNOWN,
     WEIGHT,
-    Ids,
     check_labels,
 )
+from stope.lists import Ids
 
 Features = dict[str, Any]
 

@@ -23,13 +23,13 @@ from stope.integrations.sentence_transformers.rows import (
     UNKNOWN,
     WEIGHT,
     Columns,
-    Ids,
     RowTable,
     check_labels,
     columns_of,
     id_number,
     text_numbers,
 )
+from stope.lists import Ids
 
 
 class InfoNCECollator(collator_base()):  # type: ignore[misc]

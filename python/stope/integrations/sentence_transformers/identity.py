@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import torch
-from stope.integrations.sentence_transformers.rows import UNKNOWN, Ids, RowTable
-from stope.lists import Lists
+from stope.integrations.sentence_transformers.rows import UNKNOWN, RowTable
+from stope.lists import Ids, Lists
 from stope.torch.distributed import gather_rows, own_rows, world_size
 
 

@@ -21,18 +21,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stope._checks import shown
 from stope.data.text_identity import text_key
-from stope.lists import Lists, offsets_of, ranges
+from stope.lists import Ids, Lists, offsets_of, ranges
 
 if TYPE_CHECKING:
     from stope.data import Pairs
 
 WEIGHT, LOG_WEIGHT, ROW, SOURCE = "weight", "log_weight", "row", "source"
 LABELS = ("label", "labels", "score", "scores")
-Ids = NDArray[np.int64]
 _HASHED = np.int64(1) << 62  # numbers from here on are of texts that the corpus does not have
 
 

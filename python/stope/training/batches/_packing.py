@@ -12,9 +12,9 @@ of one query lie side by side and are dealt out like cards.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Ids = NDArray[np.int64]
+from stope.lists import Ids
+
 _FULL = 0.75  # of the usual batch: the mean length that more, shorter batches must still have
 _TRIES = 64  # open batches that are looked at for one row
 

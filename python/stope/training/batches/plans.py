@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stope.lists import Ids
 from stope.training.batches import _packing as packing
-
-Ids = NDArray[np.int64]
 
 
 class Plan(ABC):

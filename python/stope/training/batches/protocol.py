@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stope._checks import integer
 from stope._kinds import integers, kinds, maybe
 from stope._named import Named, names_of
+from stope.lists import Ids
 from stope.training.batches.plans import Plan
-
-Ids = NDArray[np.int64]
 
 
 class Table(Protocol):

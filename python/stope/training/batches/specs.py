@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import flag, integer, real
 from stope._kinds import at_least, kinds, numbers
-from stope.training.batches.plans import Drawn, Ids, Joined, Passes, Plan
+from stope.lists import Ids
+from stope.training.batches.plans import Drawn, Joined, Passes, Plan
 from stope.training.batches.protocol import (
     BatchSpec,
     Sizes,

@@ -22,10 +22,10 @@ from stope._host import on_host
 from stope._kinds import a, at_least, kinds, mapping, maybe
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
+from stope.lists import Ids
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
 from stope.mining.sampling import Sampling, Uniform, replace_stale, sampling_keys
 
-Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
 
 _FORMAT = "stope.live_negatives"
