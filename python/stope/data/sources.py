@@ -52,9 +52,7 @@ class Source:
         query_column, positive_column, text_column, id_column, query_id_column, label_column: where
             the usual names do not hold (`stope.data.readers.columns`).
         positive_ids: the positives in the file are ids of the corpus.
-        min_relevance: from this label or judgement on a document is a positive; default 1.
-        ignore_labels: read every row as a positive, whatever its label or score.
-        skip_empty: leave out rows without text, and count them.
+        min_relevance, ignore_labels, skip_empty: as in `Layout`; the first of judgements too.
         unknown_ids: judgements of what is not there: "error" refuses, "drop" leaves them out.
         negatives: "read" those that the file brings along, or "leave" them aside.
         weight: column with the weight of each row; default, a column "weight" if there is one.

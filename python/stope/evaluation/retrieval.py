@@ -16,7 +16,6 @@ from stope._kinds import at_least, kinds, mapping_of_mappings, matrix, maybe, st
 from stope.data import Collection, Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.evaluation.metrics import Evaluation, evaluate
-from stope.lists import Lists
 from stope.retrieval import DenseRetriever
 
 
@@ -83,7 +82,7 @@ class RetrievalEvaluation:
         k: int = 100,
     ) -> RetrievalEvaluation:
         """Take these queries of `pairs`, their positives as judgements, and the whole corpus."""
-        positives = Lists(*pairs.positives)
+        positives = pairs.positives
         qrels = {
             pairs.query_ids[query]: {pairs.corpus_ids[row]: 1 for row in positives.row(query)}
             for query in queries

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from stope._checks import integer, real
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator, titled
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator
 from stope.data.raw_pairs.splitting import sentences, tokens
+from stope.data.readers.fields import join_title
 
 
 def inverse_cloze(
@@ -64,7 +65,7 @@ def inverse_cloze(
                 start, end = long_enough[place]
                 whole = random.random() < probability
                 rest = text.strip() if whole else without(text, start, end)
-                yield RawPair(text[start:end], titled(title, rest), row)
+                yield RawPair(text[start:end], join_title(title, rest), row)
 
     return RawPairs(texts, make, first_row)
 

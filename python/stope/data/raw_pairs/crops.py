@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from stope._checks import integer, real
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator, titled
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator
 from stope.data.raw_pairs.splitting import Spans, tokens
+from stope.data.readers.fields import join_title
 
 _DRAWS = 16
 
@@ -87,7 +88,7 @@ def independent_crops(
                     query, positive = crop(text, window, random), crop(text, window, random)
                     if query != positive:
                         count += 1
-                        yield RawPair(query, titled(title, positive), row)
+                        yield RawPair(query, join_title(title, positive), row)
                         break
             if not count:
                 pairs.skipped["crops all the same"] += 1

@@ -121,11 +121,6 @@ def generator(seed: int, row: int) -> np.random.Generator:
     return np.random.default_rng([seed, row])
 
 
-def titled(title: str, text: str) -> str:
-    """Title and text as a collection joins them."""
-    return f"{title} {text}" if title else text
-
-
 def _two(row: Any, number: int) -> tuple[str, str]:
     good = isinstance(row, (tuple, list)) and len(row) == 2
     if not good or not all(isinstance(part, str) for part in row):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from stope._checks import integer, shown
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, titled
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows
 from stope.data.raw_pairs.splitting import tokens
+from stope.data.readers.fields import join_title
 
 Generate = Callable[[list[str]], Sequence[str] | Sequence[Sequence[str]]]
 
@@ -109,7 +110,7 @@ def query_as_context(
             if len(tokens(text)) < min_tokens:
                 pairs.skipped["too short"] += 1
                 continue
-            batch.append((row, titled(title, text)))
+            batch.append((row, join_title(title, text)))
             if len(batch) == batch_size:
                 yield from ask(batch)
                 batch = []

@@ -8,8 +8,9 @@ import numpy as np
 
 from stope._checks import integer, real, shown
 from stope.data.raw_pairs.cloze import without
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator, titled
+from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator
 from stope.data.raw_pairs.splitting import Spans, tokens
+from stope.data.readers.fields import join_title
 
 _DRAWS = 16
 
@@ -108,7 +109,7 @@ def recurring_spans(
                 if made is None or made in seen:
                     continue
                 seen.add(made)
-                yield RawPair(made[0], titled(title, made[1]), row)
+                yield RawPair(made[0], join_title(title, made[1]), row)
                 if len(seen) == pairs_per_row:
                     break
             if not seen:

@@ -82,8 +82,8 @@ def iter_documents(
 
     Args:
         source: see `read_rows`; also .txt (.txt.gz) with one document a line, empty lines skipped.
-        text_column: name of the column; None looks for the first of `columns.TEXT_COLUMNS` in the
-            first row, and puts the column "title", if there is one, in front of it.
+        text_column: None looks for the first of `columns.TEXT_COLUMNS` in the first row, and puts
+            the column "title", if there is one, in front of it.
         id_column: name of the column; None looks for the first of `columns.ID_COLUMNS`. Where there
             is none, ids are the numbers of the documents from "0".
         ids: "needed" where the ids will meet those of another file: numbers then stand in only
@@ -126,10 +126,8 @@ def read_queries(
     What is not explained here is as in `iter_documents`.
 
     Args:
-        query_column: name of the column; None looks for the first of `columns.QUERY_COLUMNS`, then
-            of `columns.TEXT_COLUMNS`.
-        query_id_column: name of the column; None looks for the first of `columns.QUERY_ID_COLUMNS`,
-            then of `columns.ID_COLUMNS`.
+        query_column: None looks for the first of `columns.QUERY_COLUMNS`, then of TEXT_COLUMNS.
+        query_id_column: likewise of QUERY_ID_COLUMNS, then of ID_COLUMNS.
 
     Example:
         >>> read_queries([{"qid": "q1", "query": "what is ore"}])
