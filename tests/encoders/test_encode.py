@@ -52,11 +52,11 @@ def test_batches_must_have_one_width():
 @pytest.mark.parametrize(
     ("texts", "kind", "said"),
     [
-        ("ore", TypeError, "queries is one string"),
-        ([1], TypeError, r"queries\[0\] is int, not a string"),
-        ([], ValueError, "queries is empty"),
-        ({"ore": 1}, TypeError, "queries is {'ore': 1}; give a list of strings"),
-        (None, TypeError, "queries is None; give a list of strings"),
+        ("ore", TypeError, "texts is one string"),
+        ([1], TypeError, r"texts\[0\] is int, not a string"),
+        ([], ValueError, "texts is empty"),
+        ({"ore": 1}, TypeError, "texts is {'ore': 1}; give a list of strings"),
+        (None, TypeError, "texts is None; give a list of strings"),
     ],
 )
 def test_texts_are_lists_of_strings(texts, kind, said):
