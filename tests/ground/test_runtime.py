@@ -375,6 +375,32 @@ def test_import_needs_numpy_only(succeeds):
     )
 
 
+@pytest.mark.parametrize(
+    ("module", "library"),
+    [
+        ("stope.torch", "torch"),
+        ("stope.training", "pydantic"),
+        ("stope.runs", "pydantic"),
+        ("stope.adapters", "pydantic"),
+        ("stope.demo", "pydantic"),
+        ("stope.integrations.sentence_transformers.loss", "sentence_transformers"),
+    ],
+)
+def test_a_room_without_its_library_names_the_command(succeeds, module, library):
+    text = succeeds(
+        f"""
+        import sys
+        sys.modules["{library}"] = None
+        try:
+            import {module}
+        except ImportError as error:
+            print(error)
+        """
+    )
+    command = 'pip install "stope[train]"'
+    assert text.strip() == f"{library} is not installed. Install it with: {command}"
+
+
 def test_import_is_quick(succeeds):
     stdout = succeeds(
         """

@@ -6,14 +6,18 @@ a function is called.
 
 from typing import TYPE_CHECKING, Any
 
+from stope._extras import need
 from stope._moved import moved_names
-from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed
-from stope.training.losses import contrastive_loss
-from stope.training.negatives.live import LiveNegatives
-from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun
-from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart
-from stope.training.rows import pairs_dataset, training_dataset
-from stope.training.trainer import TrainingReport, train
+
+need("pydantic", extra="train")  # a sentence where it is missing, before the imports below need it
+
+from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed  # noqa: E402
+from stope.training.losses import contrastive_loss  # noqa: E402
+from stope.training.negatives.live import LiveNegatives  # noqa: E402
+from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun  # noqa: E402
+from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart  # noqa: E402
+from stope.training.rows import pairs_dataset, training_dataset  # noqa: E402
+from stope.training.trainer import TrainingReport, train  # noqa: E402
 
 if TYPE_CHECKING:
     from stope.training.callbacks.tasks import NegativeRefreshCallback
