@@ -13,6 +13,10 @@ POSITIVE_COLUMNS = (
     "positives",
     "pos",
     "positive_passages",
+    "positive_passage",
+    "positive_ctxs",
+    "positive_document",
+    "positive_text",
     "document",
     "documents",
     "passage",
@@ -33,11 +37,25 @@ ID_COLUMNS = (
 )
 QUERY_ID_COLUMNS = ("query_id", "query-id", "queryid", "qid", "question_id", "question-id")
 # A number here says whether a row's document answers its query.
-LABEL_COLUMNS = ("label", "labels", "relevance", "grade", "is_relevant", "is_positive", "rel")
+LABEL_COLUMNS = (
+    *("label", "labels", "relevance", "grade", "rel", "relevant", "is_relevant", "is_positive"),
+    *("is_selected", "is_answer", "is_correct", "is_match"),
+)
 # A number here may say so; where the border lies nobody but the user knows.
-SCORE_COLUMNS = ("score", "scores", "similarity", "similarity_score", "sim_score")
+SCORE_COLUMNS = (
+    *(
+        "score",
+        "scores",
+        "similarity",
+        "similarity_score",
+        "sim_score",
+        "relevance_score",
+        "rating",
+    ),
+)
 _NEGATIVE = re.compile(
-    r"(hard[_-]?)?neg(ative)?s?(_passages|(_document)?_ids?)?[_-]?([0-9]*)", re.IGNORECASE
+    r"(hard[_-]?)?neg(ative)?s?(_(?:passage|ctx|document|doc|text)s?|(_document)?_ids?)?[_-]?([0-9]*)",
+    re.IGNORECASE,
 )
 
 
