@@ -16,6 +16,7 @@ from command import call, folder, one_sentence, texts
 
 import stope.torch
 from stope.adapters import train_adapter
+from stope.data import Pairs
 from stope.demo.python_corpus import read_python
 from stope.encoders import static_encoder
 from stope.encoders.versions import part
@@ -262,6 +263,20 @@ def test_refused(encoder):
     theirs = getattr(part("losses"), RANKING)(encoder)
     with pytest.raises(ValueError, match=f'a column "weight", which {RANKING} would read as text'):
         train(encoder, dataset.add_column("weight", [1.0] * len(QUERIES)), loss=theirs)
+    another = contrastive_loss(copy.deepcopy(encoder))
+    with pytest.raises(ValueError, match="loss is a InfoNCELoss of another model, so this one wou"):
+        train(encoder, rows, loss=another)
+
+
+def test_the_librarys_losses_take_pairs(encoder):
+    texts = list(zip(QUERIES, POSITIVES, strict=True))
+    of_pairs, of_rows = copy.deepcopy(encoder), copy.deepcopy(encoder)
+    theirs = getattr(part("losses"), RANKING)
+    pairs = Pairs.from_texts(QUERIES, POSITIVES)
+    options = {"epochs": 2, "batch_size": 7, "seed": 3}
+    assert train(of_pairs, pairs, loss=theirs(of_pairs), **options).steps == 4
+    train(of_rows, texts, loss=theirs(of_rows), **options)
+    assert np.array_equal(of_pairs.encode(QUERIES), of_rows.encode(QUERIES))
 
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf"), None, "2"])

@@ -11,7 +11,7 @@ from stope.encoders.versions import is_static
 from stope.progress import Progress, silent
 from stope.training.options import Part
 from stope.training.recipe import Recipe, SchedulePart
-from stope.training.rows import as_rows
+from stope.training.rows import ROW, as_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -137,8 +137,11 @@ def train(
         chosen, loss = chosen.with_options(loss=loss), None
     dataset, table = as_rows(examples, columns)
     need("sentence_transformers", extra="train")
+    from stope.integrations.sentence_transformers.loss import infonce_in
     from stope.training.library_trainer import Job, run_job
 
+    if table.pairs is not None and loss is not None and infonce_in(loss) is None:
+        dataset = dataset.remove_columns(ROW)  # for stope's losses; others would read it as text
     schedule = _schedule(chosen, len(dataset), static=is_static(model))
     chosen = chosen.model_copy(update={"schedule": schedule})
     job = Job(model, dataset, table, chosen, loss, evaluation, progress, say or silent, resume)
@@ -216,7 +219,13 @@ def _check_loss(job: Job) -> None:
             f"{changes[0]} was given, which is for the recipe's loss; leave it out, or give it to "
             f"the {type(job.loss).__name__} that is given"
         )
-    if infonce_in(job.loss) is not None:  # any loss of stope takes the rest
+    ours = infonce_in(job.loss)
+    if ours is not None:  # any loss of stope takes the rest
+        if ours.model is not job.model:
+            raise ValueError(
+                f"loss is a {type(job.loss).__name__} of another model, so this one would not "
+                "change; make the loss with the model that is trained"
+            )
         return
     for option, name in (
         ("weighting", "weighting"),
