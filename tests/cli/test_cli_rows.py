@@ -60,6 +60,23 @@ def test_rows_without_text(call, files):
     assert "left out: 1 rows without text" in done.stderr
 
 
+def test_train_reads_labels_as_mine_does(call, files):
+    pytest.importorskip("sentence_transformers", reason="needs the extra train")
+    scored = [
+        {"query": row["query"], "document": row["document"], "score": n % 2 or 0.2}
+        for n, row in enumerate(ROWS)
+    ]
+    write_jsonl(files / "rows.jsonl", [*scored, {**scored[0], "query": " "}])
+    done = call("train", "rows.jsonl", code=1)
+    assert "answer with --min-relevance, or read every row as a positive with --ignore-labels" in (
+        one_sentence(done.stderr)
+    )
+    options = ("--skip-empty", "--min-relevance", "0.5", "--epochs", "1", "--batch-size", "4")
+    done = call("train", "rows.jsonl", *options, "-o", "model")
+    assert "6 queries" in done.stderr
+    assert "1 rows without text" in done.stderr
+
+
 def test_search_makes_no_ids_up(call, files):
     write_jsonl(files / "q.jsonl", [{"key": "K1", "query": "word1"}])
     done = call("search", "q.jsonl", "c.jsonl", code=1)

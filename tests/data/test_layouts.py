@@ -23,7 +23,7 @@ from stope.data import (
 # --- labels -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("column", ["label", "Relevance", "grade", "is_relevant"])
+@pytest.mark.parametrize("column", ["label", "Relevance", "grade", "is_relevant", "is_selected"])
 @pytest.mark.parametrize("no", [0, "0", False, 0.0, -1])
 def test_a_row_labelled_0_is_no_positive(column, no):
     rows = [
@@ -133,7 +133,8 @@ def test_every_format_is_read_whole(tmp_path, format, scores, ending):
 @pytest.mark.parametrize(
     "names",
     [["neg"], ["negative"], ["negatives"], ["hard_negatives"], ["negative_passages"],
-     ["negative_1", "negative_2"], ["neg1", "neg2"], ["hard_negative_2", "hard_negative_10"]],
+     ["negative_1", "negative_2"], ["neg1", "neg2"], ["hard_negative_2", "hard_negative_10"],
+     ["hard_negative_ctxs"], ["negative_text_1", "negative_text_2"]],
 )  # fmt: skip
 def test_negatives_under_every_usual_name(names):
     texts = [f"n{place}" for place in range(2)]
@@ -235,6 +236,16 @@ def test_positives_that_are_ids(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "positive_id": "9"}])
     with pytest.raises(ValueError, match=r"p\.jsonl:1: names the positive '9', an id that the cor"):
         read_source(source)
+
+
+def test_ids_are_not_read_as_texts(tmp_path):
+    write_jsonl(tmp_path / "c.jsonl", [{"_id": f"d{n}", "text": f"t{n}"} for n in range(4)])
+    write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "answer": "d2"}])
+    with pytest.raises(ValueError, match=r"are ids of the corpus, such as 'd2'; give positive_ids"):
+        read_source(Source(tmp_path / "p.jsonl", corpus=tmp_path / "c.jsonl"))
+    write_jsonl(tmp_path / "c.jsonl", [{"_id": "d2", "text": "pit"}, {"_id": "x", "text": "D2"}])
+    pairs = read_source(Source(tmp_path / "p.jsonl", corpus=tmp_path / "c.jsonl")).pairs
+    assert [pairs.corpus_ids[row] for row in pairs.positives.ids] == ["x"]
 
 
 def test_lines_of_one_query_may_repeat_its_id(tmp_path):

@@ -167,6 +167,10 @@ def train(
     text_column: options.CorpusColumn = None,
     id_column: options.IdColumn = None,
     positive_ids: options.PositivesAreIds = False,
+    label_column: options.LabelColumn = None,
+    min_relevance: options.MinRelevance = None,
+    ignore_labels: options.IgnoreLabels = False,
+    skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -216,6 +220,10 @@ def train(
             "text_column": text_column,
             "id_column": id_column,
             "positive_ids": positive_ids,
+            "label_column": label_column,
+            "min_relevance": min_relevance,
+            "ignore_labels": ignore_labels,
+            "skip_empty": skip_empty,
         }
         _check_files(pairs, corpus, num_negatives, output, resume)
         sections: dict[str, Any] = {

@@ -26,7 +26,7 @@ from stope.data.readers.columns import negative_columns_of
 from stope.data.readers.examples import NO_ANSWER, Layout, TrainingExample, counted, iter_examples
 from stope.data.readers.fields import cell_number, names
 from stope.data.readers.tables import read_rows
-from stope.data.readers.texts import Document, iter_documents, read_queries
+from stope.data.readers.texts import Document, iter_documents, read_queries, refuse_ids
 from stope.data.readers.trec import read_qrels
 from stope.data.source_data import SourceData
 from stope.data.text_identity import text_key
@@ -284,6 +284,8 @@ def _from_rows(source: Source, path: Path) -> SourceData:
     if not lines:
         left_out[NO_ANSWER] += len(wrong)
         raise ValueError(f"{path} holds no pairs{counted(left_out)}")
+    if by_id is None:
+        refuse_ids([text for line in lines for text in line.positives], documents, path)
     pairs, lines_of = _pairs_of(lines, documents, path)
     # A pair that stands in several lines is one row: with the mean of their numbers.
     columns = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
-from stope._checks import choice, flag
+from stope._checks import choice, flag, shown
 from stope._kinds import kinds, mapping, maybe, string
 from stope.data.readers.columns import (
     ID_COLUMNS,
@@ -20,6 +21,7 @@ from stope.data.readers.columns import (
 from stope.data.readers.fields import Row, id_of, join_title, names, require, text_of
 from stope.data.readers.lines import plain_name, read_lines
 from stope.data.readers.tables import Source, read_rows, source_name
+from stope.data.text_identity import text_key
 
 Ids = Literal["usual", "needed", "named"]
 
@@ -214,3 +216,15 @@ class _Reader(NamedTuple):
                 f"{where}: no id column among {names(row)}; name it with {argument}{instead}"
             )
         return name
+
+
+def refuse_ids(positives: Sequence[str], documents: Mapping[str, Document], path: Path) -> None:
+    """Refuse positives that are all ids of the corpus, which would be read as texts."""
+    if not documents or not all(text in documents for text in positives):
+        return
+    known = {text_key(document.text) for document in documents.values()}
+    if not any(text_key(text) in known for text in positives):
+        raise ValueError(
+            f"{path}: the positives are ids of the corpus, such as {shown(positives[0])}; give "
+            "positive_ids=True"
+        )
