@@ -232,7 +232,9 @@ def _check_tensor(value: Any, name: str) -> None:
 def _one_number(value: Any, name: str) -> Any:
     # A Python number becomes float64, so that the core sees the very number that was given.
     if not isinstance(value, torch.Tensor):
-        if getattr(value, "ndim", 0) or not hasattr(value, "__float__"):
+        # torch.compile knows the kind of its symbols, not their attributes.
+        plain = isinstance(value, (int, float))
+        if not plain and (getattr(value, "ndim", 0) or not hasattr(value, "__float__")):
             raise TypeError(f"{name} is {shown(value)}; give a number")
         return torch.tensor(float(value), dtype=torch.float64)
     if value.numel() != 1:
