@@ -148,3 +148,11 @@ def test_rows_and_negatives_are_told_apart(call, folder):
                 "--query-embeddings", "q41.npy", "-n", 2)  # fmt: skip
     assert "queries with several positives: 1; rows of the format triplet repeat" in done.stderr
     assert len(list(read_jsonl(folder / "negatives.jsonl"))) == 82
+
+
+def test_one_pair_is_too_few_to_train_on(call, folder):
+    (folder / "single.tsv").write_text("query\tpositive\nw1 w2\tw1 w2 w3\n")
+    said = one_sentence(call("mine", "single.tsv", "corpus.jsonl", code=1).stderr)
+    assert "one pair is too few" in said
+    assert "--encoder" in said
+    assert not (folder / "negatives.jsonl").exists()

@@ -322,8 +322,13 @@ def _trained_here(pairs: Pairs, bars: terminal.Bars) -> Any:
     from stope.encoders import static_encoder
     from stope.training import pairs_dataset, train
 
-    model = static_encoder(pairs.corpus_texts + pairs.query_texts)
     examples = pairs_dataset(pairs)
+    if len(examples) < 2:
+        raise ValueError(
+            "one pair is too few to train a static encoder on; give more pairs, or an --encoder "
+            "that is trained"
+        )
+    model = static_encoder(pairs.corpus_texts + pairs.query_texts)
     size = batch_size_for(len(examples))
     if not train(model, examples, batch_size=size, progress=bars.stage("training")).steps:
         raise ValueError(
