@@ -52,6 +52,13 @@ def test_what_search_wrote_is_evaluated_one_query_too(call, untidy):
     assert (row["mean"], row["low"], row["difference"]["p_value"]) == (1.0, None, None)
 
 
+def test_an_unknown_metric_is_the_options_fault(call, untidy):
+    said = usage_error(call("evaluate", "nope.trec", "one.tsv", "-m", "foo@10", code=2))
+    assert "Invalid value for --metric: 'foo@10', an unknown name; use nDCG@k" in said
+    said = usage_error(call("evaluate", "one.tsv", "one.tsv", "-m", "nDCG@0", code=2))
+    assert '--metric: metric "nDCG@0" has the cutoff 0' in said
+
+
 def test_control_characters_reach_no_terminal(call, untidy):
     done = call("search", "q [red].csv", "c [b].csv", "--text-column", "\x1b]0;x\x07", code=1)
     assert "\x1b" not in done.stderr

@@ -76,6 +76,8 @@ def evaluate(
     from stope.evaluation import evaluate as score
 
     names = tuple(metric) if metric else ("nDCG@10", "MRR@10", "R@100")
+    for name in names:
+        _check_metric(name)
     judged = read_qrels(qrels)
     results = read_run(run)
     scored = _of_file(run, lambda: score(results, judged, names))
@@ -111,6 +113,17 @@ def evaluate(
     unjudged = sum(query not in judged for query in results)
     if unjudged:
         terminal.say(f"{run}: queries without judgements are left out, {unjudged:,} of them.")
+
+
+def _check_metric(name: str) -> None:
+    """Refuse an unknown metric before a file is read, by the option's name."""
+    from stope.evaluation.metrics import parse_metric
+
+    try:
+        parse_metric(name)
+    except ValueError as error:
+        said = str(error).removeprefix("metrics has ")
+        raise typer.BadParameter(said, param_hint="--metric") from None
 
 
 def _of_file(path: Path, work: Callable[[], Evaluation]) -> Evaluation:

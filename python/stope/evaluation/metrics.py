@@ -108,7 +108,7 @@ def evaluate(
     names = list(metrics)
     if not names:
         raise ValueError('metrics is empty; name at least one, for example "nDCG@10"')
-    parsed = {name: _parse(name) for name in names}
+    parsed = {name: parse_metric(name) for name in names}
     if len(parsed) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f'metrics names "{twice}" twice; name it once')
@@ -224,7 +224,8 @@ def _check_document(query: str, document: Any) -> None:
         )
 
 
-def _parse(name: Any) -> tuple[str, int | None, int | None]:
+def parse_metric(name: Any) -> tuple[str, int | None, int | None]:
+    """The library's name of a metric, the least relevance that counts, and the cutoff."""
     if not isinstance(name, str):
         raise TypeError(f'metrics has {shown(name)}; give names, such as "nDCG@10"')
     match = _METRIC.fullmatch(name)
