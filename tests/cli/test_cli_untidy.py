@@ -52,11 +52,25 @@ def test_what_search_wrote_is_evaluated_one_query_too(call, untidy):
     assert (row["mean"], row["low"], row["difference"]["p_value"]) == (1.0, None, None)
 
 
+def test_numbers_in_place_of_ids_are_told(call, folder):
+    (folder / "q.txt").write_text("iron ore\nsilver mine\n")
+    (folder / "c.txt").write_text("the iron ore\nthe silver mine\na pump\n")
+    (folder / "j.tsv").write_text("query-id\tcorpus-id\tscore\n0\td1\t1\n1\td2\t1\n")
+    done = call("search", "q.txt", "c.txt", "-o", "run.trec")
+    assert "q.txt: the queries go by their row, 0 to 1; judgements need the same" in done.stderr
+    assert "c.txt: the documents go by their row, 0 to 2" in done.stderr
+    done = call("evaluate", "run.trec", "j.tsv")
+    assert "no document of run.trec is judged for any query, so all numbers are 0" in done.stderr
+    assert "its ids are as '0', those of the judgements as 'd1'" in done.stderr
+    done = call("search", "queries.jsonl", "corpus.jsonl", "-o", "run.trec")
+    assert "go by their row" not in done.stderr
+
+
 def test_an_unknown_metric_is_the_options_fault(call, untidy):
-    said = usage_error(call("evaluate", "nope.trec", "one.tsv", "-m", "foo@10", code=2))
-    assert "Invalid value for --metric: 'foo@10', an unknown name; use nDCG@k" in said
-    said = usage_error(call("evaluate", "one.tsv", "one.tsv", "-m", "nDCG@0", code=2))
-    assert '--metric: metric "nDCG@0" has the cutoff 0' in said
+    said = one_sentence(call("evaluate", "nope.trec", "one.tsv", "-m", "foo@10", code=1).stderr)
+    assert said.startswith("--metric: 'foo@10', an unknown name; use nDCG@k")
+    said = one_sentence(call("evaluate", "one.tsv", "one.tsv", "-m", "nDCG@0", code=1).stderr)
+    assert said == '--metric: metric "nDCG@0" has the cutoff 0; it must be at least 1.'
 
 
 def test_control_characters_reach_no_terminal(call, untidy):

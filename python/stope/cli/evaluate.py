@@ -13,6 +13,7 @@ from stope.cli import options, terminal
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
+    from stope.data import Qrels, Run
     from stope.evaluation import Evaluation
 
 
@@ -110,9 +111,21 @@ def evaluate(
                 f"{path} has no document for {evaluation.num_empty:,} of "
                 f"{evaluation.num_queries:,} judged queries, which score 0."
             )
+    _warn_of_other_ids(run, results, judged)
     unjudged = sum(query not in judged for query in results)
     if unjudged:
         terminal.say(f"{run}: queries without judgements are left out, {unjudged:,} of them.")
+
+
+def _warn_of_other_ids(path: Path, run: Run, judged: Qrels) -> None:
+    """Say so where no document of the run is judged for any query: the ids are not the same."""
+    known = {document for documents in judged.values() for document in documents}
+    names = [document for documents in run.values() for document in documents]
+    if known.isdisjoint(names):
+        terminal.say(
+            f"no document of {path} is judged for any query, so all numbers are 0; its ids are as "
+            f"{names[0]!r}, those of the judgements as {min(known)!r}."
+        )
 
 
 def _check_metric(name: str) -> None:
@@ -122,8 +135,7 @@ def _check_metric(name: str) -> None:
     try:
         parse_metric(name)
     except ValueError as error:
-        said = str(error).removeprefix("metrics has ")
-        raise typer.BadParameter(said, param_hint="--metric") from None
+        raise ValueError(f"--metric: {str(error).removeprefix('metrics has ')}") from None
 
 
 def _of_file(path: Path, work: Callable[[], Evaluation]) -> Evaluation:

@@ -151,6 +151,8 @@ def search(
         corpus_ids, corpus_texts = read_texts(
             corpus, text_column, id_column, ids="needed", skip_empty=skip_empty
         )
+        _say_numbered(queries, query_ids, "queries")
+        _say_numbered(corpus, corpus_ids, "documents")
     if k is not None and k > len(corpus_ids):
         raise ValueError(f"-k is {k} but the corpus has {len(corpus_ids)} documents; lower it")
     if not as_json:
@@ -216,6 +218,15 @@ def _refuse_idle(context: typer.Context, method: Method, *, as_json: bool, embed
         without_effect(context, ["corpus_prompt"], "it has no effect beside --corpus-embeddings")
     if as_json:
         without_effect(context, ["tag"], "JSON lines have no tag")
+
+
+def _say_numbered(source: Path, ids: list[str], what: str) -> None:
+    """Say that rows go by their numbers, which judgements know only if they were made so."""
+    if all(name == str(row) for row, name in enumerate(ids)):
+        terminal.say(
+            f"{source}: the {what} go by their row, 0 to {len(ids) - 1}; judgements need the same "
+            "ids, or the file a column of ids."
+        )
 
 
 def _check_ids(source: object, ids: list[str], what: str) -> None:
