@@ -268,6 +268,15 @@ def test_refused(encoder):
         train(encoder, rows, loss=another)
 
 
+def test_wrong_kinds_are_named(encoder):
+    rows = list(zip(QUERIES, POSITIVES, strict=True))
+    with pytest.raises(TypeError, match="model is 'minilm'; give a SentenceTransformer, such as"):
+        train("minilm", rows)
+    for name in ("loss", "evaluation"):
+        with pytest.raises(TypeError, match=f"{name} is 3; give something to call, or leave it"):
+            train(encoder, rows, **{name: 3})
+
+
 def test_the_librarys_losses_take_pairs(encoder):
     texts = list(zip(QUERIES, POSITIVES, strict=True))
     of_pairs, of_rows = copy.deepcopy(encoder), copy.deepcopy(encoder)

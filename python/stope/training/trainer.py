@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stope._checks import shown
 from stope._extras import need
 from stope.encoders.versions import is_static
 from stope.progress import Progress, silent
@@ -135,6 +136,7 @@ def train(
         chosen, loss = chosen.with_options(query_side=loss), None
     elif isinstance(loss, Mapping | Part):
         chosen, loss = chosen.with_options(loss=loss), None
+    _check_kinds(model, loss, evaluation)
     dataset, table = as_rows(examples, columns)
     need("sentence_transformers", extra="train")
     from stope.integrations.sentence_transformers.loss import infonce_in
@@ -147,6 +149,17 @@ def train(
     job = Job(model, dataset, table, chosen, loss, evaluation, progress, say or silent, resume)
     _check(job)
     return run_job(job)
+
+
+def _check_kinds(model: Any, loss: Any, evaluation: Any) -> None:
+    if not callable(getattr(model, "encode", None)) or not hasattr(model, "training"):
+        raise TypeError(
+            f"model is {shown(model)}; give a SentenceTransformer, such as "
+            "stope.encoders.load_encoder(path)"
+        )
+    for name, value in (("loss", loss), ("evaluation", evaluation)):
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} is {shown(value)}; give something to call, or leave it out")
 
 
 def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
