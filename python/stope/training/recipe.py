@@ -65,7 +65,11 @@ class LossPart(Part):
         Real | None, Field(description="of objective sigmoid: added to its logits; default -10")
     ] = None
     beta: Annotated[
-        Real | None, Field(description="of objective hardness: how much harder negatives count")
+        Real | None,
+        Field(
+            description="of objective hardness: how much harder negatives count, "
+            "default 0 (all alike)"
+        ),
     ] = None
     positive_prior: Annotated[
         Real | None, Field(description="of objective hardness: share of positives among negatives")
