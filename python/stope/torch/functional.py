@@ -234,7 +234,7 @@ def _one_number(value: Any, name: str) -> Any:
     if not isinstance(value, torch.Tensor):
         # torch.compile knows the kind of its symbols, not their attributes.
         plain = isinstance(value, (int, float))
-        if not plain and (getattr(value, "ndim", 0) or not hasattr(value, "__float__")):
+        if not plain and (getattr(value, "ndim", False) or not hasattr(value, "__float__")):
             raise TypeError(f"{name} is {shown(value)}; give a number")
         return torch.tensor(float(value), dtype=torch.float64)
     if value.numel() != 1:
