@@ -39,7 +39,6 @@ MODULES = {
     "stope.training.adapters": "stope.adapters",
     "stope.training.configuration": "stope.runs",
     "stope.training.evaluation": "stope.evaluation.retrieval",
-    "stope.training.dataset": "stope.training.rows",
     "stope.training.folder": "stope.encoders.models",
     "stope.training.log": "stope.training.callbacks.log",
     "stope.training.lora": "stope.encoders.lora",

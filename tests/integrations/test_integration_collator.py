@@ -19,7 +19,7 @@ from stope.integrations.sentence_transformers import (
     InfoNCELoss,
 )
 from stope.integrations.sentence_transformers.identity import united
-from stope.integrations.sentence_transformers.rows import UNKNOWN, id_number
+from stope.integrations.sentence_transformers.row_table import UNKNOWN, id_number
 from stope.torch import infonce
 from stope.training import contrastive_loss
 

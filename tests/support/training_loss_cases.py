@@ -16,7 +16,8 @@ from stope import weighting as w
 from stope.data import Pairs
 from stope.encoders import static_encoder
 from stope.integrations.sentence_transformers import InfoNCECollator
-from stope.training.rows import RowTable, columns_of
+from stope.integrations.sentence_transformers.columns import columns_of
+from stope.integrations.sentence_transformers.row_table import RowTable
 
 WORDS = ["iron", "copper", "silver", "granite", "basalt", "quartz", "coal"]
 WORDS += ["marble", "slate", "gold", "tin", "lead", "zinc", "clay"]

@@ -29,9 +29,10 @@ from training_loss_cases import (
 
 from stope import weighting as w
 from stope.integrations.sentence_transformers import Clock
+from stope.integrations.sentence_transformers.columns import check_columns
+from stope.integrations.sentence_transformers.row_table import RowTable, text_numbers
 from stope.torch.distributed import average_gradients
 from stope.training import contrastive_loss
-from stope.training.rows import RowTable, check_columns, text_numbers
 
 
 @pytest.fixture

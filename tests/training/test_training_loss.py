@@ -21,9 +21,9 @@ from stope.demo.python_corpus import read_python
 from stope.encoders import static_encoder
 from stope.encoders.versions import part
 from stope.integrations.sentence_transformers import InfoNCECollator
+from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.training import contrastive_loss, train, training_dataset
 from stope.training.batches import Distinct
-from stope.training.rows import RowTable
 
 WORDS = ["iron", "copper", "silver", "granite", "basalt", "quartz", "coal"]
 WORDS += ["marble", "slate", "gold", "tin", "lead", "zinc", "clay"]

@@ -20,11 +20,11 @@ from stope.data import SourceData
 from stope.data.sources import WEIGHT
 from stope.encoders import EmbeddingCache
 from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
+from stope.integrations.sentence_transformers.columns import SOURCE
 from stope.progress import Progress
 from stope.retrieval import DenseRetriever
 from stope.runs.config import Config
 from stope.training.callbacks.log import TrainingLog
-from stope.training.rows import SOURCE
 from stope.training.trainer import TrainingReport
 
 

@@ -18,10 +18,10 @@ from stope.runs.config import Config
 from stope.runs.folder import RunFolder
 from stope.runs.judging import Judges, judges
 from stope.runs.sections import MinedFile
+from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import AnyPart
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe
-from stope.training.rows import pairs_dataset, training_dataset
 from stope.training.trainer import TrainingReport, train
 from stope.training.while_training import threads
 

@@ -12,11 +12,11 @@ from stope._moved import moved_names
 need("pydantic", extra="train")  # a sentence where it is missing, before the imports below need it
 
 from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed  # noqa: E402
+from stope.training.dataset import pairs_dataset, training_dataset  # noqa: E402
 from stope.training.losses import contrastive_loss  # noqa: E402
 from stope.training.negatives.live import LiveNegatives  # noqa: E402
 from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun  # noqa: E402
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart  # noqa: E402
-from stope.training.rows import pairs_dataset, training_dataset  # noqa: E402
 from stope.training.trainer import TrainingReport, train  # noqa: E402
 
 if TYPE_CHECKING:

@@ -21,7 +21,9 @@ from stope.encoders.encode import encode_queries
 from stope.encoders.lora import low_rank
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers import Clock, InfoNCECollator
+from stope.integrations.sentence_transformers.columns import SOURCE, WEIGHT, check_columns
 from stope.integrations.sentence_transformers.loss import infonce_in
+from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first
@@ -34,11 +36,11 @@ from stope.training.callbacks.checkpoint import (
 )
 from stope.training.callbacks.log import TrainingLog
 from stope.training.callbacks.tasks import InOrder, LogSteps, RefreshNegatives, Session
+from stope.training.dataset import fingerprint_rows
 from stope.training.losses import contrastive_loss
 from stope.training.negatives.query_side import QuerySideLoss
 from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
-from stope.training.rows import SOURCE, WEIGHT, RowTable, check_columns, fingerprint_rows
 from stope.training.trainer import TrainingReport
 from stope.training.while_training import autocast_training, quiet, threads, tokens_once
 

@@ -16,7 +16,7 @@ from stope._extras import need
 from stope._kinds import kinds
 from stope.encoders.encode import has_encode
 from stope.integrations.sentence_transformers.clock import Clock
-from stope.integrations.sentence_transformers.rows import RowTable
+from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.weighting import Weighting
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from stope._checks import shown
 from stope._extras import need
 from stope.encoders.versions import is_static
+from stope.integrations.sentence_transformers.columns import ROW
 from stope.progress import Progress, silent
+from stope.training.dataset import as_rows
 from stope.training.options import Part
 from stope.training.recipe import Recipe, SchedulePart
-from stope.training.rows import ROW, as_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stope._extras import need
 from stope.integrations.sentence_transformers.clock import Clock
-from stope.integrations.sentence_transformers.rows import RowTable
+from stope.integrations.sentence_transformers.row_table import RowTable
 
 if TYPE_CHECKING:
     from stope.integrations.sentence_transformers.cached import CachedInfoNCELoss

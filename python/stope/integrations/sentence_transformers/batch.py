@@ -10,13 +10,9 @@ import numpy as np
 
 import torch
 from stope._checks import shown
+from stope.integrations.sentence_transformers.columns import ROW, WEIGHT, check_labels
 from stope.integrations.sentence_transformers.identity import Names
-from stope.integrations.sentence_transformers.rows import (
-    ROW,
-    UNKNOWN,
-    WEIGHT,
-    check_labels,
-)
+from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.lists import Ids
 
 Features = dict[str, Any]

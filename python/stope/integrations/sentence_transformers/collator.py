@@ -16,16 +16,18 @@ from stope._checks import flag, number
 from stope._kinds import maybe, strings
 from stope.encoders.encode import has_encode
 from stope.encoders.versions import collator_base, reader_of
-from stope.integrations.sentence_transformers.rows import (
+from stope.integrations.sentence_transformers.columns import (
     LOG_WEIGHT,
     ROW,
     SOURCE,
-    UNKNOWN,
     WEIGHT,
     Columns,
-    RowTable,
     check_labels,
     columns_of,
+)
+from stope.integrations.sentence_transformers.row_table import (
+    UNKNOWN,
+    RowTable,
     id_number,
     text_numbers,
 )

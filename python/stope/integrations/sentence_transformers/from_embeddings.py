@@ -18,7 +18,7 @@ from stope.integrations.sentence_transformers.identity import (
     known_pairs,
 )
 from stope.integrations.sentence_transformers.queue import DocumentQueue
-from stope.integrations.sentence_transformers.rows import UNKNOWN, RowTable
+from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores
 from stope.torch.distributed import gather_rows, world_size
 from stope.torch.functional import computes_on

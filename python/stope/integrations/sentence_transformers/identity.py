@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import torch
-from stope.integrations.sentence_transformers.rows import UNKNOWN, RowTable
+from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.lists import Ids, Lists
 from stope.torch.distributed import gather_rows, own_rows, world_size
 

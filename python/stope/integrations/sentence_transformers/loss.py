@@ -23,7 +23,7 @@ from stope.integrations.sentence_transformers.from_embeddings import LossOfEmbed
 from stope.integrations.sentence_transformers.guide import guide_features
 from stope.integrations.sentence_transformers.papers import PAPERS
 from stope.integrations.sentence_transformers.queue import DocumentQueue
-from stope.integrations.sentence_transformers.rows import RowTable
+from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import follows_progress
 from stope.torch import InfoNCELoss as OfThisProcess
 from stope.torch.distributed import DistributedInfoNCELoss, sum_of_all, world_size

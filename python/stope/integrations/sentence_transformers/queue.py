@@ -8,7 +8,7 @@ import numpy as np
 
 import torch
 from stope.integrations.sentence_transformers.identity import Names, Peers
-from stope.integrations.sentence_transformers.rows import UNKNOWN
+from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.torch.distributed import gather_rows
 from torch import nn
 

@@ -8,7 +8,7 @@ from typing import Any
 from stope._checks import shown
 from stope._kinds import a, at_least, kinds, matrix, maybe
 from stope.encoders.versions import part
-from stope.integrations.sentence_transformers.rows import SOURCE, WEIGHT
+from stope.integrations.sentence_transformers.columns import SOURCE, WEIGHT
 from stope.training.batches.plans import Plan
 from stope.training.batches.protocol import BatchSpec, RowNumbers, Table
 from stope.training.batches.specs import Distinct

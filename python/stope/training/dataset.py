@@ -1,7 +1,6 @@
-"""What `train` is given to train on: rows of query, positive and any number of hard negatives.
+"""What `train` is given to train on, as a dataset: query, positive, any number of hard negatives.
 
-Which columns mean what, and who is who among the rows, is said by
-`stope.integrations.sentence_transformers.rows`, which the loss reads them by.
+Which columns mean what is said by `stope.integrations.sentence_transformers.columns`.
 """
 
 from __future__ import annotations
@@ -17,34 +16,15 @@ from stope._extras import need
 from stope._kinds import a, at_least, integers, kinds, maybe, sequence, strings
 from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
-from stope.integrations.sentence_transformers.rows import (
+from stope.integrations.sentence_transformers.columns import (
     ROW,
     SOURCE,
-    WEIGHT,
-    Columns,
-    RowTable,
     check_columns,
-    columns_of,
-    text_numbers,
 )
+from stope.integrations.sentence_transformers.row_table import RowTable
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-__all__ = [
-    "ROW",
-    "SOURCE",
-    "WEIGHT",
-    "Columns",
-    "RowTable",
-    "as_rows",
-    "check_columns",
-    "columns_of",
-    "fingerprint_rows",
-    "pairs_dataset",
-    "text_numbers",
-    "training_dataset",
-]
 
 
 def as_rows(
@@ -207,7 +187,7 @@ def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[n
         allowed = len(pairs.corpus_texts) - len(positives)
         if allowed == 0:
             raise ValueError(
-                f"query {pairs.query_ids[row]!r} has every document as a positive; there is no"
+                f"query {shown(pairs.query_ids[row])} has every document as a positive; there is no"
                 " negative to train with"
             )
         missing = np.flatnonzero(filled[row] < 0)
