@@ -52,6 +52,61 @@ def test_samplings_of_mine(call, files):
     assert "it has no effect with --sampling top" in done.stderr
 
 
+@pytest.mark.parametrize(("name", "no"), [("gold", "0"), ("answers", False), ("good", "No")])
+def test_a_column_of_yes_and_no_is_not_overlooked(call, files, name, no):
+    rows = [{**row, name: no if row["label"] == 0 else 1} for row in [*ROWS, *WRONG]]
+    for row in rows:
+        del row["label"]
+    write_jsonl(files / "rows.jsonl", rows)
+    said = one_sentence(call("mine", "rows.jsonl", "c.jsonl", code=1).stderr)
+    assert (
+        f'rows.jsonl:13: the column "{name}", which says yes in some rows and no in others' in said
+    )
+    assert (
+        "name it with --label-column, or read every row as a positive with --ignore-labels" in said
+    )
+    done = call("mine", "rows.jsonl", "c.jsonl", "--ignore-labels", "-n", "3")
+    assert "24 pairs" in done.stderr
+    if no == "0":
+        done = call("mine", "rows.jsonl", "c.jsonl", "--label-column", name, "-n", "3")
+        assert "12 pairs" in done.stderr
+
+
+def test_columns_that_say_something_else_are_left_alone(call, files):
+    rows = [{**row, "label": 1, "page": n, "part": 0} for n, row in enumerate(ROWS)]
+    write_jsonl(files / "rows.jsonl", [{**row, "id": n % 2} for n, row in enumerate(rows)])
+    assert "12 pairs" in call("mine", "rows.jsonl", "c.jsonl", "-n", "3").stderr
+    for row in rows:
+        del row["label"]
+    write_jsonl(files / "rows.jsonl", [{**row, "id": n % 2} for n, row in enumerate(rows)])
+    assert "12 pairs" in call("mine", "rows.jsonl", "c.jsonl", "-n", "3").stderr
+
+
+def test_ids_of_positives_need_the_option(call, files):
+    rows = [{"query": row["query"], "positive_id": f"D{n}"} for n, row in enumerate(ROWS)]
+    write_jsonl(files / "rows.jsonl", rows)
+    said = one_sentence(call("mine", "rows.jsonl", "c.jsonl", code=1).stderr)
+    assert 'no positive column among "positive_id"; name it with --positive-column, or' in said
+    assert 'give --positive-ids and a corpus where "positive_id" holds ids' in said
+    assert "12 pairs" in call("mine", "rows.jsonl", "c.jsonl", "--positive-ids", "-n", "3").stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--max-score", "-9"), "no query has a negative, so nothing was written"),
+        (("-n", "40", "--format", "n-tuple"), "no query has the 40 negatives that a row of n-tup"),
+    ],
+)
+def test_mine_that_finds_nothing_fails(call, files, options, why):
+    done = call("mine", "rows.jsonl", "c.jsonl", *options, "--summary", "s.json", code=1)
+    assert why in one_sentence(done.stderr)
+    assert "lower --num-negatives, or give a larger CORPUS" in done.stderr
+    assert "queries with none" in done.stdout
+    assert not (files / "negatives.jsonl").exists()
+    assert not (files / "s.json").exists()
+
+
 def test_rows_without_text(call, files):
     write_jsonl(files / "rows.jsonl", [*ROWS, {**ROWS[0], "query": " "}])
     done = call("mine", "rows.jsonl", "c.jsonl", code=1)

@@ -63,11 +63,13 @@ def test_two_files_and_a_transformer(call, folder, texts):
 
 
 def test_again_needs_resume_or_another_place(call, folder):
-    call("train", "pairs.tsv", "-o", "m", "--epochs", 1)
+    done = call("train", "pairs.tsv", "-o", "m", "--epochs", 1, "--resume")
+    assert "m.run holds no run to go on with; this one starts afresh." in done.stderr
     kept = weights(folder / "m")
     said = one_sentence(call("train", "pairs.tsv", "-o", "m", "--epochs", 1, code=1).stderr)
     assert said == "cannot write m: it exists and is not an empty folder; name another."
     done = call("train", "pairs.tsv", "-o", "m", "--epochs", 1, "--resume")
+    assert "starts afresh" not in done.stderr
     assert "is a finished run; nothing is left to do" in done.stderr
     assert weights(folder / "m") == kept
     other = call("train", "pairs.tsv", "-o", "m", "--epochs", 2, "--resume", code=1)

@@ -59,9 +59,10 @@ def test_numbers_in_place_of_ids_are_told(call, folder):
     done = call("search", "q.txt", "c.txt", "-o", "run.trec")
     assert "q.txt: the queries go by their row, 0 to 1; judgements need the same" in done.stderr
     assert "c.txt: the documents go by their row, 0 to 2" in done.stderr
-    done = call("evaluate", "run.trec", "j.tsv")
-    assert "no document of run.trec is judged for any query, so all numbers are 0" in done.stderr
-    assert "its ids are as '0', those of the judgements as 'd1'" in done.stderr
+    said = one_sentence(call("evaluate", "run.trec", "j.tsv", "-o", "x.json", code=1).stderr)
+    assert "no document of run.trec is judged for any query, so all numbers would be 0" in said
+    assert "its ids are as '0', those of the judgements as 'd1'; give judgements of the" in said
+    assert not (folder / "x.json").exists()
     done = call("search", "queries.jsonl", "corpus.jsonl", "-o", "run.trec")
     assert "go by their row" not in done.stderr
 

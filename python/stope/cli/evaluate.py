@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stope._checks import shown
 from stope.cli import options, terminal
 from stope.cli.terminal import reported
 
@@ -64,8 +65,8 @@ def evaluate(
 ) -> None:
     """Score a run against judgements, with confidence intervals by bootstrap over queries.
 
-    Every judged query counts; one that the run lacks scores 0. With one judged query there are
-    means and no intervals.
+    Every judged query counts; one that the run lacks scores 0. A run that shares no query or no
+    document with the judgements is refused. With one judged query there are means and no intervals.
 
     [b]Example:[/b] stope evaluate run.trec qrels/test.tsv --baseline bm25.trec
     """
@@ -81,6 +82,7 @@ def evaluate(
         _check_metric(name)
     judged = read_qrels(qrels)
     results = read_run(run)
+    _refuse_other_ids(run, results, judged)
     scored = _of_file(run, lambda: score(results, judged, names))
     other = None
     if baseline is not None:
@@ -111,20 +113,20 @@ def evaluate(
                 f"{path} has no document for {evaluation.num_empty:,} of "
                 f"{evaluation.num_queries:,} judged queries, which score 0."
             )
-    _warn_of_other_ids(run, results, judged)
     unjudged = sum(query not in judged for query in results)
     if unjudged:
         terminal.say(f"{run}: queries without judgements are left out, {unjudged:,} of them.")
 
 
-def _warn_of_other_ids(path: Path, run: Run, judged: Qrels) -> None:
-    """Say so where no document of the run is judged for any query: the ids are not the same."""
+def _refuse_other_ids(path: Path, run: Run, judged: Qrels) -> None:
+    """Refuse a run none of whose documents is judged for any query: the ids are not the same."""
     known = {document for documents in judged.values() for document in documents}
     names = [document for documents in run.values() for document in documents]
-    if known.isdisjoint(names):
-        terminal.say(
-            f"no document of {path} is judged for any query, so all numbers are 0; its ids are as "
-            f"{names[0]!r}, those of the judgements as {min(known)!r}."
+    if names and known and known.isdisjoint(names):
+        raise ValueError(
+            f"no document of {path} is judged for any query, so all numbers would be 0; its ids "
+            f"are as {shown(names[0])}, those of the judgements as {shown(min(known))}; give "
+            "judgements of the corpus that was searched"
         )
 
 

@@ -197,6 +197,7 @@ def mine(
     """Find hard negatives: documents that score high for a query but do not answer it.
 
     The search is exact and limits apply inside it, so a query gets all the negatives that exist.
+    Where no query gets any, nothing is written and the exit code is 1.
 
     [b]Example:[/b] stope mine pairs.tsv corpus.jsonl -o negatives.jsonl --relative-margin 0.05
     """
@@ -271,13 +272,15 @@ def mine(
             cache=cache,
             progress=bars.show,
         )
+    _show(mined)
+    _refuse_none(mined, format)
     written = mined.export(output, format.value, scores=scores)
     if ids is not None:
         write_jsonl(ids, mined.rows())
     if summary is not None:
         with open_atomic(summary) as file:
             file.write(mined.summary().to_json() + "\n")
-    _show(mined, written)
+    _show_written(mined, written)
 
 
 def _refuse_idle(
@@ -338,7 +341,23 @@ def _trained_here(pairs: Pairs, bars: terminal.Bars) -> Any:
     return model
 
 
-def _show(mined: Mined, written: ExportSummary) -> None:
+def _refuse_none(mined: Mined, format: Format) -> None:
+    """Refuse what would be a file without rows, or without a negative in them."""
+    counts, why = mined.summary(), ""
+    if not counts.num_negatives:
+        why = "no query has a negative"
+    elif format is Format.n_tuple and not counts.complete:
+        why = (
+            f"no query has the {counts.num_negatives_wanted} negatives that a row of n-tuple needs"
+        )
+    if why:
+        raise ValueError(
+            f"{why}, so nothing was written; loosen the limits that turned documents away (counts "
+            "above), lower --num-negatives, or give a larger CORPUS"
+        )
+
+
+def _show(mined: Mined) -> None:
     counts = mined.summary()
     rows = [
         ("queries", f"{counts.num_queries:,}"),
@@ -358,9 +377,12 @@ def _show(mined: Mined, written: ExportSummary) -> None:
         rows.append(("score of negatives, median", f"{counts.score_quantiles[2]:.4f}"))
     rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
     terminal.show_table("Hard negatives", ["", ""], rows, named=False)
+
+
+def _show_written(mined: Mined, written: ExportSummary) -> None:
     terminal.tell(f"{written.rows:,} rows in {written.path}")
     several = int((mined.pairs.positives.lengths > 1).sum())
-    if several and written.rows > counts.num_negatives:
+    if several and written.rows > mined.summary().num_negatives:
         terminal.say(
             f"queries with several positives: {several:,}; rows of the format {written.format} "
             "repeat the negatives of a query beside each of them."

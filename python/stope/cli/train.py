@@ -250,6 +250,7 @@ def train(
             }
         config = Config.from_dict(sections)
         command = "the same command"
+    _say_afresh(Path(config.output.folder), resume)
     import transformers
 
     quiet_libraries: Any = transformers.utils.logging
@@ -319,6 +320,14 @@ def _check_files(
                 "--num-negatives out",
                 param_hint="PAIRS",
             )
+
+
+def _say_afresh(folder: Path, resume: bool) -> None:
+    """Say that there is nothing to resume, which a wrong folder would have hidden."""
+    from stope.runs.folder import STATE
+
+    if resume and not (folder / STATE).exists():
+        terminal.say(f"{folder} holds no run to go on with; this one starts afresh.")
 
 
 def _show(report: RunReport) -> None:

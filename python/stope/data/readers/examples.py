@@ -8,7 +8,8 @@
 | labelled lists | query, documents, labels: a list of each |
 
 Columns are found by their usual names (`columns`), capitals do not matter. A row's label is never
-overlooked: it makes the document a positive or a negative, or the row is refused.
+overlooked: it makes the document a positive or a negative, or the row is refused; and a column of
+yes and no that nobody named is refused after the last row.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from stope.data.readers.fields import (
     cell_number,
     id_of,
     join_title,
+    names,
     number_of,
     require,
     scores_of,
@@ -47,6 +49,10 @@ from stope.data.readers.texts import Document
 
 _ID_LISTS = ("positive_document_ids", "positive_ids", "positive_id")
 NO_TEXT, NO_ANSWER = "rows without text", "rows labelled as no answer"
+_YES_OR_NO = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
+    **dict.fromkeys(("0", "0.0", "false", "no"), False),
+}
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,7 @@ def iter_examples(
         example = reader.example(row, where)
         if example is not None:
             yield where, row, example
+    reader.refuse_unread_labels()
 
 
 def counted(skipped: Mapping[str, int]) -> str:
@@ -224,6 +231,7 @@ class _Passage(NamedTuple):
 class _Names(NamedTuple):
     negatives: tuple[str, ...]
     label: str | None
+    unread: tuple[str, ...]  # columns of which one may be a label, where there is none
 
 
 class ExampleReader:
@@ -237,12 +245,16 @@ class ExampleReader:
         self._positive = ""
         self._query_id: str | None = None
         self._names: dict[tuple[str, ...], _Names] = {}
+        # Unread columns -> yes or no -> where they first say so; None: they say something else.
+        self._unread: dict[str, dict[bool, str] | None] = {}
 
     def example(self, row: Row, where: str) -> TrainingExample | None:
         """What the row says; None where it has no text and such rows are skipped."""
         if self._query is None:
             self._name_columns(row, where)
         names = self._names_of(row, where)
+        for name in names.unread:
+            self._note(name, row[name], where)
         query = self._value(row, str(self._query), where)
         if self._is_skipped(query):
             return None
@@ -280,11 +292,37 @@ class ExampleReader:
             )
         return example
 
+    def refuse_unread_labels(self) -> None:
+        """Refuse, after the last row, a column that says yes and no and that nobody named."""
+        for name, places in self._unread.items():
+            if places is not None and len(places) == 2:
+                raise ValueError(
+                    f'{places[False]}: the column "{name}", which says yes in some rows and no in '
+                    "others, may say which documents answer; name it with label_column, or read "
+                    "every row as a positive with ignore_labels"
+                )
+
+    def _note(self, name: str, value: Any, where: str) -> None:
+        places = self._unread.setdefault(name, {})
+        if places is None or value is None or value == "":
+            return
+        says = _YES_OR_NO.get(str(value).strip().lower())
+        if says is None:
+            self._unread[name] = None
+        else:
+            places.setdefault(says, where)
+
     def _name_columns(self, row: Row, where: str) -> None:
         layout = self._layout
         usual = POSITIVE_COLUMNS if self._documents is None else (*_ID_LISTS, *POSITIVE_COLUMNS)
         self._query = column_of(row, layout.query_column, QUERY_COLUMNS, "query_column", where)
         rest = {name: None for name in row if name != self._query}
+        ids = first_of(rest, _ID_LISTS)
+        if ids is not None and layout.positive_column is first_of(rest, usual) is None:
+            raise ValueError(
+                f"{where}: no positive column among {names(rest)}; name it with positive_column, "
+                f'or give positive_ids=True and a corpus where "{ids}" holds ids of its documents'
+            )
         self._positive = column_of(rest, layout.positive_column, usual, "positive_column", where)
         if layout.query_id_column is not None:
             self._query_id = column_of(row, layout.query_id_column, (), "query_id_column", where)
@@ -296,7 +334,12 @@ class ExampleReader:
         if keys not in self._names:
             rest = [name for name in row if name not in (self._query, self._positive)]
             negatives = tuple(negative_columns_of(rest, ids=self._documents is not None))
-            self._names[keys] = _Names(negatives, self._label_of(row, rest, negatives, where))
+            label = self._label_of(row, rest, negatives, where)
+            unread: tuple[str, ...] = ()
+            if label is None and not negatives and not self._layout.ignore_labels:
+                known = {*self._layout.numbers, first_of(rest, ID_COLUMNS), self._query_id}
+                unread = tuple(name for name in rest if name not in known)
+            self._names[keys] = _Names(negatives, label, unread)
         return self._names[keys]
 
     def _label_of(
