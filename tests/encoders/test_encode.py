@@ -72,3 +72,14 @@ def test_a_prompt_is_put_before_texts_and_progress_is_told():
     assert rows.dtype == np.float32
     assert encoder.seen == [["q: ore", "q: coal"], ["q: a pit"]]
     assert told == [(2, 3), (3, 3)]
+
+
+def test_the_same_texts_give_the_same_tokens_where_many_characters_are_rare():
+    """The trainer scores characters that stand in no piece in the order of a hash map."""
+    from stope.encoders import static_encoder
+
+    texts = [f"word{row:02d} ask{row:02d}" for row in range(30)] * 4
+    first, *others = (static_encoder(texts, dim=4) for _ in range(4))
+    for other in others:
+        assert other.tokenizer.to_str() == first.tokenizer.to_str()
+        assert (other.encode(texts) == first.encode(texts)).all()

@@ -71,14 +71,24 @@ def train_tokenizer(
         vocab_size=vocab_size, special_tokens=[_UNKNOWN], unk_token=_UNKNOWN, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # The trainer's hash maps leave the order of tokens and the last bits of their scores to chance.
     learned = json.loads(tokenizer.to_str())["model"]["vocab"]
-    pieces = sorted(
-        ((word, round(score, 6)) for word, score in learned if word != _UNKNOWN),
-        key=lambda piece: (-piece[1], piece[0]),
-    )
+    pieces = _in_order({word: round(score, 6) for word, score in learned if word != _UNKNOWN})
     tokenizer.model = tokenizers.models.Unigram([(_UNKNOWN, 0.0), *pieces], 0, False)
     return tokenizer
+
+
+def _in_order(scores: dict[str, float]) -> list[tuple[str, float]]:
+    """The pieces by falling score, without what the trainer's hash maps leave to chance.
+
+    That is the order of equal scores, and which of the characters that stand in no other piece gets
+    which score: the least of all, and steps of 1e-4 above it, here in the order of the alphabet.
+    """
+    least = min(scores.values())
+    steps = {word: (score - least) / 1e-4 for word, score in scores.items() if len(word) == 1}
+    rare = [w for w, n in steps.items() if abs(n - round(n)) < 0.02 and n < len(steps)]
+    falling = sorted((scores[word] for word in rare), reverse=True)
+    chosen = {**scores, **dict(zip(sorted(rare), falling, strict=True))}
+    return sorted(chosen.items(), key=lambda piece: (-piece[1], piece[0]))
 
 
 @kinds(
