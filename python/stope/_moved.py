@@ -19,13 +19,10 @@ from typing import Any, TypeVar, cast
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 MODULES = {
-    "stope.data.beir": "stope.data.readers.beir",
-    "stope.data.export": "stope.data.writers.negatives",
-    "stope.data.jsonl": "stope.data.readers.jsonl",
-    "stope.data.tables": "stope.data.readers.tables",
-    "stope.data.texts": "stope.data.readers.texts",
-    "stope.data.training_rows": "stope.data.readers.examples",
-    "stope.data.trec": "stope.data.readers.trec",
+    **{
+        f"stope.data.{name}": "stope.data"
+        for name in ("beir", "export", "jsonl", "tables", "texts", "training_rows", "trec")
+    },
     "stope.doctor": "stope.cli.installation",
     "stope.mining.cache": "stope.encoders.cache",
     "stope.mining.fingerprint": "stope.encoders.cache",

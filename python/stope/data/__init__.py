@@ -19,9 +19,15 @@ from stope.data.raw_pairs import (
     title_to_body,
 )
 from stope.data.readers.beir import iter_beir_corpus, read_beir
+from stope.data.readers.columns import Layout
 from stope.data.readers.embeddings import read_embeddings
-from stope.data.readers.examples import Layout, TrainingExample, read_examples, read_pairs
-from stope.data.readers.flagembedding_tevatron import read_flagembedding, read_tevatron
+from stope.data.readers.examples import (
+    TrainingExample,
+    read_examples,
+    read_flagembedding,
+    read_pairs,
+    read_tevatron,
+)
 from stope.data.readers.jsonl import read_jsonl
 from stope.data.readers.negative_ids import read_negative_ids
 from stope.data.readers.tables import read_rows

@@ -22,8 +22,8 @@ from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
 from stope.data.readers.beir import UnknownIds, known_judgements, read_beir
-from stope.data.readers.columns import negative_columns_of
-from stope.data.readers.examples import NO_ANSWER, Layout, TrainingExample, counted, iter_examples
+from stope.data.readers.columns import Layout, negative_columns_of
+from stope.data.readers.examples import NO_ANSWER, TrainingExample, counted, iter_examples
 from stope.data.readers.fields import cell_number, names
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, read_queries, refuse_ids

@@ -11,7 +11,6 @@ from typing import Literal
 from stope._checks import path as path_kind
 from stope._checks import shown
 from stope._kinds import kinds, maybe, string, strings
-from stope._moved import moved_names
 from stope.data.collection import Collection, Qrels
 from stope.data.readers.fields import id_of, join_title, require, text_of
 from stope.data.readers.jsonl import numbered_jsonl
@@ -173,6 +172,3 @@ def known_judgements(
                     'out or unknown_ids="keep" to count them'
                 )
     return kept
-
-
-__getattr__ = moved_names("stope.data.readers.beir", {"write_beir": "stope.data"})

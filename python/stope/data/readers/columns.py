@@ -1,32 +1,20 @@
-"""The usual names of columns: what is a query, a positive, a negative, a label, an id."""
+"""The usual names of columns, and a `Layout`: what is a query, a positive, a negative, a label."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from stope._checks import flag, real
+from stope._kinds import kinds, maybe, string, strings
 from stope.data.readers.fields import Row, names
 
 QUERY_COLUMNS = ("query", "anchor", "question", "query_text", "sentence1", "text1")
 POSITIVE_COLUMNS = (
-    "positive",
-    "positives",
-    "pos",
-    "positive_passages",
-    "positive_passage",
-    "positive_ctxs",
-    "positive_document",
-    "positive_text",
-    "document",
-    "documents",
-    "passage",
-    "answer",
-    "response",
-    "context",
-    "sentence2",
-    "text2",
-    "text",
-    "body",
+    *("positive", "positives", "pos", "positive_passages", "positive_passage", "positive_ctxs"),
+    *("positive_document", "positive_text", "document", "documents", "passage", "answer"),
+    *("response", "context", "sentence2", "text2", "text", "body"),
 )
 TEXT_COLUMNS = ("text", "contents", "content", "document", "passage", "positive", "answer", "body")
 _NAMED_IDS = ("_id", "id")
@@ -57,6 +45,47 @@ _NEGATIVE = re.compile(
     r"(hard[_-]?)?neg(ative)?s?(_(?:passage|ctx|document|doc|text)s?|(_document)?_ids?)?[_-]?([0-9]*)",
     re.IGNORECASE,
 )
+
+
+@kinds(
+    **dict.fromkeys(("query_column", "positive_column", "query_id_column"), maybe(string)),
+    label_column=maybe(string),
+    min_relevance=maybe(real),
+    ignore_labels=flag,
+    skip_empty=flag,
+    numbers=strings,
+)
+@dataclass(frozen=True)
+class Layout:
+    """Which columns hold what, and what their values mean; None: found by the usual names.
+
+    Attributes:
+        query_column: the queries; one of `columns.QUERY_COLUMNS`.
+        positive_column: the positives, or documents with labels; one of `columns.POSITIVE_COLUMNS`.
+        query_id_column: ids of the queries; one of `columns.QUERY_ID_COLUMNS`, if there is one.
+        label_column: numbers that say whether a row's document answers; one of
+            `columns.LABEL_COLUMNS`, if there is one.
+        min_relevance: from this label on a document is a positive; None is 1, for whole numbers. A
+            column of scores (`columns.SCORE_COLUMNS`) beside a document is read as labels where
+            this is given, and refused where it is not.
+        ignore_labels: every row is a positive, whatever its label or score.
+        skip_empty: leave out rows without a query or a positive, and count them.
+        numbers: columns whose numbers mean something else, such as weights and signals.
+    """
+
+    query_column: str | None = None
+    positive_column: str | None = None
+    query_id_column: str | None = None
+    label_column: str | None = None
+    min_relevance: float | None = None
+    ignore_labels: bool = False
+    skip_empty: bool = False
+    numbers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.ignore_labels and (self.label_column, self.min_relevance) != (None, None):
+            name = "min_relevance" if self.label_column is None else "label_column"
+            raise ValueError(f"ignore_labels is set beside {name}; keep one of them")
 
 
 def first_of(row: Iterable[str], usual: tuple[str, ...]) -> str | None:

@@ -19,23 +19,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stope._checks import flag, real, shown
-from stope._kinds import a, kinds, mapping, maybe, string, strings
-from stope._moved import moved_names
+from stope._checks import shown
+from stope._kinds import a, kinds, mapping, maybe, string
 from stope.data.readers.columns import (
     ID_COLUMNS,
-    LABEL_COLUMNS,
     POSITIVE_COLUMNS,
     QUERY_COLUMNS,
     QUERY_ID_COLUMNS,
-    SCORE_COLUMNS,
+    Layout,
     column_of,
     first_of,
     negative_columns_of,
 )
 from stope.data.readers.fields import (
     Row,
-    cell_number,
     id_of,
     join_title,
     names,
@@ -44,15 +41,12 @@ from stope.data.readers.fields import (
     scores_of,
     text_of,
 )
+from stope.data.readers.labels import Labels
 from stope.data.readers.tables import Source, read_rows, source_name
 from stope.data.readers.texts import Document
 
 _ID_LISTS = ("positive_document_ids", "positive_ids", "positive_id")
 NO_TEXT, NO_ANSWER = "rows without text", "rows labelled as no answer"
-_YES_OR_NO = {
-    **dict.fromkeys(("1", "1.0", "true", "yes"), True),
-    **dict.fromkeys(("0", "0.0", "false", "no"), False),
-}
 
 
 @dataclass(frozen=True)
@@ -82,47 +76,6 @@ class TrainingExample:
     positive_scores: list[float] | None = None
     negative_scores: list[float] | None = None
     positive_titles: list[str] | None = None
-
-
-@kinds(
-    **dict.fromkeys(("query_column", "positive_column", "query_id_column"), maybe(string)),
-    label_column=maybe(string),
-    min_relevance=maybe(real),
-    ignore_labels=flag,
-    skip_empty=flag,
-    numbers=strings,
-)
-@dataclass(frozen=True)
-class Layout:
-    """Which columns hold what, and what their values mean; None: found by the usual names.
-
-    Attributes:
-        query_column: the queries; one of `columns.QUERY_COLUMNS`.
-        positive_column: the positives, or documents with labels; one of `columns.POSITIVE_COLUMNS`.
-        query_id_column: ids of the queries; one of `columns.QUERY_ID_COLUMNS`, if there is one.
-        label_column: numbers that say whether a row's document answers; one of
-            `columns.LABEL_COLUMNS`, if there is one.
-        min_relevance: from this label on a document is a positive; None is 1, for whole numbers. A
-            column of scores (`columns.SCORE_COLUMNS`) beside a document is read as labels where
-            this is given, and refused where it is not.
-        ignore_labels: every row is a positive, whatever its label or score.
-        skip_empty: leave out rows without a query or a positive, and count them.
-        numbers: columns whose numbers mean something else, such as weights and signals.
-    """
-
-    query_column: str | None = None
-    positive_column: str | None = None
-    query_id_column: str | None = None
-    label_column: str | None = None
-    min_relevance: float | None = None
-    ignore_labels: bool = False
-    skip_empty: bool = False
-    numbers: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.ignore_labels and (self.label_column, self.min_relevance) != (None, None):
-            name = "min_relevance" if self.label_column is None else "label_column"
-            raise ValueError(f"ignore_labels is set beside {name}; keep one of them")
 
 
 @kinds(
@@ -190,6 +143,47 @@ def read_examples(
     return (example for _, _, example in iter_examples(source, layout, skipped=skipped))
 
 
+def read_flagembedding(source: Source) -> Iterator[TrainingExample]:
+    """`read_examples` of a FlagEmbedding file: {"query", "pos": [..], "neg": [..]}, with scores.
+
+    Example:
+        >>> example = next(read_flagembedding([{"query": "ore", "pos": ["rock"], "neg": ["pit"]}]))
+        >>> example.positives, example.negatives
+        (['rock'], ['pit'])
+    """
+    reader = ExampleReader(Layout("query", "pos"), None, Counter())
+    return (reader.answered(row, where) for where, row in read_rows(source))
+
+
+@kinds(documents=maybe(mapping))
+def read_tevatron(
+    source: Source, documents: Mapping[str, str] | None = None
+) -> Iterator[TrainingExample]:
+    """`read_examples` of a Tevatron file, in either of its layouts.
+
+    With texts inside: {"query_id", "query", "positive_passages": [{"docid", "title", "text"}],
+    "negative_passages": [..]}; a passage's "score" is read when all of a list have one. With ids
+    only: {"query_id", "query_text", "positive_document_ids", "negative_document_ids"}, whose texts
+    are looked up in documents, {document id: text}.
+
+    Example:
+        >>> row = {"query_id": "q1", "query_text": "ore", "positive_document_ids": ["d1"],
+        ...        "negative_document_ids": ["d2"]}
+        >>> next(read_tevatron([row], documents={"d1": "rock", "d2": "pit"})).negatives
+        ['pit']
+    """
+    known = {name: Document(name, text) for name, text in (documents or {}).items()}
+    inline = ExampleReader(Layout(None, "positive_passages", "query_id"), None, Counter())
+    by_id = ExampleReader(Layout(None, "positive_document_ids", "query_id"), known, Counter())
+    for where, row in read_rows(source):
+        if "positive_passages" not in row and documents is None:
+            raise ValueError(
+                f"{where}: there are no positive_passages among {names(row)}; where rows have "
+                "document ids and no texts, pass documents={id: text}"
+            )
+        yield (inline if "positive_passages" in row else by_id).answered(row, where)
+
+
 def iter_examples(
     source: Source,
     layout: Layout | None = None,
@@ -206,7 +200,7 @@ def iter_examples(
         example = reader.example(row, where)
         if example is not None:
             yield where, row, example
-    reader.refuse_unread_labels()
+    reader.labels.refuse_unread()
 
 
 def counted(skipped: Mapping[str, int]) -> str:
@@ -228,12 +222,6 @@ class _Passage(NamedTuple):
     score: float | None = None
 
 
-class _Names(NamedTuple):
-    negatives: tuple[str, ...]
-    label: str | None
-    unread: tuple[str, ...]  # columns of which one may be a label, where there is none
-
-
 class ExampleReader:
     """Reads rows one by one; the first says which columns hold what."""
 
@@ -244,17 +232,14 @@ class ExampleReader:
         self._query: str | None = None
         self._positive = ""
         self._query_id: str | None = None
-        self._names: dict[tuple[str, ...], _Names] = {}
-        # Unread columns -> yes or no -> where they first say so; None: they say something else.
-        self._unread: dict[str, dict[bool, str] | None] = {}
+        self.labels = Labels(layout)
+        self._names: dict[tuple[str, ...], tuple[list[str], str | None]] = {}
 
     def example(self, row: Row, where: str) -> TrainingExample | None:
         """What the row says; None where it has no text and such rows are skipped."""
         if self._query is None:
             self._name_columns(row, where)
-        names = self._names_of(row, where)
-        for name in names.unread:
-            self._note(name, row[name], where)
+        negative_columns, label = self._columns_of(row, where)
         query = self._value(row, str(self._query), where)
         if self._is_skipped(query):
             return None
@@ -262,10 +247,10 @@ class ExampleReader:
         answers = self._passages(
             self._value(row, self._positive, where), self._positive, where, needed=True
         )
-        right = self._right(row, names.label, len(answers), where)
+        right = self.labels.answers(row, label, len(answers), where)
         positives = [answer for answer, yes in zip(answers, right, strict=True) if yes]
         negatives = [answer for answer, yes in zip(answers, right, strict=True) if not yes]
-        for name in names.negatives:
+        for name in negative_columns:
             negatives += self._passages(row[name], name, where, needed=False)
         titles = [answer.title for answer in positives]
         query_id = None
@@ -292,26 +277,6 @@ class ExampleReader:
             )
         return example
 
-    def refuse_unread_labels(self) -> None:
-        """Refuse, after the last row, a column that says yes and no and that nobody named."""
-        for name, places in self._unread.items():
-            if places is not None and len(places) == 2:
-                raise ValueError(
-                    f'{places[False]}: the column "{name}", which says yes in some rows and no in '
-                    "others, may say which documents answer; name it with label_column, or read "
-                    "every row as a positive with ignore_labels"
-                )
-
-    def _note(self, name: str, value: Any, where: str) -> None:
-        places = self._unread.setdefault(name, {})
-        if places is None or value is None or value == "":
-            return
-        says = _YES_OR_NO.get(str(value).strip().lower())
-        if says is None:
-            self._unread[name] = None
-        else:
-            places.setdefault(says, where)
-
     def _name_columns(self, row: Row, where: str) -> None:
         layout = self._layout
         usual = POSITIVE_COLUMNS if self._documents is None else (*_ID_LISTS, *POSITIVE_COLUMNS)
@@ -329,39 +294,15 @@ class ExampleReader:
         else:
             self._query_id = first_of(rest, QUERY_ID_COLUMNS)
 
-    def _names_of(self, row: Row, where: str) -> _Names:
+    def _columns_of(self, row: Row, where: str) -> tuple[list[str], str | None]:
+        """The columns of negatives and that of labels; rows may differ in their columns."""
         keys = tuple(row)
         if keys not in self._names:
             rest = [name for name in row if name not in (self._query, self._positive)]
-            negatives = tuple(negative_columns_of(rest, ids=self._documents is not None))
-            label = self._label_of(row, rest, negatives, where)
-            unread: tuple[str, ...] = ()
-            if label is None and not negatives and not self._layout.ignore_labels:
-                known = {*self._layout.numbers, first_of(rest, ID_COLUMNS), self._query_id}
-                unread = tuple(name for name in rest if name not in known)
-            self._names[keys] = _Names(negatives, label, unread)
+            negatives = negative_columns_of(rest, ids=self._documents is not None)
+            label = self.labels.column(row, rest, bool(negatives), where)
+            self._names[keys] = (negatives, label)
         return self._names[keys]
-
-    def _label_of(
-        self, row: Row, rest: Sequence[str], negatives: Sequence[str], where: str
-    ) -> str | None:
-        layout = self._layout
-        if layout.ignore_labels:
-            return None
-        if layout.label_column is not None:
-            return column_of(row, layout.label_column, (), "label_column", where)
-        numbers = [name for name in rest if name not in layout.numbers]
-        label = first_of(numbers, LABEL_COLUMNS)
-        score = first_of(numbers, SCORE_COLUMNS)
-        if label is not None or score is None or negatives:  # scores of named positives, negatives
-            return label
-        if layout.min_relevance is None:
-            raise ValueError(
-                f'{where}: the column "{score}" may say which documents answer; give the least '
-                "score of an answer with min_relevance, or read every row as a positive with "
-                "ignore_labels"
-            )
-        return score
 
     def _value(self, row: Row, name: str, where: str) -> Any:
         return row.get(name) if self._layout.skip_empty else require(row, name, where)
@@ -400,36 +341,6 @@ class ExampleReader:
             raise ValueError(f"{where}: {what} {shown(name)}, an id that the corpus lacks")
         return _Passage(*documents[name])
 
-    def _right(self, row: Row, name: str | None, count: int, where: str) -> list[bool]:
-        """Whether each document answers; all do where there is no label."""
-        if name is None:
-            return [True] * count
-        value = require(row, name, where)
-        if not isinstance(value, (list, tuple)):
-            return [self._answers(value, name, where)] * count
-        if len(value) != count:
-            raise ValueError(f'{where}: field "{name}" has {len(value)} labels for {count} texts')
-        return [
-            self._answers(label, f"{name}[{index}]", where) for index, label in enumerate(value)
-        ]
-
-    def _answers(self, value: Any, name: str, where: str) -> bool:
-        least = self._layout.min_relevance
-        try:
-            grade = float(value) if isinstance(value, bool) else cell_number(value, name, where)
-        except ValueError as error:
-            raise ValueError(
-                f"{error}: it says whether the row is a positive; ignore_labels reads all rows as "
-                "positives, label_column names another column"
-            ) from None
-        if least is None and not grade.is_integer():
-            raise ValueError(
-                f'{where}: field "{name}" is {grade:g}, which is neither yes nor no; give the '
-                "least label of an answer with min_relevance, or read every row as a positive with "
-                "ignore_labels"
-            )
-        return grade >= (1 if least is None else least)
-
 
 def _passage(value: Any, label: str, where: str) -> _Passage:
     if not isinstance(value, Mapping) or "text" not in value:
@@ -462,9 +373,3 @@ def _filled(text: str, name: str, where: str) -> str:
     if not text or text.isspace():
         raise ValueError(f'{where}: field "{name}" is empty')
     return text
-
-
-__getattr__ = moved_names(
-    "stope.data.readers.examples",
-    dict.fromkeys(("read_flagembedding", "read_tevatron"), "stope.data"),
-)

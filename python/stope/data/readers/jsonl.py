@@ -12,7 +12,6 @@ from typing import Any
 from stope._checks import path as path_kind
 from stope._checks import shown
 from stope._kinds import kinds
-from stope._moved import moved_names
 from stope.data.readers.lines import read_lines
 
 
@@ -130,6 +129,3 @@ def _without_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
-
-
-__getattr__ = moved_names("stope.data.readers.jsonl", {"write_jsonl": "stope.data"})

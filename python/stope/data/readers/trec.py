@@ -8,7 +8,6 @@ from os import PathLike
 
 from stope._checks import path as path_kind
 from stope._kinds import kinds
-from stope._moved import moved_names
 from stope.data.collection import Qrels, Run
 from stope.data.readers.fields import id_of, number_of, plain_number, require
 from stope.data.readers.jsonl import numbered_jsonl
@@ -135,8 +134,3 @@ def _columns(columns: list[str], wanted: int, names: str, where: str) -> list[st
     if len(columns) != wanted:
         raise ValueError(f"{where}: expected {wanted} columns ({names}), but found {len(columns)}")
     return columns
-
-
-__getattr__ = moved_names(
-    "stope.data.readers.trec", {"write_qrels": "stope.data", "write_run": "stope.data"}
-)
