@@ -15,6 +15,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+# Models are made, or come with a package: nobody waits for a network that is not there.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SUPPORT = Path(__file__).with_name("support")
 
 hypothesis.settings.register_profile("stope", derandomize=True, deadline=None, max_examples=60)

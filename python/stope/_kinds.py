@@ -68,7 +68,8 @@ def a(*classes: type) -> Check:
 
 
 def _public_name(kind: type) -> str:
-    room = ".".join(kind.__module__.split(".")[:2])
+    parts = kind.__module__.split(".")
+    room = ".".join(parts[: 3 if "integrations" in parts else 2])
     return f"{room}.{kind.__name__}" if room.startswith("stope.") else kind.__name__
 
 

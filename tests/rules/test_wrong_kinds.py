@@ -112,6 +112,20 @@ def _taken(parameter, valid):
     return harmless & {"None"}
 
 
+def parameters_of(function):
+    """The parameters by name; of a class whose ``__new__`` takes any, those of ``__init__``."""
+    named = _named(inspect.signature(function).parameters)
+    if not named and inspect.isclass(function) and "__init__" in vars(function):
+        named = _named(inspect.signature(function.__init__).parameters)
+        del named["self"]
+    return named
+
+
+def _named(parameters):
+    anything = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {name: each for name, each in parameters.items() if each.kind not in anything}
+
+
 def call(function, arguments):
     result = function(**arguments)
     if isinstance(result, Iterator | valid_calls.data.RawPairs):
@@ -158,9 +172,7 @@ def test_wrong_kinds(qualified, calls, tmp_path, monkeypatch):
     with contextlib.suppress(NothingWritten):
         call(function, arguments)
     complaints = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
+    for name, parameter in parameters_of(function).items():
         default = None if parameter.default is parameter.empty else parameter.default
         valid = arguments.get(name, default)
         place = f"{qualified}.{name}"

@@ -47,19 +47,10 @@ RESULTS = {
     "stope.training.batches.Sizes",
     "stope.weighting.WeightSummary",
 }
-# Protocols, bases, and what a test of its own feeds (other processes, whole trainings, the demo).
+# Protocols, bases and names of types: nobody calls them.
 NO_CALLS = {
     "stope.data.Qrels",
     "stope.data.Run",
-    "stope.data.read_source",
-    "stope.data.read_sources",
-    "stope.adapters.AdapterRecipe",
-    "stope.mining.Limits",
-    "stope.runs.Config",
-    "stope.runs.run",
-    "stope.training.NegativeRefreshCallback",
-    "stope.training.train",
-    "stope.integrations.sentence_transformers.CachedInfoNCELoss",
     "stope.retrieval.Retriever",
     "stope.training.batches.Table",
     "stope.training.batches.BatchSpec",
@@ -67,13 +58,6 @@ NO_CALLS = {
     "stope.weighting.Formula",
     "stope.weighting.OfSignal",
     "stope.weighting.OfWeights",
-    "stope.torch.distributed.DistributedInfoNCELoss",
-    "stope.torch.distributed.average_gradients",
-    "stope.torch.distributed.gather_rows",
-    "stope.torch.distributed.own_rows",
-    "stope.torch.distributed.rank",
-    "stope.torch.distributed.sum_of_all",
-    "stope.torch.distributed.world_size",
 }
 
 # What a parameter takes besides the kind of its valid value, with no harm.
@@ -100,6 +84,12 @@ TAKEN = {
     "stope.data.recurring_spans.stop_words": {"a mapping"},  # its keys
     "stope.encoders.Lora.alpha": {"a float"},
     "stope.retrieval.Tokenizer.stop_words": {"None", "an empty list", "a text"},
+    "stope.torch.distributed.average_gradients.parameters": {
+        "a nested list",
+        "a set",
+        "a NaN array",
+        "an array of three dimensions",
+    },
     "stope.torch.ranking.append_missing_positives.positives": {
         "a nested list",
         "an array of three dimensions",
@@ -107,12 +97,31 @@ TAKEN = {
     "stope.torch.ranking.plackett_luce_policy_gradient.depth": {"None"},
     "stope.training.NegativeRefresh.relative_margin": {"None"},
     **{
-        f"stope.training.Recipe.{part}": {"a mapping"}
-        for part in ("loss", "schedule", "negatives", "evaluation", "output")
+        f"stope.{recipe}.{part}": {"a mapping"}
+        for recipe in ("training.Recipe", "adapters.AdapterRecipe", "runs.Config")
+        for part in ("adapter", "evaluation", "loss", "negatives", "output", "schedule")
     },
+    "stope.runs.Config.data": {"a text"},
+    "stope.runs.Config.encoder": {"a text", "a mapping"},
+    "stope.runs.Config.output": {"a text"},
 }
 # Parameters of any kind, or whose kind another library looks at.
 ANY = {
+    *(
+        f"stope.torch.distributed.{name}.group"
+        for name in (
+            "DistributedInfoNCELoss",
+            "average_gradients",
+            "gather_rows",
+            "own_rows",
+            "rank",
+            "sum_of_all",
+            "world_size",
+        )
+    ),
+    "stope.torch.distributed.gather_rows.counts",
+    "stope.torch.distributed.own_rows.device",
+    "stope.integrations.sentence_transformers.InfoNCELoss.prompts",
     "stope.data.Pairs._looked_up",
     "stope.data.Source.min_relevance",
     "stope.data.Source.pairs_from",
@@ -133,7 +142,9 @@ CALLED = {
     "stope.set_num_threads.count": "num_threads",
     "stope.torch.ranking.class_means.num_classes": "class",
     "stope.training.batches.kmeans.embeddings": "queries",
+    "stope.runs.run.config": "data",
     "stope.training.contrastive_loss.part": "loss",
+    "stope.training.contrastive_loss.table": "rows",
 }
 
 rng = np.random.default_rng(0)
@@ -310,6 +321,8 @@ def calls(folder):
         },
         "stope.data.read_qrels": {"path": tsv},
         "stope.data.read_rows": {"source": jsonl},
+        "stope.data.read_source": {"source": data.Source(str(jsonl))},
+        "stope.data.read_sources": {"sources": [data.Source(str(jsonl))]},
         "stope.data.read_run": {"path": trec},
         "stope.data.read_texts": {"source": jsonl, "text_column": "text", "id_column": "query"},
         "stope.data.write_beir": {"collection": collection, "folder": folder / "written"},
@@ -341,6 +354,13 @@ def calls(folder):
             "num_samples": 9,
         },
         "stope.evaluation.evaluate": {"run": run, "qrels": qrels, "metrics": ["nDCG@10"]},
+        "stope.mining.Limits": {
+            "absolute_margin": 0.1,
+            "relative_margin": 0.1,
+            "max_score": 1.0,
+            "min_score": -1.0,
+            "range_max": 4,
+        },
         "stope.mining.SimANS": {},
         "stope.mining.TeacherMargin": {},
         "stope.mining.Top": {},

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+from small_transformers import tiny
 
 import torch
 from stope import data, weighting
 from stope.encoders import save_encoder, static_encoder
-from stope.training import batches
+from stope.training import NegativeRefresh, batches
 
 TEXTS = [f"{word} ore of the {place} mine" for word in ("iron", "tin") for place in "abcdef"]
 
@@ -83,14 +84,39 @@ def calls(folder):
     rows = np.random.default_rng(0).standard_normal((12, 8), dtype=np.float32)
     numbers = batches.RowNumbers(np.arange(4), np.arange(4))
     tensor = torch.from_numpy(rows[:3])
+    lines = [f"{query}\t{text}" for query, text in zip(TEXTS[:6], TEXTS[6:], strict=True)]
+    pairs_file = folder / "pairs.tsv"
+    pairs_file.write_text("\n".join(["query\tpositive", *lines]))
+    source = {"path": str(pairs_file)}
     made = {
+        "stope.adapters.AdapterRecipe": {},
         "stope.encoders.fingerprint_encoder": {"encoder": model},
         "stope.encoders.save_encoder": {"model": model, "folder": folder / "saved"},
         "stope.encoders.static_encoder": {"texts": TEXTS, "dim": 8, "vocab_size": 60},
         "stope.integrations.sentence_transformers.InfoNCECollator": {"model": model},
         "stope.integrations.sentence_transformers.InfoNCELoss": {"model": model},
+        "stope.integrations.sentence_transformers.CachedInfoNCELoss": {
+            "model": tiny(folder / "transformer")
+        },
+        "stope.runs.Config": {"data": source, "output": {"folder": "run"}},
+        "stope.runs.run": {
+            "config": {
+                "data": source,
+                "encoder": {"static": {"dim": 8}},
+                "schedule": {"epochs": 1},
+                "output": {"folder": str(folder / "run")},
+            },
+            "resume": True,
+        },
         "stope.torch.InfoNCELoss": {},
         "stope.torch.SigmoidLoss": {},
+        "stope.torch.distributed.DistributedInfoNCELoss": {},
+        "stope.torch.distributed.average_gradients": {"parameters": [tensor]},
+        "stope.torch.distributed.gather_rows": {"tensor": tensor},
+        "stope.torch.distributed.own_rows": {"rows": 3},
+        "stope.torch.distributed.rank": {},
+        "stope.torch.distributed.sum_of_all": {"tensor": tensor},
+        "stope.torch.distributed.world_size": {},
         "stope.torch.infonce": {"queries": tensor, "documents": tensor},
         "stope.training.Clustered": {"clusters": 2},
         "stope.training.Distinct": {},
@@ -101,6 +127,9 @@ def calls(folder):
         "stope.training.Mixed": {},
         "stope.training.NegativeRefresh": {"every_epochs": 1, "num_negatives": 2, "pool": 4},
         "stope.training.OutputPart": {},
+        "stope.training.NegativeRefreshCallback": {
+            "run": NegativeRefresh(num_negatives=1).start(pairs(), model),
+        },
         "stope.training.QuerySideLoss": {
             "model": model,
             "pairs": pairs(),
@@ -124,6 +153,12 @@ def calls(folder):
         "stope.training.query_document_model": {
             "query_model": model,
             "document_model": copy.deepcopy(model),
+        },
+        "stope.training.train": {
+            "model": model,
+            "examples": [("a", "b"), ("c", "d")],
+            "columns": {"weight": [1.0, 2.0]},
+            "recipe": {"schedule": {"epochs": 1}},
         },
         "stope.training.training_dataset": {"queries": ["a", "b"], "positives": ["c", "d"]},
     }

@@ -273,7 +273,7 @@ def test_wrong_kinds_are_named(encoder):
     with pytest.raises(TypeError, match="model is 'minilm'; give a SentenceTransformer, such as"):
         train("minilm", rows)
     for name in ("loss", "evaluation"):
-        with pytest.raises(TypeError, match=f"{name} is 3; give something to call, or leave it"):
+        with pytest.raises(TypeError, match=f"{name} is 3; give a function"):
             train(encoder, rows, **{name: 3})
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stope._checks import choice, flag, shown, texts
-from stope._kinds import at_least, kinds, maybe, string
+from stope._kinds import a, at_least, callback, kinds, maybe, sequence, string
 from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
@@ -107,6 +107,7 @@ class Source:
         return self.name or Path(self.path).name
 
 
+@kinds(source=a(Source), seed=at_least(0))
 def read_source(source: Source, *, seed: int = 0) -> SourceData:
     """Read a BEIR folder, a file of pairs, judged queries, or raw text that pairs are made from.
 
@@ -144,6 +145,7 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
     return dataclasses.replace(data, fingerprints={source.title: data.fingerprint()})
 
 
+@kinds(sources=sequence, seed=at_least(0), say=maybe(callback), section=string)
 def read_sources(
     sources: Sequence[Source], *, seed: int = 0, say: Say | None = None, section: str = "data"
 ) -> SourceData:
@@ -157,8 +159,10 @@ def read_sources(
 
     Memory: all texts.
     """
-    if isinstance(sources, Source) or not sources:
+    if not len(sources):
         raise ValueError(f"sources is {shown(sources)}; give a list of at least one Source")
+    for place, source in enumerate(sources):
+        a(Source)(source, f"sources[{place}]")
     parts: dict[str, SourceData] = {}
     for place, source in enumerate(sources):
         where = section if len(sources) == 1 else f"{section}[{place}]"

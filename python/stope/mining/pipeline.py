@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 import stope
-from stope._checks import choice, integer
+from stope._checks import choice, integer, real
 from stope._host import on_host
-from stope._kinds import a, kinds, maybe
+from stope._kinds import a, at_least, kinds, maybe, string
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Lists
@@ -24,6 +24,14 @@ from stope.ops._search import Metric, exclusions
 from stope.progress import StageProgress, of_stage, silent
 
 
+@kinds(
+    **dict.fromkeys(("absolute_margin", "relative_margin", "max_score", "min_score"), maybe(real)),
+    num_negatives=at_least(1),
+    **dict.fromkeys(("metric", "range_counts"), string),
+    range_max=maybe(at_least(0)),
+    **dict.fromkeys(("range_min", "seed"), at_least(0)),
+    pool=at_least(1),
+)
 @dataclass(frozen=True)
 class Limits:
     """Which documents may be negatives, and which of them are taken.
@@ -55,7 +63,6 @@ class Limits:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        integer(self.pool, "pool", 1)
         sampling: str | Sampling
         if isinstance(self.sampling, Mapping):
             sampling = Sampling.from_dict(self.sampling)

@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from stope._checks import flag
+from stope._kinds import a, callback, kinds, maybe
 from stope.data import SourceData, read_negative_ids, read_sources
 from stope.encoders.models import load_encoder, save_encoder, static_encoder
 from stope.encoders.versions import dimension
@@ -73,6 +75,12 @@ class RunReport:
         return cls(folder, model, **{**given, "training": training}, resumed=True)
 
 
+@kinds(
+    config=a(Config, Mapping, str, PathLike),
+    resume=flag,
+    progress=maybe(callback),
+    say=maybe(callback),
+)
 def run(
     config: Config | Mapping[str, Any] | str | PathLike[str],
     *,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from stope._kinds import a, at_least, kinds
 from stope.scale.processes import processes
 from torch import distributed as dist
 
@@ -28,6 +29,7 @@ def row_counts(rows: int, device: Any, group: Any = None) -> list[int]:
     return [int(count) for count in counts]
 
 
+@kinds(rows=at_least(0))
 def own_rows(rows: int, device: Any = "cpu", group: Any = None) -> slice:
     """Where this process's rows lie among those of all processes."""
     counts = row_counts(rows, device, group)
@@ -35,6 +37,7 @@ def own_rows(rows: int, device: Any = "cpu", group: Any = None) -> slice:
     return slice(first, first + rows)
 
 
+@kinds(tensor=a(torch.Tensor))
 def gather_rows(tensor: Any, group: Any = None, counts: list[int] | None = None) -> Any:
     """The rows of all processes, in the order of their ranks, with gradient.
 
@@ -57,6 +60,7 @@ def gather_rows(tensor: Any, group: Any = None, counts: list[int] | None = None)
     return _Gather.apply(tensor, counts, group)
 
 
+@kinds(tensor=a(torch.Tensor))
 def sum_of_all(tensor: Any, group: Any = None) -> Any:
     """The sum over all processes, with gradient."""
     return tensor if world_size(group) == 1 else _Sum.apply(tensor, group)

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from stope._checks import choice
+from stope._kinds import iterable, kinds
 from stope.torch import _ring
 from stope.torch._collectives import (
     gather_rows,
@@ -224,6 +225,7 @@ def _constant(values: Any, device: Any) -> Any:
     return torch.as_tensor(values, device=device).detach()
 
 
+@kinds(parameters=iterable)
 def average_gradients(parameters: Iterable[Any], group: Any = None) -> None:
     """Average gradients over the processes, in place, for parameters that no wrapper looks after.
 

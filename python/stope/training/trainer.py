@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from stope._checks import shown
+from stope._checks import flag, shown
 from stope._extras import need
+from stope._kinds import callback, kinds, mapping, maybe
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers.columns import ROW
 from stope.progress import Progress, silent
@@ -61,6 +62,20 @@ class TrainingReport:
     finished: bool = False
 
 
+def _in_training(model: Any, name: str) -> None:
+    if not callable(getattr(model, "encode", None)) or not hasattr(model, "training"):
+        raise TypeError(
+            f"{name} is {shown(model)}; give a SentenceTransformer, such as "
+            "stope.encoders.load_encoder(path)"
+        )
+
+
+@kinds(
+    model=_in_training,
+    columns=maybe(mapping),
+    resume=flag,
+    **dict.fromkeys(("evaluation", "progress", "say"), maybe(callback)),
+)
 def train(
     model: SentenceTransformer,
     examples: Dataset | Pairs | Sequence[Sequence[str]],
@@ -137,7 +152,7 @@ def train(
         chosen, loss = chosen.with_options(query_side=loss), None
     elif isinstance(loss, Mapping | Part):
         chosen, loss = chosen.with_options(loss=loss), None
-    _check_kinds(model, loss, evaluation)
+    maybe(callback)(loss, "loss")
     dataset, table = as_rows(examples, columns)
     need("sentence_transformers", extra="train")
     from stope.integrations.sentence_transformers.loss import infonce_in
@@ -150,17 +165,6 @@ def train(
     job = Job(model, dataset, table, chosen, loss, evaluation, progress, say or silent, resume)
     _check(job)
     return run_job(job)
-
-
-def _check_kinds(model: Any, loss: Any, evaluation: Any) -> None:
-    if not callable(getattr(model, "encode", None)) or not hasattr(model, "training"):
-        raise TypeError(
-            f"model is {shown(model)}; give a SentenceTransformer, such as "
-            "stope.encoders.load_encoder(path)"
-        )
-    for name, value in (("loss", loss), ("evaluation", evaluation)):
-        if value is not None and not callable(value):
-            raise TypeError(f"{name} is {shown(value)}; give something to call, or leave it out")
 
 
 def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from stope._checks import integer
 from stope.encoders import versions
 from stope.integrations.sentence_transformers.batch import Batch
 from stope.integrations.sentence_transformers.loss import TOKENS, InfoNCELoss
@@ -20,21 +19,21 @@ class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: igno
 
     def __init__(self, model: Any, **options: Any) -> None:
         super().__init__(model, **options)
+        name = TOKENS if self.mini_batch_size is None else "mini_batch_size"
         if versions.has_static_input(model):
             raise ValueError(
-                f"mini_batch_size is {self.mini_batch_size} but the model is a static encoder, "
+                f"{name} is {getattr(self, name)} but the model is a static encoder, "
                 "which keeps no activations to save; leave it out: this loss needs no score matrix"
             )
         if self.mini_batch_size is None:
             self.mini_batch_size = 32  # not read where tokens are counted
-        integer(self.mini_batch_size, "mini_batch_size", 1)
-        if self.mini_batch_num_tokens is not None:
-            integer(self.mini_batch_num_tokens, TOKENS, 1)
-            if not hasattr(versions.cached_loss_base(), TOKENS):
-                raise ValueError(
-                    f"{TOKENS} needs a newer sentence-transformers than "
-                    f"{versions.library_version()}; use mini_batch_size"
-                )
+        if self.mini_batch_num_tokens is not None and not hasattr(
+            versions.cached_loss_base(), TOKENS
+        ):
+            raise ValueError(
+                f"{TOKENS} needs a newer sentence-transformers than {versions.library_version()}; "
+                "use mini_batch_size"
+            )
         self._batch = Batch()
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Any:

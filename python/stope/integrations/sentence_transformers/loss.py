@@ -13,8 +13,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 import torch
-from stope._checks import flag, integer
+from stope._checks import flag, real
+from stope._kinds import a, at_least, integers, kinds, maybe, numbers, string, strings
 from stope.encoders import versions
+from stope.encoders.encode import has_encode
 from stope.integrations.sentence_transformers import options as checked
 from stope.integrations.sentence_transformers.batch import Batch, live_columns, told_of
 from stope.integrations.sentence_transformers.clock import Clock
@@ -31,8 +33,30 @@ from stope.weighting import Weighting
 from torch import nn
 
 TOKENS = "mini_batch_num_tokens"
+_FLAGS = (
+    "symmetric",
+    "contrast_anchors",
+    "contrast_positives",
+    "show_progress_bar",
+    "gather_across_devices",
+)
 
 
+@kinds(
+    model=has_encode,
+    directions=maybe(strings),
+    partition_mode=string,
+    hardness_mode=maybe(string),
+    guide=maybe(has_encode),
+    margin=maybe(real),
+    matryoshka_dims=maybe(integers),
+    matryoshka_weights=maybe(numbers),
+    queue_size=at_least(0),
+    rows=maybe(a(RowTable)),
+    clock=maybe(a(Clock)),
+    **dict.fromkeys(("mini_batch_size", TOKENS), maybe(at_least(1))),
+    **dict.fromkeys(_FLAGS, flag),
+)
 class InfoNCELoss(LossOfEmbeddings):
     """In-batch contrastive loss for SentenceTransformerTrainer, without the score matrix.
 
@@ -177,7 +201,7 @@ class InfoNCELoss(LossOfEmbeddings):
         **options: Any,
     ) -> None:
         nn.Module.__init__(self)
-        self.symmetric = flag(symmetric, "symmetric")
+        self.symmetric = symmetric
         self.matryoshka = checked.matryoshka_of(model, matryoshka_dims, matryoshka_weights)
         options = checked.torch_options(
             {"hardness_strength": hardness_strength, **options},
@@ -193,7 +217,7 @@ class InfoNCELoss(LossOfEmbeddings):
             guided=guide is not None,
             contrast=(contrast_anchors, contrast_positives),
         )
-        self.gather_across_devices = flag(gather_across_devices, "gather_across_devices")
+        self.gather_across_devices = gather_across_devices
         self.infonce: Any = (DistributedInfoNCELoss if gather_across_devices else OfThisProcess)(
             checked.temperature_of(temperature, scale),
             metric=checked.metric_of(metric, similarity_fct),
@@ -209,7 +233,6 @@ class InfoNCELoss(LossOfEmbeddings):
         self.mini_batch_size = mini_batch_size
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.show_progress_bar = show_progress_bar
-        integer(queue_size, "queue_size", 0)
         self.queue = DocumentQueue(queue_size) if queue_size else None
         self.weighting: Weighting | None = None
         self.clock, self._is_told, self._untold = Clock(), False, 0

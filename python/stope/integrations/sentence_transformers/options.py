@@ -85,8 +85,6 @@ def directions_of(
             options.setdefault("documents_see_hard_negatives", False)
             directions += ["query_to_query"] if contrast[0] else []
             directions += ["doc_to_doc"] if contrast[1] else []
-    elif isinstance(directions, str):
-        raise TypeError(f"directions is {directions!r}, a word; give a list of words")
     if symmetric and len(directions) > 1:
         raise ValueError(
             f"symmetric adds a loss of its own from documents to queries, but directions is "

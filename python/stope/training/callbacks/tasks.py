@@ -21,6 +21,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 import torch
+from stope._kinds import a, callback, kinds
 from stope.integrations.sentence_transformers import Clock
 from stope.progress import Progress, silent
 from stope.scale.processes import same_in_all
@@ -273,6 +274,7 @@ class RefreshNegatives(Task):
         session.write("refresh", **numbers)
 
 
+@kinds(run=a(RefreshRun), report=callback)
 class NegativeRefreshCallback(TrainerCallback):
     """Refreshes negatives between the steps of a trainer of your own.
 
