@@ -348,7 +348,7 @@ def test_a_model_in_double_precision(encoder):
         ({"scale": "20"}, TypeError, "scale is '20'; give a number"),
         ({"similarity_fct": max}, ValueError, "the fused loss knows util.cos_sim and util.dot"),
         ({"directions": ["doc_to_doc"]}, ValueError, "must hold 'query_to_document'"),
-        ({"directions": "query_to_doc"}, TypeError, "directions is 'query_to_doc'; give a list of strings"),
+        ({"directions": "query_to_doc"}, TypeError, "directions is 'query_to_doc'; give a list"),
         (
             {"symmetric": True, "directions": ["query_to_doc", "doc_to_query"]},
             ValueError,
