@@ -31,6 +31,7 @@ CASES = {
     "several": (("gather", "ring"), {"objective": "excl"}, ("several",)),
     "in": (("gather", "ring"), {"objective": "in"}, ("several",)),
     "decoupled": (("gather", "ring"), {"objective": "decoupled"}, ()),
+    "DCLW": (("gather", "ring"), {"objective": "DCLW"}, ("several", "uneven", "weights")),
     "columns": (("gather", "ring"), {}, ("log_weights", "document_ids", "exclude")),
     "margins": (
         ("gather", "ring"),

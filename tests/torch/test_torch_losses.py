@@ -184,3 +184,81 @@ def test_devices():
         infonce(torch.eye(4), torch.eye(4), log_weights=torch.zeros(4, device="meta"))
     with pytest.raises((RuntimeError, ValueError), match="queries is on meta"):
         infonce(torch.eye(4, device="meta"), torch.eye(4, device="meta"))
+
+
+# --- DCLW ----------------------------------------------------------------------------------------
+
+
+def dclw(queries, documents, positives, weights, temperature, sigma):
+    """docs/methods.md, E4, the plain way in float64; the factors are constants."""
+    q, d = (torch.nn.functional.normalize(rows.double(), dim=1) for rows in (queries, documents))
+    scores = q @ d.T
+    near, pull, rest = [], [], []
+    for row, (ids, share) in enumerate(zip(positives, weights, strict=True)):
+        share = torch.tensor(share, dtype=torch.float64) / sum(share)
+        near.append((share * scores[row, ids]).sum())
+        others = [j for j in range(len(d)) if j not in ids]
+        pull.append(near[-1] / temperature)
+        rest.append((scores[row, others] / temperature).logsumexp(0))
+    near = torch.stack(near).detach()
+    factors = 2 - len(near) * (near / sigma).softmax(0)
+    return torch.stack(rest) - factors * torch.stack(pull), factors
+
+
+def test_dclw_is_its_formula():
+    torch.manual_seed(0)
+    queries, documents = (
+        torch.randn(5, 6, requires_grad=True),
+        torch.randn(9, 6, requires_grad=True),
+    )
+    positives = [[0], [3, 1], [2], [8], [4, 5, 6]]
+    weights = [[1.0], [1.0, 3.0], [2.0], [1.0], [1.0, 1.0, 2.0]]
+    loss = InfoNCELoss(0.3, objective="DCLW", learnable_temperature=True)
+    assert (loss.options["objective"], loss.positive_sigma) == ("decoupled", 0.5)
+    flat = torch.tensor([w for row in weights for w in row])
+    rows, statistics = loss.row_losses(queries, documents, positives, positive_weights=flat)
+    copies = [t.detach().double().requires_grad_() for t in (queries, documents)]
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    expected, factors = dclw(*copies, positives, weights, temperature, 0.5)
+    assert factors.mean().item() == pytest.approx(1.0)
+    torch.testing.assert_close(rows.double(), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(statistics.losses, rows.detach())
+    rows.square().sum().backward()
+    expected.square().sum().backward()
+    for ours, plain in zip((queries, documents), copies, strict=True):
+        torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-4, atol=1e-4)
+    by_scale = -temperature.grad.item() * 0.3  # d / d log(1 / temperature)
+    assert loss.log_scale.grad.item() == pytest.approx(by_scale, rel=1e-4)
+
+
+def test_dclw_with_a_large_sigma_or_without_negatives_is_dcl():
+    torch.manual_seed(1)
+    queries, documents = torch.randn(4, 6), torch.randn(4, 6)
+    plain = InfoNCELoss(objective="DCL").row_losses(queries, documents)[0]
+    weak = InfoNCELoss(objective="DCLW", positive_sigma=1e7).row_losses(queries, documents)[0]
+    torch.testing.assert_close(weak, plain, rtol=1e-5, atol=1e-4)
+    loss = InfoNCELoss(objective="decoupled", positive_sigma=0.5)
+    exclude = [[1, 2, 3], [], [], []]
+    assert loss.row_losses(queries, documents, exclude=exclude)[0][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positive_sigma": 0.5}, "only objective 'decoupled' has one"),
+        ({"objective": "DCL", "positive_sigma": 0.5}, "which is DCLW's"),
+        ({"objective": "DCLW", "positive_sigma": -1.0}, "positive_sigma is -1"),
+        ({"objective": "dclw", "focal_margin": 0.3}, "focal_margin is 0.3"),
+        (
+            {
+                "objective": "dclw",
+                "partition": "per_direction",
+                "directions": ["query_to_document", "document_to_query"],
+            },
+            "partition is 'per_direction'",
+        ),
+    ],
+)
+def test_a_sigma_that_does_not_fit_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        InfoNCELoss(**options)

@@ -114,6 +114,7 @@ def test_named_samplings_have_no_margin_of_their_own():
 METHODS = {
     "STAR": {"objective": "STAR"},
     "DCL": {"objective": "DCL"},
+    "DCLW": {"objective": "DCLW"},
     "HCL": {"objective": "HCL", "beta": 0.5},
     "SigLIP": {"objective": "SigLIP", "metric": "cosine"},
     "GTE": {"directions": ["query_to_document", "query_to_query", "document_to_query"]},

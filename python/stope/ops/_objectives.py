@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
+
+from stope._checks import shown
 
 Objective = Literal["out", "in", "excl", "decoupled", "hardness", "pairwise", "sigmoid"]
 _OF_PAPERS: dict[str, Objective] = {
@@ -22,3 +25,21 @@ def objective_of(name: Any) -> Any:
     ('pairwise', 'out', 'stars')
     """
     return _OF_PAPERS.get(name.lower(), name) if isinstance(name, str) else name
+
+
+def words_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a loss in stope's words: a paper's name may stand for two of them.
+
+    >>> words_of({"objective": "DCLW", "positive_sigma": None})
+    {'objective': 'decoupled', 'positive_sigma': 0.5}
+    """
+    named, sigma = dict(options), options.get("positive_sigma")
+    name = named["objective"].lower() if isinstance(named.get("objective"), str) else None
+    if name == "dcl" and sigma is not None:
+        raise ValueError(
+            f"objective is 'DCL' and positive_sigma is {shown(sigma)}, which is DCLW's; name that "
+            "objective, or leave positive_sigma out"
+        )
+    if name == "dclw":
+        named |= {"objective": "decoupled", "positive_sigma": 0.5 if sigma is None else sigma}
+    return named

@@ -41,6 +41,38 @@ def id_lists(value: Any, name: str, rows: Any, device: Any) -> tuple[Any, Any]:
     return offsets, ids.reshape(-1).contiguous()
 
 
+def of_rows(
+    queries: Any, documents: Any, positives: Any, weights: Any, metric: str
+) -> tuple[Any, Any, Any, Any]:
+    """Of every positive: query, id, share of the query's weight, similarity with gradient.
+
+    Args:
+        positives: as for :func:`id_lists`; None: document i is query i's.
+        weights: one for each, or None.
+    """
+    rows, device = queries.shape[0], queries.device
+    if positives is None:
+        offsets, ids = one_each(rows, device)
+    else:
+        offsets, ids = (t.to(device) for t in id_lists(positives, "positives", rows, device))
+    owner = torch.repeat_interleave(torch.arange(rows, device=device), offsets.diff())
+    share = torch.ones(len(ids), device=device)
+    if weights is not None:
+        share = torch.as_tensor(weights, dtype=torch.float32, device=device).detach()
+    share = share / share.new_zeros(rows).index_add(0, owner, share)[owner]
+    left, right = queries[owner].float(), documents[ids].float()
+    if metric == "cosine":
+        left, right = _unit(left), _unit(right)
+    return owner, ids, share, (left * right).sum(1)
+
+
+def _unit(x: Any) -> Any:
+    """Rows of length 1; zero rows stay zero and get no gradient."""
+    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    some = length > 0
+    return torch.where(some, x, 0.0) / torch.where(some, length, 1.0)
+
+
 def _from_sequences(value: Sequence[Any], name: str, rows: Any, device: Any) -> tuple[Any, Any]:
     if len(value) != rows:
         raise ValueError(f"{name} has {len(value)} id lists for {rows} queries; give one each")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import stope
 import torch
 from stope.torch._collectives import Passing, gather_rows, padded, rank, row_counts, world_size
-from stope.torch._lists import id_lists, one_each
+from stope.torch._lists import id_lists, of_rows
 from stope.torch._operators import Statistics
 
 _OBJECTIVES = ("out", "in", "excl", "decoupled")
@@ -78,42 +78,19 @@ def row_losses(
     for name in tensors:
         if name not in _TENSORS:
             raise ValueError(f"the ring does not have {name}; use form='gather'")
-    rows, device = queries.shape[0], queries.device
-    offsets, ids = (
-        one_each(rows, device)
-        if positives is None
-        else _on(device, id_lists(positives, "positives", rows, device))
-    )
-    owner = torch.repeat_interleave(torch.arange(rows, device=device), offsets.diff())
-    scores = _scores(queries, documents, owner, ids, options.get("metric", "cosine"))
+    metric, weights = options.get("metric", "cosine"), tensors.get("positive_weights")
+    owner, ids, share, scores = of_rows(queries, documents, positives, weights, metric)
     if not isinstance(temperature, torch.Tensor):
         temperature = torch.tensor(temperature, dtype=torch.float64)
     shards = _shards(queries, documents, owner, ids, scores.detach(), options, tensors, group)
     results = _Negatives.apply(queries, documents, temperature, shards, group)
     negatives, counts, best, best_scores = results
     objective = options.get("objective", "out")
-    losses, log_sum_exp = _merge(
-        objective, negatives, scores / temperature, owner, rows, tensors.get("positive_weights")
-    )
+    losses, log_sum_exp = _merge(objective, negatives, scores / temperature, owner, share)
     statistics = Statistics(
         losses.detach(), log_sum_exp.detach(), scores.detach(), counts, best, best_scores, None
     )
     return losses, statistics
-
-
-def _scores(queries: Any, documents: Any, owner: Any, ids: Any, metric: str) -> Any:
-    """Similarities of the positives."""
-    q, d = queries[owner].float(), documents[ids].float()
-    if metric == "cosine":
-        q, d = _unit(q), _unit(d)
-    return (q * d).sum(1)
-
-
-def _unit(x: Any) -> Any:
-    """Rows of length 1; zero rows stay zero and get no gradient."""
-    length = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    some = length > 0
-    return torch.where(some, x, 0.0) / torch.where(some, length, 1.0)
 
 
 def _shards(
@@ -214,12 +191,9 @@ def _as_lists(pairs: Any, rows: int, count: int) -> tuple[Any, Any]:
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]), pairs % count
 
 
-def _merge(
-    objective: str, negatives: Any, logits: Any, owner: Any, rows: int, weights: Any
-) -> tuple[Any, Any]:
+def _merge(objective: str, negatives: Any, logits: Any, owner: Any, share: Any) -> tuple[Any, Any]:
     """Row losses from log-sum-exps of negatives and logits of positives (docs/methods.md, H1)."""
-    share = torch.ones_like(logits) if weights is None else torch.as_tensor(weights).to(logits)
-    share = share / negatives.new_zeros(rows).index_add(0, owner, share)[owner]
+    rows = len(negatives)
     mean = negatives.new_zeros(rows).index_add(0, owner, share * logits)
     if objective == "decoupled":
         some = torch.isfinite(negatives)

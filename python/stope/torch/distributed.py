@@ -28,14 +28,9 @@ from stope.torch._collectives import (
     world_size,
 )
 from stope.torch._lists import id_lists, one_each
-from stope.torch._operators import Scalar, Statistics
+from stope.torch._operators import Statistics
 from stope.torch.functional import infonce_statistics
-from stope.torch.losses import (
-    InfoNCELoss,
-    check_tensors,
-    check_weights,
-    weighted_mean,
-)
+from stope.torch.losses import InfoNCELoss, check_weights, weighted_mean
 from torch import distributed as dist
 
 __all__ = [
@@ -102,36 +97,33 @@ class DistributedInfoNCELoss(InfoNCELoss):
         *,
         form: str = "gather",
         group: Any = None,
-        learnable_temperature: bool = False,
-        max_scale: float = 100.0,
-        bias: float = 0.0,
-        **options: Scalar,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            temperature,
-            learnable_temperature=learnable_temperature,
-            max_scale=max_scale,
-            bias=bias,
-            **options,
-        )
+        super().__init__(temperature, **options)
         choice(form, "form", ("gather", "ring"))
         if form == "ring":
             _ring.check_options(self.options)
         self.form = form
         self.group = group
 
-    def row_losses(
-        self, queries: Any, documents: Any, positives: Any = None, **tensors: Any
+    def _fused(
+        self, queries: Any, documents: Any, positives: Any, tensors: dict[str, Any]
     ) -> tuple[Any, Statistics]:
         """The losses of this process's queries against the documents of all."""
         if world_size(self.group) == 1:
-            return super().row_losses(queries, documents, positives, **tensors)
-        extras = {k: v for k, v in check_tensors(tensors, "the loss").items() if v is not None}
+            return super()._fused(queries, documents, positives, tensors)
+        extras = {name: value for name, value in tensors.items() if value is not None}
         if self.form == "ring":
             return _ring.row_losses(
                 queries, documents, positives, self.temperature, self.options, extras, self.group
             )
         return self._gathered(queries, documents, positives, extras)
+
+    def _softmax(self, logits: Any) -> Any:
+        if world_size(self.group) == 1:
+            return super()._softmax(logits)
+        here = own_rows(logits.shape[0], logits.device, self.group)
+        return super()._softmax(gather_rows(logits, self.group))[here]
 
     def mean(self, losses: Any, weights: Any = None, negatives: Any = None) -> Any:
         """The share of this process in the mean over the queries of all."""

@@ -9,6 +9,8 @@ import torch
 from stope._checks import flag, number, real, shown
 from stope._kinds import kinds
 from stope.ops._infonce_options import ARRAY_NAMES, OPTION_NAMES, Options
+from stope.ops._objectives import words_of
+from stope.torch._lists import of_rows
 from stope.torch._operators import Scalar, Statistics, encode
 from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
 from torch import nn
@@ -30,6 +32,10 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             1 / temperature is clamped to ``max_scale``; where it is, its gradient is zero (CLIP).
         max_scale: see above.
         bias: added to the logits of ``objective="sigmoid"``; :class:`SigmoidLoss` learns it.
+        positive_sigma: sigma of DCLW, for ``objective="decoupled"``: the positive's logit counts
+            2 - B softmax_i(S_ip / sigma) times, less the nearer the positive is already. The mean
+            of these factors is 1; they are constants for the gradient. None: 1 each. The objective
+            ``"DCLW"`` is ``"decoupled"`` with sigma 0.5.
         **options: numbers and names that stay the same in every call: ``metric``, ``objective``,
             ``directions``, ``partition``, ``hardness``, ``absolute_margin``, ``precision`` and so
             on, explained at :func:`stope.infonce_forward`.
@@ -45,7 +51,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             starts above ``max_scale``; options that :func:`stope.infonce_forward` refuses.
         TypeError: an unknown option.
 
-    Source: docs/methods.md, H1, H6, B1.
+    Source: docs/methods.md, H1, H6, B1, E4.
 
     >>> import torch
     >>> loss = InfoNCELoss(temperature=0.1, learnable_temperature=True)
@@ -71,13 +77,18 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         learnable_temperature: bool = False,
         max_scale: float = 100.0,
         bias: float = 0.0,
+        positive_sigma: float | None = None,
         **options: Scalar,
     ) -> None:
         super().__init__()
         self._fixed = check_positive(temperature, "temperature")
         self.max_scale = check_positive(max_scale, "max_scale")
-        self.options = check_options(options, "InfoNCELoss", bias)
-        self.bias = float(bias)
+        named = words_of({**options, "positive_sigma": positive_sigma})
+        self.positive_sigma = named.pop("positive_sigma", None)
+        self.options = check_options(named, type(self).__name__, bias)
+        if self.positive_sigma is not None:
+            _check_sigma(self.positive_sigma, self.options)
+        self.bias: Any = float(bias)
         self._encoded = encode(self.options)
         self._of_pairs = self.options.get("objective") == "pairwise"
         self.statistics: Statistics | None = None
@@ -103,18 +114,15 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         """The loss of one batch, a float32 scalar.
 
         Args:
-            queries: ``[M, d]``.
-            documents: ``[N, d]``.
-            positives: as for :func:`stope.torch.infonce`; None: document i is query i's.
+            queries, documents, positives: as for :func:`stope.torch.infonce`.
             weights: ``[M]`` weights of the queries on any device, at least 0 and not all 0; may
                 require a gradient. A query without positives has loss 0 but counts in the mean. Or
                 a function from this batch's :class:`Statistics` to them, so that queries are
                 weighted by how difficult they are: the loss calls it once, after its forward pass.
                 What it does is outside of ``torch.compile``'s graph if it is not made of torch
                 operations.
-            **tensors: what changes with the batch: ``positive_weights``, ``hard_negatives``,
-                ``log_weights``, ``exclude``, ``document_ids``, ``max_score``, ``min_score``,
-                ``guide_queries``, ``guide_documents``, ``queue``, ``queue_ids``, ``guide_queue``.
+            **tensors: the other tensors of :func:`stope.torch.infonce`, which change with the
+                batch, and the limits ``max_score`` and ``min_score``.
 
         Raises:
             ValueError: weights that are negative, not finite, all zero or of the wrong length, and
@@ -131,6 +139,25 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
 
         Arguments and errors as for :meth:`forward`, whose value is their :meth:`mean`.
         """
+        check_tensors(tensors, type(self).__name__)
+        losses, statistics = self._fused(queries, documents, positives, tensors)
+        if self.positive_sigma is None:
+            return losses, statistics
+        metric, given = self.options.get("metric", "cosine"), tensors.get("positive_weights")
+        owner, _, share, pulled = of_rows(queries, documents, positives, given, metric)
+        nothing = torch.zeros_like(losses)
+        nearness = nothing.index_add(0, owner, share * statistics.positive_scores.to(share))
+        none = torch.bincount(owner, minlength=len(losses)) == 0
+        factors = 2 - self._softmax(nearness.masked_fill(none, -torch.inf) / self.positive_sigma)
+        logits = nothing.index_add(0, owner, share * pulled) / self.temperature
+        # A query without negatives has loss 0, whatever its positive.
+        more = (1 - factors) * logits.to(losses)
+        losses = losses + torch.where(statistics.negatives > 0, more, 0.0)
+        return losses, statistics._replace(losses=losses.detach())
+
+    def _fused(
+        self, queries: Any, documents: Any, positives: Any, tensors: dict[str, Any]
+    ) -> tuple[Any, Statistics]:
         return infonce_statistics(
             queries,
             documents,
@@ -138,8 +165,12 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             temperature=self.temperature,
             bias=self.bias,
             options=self._encoded,
-            **check_tensors(tensors, "InfoNCELoss"),
+            **tensors,
         )
+
+    def _softmax(self, logits: Any) -> Any:
+        """Softmax over the batch's queries, times those that have a positive: mean 1."""
+        return logits.softmax(0) * (logits > -torch.inf).sum()
 
     def mean(self, losses: Any, weights: Any = None, negatives: Any = None) -> Any:
         """The mean of row losses with these weights, ``[M]`` numbers; without, the plain one.
@@ -155,31 +186,29 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
         """What repr tells of the module."""
         learned = self.log_scale is not None
         options = {"learnable_temperature": learned, **self.options}
+        if self.positive_sigma is not None:
+            options["positive_sigma"] = self.positive_sigma
         return f"temperature={float(self.temperature):.6g}, " + ", ".join(
             f"{name}={value!r}" for name, value in options.items()
         )
 
 
 @kinds(bias=real, learnable=flag)
-class SigmoidLoss(nn.Module):  # type: ignore[misc]
+class SigmoidLoss(InfoNCELoss):
     """The sigmoid loss of SigLIP: every pair is a yes-or-no question of its own.
 
         L_i = sum_j log(1 + exp(-Z_ij (t S_ij + b))),   Z_ij = 1 for positives, -1 for negatives,
 
-    and L the weighted mean over the queries, with cosine similarities S.
+    and L the weighted mean over the queries, with cosine similarities S. Called as
+    :class:`InfoNCELoss` is.
 
     Args:
         scale: t at the start; its logarithm is the parameter ``log_scale``, clamped to
             ``max_scale`` with zero gradient there.
         bias: b at the start, the parameter ``bias``; about -log(N) lets training start calmly.
-        learnable: False keeps both as they are (buffers instead of parameters).
+        learnable: False keeps both as they are.
         max_scale: see above.
         **options: as for :class:`InfoNCELoss`, except the ``objective``.
-
-    Attributes:
-        statistics: as for :class:`InfoNCELoss`.
-
-    Thread safety: as :class:`InfoNCELoss`.
 
     Source: Zhai et al. 2023 (SigLIP); docs/methods.md, H9.
 
@@ -198,50 +227,64 @@ class SigmoidLoss(nn.Module):  # type: ignore[misc]
         max_scale: float = 100.0,
         **options: Scalar,
     ) -> None:
-        super().__init__()
         if "objective" in options:
             raise TypeError("SigmoidLoss fixes objective='sigmoid'; use InfoNCELoss for others")
         if not math.isfinite(bias):
             raise ValueError(f"bias is {bias}; give a finite number")
-        self.options = check_options({**options, "objective": "sigmoid"}, "SigmoidLoss", bias)
-        self._encoded = encode(self.options)
-        self.max_scale = check_positive(max_scale, "max_scale")
-        self.statistics: Statistics | None = None
-        self.log_scale = log_scale(check_positive(scale, "scale"), self.max_scale, "scale")
+        start = check_positive(scale, "scale")
+        super().__init__(
+            1.0 / start, objective="sigmoid", bias=bias, max_scale=max_scale, **options
+        )
+        self.log_scale = log_scale(start, self.max_scale, "scale")
         self.bias = nn.Parameter(torch.tensor(float(bias)))
         if not learnable:
-            self.log_scale.requires_grad_(False)
-            self.bias.requires_grad_(False)
+            self.requires_grad_(False)
 
     @property
     def scale(self) -> Any:
         """t, a tensor with one element."""
         return torch.exp(self.log_scale.clamp(max=math.log(self.max_scale)))
 
-    def forward(
-        self,
-        queries: Any,
-        documents: Any,
-        positives: Any = None,
-        weights: Any = None,
-        **tensors: Any,
-    ) -> Any:
-        """The loss of one batch; arguments as for :meth:`InfoNCELoss.forward`."""
-        losses, statistics = infonce_statistics(
-            queries,
-            documents,
-            positives,
-            temperature=1.0 / self.scale,
-            bias=self.bias,
-            options=self._encoded,
-            **check_tensors(tensors, "SigmoidLoss"),
-        )
-        self.statistics = statistics
-        return weighted_mean(losses, row_weights(weights, statistics))
-
     def extra_repr(self) -> str:
         """What repr tells of the module."""
         return f"scale={float(self.scale):.6g}, bias={float(self.bias):.6g}"
+
+
+def both_ways(
+    loss: InfoNCELoss, queries: Any, documents: Any, columns: Any, there: Any, back: Any
+) -> tuple[Any, Statistics]:
+    """Row losses to the documents and from the rows' positives to the queries: their mean.
+
+    Args:
+        loss: whose row losses these are.
+        queries, documents: ``[M, d]`` and ``[N, d]``.
+        columns: which document is each query's positive: ``[M]`` ids or a slice.
+        there, back: what else :meth:`InfoNCELoss.row_losses` is told in each direction.
+
+    Returns:
+        The losses, and the statistics of the first direction with losses of both and the negatives
+        of both, added up.
+    """
+    losses, statistics = loss.row_losses(queries, documents, **there)
+    others, other = loss.row_losses(documents[columns], queries, **back)
+    return (losses + others) / 2, statistics._replace(
+        losses=(statistics.losses + other.losses) / 2,
+        negatives=statistics.negatives + other.negatives,
+    )
+
+
+def _check_sigma(sigma: Any, options: dict[str, Any]) -> None:
+    check_positive(sigma, "positive_sigma")
+    if options.get("objective") != "decoupled":
+        raise ValueError(
+            f"positive_sigma is {sigma}, but only objective 'decoupled' has one (DCLW)"
+        )
+    for name, usual in (("focal_margin", None), ("partition", "joint")):
+        if options.get(name, usual) != usual:
+            raise ValueError(
+                f"positive_sigma is {sigma} and {name} is {options[name]!r}, which changes the "
+                "positive's part of the loss, too; leave one of the two out"
+            )
 
 
 def row_weights(weights: Any, statistics: Statistics | None) -> Any:

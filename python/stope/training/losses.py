@@ -17,6 +17,7 @@ from stope._kinds import kinds
 from stope.encoders.encode import has_encode
 from stope.integrations.sentence_transformers.clock import Clock
 from stope.integrations.sentence_transformers.row_table import RowTable
+from stope.ops._objectives import objective_of
 from stope.weighting import Weighting
 
 if TYPE_CHECKING:
@@ -76,14 +77,9 @@ def contrastive_loss(
 
     if part is not None and not isinstance(part, Mapping) and not hasattr(part, "model_fields_set"):
         raise TypeError(f"part is {shown(part)}; give a LossPart, or its options as a mapping")
-    named = {} if part is None else dict(part)
-    # A part is silent where it is None, and its query_side is another loss.
-    chosen = {name: value for name, value in {**named, **options}.items() if value is not None}
-    chosen.pop("query_side", None)
+    chosen = options_said({**({} if part is None else dict(part)), **options})
     if "queue" in chosen:
         chosen["queue_size"] = chosen.pop("queue")
-    if chosen.get("objective") in ("sigmoid", "SigLIP"):
-        chosen.setdefault("bias", _SIGMOID_BIAS)
     if isinstance(chosen.get("guide"), str):
         from stope.encoders import load_encoder
 
@@ -98,3 +94,18 @@ def contrastive_loss(
         rows=table,
         **chosen,
     )
+
+
+def options_said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those options of a part that are said: it is silent where it is None.
+
+    `query_side` is another loss's.
+
+    >>> options_said({"objective": "SigLIP", "guide": None})
+    {'objective': 'SigLIP', 'bias': -10.0}
+    """
+    chosen = {name: value for name, value in options.items() if value is not None}
+    chosen.pop("query_side", None)
+    if objective_of(chosen.get("objective")) == "sigmoid":
+        chosen.setdefault("bias", _SIGMOID_BIAS)
+    return chosen

@@ -6,7 +6,7 @@ Every option is defined, checked and explained here and nowhere else: `train` ta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -15,7 +15,7 @@ from stope._named import Named, names_of
 from stope.encoders.lora import Lora
 from stope.encoders.prompts import TaskPrompts
 from stope.ops._infonce_options import Direction, Hardness, Metric, Partition, Precision
-from stope.ops._objectives import Objective, objective_of
+from stope.ops._objectives import Objective, objective_of, words_of
 from stope.training.batches import BatchSpec
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import (
@@ -58,11 +58,17 @@ class LossPart(Part):
         BeforeValidator(objective_of),
         Field(
             description="by its word or its paper's name: out (InfoNCE, SupCon), in, excl, "
-            "decoupled (DCL), hardness (HCL), pairwise (STAR) or sigmoid (SigLIP)"
+            "decoupled (DCL, DCLW), hardness (HCL), pairwise (STAR) or sigmoid (SigLIP)"
         ),
     ] = "out"
     bias: Annotated[
         Real | None, Field(description="of objective sigmoid: added to its logits; default -10")
+    ] = None
+    positive_sigma: Annotated[
+        Positive | None,
+        Field(
+            description="of objective decoupled: near positives count less (DCLW, which says 0.5)"
+        ),
     ] = None
     beta: Annotated[
         Real | None,
@@ -153,6 +159,11 @@ class LossPart(Part):
         Literal["lambda_mrr", "infonce"] | None,
         Field(description="the loss of negatives.mode query_side; default lambda_mrr"),
     ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, options: Any) -> Any:
+        return words_of(options) if isinstance(options, Mapping) else options
 
 
 class SchedulePart(Part):

@@ -22,6 +22,7 @@ from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores
 from stope.torch.distributed import gather_rows, world_size
 from stope.torch.functional import computes_on
+from stope.torch.losses import both_ways
 from stope.weighting import Weighting
 from torch import distributed as dist
 from torch import nn
@@ -140,14 +141,10 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         self, queries: Any, documents: Any, there: dict[str, Any], back: dict[str, Any]
     ) -> tuple[Any, Any]:
         """Losses of the rows and their statistics, both directions together where both count."""
-        losses, statistics = self.infonce.row_losses(queries, documents, **there)
-        if not self.symmetric:
-            return losses, statistics
-        others, other = self.infonce.row_losses(documents[: len(queries)], queries, **back)
-        return (losses + others) / 2, statistics._replace(
-            losses=(statistics.losses + other.losses) / 2,
-            negatives=statistics.negatives + other.negatives,
-        )
+        if self.symmetric:
+            rows = slice(len(queries))
+            return both_ways(self.infonce, queries, documents, rows, there, back)
+        return self.infonce.row_losses(queries, documents, **there)  # type: ignore[no-any-return]
 
     def _mean(self, losses: Any, weights: Any, statistics: Any) -> Any:
         pairs = statistics.negatives

@@ -315,6 +315,8 @@ class InfoNCELoss(LossOfEmbeddings):
             **checked.library_words(self.infonce.options),
             "gather_across_devices": self.gather_across_devices,
         }
+        if self.infonce.positive_sigma is not None:
+            config["positive_sigma"] = self.infonce.positive_sigma
         if self.symmetric:
             config["symmetric"] = True
         if self.guide is not None:
