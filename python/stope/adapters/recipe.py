@@ -27,15 +27,7 @@ Side: TypeAlias = Literal["both", "queries", "documents", "separate"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
 # Options of the loss that embeddings, which nobody encodes again, have no use for.
-_NOT_OF_ADAPTERS = (
-    "learnable_temperature",
-    "symmetric",
-    "guide",
-    "queue",
-    "mini_batch_size",
-    "matryoshka_weights",
-    "query_side",
-)
+_NOT_OF_ADAPTERS = ("guide", "queue", "mini_batch_size", "query_side")
 
 
 class AdapterPart(Part):
@@ -118,10 +110,10 @@ class AdapterRecipe(Parts):
     >>> recipe = AdapterRecipe().with_options(kind="low_rank", epochs=3, temperature=0.02)
     >>> recipe.adapter.kind, recipe.schedule.epochs, recipe.loss.temperature
     ('low_rank', 3, 0.02)
-    >>> recipe.with_options(symmetric=True)
+    >>> recipe.with_options(queue=100)
     Traceback (most recent call last):
         ...
-    ValueError: loss.symmetric is not for an adapter; leave it out
+    ValueError: loss.queue is not for an adapter; leave it out
     """
 
     WORDS: ClassVar = {"evaluate_every": ("evaluation", "every")}

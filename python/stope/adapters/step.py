@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 import torch
 from stope.adapters.maps import Floats, Linear, LowRank, Map, ResidualMLP, arrays
 from stope.adapters.recipe import AdapterPart, AdapterRecipe, Problem
-from stope.lists import Ids, Lists
-from stope.torch._operators import Statistics, encode
-from stope.torch.functional import SCALAR_OPTIONS, infonce_statistics
-from stope.torch.losses import check_weights
+from stope.lists import Ids, Lists, offsets_of, ranges
+from stope.torch import InfoNCELoss, Statistics
+from stope.torch.functional import SCALAR_OPTIONS
+from stope.torch.losses import both_ways, check_weights
+from stope.training.losses import options_said
 from stope.training.recipe import LossPart
 from stope.weighting import difficulty_signals, summarize_weights, weigh
 
+_SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
+_OF_MODULE = ("temperature", "learnable_temperature", "max_scale", "bias", "positive_sigma")
 _OF_HARD_NEGATIVES = (
     "hard_negative_log_weight",
     "foreign_hard_negatives",
@@ -111,8 +114,12 @@ class Step:
         recipe: its loss, weighting and number of documents.
         out: the dimension that comes out of the maps.
 
+    Attributes:
+        loss: `stope.torch.InfoNCELoss`, whose parameters are trained, too.
+
     Raises:
-        ValueError: matryoshka_dims beyond out.
+        ValueError: matryoshka_dims beyond out, or another number of weights; symmetric with more
+            directions.
     """
 
     def __init__(
@@ -123,17 +130,21 @@ class Step:
         out: int,
     ) -> None:
         self.problem, self.maps, self.recipe = problem, maps, recipe
-        self.dims = _dims(recipe.loss.matryoshka_dims, out)
-        self._options = encode(
-            {
+        part = recipe.loss
+        self.factors = _factors(part, out)
+        if part.symmetric and len(part.directions or ()) > 1:
+            raise ValueError(
+                "symmetric adds a loss of its own from documents to queries, but directions is "
+                f"{part.directions}; leave one of the two out"
+            )
+        fields = LossPart.model_fields
+        self.loss = InfoNCELoss(
+            **{
                 name: value
-                for name in SCALAR_OPTIONS
-                if (value := getattr(recipe.loss, name)) != LossPart.model_fields[name].default
+                for name, value in options_said(dict(part)).items()
+                if name in (*_OF_MODULE, *SCALAR_OPTIONS) and value != fields[name].default
             }
         )
-        self._bias = recipe.loss.bias
-        if self._bias is None:
-            self._bias = -10.0 if recipe.loss.objective == "sigmoid" else 0.0
         self._pair_query = problem.positives.owners
         self._queries = torch.from_numpy(problem.queries)
         self._corpus = torch.from_numpy(problem.corpus)
@@ -155,31 +166,47 @@ class Step:
         whole = len(documents) == len(problem.corpus)
         corpus = of_documents(self._corpus if whole else self._corpus[documents])
         columns = None if hard is None else self._columns(hard, rows, documents)
+        right = torch.from_numpy(np.searchsorted(documents, positives))
+        there = {
+            "positives": right,
+            "exclude": other_positives(rows, positives, problem.positives, documents),
+            "hard_negatives": self._hard_negatives(columns),
+        }
+        back = {"exclude": self._other_queries(rows, positives)} if self._symmetric else {}
         mean: torch.Tensor | None = None
-        share: torch.Tensor | None = None
+        weights: torch.Tensor | None = None
         facts: dict[str, float] = {}
-        for dim in self.dims:
-            losses, statistics = infonce_statistics(
-                queries[:, :dim],
-                corpus[:, :dim],
-                torch.from_numpy(np.searchsorted(documents, positives)),
-                exclude=other_positives(rows, positives, problem.positives, documents),
-                hard_negatives=self._hard_negatives(columns),
-                temperature=self.recipe.loss.temperature,
-                bias=self._bias,
-                options=self._options,
-            )
-            if share is None:  # the difficulty over all coordinates weighs every prefix
+        for dim, factor in self.factors.items():
+            short = queries[:, :dim], corpus[:, :dim]
+            if self._symmetric:
+                losses, statistics = both_ways(self.loss, *short, right, there, back)
+            else:
+                losses, statistics = self.loss.row_losses(*short, **there)
+            if weights is None:  # the difficulty over all coordinates weighs every prefix
                 own_scores = self._own_scores(queries, corpus, columns)
                 weights = self._weights(statistics, own_scores, chosen, progress)
                 weights = check_weights(losses, weights, none_is_fine=True)
                 facts = _facts(statistics, weights, len(documents))
+                if self.loss.log_scale is not None:
+                    facts["temperature"] = float(self.loss.temperature.detach())
                 if not bool(weights.any()):
                     return None, facts
-                share = weights / weights.sum() / len(self.dims)
-            loss = (share * losses).sum()
+            pairs = statistics.negatives / (2 if self._symmetric else 1)
+            loss = factor * self.loss.mean(losses, weights, pairs)
             mean = loss if mean is None else mean + loss
         return mean, facts
+
+    @property
+    def _symmetric(self) -> bool:
+        return self.recipe.loss.symmetric
+
+    def _other_queries(self, rows: Ids, positives: Ids) -> Lists:
+        """For each line the other lines whose queries have its positive."""
+        known = self.problem.positives.take(rows)
+        order = np.argsort(known.ids, kind="stable")
+        first, last = (np.searchsorted(known.ids[order], positives, side) for side in _SIDES)
+        lines = Lists(offsets_of(last - first), known.owners[order[ranges(first, last - first)]])
+        return lines.without(Lists(np.arange(len(rows) + 1), np.arange(len(rows))))
 
     def _current(self) -> tuple[Any, Any]:
         """The maps as they are now; both sides share one graph where they share the map."""
@@ -260,15 +287,21 @@ def other_positives(rows: Ids, own: Ids, positives: Lists, documents: Ids) -> Li
     return Lists.from_owners(line[keep], column[keep], len(rows))
 
 
-def _dims(dims: tuple[int, ...] | None, out: int) -> list[int]:
-    """How many coordinates count, one loss for each; all of them come first."""
-    wanted = sorted({*(dims or ()), out}, reverse=True)
-    if wanted[0] > out:
+def _factors(part: LossPart, out: int) -> dict[int, float]:
+    """How many coordinates count, one loss for each, and its weight; all of them come first."""
+    dims, weights = part.matryoshka_dims or (), part.matryoshka_weights
+    if weights is not None and len(weights) != len(dims):
         raise ValueError(
-            f"matryoshka_dims are {list(dims or ())}; each must be from 1 to {out}, the dimension"
-            " that comes out"
+            f"matryoshka_weights has {len(weights)} numbers for {len(dims)} matryoshka_dims; give "
+            "one each"
         )
-    return wanted
+    factors = {out: 1.0, **dict(zip(dims, weights or [1.0] * len(dims), strict=True))}
+    if max(factors) > out or len(set(dims)) < len(dims):
+        raise ValueError(
+            f"matryoshka_dims are {list(dims)}; each must be from 1 to {out}, the dimension that"
+            " comes out, and named once"
+        )
+    return dict(sorted(factors.items(), reverse=True))
 
 
 def _same(rows: torch.Tensor) -> torch.Tensor:

@@ -171,7 +171,10 @@ class _Training:
         problem, schedule, part = self.problem, self.recipe.schedule, self.recipe.adapter
         decay = part.weight_decay
         optimiser = torch.optim.AdamW(
-            [group for trainable in self.trained for group in trainable.groups(decay)],
+            [
+                *(group for trainable in self.trained for group in trainable.groups(decay)),
+                *({"params": [p], "weight_decay": 0.0} for p in self.step.loss.parameters()),
+            ],
             lr=schedule.learning_rate,
         )
         pairs = np.arange(len(problem.positives.ids))
