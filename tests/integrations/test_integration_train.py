@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 
+from small_transformers import features, tiny
 from torch.nn.functional import normalize
 from training_loss_cases import (
     NEGATIVES,
@@ -288,11 +289,98 @@ def test_the_queue_is_in_the_state(encoder):
         around(*batch_of(encoder, first))
 
 
-def test_training_that_goes_on_has_the_queue_and_the_temperature(tmp_path):
+# --- the momentum encoder ------------------------------------------------------------------------
+
+
+def parameters(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_documents_are_encoded_by_the_moving_average(encoder):
+    """Two steps, their losses and gradients in float64; the average moves before it encodes."""
+    m = 0.75
+    loss = InfoNCELoss(encoder, temperature=T, queue_size=10, momentum=m)
+    expected_average, past = parameters(encoder), None
+    for rows in halves():
+        with torch.no_grad():  # the optimiser's step
+            for p in encoder.parameters():
+                p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3))
+        expected_average = [m * k + (1 - m) * q for k, q in zip(
+            expected_average, parameters(encoder), strict=True)]  # fmt: skip
+        value, gradient = measured(encoder, loss, *batch_of(encoder, rows))
+        for kept, wanted in zip(loss.keys.average.parameters(), expected_average, strict=True):
+            torch.testing.assert_close(kept, wanted)
+
+        encoder.zero_grad()
+        texts = texts_of(rows)
+        q = encoder(read(encoder, texts[0]))["sentence_embedding"].double()
+        keys = torch.cat(embedded(loss.keys.average, texts)[1:]).detach()
+        others = keys if past is None else torch.cat([keys, past])
+        scores = normalize(q, dim=1) @ normalize(others.double(), dim=1).T / T
+        expected = (scores.logsumexp(1) - scores.diagonal()).mean()
+        expected.backward()
+        exact = torch.cat([p.grad.ravel() for p in encoder.parameters()]).numpy()
+        assert value == pytest.approx(float(expected.detach()), rel=1e-5)
+        np.testing.assert_allclose(gradient, exact, atol=1e-5 * np.abs(exact).max())
+        past = keys[:10]
+        assert torch.equal(loss.queue.documents, past)
+    with torch.no_grad():  # an evaluation moves nothing
+        before = parameters(loss.keys)
+        loss(*batch_of(encoder, halves()[0]))
+    assert all(map(torch.equal, before, parameters(loss.keys)))
+
+
+def test_extremes_of_momentum(encoder):
+    fixed, same = (InfoNCELoss(encoder, queue_size=10, momentum=m) for m in (1.0, 0.0))
+    start = parameters(encoder)
+    with torch.no_grad():
+        for p in encoder.parameters():
+            p += 1.0
+    for loss in (fixed, same):
+        loss(*batch_of(encoder, halves()[0]))
+    assert all(map(torch.equal, parameters(fixed.keys), start))
+    assert all(map(torch.equal, parameters(same.keys), parameters(encoder)))
+    assert not any(p.requires_grad for p in fixed.keys.parameters())
+    assert fixed.get_config_dict()["momentum"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"momentum": 0.9}, "momentum is 0.9, but there is no queue"),
+        ({"momentum": 1.5, "queue_size": 9}, "momentum is 1.5"),
+    ],
+)
+def test_a_momentum_that_does_not_fit_is_refused(encoder, options, said):
+    with pytest.raises(ValueError, match=said):
+        InfoNCELoss(encoder, **options)
+
+
+def test_keys_of_a_transformer(tmp_path):
+    """No dropout in them, whatever the trainer sets; mini-batches would save nothing of theirs."""
+    model = tiny(tmp_path, dropout=0.4).train()
+    loss = InfoNCELoss(model, momentum=0.9, queue_size=24).train()
+    columns = features(model, 2)
+    loss(copy.deepcopy(columns)).backward()
+    torch.testing.assert_close(
+        loss.queue.documents, loss.keys.average.eval()(columns[1])["sentence_embedding"]
+    )
+    with pytest.raises(ValueError, match="there are mini-batches"):
+        InfoNCELoss(model, momentum=0.9, queue_size=9, mini_batch_size=4)
+
+
+def test_a_model_that_was_trained_before_is_trained_again(encoder):
+    options = {"batch_size": 7, "epochs": 1, "queue": 20, "momentum": 0.99, "temperature": T}
+    train(encoder, copies(), **options)
+    assert len(train(encoder, copies(), **options).losses) == 2
+
+
+@pytest.mark.parametrize("more", [{}, {"momentum": 0.9}], ids=str)
+def test_training_that_goes_on_has_the_queue_and_the_temperature(tmp_path, more):
     """Killed after the checkpoint of step 3, and gone on with: as without an interruption."""
     options = {
         "batch_size": 7, "epochs": 3, "queue": 20, "learnable_temperature": True, "seed": 4,
-        "learning_rate": 0.05, "temperature": T,
+        "learning_rate": 0.05, "temperature": T, **more,
     }  # fmt: skip
     whole = train(new_encoder(), copies(), **options)
 
@@ -308,5 +396,5 @@ def test_training_that_goes_on_has_the_queue_and_the_temperature(tmp_path):
     assert resumed.losses == whole.losses
     options.pop("output")
     options.pop("checkpoint_every")
-    without = train(new_encoder(), copies(), **{**options, "queue": None})
+    without = train(new_encoder(), copies(), **{**options, "queue": None, "momentum": None})
     assert without.losses != whole.losses

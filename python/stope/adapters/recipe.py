@@ -27,7 +27,7 @@ Side: TypeAlias = Literal["both", "queries", "documents", "separate"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
 # Options of the loss that embeddings, which nobody encodes again, have no use for.
-_NOT_OF_ADAPTERS = ("guide", "queue", "mini_batch_size", "query_side")
+_NOT_OF_ADAPTERS = ("guide", "queue", "momentum", "mini_batch_size", "query_side")
 
 
 class AdapterPart(Part):

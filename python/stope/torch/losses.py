@@ -225,7 +225,7 @@ class SigmoidLoss(InfoNCELoss):
         *,
         learnable: bool = True,
         max_scale: float = 100.0,
-        **options: Scalar,
+        **options: Any,
     ) -> None:
         if "objective" in options:
             raise TypeError("SigmoidLoss fixes objective='sigmoid'; use InfoNCELoss for others")

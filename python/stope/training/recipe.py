@@ -136,6 +136,15 @@ class LossPart(Part):
     queue: Annotated[
         Count | None, Field(description="so many documents of past batches are negatives too")
     ] = None
+    momentum: Annotated[
+        Real | None,
+        Field(
+            ge=0,
+            le=1,
+            description="with a queue: documents are encoded, without gradient, by a moving "
+            "average of the encoder, this much of which stays in every step (MoCo: 0.999)",
+        ),
+    ] = None
     precision: Annotated[
         Precision,
         Field(description="of the products; bfloat16 is faster where the processor has tiles"),

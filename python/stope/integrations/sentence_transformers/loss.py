@@ -24,7 +24,7 @@ from stope.integrations.sentence_transformers.collator import InfoNCECollator
 from stope.integrations.sentence_transformers.from_embeddings import LossOfEmbeddings
 from stope.integrations.sentence_transformers.guide import guide_features
 from stope.integrations.sentence_transformers.papers import PAPERS
-from stope.integrations.sentence_transformers.queue import DocumentQueue
+from stope.integrations.sentence_transformers.queue import DocumentQueue, MomentumEncoder
 from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import follows_progress
 from stope.torch import InfoNCELoss as OfThisProcess
@@ -112,6 +112,8 @@ class InfoNCELoss(LossOfEmbeddings):
         matryoshka_weights: weights of that sum; default 1 each.
         queue_size: so many past documents are negatives, too, without gradient (MoCo's queue, of
             embeddings that the model made then). It is in the loss's ``state_dict``.
+        momentum: with a queue: documents are encoded by the model's moving average, this much of
+            which stays in every step (MoCo: 0.999), and get no gradient in the batch either.
         weighting: of :mod:`stope.weighting`, or its name or dictionary; None weighs by the data's
             column "weight" alone. It reads the signals of
             :func:`stope.weighting.difficulty_signals` (where "hardness" is explained) and the
@@ -193,6 +195,7 @@ class InfoNCELoss(LossOfEmbeddings):
         matryoshka_dims: Sequence[int] | None = None,
         matryoshka_weights: Sequence[float] | None = None,
         queue_size: int = 0,
+        momentum: float | None = None,
         weighting: Weighting | Mapping[str, Any] | str | None = None,
         negatives: Any = None,
         rows: RowTable | None = None,
@@ -234,6 +237,10 @@ class InfoNCELoss(LossOfEmbeddings):
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.show_progress_bar = show_progress_bar
         self.queue = DocumentQueue(queue_size) if queue_size else None
+        self.keys: MomentumEncoder | None = None
+        if momentum is not None:
+            self._check_momentum(momentum)
+            self.keys = MomentumEncoder(model, momentum)
         self.weighting: Weighting | None = None
         self.clock, self._is_told, self._untold = Clock(), False, 0
         self.negatives: Any = None
@@ -306,7 +313,12 @@ class InfoNCELoss(LossOfEmbeddings):
             labels: the collator's "label"; None, or labels that are all 1, say nothing.
         """
         columns, batch = self._open(sentence_features, labels)
-        return self.loss_of(versions.embed_columns(self.model, columns), batch)
+        if self.keys is None:
+            return self.loss_of(versions.embed_columns(self.model, columns), batch)
+        if torch.is_grad_enabled():
+            self.keys.follow(self.model)
+        queries = versions.embed_columns(self.model, columns[:1])
+        return self.loss_of([*queries, *self.keys.embed(columns[1:])], batch)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options, for the model card."""
@@ -326,6 +338,8 @@ class InfoNCELoss(LossOfEmbeddings):
             config["matryoshka_weights"] = [weight for _, weight in self.matryoshka]
         if self.queue is not None:
             config["queue_size"] = self.queue.size
+        if self.keys is not None:
+            config["momentum"] = self.keys.momentum
         if self.weighting is not None:
             config["weighting"] = self.weighting.to_dict()
         return config
@@ -388,6 +402,17 @@ class InfoNCELoss(LossOfEmbeddings):
     def citation(self) -> str:
         """BibTeX of the paper behind the chosen form."""
         return PAPERS["gist" if self.guide is not None else "infonce"]
+
+    def _check_momentum(self, momentum: float) -> None:
+        if self.queue is None:
+            raise ValueError(
+                f"momentum is {momentum}, but there is no queue of documents; give queue_size"
+            )
+        if self.uses_gradient_cache:
+            raise ValueError(
+                f"momentum is {momentum} and there are mini-batches, which save activations of "
+                "documents; there are none to save, so leave mini_batch_size out"
+            )
 
     def _averaged(self, gradient: Any) -> Any:
         """The mean over the processes: their wrapper of the model leaves out what the loss has."""

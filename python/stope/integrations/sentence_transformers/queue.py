@@ -1,12 +1,19 @@
-"""Past documents as more negatives: a first-in, first-out queue, kept with the loss's state."""
+"""Past documents as more negatives: a first-in, first-out queue, kept with the loss's state.
+
+MoCo's comes with a second encoder, the moving average of the first, which encodes the documents.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import torch
+from stope._checks import real
+from stope.encoders import versions
 from stope.integrations.sentence_transformers.identity import Names, Peers
 from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.torch.distributed import gather_rows
@@ -91,3 +98,36 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
                 there = getattr(self, name).device
                 setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=there))
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+class MomentumEncoder(nn.Module):  # type: ignore[misc]
+    """The encoder that documents are encoded with, without gradient (docs/methods.md, D17).
+
+        theta_k <- momentum theta_k + (1 - momentum) theta
+
+    at the beginning of every step, theta being the model's parameters. It begins as the model, is
+    never in training mode, and its tensors are in ``state_dict``.
+
+    Args:
+        model: the SentenceTransformer in training.
+        momentum: from 0 to 1.
+    """
+
+    def __init__(self, model: Any, momentum: float) -> None:
+        super().__init__()
+        self.momentum = real(momentum, "momentum", 0, 1)
+        card = getattr(model, "model_card_data", None)  # has the trainer, which nobody copies
+        self.average = copy.deepcopy(model, {id(card): card}).requires_grad_(False)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def follow(self, model: Any) -> None:
+        """Take a step towards the model."""
+        for kept, now in zip(self.average.parameters(), model.parameters(), strict=True):
+            kept.lerp_(now, 1 - self.momentum)
+        for kept, now in zip(self.average.buffers(), model.buffers(), strict=True):
+            kept.copy_(now)
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def embed(self, columns: Sequence[dict[str, Any]]) -> list[Any]:
+        """The embeddings of each column's features."""
+        return versions.embed_columns(self.average.eval(), columns)
