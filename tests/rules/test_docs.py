@@ -17,6 +17,7 @@ import pytest
 import stope
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "docs/recipes"  # with an index of their own
 OPERATIONS = ("similarity", "topk", "mine_hard_negatives", "FlatIndex")
 
 
@@ -129,9 +130,12 @@ def blocks(page, language):
         yield text[: match.start(1)].count("\n"), match.group(1)
 
 
-@every_page
+@pytest.mark.parametrize("page", [page for page in pages() if page.parent != RECIPES], ids=relative)
 def test_examples_of_pages_run(page, tmp_path, monkeypatch):
-    """Blocks with >>> are doctests that share their names; others are scripts."""
+    """Blocks with >>> are doctests that share their names; others are scripts.
+
+    Those of recipes run in tests/recipes, which imports torch once for all.
+    """
     monkeypatch.chdir(tmp_path)
     parser, names, out = doctest.DocTestParser(), {"__name__": "page"}, []
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
@@ -194,7 +198,9 @@ def test_links_of_pages_lead_somewhere(page):
 def test_every_page_and_room_is_on_the_map():
     index = (ROOT / "docs/index.md").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
-        assert page.name == "index.md" or f"({page.relative_to(ROOT / 'docs')})" in index, page
+        recipe = page.parent == RECIPES and page.name != "README.md"
+        name = str(page.relative_to(ROOT / "docs"))
+        assert recipe or name == "index.md" or f"({name})" in index, page
     architecture = (ROOT / "docs/architecture.md").read_text()
     for path in (ROOT / "python/stope").iterdir():
         room = f"{path.name}/" if path.is_dir() else path.stem
