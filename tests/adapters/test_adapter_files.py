@@ -153,7 +153,7 @@ def test_attach_keeps_prompts_and_projects(encoder):
         ({"weighting": "no_such"}, "there are the weightings"),
         ({"signals": {"a": [1, 2, 3]}}, "no weighting to read it"),
         ({"weighting": "constant", "signals": {"a": [1, 2]}}, r"signals\['a'\] has shape \(2,\)"),
-        ({"refresh_every": 1}, "each step scores all 4 documents"),
+        ({"refresh_every": 1, "among": "corpus"}, "each step scores all 4 documents"),
         ({"matryoshka_dims": [5]}, "each must be from 1 to 2"),
         ({"matryoshka_dims": [0]}, r"matryoshka_dims\[0\] is 0; give a whole number of at least 1"),
         ({"patience": 1}, "there is no evaluation"),

@@ -176,11 +176,36 @@ def test_weighting_follows_difficulty_and_progress():
     assert not np.array_equal(found.weight, plain.weight)
 
 
+def test_among_positives_the_others_do_not_exist():
+    """Neither scored nor mined; negatives that were given are scored all the same."""
+    queries, corpus = pairs(40)
+    more = np.concatenate([corpus, queries[:20], normal(5, DIM, seed=3)])
+    options = {"epochs": 3, "batch_size": 16, "num_documents": 30, "refresh_every": 1}
+    found = train_adapter(queries, more, np.arange(40), **options)
+    alone = train_adapter(queries, corpus, np.arange(40), **options)
+    assert np.array_equal(found.weight, alone.weight)
+    every = train_adapter(queries, more, np.arange(40), among="corpus", **options)
+    assert not np.array_equal(found.weight, every.weight)
+    facts = []
+    given = np.full((40, 2), -1)
+    given[3, 1], given[7, 0] = 42, 5
+    train_adapter(
+        queries,
+        more,
+        np.arange(40),
+        negatives=given,
+        epochs=1,
+        batch_size=40,
+        log=lambda kind, step, **numbers: facts.append(numbers),
+    )
+    assert facts[0]["documents"] == 41
+
+
 def test_weighting_by_a_signal_of_ones_own():
     queries, corpus = pairs(60)
     easiness = np.r_[np.ones(40), np.zeros(20)].astype(np.float32)
     rule = {"name": "answer_ranking", "until": 1.0}
-    common = {"epochs": 1, "batch_size": 60}
+    common = {"epochs": 1, "batch_size": 60, "among": "corpus"}
     found = train_adapter(
         queries, corpus, np.arange(60), weighting=rule, signals={"easiness": easiness}, **common
     )

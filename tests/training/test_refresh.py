@@ -15,9 +15,10 @@ from stope.mining import SimANS, mine
 from stope.training import NegativeRefresh, NegativeRefreshCallback, RefreshReport
 
 
-def test_periodic_follows_the_model(tmp_path):
+@pytest.mark.parametrize("among", ["positives", "corpus"])
+def test_periodic_follows_the_model(tmp_path, among):
     pairs, said = some_pairs(), []
-    refresh = NegativeRefresh(every=5, num_negatives=3, pool=10, relative_margin=None)
+    refresh = NegativeRefresh(every=5, num_negatives=3, pool=10, relative_margin=None, among=among)
     run = refresh.start(pairs, Turning(), folder=tmp_path, progress=lambda *one: said.append(one))
     first = run.run(Turning(), 0)
     assert isinstance(first, RefreshReport)
@@ -30,7 +31,7 @@ def test_periodic_follows_the_model(tmp_path):
     assert 0 < report.changed < 1
     assert report.seconds_encode > 0
     assert report.rows_per_second > 0
-    expected = mine(pairs, Turning(0.7), num_negatives=10).result
+    expected = mine(pairs, Turning(0.7), num_negatives=10, among=among).result
     np.testing.assert_array_equal(run.negatives.candidates, expected.ids)
     np.testing.assert_array_equal(run.negatives.scores, expected.scores)
     np.testing.assert_array_equal(run.negatives.positive_scores, expected.positive_scores)
@@ -40,16 +41,62 @@ def test_periodic_follows_the_model(tmp_path):
     assert not now & kept  # those of the earlier weights are gone
 
 
-def test_limits_reach_the_miner():
+@pytest.mark.parametrize("among", ["positives", "corpus"])
+def test_limits_reach_the_miner(among):
     pairs = some_pairs()
     limits = {"relative_margin": 0.2, "absolute_margin": 0.1, "max_score": 0.7, "min_score": 0.1}
-    run = NegativeRefresh("static", pool=20, range_min=2, **limits).start(pairs, None)
+    run = NegativeRefresh("static", pool=20, range_min=2, among=among, **limits).start(pairs, None)
     run.run(Turning(), 0)
-    expected = mine(pairs, Turning(), num_negatives=20, range_min=2, **limits).result
+    limits |= {"num_negatives": 20, "range_min": 2, "among": among}
+    expected = mine(pairs, Turning(), **limits).result
     np.testing.assert_array_equal(run.negatives.candidates, expected.ids)
     short = (expected.counts < 5).sum()
     assert run.reports[0].shortfalls == short
     check_choice(pairs, range(QUERIES), run.negatives.choose(range(QUERIES), 0), 5)
+
+
+@pytest.mark.parametrize("mode", ["static", "periodic", "stale"])
+def test_among_positives_every_negative_is_a_positive_of_some_query(mode):
+    """Also what is filled up at random, where the miner finds too few."""
+    pytest.importorskip("bm25s")
+    pairs, quotas = some_pairs(), {"dense": 2, "bm25": 2, "random": 2}
+    run = NegativeRefresh(mode, num_negatives=6, quotas=quotas, min_score=0.5).start(pairs, None)
+    run.run(Turning(), 0)
+    chosen = run.negatives.choose(range(QUERIES), 3)
+    check_choice(pairs, range(QUERIES), chosen, 6)
+    assert np.isin(chosen, pairs.positives.ids).all()
+    assert 0 < (run.negatives.candidates >= 0).mean() < 1
+    assert (run.negatives.lexical >= 0).any()
+    other = np.setdiff1d(np.arange(len(pairs.corpus_ids)), pairs.positives.ids)[0]
+    with pytest.raises(ValueError, match="not mined"):
+        run.negatives.publish(np.full((QUERIES, 1), other), np.ones((QUERIES, 1)), [1] * QUERIES)
+
+
+def test_too_few_positives_and_searches_of_the_corpus_are_refused():
+    pairs = Pairs.from_texts(["a", "b"], ["x", "y"], ["x", "y", "z", "w"])
+    with pytest.raises(ValueError, match=r"among the 2 positives of 4 documents.*among: corpus"):
+        NegativeRefresh(num_negatives=2).start(pairs, None)
+    NegativeRefresh(num_negatives=2, among="corpus").start(pairs, None)
+    assert NegativeRefresh("query_side").among == "corpus"
+    with pytest.raises(ValueError, match="among is 'positives', but mode 'query_side' searches"):
+        NegativeRefresh("query_side", among="positives")
+
+
+def test_saves_of_before_were_mined_in_the_corpus(tmp_path):
+    pairs = some_pairs()
+    old = NegativeRefresh(num_negatives=3, pool=10, among="corpus")
+    run = old.start(pairs, None)
+    run.run(Turning(), 0)
+    run.save(tmp_path)
+    path = tmp_path / "negatives.json"
+    saved = json.loads(path.read_text())
+    assert saved["notes"]["refresh"].pop("among") == "corpus"
+    path.write_text(json.dumps(saved))
+    again = old.start(pairs, None)
+    again.load(tmp_path)
+    np.testing.assert_array_equal(again.negatives.candidates, run.negatives.candidates)
+    with pytest.raises(ValueError, match="among"):
+        NegativeRefresh(num_negatives=3, pool=10).start(pairs, None).load(tmp_path)
 
 
 def test_when_refreshes_are_due():
@@ -80,7 +127,7 @@ def test_bm25_among_the_sources():
     pytest.importorskip("bm25s")
     pairs = some_pairs()
     quotas = {"dense": 2, "bm25": 2, "random": 1}
-    run = NegativeRefresh("static", pool=20, quotas=quotas).start(pairs, None)
+    run = NegativeRefresh("static", among="corpus", pool=20, quotas=quotas).start(pairs, None)
     run.run(Turning(), 0)
     live = run.negatives
     assert live.lexical.shape == (QUERIES, 20)
@@ -88,7 +135,7 @@ def test_bm25_among_the_sources():
     check_choice(pairs, range(QUERIES), ids, 5)
     assert all(set(row[:2]) <= set(own) for row, own in zip(ids, live.candidates, strict=True))
     assert (np.isin(ids[:, 2:4], live.lexical)).mean() > 0.8
-    only = NegativeRefresh("static", pool=20, quotas={"bm25": 5}).start(pairs, None)
+    only = NegativeRefresh("static", among="corpus", pool=20, quotas={"bm25": 5}).start(pairs, None)
     only.run(None, 0)  # no encoder is needed
     check_choice(pairs, range(QUERIES), only.negatives.choose(range(QUERIES), 0), 5)
 
@@ -160,7 +207,7 @@ def test_a_saved_run_goes_on(tmp_path):
 
 def test_an_interrupted_refresh_goes_on_and_other_texts_are_encoded_anew(tmp_path, monkeypatch):
     pairs = some_pairs()
-    refresh = NegativeRefresh(pool=10, batch_size=8)
+    refresh = NegativeRefresh(among="corpus", pool=10, batch_size=8)
 
     class Stops(Turning):
         def encode(self, texts):
@@ -211,7 +258,7 @@ def test_modules_are_evaluated_and_then_as_they_were(tmp_path):
     model = tiny(tmp_path / "model", dropout=0.5)
     model.train()
     model[0].auto_model.embeddings.eval()  # a part that is frozen
-    run = NegativeRefresh("static", pool=5, num_negatives=2).start(pairs, model)
+    run = NegativeRefresh("static", among="corpus", pool=5, num_negatives=2).start(pairs, model)
     run.run(model, 0)
     assert model.training
     assert model[0].auto_model.encoder.training
@@ -241,7 +288,9 @@ def test_callback_in_another_trainer():
 
 def test_stale_mode_exchanges_what_the_loss_saw_easy():
     pairs = some_pairs()
-    run = NegativeRefresh("stale", every=10, num_negatives=3, pool=40).start(pairs, Turning())
+    run = NegativeRefresh("stale", among="corpus", every=10, num_negatives=3, pool=40).start(
+        pairs, Turning()
+    )
     assert run.due(0)
     run.run(Turning(), 0)
     live, queries = run.negatives, np.arange(QUERIES)
@@ -270,13 +319,13 @@ def test_stale_mode_exchanges_what_the_loss_saw_easy():
 def worker(here, count, folder):
     """The table that a process has."""
     pairs = some_pairs()
-    run = NegativeRefresh(every=5, num_negatives=3, pool=10).start(
+    run = NegativeRefresh(among="corpus", every=5, num_negatives=3, pool=10).start(
         pairs, Turning(), folder=folder / "run"
     )
     model = Turning()
     run.run(model, 0)
     asked = sum(len(call) for call in model.calls)
-    stale = NegativeRefresh("stale", num_negatives=3, pool=20).start(pairs, model)
+    stale = NegativeRefresh("stale", among="corpus", num_negatives=3, pool=20).start(pairs, model)
     stale.run(model, 0)
     mine_only = np.arange(QUERIES)[here::2]
     ids = stale.negatives.choose(mine_only, 0)
@@ -301,7 +350,7 @@ def test_two_processes_share_the_work_and_have_one_table(tmp_path):
     found = together(__file__, tmp_path)
     pairs = some_pairs()
     expected = mine(pairs, Turning(), num_negatives=10, relative_margin=0.05).result
-    alone = NegativeRefresh("stale", num_negatives=3, pool=20).start(pairs, None)
+    alone = NegativeRefresh("stale", among="corpus", num_negatives=3, pool=20).start(pairs, None)
     alone.run(Turning(), 0)
     every = np.arange(QUERIES)
     ids = alone.negatives.choose(every, 0)

@@ -37,7 +37,7 @@ def overlapping():
     return dataclasses.replace(pairs, corpus_of=OF)
 
 
-def brute_force(pairs, pool):
+def brute_force(pairs, pool, among):
     """Candidates and scores by the definition: cosines of the prompted texts of one source."""
     encoder, found = HashEncoder(), []
     offsets, rows = pairs.positives
@@ -55,7 +55,8 @@ def brute_force(pairs, pool):
         lowest = scores[positive].min()
         mine = pairs.query_texts[query]
         same = np.array([pairs.corpus_texts[row] == mine for row in own])
-        allowed = ~positive & ~same & (scores <= lowest - abs(lowest) * 0.05)
+        mined = np.isin(own, rows) | (among == "corpus")
+        allowed = mined & ~positive & ~same & (scores <= lowest - abs(lowest) * 0.05)
         order = sorted(np.flatnonzero(allowed), key=lambda place: -scores[place])[:pool]
         found.append((own[order], scores[order], lowest))
     return found
@@ -63,21 +64,28 @@ def brute_force(pairs, pool):
 
 @pytest.mark.parametrize("mode", ["static", "periodic", "stale"])
 @pytest.mark.parametrize("kept", [False, True])
-def test_every_source_is_mined_by_itself(mode, kept, tmp_path):
+@pytest.mark.parametrize("among", ["positives", "corpus"])
+def test_every_source_is_mined_by_itself(mode, kept, among, tmp_path):
     pairs, model = overlapping(), Recording()
-    refresh = NegativeRefresh(mode, num_negatives=3, pool=12)
+    refresh = NegativeRefresh(mode, num_negatives=3, pool=12, among=among)
     run = refresh.start(
         pairs, model, folder=tmp_path if kept else None, sources=SOURCES, prompts=PROMPTS
     )
     report = run.run(model, 0)
     live = run.negatives
-    for query, (ids, scores, lowest) in enumerate(brute_force(pairs, 12)):
+    for query, (ids, scores, lowest) in enumerate(brute_force(pairs, 12, among)):
         there = live.candidates[query] >= 0
         np.testing.assert_allclose(live.scores[query][there], scores, atol=1e-6)
         assert set(live.candidates[query][there]) == set(ids)
         assert live.positive_scores[query] == pytest.approx(lowest, abs=1e-6)
     asked = sorted(text for call in model.calls for text in call)
-    expected = [PROMPTS.document(name) + TEXTS[row] for name, rows in OF.items() for row in rows]
+    mined = set(pairs.positives.ids.tolist()) if among == "positives" else range(len(TEXTS))
+    expected = [
+        PROMPTS.document(name) + TEXTS[row]
+        for name, rows in OF.items()
+        for row in rows
+        if row in mined
+    ]
     expected += [PROMPTS.query(s) + q for s, q in zip(SOURCES, pairs.query_texts, strict=True)]
     assert asked == sorted(expected)
     assert report.rows_per_second > 0
@@ -92,7 +100,7 @@ def test_every_source_is_mined_by_itself(mode, kept, tmp_path):
 
 def test_what_is_filled_up_is_of_the_source():
     pairs = overlapping()
-    run = NegativeRefresh("static", num_negatives=20, pool=20, min_score=0.9).start(
+    run = NegativeRefresh("static", among="corpus", num_negatives=20, pool=20, min_score=0.9).start(
         pairs, Recording(), sources=SOURCES
     )
     run.run(Recording(), 0)
@@ -127,11 +135,13 @@ def test_bm25_searches_the_source():
 def test_own_prompts_of_refresh_and_no_sources():
     pairs = overlapping()
     one = Recording()
-    refresh = NegativeRefresh("static", pool=9, query_prompt="Q ", corpus_prompt="D ")
+    refresh = NegativeRefresh(
+        "static", among="corpus", pool=9, query_prompt="Q ", corpus_prompt="D "
+    )
     refresh.start(pairs, one, sources=SOURCES, prompts=PROMPTS).run(one, 0)
     assert {text[:2] for call in one.calls for text in call} == {"Q ", "D "}
     whole = Recording()  # without sources there is one corpus, and the default before its texts
-    run = NegativeRefresh("static", pool=9).start(
+    run = NegativeRefresh("static", among="corpus", pool=9).start(
         pairs, whole, prompts=TaskPrompts({"qa": ("x", "y")}, default=("q ", "d "))
     )
     run.run(whole, 0)
@@ -141,7 +151,7 @@ def test_own_prompts_of_refresh_and_no_sources():
 
 
 def test_a_saved_run_knows_its_sources_and_prompts(tmp_path):
-    pairs, refresh = overlapping(), NegativeRefresh("static", pool=9)
+    pairs, refresh = overlapping(), NegativeRefresh("static", among="corpus", pool=9)
     run = refresh.start(pairs, Recording(), sources=SOURCES, prompts=PROMPTS)
     run.run(Recording(), 0)
     run.save(tmp_path)
@@ -157,7 +167,7 @@ def test_a_saved_run_knows_its_sources_and_prompts(tmp_path):
 
 def test_what_is_refused():
     pairs, model = overlapping(), Recording()
-    start = NegativeRefresh("static", pool=9).start
+    start = NegativeRefresh("static", among="corpus", pool=9).start
     with pytest.raises(ValueError, match="sources has 1 names for 16 queries"):
         start(pairs, model, sources=["qa"])
     with pytest.raises(ValueError, match="'q3' is of the source 'web', but corpus_of has the"):

@@ -8,7 +8,7 @@ encoder has too mean the same here: `LossPart` is the very same. A `Problem` is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from stope._checks import shown
 from stope._host import on_host
 from stope.adapters.maps import Floats, matrix_of_rows, unit
+from stope.data.pairs import Among
 from stope.lists import Ids, Lists, offsets_of
 from stope.training.options import Count, Part, Parts, Positive, Real, Whole
 from stope.training.recipe import LossPart, WeightingOption
@@ -52,9 +53,14 @@ class AdapterPart(Part):
     )
     rank: Count = Field(default=32, description="columns of U and V")
     hidden: Count = Field(default=512, description="rows of W1")
+    among: Among = Field(
+        default="positives",
+        description="positives: only documents that are a positive of some query are mined and "
+        "scored (negatives that are given are scored, too); corpus: any document",
+    )
     num_documents: Count = Field(
         default=16_384,
-        description="how many documents each step scores: all, if there are no more, else the "
+        description="how many of them each step scores: all, if there are no more, else the "
         "positives and negatives of the batch and a random rest; 1: no random rest",
     )
     weight_decay: Real = Field(
@@ -197,6 +203,36 @@ class Problem:
                 for name, values in signals.items()
             },
             _sources(sources, lists, len(corpus)),
+        )
+
+    def among_positives(self) -> Problem:
+        """The same over documents that are positives of pairs with weight, or given negatives.
+
+        Of its sources, the documents are such positives alone.
+        """
+        pairs = slice(None) if self.weights is None else self.weights > 0
+        scored = answers = np.unique(self.positives.ids[pairs])
+        if self.negatives is not None:
+            scored = np.union1d(answers, self.negatives[self.negatives >= 0])
+
+        def place(rows: Ids) -> Ids:
+            return np.searchsorted(scored, rows)
+
+        kept = np.isin(self.positives.ids, scored)  # all but pairs without weight
+        owners, rows = self.positives.owners[kept], place(self.positives.ids[kept])
+        return replace(
+            self,
+            corpus=self.corpus[scored],
+            positives=Lists.from_owners(owners, rows, self.positives.num_lists),
+            weights=None if self.weights is None else self.weights[kept],
+            signals={name: values[kept] for name, values in self.signals.items()},
+            negatives=None
+            if self.negatives is None
+            else np.where(self.negatives >= 0, place(self.negatives), -1),
+            sources=tuple(
+                Source(source.queries, place(np.intersect1d(source.documents, answers)))
+                for source in self.sources
+            ),
         )
 
 

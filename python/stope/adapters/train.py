@@ -141,6 +141,9 @@ class _Training:
 
         options = recipe.adapter
         out = _dimension_that_comes_out(recipe, problem.corpus.shape[1])
+        self.maps = _start(recipe, problem, out)
+        if options.among == "positives":
+            problem = problem.among_positives()
         if options.refresh_every is not None and len(problem.corpus) <= options.num_documents:
             raise ValueError(
                 f"refresh_every is {options.refresh_every}, but each step scores all"
@@ -157,7 +160,6 @@ class _Training:
             )
         self.problem, self.recipe = problem, recipe
         self.evaluate, self.progress, self.log = evaluate, progress, log
-        self.maps = _start(recipe, problem, out)
         self.trained = list({id(part): part for part in self.maps if part is not None}.values())
         self.step = Step(problem, self.maps, recipe, out)
         self.losses: list[float] = []

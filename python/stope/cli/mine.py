@@ -131,6 +131,13 @@ def mine(
     metric: Annotated[
         options.Metric, typer.Option(help="Similarity.", rich_help_panel=_LIMITS)
     ] = options.Metric.cosine,
+    among: Annotated[
+        options.Among,
+        typer.Option(
+            help="All documents, or only those that are a positive of some query.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = options.Among.corpus,
     relative_margin: Annotated[
         float | None, _limit("At most this share below the positive: 0.05 keeps up to 95% of it.")
     ] = None,
@@ -253,6 +260,7 @@ def mine(
             table,
             model,
             **embeddings,
+            among=among.value,
             num_negatives=num_negatives,
             metric=metric.value,
             absolute_margin=absolute_margin,
@@ -389,3 +397,10 @@ def _show_written(mined: Mined, written: ExportSummary) -> None:
         )
     if written.dropped:
         terminal.say(f"{written.dropped:,} {written.dropped_reason} are left out.")
+    if counts.never_positive:
+        share = counts.never_positive / counts.num_negatives
+        terminal.tell(
+            f"{counts.never_positive:,} of the {counts.num_negatives:,} negatives ({share:.0%}) "
+            "are no positive of any query, so that training would only push them away; leave them "
+            "out with --among positives."
+        )

@@ -32,6 +32,13 @@ class Metric(str, Enum):
     euclidean = "euclidean"
 
 
+class Among(str, Enum):
+    """Which documents may be negatives."""
+
+    positives = "positives"
+    corpus = "corpus"
+
+
 class UnknownIds(str, Enum):
     """What becomes of judgements whose query or document is not there."""
 

@@ -94,6 +94,10 @@ def train(
     relative_margin: Annotated[
         float, typer.Option(help="Of the mining; see [b]stope mine[/b].", min=0.0)
     ] = 0.05,
+    among: Annotated[
+        options.Among,
+        typer.Option(help="Mine only documents that are a positive of some query, or all."),
+    ] = options.Among.positives,
     weighting: Annotated[
         str | None,
         typer.Option(help="Which pairs count more, such as progressive.", show_default="none"),
@@ -209,7 +213,8 @@ def train(
         )
         options.of_files(context, pairs, corpus)
         if not num_negatives:
-            without_effect(context, ["relative_margin"], "it has no effect without --num-negatives")
+            idle = ["relative_margin", "among"]
+            without_effect(context, idle, "it has no effect without --num-negatives")
         source = {
             "path": str(pairs),
             "corpus": corpus and str(corpus),
@@ -245,6 +250,7 @@ def train(
             sections["negatives"] = {
                 "mode": "periodic",
                 "every_epochs": 1,
+                "among": among.value,
                 "num_negatives": num_negatives,
                 "relative_margin": relative_margin,
             }

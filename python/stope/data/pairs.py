@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stope._checks import shown
+from stope._checks import choice, shown
 from stope._checks import texts as checked
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
 from stope.data.documents import DistinctDocuments, TextRows, ids_or_numbers, unique_ids
 from stope.data.text_identity import text_key
 from stope.lists import Ids, Lists
+
+Among: TypeAlias = Literal["positives", "corpus"]
+AMONG: tuple[Among, ...] = get_args(Among)
 
 
 @kinds(
@@ -281,11 +285,39 @@ class Pairs:
             num_corpus_given=len(self.corpus_ids),
         )
 
-    def of_sources(self, sources: Sequence[str | int] | None = None) -> tuple[SourcePairs, ...]:
+    def positive_rows(self) -> Ids:
+        """Documents that are a positive of some query, ascending rows of the corpus.
+
+        >>> Pairs.from_texts(["ore", "pit"], ["rock", "hole"], ["sea", "hole"]).positive_rows()
+        array([1, 2])
+        """
+        return np.unique(self.positives.ids)
+
+    def narrowed(self, documents: Ids) -> Pairs:
+        """The same queries over these documents alone, ascending rows that hold all positives.
+
+        Embeddings that were given for all documents still fit, since `corpus_rows` says which rows.
+        """
+        rows = documents.tolist()
+        return replace(
+            self,
+            corpus_ids=[self.corpus_ids[row] for row in rows],
+            corpus_texts=[self.corpus_texts[row] for row in rows],
+            positives=Lists(self.positives.offsets, np.searchsorted(documents, self.positives.ids)),
+            corpus_rows=self.corpus_rows[documents],
+            body_starts=None if self.body_starts is None else self.body_starts[documents],
+            corpus_of=None,
+            _looked_up=[],
+        )
+
+    def of_sources(
+        self, sources: Sequence[str | int] | None = None, among: Among = "corpus"
+    ) -> tuple[SourcePairs, ...]:
         """Take pairs apart by the sources of their queries, each with its own corpus.
 
         Args:
             sources: the source of each query.
+            among: "positives" narrows each corpus to documents that are a positive of some query.
 
         Returns:
             The sources that have a query, in the order of ``corpus_of``; all pairs as one where
@@ -305,9 +337,12 @@ class Pairs:
             >>> [(part.name, part.pairs.corpus_texts) for part in pairs.of_sources(["mine", "dig"])]
             [('mine', ['ore']), ('dig', ['pit'])]
         """
-        count = len(self.query_ids)
+        count, size = len(self.query_ids), len(self.corpus_ids)
+        every = choice(among, "among", AMONG) == "corpus"
+        documents = np.arange(size) if every else self.positive_rows()
         if sources is None or self.corpus_of is None:
-            return (SourcePairs(None, self, np.arange(count), np.arange(len(self.corpus_ids))),)
+            pairs = self if len(documents) == size else self.narrowed(documents).renumbered()
+            return (SourcePairs(None, pairs, np.arange(count), documents),)
         if len(sources) != count:
             raise ValueError(f"sources has {len(sources)} names for {count} queries")
         queries_of: dict[str | int, list[int]] = {name: [] for name in self.corpus_of}
@@ -320,7 +355,11 @@ class Pairs:
                 )
             queries_of[name].append(query)
         return tuple(
-            self._of_source(name, np.array(queries, dtype=np.int64), self.corpus_of[name])
+            self._of_source(
+                name,
+                np.array(queries, dtype=np.int64),
+                self.corpus_of[name] if every else np.intersect1d(self.corpus_of[name], documents),
+            )
             for name, queries in queries_of.items()
             if queries
         )
@@ -335,17 +374,7 @@ class Pairs:
                 f"{shown(name)}, but corpus_of does not have it among that source's documents; add "
                 "it"
             )
-        rows = documents.tolist()
-        pairs = replace(
-            part,
-            corpus_ids=[self.corpus_ids[row] for row in rows],
-            corpus_texts=[self.corpus_texts[row] for row in rows],
-            positives=Lists(part.positives.offsets, np.searchsorted(documents, part.positives.ids)),
-            body_starts=None if self.body_starts is None else self.body_starts[documents],
-            corpus_of=None,
-            _looked_up=[],
-        )
-        return SourcePairs(name, pairs.renumbered(), queries, documents)
+        return SourcePairs(name, part.narrowed(documents).renumbered(), queries, documents)
 
     def rows_of(self, texts: Sequence[str]) -> Ids:
         """The document of each text, int64 ``[texts]``; -1 where the corpus does not have it.
@@ -388,7 +417,7 @@ class SourcePairs:
         name: of the source; None where all pairs are one.
         pairs: its queries, documents and positives.
         queries: int64, their rows among all queries, ascending.
-        documents: int64, their rows in the corpus of all, ascending.
+        documents: int64, rows in the corpus of all of those that it mines among, ascending.
     """
 
     name: str | int | None

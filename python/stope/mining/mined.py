@@ -27,6 +27,8 @@ class Summary:
         num_corpus: documents, duplicates removed.
         num_negatives_wanted: per query.
         num_negatives: found in all, of all queries.
+        never_positive: how many of them are documents that no query has as a positive: training
+            would only ever push those away.
         num_pairs: (query, positive) pairs.
         num_triplets: (query, positive, negative), which are more than negatives where a query has
             several positives: each of them goes with each negative.
@@ -42,6 +44,7 @@ class Summary:
     num_corpus: int
     num_negatives_wanted: int
     num_negatives: int
+    never_positive: int
     num_pairs: int
     num_triplets: int
     complete: int
@@ -75,11 +78,13 @@ class Mined:
     def summary(self) -> Summary:
         """Count what was found and what was turned away."""
         counts, wanted = self.result.counts, self.result.ids.shape[1]
+        negatives = self.result.ids[self.result.ids >= 0]
         return Summary(
             num_queries=len(counts),
             num_corpus=len(self.pairs.corpus_ids),
             num_negatives_wanted=wanted,
             num_negatives=int(counts.sum()),
+            never_positive=int((~np.isin(negatives, self.pairs.positives.ids)).sum()),
             num_pairs=len(self.pairs.positives.ids),
             num_triplets=int((counts * self.pairs.positives.lengths).sum()),
             complete=int((counts == wanted).sum()),

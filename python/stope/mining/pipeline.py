@@ -14,9 +14,9 @@ import stope
 from stope._checks import choice, integer, real
 from stope._host import on_host
 from stope._kinds import a, at_least, kinds, maybe, string
-from stope.data.pairs import Pairs
+from stope.data.pairs import AMONG, Among, Pairs
 from stope.encoders.cache import EmbeddingCache
-from stope.lists import Lists
+from stope.lists import Ids, Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
@@ -27,7 +27,7 @@ from stope.progress import StageProgress, of_stage, silent
 @kinds(
     **dict.fromkeys(("absolute_margin", "relative_margin", "max_score", "min_score"), maybe(real)),
     num_negatives=at_least(1),
-    **dict.fromkeys(("metric", "range_counts"), string),
+    **dict.fromkeys(("among", "metric", "range_counts"), string),
     range_max=maybe(at_least(0)),
     **dict.fromkeys(("range_min", "seed"), at_least(0)),
     pool=at_least(1),
@@ -40,6 +40,8 @@ class Limits:
     not explained here is as in `stope.mine_hard_negatives`, which checks the numbers.
 
     Attributes:
+        among: "corpus": all documents; "positives": those that are a positive of some query. A
+            document that answers no query is only ever pushed away where it is a negative.
         num_negatives, metric, absolute_margin, relative_margin, max_score, min_score, range_min,
             range_max, range_counts: as there.
         sampling: "top" (the hardest), "random" within the range; or a way to draw from a pool of
@@ -49,6 +51,7 @@ class Limits:
         seed: of what is drawn.
     """
 
+    among: Among = "corpus"
     num_negatives: int = 5
     metric: Metric = "cosine"
     absolute_margin: float | None = None
@@ -63,6 +66,7 @@ class Limits:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        choice(self.among, "among", AMONG)
         sampling: str | Sampling
         if isinstance(self.sampling, Mapping):
             sampling = Sampling.from_dict(self.sampling)
@@ -81,9 +85,9 @@ class Limits:
         >>> Limits().with_changes(num_negative=3)
         Traceback (most recent call last):
             ...
-        TypeError: mine has no argument 'num_negative'; its limits are num_negatives, metric, \
-absolute_margin, relative_margin, max_score, min_score, range_min, range_max, range_counts, \
-sampling, pool, seed
+        TypeError: mine has no argument 'num_negative'; its limits are among, num_negatives, \
+metric, absolute_margin, relative_margin, max_score, min_score, range_min, range_max, \
+range_counts, sampling, pool, seed
         """
         known = [field.name for field in dataclasses.fields(self)]
         wrong = next((name for name in changes if name not in known), None)
@@ -158,10 +162,16 @@ def mine(
     wanted = (limits or Limits()).with_changes(**changes)
     step = progress or silent
     known, prompts = (query_embeddings, corpus_embeddings), (query_prompt, corpus_prompt)
+    whole, never = pairs, exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
+    documents = None if wanted.among == "corpus" else pairs.positive_rows()
+    if documents is not None:
+        pairs = whole.narrowed(documents)
+        never = None if never is None else _renumbered(never, documents)
     queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
     parameters = wanted.to_dict()
     sampling = wanted.sampling
     options = dict(parameters)
+    del options["among"]
     if isinstance(sampling, Sampling):
         least = integer(wanted.num_negatives, "num_negatives", 1)
         most = len(pairs.corpus_ids)
@@ -169,7 +179,8 @@ def mine(
             most = min(most, wanted.range_max - wanted.range_min)
         del options["pool"]
         options |= {"sampling": "top", "num_negatives": max(least, min(wanted.pool, most))}
-    never = _never(pairs, exclude, exclude_query_text)
+    if exclude_query_text:
+        never = pairs.same_text_rows() if never is None else pairs.same_text_rows().union(never)
     options["progress"] = of_stage(step, "mining")
     result = stope.mine_hard_negatives(queries, corpus, pairs.positives, exclude=never, **options)
     result = _all_on_host(result)
@@ -177,16 +188,16 @@ def mine(
         result = _drawn(result, sampling, wanted.num_negatives, wanted.seed)
     scores = pair_scores(queries, corpus, pairs.positives, wanted.metric)
     parameters["exclude_query_text"] = exclude_query_text
-    return Mined(pairs, result, scores, parameters)
+    if documents is not None:
+        result = result._replace(ids=np.where(result.ids >= 0, documents[result.ids], -1))
+    return Mined(whole, result, scores, parameters)
 
 
-def _never(pairs: Pairs, exclude: Any, query_text: bool) -> Lists | None:
-    """The caller's exclusions, and the documents that are the query's own text."""
-    never = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
-    if not query_text:
-        return never
-    own = pairs.same_text_rows()
-    return own if never is None else own.union(never)
+def _renumbered(lists: Lists, documents: Ids) -> Lists:
+    """Lists of rows of the corpus as places among these documents, without the others."""
+    there = np.isin(lists.ids, documents)
+    places = np.searchsorted(documents, lists.ids[there])
+    return Lists.from_owners(lists.owners[there], places, lists.num_lists)
 
 
 def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:

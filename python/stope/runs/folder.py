@@ -135,12 +135,36 @@ class RunFolder:
                 f"{self.path} holds {state}; go on with it by resume=True, or name "
                 "another output.folder"
             )
-        known = Config.from_yaml(self.path / CONFIG).decisive()
+        known = as_of_before(Config.from_yaml(self.path / CONFIG)).decisive()
         if changed := differences(known, config.decisive()):
             raise ValueError(
                 f"{self.path} holds a run of another configuration: {', '.join(changed)}. Go on "
                 f"with {self.path / CONFIG}, or name another output.folder"
             )
+
+
+def as_begun(config: Config) -> Config:
+    """The configuration as the run in its folder was begun, where it leaves that open."""
+    folder = Path(config.output.folder).expanduser()
+    if not (folder / STATE).exists():
+        return config
+    known = Config.from_yaml(folder / CONFIG)
+    return config if as_of_before(known) is known else as_of_before(config)
+
+
+def as_of_before(config: Config) -> Config:
+    """The configuration, its negatives mined in the corpus where nothing else is written.
+
+    So a run was followed that was begun before `among` could be said; what follows it says it.
+    """
+    changes: dict[str, Any] = {
+        name: section.changed(among="corpus")
+        for name, section in (("negatives", config.negatives), ("adapter", config.adapter))
+        if section is not None
+        and "among" in type(section).model_fields
+        and "among" not in section.model_fields_set
+    }
+    return config.changed(**changes) if changes else config
 
 
 def differences(first: Any, second: Any, path: str = "") -> list[str]:

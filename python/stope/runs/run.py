@@ -17,7 +17,7 @@ from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent
 from stope.runs import adapting
 from stope.runs.config import Config
-from stope.runs.folder import RunFolder
+from stope.runs.folder import RunFolder, as_begun
 from stope.runs.judging import Judges, judges
 from stope.runs.sections import MinedFile
 from stope.training.dataset import pairs_dataset, training_dataset
@@ -120,7 +120,8 @@ def run(
     """
     if isinstance(config, (str, PathLike)):
         config = Config.from_yaml(config)
-    config = Config.from_dict(config).absolute()
+    config = Config.from_dict(config)
+    config = (as_begun(config) if resume else config).absolute()
     tell = say or silent
     folder = RunFolder(config, resume=resume)
     done = folder.finished()

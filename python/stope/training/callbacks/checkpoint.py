@@ -28,6 +28,7 @@ from stope._files import manifest
 from stope._files.atomic import atomic_folder
 from stope.scale.processes import of_first, wait
 from stope.training.callbacks.tasks import Moment, Session, Task
+from stope.training.negatives.refresh_run import OF_BEFORE
 from stope.training.recipe import EvaluationPart
 
 FORMAT = 1
@@ -95,6 +96,9 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 say(f"passing over the checkpoint {folder.name}: {error}")
                 continue
+            refresh = there.get("refresh")
+            if isinstance(refresh, dict):
+                there["refresh"] = {**OF_BEFORE, **refresh}
             if there != here:
                 raise ValueError(
                     f"The checkpoint {folder} is of another run: {differences(there, here)}. Give "

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,11 +174,11 @@ def mine_by_source(
         encode_and_mine(source.pairs, model, encoding, prefixes, **limits)
         for source, prefixes in zip(sources, prompts, strict=True)
     ]
+    ids = [source.of_all(m.ids) for source, m in zip(sources, minings, strict=True)]
     if len(minings) == 1:
-        return minings[0]
+        return replace(minings[0], ids=ids[0])
     documents = [len(source.documents) for source in sources]
     seconds = [size / m.rows_per_second for size, m in zip(documents, minings, strict=True)]
-    ids = [source.of_all(m.ids) for source, m in zip(sources, minings, strict=True)]
     return Mining(
         of_all_sources(sources, ids),
         of_all_sources(sources, [m.scores for m in minings], fill=-np.inf),

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import flag
+from stope._checks import choice, flag
 from stope._checks import path as checked_path
 from stope._files.arrays import digest, read_arrays, write_arrays
 from stope._host import on_host
 from stope._kinds import a, at_least, kinds, mapping, maybe
 from stope.data import Pairs
+from stope.data.pairs import AMONG, Among
 from stope.data.text_identity import fingerprint_texts
 from stope.lists import Ids
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
@@ -63,9 +64,10 @@ class LiveNegatives:
         sources: the source of each query; where ``pairs.corpus_of`` has the documents of each
             source, a query's negatives, the random ones too, are of its own source. None is one
             corpus for all.
+        among: "corpus", or "positives": documents that are a positive of some query alone.
 
     Attributes:
-        pairs, num_negatives, sampling, quotas, seed, fixed: as given.
+        pairs, num_negatives, sampling, quotas, seed, fixed, among: as given.
 
     Thread safety: `choose`, `texts` and the properties may be used while another thread publishes;
     each call reads one version of the table whole. Whatever changes something (`publish`,
@@ -97,9 +99,11 @@ class LiveNegatives:
         seed: int = 0,
         fixed: bool = False,
         sources: Sequence[str | int] | None = None,
+        among: Among = "corpus",
     ) -> None:
         self.pairs, self.num_negatives, self.seed = pairs, num_negatives, seed
         self.fixed = flag(fixed, "fixed")
+        self.among: Among = choice(among, "among", AMONG)
         self.sampling: Sampling = Uniform() if sampling is None else sampling
         self.quotas = check_quotas({"dense": num_negatives} if quotas is None else quotas)
         total = sum(self.quotas.values())
@@ -108,7 +112,7 @@ class LiveNegatives:
                 f"quotas is {self.quotas}, {total} in all, but num_negatives is {num_negatives}; "
                 "make them agree"
             )
-        self._sources = pairs.of_sources(sources)
+        self._sources = pairs.of_sources(sources, among)
         self._never = [source.pairs.never_negatives() for source in self._sources]
         self._check_sizes()
         self._fingerprint: str | None = None
@@ -205,8 +209,8 @@ class LiveNegatives:
 
         Raises:
             ValueError: shapes that disagree, ids that do not exist or repeat, or candidates that
-                are positives of their query or documents of another source. The table is then as
-                it was.
+                are positives of their query, documents of another source, or not mined. The
+                table is then as it was.
         """
         ids, values = self._checked(candidates, scores, "candidates")
         positive = np.asarray(positive_scores, dtype=np.float32)
@@ -377,10 +381,14 @@ class LiveNegatives:
                 what = f"only {left[query]} of the {size} documents are"
                 what = what if left[query] else "none is"
                 where = "" if source.name is None else f" of the source {source.name!r}"
+                more, all_of = "add documents to the corpus", self.pairs.corpus_ids
+                if self.among == "positives" and size < len(all_of):
+                    where += f" among the {size} positives of {len(all_of)} documents"
+                    more = "mine in all of them with among: corpus"
                 raise ValueError(
                     f"Query {name!r}{where} has too few negatives: {what} not its positive or its "
-                    f"own text, but num_negatives is {self.num_negatives}; lower it, add documents "
-                    "to the corpus, or leave the query out"
+                    f"own text, but num_negatives is {self.num_negatives}; lower it, {more}, or "
+                    "leave the query out"
                 )
 
     def _checked(self, candidates: Any, scores: Any, name: str) -> tuple[Ids, Scores]:
@@ -406,7 +414,7 @@ class LiveNegatives:
                 foreign[source.queries] = ~np.isin(ids[source.queries], source.documents)
         for wrong, what in (
             (bad & (ids >= 0), "a positive or its own text"),
-            (foreign & (ids >= 0), "a document of another source"),
+            (foreign & (ids >= 0), "a document of another source, or one that is not mined"),
             (twice, "a document twice"),
         ):
             if wrong.any():
@@ -441,6 +449,7 @@ class LiveNegatives:
             "quotas": self.quotas,
             "seed": self.seed,
             "fixed": self.fixed,
+            **({} if self.among == "corpus" else {"among": self.among}),  # as saved before
         }
 
 

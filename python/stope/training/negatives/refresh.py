@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 from stope._checks import shown
 from stope._named import names_of
 from stope.data import Pairs
+from stope.data.pairs import Among
 from stope.encoders.prompts import TaskPrompts
 from stope.mining.quotas import check_quotas
 from stope.mining.sampling import Sampling
@@ -69,6 +70,14 @@ class NegativeRefresh(Part):
         Count | None,
         Field(description="the same in epochs; periodic without either is every epoch"),
     ] = None
+    among: Annotated[
+        Among,
+        Field(
+            description="positives: only documents that are a positive of some training query are "
+            "negatives, the random ones too, since others would only ever be pushed away; corpus: "
+            "any document. query_side searches the corpus"
+        ),
+    ] = "positives"
     num_negatives: Annotated[Count, Field(description="per query and step")] = 5
     pool: Annotated[
         Count,
@@ -127,10 +136,12 @@ class NegativeRefresh(Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _papers_have_no_margin(cls, given: Any) -> Any:
-        """Where a sampling is named, nothing is filtered unless a margin is given."""
+    def _defaults_that_follow(cls, given: Any) -> Any:
+        """Where a sampling is named, there is no margin; query_side searches the corpus."""
         if isinstance(given, Mapping) and given.get("sampling") is not None:
-            return {"relative_margin": None, **given}
+            given = {"relative_margin": None, **given}
+        if isinstance(given, Mapping) and given.get("mode") == "query_side":
+            given = {"among": "corpus", **given}
         return given
 
     @model_validator(mode="after")
@@ -141,6 +152,11 @@ class NegativeRefresh(Part):
             raise ValueError(
                 f"every or every_epochs is given, but mode {self.mode!r} mines once; leave them "
                 "out, or take mode 'periodic'"
+            )
+        if self.mode == "query_side" and self.among != "corpus":
+            raise ValueError(
+                f"among is {self.among!r}, but mode 'query_side' searches the corpus, whose "
+                "embeddings stay as they are; leave among out"
             )
         if self.sampling is not None and self.mode in ("stale", "query_side"):
             raise ValueError(f"sampling is given, but mode {self.mode!r} takes the hardest")

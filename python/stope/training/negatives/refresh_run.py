@@ -41,6 +41,7 @@ _NOTES = {
     "corpus": str,
     "prompts": [[(str, None)]],
 }
+OF_BEFORE = {"among": "corpus"}  # what saves without these keys were mined with
 _STALE_EVERY = 100  # Conan-embedding's
 
 
@@ -96,7 +97,7 @@ class RefreshRun:
         if refresh.across_sources:
             pairs = replace(pairs, corpus_of=None)
         self.refresh, self.pairs = refresh, pairs
-        self._sources = pairs.of_sources(sources)
+        self._sources = pairs.of_sources(sources, refresh.among)
         self._prompts = [_prompts_of(source.name, refresh, prompts) for source in self._sources]
         self.reports: list[RefreshReport] = []
         self.negatives: LiveNegatives | None = None
@@ -126,6 +127,7 @@ class RefreshRun:
             seed=seed,
             fixed=refresh.mode == "stale",
             sources=sources,
+            among=refresh.among,
         )
 
     def due(self, step: int, epoch_ended: bool = False) -> bool:
@@ -237,7 +239,8 @@ class RefreshRun:
             checked(notes, _NOTES)
         except ValueError as error:
             raise ValueError(f"{folder} holds damaged notes: {error}; start without it") from None
-        known, options = {**notes["refresh"], "prompts": notes["prompts"]}, self.refresh.to_dict()
+        known = {**OF_BEFORE, **notes["refresh"], "prompts": notes["prompts"]}
+        options = self.refresh.to_dict()
         options["prompts"] = [list(names) for names in self._prompts]
         if other := [name for name, value in options.items() if known.get(name) != value]:
             raise ValueError(
