@@ -47,6 +47,20 @@ def test_mine_writes_what_the_kernel_finds(call, folder):
     assert "40 queries, 150 documents" in done.stderr
 
 
+def test_mine_says_which_negatives_answer_nothing(call, folder):
+    wanted = ["mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "-n", "3", "--ids", "ids.jsonl"]
+    done = call(*wanted)
+    rows = list(read_jsonl(folder / "ids.jsonl"))
+    never = sum(int(row["document_id"][1:]) >= QUERIES for row in rows)  # d0 answers q0, and so on
+    assert f"{never} of the {len(rows)} negatives" in done.stdout.splitlines()[-1]
+    assert "--among positives" in " ".join(done.stdout.split())
+    done = call(*wanted, "--among", "positives")
+    rows = list(read_jsonl(folder / "ids.jsonl"))
+    assert len(rows) == 3 * QUERIES
+    assert all(int(row["document_id"][1:]) < QUERIES for row in rows)
+    assert "are no positive" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "limits"),
     [

@@ -93,6 +93,26 @@ def test_the_example_works(call, folder):
     assert "is a finished run" in again.stderr
 
 
+def test_a_run_of_before_goes_on_in_the_whole_corpus(folder, monkeypatch):
+    """Its configuration does not say which documents are mined; it was begun with all."""
+    monkeypatch.chdir(folder)
+    given = {
+        "data": {"path": "pairs.tsv", "corpus": "corpus.jsonl"}, "encoder": SMALL, "output": "old",
+        "negatives": {"num_negatives": 2}, "schedule": {"epochs": 2},
+    }  # fmt: skip
+    every = run({**given, "negatives": {"num_negatives": 2, "among": "corpus"}})
+    path = folder / "old" / "config.yaml"
+    kept = path.read_text()
+    path.write_text(kept.replace("  among: corpus\n", ""))
+    assert path.read_text() != kept
+    (folder / "old" / "report.json").unlink()
+    again = run(given, resume=True)
+    assert again.training.losses == every.training.losses
+    (folder / "old" / "report.json").unlink()
+    with pytest.raises(ValueError, match=r"negatives.among \(corpus, now positives\)"):
+        run({**given, "negatives": {"num_negatives": 2, "among": "positives"}}, resume=True)
+
+
 def test_a_beir_folder_with_every_section(call, folder, beir):
     (folder / "all.yaml").write_text(
         """

@@ -202,16 +202,15 @@ def test_samplings_draw_from_the_hardest(sampling):
     assert all(set(row) <= set(drawn_from[query]) for query, row in enumerate(ranged.result.ids))
 
 
-@pytest.mark.parametrize("sampling", ["top", "simans"])
-def test_among_positives_is_to_exclude_the_others(sampling):
+def test_among_positives_is_to_exclude_the_others():
     q, c, _, pairs = random_case()
     embeddings = {"query_embeddings": q, "corpus_embeddings": c}
     others = np.setdiff1d(np.arange(len(pairs.corpus_ids)), pairs.positives.ids)
     assert len(others)
     own = [pairs.positives.ids[[place]] for place in range(len(pairs.query_ids))]
-    among = mine(pairs, **embeddings, among="positives", exclude=own, sampling=sampling)
+    among = mine(pairs, **embeddings, among="positives", exclude=own)
     both = [np.union1d(others, rows) for rows in own]
-    plain = mine(pairs, **embeddings, exclude=both, sampling=sampling)
+    plain = mine(pairs, **embeddings, exclude=both)
     np.testing.assert_array_equal(among.result.ids, plain.result.ids)
     np.testing.assert_array_equal(among.result.scores, plain.result.scores)
     np.testing.assert_array_equal(among.positive_scores, plain.positive_scores)

@@ -361,7 +361,7 @@ def _refuse_none(mined: Mined, format: Format) -> None:
     if why:
         raise ValueError(
             f"{why}, so nothing was written; loosen the limits that turned documents away (counts "
-            "above), lower --num-negatives, or give a larger CORPUS"
+            "above; --among is one), lower --num-negatives, or give a larger CORPUS"
         )
 
 
@@ -389,8 +389,9 @@ def _show(mined: Mined) -> None:
 
 def _show_written(mined: Mined, written: ExportSummary) -> None:
     terminal.tell(f"{written.rows:,} rows in {written.path}")
+    counts = mined.summary()
     several = int((mined.pairs.positives.lengths > 1).sum())
-    if several and written.rows > mined.summary().num_negatives:
+    if several and written.rows > counts.num_negatives:
         terminal.say(
             f"queries with several positives: {several:,}; rows of the format {written.format} "
             "repeat the negatives of a query beside each of them."
