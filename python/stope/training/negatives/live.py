@@ -116,15 +116,16 @@ class LiveNegatives:
         self._never = [source.pairs.never_negatives() for source in self._sources]
         self._check_sizes()
         self._fingerprint: str | None = None
-        rows = len(pairs.query_ids)
-        self._observed = np.full((rows, self.quotas.get("dense", 0)), np.nan, dtype=np.float32)
+        rows, dense = len(pairs.query_ids), self.quotas.get("dense", 0)
+        self._observed = np.full((rows, dense), np.nan, dtype=np.float32)
         self._observed_at = np.zeros(self._observed.shape, dtype=np.int64)
         self._observations = 0
         no_ids = np.empty((rows, 0), dtype=np.int64)
         unknown = np.full(rows, np.nan, dtype=np.float32)
-        no_scores = no_ids.astype(np.float32)
         none_yet = np.zeros(rows, dtype=np.int64)
-        self._table = _Table(0, no_ids, no_scores, unknown, no_ids, no_ids, none_yet)
+        self._table = _Table(
+            0, no_ids, no_ids.astype(np.float32), unknown, no_ids, no_ids, none_yet
+        )
 
     @property
     def version(self) -> int:
@@ -346,13 +347,10 @@ class LiveNegatives:
                 return np.full((len(queries), wanted), -1, dtype=np.int64)
             in_use = np.take_along_axis(table.candidates[queries], places.clip(0), 1)
             return np.where(places >= 0, in_use, -1)[:, :wanted]
-        strategy = self.sampling
-        if source == "dense":
-            ids, scores, positive = table.candidates, table.scores, table.positive_scores
-        else:  # BM25's scores compare with no embedding's, so rank is all there is
-            strategy = Uniform()
-            keys = keys ^ _LEXICAL_KEY
-            ids, positive = table.lexical, table.positive_scores
+        strategy, positive = self.sampling, table.positive_scores
+        ids, scores = table.candidates, table.scores
+        if source != "dense":  # BM25's scores compare with no embedding's, so rank is all there is
+            strategy, keys, ids = Uniform(), keys ^ _LEXICAL_KEY, table.lexical
             scores = np.broadcast_to(np.float32(0), ids.shape)
         drawn = np.empty((len(queries), wanted), dtype=np.int64)
         for start in range(0, len(queries), 1024):  # the chosen rows of the table are a copy
@@ -373,22 +371,22 @@ class LiveNegatives:
 
     def _check_sizes(self) -> None:
         for source, never in zip(self._sources, self._never, strict=True):
-            size = len(source.documents)
+            size, every = len(source.documents), len(self.pairs.corpus_ids)
             left = size - never.lengths
             query = int(left.argmin())
             if left[query] < self.num_negatives:
-                name = source.pairs.query_ids[query]
-                what = f"only {left[query]} of the {size} documents are"
-                what = what if left[query] else "none is"
+                what = (
+                    f"only {left[query]} of the {size} documents are" if left[query] else "none is"
+                )
                 where = "" if source.name is None else f" of the source {source.name!r}"
-                more, all_of = "add documents to the corpus", self.pairs.corpus_ids
-                if self.among == "positives" and size < len(all_of):
-                    where += f" among the {size} positives of {len(all_of)} documents"
+                more = "add documents to the corpus"
+                if self.among == "positives" and size < every:
+                    where += f" among the {size} positives of {every} documents"
                     more = "mine in all of them with among: corpus"
                 raise ValueError(
-                    f"Query {name!r}{where} has too few negatives: {what} not its positive or its "
-                    f"own text, but num_negatives is {self.num_negatives}; lower it, {more}, or "
-                    "leave the query out"
+                    f"Query {source.pairs.query_ids[query]!r}{where} has too few negatives: {what} "
+                    "not its positive or its own text, but num_negatives is "
+                    f"{self.num_negatives}; lower it, {more}, or leave the query out"
                 )
 
     def _checked(self, candidates: Any, scores: Any, name: str) -> tuple[Ids, Scores]:
@@ -427,9 +425,7 @@ class LiveNegatives:
         return ids, values
 
     def _arrays(self) -> dict[str, Any]:
-        table = self._table
-        names = ("candidates", "scores", "positive_scores", "lexical", "places", "rounds")
-        arrays = {name: getattr(table, name) for name in names}
+        arrays = {name: value for name, value in vars(self._table).items() if name != "version"}
         return {**arrays, "observed": self._observed, "observed_at": self._observed_at}
 
     def _identity(self) -> dict[str, Any]:
@@ -438,7 +434,7 @@ class LiveNegatives:
             pairs = self.pairs
             texts = [fingerprint_texts(pairs.query_texts), fingerprint_texts(pairs.corpus_texts)]
             rows = [digest(array) for array in pairs.positives]
-            if len(self._sources) > 1:
+            if len(self._sources) > 1 or self.among != "corpus":
                 for source in self._sources:
                     rows += [digest(source.queries), digest(source.documents)]
             self._fingerprint = hashlib.sha256(" ".join(texts + rows).encode()).hexdigest()
@@ -449,7 +445,6 @@ class LiveNegatives:
             "quotas": self.quotas,
             "seed": self.seed,
             "fixed": self.fixed,
-            **({} if self.among == "corpus" else {"among": self.among}),  # as saved before
         }
 
 
