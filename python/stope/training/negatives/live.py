@@ -149,7 +149,7 @@ class LiveNegatives:
 
     @property
     def lexical(self) -> Ids:
-        """BM25's candidates, int64 ``[queries, any]``; no columns where no quota asks for them."""
+        """BM25's candidates, int64 ``[queries, any]``; no columns without a quota."""
         return self._table.lexical
 
     def choose(self, rows: Any, step: int) -> Ids:
@@ -355,10 +355,8 @@ class LiveNegatives:
         drawn = np.empty((len(queries), wanted), dtype=np.int64)
         for start in range(0, len(queries), 1024):  # the chosen rows of the table are a copy
             part = slice(start, start + 1024)
-            rows = queries[part]
-            drawn[part] = strategy.choose(
-                ids[rows], scores[rows], positive[rows], wanted, keys[part]
-            )
+            taken = (array[queries[part]] for array in (ids, scores, positive))
+            drawn[part] = strategy.choose(*taken, wanted, keys[part])
         return drawn
 
     def _fill(self, chosen: Ids, queries: Ids, keys: NDArray[np.uint64]) -> None:
@@ -434,7 +432,7 @@ class LiveNegatives:
             pairs = self.pairs
             texts = [fingerprint_texts(pairs.query_texts), fingerprint_texts(pairs.corpus_texts)]
             rows = [digest(array) for array in pairs.positives]
-            if len(self._sources) > 1 or self.among != "corpus":
+            if len(self._sources) > 1:
                 for source in self._sources:
                     rows += [digest(source.queries), digest(source.documents)]
             self._fingerprint = hashlib.sha256(" ".join(texts + rows).encode()).hexdigest()
