@@ -202,34 +202,6 @@ def test_samplings_draw_from_the_hardest(sampling):
     assert all(set(row) <= set(drawn_from[query]) for query, row in enumerate(ranged.result.ids))
 
 
-def test_among_positives_is_to_exclude_the_others():
-    q, c, _, pairs = random_case()
-    embeddings = {"query_embeddings": q, "corpus_embeddings": c}
-    others = np.setdiff1d(np.arange(len(pairs.corpus_ids)), pairs.positives.ids)
-    assert len(others)
-    own = [pairs.positives.ids[[place]] for place in range(len(pairs.query_ids))]
-    among = mine(pairs, **embeddings, among="positives", exclude=own)
-    both = [np.union1d(others, rows) for rows in own]
-    plain = mine(pairs, **embeddings, exclude=both)
-    np.testing.assert_array_equal(among.result.ids, plain.result.ids)
-    np.testing.assert_array_equal(among.result.scores, plain.result.scores)
-    np.testing.assert_array_equal(among.positive_scores, plain.positive_scores)
-    assert among.summary().never_positive == 0
-    free = mine(pairs, **embeddings)
-    counted = sum(
-        row not in set(pairs.positives.ids) for row in free.result.ids.ravel() if row >= 0
-    )
-    assert free.summary().never_positive == counted > 0
-
-
-def test_among_positives_nothing_else_is_encoded():
-    pairs, model = Pairs.from_texts(["a", "b"], ["x", "y"], ["x", "y", "z", "w"]), Counting()
-    mined = mine(pairs, model, among="positives", num_negatives=1)
-    assert mined.negatives().keys() == {"q0", "q1"}
-    assert [name for found in mined.negatives().values() for name, _ in found] == ["d1", "d0"]
-    assert mined.parameters["among"] == "positives"
-
-
 def test_limits_are_one_value():
     q, c, _, pairs = random_case()
     options = {"query_embeddings": q, "corpus_embeddings": c}

@@ -355,8 +355,8 @@ class LiveNegatives:
         drawn = np.empty((len(queries), wanted), dtype=np.int64)
         for start in range(0, len(queries), 1024):  # the chosen rows of the table are a copy
             part = slice(start, start + 1024)
-            taken = (array[queries[part]] for array in (ids, scores, positive))
-            drawn[part] = strategy.choose(*taken, wanted, keys[part])
+            rows, seeds = queries[part], keys[part]
+            drawn[part] = strategy.choose(ids[rows], scores[rows], positive[rows], wanted, seeds)
         return drawn
 
     def _fill(self, chosen: Ids, queries: Ids, keys: NDArray[np.uint64]) -> None:
