@@ -1,157 +1,241 @@
-"""Does bfloat16 in the loss train as well as float32? `python benchmarks/bench_training.py`.
+"""Which way of training is worth its seconds: `python benchmarks/bench_training.py`.
 
-For every collection and seed one static encoder is made from the corpus and the training queries,
-and copied for each contender, which trains on the training split: the same rows in the same order.
-What each reaches on the test split over the whole corpus is compared query by query. Queries are
-averaged over the seeds first, so that an interval is that of the collection's queries.
+Every collection is cut to a size that two cores train on, and keeps the share of documents that no
+query answers. For each kind of model and seed all recipes begin with the same start and train on
+the training split. The dev split makes every choice: what a recipe decides by itself, and the
+learning rate where several are tried. The test split is read once, by what was chosen.
+
+A recipe is compared with in-batch training query by query. Queries are averaged over the seeds
+first, so that an interval is that of the collection's queries. What was trained is kept: a
+benchmark that was stopped goes on, and another recipe costs its own time alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import functools
+import hashlib
+import json
+import os
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 import inputs
-from stope.data import Collection, Pairs, read_beir
-from stope.encoders import static_encoder
-from stope.evaluation import Evaluation
-from stope.training import pairs_dataset, train
-from trained import (
-    METRIC,
-    against,
-    averaged,
-    difference_cell,
-    facts,
-    judged,
-    mean_cell,
-    print_table,
-    seconds_cell,
-    seeds_cell,
-    write_json,
+from trained import METRIC, against, averaged, evaluation_of, print_with_machine, write_json
+from training_data import facts, read
+from training_kinds import KINDS, Kind, Recipe, Settings
+
+COLLECTIONS = (
+    "medquad",
+    "stackexchange_small",
+    "python_doc2code",
+    "nl2bash",
+    "tldr_pages",
+    "arcd",
+    "scifact",
+    "metatool",
 )
-
-TEMPERATURE = 0.05
-BASELINE = "float32"
-CONTENDERS = (BASELINE, "bfloat16", "torch")
-CAPTION = (
-    f"{METRIC} on the test split: mean over queries and seeds [95% bootstrap interval over queries]"
-    f"; difference: that contender minus {BASELINE}, paired over the queries; torch is"
-    " sentence-transformers' MultipleNegativesRankingLoss in float32; seconds: one training, mean."
-)
+BASELINE = "in-batch"
+ENCODERS = ("static", "minilm", "base")
 
 
-def options_of(model: Any, contender: str) -> dict[str, Any]:
-    """What `stope.training.train` is told."""
-    if contender != "torch":
-        return {"precision": contender, "temperature": TEMPERATURE}
+def mined(among: str, count: int = 5, **more: Any) -> dict[str, Any]:
+    """Negatives mined anew in every epoch."""
+    return {"negatives": {"num_negatives": count, "among": among, **more}}
+
+
+def adapted(among: str, count: int = 5) -> dict[str, Any]:
+    """The same for an adapter, which scores what the batch brings."""
+    return {"num_documents": 1, "refresh_every": 1, "num_negatives": count, "among": among}
+
+
+def library_loss(model: Any) -> Any:
+    """sentence-transformers' own loss, in float32."""
     from stope.encoders.versions import part
 
-    ranking = part("losses").MultipleNegativesRankingLoss
-    return {"loss": ranking(model, scale=1 / TEMPERATURE)}
+    return part("losses").MultipleNegativesRankingLoss(model, scale=20.0)
 
 
-def measure(name: str, collection: Collection, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row of the table for every contender."""
-    pairs = Pairs.from_collection(collection, "train")
-    dataset = pairs_dataset(pairs)
-    texts = [*pairs.corpus_texts, *pairs.query_texts]
-    kept: dict[str, list[Evaluation]] = {contender: [] for contender in given.contenders}
-    seconds: dict[str, list[float]] = {contender: [] for contender in given.contenders}
-    losses: dict[str, list[float]] = {contender: [] for contender in given.contenders}
-    steps = 0
-    untrained = []
-    for seed in range(given.seeds):
-        start = static_encoder(texts, seed=seed)
-        untrained.append(judged(start, collection).mean[METRIC])
-        for contender in given.contenders:
-            model = copy.deepcopy(start)
-            done = train(
-                model,
-                dataset,
-                batch_size=given.batch_size,
-                epochs=given.epochs,
-                seed=seed,
-                **options_of(model, contender),
-            )
-            steps = done.steps
-            kept[contender].append(judged(model, collection))
-            seconds[contender].append(done.seconds)
-            losses[contender].append(float(np.mean(done.losses[-5:])))
-            print(
-                f"{name} seed {seed} {contender}: {kept[contender][-1].mean[METRIC]:.4f},"
-                f" {done.seconds:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-    baseline = averaged(kept[BASELINE])
-    common = {
-        **facts(name, collection, pairs),
-        "steps": steps,
-        "untrained": float(np.mean(untrained)),
+IN_BATCH = {"num_documents": 1}
+RECIPES = {
+    "start": Recipe(None),
+    BASELINE: Recipe({}, IN_BATCH),
+    "in-batch, half as long again": Recipe({}, IN_BATCH, stretch=1.5),
+    "5 of the corpus": Recipe(mined("corpus"), adapted("corpus")),
+    "5 among positives": Recipe(mined("positives"), adapted("positives")),
+    "1 of the corpus": Recipe(mined("corpus", 1), adapted("corpus", 1)),
+    "1 among positives": Recipe(mined("positives", 1), adapted("positives", 1)),
+    "all documents": Recipe({}, {"among": "corpus"}, kinds=("adapter",)),
+    "all positives": Recipe({}, {"among": "positives"}, kinds=("adapter",)),
+    "progressive": Recipe({"weighting": "progressive"}, {**IN_BATCH, "weighting": "progressive"}),
+    "5 among positives, progressive": Recipe(
+        {**mined("positives"), "weighting": "progressive"},
+        {**adapted("positives"), "weighting": "progressive"},
+    ),
+    "temperature .02": Recipe({"temperature": 0.02}, {**IN_BATCH, "temperature": 0.02}),
+    "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH, "precision": "bfloat16"}),
+    "sentence-transformers' loss": Recipe({"loss": library_loss}, kinds=ENCODERS),
+}
+USUAL = (
+    "start",
+    BASELINE,
+    "in-batch, half as long again",
+    "5 of the corpus",
+    "5 among positives",
+    "1 among positives",
+    "5 among positives, progressive",
+    "all documents",
+    "all positives",
+)
+
+
+class Cells:
+    """What every training came to, one file each, so that it is never done twice."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def get(self, key: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The cell of a key, made if it is not there."""
+        described = json.dumps(key, sort_keys=True, default=lambda made: made.__name__)
+        path = self.folder / f"{hashlib.sha256(described.encode()).hexdigest()[:24]}.json"
+        if path.exists():
+            cell: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cell
+        cell = {"key": json.loads(described), **make()}
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(cell), encoding="utf-8")
+        os.replace(temporary, path)
+        return cell
+
+
+def trained_cell(kind: Kind, recipe: Recipe, seed: int, rates: Iterable[float]) -> dict[str, Any]:
+    """Train with each learning rate, choose by dev, and judge the chosen on the test split."""
+    tried = {rate: kind.train(recipe, seed, rate) for rate in rates}
+    dev = {rate: done.judge("dev") for rate, done in tried.items()}
+    rate = max(dev, key=lambda one: dev[one].mean[METRIC])
+    return {
+        "rate": rate,
+        "dev_by_rate": {str(tested): reached.mean[METRIC] for tested, reached in dev.items()},
+        "dev": dev[rate].per_query[METRIC],
+        "test": tried[rate].judge("test").per_query[METRIC],
+        "seconds": tried[rate].seconds,
+        "words": tried[rate].words,
     }
-    return [
-        {
-            **common,
-            "contender": contender,
-            **against(baseline, kept[contender], seconds[contender]),
-            "last_loss": float(np.mean(losses[contender])),
-        }
-        for contender in given.contenders
-    ]
 
 
-def show(rows: list[dict[str, Any]], command: str) -> None:
-    """The table."""
-    print_table(
-        rows,
-        command,
-        CAPTION,
-        group=lambda row: row["collection"],
-        note=lambda row: f"{row['steps']:,} steps, untrained {row['untrained']:.4f}",
-        columns={
-            "loss": lambda row: row["contender"],
-            METRIC: mean_cell,
-            "difference": lambda row: "" if row["contender"] == BASELINE else difference_cell(row),
-            "each seed": seeds_cell,
-            "last loss": lambda row: f"{row['last_loss']:.4f}",
-            "seconds": seconds_cell,
-        },
-    )
+def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Namespace) -> list[Any]:
+    """One row for every kind of model and recipe, of all seeds."""
+    collection = read(given.data / name, given.queries, given.documents)
+    common = {"collection": name, **facts(collection)}
+    settings = Settings(given.cache, given.tokens)
+    rows: list[dict[str, Any]] = []
+    for model in kinds:
+        kind = KINDS[model](collection, settings)
+        cut = [name, given.queries, given.documents, given.tokens, model]
+        seeds: dict[str, list[dict[str, Any]]] = {}
+        for title in given.recipes:
+            recipe = RECIPES[title]
+            if model not in recipe.kinds:
+                continue
+            seeds[title] = []
+            for seed in range(given.seeds):
+                rates = (seeds[title][0]["rate"],) if seed else tuple(given.rates)
+                key = {"cut": cut, "recipe": [title, *recipe], "seed": seed, "rates": rates}
+                cell = cells.get(key, functools.partial(trained_cell, kind, recipe, seed, rates))
+                seeds[title].append(cell)
+                reached = np.mean(list(cell["test"].values()))
+                said = f"{name} {model} seed {seed} {title}: {reached:.4f}, {cell['seconds']:.0f} s"
+                print(said, file=sys.stderr, flush=True)
+        rows += [
+            {**common, "kind": model, "recipe": title, **compared(cells_of, seeds[BASELINE])}
+            for title, cells_of in seeds.items()
+        ]
+    return rows
+
+
+def compared(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a row says of a recipe, beside in-batch training."""
+    first, second = ([evaluation_of(cell["test"]) for cell in group] for group in (baseline, cells))
+    return {
+        **against(averaged(first), second, [cell["seconds"] for cell in cells]),
+        "dev": float(np.mean([np.mean(list(cell["dev"].values())) for cell in cells])),
+        "rate": cells[0]["rate"],
+        "words": [cell["words"] for cell in cells if cell["words"]],
+    }
+
+
+def table_of(rows: list[dict[str, Any]], kind: str) -> Table:
+    """In-batch training as it is, the others as differences to it: a column per collection."""
+    here = [row for row in rows if row["kind"] == kind]
+    names = list(dict.fromkeys(row["collection"] for row in here))
+    table = Table(title=f"{kind}: {METRIC} on the test split", title_justify="left")
+    for heading in ("recipe", *names, "mean", "better : worse", "seconds"):
+        table.add_column(heading, justify="left" if heading == "recipe" else "right")
+    for title in dict.fromkeys(row["recipe"] for row in here):
+        of = {row["collection"]: row for row in here if row["recipe"] == title}
+        values = [row["mean" if title == BASELINE else "difference"] for row in of.values()]
+        better = sum(row["difference_interval"][0] > 0 for row in of.values())
+        worse = sum(row["difference_interval"][1] < 0 for row in of.values())
+        table.add_row(
+            title,
+            *(cell_text(of[name]) for name in names),
+            f"{np.mean(values):.4f}" if title == BASELINE else f"{np.mean(values):+.4f}",
+            "" if title == BASELINE else f"{better} : {worse}",
+            f"{np.mean([row['seconds'] for row in of.values()]):.1f}",
+        )
+    return table
+
+
+def cell_text(row: dict[str, Any]) -> str:
+    """A figure, or a difference with its interval."""
+    if row["recipe"] == BASELINE:
+        return f"{row['mean']:.4f}"
+    low, high = row["difference_interval"]
+    return f"{row['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def main() -> None:
     """Run the benchmark; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    shared = inputs.COLLECTIONS
-    add("--data", type=Path, default=shared, help="folder of BEIR folders (not in the repository)")
-    add("--collections", nargs="+", default=["medquad", "stackexchange_small", "python_doc2code"])
-    add("--contenders", nargs="+", default=list(CONTENDERS), choices=CONTENDERS)
+    add("--data", type=Path, default=inputs.COLLECTIONS, help="folder of BEIR folders")
+    add("--collections", nargs="+", default=list(COLLECTIONS), help="folders in it")
+    add("--kinds", nargs="+", default=["static", "adapter"], choices=list(KINDS))
+    add("--recipes", nargs="+", default=list(USUAL), choices=list(RECIPES))
     add("--seeds", type=int, default=3, help="how many")
-    add("--epochs", type=int, default=10)
-    add("--batch-size", type=int, default=None, help="default: what train chooses")
+    add("--queries", type=int, default=1000, help="of the training split at most; 0: all")
+    add("--documents", type=int, default=1500, help="that answer no query at most; 0: their share")
+    add("--tokens", type=int, default=64, help="of a text for MiniLM; a static encoder reads twice")
+    add("--rates", nargs="+", type=float, default=[1.0], help="times the usual rate; dev chooses")
+    add("--cache", type=Path, default=inputs.CACHE, help="for MiniLM's embeddings")
+    add("--cells", type=Path, default=inputs.CACHE / "trained", help="for what was trained")
     add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")
     given = parser.parse_args()
-    if BASELINE not in given.contenders:
-        parser.error(f"--contenders needs {BASELINE}, to which the others are compared")
+    given.queries, given.documents = given.queries or None, given.documents or None
+    if BASELINE not in given.recipes:
+        parser.error(f'--recipes needs "{BASELINE}", to which the others are compared')
     missing = [name for name in given.collections if not (given.data / name).is_dir()]
     if missing:
         parser.error(f"{given.data} has no {', '.join(missing)}; name the folder with --data")
     command = shlex.join([Path(sys.executable).name, *sys.argv])
-    started = time.perf_counter()
+    began, cells = time.perf_counter(), Cells(given.cells)
     rows: list[dict[str, Any]] = []
     for name in given.collections:
-        rows += measure(name, read_beir(given.data / name), given)
-        if given.json:  # after every collection: what was measured stays if the next is stopped
-            write_json(given.json, rows, command, time.perf_counter() - started)
-    show(rows, command)
+        rows += measure(name, given.kinds, cells, given)
+        if given.json:  # what was measured stays if the next is stopped
+            write_json(given.json, rows, command, time.perf_counter() - began)
+    for kind in given.kinds:
+        print_with_machine(table_of(rows, kind))
+    print("seconds: processor time of one training, mean over collections and seeds")
 
 
 if __name__ == "__main__":

