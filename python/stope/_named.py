@@ -20,17 +20,20 @@ class Named(ABC):
     Code is never stored: a configuration holds the name and the fields, and the name finds the
     class again. A family derives from this class with the words that errors use, ``family`` for one
     of its members and ``members`` for all; a member derives from the family with its ``name``, or
-    with ``name=None`` if it is a base for others that no configuration can name:
+    with ``name=None`` if it is a base for others that no configuration can name. What ``papers``
+    call it is accepted in the name's place, in any case, and never written:
 
     >>> class Shape(Named, family="shape", members="shapes"):
     ...     pass
     >>> @dataclasses.dataclass(frozen=True)
-    ... class Circle(Shape, name="circle"):
+    ... class Circle(Shape, name="circle", papers=("Giotto's O",)):
     ...     radius: float = 1.0
     >>> Circle(2.0).to_dict()
     {'name': 'circle', 'radius': 2.0}
     >>> Shape.from_dict({"name": "circle", "radius": 2.0}) == Circle(2.0)
     True
+    >>> Shape.from_dict("giotto's o")
+    Circle(radius=1.0)
     >>> names_of(Shape)
     ('circle',)
 
@@ -46,18 +49,26 @@ class Named(ABC):
     _family: ClassVar[str]
     _members: ClassVar[str]
     _registry: ClassVar[dict[str, type[Any]]]
+    _of_papers: ClassVar[dict[str, str]]
     _root: ClassVar[type[Named]]
 
     def __init_subclass__(
-        cls, *, name: str | None = "", family: str = "", members: str = "", **options: Any
+        cls,
+        *,
+        name: str | None = "",
+        family: str = "",
+        members: str = "",
+        papers: tuple[str, ...] = (),
+        **options: Any,
     ) -> None:
         super().__init_subclass__(**options)
         if Named in cls.__bases__:
-            cls._root, cls._registry = cls, {}
+            cls._root, cls._registry, cls._of_papers = cls, {}, {}
             cls._family, cls._members = family, members
         elif name is not None:
             cls.name = _free(cls, name)
             cls._registry[name] = cls
+            cls._of_papers.update({paper.lower(): name for paper in papers})
 
     def to_dict(self) -> dict[str, Any]:
         """Name and fields, in what JSON and YAML can write.
@@ -92,6 +103,11 @@ class Named(ABC):
 def names_of(family: type[Named]) -> tuple[str, ...]:
     """The names that ``family.from_dict`` knows, in alphabetical order."""
     return tuple(sorted(name for name, cls in family._registry.items() if issubclass(cls, family)))
+
+
+def own_name(family: type[Named], name: Any) -> Any:
+    """The family's own name where a paper's is given; others stay."""
+    return family._of_papers.get(name.lower(), name) if isinstance(name, str) else name
 
 
 def _free(cls: type[Named], name: str) -> str:
@@ -137,7 +153,7 @@ def _built(cls: type[AnyNamed], config: Any, where: str) -> AnyNamed:
         raise ValueError(
             f"{where} is {shown(dict(config))}, which has no name; give name, one of {names}"
         )
-    name = config["name"]
+    name = own_name(cls, config["name"])
     member = cls._registry.get(name) if isinstance(name, str) else None
     if member is None or not issubclass(member, cls):
         raise ValueError(

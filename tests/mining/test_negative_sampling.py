@@ -14,6 +14,7 @@ from stope.data import Pairs
 from stope.lists import Lists
 from stope.mining import (
     SimANS,
+    Spread,
     TeacherMargin,
     Top,
     Uniform,
@@ -24,10 +25,12 @@ from stope.mining import (
     mixed_negatives,
     sampling_names,
 )
+from stope.mining.pipeline import Limits
 from stope.mining.quotas import check_quotas, fill_at_random
 from stope.mining.sampling import Sampling, distinct_numbers, sampling_keys
 
 EVERY = [Top(), Window(2, 7), Uniform(), SimANS(20.0, 0.1), TeacherMargin(4)]
+BY_PARTS = Spread(ends=3, of_best=2)
 DRAWS = 40_000
 
 
@@ -182,7 +185,55 @@ def test_distinct_numbers(counts, n, seed):
         assert (there < count).all()
 
 
-@pytest.mark.parametrize("strategy", EVERY, ids=lambda one: one.name)
+# --- UDR's lists ---------------------------------------------------------------------------------
+
+
+def test_lists_of_the_best_the_worst_and_what_lies_between():
+    """docs/methods.md, D1: two of ranks 0 to 2, one of the last three, the others between."""
+    ids, scores, positive = table(queries=1, short=False)
+    rows = repeated(ids, scores, positive)
+    drawn = BY_PARTS.choose(*rows, 6, sampling_keys(5, 1, 2, np.arange(DRAWS)))
+    ranks = np.argsort(ids[0])[np.searchsorted(np.sort(ids[0]), drawn)]
+    assert (np.diff(ranks, axis=1) > 0).all()
+    assert (ranks[:, 1] < 3).all()
+    assert ((ranks[:, 2:5] >= 3) & (ranks[:, 2:5] < 9)).all()
+    assert (ranks[:, 5] >= 9).all()
+    for part, members, share in ((slice(0, 2), range(3), 2 / 3), (slice(2, 5), range(3, 9), 1 / 2),
+                                 (slice(5, 6), range(9, 12), 1 / 3)):  # fmt: skip
+        counts = np.array([(ranks[:, part] == rank).sum() for rank in members])
+        assert np.abs(counts / DRAWS - share).max() < 5 * np.sqrt(share / DRAWS)
+
+
+def test_lists_of_short_rows_and_of_few():
+    ids, scores, positive = table(pool=9)  # rows of 9 down to 4
+    keys = sampling_keys(0, 0, 0, np.arange(6))
+    drawn = BY_PARTS.choose(ids, scores, positive, 6, keys)
+    for row, there in zip(drawn, ids, strict=True):
+        count = int((there >= 0).sum())
+        kept = row[row >= 0]
+        between = max(0, count - 6)
+        assert len(kept) == len(set(kept)) == 2 + min(3, between) + 1
+        assert np.isin(kept, there).all()
+        assert (row[len(kept) :] == -1).all()
+    for n in range(4):
+        some = BY_PARTS.choose(ids, scores, positive, n, keys)
+        assert some.shape == (6, n)
+        assert np.isin(some[:, :2], np.column_stack([ids[:, :3]])).all()
+    assert BY_PARTS.choose(ids[:, :0], scores[:, :0], positive, 3, keys).tolist() == [[-1] * 3] * 6
+    alone = BY_PARTS.choose(ids[3:4], scores[3:4], positive[3:4], 6, keys[3:4])
+    assert alone.tolist() == drawn[3:4].tolist()
+
+
+def test_papers_names():
+    for paper, own in (("ANCE", Uniform()), ("star", Uniform()), ("UDR", Spread()),
+                       ("tas-b", TeacherMargin()), ("SimANS", SimANS())):  # fmt: skip
+        assert Sampling.from_dict(paper) == own
+        assert Limits(sampling=paper).sampling == own
+    assert Sampling.from_dict({"name": "SimANS", "a": 3.0}).to_dict()["name"] == "simans"
+    assert "ANCE" not in sampling_names()
+
+
+@pytest.mark.parametrize("strategy", [*EVERY, BY_PARTS], ids=lambda one: one.name)
 def test_configuration(strategy):
     assert Sampling.from_dict(strategy.to_dict()) == strategy
     assert Sampling.from_dict(strategy) is strategy
@@ -197,6 +248,7 @@ def test_configuration(strategy):
         ({"name": "simans", "c": 1}, "no field 'c'; it has a, b"),
         ({"name": "simans", "a": -1}, "a is -1"),
         ({"name": "window", "first": 5, "last": 5}, "last is 5"),
+        ({"name": "UDR", "ends": 2, "of_best": 3}, "of_best is 3; give at most ends=2"),
         ({"name": "uniform", "first": 5}, "'uniform' has no field 'first'; it has none"),
         ({"name": "window", "first": -1}, "first is -1"),
         ({"name": "teacher_margin", "bins": 0}, "bins is 0"),

@@ -48,6 +48,7 @@ def ranking_calls():
         "cosent_loss": {"scores": matrix()[0], "labels": torch.tensor([1.0, 0.0, 2.0])},
         "dynamic_listwise_distillation": {"scores": matrix(), "reranker_scores": matrix()},
         "embedding_distillation": {"student": matrix(), "teacher": matrix()},
+        "in_batch_margin_mse": {"scores": matrix(), "teacher_scores": matrix()},
         "kl_distillation": {"scores": matrix(), "teacher_scores": matrix()},
         "lambda_mrr": {"scores": matrix(), "relevance": relevance},
         "logit_distillation": {"student_logits": matrix(), "teacher_logits": matrix()},

@@ -207,6 +207,32 @@ def test_margin_mse_skips_queries_without_pairs():
     assert ll.margin_mse(p, n, tp, tn, negative_mask=torch.zeros(3, 4).bool()) == 0
 
 
+def test_the_in_batch_teacher_of_tas_b():
+    """Pairs (i, j != i) with positives and with negatives, as matchmaker sums them."""
+    rows = 4
+    to_positives, to_negatives, tp, tn = (draw(seed, rows, rows) for seed in range(4))
+    own = torch.eye(rows, dtype=torch.bool)
+    terms = [
+        ((s.diagonal()[i] - other[i, j]) - (t.diagonal()[i] - taught[i, j])) ** 2
+        for s, t, other, taught in ((to_positives, tp, to_positives, tp),
+                                    (to_positives, tp, to_negatives, tn))
+        for i in range(rows) for j in range(rows) if i != j
+    ]  # fmt: skip
+    scores, teacher = torch.cat([to_positives, to_negatives], 1), torch.cat([tp, tn], 1)
+    mask = torch.cat([torch.ones_like(own), ~own], 1)
+    close(ll.in_batch_margin_mse(scores, teacher, mask=mask), sum(terms) / len(terms))
+    turned, columns = torch.arange(rows).roll(1), torch.arange(rows)
+    close(
+        ll.in_batch_margin_mse(scores[turned], teacher[turned], positives=columns[turned],
+                               mask=mask[turned]),
+        sum(terms) / len(terms),
+    )  # fmt: skip
+    assert gradcheck(lambda s: ll.in_batch_margin_mse(s, teacher, mask=mask), scores)
+    assert ll.in_batch_margin_mse(scores, teacher, mask=torch.zeros_like(mask)) == 0
+    with pytest.raises(ValueError, match="positives holds 8"):
+        ll.in_batch_margin_mse(scores, teacher, positives=columns + 5)
+
+
 def test_adaptive_relevance_margin():
     arm = ll.adaptive_relevance_margin
     close(arm(t(0.7), t(0.3), t(0.4)), 0.09)

@@ -246,3 +246,9 @@ def test_importing_needs_numpy_only(succeeds):
         print(w.weigh(w.Dynamic(), {"loss": loss}, 0.5, processes="all").tolist())
     """)
     assert said.split("\n")[0] == "[1.0, 1.0]"
+
+
+def test_papers_names():
+    assert Weighting.from_dict({"name": "E5", "top": 2}) == w.RankCutoff(2)
+    assert w.Dynamic(strategy="LinUpper") == w.Dynamic(strategy="lin_upper")
+    assert w.Dynamic(strategy="Extremes").to_dict()["strategy"] == "extremes"

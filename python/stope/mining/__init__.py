@@ -11,7 +11,15 @@ from stope.mining.consistency import Consistency, consistency_filter
 from stope.mining.mined import Mined, Summary
 from stope.mining.pipeline import Limits, mine
 from stope.mining.quotas import lexical_candidates, merge_sources, mixed_negatives
-from stope.mining.sampling import SimANS, TeacherMargin, Top, Uniform, Window, sampling_names
+from stope.mining.sampling import (
+    SimANS,
+    Spread,
+    TeacherMargin,
+    Top,
+    Uniform,
+    Window,
+    sampling_names,
+)
 from stope.mining.teacher import TeacherScores, teacher_filter, teacher_scores
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "Limits",
     "Mined",
     "SimANS",
+    "Spread",
     "Summary",
     "TeacherMargin",
     "TeacherScores",

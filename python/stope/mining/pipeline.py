@@ -14,6 +14,7 @@ import stope
 from stope._checks import choice, integer, real
 from stope._host import on_host
 from stope._kinds import a, at_least, kinds, maybe, string
+from stope._named import own_name
 from stope.data.pairs import AMONG, Among, Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.lists import Ids, Lists
@@ -45,8 +46,8 @@ class Limits:
         num_negatives, metric, absolute_margin, relative_margin, max_score, min_score, range_min,
             range_max, range_counts: as there.
         sampling: "top" (the hardest), "random" within the range; or a way to draw from a pool of
-            the hardest: "simans", "teacher_margin", "uniform", "window", a `Sampling` such as
-            ``SimANS(a=0.5)``, or its dictionary.
+            the hardest: the name of a `Sampling` (`stope.mining.sampling_names`) or its paper's,
+            one such as ``SimANS(a=0.5)``, or its dictionary.
         pool: how many of the hardest a `Sampling` draws from.
         seed: of what is drawn.
     """
@@ -74,7 +75,7 @@ class Limits:
             sampling = self.sampling
         else:
             names = dict.fromkeys(("top", "random", *sampling_names()))
-            sampling = choice(self.sampling, "sampling", names)
+            sampling = choice(own_name(Sampling, self.sampling), "sampling", names)
             if sampling not in ("top", "random"):
                 sampling = Sampling.from_dict({"name": sampling})
         object.__setattr__(self, "sampling", "top" if isinstance(sampling, Top) else sampling)

@@ -115,7 +115,7 @@ class Window(Sampling, name="window"):
 
 
 @dataclass(frozen=True)
-class Uniform(Window, name="uniform"):
+class Uniform(Window, name="uniform", papers=("ANCE", "STAR")):
     """A uniform choice without replacement from all of the pool, as in ANCE and STAR.
 
     Source: docs/methods.md, B1, B3.
@@ -123,6 +123,56 @@ class Uniform(Window, name="uniform"):
 
     first: int = dataclasses.field(default=0, init=False)
     last: int | None = dataclasses.field(default=None, init=False)
+
+
+@dataclass(frozen=True)
+class Spread(Sampling, name="spread", papers=("UDR",)):
+    """Some of the best, one of the worst, the others from between, in the order of their ranks.
+
+    Draws ``of_best`` from a query's first ``ends`` candidates, one from its last ``ends``, and what
+    is left of n from those between, each without replacement and equally likely. Where the
+    candidates are a language model's, best first, these are UDR's lists, of eight as a rule, for
+    `stope.torch.ranking.lambda_mrr`. A query with few candidates gets fewer.
+
+    Attributes:
+        ends: how many candidates are the best, and how many the worst.
+        of_best: how many of the best to draw, at most ends.
+
+    Source: UDR (docs/methods.md, D1).
+
+    Example:
+        >>> rows = np.array([[9, 8, 7, 6]]), np.float32([[0.9, 0.5, 0.4, 0.1]]), np.float32([1])
+        >>> Spread(ends=1).choose(*rows, 4, sampling_keys(0, 1, 0, [0]))
+        array([[9, 8, 7, 6]])
+    """
+
+    ends: int = 5
+    of_best: int = 1
+
+    def __post_init__(self) -> None:
+        integer(self.ends, "ends", 1)
+        if integer(self.of_best, "of_best", 1) > self.ends:
+            raise ValueError(f"of_best is {self.of_best}; give at most ends={self.ends}")
+
+    def choose(self, ids: Ids, scores: Scores, positive_scores: Scores, n: int, keys: Keys) -> Ids:
+        """Up to n of each query, best first."""
+        _check(ids, scores, positive_scores, n, keys)
+        count = (ids >= 0).sum(1)
+        best = np.minimum(count, self.ends)
+        worst = np.minimum(count - best, self.ends)
+        of_best = min(self.of_best, n)
+        wanted = (of_best, max(0, n - of_best - 1), min(1, n - of_best))
+        places = [np.full((len(ids), 0), -1)]
+        first = np.zeros_like(count)
+        for part, (size, draws) in enumerate(
+            zip((best, count - best - worst, worst), wanted, strict=True)
+        ):
+            drawn = distinct_numbers(_mixed(keys + np.uint64(part)), size, draws)
+            places.append(np.where(drawn >= 0, drawn + first[:, None], ids.shape[1]))
+            first = first + size
+        columns = np.sort(np.concatenate(places, axis=1), axis=1)
+        wide = np.column_stack([ids, np.full(len(ids), -1)])  # its last column is "none"
+        return np.take_along_axis(wide, columns, axis=1)
 
 
 class _Weighted(Sampling, name=None):
@@ -169,7 +219,7 @@ class _Weighted(Sampling, name=None):
 
 
 @dataclass(frozen=True)
-class SimANS(_Weighted, name="simans"):
+class SimANS(_Weighted, name="simans", papers=("SimANS",)):
     """Ambiguous negatives, near the positive's score: ``p_j ~ exp(-a (s_j - s+ - b)^2)``.
 
     Attributes:
@@ -200,7 +250,7 @@ class SimANS(_Weighted, name="simans"):
 
 
 @dataclass(frozen=True)
-class TeacherMargin(_Weighted, name="teacher_margin"):
+class TeacherMargin(_Weighted, name="teacher_margin", papers=("TAS-B",)):
     """Easy and hard in equal parts: bins of the margin ``s+ - s_j`` are equally likely.
 
     A query's margins are put into bins of equal width between its least and its greatest; the first
@@ -242,7 +292,7 @@ def sampling_names() -> tuple[str, ...]:
     """The names that `Sampling.from_dict` knows.
 
     >>> sampling_names()
-    ('simans', 'teacher_margin', 'top', 'uniform', 'window')
+    ('simans', 'spread', 'teacher_margin', 'top', 'uniform', 'window')
     """
     return names_of(Sampling)
 

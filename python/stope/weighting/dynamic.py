@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Dynamic(OfSignal, name="dynamic"):
 
     Attributes:
         signal: the losses L, such as ``loss``.
-        strategy: f, see above.
+        strategy: f, see above; or its name in the paper, such as ``LinUpper``.
         temperature: r.
         first_temperature: r at the end of burn_in; None: temperature from the start.
         delta: see above.
@@ -70,7 +70,9 @@ class Dynamic(OfSignal, name="dynamic"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice(self.strategy, "strategy", STRATEGIES)
+        named = {"LinUpper": "lin_upper", **{word.title(): word for word in STRATEGIES}}
+        strategy: Any = named.get(self.strategy, self.strategy)
+        object.__setattr__(self, "strategy", choice(strategy, "strategy", STRATEGIES))
         real(self.temperature, "temperature", 0, above=True)
         if self.first_temperature is not None:
             real(self.first_temperature, "first_temperature", 0, above=True)

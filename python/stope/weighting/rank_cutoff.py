@@ -15,7 +15,7 @@ from stope.weighting.protocol import OfSignal, Range
 
 @kinds(top=at_least(1))
 @dataclass(frozen=True)
-class RankCutoff(OfSignal, name="rank_cutoff"):
+class RankCutoff(OfSignal, name="rank_cutoff", papers=("E5",)):
     """1 where the positive is among the top documents of its query, else 0.
 
     All weights may be 0, which stope's losses refuse. Source: docs/methods.md, D19; among which

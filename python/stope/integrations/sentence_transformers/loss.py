@@ -10,8 +10,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from transformers import TrainerCallback
-
 import torch
 from stope._checks import flag, real
 from stope._kinds import a, at_least, integers, kinds, maybe, numbers, string, strings
@@ -19,7 +17,7 @@ from stope.encoders import versions
 from stope.encoders.encode import has_encode
 from stope.integrations.sentence_transformers import options as checked
 from stope.integrations.sentence_transformers.batch import Batch, live_columns, told_of
-from stope.integrations.sentence_transformers.clock import Clock
+from stope.integrations.sentence_transformers.clock import Clock, time_keeper
 from stope.integrations.sentence_transformers.collator import InfoNCECollator
 from stope.integrations.sentence_transformers.from_embeddings import LossOfEmbeddings
 from stope.integrations.sentence_transformers.guide import guide_features
@@ -48,7 +46,7 @@ _FLAGS = (
     partition_mode=string,
     hardness_mode=maybe(string),
     guide=maybe(has_encode),
-    margin=maybe(real),
+    **dict.fromkeys(("margin", "momentum"), maybe(real)),
     matryoshka_dims=maybe(integers),
     matryoshka_weights=maybe(numbers),
     queue_size=at_least(0),
@@ -78,11 +76,8 @@ class InfoNCELoss(LossOfEmbeddings):
 
     Args:
         model: the SentenceTransformer in training.
-        temperature: divides the similarities; default 0.05. Small values look at the hardest
-            negatives only.
-        scale: 1 / temperature, for those who are used to it.
-        similarity_fct: sentence-transformers' ``util.cos_sim`` or ``util.dot_score``, for the same.
-        metric: ``"cosine"`` or ``"dot"``.
+        temperature, scale: 0.05, or its inverse.
+        metric, similarity_fct: ``"cosine"`` or ``"dot"``, or the library's function for it.
         directions: of ``"query_to_doc"``, ``"query_to_query"``, ``"doc_to_query"`` and
             ``"doc_to_doc"``. Default: the first alone; with a guide what ``contrast_anchors`` and
             ``contrast_positives`` say.
@@ -91,25 +86,23 @@ class InfoNCELoss(LossOfEmbeddings):
             the mean of both. What is known to be no negative of the other in one direction is none
             in the other, unlike ``"per_direction"``. Past documents and the rows' own hard
             negatives are in the first alone.
-        hardness_mode: None, ``"in_batch_negatives"``, ``"hard_negatives"`` or ``"all_negatives"``:
-            which logits get ``hardness_strength`` times their cosine on top.
-        hardness_strength: see above.
+        hardness_mode, hardness_strength: None, ``"in_batch_negatives"``, ``"hard_negatives"`` or
+            ``"all_negatives"``: which logits get so many times their cosine on top.
         guide: a second SentenceTransformer that decides which negatives are false (GISTEmbed).
-        margin_strategy: with p the guide's cosine of anchor and positive, ``"absolute"`` drops
-            negatives above p - margin, ``"relative"`` those above p - abs(p) · margin.
-        margin: see above. Default 0 with a guide, and no such rule without. A margin without a
-            guide reads the model's own similarities.
-        contrast_anchors: with a guide and no ``directions``: anchors are negatives of each other.
-        contrast_positives: likewise for the positives (hard negatives stay out of it).
-        mini_batch_size: encode so many rows at a time and keep no activations between (GradCache).
-        mini_batch_num_tokens: instead a number of tokens, where sentence-transformers can do so.
+        margin_strategy, margin: with p the guide's cosine of anchor and positive, ``"absolute"``
+            drops negatives above p - margin, ``"relative"`` those above p - abs(p) · margin.
+            Default 0 with a guide, and no such rule without, where the model's own cosines count.
+        contrast_anchors, contrast_positives: with a guide and no ``directions``: anchors, and
+            positives, are negatives of each other (hard negatives stay out of it).
+        mini_batch_size, mini_batch_num_tokens: encode so many rows, or tokens, at a time and keep
+            no activations between (GradCache).
         show_progress_bar: while encoding mini-batches.
         gather_across_devices: documents of all processes are negatives, and weights are those of
             one process with all rows. A learned temperature gets its mean gradient.
         matryoshka_dims: such as (384, 128, 64): the loss is the weighted sum of the losses of the
             embeddings' first 384, 128 and 64 elements. The first is the model's own dimension, and
             by its losses the rows are weighted, in all of them.
-        matryoshka_weights: weights of that sum; default 1 each.
+        matryoshka_weights: of that sum; default 1 each.
         queue_size: so many past documents are negatives, too, without gradient (MoCo's queue, of
             embeddings that the model made then). It is in the loss's ``state_dict``.
         momentum: with a queue: documents are encoded by the model's moving average, this much of
@@ -117,9 +110,7 @@ class InfoNCELoss(LossOfEmbeddings):
         weighting: of :mod:`stope.weighting`, or its name or dictionary; None weighs by the data's
             column "weight" alone. It reads the signals of
             :func:`stope.weighting.difficulty_signals` (where "hardness" is explained) and the
-            data's columns of numbers by name. The mean divides by the sum of all weights; that of
-            docs/methods.md, A1, divides by the data's alone, which is the same unless both are
-            there. A batch in which all weights are 0 teaches nothing.
+            data's columns of numbers by name. A batch in which all weights are 0 teaches nothing.
         negatives: `stope.training.LiveNegatives`: hard negatives that may change while training
             runs. Each step they are chosen, tokenized and encoded, and are then columns as any.
             They need ``rows``.
@@ -239,8 +230,9 @@ class InfoNCELoss(LossOfEmbeddings):
         self.queue = DocumentQueue(queue_size) if queue_size else None
         self.keys: MomentumEncoder | None = None
         if momentum is not None:
-            self._check_momentum(momentum)
-            self.keys = MomentumEncoder(model, momentum)
+            self.keys = MomentumEncoder.of_queue(
+                model, momentum, self.queue, mini_batches=self.uses_gradient_cache
+            )
         self.weighting: Weighting | None = None
         self.clock, self._is_told, self._untold = Clock(), False, 0
         self.negatives: Any = None
@@ -354,16 +346,8 @@ class InfoNCELoss(LossOfEmbeddings):
 
     def progress_callback(self) -> Any:
         """A callback for sentence-transformers' trainer that keeps the loss's clock right."""
-        loss = self
-        loss._is_told = True
-
-        class KeepTime(TrainerCallback):
-            def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-                clock = loss.clock
-                clock.step, clock.max_steps = state.global_step, max(1, state.max_steps)
-                clock.epoch = float(state.epoch or 0.0)
-
-        return KeepTime()
+        self._is_told = True
+        return time_keeper(self)
 
     @property
     def progress(self) -> float:
@@ -402,17 +386,6 @@ class InfoNCELoss(LossOfEmbeddings):
     def citation(self) -> str:
         """BibTeX of the paper behind the chosen form."""
         return PAPERS["gist" if self.guide is not None else "infonce"]
-
-    def _check_momentum(self, momentum: float) -> None:
-        if self.queue is None:
-            raise ValueError(
-                f"momentum is {momentum}, but there is no queue of documents; give queue_size"
-            )
-        if self.uses_gradient_cache:
-            raise ValueError(
-                f"momentum is {momentum} and there are mini-batches, which save activations of "
-                "documents; there are none to save, so leave mini_batch_size out"
-            )
 
     def _averaged(self, gradient: Any) -> Any:
         """The mean over the processes: their wrapper of the model leaves out what the loss has."""

@@ -119,6 +119,26 @@ class MomentumEncoder(nn.Module):  # type: ignore[misc]
         card = getattr(model, "model_card_data", None)  # has the trainer, which nobody copies
         self.average = copy.deepcopy(model, {id(card): card}).requires_grad_(False)
 
+    @classmethod
+    def of_queue(
+        cls, model: Any, momentum: float, queue: DocumentQueue | None, *, mini_batches: bool
+    ) -> MomentumEncoder:
+        """That of a loss with this queue.
+
+        Raises:
+            ValueError: no queue; mini-batches; a momentum out of range.
+        """
+        if queue is None:
+            raise ValueError(
+                f"momentum is {momentum}, but there is no queue of documents; give queue_size"
+            )
+        if mini_batches:
+            raise ValueError(
+                f"momentum is {momentum} and there are mini-batches, which save activations of "
+                "documents; there are none to save, so leave mini_batch_size out"
+            )
+        return cls(model, momentum)
+
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def follow(self, model: Any) -> None:
         """Take a step towards the model."""

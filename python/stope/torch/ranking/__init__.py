@@ -45,6 +45,7 @@ from stope.torch.ranking.margins import (
     angle_loss,
     angle_similarity,
     cosent_loss,
+    in_batch_margin_mse,
     margin_mse,
 )
 from stope.torch.ranking.plackett_luce import (
@@ -68,6 +69,7 @@ __all__ = [
     "cosent_loss",
     "dynamic_listwise_distillation",
     "embedding_distillation",
+    "in_batch_margin_mse",
     "kl_distillation",
     "lambda_mrr",
     "logit_distillation",

@@ -72,6 +72,18 @@ def integers(value: torch.Tensor, name: str, low: int, high: int) -> torch.Tenso
     return value
 
 
+def positive_columns(value: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:
+    """The column of each query's positive, int64 [B, 1], if they are columns of scores."""
+    rows, columns = scores.shape
+    if value is None:
+        value = torch.zeros(rows, dtype=torch.long, device=scores.device)
+    value = integers(value, "positives", 0, columns)
+    if value.shape != (rows,):
+        raise ValueError(f"positives has shape {tuple(value.shape)}; it needs ({rows},)")
+    same_device(value, "positives", scores, "scores")
+    return value[:, None]
+
+
 def numbers_like(
     value: torch.Tensor, name: str, other: torch.Tensor, other_name: str
 ) -> torch.Tensor:

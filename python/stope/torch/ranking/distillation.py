@@ -109,14 +109,9 @@ def dynamic_listwise_distillation(
     scores, reranker_scores, present = _lists(
         scores, reranker_scores, mask, teacher_name="reranker_scores"
     )
-    rows, columns = scores.shape
-    if positives is None:
-        positives = torch.zeros(rows, dtype=torch.long, device=scores.device)
-    positives = _tensors.integers(positives, "positives", 0, columns)
-    if positives.shape != (rows,):
-        raise ValueError(f"positives has shape {tuple(positives.shape)}; it needs ({rows},)")
+    places = _tensors.positive_columns(positives, scores)
     counted = present.any(1)
-    wrong = counted & ~present.gather(1, positives[:, None])[:, 0]
+    wrong = counted & ~present.gather(1, places)[:, 0]
     if bool(wrong.any()):
         raise ValueError(
             f"positives[{int(wrong.nonzero()[0])}] is a column that mask leaves out; unmask it"
@@ -127,7 +122,7 @@ def dynamic_listwise_distillation(
     divergence = _divergence(
         scores / _tensors.positive(temperature, "temperature"), target, present, average
     )
-    losses = divergence - logs.gather(1, positives[:, None])[:, 0]
+    losses = divergence - logs.gather(1, places)[:, 0]
     return _tensors.reduce(losses, counted=counted, weights=weights, reduction=reduction)
 
 

@@ -70,6 +70,55 @@ def margin_mse(
     return _tensors.reduce(losses, counted=count > 0, weights=weights, reduction=reduction)
 
 
+def in_batch_margin_mse(
+    scores: torch.Tensor,
+    teacher_scores: torch.Tensor,
+    *,
+    positives: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> torch.Tensor:
+    """Margin-MSE over a whole batch, against a teacher that has scored every pair of it.
+
+    ``L_i = mean_j ((s_ip - s_ij) - (t_ip - t_ij))^2`` over the columns j other than query i's
+    positive p. TAS-B adds 0.75 times this to `margin_mse` of its triples (dual supervision), where
+    the columns are the batch's positives, then its negatives, and mask leaves out the query's own
+    negative, which is in the other term.
+
+    Args:
+        scores: float [B, N], the student's scores of each query and all documents of the batch.
+        teacher_scores: float [B, N].
+        positives: int64 [B], the column of each query's positive; None is column i.
+        mask: bool [B, N], True where a column counts; a query without another one is skipped.
+        weights, reduction: see :mod:`stope.torch.ranking`.
+
+    Source: TAS-B (docs/methods.md, C5).
+
+    Example:
+        >>> student, teacher = torch.tensor([[3.0, 1], [0, 2]]), torch.tensor([[5.0, 1], [5, 1]])
+        >>> float(in_batch_margin_mse(student, teacher))  # (2 - 4)^2 and (2 + 4)^2
+        20.0
+    """
+    scores = _tensors.floats(scores, "scores", 2)
+    teacher_scores = _tensors.floats(teacher_scores, "teacher_scores", 2)
+    _tensors.same_shape(scores, "scores", teacher_scores, "teacher_scores")
+    if positives is None:
+        positives = torch.arange(len(scores), device=scores.device)
+    places = _tensors.positive_columns(positives, scores)
+    others = _tensors.mask_like(mask, "mask", scores, "scores").scatter(1, places, False)
+    student, teacher = (rows.gather(1, places)[:, 0] for rows in (scores, teacher_scores))
+    return margin_mse(
+        student,
+        scores,
+        teacher,
+        teacher_scores,
+        negative_mask=others,
+        weights=weights,
+        reduction=reduction,
+    )
+
+
 def adaptive_relevance_margin(
     positive_scores: torch.Tensor,
     negative_scores: torch.Tensor,

@@ -59,7 +59,7 @@ class Homogeneous(BatchSpec, name="homogeneous"):
 
 
 @dataclass(frozen=True)
-class Clustered(BatchSpec, name="clustered"):
+class Clustered(BatchSpec, name="clustered", papers=("TAS-B",)):
     """Batches of rows whose queries are alike: their in-batch negatives are hard.
 
     Queries are clustered once (:func:`kmeans`). In every epoch each cluster's rows are shuffled and
