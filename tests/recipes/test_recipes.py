@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs/recipes"
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 LINES = 60
-CITED = re.compile(r"^\[Methods, ([A-J]\d+(?:, [A-J]\d+)*)\]\(\.\./methods\.md\)$", flags=re.M)
+METHODS = re.compile(r"^\[Methods, ([A-J]\d+(?:, [A-J]\d+)*)\]\(\.\./methods\.md\)$", flags=re.M)
+CONCEPTS = re.compile(r"^\[Concepts, (\w+)\]\(\.\./concepts/\1\.md\)$", flags=re.M)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -27,7 +28,9 @@ def block(page):
 
 
 def sections(page):
-    (cited,) = CITED.findall(page.read_text())
+    """The sections of methods that a paper's system cites, or the concept of stope's own."""
+    text = page.read_text()
+    (cited,) = [*METHODS.findall(text), *CONCEPTS.findall(text)]
     return cited
 
 
@@ -68,7 +71,8 @@ def test_the_recipe_uses_what_is_public(page):
 @every_page
 def test_the_recipe_cites_a_section(page):
     headings = re.findall(r"^#+ ([A-J]\d+)\. ", (ROOT / "docs/methods.md").read_text(), flags=re.M)
-    assert set(sections(page).split(", ")) <= set(headings)
+    concepts = [path.stem for path in (ROOT / "docs/concepts").glob("*.md")]
+    assert set(sections(page).split(", ")) <= {*headings, *concepts}
 
 
 def test_every_recipe_is_on_the_index_with_its_section():
