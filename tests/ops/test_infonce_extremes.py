@@ -1,10 +1,6 @@
-"""infonce where numbers run out: temperatures, empty masks, zeros, duplicates, memory."""
+"""infonce where numbers run out: temperatures, empty masks, zeros, duplicates."""
 
 from __future__ import annotations
-
-import os
-import subprocess
-import sys
 
 import infonce_cases as cases
 import numpy as np
@@ -252,61 +248,3 @@ def test_hardness_at_its_clamp():
     with_beta, _ = check(queries, documents, options | {"beta": 2.0, "positive_prior": 0.3})
     detached = options | {"beta": 2.0, "positive_prior": 0.3, "detach_hardness": True}
     np.testing.assert_array_equal(check(queries, documents, detached)[0].losses, with_beta.losses)
-
-
-# --- memory ------------------------------------------------------------------------------------
-
-MEMORY = """
-import sys, threading, time
-import numpy as np
-import stope
-
-def private_bytes():
-    with open("/proc/self/status") as lines:
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
-
-stope.set_num_threads(2)
-rng = np.random.default_rng(0)
-options = {
-    "plain": {},
-    "masks": {"absolute_margin": 0.1, "document_ids": np.arange(32768)},
-    "four": {"directions": ("query_to_document", "query_to_query", "document_to_query",
-                            "document_to_document")},
-    "ways": {"directions": ("query_to_document", "document_to_query"),
-             "partition": "per_direction"},
-}[sys.argv[1]]
-queries, documents = (rng.standard_normal((n, 32), dtype=np.float32) for n in (4096, 32768))
-def work(queries, documents):
-    forward = stope.infonce_forward(queries, documents, precision=sys.argv[2], **options)
-    return stope.infonce_backward(queries, documents, forward, precision=sys.argv[2], **options)
-if sys.argv[1] != "masks":
-    work(queries[:64], documents[:64])
-before, peak, stop = private_bytes(), 0, threading.Event()
-def watch():
-    global peak
-    while not stop.is_set():
-        peak = max(peak, private_bytes())
-        time.sleep(0.002)
-watcher = threading.Thread(target=watch)
-watcher.start()
-gradients = work(queries, documents)
-stop.set()
-watcher.join()
-print((peak - before) / 2**20)
-"""
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from /proc")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("work", ["plain", "masks", "four", "ways"])
-def test_extra_memory_is_bounded(work, precision, tmp_path):
-    """The scores would be 512 MiB, or 4,608 MiB with those of all documents to each other."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, work, precision],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 25.6, done.stdout  # 5% of 512 MiB

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -12,14 +10,11 @@ pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/self/status"), reason="memory is read from /proc"
 )
 
-MEMORY = """
-import sys, threading, time
+SEARCH = """
+import os
 import numpy as np
 import stope
-
-def private_bytes():
-    with open("/proc/self/status") as lines:
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+from memory import peak_mib
 
 def fill(shape):
     rows, rng = np.empty(shape, np.float32), np.random.default_rng(0)
@@ -43,46 +38,56 @@ work = {
     "mining": lambda: stope.mine_hard_negatives(queries, corpus, positives, relative_margin=0.05),
     "random": lambda: stope.mine_hard_negatives(
         queries, corpus, positives, sampling="random", range_max=100),
-}[sys.argv[1]]
+}[os.environ["WORK"]]
 stope.topk(queries[:8], corpus[:1000], 10)
-before, peak, stop = private_bytes(), 0, threading.Event()
-def watch():
-    global peak
-    while not stop.is_set():
-        peak = max(peak, private_bytes())
-        time.sleep(0.002)
-watcher = threading.Thread(target=watch)
-watcher.start()
-work()
-stop.set()
-watcher.join()
-print((peak - before) / 2**20)
+print(peak_mib(work))
+"""
+LOSS = """
+import os
+import numpy as np
+import stope
+from memory import peak_mib
+
+stope.set_num_threads(2)
+rng = np.random.default_rng(0)
+options = {
+    "plain": {},
+    "masks": {"absolute_margin": 0.1, "document_ids": np.arange(32768)},
+    "four": {"directions": ("query_to_document", "query_to_query", "document_to_query",
+                            "document_to_document")},
+    "ways": {"directions": ("query_to_document", "document_to_query"),
+             "partition": "per_direction"},
+}[os.environ["WORK"]] | {"precision": os.environ["PRECISION"]}
+queries, documents = (rng.standard_normal((n, 32), dtype=np.float32) for n in (4096, 32768))
+def work(queries=queries, documents=documents):
+    forward = stope.infonce_forward(queries, documents, **options)
+    return stope.infonce_backward(queries, documents, forward, **options)
+if os.environ["WORK"] != "masks":
+    work(queries[:64], documents[:64])
+print(peak_mib(work))
 """
 
 
 @pytest.mark.parametrize(
     "work", ["dot", "cosine", "euclidean", "float16", "memory map", "mining", "random"]
 )
-def test_extra_memory_is_bounded(work, tmp_path):
+def test_extra_memory_is_bounded(work, succeeds):
     """The score matrix would be 1,172 MiB and a packed or copied corpus 18 to 73 MiB."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, work],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 64, done.stdout
+    assert float(succeeds(SEARCH, WORK=work)) < 64
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("work", ["plain", "masks", "four", "ways"])
+def test_extra_memory_of_the_loss_is_bounded(work, precision, succeeds):
+    """The scores would be 512 MiB, or 4,608 MiB with those of all documents to each other."""
+    assert float(succeeds(LOSS, WORK=work, PRECISION=precision)) < 25.6  # 5% of 512 MiB
 
 
 def test_repeated_calls_do_not_leak(succeeds):
     stdout = succeeds(
         """
         import numpy as np, stope
-        def private_bytes():
-            with open("/proc/self/status") as lines:
-                return next(1024 * int(s.split()[1]) for s in lines if s.startswith("RssAnon"))
+        from memory import private_bytes
         rng = np.random.default_rng(0)
         queries, corpus = (rng.standard_normal((n, 32), dtype=np.float32) for n in (64, 5000))
         def once():
