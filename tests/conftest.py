@@ -40,15 +40,11 @@ def pytest_collection_modifyitems(config, items):
         return
     items[:] = [item for item in items if item not in marked]
     config.hook.pytest_deselected(items=marked)
-    config.stash[_DESELECTED] = f"{len(marked)} tests marked gpu did not run: {why_no_gpu()}"
 
 
-_DESELECTED = pytest.StashKey[str]()
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if _DESELECTED in config.stash:
-        terminalreporter.write_line(config.stash[_DESELECTED])
+def pytest_terminal_summary(terminalreporter):
+    if why_no_gpu() is not None:  # tests may have been collected by other processes
+        terminalreporter.write_line(f"tests marked gpu did not run: {why_no_gpu()}")
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
-import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -27,43 +28,51 @@ def together(module, folder, count=2, timeout=600):
         pytest.skip("this torch has no gloo")
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "STOPE_NUM_THREADS": "1"}
-    said = [folder / f"{here}.txt" for here in range(count)]
-    running = []
-    try:
-        for here in range(count):
-            arguments = [module, str(folder), str(count), str(here)]
-            with said[here].open("w") as file:
-                running.append(
-                    subprocess.Popen(
-                        [sys.executable, __file__, *arguments],
-                        env=env,
-                        stdout=file,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
-        deadline = time.monotonic() + timeout
-        while (codes := [process.poll() for process in running]) != [0] * count:
-            assert not any(codes), "\n".join(file.read_text() for file in said)
-            assert time.monotonic() < deadline, f"still running after {timeout} s: {codes}"
-            time.sleep(0.01)
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
+    done = subprocess.run(
+        [sys.executable, __file__, module, str(folder), str(count), str(timeout)],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return [torch.load(folder / f"{here}.pt", weights_only=True) for here in range(count)]
 
 
-def main(module, folder, count, here):
-    """One of the processes."""
+def main(module, folder, count, timeout):
+    """Import once, then fork: a process costs a fraction of a second, and has no threads yet."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=count
-    )
     spec = importlib.util.spec_from_file_location(Path(module).stem, module)
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
-    torch.save(loaded.worker(here, count, folder), folder / f"{here}.pt")
-    torch.distributed.destroy_process_group()
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(f"still running after {timeout} s"))
+    signal.alarm(timeout)
+    running = [os.fork() or work(loaded.worker, here, count, folder) for here in range(count)]
+    try:
+        while running:
+            process, status = os.wait()
+            running.remove(process)
+            if status:
+                sys.exit(f"a process ended with {os.waitstatus_to_exitcode(status)}")
+    finally:
+        for process in running:
+            os.kill(process, signal.SIGKILL)
+
+
+def work(worker, here, count, folder):
+    """One of the processes, which ends here."""
+    status = 1
+    try:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meeting", rank=here, world_size=count
+        )
+        torch.save(worker(here, count, folder), folder / f"{here}.pt")
+        torch.distributed.destroy_process_group()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -226,10 +226,10 @@ def test_observing_costs_little():
     queries = np.tile(np.arange(QUERIES), 200)
     ids = live.choose(queries, 0)
     scores = np.zeros(ids.shape, np.float32)
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(10):
         live.observe(queries, ids, scores)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_a_choice_beside_publishing_is_of_one_version():
