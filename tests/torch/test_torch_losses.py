@@ -199,8 +199,8 @@ def test_dclw_is_its_formula():
     assert torch.equal(statistics.losses, rows.detach())
     rows.square().sum().backward()
     expected.square().sum().backward()
-    for ours, plain in zip((queries, documents), copies, strict=True):
-        torch.testing.assert_close(ours.grad.double(), plain.grad, rtol=1e-4, atol=1e-4)
+    for ours, copied in zip((queries, documents), copies, strict=True):
+        torch.testing.assert_close(ours.grad.double(), copied.grad, rtol=1e-4, atol=1e-4)
     by_scale = -temperature.grad.item() * 0.3  # d / d log(1 / temperature)
     assert loss.log_scale.grad.item() == pytest.approx(by_scale, rel=1e-4)
 
