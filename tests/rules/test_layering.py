@@ -293,6 +293,7 @@ FOREIGN_ROOMS = {
     "transformers": "encoders",
     "tokenizers": "encoders",
     "safetensors": "encoders",
+    "scipy": "encoders",
     "peft": "encoders",
     "bm25s": "retrieval",
     "hnswlib": "retrieval",

@@ -331,6 +331,7 @@ def calls(folder):
         "stope.data.write_run": {"run": run, "path": folder / "w.trec"},
         "stope.encoders.EmbeddingCache": {"folder": folder / "cache", "shard_size": 4},
         "stope.encoders.Lora": {"rank": 4, "target_modules": ["query"]},
+        "stope.encoders.static_student": {"corpus_texts": TEXTS * 3, "teacher": encoder},
         "stope.encoders.TaskPrompts": {"tasks": {"a": ("q: ", "d: ")}, "default": ("q: ", "d: ")},
         "stope.encoders.encode_corpus": {"encoder": encoder, "texts": TEXTS, "prompt": "x"},
         "stope.encoders.encode_queries": {"encoder": encoder, "texts": TEXTS, "prompt": "x"},

@@ -9,6 +9,7 @@ from stope.encoders.encode import encode_corpus, encode_queries
 from stope.encoders.lora import Lora
 from stope.encoders.models import load_encoder, save_encoder, static_encoder
 from stope.encoders.prompts import TaskPrompts
+from stope.encoders.student import static_student
 
 __all__ = [
     "EmbeddingCache",
@@ -20,4 +21,5 @@ __all__ = [
     "load_encoder",
     "save_encoder",
     "static_encoder",
+    "static_student",
 ]

@@ -30,7 +30,7 @@ from stope.encoders.versions import part
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_UNKNOWN = "[UNK]"
+UNKNOWN = "[UNK]"
 _WORD_PARTS = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_"
 _BETWEEN_WORDS = r"[^\w]+|_"
 
@@ -68,12 +68,12 @@ def train_tokenizer(
         tokenizers.Regex(_BETWEEN_WORDS), "removed"
     )
     trainer = tokenizers.trainers.UnigramTrainer(
-        vocab_size=vocab_size, special_tokens=[_UNKNOWN], unk_token=_UNKNOWN, show_progress=False
+        vocab_size=vocab_size, special_tokens=[UNKNOWN], unk_token=UNKNOWN, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     learned = json.loads(tokenizer.to_str())["model"]["vocab"]
-    pieces = _in_order({word: round(score, 6) for word, score in learned if word != _UNKNOWN})
-    tokenizer.model = tokenizers.models.Unigram([(_UNKNOWN, 0.0), *pieces], 0, False)
+    pieces = _in_order({word: round(score, 6) for word, score in learned if word != UNKNOWN})
+    tokenizer.model = tokenizers.models.Unigram([(UNKNOWN, 0.0), *pieces], 0, False)
     return tokenizer
 
 
