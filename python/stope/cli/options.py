@@ -149,8 +149,21 @@ def check_output(path: Path, *endings: str) -> None:
         )
 
 
-def model_path(name: str) -> str:
-    """Folder or name of a model, as --encoder has it; a path that is no folder is refused.
+def check_model_folder(output: Path, resume: bool = False) -> None:
+    """Refuse, before any work, a folder that a model could not be written to."""
+    if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(
+            f"cannot write {output}: it exists and is not an empty folder; name another"
+        )
+    if not output.absolute().parent.is_dir():
+        raise ValueError(
+            f"cannot write {output}: the folder {output.absolute().parent} does not exist; "
+            "create it first"
+        )
+
+
+def model_path(name: str, option: str = "--encoder") -> str:
+    """Folder or name of a model, as an option has it; a path that is no folder is refused.
 
     Otherwise the hub would be asked for a model of that name.
     """
@@ -159,7 +172,7 @@ def model_path(name: str) -> str:
         return name
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"--encoder {name}: there is no such folder")
+        raise ValueError(f"{option} {name}: there is no such folder")
     return str(folder)
 
 

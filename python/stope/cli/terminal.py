@@ -204,8 +204,8 @@ class Bar:
             say(f"{sentence}.")
 
     def show(self, done: int, total: int) -> None:
-        """How many steps are done."""
-        self._progress.update(self._task, description="training", completed=done, total=total)
+        """How much is done of what was said last."""
+        self._progress.update(self._task, completed=done, total=total)
 
     def close(self) -> None:
         """Leave the terminal to what is printed next."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from stope.cli import options, terminal
+from stope.cli import options, student, terminal
 from stope.cli.options import without_effect
 from stope.cli.terminal import reported
-
-if TYPE_CHECKING:
-    from stope.runs import RunReport
+from stope.cli.trained import show_report
 
 _YAML = (".yaml", ".yml")
 _HOLDOUT = 0.1
@@ -51,10 +49,10 @@ def train(
     pairs: Annotated[
         Path,
         typer.Argument(
-            metavar="PAIRS|CONFIG",
+            metavar="PAIRS|CONFIG|CORPUS",
             help="Queries with their positives, or what [b]stope mine[/b] wrote as triplet or "
             "n-tuple: .jsonl, .tsv, .csv (also .gz), .parquet; or a BEIR folder. Or a "
-            "configuration: .yaml.",
+            "configuration: .yaml. With --teacher also documents alone.",
         ),
     ],
     corpus: Annotated[
@@ -79,6 +77,15 @@ def train(
             help="Folder or name of the sentence-transformers model to start from.",
             metavar="PATH",
             show_default="a static model, from scratch",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or name of a sentence-transformers model that a static model learns from, "
+            "before it is trained on the pairs or without any.",
+            metavar="PATH",
+            show_default=False,
         ),
     ] = None,
     num_negatives: Annotated[
@@ -184,6 +191,7 @@ def train(
     The model written is a sentence-transformers folder: give it to --encoder of other commands.
 
     [b]Examples:[/b] stope train pairs.tsv corpus.jsonl -o model --num-negatives 5
+    · stope train corpus.txt --teacher all-MiniLM-L6-v2 -o model
     · stope train --example > config.yaml · stope train config.yaml
     """
     from stope.runs import Config, run
@@ -211,6 +219,10 @@ def train(
             ["changes"],
             "it changes a configuration; these files have options of their own",
         )
+        options.set_threads(threads)
+        if teacher is not None and student.documents_alone(pairs, corpus, text_column):
+            student.distil(context, pairs, teacher, code, output, quiet)
+            return
         options.of_files(context, pairs, corpus)
         if not num_negatives:
             idle = ["relative_margin", "among"]
@@ -233,7 +245,7 @@ def train(
         _check_files(pairs, corpus, num_negatives, output, resume)
         sections: dict[str, Any] = {
             "data": {name: value for name, value in source.items() if value is not None},
-            "encoder": _encoder(encoder, code, max_tokens),
+            "encoder": _encoder(encoder, teacher, code, max_tokens),
             "loss": {"temperature": temperature, "precision": precision.value},
             "weighting": weighting,
             "schedule": {
@@ -271,10 +283,19 @@ def train(
                 "checkpoint."
             )
             raise typer.Exit(130) from None
-    _show(report)
+    show_report(report)
 
 
-def _encoder(name: str | None, code: bool, max_tokens: int | None) -> dict[str, Any]:
+def _encoder(
+    name: str | None, teacher: str | None, code: bool, max_tokens: int | None
+) -> dict[str, Any]:
+    if teacher is not None:
+        for option, value in (("--encoder", name), ("--max-tokens", max_tokens)):
+            if value is not None:
+                raise typer.BadParameter(
+                    "a student of --teacher does without it; leave it out", param_hint=option
+                )
+        return {"student": {"teacher": options.model_path(teacher, "--teacher"), "code": code}}
     if name is None:
         return {"static": {"code": code, "max_tokens": max_tokens}}
     if code:
@@ -306,15 +327,7 @@ def _check_files(
     pairs: Path, corpus: Path | None, num_negatives: int, output: Path, resume: bool
 ) -> None:
     """Refuse, before any work, what cannot be trained on and where nothing can be written."""
-    if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(
-            f"cannot write {output}: it exists and is not an empty folder; name another"
-        )
-    if not output.absolute().parent.is_dir():
-        raise ValueError(
-            f"cannot write {output}: the folder {output.absolute().parent} does not exist; "
-            "create it first"
-        )
+    options.check_model_folder(output, resume)
     if not pairs.is_dir() and (num_negatives or corpus is not None):
         from stope.data import read_rows
         from stope.data.readers.columns import negative_columns_of
@@ -334,34 +347,3 @@ def _say_afresh(folder: Path, resume: bool) -> None:
 
     if resume and not (folder / STATE).exists():
         terminal.say(f"{folder} holds no run to go on with; this one starts afresh.")
-
-
-def _show(report: RunReport) -> None:
-    done = report.training
-    terminal.tell(
-        f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
-        f"{report.model}"
-    )
-    for title, count, before, after, gains in (
-        ("held-out", report.num_queries, report.before, report.after, report.gains),
-        ("test", report.num_test_queries, report.test_before, report.test_after, report.test_gains),
-    ):
-        if not before:
-            continue
-        rows = []
-        for name, value in before.items():
-            interval = "{:+.4f} to {:+.4f}".format(*gains[name]) if name in gains else "undefined"
-            gain = f"{after[name] - value:+.4f}"
-            rows.append((name, f"{value:.4f}", f"{after[name]:.4f}", gain, interval))
-        header = ["metric", "before", "after", "gain", "95% interval"]
-        terminal.show_table(f"{count:,} {title} queries", header, rows)
-        first = next(iter(before))
-        if after[first] < before[first]:
-            terminal.tell(
-                f"Training made {first} worse; try a lower learning rate, fewer epochs, a larger "
-                "relative margin of the negatives, or more pairs."
-            )
-    terminal.tell(
-        f"The model is {report.model}; try it: stope search queries.tsv corpus.jsonl "
-        f"--method dense --encoder {report.model}"
-    )

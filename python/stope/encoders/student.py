@@ -129,21 +129,27 @@ def static_student(
     if isinstance(teacher, np.ndarray):
         rows = teacher
     else:
-        rows = _embeddings(teacher, corpus, queries, batch_size, cache, progress)
+        rows = teacher_embeddings(
+            teacher, corpus, queries, batch_size=batch_size, cache=cache, progress=progress
+        )
     vectors = _fitted(tokenizer, texts, _unit_rows(rows, len(texts)), ridge)
     modules = [models.StaticEmbedding(tokenizer, embedding_weights=vectors), models.Normalize()]
     return SentenceTransformer(modules=modules, device="cpu")
 
 
-def _embeddings(
+def teacher_embeddings(
     teacher: Encoder,
-    corpus: list[str],
-    queries: list[str],
-    batch_size: int,
-    cache: EmbeddingCache | None,
-    progress: Progress | None,
+    corpus: Sequence[str],
+    queries: Sequence[str],
+    *,
+    batch_size: int = 64,
+    cache: EmbeddingCache | None = None,
+    progress: Progress | None = None,
 ) -> Floats:
-    """The teacher's embeddings of both, asked for in order of length: batches are full then."""
+    """The teacher's embeddings of documents, and of queries below these.
+
+    It is asked in order of length, so that batches are full.
+    """
     rows: list[Floats] = []
     total, before = len(corpus) + len(queries), 0
     for role, texts in (("corpus", corpus), ("query", queries)):

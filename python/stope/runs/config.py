@@ -273,6 +273,9 @@ class Config(Part):
         encoder = self.encoder
         if encoder.model is not None and Path(encoder.model).expanduser().is_dir():
             encoder = _absolute(encoder, "model")  # another is a name of the hub
+        student = encoder.student
+        if student is not None and Path(student.teacher).expanduser().is_dir():
+            encoder = encoder.changed(student=_absolute(student, "teacher"))
         return self.changed(
             data=[
                 dataclasses.replace(source, **paths)  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ _STATE = {
     "data?": {str: str},
     "before?": _METRICS,
     "test_before?": _METRICS,
+    "teacher?": _METRICS,
     "queries_before?": [{str: _METRICS}],
 }
 _TRAINING = {
@@ -48,6 +49,8 @@ _TRAINING = {
 _REPORT = {
     "training": _TRAINING,
     **dict.fromkeys(("before", "after", "test_before", "test_after"), _METRICS),
+    "teacher?": _METRICS,
+    "remarks?": [str],
     **dict.fromkeys(("num_queries?", "num_test_queries?"), int),
     **dict.fromkeys(("gains?", "test_gains?"), _GAINS),
 }

@@ -15,7 +15,7 @@ from stope.encoders.models import load_encoder, save_encoder, static_encoder
 from stope.encoders.versions import dimension
 from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent
-from stope.runs import adapting
+from stope.runs import adapting, teaching
 from stope.runs.config import Config
 from stope.runs.folder import RunFolder, as_begun
 from stope.runs.judging import Judges, judges
@@ -47,6 +47,8 @@ class RunReport:
         gains: by metric the 95% interval of what training changed on the held-out queries (paired
             bootstrap, `stope.evaluation.compare`); empty where there are fewer than two.
         test_gains: the same on evaluation.test_split.
+        teacher: metrics of the held-out queries by the teacher of encoder.student.
+        remarks: sentences about the student: its size and speed, and what the pairs brought it.
         resumed: whether an earlier run was gone on with.
     """
 
@@ -61,6 +63,8 @@ class RunReport:
     num_test_queries: int = 0
     gains: dict[str, list[float]] = field(default_factory=dict)
     test_gains: dict[str, list[float]] = field(default_factory=dict)
+    teacher: dict[str, float] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     resumed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +98,8 @@ def run(
         config: a `Config`, a mapping of its sections, or the path of a YAML file.
         resume: go on with the run in the output folder, if there is one: a finished one is
             reported, another goes on from its last checkpoint and ends as if it had never stopped.
-        progress: called with (steps done, steps in total).
+        progress: called with (steps done, steps in total); before that, where a teacher embeds the
+            texts, with (texts done, texts).
         say: called with a sentence about what is done next.
 
     Returns:
@@ -145,6 +150,10 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
         tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
     if section is not None:
         return _adapt(config, folder, whole, data, judged, model, progress, tell)
+    taught = None
+    if config.encoder.student is not None:
+        taught = _taught(config, folder, data, judged, model, progress, tell)
+        model = taught.student
     first = _first(folder, judged, model, tell)
     tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
     done = _train(config, folder, data, judged.held_out, model, progress, tell)
@@ -153,9 +162,12 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
             f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
             "pairs; give more pairs or a smaller schedule.batch_size"
         )
-    last = _judge(judged, model, "after training", tell)
+    last: Sequence[Evaluation | None] = _judge(judged, model, "after training", tell)
+    after = _after(done, config)
+    if taught is not None and not taught.keep_better(*first[:1], *last[:1]):
+        last, after = first, {}
     _save(model, folder)
-    return _reported(folder, done, first, last, after=_after(done, config))
+    return _reported(folder, done, first, last, after, taught)
 
 
 def _reported(
@@ -164,6 +176,7 @@ def _reported(
     first: Sequence[Evaluation | None],
     last: Sequence[Evaluation | None],
     after: dict[str, float] | None = None,
+    taught: teaching.Taught | None = None,
 ) -> RunReport:
     """Write and return the report, with what changed between two evaluations of both judges."""
     means = [[{} if judged is None else judged.mean for judged in both] for both in (first, last)]
@@ -181,6 +194,8 @@ def _reported(
         num_test_queries=counts[1],
         gains=gains[0],
         test_gains=gains[1],
+        teacher=folder.state.get("teacher", {}),
+        remarks=[] if taught is None else taught.remarks,
         resumed=folder.resumed,
     )
     folder.finish(report.to_dict())
@@ -229,11 +244,41 @@ def _after(done: TrainingReport, config: Config) -> dict[str, float]:
     return max(done.evaluations, key=lambda found: found[metric])
 
 
+def _taught(
+    config: Config,
+    folder: RunFolder,
+    data: SourceData,
+    judged: Judges,
+    teacher: Any,
+    progress: Progress | None,
+    tell: Say,
+) -> teaching.Taught:
+    """The student of encoder.student; its teacher's metrics go into the folder's notes."""
+    assert config.encoder.student is not None
+    taught = teaching.teach(
+        config.encoder.student,
+        teacher,
+        data.pairs.corpus_texts,
+        data.pairs.query_texts,
+        folder.path / "teacher",
+        progress=progress,
+        say=tell,
+    )
+    if judged.held_out is not None and "teacher" not in folder.state:
+        tell(f"evaluating {len(judged.held_out.query_ids):,} queries with the teacher")
+        folder.note(teacher=taught.judge_teacher(judged.held_out))
+    return taught
+
+
 def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
+    """What is trained; of a student, its teacher."""
     section = config.encoder
     if section.static is not None:
         tell("building a static encoder from the texts")
         model = static_encoder(data.texts(), seed=config.schedule.seed, **dict(section.static))
+    elif section.student is not None:
+        tell(f"loading {section.student.teacher}")
+        model = load_encoder(section.student.teacher)
     else:
         tell(f"loading {section.model}")
         model = load_encoder(str(section.model))
@@ -258,10 +303,13 @@ def _train(
     progress: Progress | None,
     tell: Say,
 ) -> TrainingReport:
+    schedule = config.schedule
+    if config.encoder.student is not None and schedule.learning_rate is None:
+        schedule = schedule.changed(learning_rate=teaching.LEARNING_RATE)
     recipe = Recipe(
         loss=_loss(config.loss, model),
         weighting=config.weighting,
-        schedule=config.schedule,
+        schedule=schedule,
         negatives=config.negatives if isinstance(config.negatives, NegativeRefresh) else None,
         batches=config.batches,
         prompts=config.task_prompts(model.prompts),

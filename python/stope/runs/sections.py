@@ -59,12 +59,39 @@ class Static(Part):
     max_tokens: Annotated[Count | None, Field(description="cut texts after so many")] = None
 
 
+class Student(Part):
+    """A static encoder fitted to a teacher's embeddings (`stope.encoders.static_student`)."""
+
+    SECTION = "encoder.student"
+
+    teacher: Annotated[
+        Word, Field(description="folder or name of a sentence-transformers model to learn from")
+    ]
+    vocab_size: Annotated[Whole, Field(ge=16, description="pieces of words at most")] = 8000
+    max_words: Annotated[Whole, Field(ge=0, description="whole words at most")] = 50_000
+    lower_case: Annotated[Flag, Field(description="take upper and lower case as one")] = True
+    code: Annotated[Flag, Field(description="split identifiers such as readFile")] = False
+    ridge: Annotated[Real, Field(gt=0, description="how little the fit trusts rare tokens")] = 0.1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, given: Any) -> Any:
+        return {"teacher": given} if isinstance(given, str) else given
+
+
 class Encoder(Part):
-    """What is trained: `static` from scratch, or the sentence-transformers `model` named."""
+    """What is trained: `static` from scratch, a `student`, or the sentence-transformers `model`."""
 
     SECTION = "encoder"
 
     static: Annotated[Static | None, Field(description="a static encoder from scratch")] = None
+    student: Annotated[
+        Student | None,
+        Field(
+            description="a static encoder fitted to a teacher's embeddings of all texts; what the "
+            "pairs add to it stays if held-out queries confirm it"
+        ),
+    ] = None
     model: Annotated[
         Word | None, Field(description="folder or name of a sentence-transformers model")
     ] = None
@@ -78,14 +105,16 @@ class Encoder(Part):
     def _short_form(cls, given: Any) -> Any:
         if isinstance(given, str):
             given = {"static": {}} if given == "static" else {"model": given}
-        if isinstance(given, Mapping) and given.get("model") is None:
+        others = ("model", "student")
+        if isinstance(given, Mapping) and all(given.get(name) is None for name in others):
             return {**given, "static": given.get("static") or {}}
         return given
 
     @model_validator(mode="after")
     def _one_kind(self) -> Encoder:
-        if self.static is not None and self.model is not None:
-            raise ValueError("encoder has both static and model; keep one of them")
+        kinds = [name for name in ("static", "student", "model") if getattr(self, name) is not None]
+        if len(kinds) > 1:
+            raise ValueError(f"encoder has both {kinds[0]} and {kinds[1]}; keep one of them")
         if self.model is None and self.lora is not None:
             raise ValueError("encoder.lora needs encoder.model")
         if self.model is None and self.max_tokens is not None:

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from stope._checks import shown
 from stope._extras import need
-from stope.runs.sections import SourceSection, Static
+from stope.runs.sections import SourceSection, Static, Student
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import FieldsOf, Part
 
@@ -170,12 +170,17 @@ def example(config: type[Part]) -> str:
     return "\n".join(lines)
 
 
+_INNER: dict[str, type[Part]] = {"static": Static, "student": Student}
+
+
 def _options(part: type[Part], chosen: dict[str, Any] | None, indent: str) -> list[str]:
     lines = []
     for name, field in part.model_fields.items():
-        if name == "static" and chosen is not None:
-            lines.append(_line(f"{indent}static:", field.description))
-            lines += _options(Static, chosen[name], f"{indent}  ")
+        inner = _INNER.get(name)
+        if inner is not None and chosen is not None:
+            mark, deeper = ("", "  ") if name in chosen else ("# ", "#   ")
+            lines.append(_line(f"{indent}{mark}{name}:", field.description))
+            lines += _options(inner, chosen.get(name), indent + deeper)
             continue
         set_here = chosen is not None and name in chosen
         value = chosen[name] if chosen is not None and set_here else field.get_default()

@@ -1,0 +1,58 @@
+"""What training did, as the terminal shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stope.cli import terminal
+
+if TYPE_CHECKING:
+    from stope.runs import RunReport
+
+
+def show_report(report: RunReport) -> None:
+    """Steps, figures before and after, what the pairs brought, and what to do next."""
+    done = report.training
+    terminal.tell(
+        f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
+        f"{report.model}"
+    )
+    for title, count, before, after, gains in (
+        ("held-out", report.num_queries, report.before, report.after, report.gains),
+        ("test", report.num_test_queries, report.test_before, report.test_after, report.test_gains),
+    ):
+        if not before:
+            continue
+        rows = []
+        teacher = report.teacher if title == "held-out" else {}
+        for name, value in before.items():
+            interval = "{:+.4f} to {:+.4f}".format(*gains[name]) if name in gains else "undefined"
+            gain = f"{after[name] - value:+.4f}"
+            row = [name, f"{value:.4f}", f"{after[name]:.4f}", gain, interval]
+            rows.append([*row, f"{teacher[name]:.4f}"] if teacher else row)
+        header = ["metric", "before", "after", "gain", "95% interval"]
+        header += ["teacher"] if teacher else []
+        terminal.show_table(f"{count:,} {title} queries", header, rows)
+        first = next(iter(before))
+        if after[first] < before[first]:
+            terminal.tell(
+                f"Training made {first} worse; try a lower learning rate, fewer epochs, a larger "
+                "relative margin of the negatives, or more pairs."
+            )
+    show_remarks(report.remarks)
+    show_model(report.model)
+
+
+def show_remarks(remarks: list[str]) -> None:
+    """A line for each sentence."""
+    for remark in remarks:
+        terminal.tell(f"{remark[0].upper()}{remark[1:]}.")
+
+
+def show_model(model: Path) -> None:
+    """Where the model is, and how to try it."""
+    terminal.tell(
+        f"The model is {model}; try it: stope search queries.tsv corpus.jsonl "
+        f"--method dense --encoder {model}"
+    )

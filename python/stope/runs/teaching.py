@@ -1,0 +1,120 @@
+"""A student in a run: fitted to its teacher, judged beside it, kept where pairs do not help it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope.encoders import EmbeddingCache, encode_corpus, load_encoder, save_encoder
+from stope.encoders.student import static_student, teacher_embeddings
+from stope.evaluation import Evaluation, RetrievalEvaluation, compare
+from stope.progress import Progress
+from stope.runs.sections import Student
+
+Say = Callable[[str], None]
+LEARNING_RATE = 0.03  # of the pairs; an encoder that starts from nothing takes 0.1
+_TIMED = 64
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A student and what its teacher says of the same documents.
+
+    Attributes:
+        student: the encoder that was fitted; training goes on with it in place.
+        teacher: the encoder that it was fitted to.
+        corpus_texts: the documents.
+        corpus_embeddings: the teacher's, float32 ``[documents, d]``.
+        remarks: sentences for the report.
+    """
+
+    student: Any
+    teacher: Any
+    corpus_texts: Sequence[str]
+    corpus_embeddings: NDArray[np.float32]
+    remarks: list[str]
+    _fitted: dict[str, Any] = field(repr=False)
+
+    def judge_teacher(self, judge: RetrievalEvaluation) -> dict[str, float]:
+        """The teacher's metrics; the documents are not embedded again."""
+        if list(judge.corpus_texts) == list(self.corpus_texts):
+            judge = replace(judge, corpus_embeddings=self.corpus_embeddings)
+        return judge.evaluate(self.teacher).mean
+
+    def keep_better(self, before: Evaluation | None, after: Evaluation | None) -> bool:
+        """Take back what pairs did, unless held-out queries gained more than a standard error.
+
+        The first metric decides. Without held-out queries nobody knows, and what was trained stays.
+        """
+        if before is None or after is None:
+            self.remarks.append("no queries were held out: what the pairs brought is not known")
+            return True
+        metric = next(iter(before.mean))
+        gain, error = after.mean[metric] - before.mean[metric], 0.0
+        if after.num_queries > 1 and before.per_query:
+            change = compare(before, after, metric)
+            error = (change.high - change.low) / (2 * 1.96)
+        kept = gain > error
+        self.remarks.append(
+            f"the pairs brought {metric} {gain:+.4f} (standard error {error:.4f}) on "
+            f"{after.num_queries:,} held-out queries: "
+            + ("kept" if kept else "not kept; the model is the student as it was fitted")
+        )
+        if not kept:
+            self.student.load_state_dict(self._fitted)
+        return kept
+
+
+def teach(
+    section: Student,
+    teacher: Any,
+    corpus: Sequence[str],
+    queries: Sequence[str],
+    folder: Path,
+    *,
+    progress: Progress | None,
+    say: Say,
+) -> Taught:
+    """Fit the student that a section describes; the teacher's embeddings are kept in the folder."""
+    say(f"embedding {len(corpus) + len(queries):,} texts with the teacher")
+    rows = teacher_embeddings(
+        teacher, corpus, queries, cache=EmbeddingCache(folder, shard_size=2048), progress=progress
+    )
+    say("fitting the student")
+    options = {name: value for name, value in section if name != "teacher"}
+    student = static_student(corpus, rows, query_texts=queries, **options)
+    weights = student[0].embedding.weight
+    faster = _seconds(teacher, corpus) / _seconds(student, corpus)
+    remark = (
+        f"the student has {len(weights):,} tokens, {weights.numel() * 4 / 1e6:.1f} MB, and embeds "
+        f"documents {faster:,.0f} times as fast as its teacher"
+    )
+    fitted = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    return Taught(student, teacher, corpus, rows[: len(corpus)], [remark], fitted)
+
+
+def _seconds(encoder: Any, texts: Sequence[str]) -> float:
+    """For some of the texts, spread over all of them."""
+    some = texts[:: max(1, len(texts) // _TIMED)][:_TIMED]
+    encode_corpus(encoder, some[:1])
+    begin = time.perf_counter()
+    encode_corpus(encoder, some)
+    return time.perf_counter() - begin
+
+
+def distil(
+    section: Student, texts: Sequence[str], output: Path, *, progress: Progress | None, say: Say
+) -> Taught:
+    """Write a student of texts alone to a new folder, with the teacher's embeddings beside it."""
+    say(f"loading {section.teacher}")
+    teacher = load_encoder(section.teacher)
+    beside = output.with_name(f"{output.name}.run")
+    taught = teach(section, teacher, texts, (), beside, progress=progress, say=say)
+    save_encoder(taught.student, output)
+    return taught
