@@ -28,8 +28,8 @@ import numpy as np
 from rich.table import Table
 
 import inputs
-from trained import METRIC, against, averaged, evaluation_of, print_with_machine, write_json
-from training_data import facts, read
+from trained import METRIC, against, averaged, change, evaluation_of, print_with_machine, write_json
+from training_data import facts, queries_by_answers, read
 from training_kinds import KINDS, Kind, Recipe, Settings
 
 COLLECTIONS = (
@@ -42,8 +42,8 @@ COLLECTIONS = (
     "scifact",
     "metatool",
 )
-BASELINE = "in-batch"
-ENCODERS = ("static", "minilm", "base")
+START, BASELINE = "start", "in-batch"
+FEWEST = 30  # queries of a group that has an interval of its own
 
 
 def mined(among: str, count: int = 5, **more: Any) -> dict[str, Any]:
@@ -56,6 +56,16 @@ def adapted(among: str, count: int = 5) -> dict[str, Any]:
     return {"num_documents": 1, "refresh_every": 1, "num_negatives": count, "among": among}
 
 
+def weigh(log_weight: float) -> dict[str, Any]:
+    """Hard negatives that count for less than random ones."""
+    return {"hard_negative_log_weight": log_weight}
+
+
+def margin(relative: float | None) -> dict[str, Any]:
+    """How far negatives stay below the positive."""
+    return {"relative_margin": relative}
+
+
 def library_loss(model: Any) -> Any:
     """sentence-transformers' own loss, in float32."""
     from stope.encoders.versions import part
@@ -65,26 +75,43 @@ def library_loss(model: Any) -> Any:
 
 IN_BATCH = {"num_documents": 1}
 RECIPES = {
-    "start": Recipe(None),
+    START: Recipe(),
     BASELINE: Recipe({}, IN_BATCH),
     "in-batch, half as long again": Recipe({}, IN_BATCH, stretch=1.5),
     "5 of the corpus": Recipe(mined("corpus"), adapted("corpus")),
     "5 among positives": Recipe(mined("positives"), adapted("positives")),
     "1 of the corpus": Recipe(mined("corpus", 1), adapted("corpus", 1)),
     "1 among positives": Recipe(mined("positives", 1), adapted("positives", 1)),
-    "all documents": Recipe({}, {"among": "corpus"}, kinds=("adapter",)),
-    "all positives": Recipe({}, {"among": "positives"}, kinds=("adapter",)),
-    "progressive": Recipe({"weighting": "progressive"}, {**IN_BATCH, "weighting": "progressive"}),
-    "5 among positives, progressive": Recipe(
-        {**mined("positives"), "weighting": "progressive"},
-        {**adapted("positives"), "weighting": "progressive"},
-    ),
-    "temperature .02": Recipe({"temperature": 0.02}, {**IN_BATCH, "temperature": 0.02}),
+    "all documents": Recipe(None, {"among": "corpus"}),
+    "all positives": Recipe(None, {"among": "positives"}),
+    **{
+        f"{title}, {words}": Recipe({**options, **more}, {**adapter, **more})
+        for title, options, adapter in (
+            (BASELINE, {}, IN_BATCH),
+            ("5 among positives", mined("positives"), adapted("positives")),
+        )
+        for words, more in (
+            ("temperature .02", {"temperature": 0.02}),
+            ("temperature .1", {"temperature": 0.1}),
+            ("progressive", {"weighting": "progressive"}),
+        )
+    },
+    **{
+        f"5 among positives, {words}": Recipe({**mined("positives", **how), **more}, adapter)
+        for words, how, more, adapter in (
+            ("log-weight -1", {}, weigh(-1), {**adapted("positives"), **weigh(-1)}),
+            ("log-weight -2", {}, weigh(-2), {**adapted("positives"), **weigh(-2)}),
+            ("the nearest 20", {"pool": 20}, {}, None),
+            ("ranks 50 to 200", {"range_min": 50}, {}, None),
+            ("margin .2", margin(0.2), {}, {**adapted("positives"), **margin(0.2)}),
+            ("no margin", margin(None), {}, {**adapted("positives"), **margin(None)}),
+        )
+    },
     "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH, "precision": "bfloat16"}),
-    "sentence-transformers' loss": Recipe({"loss": library_loss}, kinds=ENCODERS),
+    "sentence-transformers' loss": Recipe({"loss": library_loss}),
 }
 USUAL = (
-    "start",
+    START,
     BASELINE,
     "in-batch, half as long again",
     "5 of the corpus",
@@ -135,7 +162,7 @@ def trained_cell(kind: Kind, recipe: Recipe, seed: int, rates: Iterable[float]) 
 def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Namespace) -> list[Any]:
     """One row for every kind of model and recipe, of all seeds."""
     collection = read(given.data / name, given.queries, given.documents)
-    common = {"collection": name, **facts(collection)}
+    common, groups = {"collection": name, **facts(collection)}, queries_by_answers(collection)
     settings = Settings(given.cache, given.tokens)
     rows: list[dict[str, Any]] = []
     for model in kinds:
@@ -144,7 +171,7 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
         seeds: dict[str, list[dict[str, Any]]] = {}
         for title in given.recipes:
             recipe = RECIPES[title]
-            if model not in recipe.kinds:
+            if not recipe.suits(model):
                 continue
             seeds[title] = []
             for seed in range(given.seeds):
@@ -156,17 +183,30 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
                 said = f"{name} {model} seed {seed} {title}: {reached:.4f}, {cell['seconds']:.0f} s"
                 print(said, file=sys.stderr, flush=True)
         rows += [
-            {**common, "kind": model, "recipe": title, **compared(cells_of, seeds[BASELINE])}
+            {
+                **common,
+                "kind": model,
+                "recipe": title,
+                **compared(cells_of, seeds[BASELINE], groups),
+            }
             for title, cells_of in seeds.items()
         ]
     return rows
 
 
-def compared(cells: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a row says of a recipe, beside in-batch training."""
-    first, second = ([evaluation_of(cell["test"]) for cell in group] for group in (baseline, cells))
+def compared(
+    cells: list[dict[str, Any]], baseline: list[dict[str, Any]], groups: dict[str, list[str]]
+) -> dict[str, Any]:
+    """What a row says of a recipe, beside in-batch training, also for groups of queries."""
+    first, second = ([evaluation_of(cell["test"]) for cell in part] for part in (baseline, cells))
+    before, after = averaged(first), averaged(second)
     return {
-        **against(averaged(first), second, [cell["seconds"] for cell in cells]),
+        **against(before, second, [cell["seconds"] for cell in cells]),
+        "groups": {
+            name: {"queries": len(queries), **change(before, after, queries)}
+            for name, queries in groups.items()
+            if len(queries) >= FEWEST
+        },
         "dev": float(np.mean([np.mean(list(cell["dev"].values())) for cell in cells])),
         "rate": cells[0]["rate"],
         "words": [cell["words"] for cell in cells if cell["words"]],

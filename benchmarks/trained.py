@@ -32,19 +32,30 @@ def averaged(evaluations: Sequence[Evaluation]) -> Evaluation:
     )
 
 
+def change(baseline: Evaluation, reached: Evaluation, queries: Sequence[str]) -> dict[str, Any]:
+    """The difference to a baseline over some of the queries, with its interval."""
+    first, second = (
+        evaluation_of({query: whole.per_query[METRIC][query] for query in queries})
+        for whole in (baseline, reached)
+    )
+    between = compare(first, second, METRIC)
+    return {
+        "difference": between.mean_difference,
+        "difference_interval": (between.low, between.high),
+        "p_value": between.p_value,
+    }
+
+
 def against(
     baseline: Evaluation, each: Sequence[Evaluation], seconds: Sequence[float]
 ) -> dict[str, Any]:
     """What a row says of a contender: its mean over the seeds, and the difference to a baseline."""
     reached = averaged(each)
-    change = compare(baseline, reached, METRIC)
     return {
         "mean": reached.mean[METRIC],
         "interval": confidence_interval(reached, METRIC),
         "of_each_seed": [evaluation.mean[METRIC] for evaluation in each],
-        "difference": change.mean_difference,
-        "difference_interval": (change.low, change.high),
-        "p_value": change.p_value,
+        **change(baseline, reached, list(reached.per_query[METRIC])),
         "seconds": list(seconds),
     }
 

@@ -126,6 +126,21 @@ def connected(judged: Judged) -> list[list[str]]:
     return members
 
 
+def answers_of(collection: Collection, split: str) -> set[str]:
+    """The documents that answer a query of a split."""
+    return positives_of({split: collection.qrels[split]})
+
+
+def queries_by_answers(collection: Collection) -> dict[str, list[str]]:
+    """The test queries by whether training has a query for all that answers them ("seen")."""
+    seen, judged = answers_of(collection, "train"), collection.qrels["test"]
+    known = {query: seen.issuperset(answers) for query, answers in judged.items()}
+    return {
+        name: [query for query in judged if known[query] == value]
+        for name, value in (("seen", True), ("unseen", False))
+    }
+
+
 def facts(collection: Collection) -> dict[str, Any]:
     """What a table says of a collection, and what may decide whether negatives help.
 
@@ -133,8 +148,7 @@ def facts(collection: Collection) -> dict[str, Any]:
     among the documents that answer a test query.
     """
     pairs = Pairs.from_collection(collection, "train")
-    seen = positives_of({"train": collection.qrels["train"]})
-    tested = positives_of({"test": collection.qrels["test"]})
+    seen, tested = answers_of(collection, "train"), answers_of(collection, "test")
     return {
         "pairs": len(pairs.positives.ids),
         "documents": len(collection.corpus_ids),

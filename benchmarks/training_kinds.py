@@ -35,19 +35,25 @@ FRESH_LAYERS = 3  # of MiniLM's six, the upper ones, for `base`
 
 
 class Recipe(NamedTuple):
-    """A way of training, as the options of the public API.
+    """A way of training, as the options of the public API; without any the start is judged.
 
     Attributes:
-        options: of `stope.training.train`; None: nothing is trained, the start is judged.
+        options: of `stope.training.train`; None: encoders have no such recipe.
         adapter: of `stope.adapters.train_adapter`; None: adapters have no such recipe.
         stretch: how many times the passes of its kind.
-        kinds: the kinds that have it.
     """
 
-    options: Mapping[str, Any] | None
+    options: Mapping[str, Any] | None = None
     adapter: Mapping[str, Any] | None = None
     stretch: float = 1.0
-    kinds: tuple[str, ...] = ("static", "adapter", "minilm", "base")
+
+    def of(self, kind: str) -> Mapping[str, Any] | None:
+        """The options for a kind of model."""
+        return self.adapter if kind == "adapter" else self.options
+
+    def suits(self, kind: str) -> bool:
+        """Whether that kind has the recipe."""
+        return self.of(kind) is not None or self == Recipe()
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,12 @@ class Encoder(Kind):
             usual["epochs"] = round(usual["epochs"] * recipe.stretch)
             usual["learning_rate"] *= rate
             options = {name: made(value, model) for name, value in recipe.options.items()}
+            if options.get("negatives") == "auto" or options.get("guard"):
+                options["evaluation"] = self.judges["dev"].evaluate
             began = time.process_time()
-            report = train(
-                model, self.pairs, seed=seed, evaluation=self.judges["dev"], **{**usual, **options}
-            )
+            report = train(model, self.pairs, seed=seed, **{**usual, **options})
             seconds = time.process_time() - began
-            words = str(getattr(report, "verdict", "") or "")
+            words = str(getattr(report, "guard", None) or "")
         return Trained(lambda split: self.judges[split].evaluate(model), seconds, words)
 
 

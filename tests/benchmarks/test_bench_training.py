@@ -73,7 +73,7 @@ def test_no_split_is_read_as_another(folder):
 def test_a_stopped_benchmark_goes_on(folder, tmp_path, monkeypatch, capsys):
     import bench_training
 
-    recipes = ["start", "in-batch", "progressive"]
+    recipes = ["start", "in-batch", "in-batch, progressive"]
 
     def ran(*names):
         arguments = ["--data", folder.parent, "--collections", "small", "--kinds", "static"]
@@ -97,12 +97,12 @@ def test_a_stopped_benchmark_goes_on(folder, tmp_path, monkeypatch, capsys):
         tried = {float(rate): value for rate, value in cell["dev_by_rate"].items()}
         assert cell["rate"] == max(tried, key=tried.get)
         assert len(tried) == (1 if cell["key"]["seed"] else 2)
-    row = next(row for row in both if row["recipe"] == "progressive")
+    row = next(row for row in both if row["recipe"] == "in-batch, progressive")
     of_seeds = [
         np.mean(list(cell["test"].values()))
         for seed in (0, 1)
         for cell in cells
-        if cell["key"]["seed"] == seed and cell["key"]["recipe"][0] == "progressive"
+        if cell["key"]["seed"] == seed and cell["key"]["recipe"][0] == "in-batch, progressive"
     ]
     assert row["of_each_seed"] == pytest.approx(of_seeds)
     assert row["difference"] == pytest.approx(np.mean(of_seeds) - both[1]["mean"])
