@@ -214,17 +214,6 @@ def test_training_leaves_no_file_and_no_line(encoder, tmp_path, monkeypatch, cap
     assert calls[-1][0] == calls[-1][1] == len(calls)
 
 
-def test_tokenizing_once_changes_nothing(encoder):
-    from stope.training.while_training import tokens_once
-
-    given = ["iron melts", "", "gold", "iron melts"]
-    plain = encoder[0].preprocess(list(given))
-    with tokens_once(encoder):
-        cached = encoder[0].preprocess(list(given))
-    assert all(torch.equal(plain[name], cached[name]) for name in plain)
-    assert "preprocess" not in vars(encoder[0])
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -7,6 +7,7 @@ import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import neg
 from typing import Any
 
 from stope._checks import shown
@@ -186,6 +187,20 @@ def _ranking(query: Any, retrieved: Mapping[Any, Any]) -> list[str]:
         raise TypeError(
             f"query id {shown(query)} is a {type(query).__name__}; ids are strings, give str(id)"
         )
+    if not _plain(retrieved):
+        _check_scores(query, retrieved)
+    scores = retrieved.values()
+    return [document for _, document in sorted(zip(map(neg, scores), retrieved, strict=True))]
+
+
+def _plain(retrieved: Mapping[Any, Any]) -> bool:
+    """Whether ids are strings and scores finite floats, told without a look at each by itself."""
+    scores = retrieved.values()
+    kinds = set(map(type, retrieved)), set(map(type, scores))
+    return kinds == ({str}, {float}) and all(map(math.isfinite, scores))
+
+
+def _check_scores(query: str, retrieved: Mapping[Any, Any]) -> None:
     for document, score in retrieved.items():
         _check_document(query, document)
         if isinstance(score, bool) or not isinstance(score, numbers.Real):
@@ -194,7 +209,6 @@ def _ranking(query: Any, retrieved: Mapping[Any, Any]) -> list[str]:
             raise ValueError(
                 f"{_of(document, query, 'score')} is {score}; a run holds finite scores"
             )
-    return sorted(retrieved, key=lambda document: (-retrieved[document], document))
 
 
 def _relevance(query: str, document: str, relevance: Any) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 from stope._checks import flag
 from stope._kinds import a, callback, kinds, maybe
 from stope.data import SourceData, read_negative_ids, read_sources
-from stope.encoders.models import load_encoder, save_encoder, static_encoder
+from stope.encoders.models import load_encoder, save_encoder, static_encoder_and_ids
+from stope.encoders.tokens import TokenIds, tokens_once
 from stope.encoders.versions import dimension
 from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent
@@ -143,7 +144,7 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
     judged, data = judges(config, whole)
     section = config.adapter
     embedded = section is not None and section.query_embeddings is not None
-    model = None if embedded else _encoder(config, data, tell)
+    model, ids = (None, None) if embedded else _encoder(config, data, tell)
     # All that it needs is there: what fails before leaves the folder to another configuration.
     folder.begin(config.fingerprint(), whole.fingerprints)
     if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
@@ -154,15 +155,16 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
     if config.encoder.student is not None:
         taught = _taught(config, folder, data, judged, model, progress, tell)
         model = taught.student
-    first = _first(folder, judged, model, tell)
-    tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
-    done = _train(config, folder, data, judged.held_out, model, progress, tell)
-    if not done.steps:
-        raise ValueError(
-            f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
-            "pairs; give more pairs or a smaller schedule.batch_size"
-        )
-    last: Sequence[Evaluation | None] = _judge(judged, model, "after training", tell)
+    with tokens_once(model, ids):
+        first = _first(folder, judged, model, tell)
+        tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
+        done = _train(config, folder, data, judged.held_out, model, progress, tell)
+        if not done.steps:
+            raise ValueError(
+                f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
+                "pairs; give more pairs or a smaller schedule.batch_size"
+            )
+        last: Sequence[Evaluation | None] = _judge(judged, model, "after training", tell)
     after = _after(done, config)
     if taught is not None and not taught.keep_better(*first[:1], *last[:1]):
         last, after = first, {}
@@ -270,12 +272,13 @@ def _taught(
     return taught
 
 
-def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
-    """What is trained; of a student, its teacher."""
-    section = config.encoder
+def _encoder(config: Config, data: SourceData, tell: Say) -> tuple[Any, TokenIds | None]:
+    """What is trained; of a student, its teacher. And token ids, where they are known already."""
+    section, ids = config.encoder, None
     if section.static is not None:
         tell("building a static encoder from the texts")
-        model = static_encoder(data.texts(), seed=config.schedule.seed, **dict(section.static))
+        options = {**dict(section.static), "seed": config.schedule.seed}
+        model, ids = static_encoder_and_ids(data.texts(), **options)
     elif section.student is not None:
         tell(f"loading {section.student.teacher}")
         model = load_encoder(section.student.teacher)
@@ -291,7 +294,7 @@ def _encoder(config: Config, data: SourceData, tell: Say) -> Any:
                 )
             model.max_seq_length = section.max_tokens
     model.prompts = {**model.prompts, **config.default_prompts()}
-    return model
+    return model, ids
 
 
 def _train(

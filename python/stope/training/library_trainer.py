@@ -19,6 +19,7 @@ import torch
 from stope.encoders import EmbeddingCache, fingerprint_encoder
 from stope.encoders.encode import encode_queries
 from stope.encoders.lora import low_rank
+from stope.encoders.tokens import tokens_once
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers import Clock, InfoNCECollator
 from stope.integrations.sentence_transformers.columns import SOURCE, WEIGHT, check_columns
@@ -42,7 +43,7 @@ from stope.training.negatives.query_side import QuerySideLoss
 from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
 from stope.training.trainer import TrainingReport
-from stope.training.while_training import autocast_training, quiet, threads, tokens_once
+from stope.training.while_training import autocast_training, quiet, threads
 
 _SCHEDULERS = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 Say = Callable[[str], object]
@@ -100,6 +101,7 @@ def run_job(job: Job) -> TrainingReport:
         tempfile.TemporaryDirectory(prefix="stope-train-") as scratch,
         threads(job.recipe.schedule.threads),
         quiet(job.model),
+        tokens_once(job.model),
     ):
         try:
             return _run(job, _arguments(job, scratch))
@@ -170,7 +172,7 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
                 )
                 _set_collator(trainer, job, loss)
                 trainer.remove_callback(PrinterCallback)
-                with tokens_once(model), autocast_training(model, schedule.autocast):
+                with autocast_training(model, schedule.autocast):
                     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         evaluate.leave_best(model)
     session.report.seconds = session.seconds()

@@ -1,4 +1,4 @@
-"""What holds while a model trains and is put back: threads, tokens, precision, silence."""
+"""What holds while a model trains and is put back: threads, precision, silence."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 import stope
 from stope._extras import need
-from stope.encoders.versions import is_static
 
 
 @contextmanager
@@ -29,35 +26,6 @@ def threads(count: int | None) -> Iterator[None]:
     finally:
         stope.set_num_threads(before[0])
         torch.set_num_threads(before[1])
-
-
-@contextmanager
-def tokens_once(model: Any) -> Iterator[None]:
-    """Let a static encoder meanwhile tokenize each text once: that is most of its training time."""
-    if not is_static(model):
-        yield
-        return
-    torch = need("torch", extra="train")
-    module = model[0]
-    known: dict[str, Any] = {}
-
-    def preprocess(inputs: Any, prompt: str | None = None, **options: Any) -> dict[str, Any]:
-        texts = [prompt + text for text in inputs] if prompt else list(inputs)
-        new = list(dict.fromkeys(text for text in texts if text not in known))
-        encodings = module.tokenizer.encode_batch(new, add_special_tokens=False)
-        for text, encoding in zip(new, encodings, strict=True):
-            known[text] = np.array(encoding.ids, dtype=np.int32)
-        rows = [known[text] for text in texts]
-        ends = np.cumsum([0, *map(len, rows)])
-        ids = np.concatenate([*rows, np.empty(0, np.int32)]).astype(np.int64)
-        return {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(ends[:-1])}
-
-    name = "preprocess" if hasattr(module, "preprocess") else "tokenize"
-    module.__dict__[name] = preprocess
-    try:
-        yield
-    finally:
-        del module.__dict__[name]
 
 
 @contextmanager
