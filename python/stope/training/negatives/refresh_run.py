@@ -333,5 +333,7 @@ def _new_share(before: NDArray[np.int64], now: NDArray[np.int64]) -> float:
         return 0.0
     size = int(max(before.max(initial=0), now.max(initial=0))) + 1
     row = np.arange(len(now))[:, None] * size
-    old = (before + row)[before >= 0]
-    return float((~np.isin((now + row)[there], old)).mean())
+    old, new = np.sort((before + row)[before >= 0]), np.sort((now + row)[there])
+    # np.isin would hash them, which takes ten times as long.
+    same = np.searchsorted(old, new, "right") > np.searchsorted(old, new, "left")
+    return float((~same).mean())
