@@ -389,6 +389,7 @@ def calls(folder):
             "min_score": -1.0,
         },
         "stope.mining.mixed_negatives": {"mined": mined(), "quotas": {"dense": 1, "random": 1}},
+        "stope.mining.Spread": {},
         "stope.mining.sampling_names": {},
         "stope.mining.teacher_filter": {
             "scored": mining.teacher_scores(mined(), teacher),

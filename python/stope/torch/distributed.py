@@ -29,7 +29,6 @@ from stope.torch._collectives import (
 )
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Statistics
-from stope.torch.functional import infonce_statistics
 from stope.torch.losses import InfoNCELoss, check_weights, weighted_mean
 from torch import distributed as dist
 
@@ -72,9 +71,8 @@ class DistributedInfoNCELoss(InfoNCELoss):
     The loss's own parameters belong into a module that averages gradients over the processes:
     wrap the loss in DistributedDataParallel, or call :func:`average_gradients` after ``backward``.
 
-    Attributes:
-        statistics: of this process's queries; ``best_negatives`` counts the documents of all
-            processes in the order of their ranks. ``ranks`` is None in the ring form.
+    Its ``statistics`` are of this process's queries; ``best_negatives`` counts the documents of all
+    processes in the order of their ranks. ``ranks`` is None in the ring form.
 
     Thread safety: one call at a time: the processes exchange tensors in the order of their calls.
 
@@ -164,15 +162,7 @@ class DistributedInfoNCELoss(InfoNCELoss):
         documents = gather_rows(documents, self.group, counts)
         directions = self.options.get("directions") or ()
         if not isinstance(directions, (tuple, list)) or len(directions) < 2:
-            return infonce_statistics(
-                queries,
-                documents,
-                temperature=self.temperature,
-                bias=self.bias,
-                options=self._encoded,
-                **lists,
-                **extras,
-            )
+            return super()._fused(queries, documents, lists.pop("positives"), {**lists, **extras})
         return self._all_rows(queries, documents, lists, extras)
 
     def _all_rows(
@@ -189,18 +179,12 @@ class DistributedInfoNCELoss(InfoNCELoss):
             mine = _constant(extras["positive_weights"], device)
             extras["positive_weights"] = gather_rows(mine, self.group)
         lists = {name: self._all_lists(offsets, ids) for name, (offsets, ids) in lists.items()}
-        losses, statistics = infonce_statistics(
-            gather_rows(queries, self.group, counts),
-            documents,
-            temperature=self.temperature,
-            bias=self.bias,
-            options=self._encoded,
-            **lists,
-            **extras,
-        )
+        positives = lists.pop("positives")
+        everyone = gather_rows(queries, self.group, counts)
+        losses, statistics = super()._fused(everyone, documents, positives, {**lists, **extras})
         first = sum(counts[: rank(self.group)])
         here = slice(first, first + queries.shape[0])
-        start = int(lists["positives"][0][first])
+        start = int(positives[0][first])
         fields = {
             name: value[start : start + count] if name == "positive_scores" else value[here]
             for name, value in statistics._asdict().items()

@@ -7,7 +7,7 @@ from typing import Any
 import stope
 import torch
 from stope._checks import shown
-from stope.ops._infonce_options import OPTION_NAMES
+from stope.ops._infonce_options import ARRAY_NAMES, OPTION_NAMES
 from stope.torch import _operators
 from stope.torch._lists import id_lists, one_each
 from stope.torch._operators import Statistics
@@ -25,18 +25,8 @@ def infonce(
     documents: Any,
     positives: Any = None,
     *,
-    positive_weights: Any = None,
     temperature: Any = 0.05,
     bias: Any = 0.0,
-    hard_negatives: Any = None,
-    log_weights: Any = None,
-    exclude: Any = None,
-    document_ids: Any = None,
-    guide_queries: Any = None,
-    guide_documents: Any = None,
-    queue: Any = None,
-    queue_ids: Any = None,
-    guide_queue: Any = None,
     **options: Any,
 ) -> Any:
     """Row losses of the contrastive loss, for gradients by torch.
@@ -54,20 +44,10 @@ def infonce(
         documents: ``[N, d]``; where dtypes differ, both become the wider one.
         positives: ids ``[M]`` or ``[M, n]``, a list of id sequences, or CSR as a tuple
             ``(offsets, ids)``. None: document i is query i's positive.
-        positive_weights: one weight above 0 per positive, in their order; default 1.
-        temperature: a number or a tensor with one element, which may require a gradient.
-        bias: likewise; added to the logits of ``objective="sigmoid"``.
-        hard_negatives: the queries' own hard negatives, in the forms of ``positives``.
-        log_weights: ``[N]``, added to the logits of negatives.
-        exclude: documents that are no negatives of the query, in the forms of ``positives``.
-        document_ids: int64 ``[N]``: documents with the id of a positive are no negatives.
-        guide_queries: ``[M, g]`` embeddings whose cosines decide about the margins instead.
-        guide_documents: ``[N, g]``, likewise.
-        queue: ``[K, d]`` more documents, which get no gradient.
-        queue_ids: int64 ``[K]``, ids of the queue's rows, comparable with ``document_ids``.
-        guide_queue: ``[K, g]`` guide embeddings of the queue.
-        **options: the other options of :func:`stope.infonce_forward`; ``max_score`` and
-            ``min_score`` may be tensors ``[M]``.
+        temperature, bias: numbers or tensors with one element, which may require a gradient.
+        **options: the others of :func:`stope.infonce_forward`: ``hard_negatives`` and ``exclude``
+            in the forms of ``positives``, ``max_score`` and ``min_score`` numbers or tensors
+            ``[M]``, what comes with a batch as tensors.
 
     Returns:
         float32 ``[M]``. Gradients flow to queries, documents, temperature and bias, each in the
@@ -97,28 +77,19 @@ def infonce(
     >>> queries.grad.shape
     torch.Size([2, 2])
     """
-    unknown = [name for name in options if name not in SCALAR_OPTIONS]
+    known = dict.fromkeys((*ARRAY_NAMES[1:], *SCALAR_OPTIONS))
+    unknown = [name for name in options if name not in known]
     if unknown:
-        raise TypeError(f"infonce has no option {unknown[0]!r}; it has {', '.join(SCALAR_OPTIONS)}")
-    limits = {name: options.pop(name) for name in ("max_score", "min_score") if name in options}
+        raise TypeError(f"infonce has no option {unknown[0]!r}; it has {', '.join(known)}")
+    of_batch = {name: options.pop(name) for name in ARRAY_NAMES if name in options}
     return infonce_statistics(
         queries,
         documents,
         positives,
-        positive_weights=positive_weights,
         temperature=temperature,
         bias=bias,
-        hard_negatives=hard_negatives,
-        log_weights=log_weights,
-        exclude=exclude,
-        document_ids=document_ids,
-        **limits,
-        guide_queries=guide_queries,
-        guide_documents=guide_documents,
-        queue=queue,
-        queue_ids=queue_ids,
-        guide_queue=guide_queue,
         options=_operators.encode(options),
+        **of_batch,
     )[0]
 
 

@@ -45,9 +45,7 @@ def cached_step(
             Default: ``encoder.no_sync()`` where it exists (DistributedDataParallel). Every chunk
             but an encoder's last runs in it.
 
-    Returns:
-        The loss, without a graph (and without the scaler's factor).
-
+    Returns: The loss, without a graph (and without the scaler's factor).
     Thread safety: one step at a time for a model, whose gradients it adds to, and for a device,
     whose random state it replays.
 

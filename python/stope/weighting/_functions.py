@@ -30,8 +30,7 @@ _OF_WEIGHTS: dict[str, type[Formula]] = {
 def function(name: str) -> Callable[..., Any]:
     """The function of that name, with a warning that says what does the same.
 
-    Raises:
-        AttributeError: there was none.
+    Raises AttributeError: there was none.
     """
     kinds: dict[str, type[Weighting]] = {"clip": Clipped, "product": Product, **_OF_WEIGHTS}
     kinds |= {kind.name: kind for kind in _OF_SAMPLES}

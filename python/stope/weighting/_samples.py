@@ -36,14 +36,8 @@ def read(
 ) -> Vector:
     """The array as float64 on the CPU, without gradient, every entry finite and in [low, high].
 
-    Args:
-        array: NumPy array or torch tensor, float32 or float64; half and bfloat16 are widened.
-        name: what the sentence about a bad array calls it.
-        dims: the ranks that it may have.
-        low: lowest entry.
-        high: highest entry.
-        none: the infinity that is allowed and says "there is none", inf or -inf.
-        integers: allow integers, and booleans as 0 and 1.
+    Sentences call it by its name; dims are the ranks that it may have, none the infinity that is
+    allowed and says "there is none"; integers lets integers in, and booleans as 0 and 1.
 
     >>> read(np.float32([0.5, 2.0]), "losses").tolist()
     [0.5, 2.0]

@@ -76,16 +76,11 @@ def reciprocal_rank_evidence(ranks: Samples, *, missing_rank: int = 1000) -> Sam
     """F = 1 / rank: evidence from the place of a document in the first-stage ranking.
 
     Args:
-        ranks: ``[B]`` or ``[B, n]``, integers or floats, 1 for the best document; 0 for a document
-            that the ranking does not hold (:class:`stope.torch.Statistics` says 0 likewise).
-        missing_rank: the rank that such a document gets.
+        ranks: ``[B]`` or ``[B, n]``, whole, 1 for the best document; 0 for one that the ranking
+            does not hold (as of :class:`stope.torch.Statistics`), which counts as missing_rank.
 
-    Returns:
-        f in ]0, 1], of the shape and kind of ranks; float64 for float64, else float32.
-
-    Raises:
-        ValueError: a rank that is negative or not whole.
-
+    Returns: f in ]0, 1], of the shape and kind of ranks; float64 for float64, else float32.
+    Raises ValueError: a rank that is negative or not whole.
     Source: docs/methods.md, E1 (reciprank).
 
     >>> reciprocal_rank_evidence(np.array([1, 4, 0])).tolist()
@@ -102,17 +97,12 @@ def normalized_score_evidence(scores: Samples, run_scores: Samples) -> Samples:
     """F = (score - min) / (max - min) over the query's first-stage ranking, within [0, 1].
 
     Args:
-        scores: ``[q]`` or ``[q, n]``, first-stage scores of documents of each query; -inf where
-            the first stage has none (f = 0).
-        run_scores: ``[q, k]``, the scores of the query's ranking, whose extremes count; short rows
-            end in -inf. f = 1/2 where all scores of a ranking are equal.
+        scores: ``[q]`` or ``[q, n]``, of documents of each query; -inf where there is none (f = 0).
+        run_scores: ``[q, k]``, of the query's ranking, whose extremes count; short rows end in
+            -inf. f = 1/2 where all are equal.
 
-    Returns:
-        f in [0, 1], of the shape and kind of scores.
-
-    Raises:
-        ValueError: a query without any score in its ranking.
-
+    Returns: f in [0, 1], of the shape and kind of scores.
+    Raises ValueError: a query without any score in its ranking.
     Source: docs/methods.md, E1 (normscore).
 
     >>> normalized_score_evidence(np.array([2.0, 7.0]), np.array([[4.0, 2, 0], [7, 7, 7]])).tolist()
@@ -130,15 +120,9 @@ def kernel_density_evidence(scores: Samples, run_scores: Samples) -> Samples:
     the distribution function of a Gaussian kernel density estimate with Scott's bandwidth (std with
     k - 1 in its denominator), Phi that of the normal distribution. A ranking with fewer than two
     distinct scores has no bandwidth: there :func:`normalized_score_evidence` answers.
-
-    Args:
-        scores: as for :func:`normalized_score_evidence`.
-        run_scores: likewise.
-
-    Returns, Raises: likewise.
+    Arguments, result and errors are its own.
 
     Memory: ``k`` float64 per score, one query at a time; one call of erf for each.
-
     Source: docs/methods.md, E1 (kdescore).
 
     >>> evidence = kernel_density_evidence(np.array([1.0, 3.0]), np.array([[0.0, 1, 2]] * 2))
@@ -165,13 +149,11 @@ def pairwise_easiness(
     """D = (f(d+) - f(d-) + 1) / 2, the least over several negatives: how easy a pair is to rank.
 
     Args:
-        positive_evidence: ``[B]``, f of each sample's positive, in [0, 1].
-        negative_evidence: ``[B]`` or ``[B, h]``, f of its negatives.
+        positive_evidence, negative_evidence: f of each sample's positive ``[B]`` and of its
+            negatives ``[B]`` or ``[B, h]``, in [0, 1].
         anti: 1 - D: hard samples first, to compare with.
 
-    Returns:
-        D + 1e-8, ``[B]``, of the kind of positive_evidence.
-
+    Returns: D + 1e-8, ``[B]``, of the kind of positive_evidence.
     Source: docs/methods.md, E1.
 
     A positive at rank 2 with a negative at rank 1, and one at rank 1 with a negative at rank 10:
@@ -196,8 +178,7 @@ def pointwise_easiness(evidence: Samples, relevant: Samples, *, anti: bool = Fal
     """D = f for a relevant document and 1 - f for another: how easy a document is to judge.
 
     Args:
-        evidence: ``[B]``, f of each sample's document, in [0, 1].
-        relevant: ``[B]``, 1 or True where the document answers the query, else 0.
+        evidence, relevant: ``[B]``, f of each sample's document; 1 or True where it is an answer.
         anti: 1 - D.
 
     Returns: as :func:`pairwise_easiness`.

@@ -84,9 +84,6 @@ class Normalized(OfWeights, name="normalized"):
 
     All weights 0 are an error: nothing would be learned.
 
-    Attributes:
-        of: the other weighting.
-
     >>> from stope.weighting import Constant
     >>> Normalized(Constant()).weights(np.array([1.0, 3.0])).tolist()
     [0.5, 1.5]
@@ -109,9 +106,6 @@ class Anti(OfWeights, name="anti"):
 
     The mean stays, equal weights stay equal.
 
-    Attributes:
-        of: the other weighting.
-
     >>> from stope.weighting import Constant
     >>> Anti(Constant()).weights(np.array([1.0, 2.0, 3.0])).tolist()
     [3.0, 2.0, 1.0]
@@ -124,16 +118,31 @@ class Anti(OfWeights, name="anti"):
         return samples if low == high else (high + low - samples) * (mean / (high + low - mean))
 
 
-@dataclass(frozen=True)
-class WarmUp(OfWeights, name="warm_up"):
-    """1 + (w_i - 1) · ramp: uniform until start, the weights themselves from end on.
+class _Ramped(OfWeights, name=None):
+    """1 + (w_i - 1) · strength: a mean of 1 stays 1."""
 
-    A mean of 1 stays 1.
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_interval(self.start, self.end, ("start", "end"))
+
+    def _formula(self, samples: Vector, progress: float, together: Processes) -> Vector:
+        strength = self._strength(ramp(progress, self.start, self.end))
+        return (1.0 - strength) + strength * samples
+
+    def _strength(self, done: float) -> float:
+        return done
+
+
+@dataclass(frozen=True)
+class WarmUp(_Ramped, name="warm_up"):
+    """1 + (w_i - 1) · ramp: uniform until start, the weights themselves from end on.
 
     Attributes:
         of: the other weighting.
-        start: share of training with weights 1.
-        end: share from which on the weights are the other's; start = end switches at once.
+        start, end: shares of training; start = end switches at once.
 
     >>> from stope.weighting import Constant
     >>> WarmUp(Constant()).weights(np.array([0.0, 2.0]), 0.05).tolist()
@@ -143,23 +152,12 @@ class WarmUp(OfWeights, name="warm_up"):
     start: float = 0.0
     end: float = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_interval(self.start, self.end, ("start", "end"))
-
-    def _formula(self, samples: Vector, progress: float, together: Processes) -> Vector:
-        strength = ramp(progress, self.start, self.end)
-        return (1.0 - strength) + strength * samples
-
 
 @dataclass(frozen=True)
-class FadeOut(OfWeights, name="fade_out"):
+class FadeOut(_Ramped, name="fade_out"):
     """1 + (w_i - 1) · (1 - ramp): the weights themselves until start, uniform from end on.
 
-    Attributes:
-        of: the other weighting.
-        start: share of training with the other's weights.
-        end: share from which on all weights are 1.
+    Attributes as of :class:`WarmUp`.
 
     >>> from stope.weighting import Constant
     >>> FadeOut(Constant()).weights(np.array([0.0, 2.0]), 0.25).tolist()
@@ -169,10 +167,5 @@ class FadeOut(OfWeights, name="fade_out"):
     start: float = 0.0
     end: float = 1.0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_interval(self.start, self.end, ("start", "end"))
-
-    def _formula(self, samples: Vector, progress: float, together: Processes) -> Vector:
-        strength = 1.0 - ramp(progress, self.start, self.end)
-        return (1.0 - strength) + strength * samples
+    def _strength(self, done: float) -> float:
+        return 1.0 - done

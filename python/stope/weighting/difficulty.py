@@ -30,12 +30,10 @@ def score_margins(positive_scores: Samples, best_negative_scores: Samples) -> Sa
     """m_i = s(q_i, d_i+) - max_j s(q_i, d_j): large where the positive stands out.
 
     Args:
-        positive_scores: ``[B]``, finite.
-        best_negative_scores: ``[B]``, such as those of :class:`stope.torch.Statistics`; -inf where
-            a sample has no negative.
+        positive_scores, best_negative_scores: ``[B]``, such as those of
+            :class:`stope.torch.Statistics`; -inf where a sample has no negative.
 
-    Returns:
-        ``[B]``, of the kind of positive_scores; inf where there is no negative.
+    Returns: ``[B]``, of the kind of positive_scores; inf where there is no negative.
 
     >>> score_margins(np.array([0.75, 0.5]), np.array([0.25, 0.875])).tolist()
     [0.5, -0.375]
@@ -56,16 +54,13 @@ def hard_negative_difficulty(
     """u_i = mean_k s(q_i, n_ik) - s(q_i, d_i+): how near its hard negatives come to the positive.
 
     Args:
-        positive_scores: ``[B]``, finite.
-        negative_scores: ``[B, h]``, or ``[B]`` for one each; -inf where a row holds fewer, as the
-            miner's rows end (:class:`stope.HardNegatives`).
+        positive_scores, negative_scores: ``[B]``, finite; ``[B, h]``, or ``[B]`` for one each, -inf
+            where a row holds fewer, as the miner's rows end (:class:`stope.HardNegatives`).
         over: ``"mean"`` of the row's negatives, ``"max"``, or ``"log_sum_exp"``:
             T log sum_k exp(s_ik / T).
         temperature: T of ``"log_sum_exp"``.
 
-    Returns:
-        ``[B]``, of the kind of positive_scores; -inf where a row has no negative.
-
+    Returns: ``[B]``, of the kind of positive_scores; -inf where a row has no negative.
     Source: docs/methods.md, A1 (our realisation).
 
     >>> hard_negative_difficulty(np.array([0.75]), np.array([[0.5, 0.25, -np.inf]])).tolist()
@@ -109,9 +104,7 @@ def difficulty_signals(
         lowest counts, as the miner counts. -inf where a query has no negative or no positive: there
         is nothing to learn from it.
 
-    Raises:
-        ValueError: as many positives as queries and offsets do not go together.
-        TypeError: result has no such statistics.
+    Raises ValueError where positives and offsets do not go together, TypeError for other results.
 
     >>> import stope
     >>> result = stope.infonce_forward(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32))

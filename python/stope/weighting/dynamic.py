@@ -71,7 +71,9 @@ class Dynamic(OfSignal, name="dynamic"):
     def __post_init__(self) -> None:
         super().__post_init__()
         named = {"LinUpper": "lin_upper", **{word.title(): word for word in STRATEGIES}}
-        strategy: Any = named.get(self.strategy, self.strategy)
+        strategy: Any = self.strategy
+        if isinstance(strategy, str):
+            strategy = named.get(strategy, strategy)
         object.__setattr__(self, "strategy", choice(strategy, "strategy", STRATEGIES))
         real(self.temperature, "temperature", 0, above=True)
         if self.first_temperature is not None:

@@ -70,12 +70,7 @@ class Focal(OfSignal, name="focal"):
 
 def focal_difficulty(losses: Samples) -> Samples:
     """1 - p_i with p_i = exp(-L_i), the share that the softmax gives the positive.
-
-    Args:
-        losses: L ``[B]``, row losses of a softmax with one positive (InfoNCE), at least 0.
-
-    Returns:
-        ``[B]`` in [0, 1], of the kind of losses.
+    Losses are those of a softmax with one positive (InfoNCE), ``[B]``, at least 0.
 
     >>> focal_difficulty(np.log([1.0, 2.0, 4.0])).round(6).tolist()
     [0.0, 0.5, 0.75]
@@ -94,8 +89,7 @@ def margin_difficulty(margins: Samples, *, temperature: float = 0.05) -> Samples
         temperature: T, in the unit of the scores; that of the loss compares with
             :func:`focal_difficulty`.
 
-    Returns:
-        ``[B]`` in [0, 1], of the kind of margins; 1/2 at m = 0.
+    Returns: ``[B]`` in [0, 1], of the kind of margins; 1/2 at m = 0.
 
     >>> margin_difficulty(np.array([0.0, np.log(3.0)]), temperature=1.0).round(6).tolist()
     [0.5, 0.25]

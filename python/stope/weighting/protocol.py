@@ -99,9 +99,7 @@ class Formula(Weighting, name=None):
             progress: t, share of training that is done, from 0 to 1.
             processes: as for :meth:`Weighting.__call__`. What one process refuses, all refuse.
 
-        Returns:
-            ``[B]`` of the kind of values, float64 for float64, else float32; without gradient.
-
+        Returns: ``[B]`` of the kind of values, float64 for float64, else float32; without gradient.
         Memory: a few float64 per sample.
         """
         done, together = share_done(progress), Processes(processes)
@@ -203,8 +201,7 @@ def weigh(
         progress: share of training that is done, from 0 to 1.
         processes: as for :meth:`Weighting.__call__`. What one process refuses, all refuse.
 
-    Returns:
-        ``[B]``, finite and at least 0.
+    Returns: ``[B]``, finite and at least 0.
 
     >>> import numpy as np
     >>> from stope.weighting import Focal

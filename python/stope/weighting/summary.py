@@ -11,12 +11,9 @@ from stope.weighting._samples import Samples, read
 
 
 class WeightSummary(NamedTuple):
-    """How weights are spread.
+    """How weights are spread: mean, least, greatest.
 
     Attributes:
-        mean: their mean.
-        least: the least.
-        greatest: the greatest.
         zeros: share of samples with weight 0.
         effective: (sum w)^2 / sum w^2 divided by the number of samples: 1 for uniform weights, 1/B
             where one sample has all.
@@ -31,10 +28,7 @@ class WeightSummary(NamedTuple):
 
 def summarize_weights(weights: Samples, *, processes: Any = None) -> WeightSummary:
     """Mean, extremes, share of zeros and effective share of samples.
-
-    Args:
-        weights: ``[B]``, at least 0.
-        processes: whose samples count: None, this process's; ``"all"``; or a process group.
+    Weights ``[B]`` are at least 0; processes as for :meth:`stope.weighting.Weighting.__call__`.
 
     >>> summarize_weights(np.array([0.0, 0.0, 2.0, 2.0]))
     WeightSummary(mean=1.0, least=0.0, greatest=2.0, zeros=0.5, effective=0.5)

@@ -50,12 +50,11 @@ def teacher_confidence(
         c_i = e^(s+_i / T) / (e^(s+_i / T) + sum_k e^(s_ik / T))
 
     Args:
-        positive_scores: ``[B]``, a teacher's score of each sample's positive.
-        negative_scores: ``[B, h]``, or ``[B]`` for one each; -inf where a row holds fewer.
+        positive_scores, negative_scores: a teacher's, ``[B]`` of each sample's positive, and
+            ``[B, h]``, or ``[B]`` for one each; -inf where a row holds fewer.
         temperature: T, in the unit of the teacher's scores.
 
-    Returns:
-        ``[B]`` in [0, 1], of the kind of positive_scores; 1 where there is no negative.
+    Returns: ``[B]`` in [0, 1], of the kind of positive_scores; 1 where there is no negative.
 
     >>> teacher_confidence(np.array([2.0]), np.array([[2.0, 2, 2]])).tolist()
     [0.25]

@@ -1,11 +1,11 @@
 """List losses in plain torch: tensors of scores or embeddings in, a scalar out.
 
 They see a short list per query, unlike the contrastive loss over a whole batch, so nothing here is
-fused or tiled. What they share, and what their own pages do not repeat:
+fused or tiled. What all share, and their own pages do not repeat:
 
     dtypes     float32 and float64 stay, float16 and bfloat16 are widened to float32; so is the loss
-    mask       bool [B, L] or [B, n], True where there is a candidate; None is all. A query without
-               any is skipped
+    mask       bool of the shape of the scores, True where there is a candidate; None is all. A
+               query without any is skipped
     weights    float [B] of the queries, finite, at least 0 and not all 0; None is all 1
     reduction  "mean": sum_i w_i L_i / sum_i w_i over the queries that are not skipped; "none": the
                float [B] of w_i L_i, 0 where skipped

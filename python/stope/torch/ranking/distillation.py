@@ -33,24 +33,17 @@ def kl_distillation(
     candidates.
 
     Args:
-        scores: float [B, L], the student's scores.
-        teacher_scores: float [B, L].
-        temperature: divides the student's scores.
-        teacher_temperature: divides the teacher's scores.
+        scores, teacher_scores: float [B, L].
         teacher_grad: let gradients flow into the teacher.
         average: "batch" leaves L_i as it is; "elements" divides it by the candidates of query i,
             which for lists of equal length is the mean over all elements.
-        mask: see :mod:`stope.torch.ranking`.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
     Source: LLM-Embedder (docs/methods.md, D2, the variant without stabilisation), LLM-R (D3),
     RocketQAv2 (D4).
 
-    Example:
-        >>> x, teacher = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
-        >>> print(f"{kl_distillation(x, teacher):.6f}")
-        0.081555
+    >>> x, teacher = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+    >>> print(f"{kl_distillation(x, teacher):.6f}")
+    0.081555
     """
     scores, teacher_scores, present = _lists(scores, teacher_scores, mask)
     if not flag(teacher_grad, "teacher_grad"):
@@ -86,25 +79,18 @@ def dynamic_listwise_distillation(
         reranker_scores: float [B, L], the reranker's (cross-encoder's); the cross-entropy always
             trains it.
         positives: int64 [B], the column of each query's positive; None is column 0.
-        temperature: divides the retriever's scores.
         teacher_grad: let the divergence train the reranker too. Whether the authors' code does
             depends on the framework's operator and is recalled, not verified.
         average: "elements", as in the authors' code, divides the divergence by the candidates of
             the query; "batch" does not. The cross-entropy is the same in both.
-        mask: see :mod:`stope.torch.ranking`.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        ValueError: a positive outside the list, or one that mask leaves out.
-
+    Raises ValueError: a positive outside the list, or one that mask leaves out.
     Source: RocketQAv2 (docs/methods.md, D4).
 
-    Example:
-        >>> x, reranker = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
-        >>> loss = dynamic_listwise_distillation(x, reranker, average="batch")
-        >>> print(f"{loss:.6f}")  # 0.169846 of cross-entropy and 0.081555 of divergence
-        0.251401
+    >>> x, reranker = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+    >>> loss = dynamic_listwise_distillation(x, reranker, average="batch")
+    >>> print(f"{loss:.6f}")  # 0.169846 of cross-entropy and 0.081555 of divergence
+    0.251401
     """
     scores, reranker_scores, present = _lists(
         scores, reranker_scores, mask, teacher_name="reranker_scores"
@@ -152,24 +138,17 @@ def rank_weighted_distillation(
         candidates: int64 [B, G], the columns of scores that hold them, without repeats in a
             row; None is columns i G to i G + G - 1 for query i if N is B G, and all columns if N
             is G.
-        temperature: divides the scores; the authors use 0.01 with cosines.
-        teacher_temperature: divides the rewards.
+        temperature: the authors use 0.01 with cosines.
         mask: bool [B, N], True where a column counts for a query; None is all. An own candidate
             that it leaves out has no weight; a query whose candidates are all left out is skipped.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        ValueError: candidates names a column twice in a row.
-
+    Raises ValueError: candidates names a column twice in a row.
     Memory: a few copies of [B, N]; the G denominators cost O(N + G) per query.
-
     Source: LLM-Embedder (docs/methods.md, D2).
 
-    Example:
-        >>> x, teacher = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
-        >>> print(f"{rank_weighted_distillation(x, teacher):.6f}")
-        0.379709
+    >>> x, teacher = torch.tensor([[2.0, 1.0, 0.0]]), torch.tensor([[3.0, 1.0, 0.0]])
+    >>> print(f"{rank_weighted_distillation(x, teacher):.6f}")
+    0.379709
     """
     scores = _tensors.floats(scores, "scores", 2)
     teacher_scores = _tensors.floats(teacher_scores, "teacher_scores", 2)
@@ -211,19 +190,16 @@ def logit_distillation(
     teacher has no gradient.
 
     Args:
-        student_logits: float [B] or [B, C], computed from the pair's two embeddings.
-        teacher_logits: of the same shape.
+        student_logits, teacher_logits: float [B] or [B, C], of a pair's two embeddings.
         task_loss: scalar; with reduction "none" it may also be one number per pair, float [B].
         alpha: share of the teacher, from 0 to 1.
-        weights: float [B] on the distances; see `kl_distillation`.
-        reduction: "mean", or "none" for one number per pair, float [B].
+        weights: on the distances.
 
     Source: DSE (docs/methods.md, D6).
 
-    Example:
-        >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 1.0]])
-        >>> float(logit_distillation(student, teacher, task_loss=1.0))  # (1 + 5) / 2
-        3.0
+    >>> student, teacher = torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 1.0]])
+    >>> float(logit_distillation(student, teacher, task_loss=1.0))  # (1 + 5) / 2
+    3.0
     """
     student_logits = _tensors.floats(student_logits, "student_logits", 1, 2)
     teacher_logits = _tensors.floats(teacher_logits, "teacher_logits", 1, 2).detach()
@@ -258,24 +234,19 @@ def embedding_distillation(
     linear layer, before.
 
     Args:
-        student: float [B, d], the student's embeddings of the source sentences.
-        teacher: float [B, d], the teacher's embeddings of the same sentences.
-        translations: float [B, d], the student's embeddings of the translations; None leaves that
-            side out.
+        student, teacher: float [B, d], embeddings of the source sentences.
+        translations: float [B, d], the student's of the translations; None leaves that side out.
         dims: "mean" divides the squared norms by d, as sentence-transformers' MSELoss; "sum" does
             not, as in the formula above.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
     Source: Reimers and Gurevych 2020 (docs/methods.md, D12: the two-sided sum is recalled from the
     paper, the mean over dimensions is verified in sentence-transformers).
 
-    Example:
-        >>> teacher = torch.tensor([[1.0, 0.0]])
-        >>> float(embedding_distillation(teacher, teacher, translations=teacher))
-        0.0
-        >>> float(embedding_distillation(torch.tensor([[0.0, 2.0]]), teacher, dims="sum"))
-        5.0
+    >>> teacher = torch.tensor([[1.0, 0.0]])
+    >>> float(embedding_distillation(teacher, teacher, translations=teacher))
+    0.0
+    >>> float(embedding_distillation(torch.tensor([[0.0, 2.0]]), teacher, dims="sum"))
+    5.0
     """
     choice(dims, "dims", get_args(Dims))
     student = _tensors.floats(student, "student", 2)

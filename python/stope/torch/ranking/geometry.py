@@ -27,18 +27,14 @@ def center_loss(
     since all it does is stop gradients.
 
     Args:
-        embeddings: float [B, d].
-        labels: int64 [B], rows of centers.
-        centers: float [C, d]; they get a gradient where they require one.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
+        embeddings, labels, centers: float [B, d]; int64 [B], rows of centers; float [C, d], with a
+            gradient where they require one.
 
     Source: Wen et al. 2016 in the form of pytorch-center-loss (docs/methods.md, D13).
 
-    Example:
-        >>> points, zero = torch.tensor([[1.0], [-1.0]]), torch.zeros(1, 1)
-        >>> float(center_loss(points, torch.tensor([0, 0]), zero))
-        1.0
+    >>> points, zero = torch.tensor([[1.0], [-1.0]]), torch.zeros(1, 1)
+    >>> float(center_loss(points, torch.tensor([0, 0]), zero))
+    1.0
     """
     embeddings, labels = _labelled(embeddings, labels, _rows("centers", centers, embeddings))
     distances = (embeddings - centers[labels]).square().sum(1)
@@ -57,10 +53,8 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
     them penalises drift, the continual-learning use that D13 names.
 
     Args:
-        num_classes: C, at least 1.
-        dim: d, at least 1.
-        update: "gradient" or "running".
-        rate: share of the way that a running center moves, from 0 to 1; "gradient" ignores it.
+        num_classes, dim: C and d.
+        update, rate: "gradient", or "running" by this share of the way, from 0 to 1.
 
     Attributes:
         centers: float [C, d], standard normal at first for "gradient", 0 for "running".
@@ -68,12 +62,11 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
 
     Source: docs/methods.md, D13.
 
-    Example:
-        >>> loss = CenterLoss(num_classes=1, dim=1, update="running")
-        >>> float(loss(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])))  # from center 0
-        2.5
-        >>> float(loss.centers[0, 0])  # 0 + 0.5 (1 + 2) / (1 + 2)
-        0.5
+    >>> loss = CenterLoss(num_classes=1, dim=1, update="running")
+    >>> float(loss(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])))  # from center 0
+    2.5
+    >>> float(loss.centers[0, 0])  # 0 + 0.5 (1 + 2) / (1 + 2)
+    0.5
     """
 
     def __init__(
@@ -122,21 +115,15 @@ def class_means(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int
 
     Args:
         embeddings: float [B, d], the support set.
-        labels: int64 [B], from 0 to num_classes - 1; each class at least once.
-        num_classes: C.
+        labels, num_classes: int64 [B], from 0 to C - 1, each class at least once; C.
 
-    Returns:
-        Float [C, d], with gradients to embeddings.
-
-    Raises:
-        ValueError: a class without an embedding.
-
+    Returns: Float [C, d], with gradients to embeddings.
+    Raises ValueError: a class without an embedding.
     Source: docs/methods.md, D14.
 
-    Example:
-        >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
-        tensor([[2.],
-                [5.]])
+    >>> class_means(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([0, 0, 1]), 2)
+    tensor([[2.],
+            [5.]])
     """
     embeddings, labels = _labelled(embeddings, labels, integer(num_classes, "num_classes", 1))
     count = torch.bincount(labels, minlength=num_classes)
@@ -161,25 +148,18 @@ def prototype_triplet(
     interpretation: the paper's formula was not found, and the margin is a free choice.
 
     Args:
-        embeddings: float [B, d], the episode's queries.
-        labels: int64 [B], rows of prototypes.
+        embeddings, labels: float [B, d], the episode's queries; int64 [B], rows of prototypes.
         prototypes: float [C, d], C at least 2, as `class_means` computes them.
         margin: at least 0.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        ValueError: fewer than 2 prototypes.
-
+    Raises ValueError: fewer than 2 prototypes.
     Memory: O(B C).
-
     Source: inspired by Proto-Triplet (docs/methods.md, D14, an interpretation).
 
-    Example:
-        >>> prototypes = torch.tensor([[0.0], [2.0]])
-        >>> loss = prototype_triplet(torch.tensor([[1.0]]), torch.tensor([0]), prototypes)
-        >>> float(loss)  # as far from both: the margin is left
-        0.5
+    >>> prototypes = torch.tensor([[0.0], [2.0]])
+    >>> loss = prototype_triplet(torch.tensor([[1.0]]), torch.tensor([0]), prototypes)
+    >>> float(loss)  # as far from both: the margin is left
+    0.5
     """
     real(margin, "margin", 0)
     classes = _rows("prototypes", prototypes, embeddings)
@@ -213,25 +193,17 @@ def soft_neighbors(
     among its k nearest has the largest loss and no gradient; a larger k gives it one.
 
     Args:
-        embeddings: float [B, d], B at least 2.
-        labels: int64 [B], at least 0.
+        embeddings, labels: float [B, d] and int64 [B], B at least 2.
         k: neighbours, cut to B - 1.
-        temperature: divides the distances.
         epsilon: bounds the loss by log(1 + 1 / epsilon).
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        ValueError: fewer than 2 embeddings.
-
+    Raises ValueError: fewer than 2 embeddings.
     Memory: O(B^2).
-
     Source: inspired by ICNN (docs/methods.md, D14, an interpretation).
 
-    Example:
-        >>> points = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
-        >>> float(soft_neighbors(points, torch.tensor([0, 0, 1, 1]), k=1))
-        0.0
+    >>> points = torch.tensor([[0.0], [0.1], [9.0], [9.1]])
+    >>> float(soft_neighbors(points, torch.tensor([0, 0, 1, 1]), k=1))
+    0.0
     """
     integer(k, "k", 1)
     _tensors.positive(temperature, "temperature")
@@ -267,18 +239,14 @@ def orthogonal_projection(
     follows compares batch means of the same two cosines.
 
     Args:
-        positive_scores: float [B], cosines of each query and its positive.
-        negative_scores: float [B] or [B, n], cosines of each query and its negatives.
-        gamma: weight of the negatives, at least 0.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
+        positive_scores, negative_scores: float [B]; [B] or [B, n], cosines with each query.
+        gamma: at least 0.
 
     Source: single-sample form of orthogonal projection (docs/methods.md, D15, an interpretation).
 
-    Example:
-        >>> loss = orthogonal_projection(torch.tensor([0.8]), torch.tensor([-0.2]))
-        >>> print(f"{loss:.2f}")
-        0.30
+    >>> loss = orthogonal_projection(torch.tensor([0.8]), torch.tensor([-0.2]))
+    >>> print(f"{loss:.2f}")
+    0.30
     """
     positives = _tensors.floats(positive_scores, "positive_scores", 1)
     negatives = _tensors.floats(negative_scores, "negative_scores", 1, 2)

@@ -44,28 +44,21 @@ def lambda_mrr(
         metric_cut: ranks beyond it count as 0; None is no cut. ADORE uses the number retrieved.
         average: "query" averages the pairs of each query and then the queries, as ADORE does;
             "pairs" averages all pairs of the batch, as UDR does. A query without pairs is skipped.
-        reduction: "mean" is ``sum w_i L_i / sum w_i`` over queries that are not skipped, and for
-            "pairs" ``sum w_i |P_i| L_i / sum w_i |P_i|``; "none" the float [B] of ``w_i L_i``, 0
-            where skipped, with "query" only.
-        mask: see :mod:`stope.torch.ranking`.
-        weights: see :mod:`stope.torch.ranking`.
+        reduction: the mean for "pairs" is ``sum w_i |P_i| L_i / sum w_i |P_i|``; "none" goes with
+            "query" only.
 
-    Raises:
-        ValueError: reduction "none" with average "pairs".
-
+    Raises ValueError: reduction "none" with average "pairs".
     Memory: O(B L^2).
-
     Source: UDR (docs/methods.md, D1; its clamp of score differences to 50 is left out), ADORE (B2).
 
-    Example:
-        >>> by_model = torch.tensor([[1 / 1, 1 / 2, 1 / 3]])  # the language model's ranks
-        >>> print(f"{lambda_mrr(torch.tensor([[0.2, 1.0, 0.5]]), by_model):.6f}")
-        0.386722
-        >>> scores, judged = torch.tensor([[3.0, 2, 1, 0]]), torch.tensor([[0, 1, 0, 0]])
-        >>> print(f"{lambda_mrr(scores, judged):.6f}")
-        0.246858
-        >>> print(f"{lambda_mrr(scores, judged, metric_cut=2):.6f}")
-        0.292242
+    >>> by_model = torch.tensor([[1 / 1, 1 / 2, 1 / 3]])  # the language model's ranks
+    >>> print(f"{lambda_mrr(torch.tensor([[0.2, 1.0, 0.5]]), by_model):.6f}")
+    0.386722
+    >>> scores, judged = torch.tensor([[3.0, 2, 1, 0]]), torch.tensor([[0, 1, 0, 0]])
+    >>> print(f"{lambda_mrr(scores, judged):.6f}")
+    0.246858
+    >>> print(f"{lambda_mrr(scores, judged, metric_cut=2):.6f}")
+    0.292242
     """
     choice(average, "average", get_args(Average))
     if average == "pairs" and reduction == "none":
@@ -106,14 +99,11 @@ def predicted_ranks(scores: torch.Tensor) -> torch.Tensor:
     Args:
         scores: float [..., L].
 
-    Returns:
-        int64 of the same shape, without gradient.
-
+    Returns: int64 of the same shape, without gradient.
     Source: docs/methods.md, D1.
 
-    Example:
-        >>> predicted_ranks(torch.tensor([[0.2, 1.0, 0.5]]))
-        tensor([[3, 1, 2]])
+    >>> predicted_ranks(torch.tensor([[0.2, 1.0, 0.5]]))
+    tensor([[3, 1, 2]])
     """
     scores = _tensors.floats(scores, "scores", empty=True).detach()
     order = scores.sort(dim=-1, descending=True, stable=True).indices
@@ -149,22 +139,17 @@ def append_missing_positives(
             none.
         positives: for each query the ids of its positives, at least 0, at least one.
 
-    Returns:
-        `RetrievedList`; A is the largest number of ids appended to any query, and may be 0.
-
-    Raises:
-        ValueError: a query without positives, an id below 0.
-
+    Returns: `RetrievedList`; A is the largest number of ids appended to any query, and may be 0.
+    Raises ValueError: a query without positives, an id below 0.
     Source: ADORE (docs/methods.md, B2).
 
-    Example:
-        >>> found = append_missing_positives(torch.tensor([[4, 7], [5, 2]]), [[7, 9], [8]])
-        >>> found.ids
-        tensor([[ 4,  7, -1],
-                [ 5,  2,  8]])
-        >>> found.relevance.int()
-        tensor([[0, 1, 0],
-                [0, 0, 1]], dtype=torch.int32)
+    >>> found = append_missing_positives(torch.tensor([[4, 7], [5, 2]]), [[7, 9], [8]])
+    >>> found.ids
+    tensor([[ 4,  7, -1],
+            [ 5,  2,  8]])
+    >>> found.relevance.int()
+    tensor([[0, 1, 0],
+            [0, 0, 1]], dtype=torch.int32)
     """
     retrieved = _tensors.integers(retrieved, "retrieved", -1, torch.iinfo(torch.long).max)
     if retrieved.dim() != 2:

@@ -30,30 +30,22 @@ def soft_late_interaction(
     the cosine with the target token of the largest product: MaxSim, for tokens of equal length.
 
     Args:
-        query_tokens: float [M, Lq, d], not normalised (normalised ones make A less sharp).
-        target_tokens: float [N, Ly, d].
-        query_mask: bool [M, Lq], True at tokens, False at padding; None is all.
-        target_mask: bool [N, Ly]. What lies at padding does not matter, not even NaN.
-        temperature: divides the products, above 0.
+        query_tokens, target_tokens: float [M, Lq, d] and [N, Ly, d], not normalised (normalised
+            ones make A less sharp).
+        query_mask, target_mask: bool, False at padding, where nothing matters, not even NaN.
         pairwise: score query i with target i only (M must be N) instead of with all.
 
-    Returns:
-        Float [M, N], or [M] when pairwise; float32, or float64 for float64 tokens.
-
-    Raises:
-        ValueError: a row without a token.
-
+    Returns: Float [M, N], or [M] when pairwise; float32, or float64 for float64 tokens.
+    Raises ValueError: a row without a token.
     Memory: O(M N Lq Ly), or O(M Lq Ly) when pairwise.
-
     Source: UWE (docs/methods.md, D10, verified in a reader's summary, not in the authors' code).
 
-    Example:
-        >>> query = torch.eye(2)[None]
-        >>> target = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
-        >>> print(f"{soft_late_interaction(query, target).item():.6f}")
-        1.792537
-        >>> print(f"{soft_late_interaction(query, target, temperature=1e-3).item():.6f}")  # MaxSim
-        1.800000
+    >>> query = torch.eye(2)[None]
+    >>> target = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
+    >>> print(f"{soft_late_interaction(query, target).item():.6f}")
+    1.792537
+    >>> print(f"{soft_late_interaction(query, target, temperature=1e-3).item():.6f}")  # MaxSim
+    1.800000
     """
     _tensors.positive(temperature, "temperature")
     flag(pairwise, "pairwise")
@@ -84,26 +76,17 @@ def pooled_late_interaction(
     below 1e-9 for padding.
 
     Args:
-        query_tokens: float [M, L, d], not normalised.
-        targets: float [N, d], pooled embeddings, not normalised.
-        query_mask: bool [M, L], True at tokens, False at padding; None is all.
-        temperature: divides the products, above 0.
-        pairwise: score query i with target i only (M must be N) instead of with all.
+        query_tokens, targets: float [M, L, d], and [N, d], pooled; not normalised.
+        query_mask, pairwise: as for :func:`soft_late_interaction`.
 
-    Returns:
-        Float [M, N], or [M] when pairwise; float32, or float64 for float64 tokens.
-
-    Raises:
-        ValueError: a row without a token.
-
+    Returns: Float [M, N], or [M] when pairwise; float32, or float64 for float64 tokens.
+    Raises ValueError: a row without a token.
     Memory: O(M N L), or O(M L) when pairwise.
-
     Source: ConTeXT-Match (docs/methods.md, D10).
 
-    Example:
-        >>> query, target = torch.eye(2)[None], torch.tensor([[1.0, 0.0]])
-        >>> print(f"{pooled_late_interaction(query, target).item():.6f}")  # e / (e + 1)
-        0.731059
+    >>> query, target = torch.eye(2)[None], torch.tensor([[1.0, 0.0]])
+    >>> print(f"{pooled_late_interaction(query, target).item():.6f}")  # e / (e + 1)
+    0.731059
     """
     _tensors.positive(temperature, "temperature")
     flag(pairwise, "pairwise")

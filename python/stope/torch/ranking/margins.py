@@ -33,24 +33,18 @@ def margin_mse(
     Adding a number to all of a query's scores changes nothing. The teacher has no gradient.
 
     Args:
-        positive_scores: float [B] or [B, P], the student's scores s, dot products as a rule.
-        negative_scores: float [B] or [B, N].
-        teacher_positive_scores: the teacher's scores t, of the shape of positive_scores.
-        teacher_negative_scores: of the shape of negative_scores.
-        positive_mask: bool of the shape of positive_scores, True where there is one; None is all.
-        negative_mask: bool of the shape of negative_scores. A query without pairs is skipped.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
+        positive_scores, negative_scores: float [B] or [B, P], [B] or [B, N], the student's scores
+            s, dot products as a rule.
+        teacher_positive_scores, teacher_negative_scores: the teacher's scores t of the same.
+        positive_mask, negative_mask: of the same shapes. A query without pairs is skipped.
 
     Memory: O(B P N).
-
     Source: Hofstaetter et al. 2020 in the form of matchmaker and sentence-transformers
     (docs/methods.md, D5).
 
-    Example:
-        >>> one = lambda *numbers: torch.tensor(numbers)
-        >>> float(margin_mse(one(2.0), one(1.0), one(5.0), one(1.0)))  # (1 - 4)^2
-        9.0
+    >>> one = lambda *numbers: torch.tensor(numbers)
+    >>> float(margin_mse(one(2.0), one(1.0), one(5.0), one(1.0)))  # (1 - 4)^2
+    9.0
     """
     positives, positives_present = _differences(
         "positive", positive_scores, teacher_positive_scores, positive_mask
@@ -87,18 +81,15 @@ def in_batch_margin_mse(
     negative, which is in the other term.
 
     Args:
-        scores: float [B, N], the student's scores of each query and all documents of the batch.
-        teacher_scores: float [B, N].
+        scores, teacher_scores: float [B, N], of each query and all documents of the batch.
         positives: int64 [B], the column of each query's positive; None is column i.
         mask: bool [B, N], True where a column counts; a query without another one is skipped.
-        weights, reduction: see :mod:`stope.torch.ranking`.
 
     Source: TAS-B (docs/methods.md, C5).
 
-    Example:
-        >>> student, teacher = torch.tensor([[3.0, 1], [0, 2]]), torch.tensor([[5.0, 1], [5, 1]])
-        >>> float(in_batch_margin_mse(student, teacher))  # (2 - 4)^2 and (2 + 4)^2
-        20.0
+    >>> student, teacher = torch.tensor([[3.0, 1], [0, 2]]), torch.tensor([[5.0, 1], [5, 1]])
+    >>> float(in_batch_margin_mse(student, teacher))  # (2 - 4)^2 and (2 + 4)^2
+    20.0
     """
     scores = _tensors.floats(scores, "scores", 2)
     teacher_scores = _tensors.floats(teacher_scores, "teacher_scores", 2)
@@ -155,20 +146,15 @@ def adaptive_relevance_margin(
             a matrix: it takes number j of the vector instead of number i (cos(q_j, d+_j) - cos(q_i,
             d-_j) in-batch, mu_j with [B, M] targets), probably unintended; M must be B.
         detach_target: stop the gradient through document_scores; the authors' code does not.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
-    Raises:
-        ValueError: both or none of document_scores and target, "column" with M other than B.
-
+    Raises ValueError: both or none of document_scores and target, "column" with M other than B.
     Source: ARM (docs/methods.md, D9), after the authors' code; that the target grows with the
     documents' similarity is as in the code and was not checked against the paper's text.
 
-    Example:
-        >>> one = lambda number: torch.tensor([number])
-        >>> loss = adaptive_relevance_margin(one(0.7), one(0.3), one(0.4))
-        >>> print(f"{loss:.2f}")  # (0.4 - 0.7)^2
-        0.09
+    >>> one = lambda number: torch.tensor([number])
+    >>> loss = adaptive_relevance_margin(one(0.7), one(0.3), one(0.4))
+    >>> print(f"{loss:.2f}")  # (0.4 - 0.7)^2
+    0.09
     """
     choice(error, "error", get_args(Error))
     choice(broadcast, "broadcast", get_args(Broadcast))
@@ -219,22 +205,16 @@ def cosent_loss(
     batch, 0 when no two labels differ.
 
     Args:
-        scores: float [B], cosine of each pair of texts.
-        labels: [B] numbers; only their order counts.
-        temperature: divides the scores; 0.05 is a scale of 20.
-        mask: bool [B], True where a pair counts; None is all.
+        scores, labels: float [B], cosine of each pair of texts; [B] numbers whose order counts.
+        temperature: 0.05 is a scale of 20.
 
-    Raises:
-        ValueError: NaN among the labels.
-
+    Raises ValueError: NaN among the labels.
     Memory: O(B^2).
-
     Source: CoSENT, as in sentence-transformers' CoSENTLoss (docs/methods.md, D11).
 
-    Example:
-        >>> cosines, labels = torch.tensor([0.9, 0.4, 0.6]), torch.tensor([1.0, 0.5, 0.0])
-        >>> print(f"{cosent_loss(cosines, labels):.6f}")
-        4.018195
+    >>> cosines, labels = torch.tensor([0.9, 0.4, 0.6]), torch.tensor([1.0, 0.5, 0.0])
+    >>> print(f"{cosent_loss(cosines, labels):.6f}")
+    4.018195
     """
     scores = _tensors.floats(scores, "scores", 1)
     _tensors.numbers_like(labels, "labels", scores, "scores")
@@ -259,26 +239,17 @@ def angle_loss(
 
     ``L = cosent_loss(angle_similarity(first, second), labels)``.
 
-    Args:
-        first: float [B, d], embeddings of the first texts; d is even.
-        second: float [B, d], embeddings of the second texts.
-        labels: [B]; see `cosent_loss`.
-        temperature: divides the similarities.
-        mask: bool [B]; see `cosent_loss`.
+    Args as for both.
 
-    Raises:
-        ValueError: an odd d.
-
+    Raises ValueError: an odd d.
     Memory: O(B^2 + B d).
-
     Source: AnglE, as in sentence-transformers' AnglELoss (docs/methods.md, D11).
 
-    Example:
-        >>> first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-        >>> second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])  # similarities 1 and sqrt(2)
-        >>> loss = angle_loss(first, second, torch.tensor([1, 0]), temperature=1.0)
-        >>> print(f"{loss:.6f}")  # log(1 + exp(sqrt(2) - 1))
-        0.921549
+    >>> first = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> second = torch.tensor([[1.0, 0.0], [-1.0, 1.0]])  # similarities 1 and sqrt(2)
+    >>> loss = angle_loss(first, second, torch.tensor([1, 0]), temperature=1.0)
+    >>> print(f"{loss:.6f}")  # log(1 + exp(sqrt(2) - 1))
+    0.921549
     """
     return cosent_loss(angle_similarity(first, second), labels, temperature=temperature, mask=mask)
 
@@ -291,20 +262,14 @@ def angle_similarity(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     ``|a.c + b.d + b.c - a.d| / (|u| |v|)``: from 0 to sqrt(2), and 1 for equal vectors.
 
     Args:
-        first: float [B, d], d even.
-        second: float [B, d].
+        first, second: float [B, d], embeddings of both texts, d even.
 
-    Returns:
-        Float [B]; 0 where an embedding is zero.
-
-    Raises:
-        ValueError: an odd d.
-
+    Returns: float [B]; 0 where an embedding is zero.
+    Raises ValueError: an odd d.
     Source: AnglE, as in sentence-transformers' pairwise_angle_sim (docs/methods.md, D11).
 
-    Example:
-        >>> angle_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]]))
-        tensor([1.])
+    >>> angle_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 4.0]]))
+    tensor([1.])
     """
     first = functional.normalize(_tensors.floats(first, "first", 2, empty=True), dim=1)
     second = functional.normalize(_tensors.floats(second, "second", 2, empty=True), dim=1)

@@ -32,25 +32,18 @@ def plackett_luce_log_prob(
         scores: float [B, n], x.
         rankings: int64 [B, K] or [B, N, K], columns of scores, best first, without repeats; K may
             be less than n.
-        mask: bool [B, n], True where there is a candidate; None is all. A place that holds a
-            candidate that mask leaves out adds 0; such places come last.
+        mask: a place that holds a candidate that it leaves out adds 0; such places come last.
         per_position: return the K terms instead of their sum.
 
-    Returns:
-        Float of the shape of rankings without its last axis, or with it when per_position.
-
-    Raises:
-        ValueError: a column repeated in a ranking, an absent candidate before a present one.
-
+    Returns: Float of the shape of rankings without its last axis, or with it when per_position.
+    Raises ValueError: a column repeated in a ranking, an absent candidate before a present one.
     Memory: O(B N n).
-
     Source: docs/methods.md, D7.
 
-    Example:
-        >>> scores = torch.tensor([[1.0, 0.0, -1.0]])
-        >>> log_prob = plackett_luce_log_prob(scores, torch.tensor([[0, 1, 2]]))
-        >>> print(f"{log_prob.item():.6f}")
-        -0.720868
+    >>> scores = torch.tensor([[1.0, 0.0, -1.0]])
+    >>> log_prob = plackett_luce_log_prob(scores, torch.tensor([[0, 1, 2]]))
+    >>> print(f"{log_prob.item():.6f}")
+    -0.720868
     """
     scores = _tensors.floats(scores, "scores", 2)
     present = _tensors.mask_like(mask, "mask", scores, "scores")
@@ -94,24 +87,18 @@ def sample_plackett_luce(
     sample.
 
     Args:
-        scores: float [B, n]; no gradient is taken.
-        num_samples: N, rankings per query.
-        depth: K, places kept of each, cut to n; None is all.
-        mask: bool [B, n], True where there is a candidate; None is all. Others come last.
+        scores: float [B, n]; no gradient is taken. What mask leaves out comes last.
+        num_samples, depth: N rankings per query, K places of each, cut to n; None is all.
         generator: of the device of scores; None is torch's own.
 
-    Returns:
-        int64 [B, N, K], columns of scores, best first.
-
+    Returns: int64 [B, N, K], columns of scores, best first.
     Memory: O(B N n).
-
     Source: docs/methods.md, D7.
 
-    Example:
-        >>> scores, generator = torch.tensor([[0.0, 50.0]]), torch.Generator().manual_seed(0)
-        >>> sample_plackett_luce(scores, 2, generator=generator)
-        tensor([[[1, 0],
-                 [1, 0]]])
+    >>> scores, generator = torch.tensor([[0.0, 50.0]]), torch.Generator().manual_seed(0)
+    >>> sample_plackett_luce(scores, 2, generator=generator)
+    tensor([[[1, 0],
+             [1, 0]]])
     """
     scores = _tensors.floats(scores, "scores", 2).detach()
     present = _tensors.mask_like(mask, "mask", scores, "scores")
@@ -141,11 +128,10 @@ def ndcg_gains(ranked: torch.Tensor, relevance: torch.Tensor, *, cutoff: int = 1
 
     Source: docs/methods.md, D7.
 
-    Example:
-        >>> relevance = torch.tensor([[1.0, 0.0, 0.0]])
-        >>> ranked = torch.tensor([[[0.0, 0.0, 1.0]]])
-        >>> ndcg_gains(ranked, relevance).sum(-1)
-        tensor([[0.5000]])
+    >>> relevance = torch.tensor([[1.0, 0.0, 0.0]])
+    >>> ranked = torch.tensor([[[0.0, 0.0, 1.0]]])
+    >>> ndcg_gains(ranked, relevance).sum(-1)
+    tensor([[0.5000]])
     """
     integer(cutoff, "cutoff", 1)
     ranked = _tensors.floats(ranked, "ranked", 3)
@@ -194,30 +180,21 @@ def plackett_luce_policy_gradient(
             and of all documents [B, n], 0 at padding; returns [B, N], or one part per place
             [B, N, K], whose sum is the reward and which may depend on that place's document only.
         reward_to_go: needs rewards per place.
-        generator: of the device of scores; None is torch's own.
-        rankings: int64 [B, N, K], given instead of drawn; then num_samples, depth and generator
-            are not used.
-        mask: see :mod:`stope.torch.ranking`.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
+        rankings: int64 [B, N, K], given instead of drawn with the generator.
 
-    Raises:
-        ValueError: fewer than 2 samples, reward_to_go with a reward that is not per place.
-
+    Raises ValueError: fewer than 2 samples, reward_to_go with a reward that is not per place.
     Memory: O(B N n).
-
     Source: Neural PG-RANK (docs/methods.md, D7; the estimator's details are recalled from the
     paper, not verified in code).
 
-    Example:
-        >>> scores = torch.zeros(1, 3, requires_grad=True)
-        >>> samples = torch.tensor([[[0, 1, 2], [1, 0, 2]]])  # rewards 1 and 0.6309
-        >>> loss = plackett_luce_policy_gradient(
-        ...     scores, torch.tensor([[1.0, 0.0, 0.0]]), rankings=samples
-        ... )
-        >>> loss.backward()
-        >>> print([round(x, 4) for x in scores.grad[0, :2].tolist()])  # descent raises the first
-        [-0.0923, 0.0923]
+    >>> scores = torch.zeros(1, 3, requires_grad=True)
+    >>> samples = torch.tensor([[[0, 1, 2], [1, 0, 2]]])  # rewards 1 and 0.6309
+    >>> loss = plackett_luce_policy_gradient(
+    ...     scores, torch.tensor([[1.0, 0.0, 0.0]]), rankings=samples
+    ... )
+    >>> loss.backward()
+    >>> print([round(x, 4) for x in scores.grad[0, :2].tolist()])  # descent raises the first
+    [-0.0923, 0.0923]
     """
     scores = _tensors.floats(scores, "scores", 2)
     _tensors.numbers_like(relevance, "relevance", scores, "scores")
@@ -275,16 +252,13 @@ def summed_positive_contrast(
             have P = 3 (gold, synthetic, augmented).
         negative_scores: float [B, M], cosine of query i with negative j; M may be 0.
         temperature: divides the cosines; 0.05 is the authors' scale of 20.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
     Source: Syntriever, stage 1 (docs/methods.md, D8).
 
-    Example:
-        >>> positives = torch.eye(2).expand(3, 2, 2)  # row 0 has the logits 3, 0 and 0
-        >>> loss = summed_positive_contrast(positives, torch.zeros(2, 1), temperature=1.0)
-        >>> print(f"{loss:.6f}")  # log(1 + 2 exp(-3))
-        0.094923
+    >>> positives = torch.eye(2).expand(3, 2, 2)  # row 0 has the logits 3, 0 and 0
+    >>> loss = summed_positive_contrast(positives, torch.zeros(2, 1), temperature=1.0)
+    >>> print(f"{loss:.6f}")  # log(1 + 2 exp(-3))
+    0.094923
     """
     positives = _tensors.floats(positive_scores, "positive_scores", 3)
     negatives = _tensors.floats(negative_scores, "negative_scores", 2, empty=True)
@@ -315,20 +289,17 @@ def partial_plackett_luce(
     ``L_i = [LSE(p_i*, n_i*) - p_ii] + [LSE(n_i*, p_ij for j != i) - n_ii]``.
 
     Args:
-        preferred_scores: float [B, B], cosine of query i with the preferred document of query j.
-        dispreferred_scores: float [B, B].
+        preferred_scores, dispreferred_scores: float [B, B], cosine of query i with that document
+            of query j.
         temperature: divides the cosines; 0.05 is the authors' scale of 20.
-        weights: see :mod:`stope.torch.ranking`.
-        reduction: see :mod:`stope.torch.ranking`.
 
     Source: Syntriever, stage 2 (docs/methods.md, D8).
 
-    Example:
-        >>> preferred = torch.tensor([[0.8, 0.3], [0.2, 0.9]])
-        >>> dispreferred = torch.tensor([[0.7, 0.1], [0.1, 0.6]])
-        >>> loss = partial_plackett_luce(preferred.double(), dispreferred.double())
-        >>> print(f"{loss:.6f}")
-        0.065084
+    >>> preferred = torch.tensor([[0.8, 0.3], [0.2, 0.9]])
+    >>> dispreferred = torch.tensor([[0.7, 0.1], [0.1, 0.6]])
+    >>> loss = partial_plackett_luce(preferred.double(), dispreferred.double())
+    >>> print(f"{loss:.6f}")
+    0.065084
     """
     preferred = _tensors.floats(preferred_scores, "preferred_scores", 2)
     dispreferred = _tensors.floats(dispreferred_scores, "dispreferred_scores", 2)
