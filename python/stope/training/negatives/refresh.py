@@ -140,7 +140,7 @@ class NegativeRefresh(Part):
         """Where a sampling is named, there is no margin; query_side searches the corpus."""
         if isinstance(given, Mapping) and given.get("sampling") is not None:
             given = {"relative_margin": None, **given}
-        if isinstance(given, Mapping) and given.get("mode") == "query_side":
+        if isinstance(given, Mapping) and str(given.get("mode")) == "query_side":
             given = {"among": "corpus", **given}
         return given
 
