@@ -107,6 +107,11 @@ RECIPES = {
             ("no margin", margin(None), {}, {**adapted("positives"), **margin(None)}),
         )
     },
+    "auto": Recipe({"negatives": "auto"}, {"kept_by_dev": True}),
+    "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
+    "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
+    "student": Recipe(student=True),
+    "student, then in-batch": Recipe({"learning_rate": 0.03}, student=True),
     "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH, "precision": "bfloat16"}),
     "sentence-transformers' loss": Recipe({"loss": library_loss}),
 }
@@ -116,10 +121,12 @@ USUAL = (
     "in-batch, half as long again",
     "5 of the corpus",
     "5 among positives",
-    "1 among positives",
     "5 among positives, progressive",
     "all documents",
     "all positives",
+    "auto",
+    "student",
+    "student, then in-batch",
 )
 
 

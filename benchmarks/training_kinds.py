@@ -13,7 +13,7 @@ import copy
 import functools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -24,7 +24,7 @@ import stope
 import torch
 from stope.adapters import train_adapter
 from stope.data import Collection, Pairs
-from stope.encoders import EmbeddingCache, static_encoder
+from stope.encoders import EmbeddingCache, static_encoder, static_student
 from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
 from stope.retrieval.ranking import Ranking
 from stope.training import train
@@ -41,11 +41,13 @@ class Recipe(NamedTuple):
         options: of `stope.training.train`; None: encoders have no such recipe.
         adapter: of `stope.adapters.train_adapter`; None: adapters have no such recipe.
         stretch: how many times the passes of its kind.
+        student: a static encoder that was fitted to MiniLM's embeddings begins with that.
     """
 
     options: Mapping[str, Any] | None = None
     adapter: Mapping[str, Any] | None = None
     stretch: float = 1.0
+    student: bool = False
 
     def of(self, kind: str) -> Mapping[str, Any] | None:
         """The options for a kind of model."""
@@ -53,6 +55,8 @@ class Recipe(NamedTuple):
 
     def suits(self, kind: str) -> bool:
         """Whether that kind has the recipe."""
+        if self.student:
+            return kind == "static"
         return self.of(kind) is not None or self == Recipe()
 
 
@@ -98,8 +102,12 @@ class Encoder(Kind):
     def start(self, seed: int) -> Any:
         """What all recipes of a seed begin with."""
 
+    def student(self) -> Any:
+        """What recipes with a teacher begin with."""
+        raise NotImplementedError("only a static encoder has a teacher here")
+
     def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
-        model = copy.deepcopy(self.start(seed))
+        model = copy.deepcopy(self.student() if recipe.student else self.start(seed))
         seconds, words = 0.0, ""
         if recipe.options is not None:
             usual = dict(self.usual)
@@ -107,7 +115,7 @@ class Encoder(Kind):
             usual["learning_rate"] *= rate
             options = {name: made(value, model) for name, value in recipe.options.items()}
             if options.get("negatives") == "auto" or options.get("guard"):
-                options["evaluation"] = self.judges["dev"].evaluate
+                options["evaluation"] = self.judges["dev"]
             began = time.process_time()
             report = train(model, self.pairs, seed=seed, **{**usual, **options})
             seconds = time.process_time() - began
@@ -135,6 +143,13 @@ class Static(Encoder):
             tokens = 2 * self.settings.tokens
             self.starts[seed] = static_encoder(texts, max_tokens=tokens, seed=seed)
         return self.starts[seed]
+
+    def student(self) -> Any:
+        """A static encoder fitted to MiniLM's embeddings of the corpus and training queries."""
+        embed, texts = embedder(self.settings), self.collection.corpus_texts
+        queries = self.pairs.query_texts
+        rows = [np.array(embed(texts, role="corpus")), np.array(embed(queries, role="query"))]
+        return static_student(texts, np.concatenate(rows), query_texts=queries)
 
 
 class MiniLM(Encoder):
@@ -173,8 +188,7 @@ class AdapterOnMiniLM(Kind):
 
     def __init__(self, collection: Collection, settings: Settings) -> None:
         super().__init__(collection, settings)
-        model, cache = minilm(settings.tokens), EmbeddingCache(settings.cache, shard_size=2048)
-        embed = functools.partial(cache.embeddings, model, batch_size=64)
+        embed = embedder(settings)
         self.queries = np.array(embed(self.pairs.query_texts, role="query"))
         self.corpus = np.array(embed(collection.corpus_texts, role="corpus"))
         self.documents = self.corpus[self.pairs.corpus_rows]
@@ -189,13 +203,16 @@ class AdapterOnMiniLM(Kind):
         usual = dict(self.usual)
         usual["epochs"] = round(usual["epochs"] * recipe.stretch)
         usual["learning_rate"] *= rate
+        options = dict(recipe.adapter)
+        if options.pop("kept_by_dev", False):
+            options["evaluate"] = lambda adapter: self.judged("dev", adapter).mean[METRIC]
         began = time.process_time()
         adapter = train_adapter(
             self.queries,
             self.documents,
             self.pairs.positives,
             seed=seed,
-            **{**usual, **recipe.adapter},
+            **{**usual, **options},
         )
         seconds = time.process_time() - began
         return Trained(lambda split: self.judged(split, adapter), seconds)
@@ -208,6 +225,12 @@ class AdapterOnMiniLM(Kind):
         best = stope.topk(queries, corpus, DEPTH, metric="cosine")
         run = Ranking(best.ids, best.scores).to_run(judge.query_ids, judge.corpus_ids)
         return evaluate(run, judge.qrels, [METRIC])
+
+
+def embedder(settings: Settings) -> Callable[..., Any]:
+    """MiniLM's embeddings of texts, which are kept."""
+    cache = EmbeddingCache(settings.cache, shard_size=2048)
+    return functools.partial(cache.embeddings, minilm(settings.tokens), batch_size=64)
 
 
 KINDS: dict[str, type[Kind]] = {
