@@ -55,11 +55,33 @@ def test_two_files_and_a_transformer(call, folder, texts):
     report = json.loads((folder / "model.run" / "report.json").read_text())
     assert set(report["before"]) == set(report["gains"]) == {"nDCG@10", "MRR@10", "R@100"}
     assert report["num_queries"] == 8
-    kinds = {row["kind"] for row in read_jsonl(folder / "model.run" / "log.jsonl")}
-    assert {"step", "refresh", "evaluation", "checkpoint"} <= kinds
+    kinds, second = (
+        {row["kind"] for row in read_jsonl(folder / "model.run" / place / "log.jsonl")}
+        for place in (".", "second")
+    )
+    assert {"step", "evaluation", "checkpoint", "guard"} <= kinds
+    assert {"step", "refresh", "evaluation", "checkpoint"} <= second
+    assert "refresh" not in kinds
+    verdict = report["training"]["guard"]
+    assert verdict["queries"] == 8
+    told = " ".join(done.stdout.split())
+    assert f"Negatives brought {verdict['gain']:+.3f} [" in told
+    assert ("Nothing is lost" in told) != verdict["kept"]
     encoder = load_encoder(folder / "model")
     assert encoder.max_seq_length == 12
     assert encoder.encode(["w1 w2"]).shape == (1, 16)
+
+
+def test_without_a_guard_negatives_are_there_from_the_first_step(call, folder):
+    files = ["train", "pairs.tsv", "corpus.jsonl", "-n", 2, "--epochs", 1]
+    said = one_sentence(call(*files, "--holdout", 0, code=1).stderr)
+    assert said.startswith("--holdout is 0, but negatives and weights stay only where")
+    call(*files, "--holdout", 0, "--no-guard")
+    report = json.loads((folder / "model.run" / "report.json").read_text())
+    assert report["training"]["guard"] is None
+    assert [refresh["step"] for refresh in report["training"]["refreshes"]] == [0]
+    done = call("train", "pairs.tsv", "-o", "other", "--no-guard", code=2)
+    assert "it has no effect without" in " ".join(re.sub("│", "", done.stderr).split())
 
 
 def test_again_needs_resume_or_another_place(call, folder):

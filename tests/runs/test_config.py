@@ -210,7 +210,7 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
     # What is commented out is right as well, and says what holds without it.
     whole = re.sub(r"^( {0,4})# ( {0,4}[a-z_]+:.*)$", r"\1\2", example(Config), flags=re.M)
     everything = yaml(tmp_path, whole.partition("\nadapter:")[0])
-    assert everything == config.changed(negatives={}, prompts={})
+    assert everything == config.changed(negatives={}, prompts={}, guard={})
 
 
 def test_the_example_explains_every_option():

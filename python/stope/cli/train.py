@@ -93,11 +93,19 @@ def train(
         typer.Option(
             "--num-negatives",
             "-n",
-            help="Train with this many hard negatives per query, mined with the model before "
-            "training and after every epoch.",
+            help="After in-batch training go on with so many hard negatives per query, mined with "
+            "the model; they stay only if held-out queries gain by more than chance.",
             min=0,
         ),
     ] = 0,
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard/--no-guard",
+            help="Without it negatives and weights are there from the first step, and stay.",
+            show_default="with --num-negatives or --weighting",
+        ),
+    ] = True,
     relative_margin: Annotated[
         float, typer.Option(help="Of the mining; see [b]stope mine[/b].", min=0.0)
     ] = 0.05,
@@ -225,7 +233,7 @@ def train(
             return
         options.of_files(context, pairs, corpus)
         if not num_negatives:
-            idle = ["relative_margin", "among"]
+            idle = ["relative_margin", "among", *([] if weighting else ["guard"])]
             without_effect(context, idle, "it has no effect without --num-negatives")
         source = {
             "path": str(pairs),
@@ -243,6 +251,7 @@ def train(
             "skip_empty": skip_empty,
         }
         _check_files(pairs, corpus, num_negatives, output, resume)
+        guarded = guard and bool(num_negatives or weighting)
         sections: dict[str, Any] = {
             "data": {name: value for name, value in source.items() if value is not None},
             "encoder": _encoder(encoder, teacher, code, max_tokens),
@@ -255,7 +264,8 @@ def train(
                 "seed": seed,
                 "threads": threads,
             },
-            "evaluation": _evaluation(pairs, holdout),
+            "evaluation": _evaluation(pairs, holdout, guarded),
+            "guard": guarded,
             "output": {"folder": f"{output}.run", "model": str(output)},
         }
         if num_negatives:
@@ -303,17 +313,29 @@ def _encoder(
     return {"model": options.model_path(name), "max_tokens": max_tokens}
 
 
-def _evaluation(pairs: Path, holdout: float | None) -> dict[str, Any] | None:
-    """The split dev where there is one, else some queries held out, if there are enough."""
+def _evaluation(pairs: Path, holdout: float | None, guarded: bool) -> dict[str, Any] | None:
+    """The split dev where there is one, else some queries held out, if there are enough.
+
+    A guard needs some in any case; they share no positive with those that are trained on.
+    """
     metrics = ["nDCG@10", "MRR@10", "R@100"]
+    by = "positive" if guarded else "query"
     if holdout == 0:
+        if guarded:
+            raise ValueError(
+                "--holdout is 0, but negatives and weights stay only where held-out queries gain; "
+                "leave --holdout out, or keep them unjudged with --no-guard"
+            )
         return None
     if holdout is not None:
-        return {"holdout": holdout, "metrics": metrics}
+        return {"holdout": holdout, "holdout_by": by, "metrics": metrics}
     if pairs.is_dir():
         files = (pairs / "qrels" / f"dev{ending}" for ending in (".tsv", ".tsv.gz"))
-        return {"split": "dev", "metrics": metrics} if any(map(Path.exists, files)) else None
-    return {"holdout": _HOLDOUT, "metrics": metrics} if _has_enough(pairs) else None
+        if any(map(Path.exists, files)):
+            return {"split": "dev", "metrics": metrics}
+    if guarded or (not pairs.is_dir() and _has_enough(pairs)):
+        return {"holdout": _HOLDOUT, "holdout_by": by, "metrics": metrics}
+    return None
 
 
 def _has_enough(pairs: Path) -> bool:

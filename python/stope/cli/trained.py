@@ -10,6 +10,11 @@ from stope.cli import terminal
 if TYPE_CHECKING:
     from stope.runs import RunReport
 
+_NEXT = (
+    "nothing is lost; more might help with more held-out queries to tell by (--holdout), with a "
+    "pretrained --encoder, or with more pairs"
+)
+
 
 def show_report(report: RunReport) -> None:
     """Steps, figures before and after, what the pairs brought, and what to do next."""
@@ -40,8 +45,20 @@ def show_report(report: RunReport) -> None:
                 f"Training made {first} worse; try a lower learning rate, fewer epochs, a larger "
                 "relative margin of the negatives, or more pairs."
             )
-    show_remarks(report.remarks)
+    show_remarks([*report.remarks, *_guarded(report)])
     show_model(report.model)
+
+
+def _guarded(report: RunReport) -> list[str]:
+    """What a second stage brought; where there was none, that there may be one."""
+    from stope.training.guard import Verdict
+
+    done = report.training
+    if done.guard is None:
+        untried = report.num_queries and not done.refreshes
+        return ["trained in-batch; -n 5 tries mined negatives and keeps what helps"] if untried else []
+    verdict = Verdict(**done.guard)
+    return [str(verdict)] if verdict.kept else [str(verdict), _NEXT]
 
 
 def show_remarks(remarks: list[str]) -> None:

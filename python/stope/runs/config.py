@@ -36,9 +36,11 @@ from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import FieldsOf, Part
 from stope.training.recipe import (
     BatchesOption,
+    GuardOption,
     LossPart,
     SchedulePart,
     WeightingOption,
+    read_auto,
 )
 
 AnyPart = TypeVar("AnyPart", bound=Part)
@@ -48,6 +50,18 @@ def _negatives(given: Any) -> MinedFile | NegativeRefresh | None:
     if isinstance(given, MinedFile) or (isinstance(given, Mapping) and "file" in given):
         return MinedFile.read(given)
     return None if given is None else NegativeRefresh.from_dict(given)
+
+
+def _read_none(sections: Any) -> Any:
+    """`evaluation: none`: hold nothing out, also where a guard would."""
+    if not isinstance(sections, Mapping) or sections.get("evaluation") != "none":
+        return sections
+    if sections.get("guard") not in (None, False):
+        raise ValueError(
+            "evaluation is none, but negatives: auto (guard: true) keeps what held-out queries "
+            "prefer; leave evaluation out, or set guard: false and name what is mined"
+        )
+    return {name: value for name, value in sections.items() if name != "evaluation"}
 
 
 _DOCUMENT_NAMES = ("document", "passage", "corpus")  # where encode_document looks, in this order
@@ -78,6 +92,11 @@ class Config(Part):
 
     WHOLE: ClassVar[str] = "the configuration"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, given: Any) -> Any:
+        return _read_none(read_auto(given))
+
     data: Annotated[
         tuple[Annotated[SourceSection, FieldsOf(SourceSection)], ...],
         BeforeValidator(_sources),
@@ -89,8 +108,12 @@ class Config(Part):
     negatives: Annotated[
         MinedFile | NegativeRefresh | None,
         BeforeValidator(_negatives),
-        Field(description="hard negatives, mined with the encoder itself while it trains"),
+        Field(
+            description="hard negatives, mined with the encoder itself while it trains; auto: with "
+            "all defaults and a guard"
+        ),
     ] = None
+    guard: GuardOption = None
     batches: BatchesOption = None
     prompts: Annotated[Prompts | None, Field(description="put before texts")] = None
     schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()

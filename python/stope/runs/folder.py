@@ -45,6 +45,7 @@ _TRAINING = {
     "refreshes": [{str: object}],
     "resumed_from": (int, None),
     "finished": bool,
+    "guard?": object,
 }
 _REPORT = {
     "training": _TRAINING,

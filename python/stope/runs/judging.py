@@ -91,17 +91,49 @@ def _hold_out(section: EvaluationSection, data: SourceData, seed: int) -> tuple[
             f"evaluation.holdout is {wanted:g}, which is {number} of {count} queries; hold out at "
             "least 1 and leave at least 2"
         )
-    # A query text that is in two sources would be seen in training all the same.
-    texts: dict[bytes, list[int]] = {}
-    for query, text in enumerate(data.pairs.query_texts):
-        texts.setdefault(text_key(text), []).append(query)
-    groups = list(texts.values())
-    order = np.random.default_rng([seed, 2]).permutation(len(groups))
-    drawn = [query for group in order for query in groups[group]][:number]
-    queries = np.array(sorted({same for query in drawn for same in texts[_of(data, query)]}))
-    held = Judges(_of_pairs(data.pairs, queries, section))
-    return held, data.without(queries)
+    groups = _groups(data.pairs, section.holdout_by == "positive")
+    order = np.random.default_rng([seed, 2]).permutation(len(groups)).tolist()
+    drawn: list[int] = []
+    for group in order:
+        fits = section.holdout_by == "query" or len(drawn) + len(groups[group]) <= number
+        drawn += groups[group] if fits and len(drawn) < number else []
+    if not drawn:
+        raise ValueError(
+            f"evaluation.holdout_by is positive, but even the smallest of the groups of queries "
+            f"that share positives has {min(map(len, groups))} queries, and {number} are to be "
+            "held out; raise evaluation.holdout, or set evaluation.holdout_by: query"
+        )
+    queries = np.array(sorted(drawn))
+    return Judges(_of_pairs(data.pairs, queries, section)), data.without(queries)
 
 
-def _of(data: SourceData, query: int) -> bytes:
-    return text_key(data.pairs.query_texts[query])
+def _groups(pairs: Pairs, share_positives: bool) -> list[list[int]]:
+    """Queries that are held out together: those of one text, which two sources may have.
+
+    With share_positives also those that have a positive in common, directly or through others.
+    """
+    first: dict[bytes | int, int] = {}
+    leader = list(range(len(pairs.query_texts)))
+
+    def found(query: int) -> int:
+        while leader[query] != query:
+            leader[query] = query = leader[leader[query]]
+        return query
+
+    for query, text in enumerate(pairs.query_texts):
+        shared = pairs.positives.row(query).tolist() if share_positives else ()
+        for key in (text_key(text), *shared):
+            leader[found(query)] = found(first.setdefault(key, query))
+    groups: dict[int, list[int]] = {}
+    for query in range(len(leader)):
+        groups.setdefault(found(query), []).append(query)
+    return list(groups.values())
+
+
+def usual_evaluation(config: Config) -> EvaluationSection:
+    """What judges a guard where nothing is said: the split dev of a BEIR folder, or a tenth."""
+    folder = Path(config.data[0].path).expanduser()
+    files = [folder / "qrels" / f"dev{ending}" for ending in (".tsv", ".tsv.gz")]
+    if len(config.data) == 1 and any(file.exists() for file in files):
+        return EvaluationSection(split="dev")
+    return EvaluationSection(holdout=0.1, holdout_by="positive")

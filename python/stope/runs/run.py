@@ -19,7 +19,7 @@ from stope.progress import Progress, silent
 from stope.runs import adapting, teaching
 from stope.runs.config import Config
 from stope.runs.folder import RunFolder, as_begun
-from stope.runs.judging import Judges, judges
+from stope.runs.judging import Judges, judges, usual_evaluation
 from stope.runs.sections import MinedFile
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.negatives.refresh import NegativeRefresh
@@ -128,6 +128,8 @@ def run(
         config = Config.from_yaml(config)
     config = Config.from_dict(config)
     config = (as_begun(config) if resume else config).absolute()
+    if config.guard is not None and config.evaluation is None:
+        config = config.changed(evaluation=usual_evaluation(config))
     tell = say or silent
     folder = RunFolder(config, resume=resume)
     done = folder.finished()
@@ -238,8 +240,8 @@ def _adapt(
 
 def _after(done: TrainingReport, config: Config) -> dict[str, float]:
     """The metrics of the weights that training left: its best or its last evaluation."""
-    if config.evaluation is None or not done.evaluations:
-        return {}
+    if config.evaluation is None or not done.evaluations or done.guard is not None:
+        return {}  # after a guard the encoder was judged anew
     metric = next(iter(done.evaluations[0]))
     if config.evaluation.keep == "last":
         return done.evaluations[-1]
@@ -314,6 +316,7 @@ def _train(
         weighting=config.weighting,
         schedule=schedule,
         negatives=config.negatives if isinstance(config.negatives, NegativeRefresh) else None,
+        guard=config.guard,
         batches=config.batches,
         prompts=config.task_prompts(model.prompts),
         lora=config.encoder.lora,

@@ -151,6 +151,13 @@ class EvaluationSection(EvaluationPart):
             description="hold out so many of the training queries (below 1: such a share) instead"
         ),
     ] = None
+    holdout_by: Annotated[
+        Literal["query", "positive"],
+        Field(
+            description="positive: queries that share a positive are held out together, so that "
+            "what answers them was never a positive in training"
+        ),
+    ] = "query"
     metrics: Annotated[
         tuple[Word, ...],
         Field(min_length=1, description="the first one decides about keep and patience"),

@@ -16,7 +16,14 @@ from stope.training.dataset import pairs_dataset, training_dataset  # noqa: E402
 from stope.training.losses import contrastive_loss  # noqa: E402
 from stope.training.negatives.live import LiveNegatives  # noqa: E402
 from stope.training.negatives.refresh import NegativeRefresh, RefreshReport, RefreshRun  # noqa: E402
-from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe, SchedulePart  # noqa: E402
+from stope.training.recipe import (  # noqa: E402
+    EvaluationPart,
+    GuardPart,
+    LossPart,
+    OutputPart,
+    Recipe,
+    SchedulePart,
+)
 from stope.training.trainer import TrainingReport, train  # noqa: E402
 
 if TYPE_CHECKING:
@@ -27,6 +34,7 @@ __all__ = [
     "Clustered",
     "Distinct",
     "EvaluationPart",
+    "GuardPart",
     "Homogeneous",
     "LiveNegatives",
     "LossPart",

@@ -311,7 +311,9 @@ def _at(schema: Schema, path: Iterable[int | str]) -> Schema:
     """The schema of what lies at this path."""
     here = _resolved(schema, schema)
     for step in path:
-        inner = here.get("items") if isinstance(step, int) else here.get("properties", {}).get(step)
+        kinds = [here, *here.get("anyOf", [])]
+        named = (kind.get("properties", {}).get(step) for kind in kinds)
+        inner = here.get("items") if isinstance(step, int) else next(filter(None, named), None)
         here = _resolved(inner or {}, schema)
     return here
 

@@ -251,6 +251,35 @@ class EvaluationPart(Part):
     ] = "last"
 
 
+class GuardPart(Part):
+    """Let negatives and weights enter in a second stage that stays only where it helps.
+
+    The first stage is the training without them; if the second does not gain on the evaluation's
+    queries by more than chance, the weights of the first are the result (`stope.training.guard`).
+    """
+
+    SECTION = "guard"
+
+    stage: Annotated[
+        Positive, Field(description="steps of the second stage, as a share of those of the first")
+    ] = 0.5
+    rate: Annotated[
+        Positive, Field(description="its peak learning rate, as a share of the first's")
+    ] = 0.5
+    errors: Annotated[
+        Real,
+        Field(
+            ge=0,
+            description="its mean gain must exceed so many standard errors of the differences, "
+            "query by query",
+        ),
+    ] = 1.0
+
+    def steps(self, first: int) -> int:
+        """Steps of the second stage after so many of the first."""
+        return max(1, round(self.stage * first))
+
+
 class OutputPart(Part):
     """Where a training is written, and how often."""
 
@@ -293,8 +322,43 @@ WeightingOption: TypeAlias = Annotated[
 NegativesOption: TypeAlias = Annotated[
     NegativeRefresh | None,
     _read(NegativeRefresh.from_dict),
-    Field(description="hard negatives, mined with the encoder itself while it trains"),
+    Field(
+        description="hard negatives, mined with the encoder itself while it trains; auto: with all "
+        "defaults and a guard"
+    ),
 ]
+
+
+def _guard(given: Any) -> Any:
+    return {True: {}, False: None}[given] if isinstance(given, bool) else given
+
+
+GuardOption: TypeAlias = Annotated[
+    GuardPart | None,
+    BeforeValidator(_guard),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, GuardPart.model_json_schema()]}),
+    Field(
+        description="negatives and weights enter after training without them, and stay only where "
+        "the evaluation gains by more than chance; true, or its options"
+    ),
+]
+
+
+def read_auto(sections: Any) -> Any:
+    """Sections in which `negatives: auto` is written out: negatives, and a guard.
+
+    >>> read_auto({"negatives": "auto"})
+    {'negatives': {}, 'guard': {}}
+    """
+    if not isinstance(sections, Mapping) or not isinstance(sections.get("negatives"), str):
+        return sections
+    if sections["negatives"] != "auto":
+        return sections
+    if sections.get("guard") is False:
+        raise ValueError("negatives is auto, which is with a guard, but guard is false; keep one")
+    return {**sections, "negatives": {}, "guard": sections.get("guard") or {}}
+
+
 BatchesOption: TypeAlias = Annotated[
     BatchSpec | None,
     _read(BatchSpec.from_dict),
@@ -331,10 +395,16 @@ class Recipe(Parts):
         "output": ("output", "folder"),
     }
 
+    @model_validator(mode="before")
+    @classmethod
+    def _auto(cls, given: Any) -> Any:
+        return read_auto(given)
+
     loss: Annotated[LossPart, Field(description="the contrastive loss")] = LossPart()
     weighting: WeightingOption = None
     schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
     negatives: NegativesOption = None
+    guard: GuardOption = None
     batches: BatchesOption = None
     prompts: Annotated[
         TaskPrompts | None,

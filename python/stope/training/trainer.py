@@ -46,6 +46,8 @@ class TrainingReport:
         refreshes: step, times and share of changed negatives of each refresh.
         resumed_from: step of the checkpoint that the last call went on from.
         finished: training came to its end.
+        guard: what the second stage brought and whether it was kept, the fields of
+            `stope.training.guard.Verdict`; None without a guard.
     """
 
     steps: int = 0
@@ -60,6 +62,7 @@ class TrainingReport:
     refreshes: list[dict[str, Any]] = field(default_factory=list)
     resumed_from: int | None = None
     finished: bool = False
+    guard: dict[str, Any] | None = None
 
 
 def _in_training(model: Any, name: str) -> None:
@@ -113,7 +116,9 @@ def train(
         columns: more such columns, one value per row; with pairs in the order of their positives.
         loss: a loss of stope or of sentence-transformers in place of the recipe's; or the recipe's
             section ``loss``, or the word that is its ``query_side``.
-        evaluation: called with the model, such as `RetrievalEvaluation`; its first metric decides.
+        evaluation: called with the model, such as `RetrievalEvaluation`; returns metrics by name,
+            of which the first decides, or a `stope.evaluation.Evaluation`. A guard needs the
+            latter, or an evaluation that has a method ``evaluate`` returning it.
         resume: go on from the newest checkpoint in output that is whole. Without one, start; with
             that of a run that came to its end, return its report and leave its weights in model.
             The model given is the one that training began with.
@@ -123,6 +128,8 @@ def train(
             ``epochs=3, temperature=0.02, refresh={"mode": "static"}, output="run"``. They and their
             defaults are explained at the sections of `stope.training.Recipe` (``help(LossPart)``).
             Where refresh mines all sources as one, it encodes with the default prompts.
+            ``negatives="auto"`` mines with all defaults and a guard, which keeps what negatives
+            bring only where evaluation gains.
 
     Returns:
         What was done, with the loss of each step. The same seed gives the same weights up to the
@@ -156,6 +163,7 @@ def train(
     dataset, table = as_rows(examples, columns)
     need("sentence_transformers", extra="train")
     from stope.integrations.sentence_transformers.loss import infonce_in
+    from stope.training.guard import run_guarded
     from stope.training.library_trainer import Job, run_job
 
     if table.pairs is not None and loss is not None and infonce_in(loss) is None:
@@ -164,7 +172,7 @@ def train(
     chosen = chosen.model_copy(update={"schedule": schedule})
     job = Job(model, dataset, table, chosen, loss, evaluation, progress, say or silent, resume)
     _check(job)
-    return run_job(job)
+    return run_job(job) if chosen.guard is None else run_guarded(job)
 
 
 def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
@@ -199,11 +207,33 @@ def _check(job: Job) -> None:
         raise ValueError(
             "refresh was given, which mines in a corpus; give examples as stope.data.Pairs"
         )
+    _check_guard(job)
     _check_loss(job)
     if recipe.schedule.autocast is not None and is_static(job.model):
         raise ValueError(
             "autocast was given but the model is a static encoder, which looks vectors up and "
             "multiplies nothing; leave it out"
+        )
+
+
+def _check_guard(job: Job) -> None:
+    recipe = job.recipe
+    if recipe.guard is None:
+        return
+    if recipe.negatives is None and recipe.weighting is None:
+        raise ValueError(
+            "guard was given, but neither negatives nor a weighting, whose gain it would judge; "
+            "give one of them, or leave guard out"
+        )
+    if recipe.negatives is not None and recipe.negatives.mode == "query_side":
+        raise ValueError(
+            "guard was given, but negatives has the mode 'query_side', whose documents stay as "
+            "they were encoded; leave guard out, or choose another mode"
+        )
+    if job.evaluation is None:
+        raise ValueError(
+            "guard was given (negatives='auto' has one), but there is no evaluation that could "
+            "say what negatives bring; give one, such as stope.evaluation.RetrievalEvaluation"
         )
 
 

@@ -375,7 +375,9 @@ class Evaluate(Task):
         was_training = model.training
         model.eval()
         try:
-            metrics = {name: float(value) for name, value in dict(self.evaluation(model)).items()}
+            judged = self.evaluation(model)
+            means = getattr(judged, "mean", judged)  # of an Evaluation
+            metrics = {name: float(value) for name, value in dict(means).items()}
         finally:
             model.train(was_training)
         if not metrics:

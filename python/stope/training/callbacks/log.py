@@ -21,7 +21,7 @@ from stope._extras import need
 from stope._files.manifest import parse_json
 from stope.data import open_atomic
 
-KINDS = ("start", "step", "evaluation", "refresh", "checkpoint", "end")
+KINDS = ("start", "step", "evaluation", "refresh", "checkpoint", "end", "guard")
 
 
 class TrainingLog:
@@ -70,7 +70,7 @@ class TrainingLog:
         """Append one line, flushed.
 
         Args:
-            kind: "start", "step", "evaluation", "refresh", "checkpoint" or "end".
+            kind: "start", "step", "evaluation", "refresh", "checkpoint", "end" or "guard".
             step: optimiser steps done.
             **numbers: numbers (also NumPy's and tensors with one element), words, None, and lists
                 and mappings of them. NaN and infinities, which JSON does not have, become the words
