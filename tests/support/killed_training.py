@@ -60,6 +60,7 @@ def start(kind, folder):
         model = static_encoder([*TEXTS[0], *TEXTS[1]], dim=16, vocab_size=64)
         options |= {"epochs": 3, "prompts": None}
         options["refresh"] = {"every": 6, "num_negatives": 2, "pool": 10, "batch_size": 32}
+        options["guard"] = kind == "guarded"
     return model, Pairs.from_texts(*TEXTS), options
 
 
@@ -81,7 +82,7 @@ def run(kind, folder, name, moment):
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
     np.savez(folder / f"{name}.npz", **weights)
     numbers = {"losses": report.losses, "evaluations": report.evaluations}
-    numbers |= {"steps": report.evaluation_steps, "best": report.best_step}
+    numbers |= {"steps": report.evaluation_steps, "best": report.best_step, "guard": report.guard}
     (folder / f"{name}.json").write_text(json.dumps(numbers))
 
 

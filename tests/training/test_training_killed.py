@@ -13,7 +13,9 @@ import pytest
 pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 
 from stope.training.callbacks.log import read_log
+from stope.training.guard import SECOND
 
+STAGE_ONE = 24  # steps without negatives, where there is a second stage
 SUPPORT = Path(__file__).parents[1] / "support"
 SCRIPT = SUPPORT / "killed_training.py"
 
@@ -33,13 +35,24 @@ TRANSFORMER_MOMENTS = {
     "between steps": ["step:3", "step:6", "step:13"],
     "in a checkpoint": ["tensors:4", "sync:25"],
 }
+GUARDED_MOMENTS = {
+    "plain": [],
+    "in both stages": ["step:2", "step:24", "step:26", "step:36"],
+    "in the second's checkpoints": ["tensors:22", "json:3"],
+    "in the second's refresh": ["mine:1", "mine:2"],
+}
 
 
 @pytest.mark.parametrize(
-    ("kind", "moments"), [("static", STATIC_MOMENTS), ("transformer", TRANSFORMER_MOMENTS)]
+    ("kind", "moments"),
+    [
+        ("static", STATIC_MOMENTS),
+        ("transformer", TRANSFORMER_MOMENTS),
+        ("guarded", GUARDED_MOMENTS),
+    ],
 )
 def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, kind, moments):
-    """Refresh, weighting and best weights in the static encoder's run; dropout in the other's."""
+    """Refresh, weighting and best weights in the static encoder's runs; dropout in the other's."""
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path), kind],
         input=json.dumps(moments),
@@ -57,19 +70,30 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, kind, moments):
     plain = np.load(tmp_path / "plain.npz")
     numbers = json.loads((tmp_path / "plain.json").read_text())
     lines = steps_of(tmp_path / "plain")
-    assert [step for step, _ in lines] == list(range(1, len(numbers["losses"]) + 1))
+    assert [loss for _, loss in lines] == numbers["losses"]
     for name in moments:
         weights = np.load(tmp_path / f"{name}.npz")
         assert all(np.array_equal(plain[key], weights[key]) for key in plain.files), name
         assert json.loads((tmp_path / f"{name}.json").read_text()) == numbers, name
         assert steps_of(tmp_path / name) == lines, name
-        left = [path.name for path in (tmp_path / name / "checkpoints").iterdir()]
-        assert all(path.startswith("step-") for path in left), left
-        assert len(left) == 2
+        for place in places(tmp_path / name):
+            left = [path.name for path in (place / "checkpoints").iterdir()]
+            assert all(path.startswith("step-") for path in left), left
+            assert len(left) == 2
+    if kind == "guarded":
+        assert numbers["guard"]["queries"] == 20
+
+
+def places(folder):
+    """The folder, and that of a second stage where there is one."""
+    return [place for place in (folder, folder / SECOND) if place.is_dir()]
 
 
 def steps_of(folder):
-    return [(line["step"], line["loss"]) for line in read_log(folder) if line["kind"] == "step"]
+    lines = [line for place in places(folder) for line in read_log(place) if line["kind"] == "step"]
+    for number, line in enumerate(lines):
+        assert line["step"] == number + 1 or line["step"] == number + 1 - STAGE_ONE
+    return [(line["step"], line["loss"]) for line in lines]
 
 
 # --- several processes -------------------------------------------------------------------------

@@ -402,6 +402,6 @@ def _show_written(mined: Mined, written: ExportSummary) -> None:
         share = counts.never_positive / counts.num_negatives
         terminal.tell(
             f"{counts.never_positive:,} of the {counts.num_negatives:,} negatives ({share:.0%}) "
-            "are no positive of any query, so that training would only push them away; leave them "
-            "out with --among positives."
+            "answer no query here. Trained on, they move away from every query: right if nobody "
+            "will ask for them, harmful if somebody will; --among positives leaves them out."
         )
