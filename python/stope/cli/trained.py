@@ -56,7 +56,9 @@ def _guarded(report: RunReport) -> list[str]:
     done = report.training
     if done.guard is None:
         untried = report.num_queries and not done.refreshes
-        return ["trained in-batch; -n 5 tries mined negatives and keeps what helps"] if untried else []
+        return (
+            ["trained in-batch; -n 5 tries mined negatives and keeps what helps"] if untried else []
+        )
     verdict = Verdict(**done.guard)
     return [str(verdict)] if verdict.kept else [str(verdict), _NEXT]
 
