@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("yaml", reason="needs the extra train")
 
+from stope._files.manifest import differences
 from stope.runs import Config
-from stope.runs.folder import differences
 from stope.runs.sections import SourceSection
 from stope.runs.yaml_text import example
 from stope.training import EvaluationPart, LossPart, NegativeRefresh, OutputPart, SchedulePart

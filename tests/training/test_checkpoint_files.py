@@ -37,7 +37,7 @@ def newest_of(checkpoints, options=None):
 
 def test_whole_ones_are_found(saved):
     assert newest_of(saved) == ("step-00000010", [])
-    with pytest.raises(ValueError, match="of another run: seed is 2 here and was 1 there"):
+    with pytest.raises(ValueError, match="of another run: seed \\(1, now 2\\)"):
         newest_of(saved, saved.options | {"seed": 2})
 
 

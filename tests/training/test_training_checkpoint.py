@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 
 import small_transformers
 
+from stope._files.manifest import differences
 from stope.data import Pairs
 from stope.encoders import static_encoder
 from stope.training import contrastive_loss, pairs_dataset, train
-from stope.training.callbacks import checkpoint
 from stope.training.callbacks.log import read_log
 
 QUERIES, DOCUMENTS = small_transformers.texts(0, 60), small_transformers.texts(1, 60)
@@ -167,11 +167,11 @@ def test_resume_without_a_checkpoint_starts(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"learning_rate": 0.05}, "learning_rate is 0.05 here and was 0.1 there"),
+        ({"learning_rate": 0.05}, "learning_rate (0.1, now 0.05)"),
         ({"weighting": "focal"}, "weighting"),
         (
             {"scheduler": "cosine", "seed": 1},
-            "scheduler is 'cosine' here and was 'linear' there; seed is 1 here and was 0 there",
+            "scheduler ('linear', now 'cosine'), seed (0, now 1)",
         ),
         ({"examples": ROWS[::-1]}, "examples differs"),
         ({"model": static_encoder(QUERIES, dim=8, vocab_size=60)}, "encoder differs"),
@@ -212,10 +212,7 @@ def test_a_full_disk_leaves_older_checkpoints(tmp_path, one_thread):
 def test_differences_are_named():
     there = {"lora": None, "seed": 0, "rows": {"sha256": "a", "count": 3}}
     here = {"lora": {"rank": 4}, "seed": 0, "rows": {"sha256": "b", "count": 3}}
-    found = checkpoint.differences(there, here)
-    assert "lora.rank is 4 here" in found
-    assert "rows differs" in found
-    assert "seed" not in found
+    assert differences(there, here) == ["lora (not given, now {'rank': 4})", "rows differs"]
 
 
 # --- when to evaluate and stop -----------------------------------------------------------------

@@ -195,3 +195,29 @@ def _named(kind: Any) -> str:
 
 def _wrong(value: Any, needed: str, where: str) -> str:
     return f"{where or 'it'} is {shown(value)}, where {needed} is needed"
+
+
+def differences(first: Any, second: Any, path: str = "") -> list[str]:
+    """The paths at which two plain values differ, with both values, or without for checksums.
+
+    >>> differences({"schedule": {"epochs": 3}}, {"schedule": {"epochs": 5, "seed": 1}})
+    ['schedule.epochs (3, now 5)', 'schedule.seed (not given, now 1)']
+    """
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return [
+            line
+            for key in dict.fromkeys([*first, *second])
+            for line in differences(first.get(key), second.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [
+            line
+            for place, values in enumerate(zip(first, second, strict=True))
+            for line in differences(*values, f"{path}[{place}]")
+        ]
+    if first == second:
+        return []
+    if path.endswith("sha256"):
+        return [f"{path.removesuffix('sha256').rstrip('.')} differs"]
+    before, now = ("not given" if value is None else shown(value) for value in (first, second))
+    return [f"{path} ({before}, now {now})"]

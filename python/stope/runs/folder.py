@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import stope
-from stope._files.manifest import read_manifest
+from stope._files.manifest import differences, read_manifest
 from stope.data import open_atomic
 from stope.runs.config import Config
 
@@ -169,30 +169,6 @@ def as_of_before(config: Config) -> Config:
         and "among" not in section.model_fields_set
     }
     return config.changed(**changes) if changes else config
-
-
-def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """The paths at which two plain configurations differ, with both values.
-
-    >>> differences({"schedule": {"epochs": 3}}, {"schedule": {"epochs": 5, "seed": 1}})
-    ['schedule.epochs (3, now 5)', 'schedule.seed (not given, now 1)']
-    """
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return [
-            line
-            for key in dict.fromkeys([*first, *second])
-            for line in differences(first.get(key), second.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
-        return [
-            line
-            for place, values in enumerate(zip(first, second, strict=True))
-            for line in differences(*values, f"{path}[{place}]")
-        ]
-    if first == second:
-        return []
-    told = ["not given" if value is None else f"{value}" for value in (first, second)]
-    return [f"{path} ({told[0]}, now {told[1]})"]
 
 
 def _is_of_no_run(entry: Path) -> bool:

@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import torch
-from stope._checks import shown
 from stope._files import manifest
 from stope._files.atomic import atomic_folder
 from stope.scale.processes import of_first, wait
@@ -99,9 +98,9 @@ class Checkpoints:
             refresh = there.get("refresh")
             if isinstance(refresh, dict):
                 there["refresh"] = {**OF_BEFORE, **refresh}
-            if there != here:
+            if changed := manifest.differences(there, here):
                 raise ValueError(
-                    f"The checkpoint {folder} is of another run: {differences(there, here)}. Give "
+                    f"The checkpoint {folder} is of another run: {', '.join(changed)}. Give "
                     "what that run was given, or name another output folder"
                 )
             return folder
@@ -197,26 +196,6 @@ def is_finished(folder: Path) -> bool:
     return bool(read_json(folder / _PROGRESS)["report"]["finished"])
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What differs between the options of two runs, in words.
-
-    Example:
-        >>> differences({"seed": 1, "rows": {"sha256": "a"}}, {"seed": 2, "rows": {"sha256": "a"}})
-        'seed is 2 here and was 1 there'
-    """
-    old, new = _flat(there), _flat(here)
-    found = []
-    for name in dict.fromkeys([*old, *new]):
-        before, now = old.get(name), new.get(name)
-        if before == now:
-            continue
-        if name.endswith("sha256"):
-            found.append(f"{name.removesuffix('sha256').rstrip('.')} differs")
-        else:
-            found.append(f"{name} is {shown(now)} here and was {shown(before)} there")
-    return "; ".join(found)
-
-
 def copy_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors of a state_dict, copied to the CPU."""
     for name, value in state.items():
@@ -301,16 +280,6 @@ def _options_of(folder: Path, step: int) -> dict[str, Any]:
 
 def _as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, one in value.items():
-        if isinstance(one, Mapping):
-            found |= _flat(one, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = one
-    return found
 
 
 Evaluation = Callable[[Any], Mapping[str, float]]
