@@ -11,6 +11,8 @@ from typing import Any
 
 from stope._extras import need
 
+Features = dict[str, Any]  # what a model reads of some texts: tensors, and how they lie in them
+
 _PLACES = {
     "models": "sentence_transformers.sentence_transformer.modules",
     "losses": "sentence_transformers.sentence_transformer.losses",
@@ -51,7 +53,7 @@ def cached_loss_base() -> Any:
     return _first("base.losses:CachedLossMixin", "losses:CachedMultipleNegativesRankingLoss")
 
 
-def embed_columns(model: Any, columns: Sequence[dict[str, Any]]) -> list[Any]:
+def embed_columns(model: Any, columns: Sequence[Features]) -> list[Any]:
     """The embeddings of each column's features, in as few forward passes as the version can.
 
     Modules write their results into the features, and wrappers around a loss read them there.
@@ -62,9 +64,9 @@ def embed_columns(model: Any, columns: Sequence[dict[str, Any]]) -> list[Any]:
     return [model(features)["sentence_embedding"] for features in columns]
 
 
-def reader_of(model: Any) -> Callable[[list[str]], dict[str, Any]]:
+def reader_of(model: Any) -> Callable[[list[str]], Features]:
     """The model's function from texts to features."""
-    reader: Callable[[list[str]], dict[str, Any]] = (
+    reader: Callable[[list[str]], Features] = (
         model.preprocess if hasattr(model, "preprocess") else model.tokenize
     )
     return reader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 
 import torch
 from stope._checks import shown
+from stope.encoders.versions import Features
 from stope.integrations.sentence_transformers.columns import ROW, WEIGHT, check_labels
 from stope.integrations.sentence_transformers.identity import Names
 from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.lists import Ids
+from torch import Tensor
 
-Features = dict[str, Any]
+Told = dict[str, Any]  # what the collator says of the rows, by name
 
 
 @dataclass
@@ -38,16 +40,16 @@ class Batch:
     signals: dict[str, Any] = field(default_factory=dict)
     numbers: Ids | None = None
     ids: Ids | None = None
-    log_weights: Any = None
+    log_weights: Tensor | None = None
     rows: Ids | None = None
-    sources: Sequence[Any] | None = None
+    sources: Sequence[str | int] | None = None
     queries: Ids | None = None
     chosen: Ids | None = None
-    guides: list[Any] | None = None
+    guides: list[Tensor] | None = None
     again: bool = False
 
     @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Batch:
+    def of(cls, told: Told) -> Batch:
         """From what the collator says."""
         batch = cls({name: values.cpu() for name, values in told.get("signals", {}).items()})
         if "weights" in told:
@@ -81,7 +83,7 @@ class Batch:
         return names
 
 
-def told_of(labels: Any) -> dict[str, Any]:
+def told_of(labels: Any) -> Told:
     """What the collator says of the rows; labels that are all 1 say nothing.
 
     Raises:
@@ -100,7 +102,7 @@ def told_of(labels: Any) -> dict[str, Any]:
     return {}
 
 
-def live_columns(loss: Any, batch: Batch, told: dict[str, Any], like: Features) -> list[Features]:
+def live_columns(loss: Any, batch: Batch, told: Told, like: Features) -> list[Features]:
     """Features of the negatives that the batch's queries have now, one column for each.
 
     Args:
@@ -138,7 +140,7 @@ def live_columns(loss: Any, batch: Batch, told: dict[str, Any], like: Features) 
     return columns
 
 
-def _features(loss: Any, ids: Ids, sources: Sequence[Any] | None, like: Features) -> Features:
+def _features(loss: Any, ids: Ids, sources: Sequence[str | int] | None, like: Features) -> Features:
     texts = list(loss.negatives.texts(ids))
     if loss.prompts is not None:
         names = sources if sources is not None else [None] * len(texts)

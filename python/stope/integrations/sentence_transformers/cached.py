@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from stope.encoders import versions
+from stope.encoders.versions import Features
 from stope.integrations.sentence_transformers.batch import Batch
 from stope.integrations.sentence_transformers.loss import TOKENS, InfoNCELoss
 from stope.integrations.sentence_transformers.papers import PAPERS
+from torch import Tensor
 
 
 class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: ignore[misc]
@@ -36,7 +38,7 @@ class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: igno
             )
         self._batch = Batch()
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Any:
+    def forward(self, sentence_features: Iterable[Features], labels: Any = None) -> Tensor:
         """The loss of one batch; its backward pass encodes every mini-batch once more."""
         # The library does not hand every kind of labels on.
         columns, self._batch = self._open(sentence_features, labels)
@@ -46,8 +48,8 @@ class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: igno
         return base.forward(self, columns, labels)
 
     def calculate_loss(
-        self, reps: list[list[Any]], labels: Any = None, *, with_backward: bool = False
-    ) -> Any:
+        self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False
+    ) -> Tensor:
         """The loss of the embeddings of all mini-batches (MatryoshkaLoss shortens them first)."""
         loss = self.loss_of([torch.cat(column) for column in reps], self._batch)
         if with_backward:
@@ -65,7 +67,7 @@ class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: igno
         """BibTeX of the paper behind mini-batches."""
         return PAPERS["grad_cache"]
 
-    def _guide_embeddings(self, columns: list[dict[str, Any]]) -> list[Any]:
+    def _guide_embeddings(self, columns: list[Features]) -> list[Tensor]:
         assert self._guide_features is not None
         model, self.model = self.model, self.guide
         try:

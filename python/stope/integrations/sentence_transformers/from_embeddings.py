@@ -20,20 +20,21 @@ from stope.integrations.sentence_transformers.identity import (
 from stope.integrations.sentence_transformers.queue import DocumentQueue
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores
+from stope.torch import InfoNCELoss, Statistics
 from stope.torch.distributed import gather_rows, world_size
 from stope.torch.functional import computes_on
 from stope.torch.losses import both_ways
 from stope.weighting import Weighting
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 
-Tensors = dict[str, Any]
+Tensors = dict[str, Any]  # CSR is two of them
 
 
 class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
     """What :class:`InfoNCELoss` computes of embeddings; its attributes are explained there."""
 
-    infonce: Any
+    infonce: InfoNCELoss
     symmetric: bool
     gather_across_devices: bool
     matryoshka: tuple[tuple[int, float], ...]
@@ -44,7 +45,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
     rows: RowTable | None
     observed: dict[str, float]
 
-    def loss_of(self, embeddings: Sequence[Any], batch: Batch) -> Any:
+    def loss_of(self, embeddings: Sequence[Tensor], batch: Batch) -> Tensor:
         """The loss, on the device of the embeddings; and `observed`.
 
         Args:
@@ -66,7 +67,9 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         weights = RowWeights(
             self.weighting,
             self.clock.progress,
-            own_scores=scores if masked is None else scores.masked_fill(masked, -torch.inf),
+            own_scores=scores
+            if masked is None or scores is None
+            else scores.masked_fill(masked, -torch.inf),
             columns=batch.signals,
             processes=peers.processes,
         )
@@ -80,6 +83,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         if self.queue is not None and torch.is_grad_enabled() and not batch.again:
             self.queue.push(documents, names, there.get("guide_documents"), peers)
         if batch.chosen is not None:
+            assert scores is not None
             told = scores[:, -batch.chosen.shape[1] :].numpy()
             if not batch.again:
                 self.negatives.observe(batch.queries, batch.chosen, told)
@@ -87,7 +91,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         self.observed = {"loss": float(value.detach()), **facts}
         return value.to(embeddings[0].device)  # where the trainer adds it up
 
-    def _peers(self, device: Any) -> Peers:
+    def _peers(self, device: torch.device) -> Peers:
         if not self.gather_across_devices:
             return Peers(False, device)
         group = self.infonce.group
@@ -115,7 +119,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         )
 
     def _tensors(
-        self, batch: Batch, known: KnownPairs, rows: int, documents: Any
+        self, batch: Batch, known: KnownPairs, rows: int, documents: Tensor
     ) -> tuple[Tensors, Tensors]:
         """What `stope.torch.InfoNCELoss` is told beside the embeddings, in each direction."""
         hard = len(documents) // rows - 1
@@ -138,27 +142,27 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         return there, back
 
     def _row_losses(
-        self, queries: Any, documents: Any, there: dict[str, Any], back: dict[str, Any]
-    ) -> tuple[Any, Any]:
+        self, queries: Tensor, documents: Tensor, there: Tensors, back: Tensors
+    ) -> tuple[Tensor, Statistics]:
         """Losses of the rows and their statistics, both directions together where both count."""
         if self.symmetric:
             rows = slice(len(queries))
             return both_ways(self.infonce, queries, documents, rows, there, back)
-        return self.infonce.row_losses(queries, documents, **there)  # type: ignore[no-any-return]
+        return self.infonce.row_losses(queries, documents, **there)
 
-    def _mean(self, losses: Any, weights: Any, statistics: Any) -> Any:
+    def _mean(self, losses: Tensor, weights: Tensor | None, statistics: Statistics) -> Tensor:
         pairs = statistics.negatives
         return self.infonce.mean(losses, weights, pairs / 2 if self.symmetric else pairs)
 
     def _with_shorter(
         self,
-        value: Any,
-        queries: Any,
-        documents: Any,
+        value: Tensor,
+        queries: Tensor,
+        documents: Tensor,
         weights: RowWeights,
         tensors: tuple[Tensors, Tensors],
         facts: dict[str, float],
-    ) -> Any:
+    ) -> Tensor:
         """The weighted sum of the loss and those of the embeddings' first elements."""
         (whole, factor), *shorter = self.matryoshka
         if whole != queries.shape[1]:
@@ -192,7 +196,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         return float(count + (documents - 1.0) * ("document_to_document" in directions))
 
 
-def _computable(rows: Any) -> Any:
+def _computable(rows: Tensor) -> Tensor:
     """Embeddings in a dtype that the core takes, on a device that it computes on."""
     if rows.dtype == torch.float64:
         rows = rows.float()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from stope.encoders.versions import is_static, reader_of
+from stope.encoders.versions import Features, is_static, reader_of
 
 
 def reads_other_tokens(model: Any, guide: Any) -> bool:
@@ -26,7 +26,7 @@ def reads_other_tokens(model: Any, guide: Any) -> bool:
     return bool(theirs < ours)
 
 
-def guide_features(model: Any, guide: Any) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def guide_features(model: Any, guide: Any) -> Callable[[Features], Features]:
     """The function from the model's features to those of the guide.
 
     It makes new dictionaries, since modules write into the ones that they get.
@@ -38,14 +38,14 @@ def guide_features(model: Any, guide: Any) -> Callable[[Mapping[str, Any]], dict
         return dict
     tokenizer, read = model.tokenizer, reader_of(guide)  # wrappers of the model hide both
 
-    def read_again(features: Mapping[str, Any]) -> dict[str, Any]:
+    def read_again(features: Features) -> Features:
         own = read(_texts_of(tokenizer, features))
         return {k: v.to(guide.device) if hasattr(v, "to") else v for k, v in own.items()}
 
     return read_again
 
 
-def _texts_of(tokenizer: Any, features: Mapping[str, Any]) -> list[str]:
+def _texts_of(tokenizer: Any, features: Features) -> list[str]:
     """The texts that were tokenized, as far as the tokens tell."""
     rows = features["input_ids"].tolist()
     if "cu_seq_lens_q" in features:  # texts without padding, one after the other

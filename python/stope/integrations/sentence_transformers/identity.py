@@ -15,6 +15,7 @@ import torch
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.lists import Ids, Lists
 from stope.torch.distributed import gather_rows, own_rows, world_size
+from torch import Tensor
 
 
 class Peers(NamedTuple):
@@ -27,7 +28,7 @@ class Peers(NamedTuple):
     """
 
     together: bool
-    device: Any = "cpu"
+    device: torch.device | str = "cpu"
     group: Any = None
 
     def gather(self, rows: Ids) -> Ids:
@@ -180,5 +181,5 @@ def _marks(names: Names, peers: Peers, queue: Names | None) -> tuple[Ids, Ids | 
     return marks[start : start + count], None if queue is None else marks[total:]
 
 
-def _tensors(lists: Lists) -> tuple[Any, Any]:
+def _tensors(lists: Lists) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(lists.offsets), torch.from_numpy(np.ascontiguousarray(lists.ids))

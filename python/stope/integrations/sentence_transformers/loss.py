@@ -15,6 +15,7 @@ from stope._checks import flag, real
 from stope._kinds import a, at_least, integers, kinds, maybe, numbers, string, strings
 from stope.encoders import versions
 from stope.encoders.encode import has_encode
+from stope.encoders.versions import Features
 from stope.integrations.sentence_transformers import options as checked
 from stope.integrations.sentence_transformers.batch import Batch, live_columns, told_of
 from stope.integrations.sentence_transformers.clock import Clock, time_keeper
@@ -26,9 +27,10 @@ from stope.integrations.sentence_transformers.queue import DocumentQueue, Moment
 from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import follows_progress
 from stope.torch import InfoNCELoss as OfThisProcess
+from stope.torch import Statistics
 from stope.torch.distributed import DistributedInfoNCELoss, sum_of_all, world_size
 from stope.weighting import Weighting
-from torch import nn
+from torch import Tensor, nn
 
 TOKENS = "mini_batch_num_tokens"
 _FLAGS = (
@@ -212,7 +214,8 @@ class InfoNCELoss(LossOfEmbeddings):
             contrast=(contrast_anchors, contrast_positives),
         )
         self.gather_across_devices = gather_across_devices
-        self.infonce: Any = (DistributedInfoNCELoss if gather_across_devices else OfThisProcess)(
+        kind = DistributedInfoNCELoss if gather_across_devices else OfThisProcess
+        self.infonce = kind(
             checked.temperature_of(temperature, scale),
             metric=checked.metric_of(metric, similarity_fct),
             **options,
@@ -297,7 +300,7 @@ class InfoNCELoss(LossOfEmbeddings):
             self.model, **{"rows": self.rows, "prompts": self.prompts, **options}
         )
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Any = None) -> Any:
+    def forward(self, sentence_features: Iterable[Features], labels: Any = None) -> Tensor:
         """The loss of one batch: features of each column, and what the collator made of the rows.
 
         Args:
@@ -378,7 +381,7 @@ class InfoNCELoss(LossOfEmbeddings):
         return util.dot_score if self.infonce.options["metric"] == "dot" else util.cos_sim
 
     @property
-    def statistics(self) -> Any:
+    def statistics(self) -> Statistics | None:
         """:class:`stope.torch.Statistics` of the last batch."""
         return self.infonce.statistics
 
@@ -387,14 +390,14 @@ class InfoNCELoss(LossOfEmbeddings):
         """BibTeX of the paper behind the chosen form."""
         return PAPERS["gist" if self.guide is not None else "infonce"]
 
-    def _averaged(self, gradient: Any) -> Any:
+    def _averaged(self, gradient: Tensor) -> Tensor:
         """The mean over the processes: their wrapper of the model leaves out what the loss has."""
         group = self.infonce.group
         return sum_of_all(gradient, group) / world_size(group)
 
     def _open(
-        self, sentence_features: Iterable[dict[str, Any]], labels: Any
-    ) -> tuple[list[dict[str, Any]], Batch]:
+        self, sentence_features: Iterable[Features], labels: Any
+    ) -> tuple[list[Features], Batch]:
         """The columns, with live negatives at their end, and what is known of the rows."""
         self._ask_for_progress()
         columns = list(sentence_features)
@@ -414,7 +417,7 @@ class InfoNCELoss(LossOfEmbeddings):
                 batch.guides = self._guide_embeddings(columns)
         return columns, batch
 
-    def _guide_embeddings(self, columns: list[dict[str, Any]]) -> list[Any]:
+    def _guide_embeddings(self, columns: list[Features]) -> list[Tensor]:
         assert self._guide_features is not None
         return [self.guide(self._guide_features(c))["sentence_embedding"] for c in columns]
 

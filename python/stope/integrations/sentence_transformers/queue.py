@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from stope._checks import real
 from stope.encoders import versions
+from stope.encoders.versions import Features
 from stope.integrations.sentence_transformers.identity import Names, Peers
 from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.torch.distributed import gather_rows
-from torch import nn
+from torch import Tensor, nn
 
 _AROUND = (
     "a queue goes with matryoshka_dims of the loss itself, not with a loss around it that asks "
@@ -35,14 +36,14 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
         size: how many documents are kept.
     """
 
-    documents: Any
-    guides: Any
-    names: Any
+    documents: Tensor
+    guides: Tensor
+    names: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self._last: Any = None
+        self._last: Features | None = None
         self.register_buffer("documents", torch.zeros(0, 0))
         self.register_buffer("guides", torch.zeros(0, 0))
         self.register_buffer("names", torch.zeros(0, len(Names._fields), dtype=torch.int64))
@@ -54,7 +55,7 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
         """By what its documents are known; None while it is empty."""
         return Names(*self.names.cpu().numpy().T.copy()) if len(self) else None
 
-    def like(self, documents: Any) -> Any:
+    def like(self, documents: Tensor) -> Tensor:
         """Its embeddings, on the device of those of the batch.
 
         Raises:
@@ -67,13 +68,15 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
             )
         return self.documents.to(documents)
 
-    def check_is_new(self, features: Any) -> None:
+    def check_is_new(self, features: Features) -> None:
         """Refuse the features of a batch that has been asked about."""
         if features is self._last:
             raise ValueError(f"a loss with a queue is asked about the same batch twice; {_AROUND}")
         self._last = features
 
-    def push(self, documents: Any, names: Names | None, guides: Any, peers: Peers) -> None:
+    def push(
+        self, documents: Tensor, names: Names | None, guides: Tensor | None, peers: Peers
+    ) -> None:
         """Put the documents of all processes before the others, and let the last ones go."""
         if names is None:
             names = Names(*np.full((len(Names._fields), len(documents)), UNKNOWN))
@@ -83,7 +86,7 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
         if guides is not None:
             self.guides = self._longer(self.guides, guides, peers)
 
-    def _longer(self, kept: Any, new: Any, peers: Peers) -> Any:
+    def _longer(self, kept: Tensor, new: Tensor, peers: Peers) -> Tensor:
         new = new.detach()
         if peers.together:
             new = gather_rows(new, peers.group)
@@ -92,7 +95,7 @@ class DocumentQueue(nn.Module):  # type: ignore[misc]
         # A clone: a slice would keep the whole batch.
         return torch.cat([new, kept.to(new)])[: self.size].clone()
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("documents", "guides", "names"):  # of another length than now
             if f"{prefix}{name}" in state:
                 there = getattr(self, name).device
@@ -148,6 +151,6 @@ class MomentumEncoder(nn.Module):  # type: ignore[misc]
             kept.copy_(now)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def embed(self, columns: Sequence[dict[str, Any]]) -> list[Any]:
+    def embed(self, columns: Sequence[Features]) -> list[Tensor]:
         """The embeddings of each column's features."""
         return versions.embed_columns(self.average.eval(), columns)

@@ -13,12 +13,14 @@ import numpy as np
 from torch.nn.functional import normalize
 
 import torch
+from stope.torch import Statistics
 from stope.weighting import (
     Weighting,
     difficulty_signals,
     summarize_weights,
     weigh,
 )
+from torch import Tensor
 
 # A batch as a loss might find it, to try a weighting on.
 _EXAMPLE = {
@@ -99,7 +101,7 @@ class RowWeights:
         weighting: Weighting | None,
         progress: float,
         *,
-        own_scores: Any = None,
+        own_scores: Tensor | None = None,
         columns: Mapping[str, Any] | None = None,
         processes: Any = None,
     ) -> None:
@@ -107,11 +109,11 @@ class RowWeights:
         self.progress = progress
         self.own_scores = own_scores
         self.columns = dict(columns or {})
-        self.weights: Any = self.columns.get("weight")
+        self.weights: Tensor | None = self.columns.get("weight")
         self.nothing = False
         self._processes = processes
 
-    def of(self, statistics: Any) -> Any:
+    def of(self, statistics: Statistics) -> Tensor | None:
         """What the loss takes as weights of the rows that have these statistics; None for all 1."""
         if self.weighting is not None:
             signals = batch_signals(statistics, self.own_scores, self.columns)
@@ -122,14 +124,16 @@ class RowWeights:
         return self.usable
 
     @property
-    def usable(self) -> Any:
+    def usable(self) -> Tensor | None:
         """The weights that the loss had, once it had them."""
         if self.weights is None:
             return None
         return torch.ones_like(self.weights) if self.nothing else self.weights
 
 
-def batch_signals(statistics: Any, own_scores: Any, columns: Mapping[str, Any]) -> Signals:
+def batch_signals(
+    statistics: Statistics, own_scores: Tensor | None, columns: Mapping[str, Any]
+) -> Signals:
     """All signals of a batch by name.
 
     Args:
@@ -141,7 +145,7 @@ def batch_signals(statistics: Any, own_scores: Any, columns: Mapping[str, Any]) 
     return Signals({**difficulty_signals(statistics, own_scores=own_scores), **columns})
 
 
-def own_scores(queries: Any, hard_negatives: list[Any], metric: str) -> Any:
+def own_scores(queries: Tensor, hard_negatives: list[Tensor], metric: str) -> Tensor | None:
     """Scores of row i with row i of each of the h columns; None without any.
 
     Returns:
@@ -157,7 +161,7 @@ def own_scores(queries: Any, hard_negatives: list[Any], metric: str) -> Any:
         return torch.stack([(left * rows).sum(dim=1) for rows in columns], dim=1).cpu()
 
 
-def observations(statistics: Any, weights: RowWeights, possible: float) -> dict[str, float]:
+def observations(statistics: Statistics, weights: RowWeights, possible: float) -> dict[str, float]:
     """Numbers of one batch for the log.
 
     Args:
@@ -188,7 +192,7 @@ def observations(statistics: Any, weights: RowWeights, possible: float) -> dict[
     return facts
 
 
-def _spread(name: str, values: Any) -> dict[str, float]:
+def _spread(name: str, values: Tensor) -> dict[str, float]:
     rows = values.detach().double().numpy()
     rows = rows[np.isfinite(rows)]
     if not rows.size:
