@@ -81,7 +81,7 @@ def test_help_explains_every_option():
         ({"batch_size": 2.5}, TypeError, "batch_size is 2.5"),
         ({"temperature": float("nan")}, ValueError, "temperature is nan; give a number above 0"),
         ({"temperature": "x" * 10_000}, TypeError, "temperature is 'xxx"),
-        ({"weighting": object()}, TypeError, "weighting is <object"),
+        ({"weighting": object}, TypeError, "weighting is <class 'object'"),
         ({"refresh": 3}, TypeError, "negatives is 3; give a mapping"),
         ({"output": 3}, TypeError, "folder is 3; give a text"),
         ({"lora": {"rang": 3}}, ValueError, 'lora has no key "rang" (did you mean "rank"?)'),

@@ -60,7 +60,7 @@ def test_integers_are_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [None, object(), "hard", [0.5], {"a": 1}, np.array(["a"])], ids=repr
+    "wrong", [None, object, "hard", [0.5], {"a": 1}, np.array(["a"])], ids=repr
 )
 def test_wrong_kinds_are_sentences(wrong):
     for weighting in (w.Progressive(), w.Focal("hardness"), w.AnswerRanking(anti=True)):
