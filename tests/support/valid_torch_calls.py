@@ -124,6 +124,7 @@ def calls(folder):
         "stope.training.EvaluationPart": {},
         "stope.training.Homogeneous": {},
         "stope.training.LiveNegatives": {"pairs": pairs(), "num_negatives": 2},
+        "stope.training.GuardPart": {},
         "stope.training.LossPart": {},
         "stope.training.Mixed": {},
         "stope.training.NegativeRefresh": {"every_epochs": 1, "num_negatives": 2, "pool": 4},

@@ -54,7 +54,9 @@ def _negatives(given: Any) -> MinedFile | NegativeRefresh | None:
 
 def _read_none(sections: Any) -> Any:
     """`evaluation: none`: hold nothing out, also where a guard would."""
-    if not isinstance(sections, Mapping) or sections.get("evaluation") != "none":
+    if not isinstance(sections, Mapping) or not isinstance(sections.get("evaluation"), str):
+        return sections
+    if sections["evaluation"] != "none":
         return sections
     if sections.get("guard") not in (None, False):
         raise ValueError(
