@@ -36,9 +36,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             2 - B softmax_i(S_ip / sigma) times, less the nearer the positive is already. The mean
             of these factors is 1; they are constants for the gradient. None: 1 each. The objective
             ``"DCLW"`` is ``"decoupled"`` with sigma 0.5.
-        **options: numbers and names that stay the same in every call: ``metric``, ``objective``,
-            ``directions``, ``partition``, ``hardness``, ``absolute_margin``, ``precision`` and so
-            on, explained at :func:`stope.infonce_forward`.
+        **options: the numbers and names of :func:`stope.infonce_forward`, the same in every call.
 
     Attributes:
         statistics: :class:`Statistics` of the last call, without gradient; None before.
@@ -117,10 +115,8 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             queries, documents, positives: as for :func:`stope.torch.infonce`.
             weights: ``[M]`` weights of the queries on any device, at least 0 and not all 0; may
                 require a gradient. A query without positives has loss 0 but counts in the mean. Or
-                a function from this batch's :class:`Statistics` to them, so that queries are
-                weighted by how difficult they are: the loss calls it once, after its forward pass.
-                What it does is outside of ``torch.compile``'s graph if it is not made of torch
-                operations.
+                a function from this batch's :class:`Statistics` to them, called once after the
+                forward pass; what is not torch in it is outside of ``torch.compile``'s graph.
             **tensors: the other tensors of :func:`stope.torch.infonce`, which change with the
                 batch, and the limits ``max_score`` and ``min_score``.
 
@@ -175,10 +171,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
     def mean(self, losses: Any, weights: Any = None, negatives: Any = None) -> Any:
         """The mean of row losses with these weights, ``[M]`` numbers; without, the plain one.
 
-        Args:
-            losses: ``[M]``.
-            weights: see :meth:`forward`.
-            negatives: ``[M]``, how many each query has; read by ``objective="pairwise"``.
+        The numbers of negatives, ``[M]``, are read by ``objective="pairwise"``.
         """
         return weighted_mean(losses, weights, negatives if self._of_pairs else None)
 

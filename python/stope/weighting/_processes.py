@@ -22,10 +22,8 @@ T = TypeVar("T")
 class Processes:
     """Who trains together.
 
-    Args:
-        processes: None: the samples of this process only. ``"all"``: those of every process of
-            torch.distributed's default group (of this one, where there is no group). A process
-            group: those of its processes.
+    None: the samples of this process only. ``"all"``: those of every process of torch.distributed's
+    default group (of this one, where there is no group). A process group: those of its processes.
 
     >>> Processes(None).sums(3.0, 4.0), Processes("all").extremes(np.array([2.0, 1.0]))
     ((3.0, 4.0), (1.0, 2.0))

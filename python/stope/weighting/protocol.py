@@ -42,8 +42,6 @@ class Weighting(Named, family="weighting", members="weightings"):
     {'name': 'doctest_short_rows', 'signal': 'words', 'power': 2.0}
     >>> Weighting.from_dict({"name": "doctest_short_rows"})({"words": np.array([1.0, 2.0])}, 0.0)
     array([1. , 0.5])
-    >>> Weighting.from_dict("progressive") == Weighting.from_dict({"name": "progressive"})
-    True
     >>> Weighting.from_dict({"name": "focal", "gama": 1})
     Traceback (most recent call last):
         ...
@@ -51,9 +49,6 @@ class Weighting(Named, family="weighting", members="weightings"):
     temperature, anti
 
     Thread safety: a weighting is never changed, so threads may share it.
-
-    Attributes:
-        name: of the class, in configurations.
     """
 
     @abstractmethod
@@ -72,13 +67,7 @@ class Weighting(Named, family="weighting", members="weightings"):
 
 
 class Range(NamedTuple):
-    """Which numbers a formula reads.
-
-    Attributes:
-        low, high: least and greatest entry.
-        none: the infinity that says "there is none", or None.
-        integers: whether integers are read as well.
-    """
+    """Which numbers a formula reads, as `stope.weighting._samples.read` has it."""
 
     low: float = -np.inf
     high: float = np.inf
@@ -94,10 +83,8 @@ class Formula(Weighting, name=None):
     def weights(self, values: Samples, progress: float = 0.0, *, processes: Any = None) -> Samples:
         """Weights ``[B]`` of samples by these numbers, without looking for a signal.
 
-        Args:
-            values: ``[B]``, NumPy array or torch tensor; what they say, the class tells.
-            progress: t, share of training that is done, from 0 to 1.
-            processes: as for :meth:`Weighting.__call__`. What one process refuses, all refuse.
+        What they say, the class tells; progress and processes are as for a call. What one process
+        refuses, all refuse.
 
         Returns: ``[B]`` of the kind of values, float64 for float64, else float32; without gradient.
         Memory: a few float64 per sample.
@@ -195,11 +182,8 @@ def weigh(
 ) -> Samples:
     """The weights of a batch: those of the weighting, times the data's own, if there are any.
 
-    Args:
-        weighting: what to weigh by.
-        signals: as for :meth:`Weighting.__call__`; ``weight``, the data's column, multiplies in.
-        progress: share of training that is done, from 0 to 1.
-        processes: as for :meth:`Weighting.__call__`. What one process refuses, all refuse.
+    The data's are the signal ``weight``. Arguments are as for :meth:`Weighting.__call__`; what one
+    process refuses, all refuse.
 
     Returns: ``[B]``, finite and at least 0.
 

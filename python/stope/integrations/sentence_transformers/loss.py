@@ -138,7 +138,8 @@ class InfoNCELoss(LossOfEmbeddings):
             labels other than 1, a signal that a weighting does not find.
         TypeError: an unknown option.
 
-    Memory: the embeddings of the batch with their gradients, the queue, and O(rows + documents).
+    Memory: the embeddings of the batch with their gradients, the queue, and O(rows + documents);
+    with momentum the model once more.
 
     Not for several threads at once: a call leaves its statistics behind.
 

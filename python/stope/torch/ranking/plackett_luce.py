@@ -119,13 +119,10 @@ def ndcg_gains(ranked: torch.Tensor, relevance: torch.Tensor, *, cutoff: int = 1
     for the best ranking. The gain is linear in the relevance, as in trec_eval.
 
     Args:
-        ranked: float [B, N, K], relevance of the documents in ranked order.
-        relevance: float [B, n], of all documents, at least 0; 0 at padding.
-        cutoff: places that count, at least 1.
+        ranked, relevance: float [B, N, K], relevance of the documents in ranked order; [B, n], of
+            all documents, at least 0; 0 at padding.
 
-    Returns:
-        Float [B, N, K]; the sum over the last axis is nDCG@cutoff, 0 without relevant documents.
-
+    Returns: float [B, N, K]; its sum over K is nDCG@cutoff, 0 without relevant documents.
     Source: docs/methods.md, D7.
 
     >>> relevance = torch.tensor([[1.0, 0.0, 0.0]])
@@ -170,12 +167,11 @@ def plackett_luce_policy_gradient(
     the whole reward hardly varies).
 
     Args:
-        scores: float [B, n], x of the policy; a temperature is applied before.
-        relevance: [B, n] numbers, at least 0 for the default reward.
-        num_samples: N, at least 2.
-        depth: K, places of each sampled ranking, cut to n; None is all. Exact for rewards that
-            look at no later place, as nDCG@10 with K of 10 or more; with fewer it is the reward of
-            what was ranked.
+        scores, relevance: float [B, n], x of the policy, after a temperature; [B, n] numbers, at
+            least 0 for the default reward.
+        num_samples, depth: N, at least 2, and K as for :func:`sample_plackett_luce`. Exact for
+            rewards that look at no later place, as nDCG@10 with K of 10 or more; with fewer it is
+            the reward of what was ranked.
         reward: called as ``reward(ranked, relevance)`` with the relevance in ranked order [B, N, K]
             and of all documents [B, n], 0 at padding; returns [B, N], or one part per place
             [B, N, K], whose sum is the reward and which may depend on that place's document only.
