@@ -69,7 +69,9 @@ def dense(student, texts, rows, ridge):
     return vectors / np.sqrt(np.mean(vectors[1:] ** 2))
 
 
-def test_vectors_are_those_of_a_dense_solver_in_float64():
+@pytest.mark.parametrize("dense_texts", [8192, 0])
+def test_vectors_are_those_of_a_dense_solver_in_float64(dense_texts, monkeypatch):
+    monkeypatch.setattr("stope.encoders.student._DENSE", dense_texts)
     texts = sentences(40)
     rows = np.random.default_rng(1).standard_normal((40, 6)).astype(np.float32)
     student = static_student(texts, rows, ridge=0.5)

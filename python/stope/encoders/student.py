@@ -5,7 +5,8 @@ teacher's embeddings of texts are a least-squares problem. C counts tokens in te
 characters in tokens. M = [diag(idf), G diag(idf of n-grams)] lets tokens that have n-grams in
 common share vectors. With S, which gives the rows of S C M length one, and the teacher's unit rows
 Y: W = M V, V = argmin ||S C M V - Y||^2 + ridge ||V||^2. So W = M (S C M)^T A, where A solves
-(K + ridge) A = Y, K = S C M M^T C^T S, by conjugate gradients that multiply by C and M alone.
+(K + ridge) A = Y, K = S C M M^T C^T S. Up to 8,192 texts K is written down and solved; for more,
+conjugate gradients multiply by C and M alone, which takes longer for the same result.
 Tokens are words, and pieces of words for those that are new and for scripts without blanks.
 """
 
@@ -36,7 +37,8 @@ Floats = NDArray[np.float32]
 _NGRAMS = (3, 4)
 _LONGEST_WORD = 24
 _BLOCK = 4096
-_ITERATIONS, _TOLERANCE = 50, 1e-3
+_DENSE = 8192  # texts whose K fits into 256 MiB
+_ITERATIONS, _TOLERANCE = 200, 1e-3
 _KINDS = {name: ENCODING[name] for name in ("batch_size", "progress")}
 
 
@@ -100,7 +102,8 @@ def static_student(
         A `SentenceTransformer` of StaticEmbedding and Normalize, on the CPU, that loads without
         stope; unit float32 rows of the teacher's dimension, near enough to the teacher's own for
         its queries to search the teacher's documents. A text without a known token has a row of
-        zeros, whose score with everything is 0. The same arguments give the same bits.
+        zeros, whose score with everything is 0. The same arguments give the same bits (on one
+        machine, with the same threads).
 
     Raises:
         ValueError: no text holds a letter, a teacher's row is zero, NaN or infinite, embeddings do
@@ -108,7 +111,8 @@ def static_student(
         TypeError: an argument of a wrong kind.
         ImportError: the extra "train" is missing.
 
-    Memory: the embeddings, and four arrays of their shape; three arrays [tokens and n-grams, d].
+    Memory: the embeddings, and four arrays of their shape, with up to 8,192 texts 4 * texts^2 bytes
+    instead; three arrays [tokens and n-grams, d].
 
     Example:
         >>> texts = ["ore in rock", "a deep pit", "rocks and ores"] * 3
@@ -251,6 +255,15 @@ def _solved(counts: Any, features: Any, rows: Floats, ridge: float) -> Floats:
     def vectors(dual: Floats) -> Floats:
         return np.asarray(features @ (features_back @ (back @ dual)), dtype=np.float32)
 
+    if len(rows) <= _DENSE:
+        kernel = np.empty((len(rows), len(rows)), dtype=np.float32)
+        for start in range(0, len(rows), rows.shape[1]):
+            columns = np.eye(len(rows), rows.shape[1], -start, dtype=np.float32)
+            width = min(rows.shape[1], len(rows) - start)
+            kernel[:, start : start + width] = counts @ vectors(columns[:, :width])
+        kernel[np.diag_indices(len(rows))] += ridge
+        linear: Any = need("scipy.linalg", extra="train")
+        return vectors(linear.solve(kernel, rows, assume_a="pos", overwrite_a=True))
     dual, rest = np.zeros_like(rows), rows.copy()
     step, size = rest.copy(), np.square(rest).sum(axis=0)
     enough = _TOLERANCE**2 * size
