@@ -33,7 +33,7 @@ from stope.adapters.maps import (
     unit,
 )
 from stope.adapters.recipe import SIDES, Side
-from stope.encoders.versions import dimension, part
+from stope.encoders.versions import dimension, part, router
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -298,21 +298,9 @@ def _attached(queries: Map | None, documents: Map | None, shared: bool, model: A
         )
     if dim != wanted:
         raise ValueError(f"model gives embeddings of dim {dim} but the adapter has {wanted}")
-    if shared:
-        added = _modules(queries, models)
-    elif hasattr(getattr(models, "Router", None), "for_query_document"):
-        added = [
-            models.Router.for_query_document(
-                query_modules=_modules(queries, models),
-                document_modules=_modules(documents, models),
-            )
-        ]
-    else:
-        raise ImportError(
-            "Queries and documents that differ need a Router, which sentence-transformers"
-            f" {library.__version__} does not have. Install version 5 or newer, or use"
-            " adapter.apply on embeddings and adapter.save"
-        )
+    added = _modules(queries, models)
+    if not shared:
+        added = [router(added, _modules(documents, models))]
     # What model says about its prompts stays true of the longer one.
     return library.SentenceTransformer(
         modules=[*model.children(), *added],

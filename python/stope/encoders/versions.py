@@ -6,7 +6,7 @@ Version 6 moved its parts and warns at the old places; nothing else of stope kno
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from stope._extras import need
@@ -78,6 +78,21 @@ def dimension(model: Any) -> int | None:
     ask = getattr(model, "get_embedding_dimension", None)
     size = model.get_sentence_embedding_dimension() if ask is None else ask()
     return None if size is None else int(size)
+
+
+def router(queries: Iterable[Any], documents: Iterable[Any]) -> Any:
+    """A module of some modules for queries and of others for documents.
+
+    Raises:
+        ImportError: sentence-transformers is older than 5 and has no Router.
+    """
+    kind = getattr(part("models"), "Router", None)
+    if kind is None:
+        raise ImportError(
+            "Queries and documents that differ need a Router, which sentence-transformers "
+            f"{library_version()} does not have. Install version 5 or newer"
+        )
+    return kind.for_query_document(query_modules=list(queries), document_modules=list(documents))
 
 
 def is_static(model: Any) -> bool:

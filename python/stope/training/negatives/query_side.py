@@ -21,7 +21,7 @@ from stope._checks import choice, integer, real
 from stope._kinds import a, at_least, kinds, matrix, string
 from stope.data import Pairs
 from stope.encoders.encode import has_encode
-from stope.encoders.versions import dimension, part
+from stope.encoders.versions import dimension, router
 from stope.torch.ranking import RetrievedList, append_missing_positives, lambda_mrr
 from torch import nn
 
@@ -245,16 +245,8 @@ def query_document_model(query_model: Any, document_model: Any) -> Any:
     dims = [dimension(model) for model in (query_model, document_model)]
     if dims[0] != dims[1]:
         raise ValueError(f"query_model has dim {dims[0]} but document_model has dim {dims[1]}")
-    router = getattr(part("models"), "Router", None)
-    if router is None:
-        raise ImportError(
-            "This sentence-transformers has no Router, which joins two encoders. "
-            "Install a newer one with: pip install 'sentence-transformers>=5'"
-        )
-    joined = router.for_query_document(
-        query_modules=list(query_model.children()), document_modules=list(document_model.children())
-    )
-    kept = {"query": query_model.prompts.get("query"), "document": None}
-    kept["document"] = document_model.prompts.get("document")
+    joined = router(query_model.children(), document_model.children())
+    models = {"query": query_model, "document": document_model}
+    kept = {name: model.prompts.get(name) for name, model in models.items()}
     prompts = {name: prompt for name, prompt in kept.items() if prompt}
     return SentenceTransformer(modules=[joined], device=str(query_model.device), prompts=prompts)
