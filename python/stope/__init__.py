@@ -23,22 +23,10 @@ __version__: str = _core.build_info()["version"]
 find_moved_modules()
 
 __all__ = [
-    "FlatIndex",
-    "HardNegatives",
-    "InfoNCE",
-    "InfoNCEGradients",
-    "TopK",
-    "build_info",
-    "errors",
-    "get_num_threads",
-    "infonce_backward",
-    "infonce_forward",
-    "isa",
-    "mine_hard_negatives",
-    "set_num_threads",
-    "similarity",
-    "topk",
-]
+    "FlatIndex", "HardNegatives", "InfoNCE", "InfoNCEGradients", "TopK", "build_info", "errors",
+    "get_num_threads", "infonce_backward", "infonce_forward", "isa", "mine_hard_negatives",
+    "set_num_threads", "similarity", "topk",
+]  # fmt: skip
 
 
 def build_info() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numbers
 import operator
 import os
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,6 +162,36 @@ def texts(values: Any, name: str, *, empty: bool = False) -> list[str]:
     if not listed and not empty:
         raise ValueError(f"{name} is empty; give at least one text")
     return listed
+
+
+def one_each(values: Sized, name: str, count: int, what: str) -> None:
+    """Refuse another number of values than there are of something.
+
+    >>> one_each(["q1"], "query_ids", 2, "query_texts")
+    Traceback (most recent call last):
+        ...
+    ValueError: query_ids has 1 entries for 2 query_texts; give one for each
+    """
+    if len(values) != count:
+        raise ValueError(f"{name} has {len(values)} entries for {count} {what}; give one for each")
+
+
+def first_twice(values: Iterable[Hashable]) -> Any:
+    """The first value that was there before, or None.
+
+    >>> first_twice("ore"), first_twice("roof")
+    (None, 'o')
+    """
+    seen: set[Hashable] = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)  # type: ignore[func-returns-value]
+
+
+def unique(names: Sequence[str], name: str) -> None:
+    """Refuse ids of which one is there twice."""
+    if len(set(names)) != len(names):
+        raise ValueError(
+            f"{name} has {shown(first_twice(names))} more than once; ids must be unique"
+        )
 
 
 def path(value: Any, name: str) -> Path:

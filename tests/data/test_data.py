@@ -164,9 +164,9 @@ def test_beir_folder_errors(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((["a", "a"], ["", ""], [], []), r"corpus_ids\[1\] is 'a', which is also corpus_ids\[0\]"),
-        ((["a"], [], [], []), "corpus_texts has 0 entries but corpus_ids has 1"),
-        (([], [], ["a"], []), "query_texts has 0 entries but query_ids has 1"),
+        ((["a", "a"], ["", ""], [], []), "corpus_ids has 'a' more than once; ids must be"),
+        ((["a"], [], [], []), "corpus_texts has 0 entries for 1 corpus_ids"),
+        (([], [], ["a"], []), "query_texts has 0 entries for 1 query_ids"),
         ((["a"], ["b"], [], [], {}, ["c", "d"]), "corpus_titles has 2 entries"),
         ((["a"], ["b"], [], [], {}, ["c"]), "does not begin with it"),
     ],

@@ -159,36 +159,36 @@ def test_table_from_ids_is_the_same_table():
     documents = {"d0": "rock"}
     with pytest.raises(ValueError, match='query "q" names document "d9", which is not among'):
         NegativeTable.from_ids({"q": ""}, documents, {"q": ["d9"]}, {})
-    with pytest.raises(ValueError, match='positives name query "q", which is not among'):
+    with pytest.raises(ValueError, match="positives name query 'q', which is not among"):
         NegativeTable.from_ids({}, documents, {"q": ["d0"]}, {})
-    with pytest.raises(ValueError, match='negatives name query "r", which has no entry'):
+    with pytest.raises(ValueError, match="negatives name query 'r', which has no entry"):
         NegativeTable.from_ids({"q": ""}, documents, {"q": ["d0"]}, {"r": []})
-    with pytest.raises(ValueError, match='positive_scores has no entry for query "q"'):
+    with pytest.raises(ValueError, match="positive_scores has no entry for query 'q'"):
         NegativeTable.from_ids({"q": ""}, documents, {"q": ["d0"]}, {}, {})
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"query_texts": ["a"]}, ValueError, "query_texts has 1 entries but query_ids has 3"),
-        ({"document_texts": []}, ValueError, "document_texts has 0 entries but document_ids has 5"),
-        ({"document_ids": ["d"] * 5}, ValueError, "document_ids has an id twice"),
-        ({"positives": [[0], [5], [1]]}, ValueError, "positive_scores.0. has 2 scores for 1 doc"),
+        ({"query_texts": ["a"]}, ValueError, "query_texts has 1 entries for 3 query_ids; give"),
+        ({"document_texts": []}, ValueError, "document_texts has 0 entries for 5 document_ids"),
+        ({"document_ids": ["d"] * 5}, ValueError, "document_ids has 'd' more than once"),
+        ({"positives": [[0], [5], [1]]}, ValueError, "positive_scores.0. has 2 entries for 1 doc"),
         ({"positives": [[0, 1], [5], [1]]}, ValueError,
          "positives of query 1 has document row 5, but"),
         ({"positives": [[0, 1], [-1], [1]]}, ValueError,
          "positives of query 1 has document row -1"),
-        ({"positives": [[0], [1]]}, ValueError, "positives has 2 entries but there are 3 queries"),
+        ({"positives": [[0], [1]]}, ValueError, "positives has 2 entries for 3 queries"),
         ({"positives": [[0.5, 1], [1], [1]]}, TypeError, "must hold integers"),
         ({"positives": (np.array([0, 1]), np.array([1]))}, ValueError,
          "must be 4 offsets that rise"),
-        ({"negatives": [[1]]}, ValueError, "negatives has 1 entries but there are 3 queries"),
+        ({"negatives": [[1]]}, ValueError, "negatives has 1 entries for 3 queries"),
         ({"negatives": [[1, 2], [9, 2], [1, 2]]}, ValueError,
          "negatives of query 1 has document row 9"),
         ({"negatives": [[1, -2], [1, 2], [1, 2]]}, ValueError,
          "negatives of query 0 has .* row -2"),
         ({"negative_scores": [[1.0], [1, 2], [1, 2]]}, ValueError,
-         "negative_scores.0. has 1 scores for 2"),
+         "negative_scores.0. has 1 entries for 2"),
         ({"negatives": [[1, 2], [1, 2], [1, 2]]}, ValueError,
          "row 2 in negatives of query 1 is -inf"),
         ({"positive_scores": np.array([0.5])}, ValueError,

@@ -64,7 +64,7 @@ def test_judgements_follow_a_document_to_its_copy():
         (lambda: Pairs.from_texts(["a"], ["x", "y"]), "positives has 2 entries for 1 queries"),
         (lambda: Pairs.from_texts(["a"], [[]], ["x"]), r"queries\[0\] has no positives: 'a'"),
         (lambda: Pairs.from_texts(["a"], ["x"], ["x"], corpus_ids=["1", "2"]),
-         "corpus_ids has 2 ids for 1 texts"),
+         "corpus_ids has 2 entries for 1 texts"),
         (lambda: Pairs.from_texts(["a"], ["x"], ["x", "y"], corpus_ids=["1", "1"]),
          "corpus_ids has '1' more than once"),
         (lambda: Pairs.from_qrels(["q"], ["a"], ["d"], ["x"], {"q": {"e": 1}}),

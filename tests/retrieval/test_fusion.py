@@ -148,7 +148,7 @@ def test_run_and_back():
 def test_ranking_refuses():
     with pytest.raises(ValueError, match=r"ids has shape \(1, 2\) and scores has shape \(1, 1\)"):
         Ranking(np.zeros((1, 2), int), np.zeros((1, 1)))
-    with pytest.raises(ValueError, match="query_ids has 2 ids but the ranking has 1"):
+    with pytest.raises(ValueError, match="query_ids has 2 entries for 1 queries of the ranking"):
         ranking([(0, 1.0)]).to_run(["a", "b"], ["x"])
     with pytest.raises(ValueError, match="corpus_ids has 1 ids but the ranking names row 4"):
         ranking([(4, 1.0)]).to_run(["a"], ["x"])
@@ -160,13 +160,13 @@ def test_ranking_refuses():
 
 def test_no_id_is_lost_where_two_are_equal():
     two = ranking([(0, 1.0), (1, 0.5)])
-    with pytest.raises(ValueError, match="corpus_ids has 'x' 2 times"):
+    with pytest.raises(ValueError, match="corpus_ids has 'x' more than once"):
         two.to_run(["a"], ["x", "x"])
-    with pytest.raises(ValueError, match="corpus_ids has 'x' 2 times"):
+    with pytest.raises(ValueError, match="corpus_ids has 'x' more than once"):
         Ranking.from_run({"a": {"x": 1.0}}, ["a"], ["x", "x"])
-    with pytest.raises(ValueError, match="query_ids has 'a' 2 times"):
+    with pytest.raises(ValueError, match="query_ids has 'a' more than once"):
         ranking([(0, 1.0)], [(1, 1.0)]).to_run(["a", "a"], ["x", "y"])
-    with pytest.raises(ValueError, match="corpus_ids has 'x' 2 times"):
+    with pytest.raises(ValueError, match="corpus_ids has 'x' more than once"):
         search(Bm25(["aa", "bb"], tokenizer=PLAIN), ["q"], ["aa"], ["x", "x"], k=1)
 
 
@@ -202,9 +202,9 @@ def test_search_leaves_out_the_query_itself():
 @pytest.mark.parametrize(
     ("query_ids", "corpus_ids", "message"),
     [
-        (["q"], ["a", "b"], "query_ids has 1 ids for 2 query_texts"),
-        (["q", "q"], ["a", "b"], "query_ids has 'q' 2 times"),
-        (["p", "q"], ["a"], "corpus_ids has 1 ids for 2 documents of the retriever"),
+        (["q"], ["a", "b"], "query_ids has 1 entries for 2 query_texts"),
+        (["q", "q"], ["a", "b"], "query_ids has 'q' more than once"),
+        (["p", "q"], ["a"], "corpus_ids has 1 entries for 2 documents of the retriever"),
     ],
 )
 def test_search_over_names_refuses(query_ids, corpus_ids, message):

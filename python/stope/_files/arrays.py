@@ -89,7 +89,11 @@ def _read(path: Path, sha256: str) -> NDArray[Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # NumPy's reader has many for a damaged header
-        raise ValueError(f"{path} is truncated or altered ({type(error).__name__})") from None
+        raise ValueError(
+            f"{path} is truncated or altered ({type(error).__name__}); {_REMEDY}"
+        ) from None
     if more or digest(array) != sha256:
-        raise ValueError(f"{path} is altered: its SHA-256 is not the one in the manifest")
+        raise ValueError(
+            f"{path} is altered: its SHA-256 is not the one in the manifest; {_REMEDY}"
+        )
     return array

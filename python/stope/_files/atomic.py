@@ -42,7 +42,7 @@ class AtomicFile:
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"{self.path}: a text cannot be written as UTF-8 (lone surrogate "
-                f"{error.object[error.start]!r} in {error.object[:60]!r})"
+                f"{error.object[error.start]!r} in {error.object[:60]!r}); take it out"
             ) from error
 
 

@@ -172,7 +172,7 @@ def model_path(name: str, option: str = "--encoder") -> str:
         return name
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"{option} {name}: there is no such folder")
+        raise ValueError(f"{option} {name}: there is no such folder; check the name")
     return str(folder)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from stope._checks import one_each, unique
 from stope._kinds import kinds, mapping_of_mappings, strings
 
 Qrels = dict[str, dict[str, int]]
@@ -90,11 +90,11 @@ class Collection:
     def __post_init__(self) -> None:
         if not self.corpus_titles and self.corpus_ids:
             object.__setattr__(self, "corpus_titles", [""] * len(self.corpus_ids))
-        same_length("corpus_texts", self.corpus_texts, "corpus_ids", self.corpus_ids)
-        same_length("corpus_titles", self.corpus_titles, "corpus_ids", self.corpus_ids)
-        same_length("query_texts", self.query_texts, "query_ids", self.query_ids)
-        _no_duplicates("corpus_ids", self.corpus_ids)
-        _no_duplicates("query_ids", self.query_ids)
+        one_each(self.corpus_texts, "corpus_texts", len(self.corpus_ids), "corpus_ids")
+        one_each(self.corpus_titles, "corpus_titles", len(self.corpus_ids), "corpus_ids")
+        one_each(self.query_texts, "query_texts", len(self.query_ids), "query_ids")
+        unique(self.corpus_ids, "corpus_ids")
+        unique(self.query_ids, "query_ids")
         for row, (title, text) in enumerate(
             zip(self.corpus_titles, self.corpus_texts, strict=True)
         ):
@@ -132,19 +132,3 @@ class Collection:
             [self.query_texts[row] for row in rows],
             {self.query_ids[row]: dict(qrels[self.query_ids[row]]) for row in rows},
         )
-
-
-def same_length(name: str, values: Sequence[str], other: str, others: Sequence[str]) -> None:
-    """Refuse two columns of different lengths."""
-    if len(values) != len(others):
-        raise ValueError(f"{name} has {len(values)} entries but {other} has {len(others)}")
-
-
-def _no_duplicates(name: str, ids: Sequence[str]) -> None:
-    seen: dict[str, int] = {}
-    for row, identifier in enumerate(ids):
-        if seen.setdefault(identifier, row) != row:
-            raise ValueError(
-                f"{name}[{row}] is {identifier!r}, which is also {name}[{seen[identifier]}]; "
-                "ids must be unique"
-            )

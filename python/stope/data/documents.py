@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stope._checks import shown
+from stope._checks import one_each, shown, unique
 from stope._checks import texts as checked_texts
 from stope.data.text_identity import text_key
 
@@ -51,8 +51,7 @@ class DistinctDocuments:
         self._added = 0
         if titles is not None:
             titles = checked_texts(titles, "corpus_titles", empty=True)
-        if titles is not None and len(titles) != len(texts):
-            raise ValueError(f"corpus_titles has {len(titles)} titles for {len(texts)} texts")
+            one_each(titles, "corpus_titles", len(texts), "texts")
         for place, (name, text) in enumerate(zip(ids, texts, strict=True)):
             key = text_key(text)
             if key not in self._row_of_key:
@@ -76,7 +75,10 @@ class DistinctDocuments:
     def named(self, name: str) -> int:
         """Row of the document of this id."""
         if name not in self._row_of_id:
-            raise ValueError(f"qrels name document {shown(name)}, which the corpus lacks")
+            raise ValueError(
+                f"qrels name document {shown(name)}, which the corpus lacks; give qrels of this "
+                "corpus, or add it"
+            )
         return self._row_of_id[name]
 
     def _append(self, key: bytes, name: str, text: str, place: int, title: str) -> None:
@@ -101,16 +103,12 @@ def ids_or_numbers(ids: Sequence[str] | None, count: int, letter: str, argument:
     if ids is None:
         return [f"{letter}{place}" for place in range(count)]
     names = checked_texts(ids, argument, empty=True)
-    if len(names) != count:
-        raise ValueError(f"{argument} has {len(names)} ids for {count} texts")
+    one_each(names, argument, count, "texts")
     return names
 
 
 def unique_ids(ids: Sequence[str] | None, count: int, letter: str, argument: str) -> list[str]:
     """The same, none twice."""
     names = ids_or_numbers(ids, count, letter, argument)
-    if len(set(names)) != count:
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{argument} has {shown(twice)} more than once; ids must be unique")
+    unique(names, argument)
     return names

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stope._checks import one_each, shown, unique
 from stope._kinds import kinds, maybe, sequence, strings
-from stope.data.collection import same_length
 from stope.lists import Lists
 
 Ids = npt.NDArray[np.int64]
@@ -66,19 +66,18 @@ class NegativeTable:
     _negatives: tuple[Lists, Scores | None] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        number = len(self.query_ids)
-        same_length("query_texts", self.query_texts, "query_ids", self.query_ids)
-        same_length("document_texts", self.document_texts, "document_ids", self.document_ids)
-        if len(set(self.document_ids)) != len(self.document_ids):
-            raise ValueError("document_ids has an id twice; ids must be unique")
+        number, documents = len(self.query_ids), len(self.document_ids)
+        one_each(self.query_texts, "query_texts", number, "query_ids")
+        one_each(self.document_texts, "document_texts", documents, "document_ids")
+        unique(self.document_ids, "document_ids")
         positives = _lists_of_positives(self.positives, number)
         scores = _flat_scores(self.positive_scores, positives, "positive_scores")
-        self._check(positives, scores, "positives", padding=False)
+        _check(positives, scores, "positives", documents, least=0)
         object.__setattr__(self, "_positives", (positives, scores))
         negatives = _ragged(self.negatives, number, "negatives")
         object.__setattr__(self, "width", int(negatives.lengths.max(initial=0)))
         scores = _flat_scores(self.negative_scores, negatives, "negative_scores")
-        self._check(negatives, scores, "negatives", padding=True)
+        _check(negatives, scores, "negatives", documents, least=-1)
         kept = negatives.ids >= 0
         negatives = Lists.from_owners(negatives.owners[kept], negatives.ids[kept], number)
         scores = None if scores is None else scores[kept]
@@ -117,31 +116,29 @@ class NegativeTable:
         def row_of(query: str, document: str) -> int:
             if document not in rows:
                 raise ValueError(
-                    f'query "{query}" names document "{document}", which is not among the documents'
+                    f'query "{query}" names document "{document}", which is not among the '
+                    "documents; add it there"
                 )
             return rows[document]
 
-        for query in positives:
-            if query not in queries:
-                raise ValueError(f'positives name query "{query}", which is not among the queries')
-            if positive_scores is not None and query not in positive_scores:
-                raise ValueError(f'positive_scores has no entry for query "{query}"')
-        for query in negatives:
-            if query not in positives:
-                raise ValueError(f'negatives name query "{query}", which has no entry in positives')
-        mined = [negatives.get(query, ()) for query in positives]
+        for names, known, what in (
+            (positives, queries, "positives name query {}, which is not among the queries"),
+            (positives, positive_scores, "positive_scores has no entry for query {}"),
+            (negatives, positives, "negatives name query {}, which has no entry in positives"),
+        ):
+            lacking = next((n for n in names if known is not None and n not in known), None)
+            if lacking is not None:
+                raise ValueError(f"{what.format(shown(lacking))}; add it there")
+        mined = {query: negatives.get(query, ()) for query in positives}
         return cls(
             list(positives),
             [queries[query] for query in positives],
             list(documents),
             list(documents.values()),
             [[row_of(query, name) for name in named] for query, named in positives.items()],
-            [
-                [row_of(query, name) for name, _ in pairs]
-                for query, pairs in zip(positives, mined, strict=True)
-            ],
+            [[row_of(query, name) for name, _ in pairs] for query, pairs in mined.items()],
             None if positive_scores is None else [positive_scores[query] for query in positives],
-            [[score for _, score in pairs] for pairs in mined],
+            [[score for _, score in pairs] for pairs in mined.values()],
         )
 
     def __len__(self) -> int:
@@ -173,23 +170,20 @@ class NegativeTable:
         """Number of negatives of each query without padding, int64 [nq]."""
         return self._negatives[0].lengths
 
-    def _check(self, lists: Lists, scores: Scores | None, name: str, *, padding: bool) -> None:
-        number, rows = len(self.document_ids), lists.ids
-        wrong = (rows >= number) | (rows < (-1 if padding else 0))
-        if wrong.any():
-            place = int(np.argmax(wrong))
+
+def _check(lists: Lists, scores: Scores | None, name: str, number: int, *, least: int) -> None:
+    rows = lists.ids
+    for place in np.flatnonzero((rows >= number) | (rows < least))[:1]:
+        raise ValueError(
+            f"{name} of query {lists.owners[place]} has document row {rows[place]}, but there "
+            f"are {number} documents; give rows from 0 to {number - 1}"
+        )
+    if scores is not None:
+        for place in np.flatnonzero(~np.isfinite(scores) & (rows >= 0))[:1]:
             raise ValueError(
-                f"{name} of query {lists.owners[place]} has document row {rows[place]}, but there "
-                f"are {number} documents"
+                f"the score of document row {rows[place]} in {name} of query "
+                f"{lists.owners[place]} is {scores[place]}; scores must be finite"
             )
-        if scores is not None:
-            bad = ~np.isfinite(scores) & (rows >= 0)
-            if bad.any():
-                place = int(np.argmax(bad))
-                raise ValueError(
-                    f"the score of document row {rows[place]} in {name} of query "
-                    f"{lists.owners[place]} is {scores[place]}; scores must be finite"
-                )
 
 
 def _lists_of_positives(positives: Any, number: int) -> Lists:
@@ -205,13 +199,13 @@ def _lists_of_positives(positives: Any, number: int) -> Lists:
         return lists
     if len(positives) and all(np.ndim(entry) == 0 for entry in positives):
         rows = _integers(positives, "positives")
-        _count(rows, number, "positives")
+        one_each(rows, "positives", number, "queries")
         return Lists(np.arange(number + 1, dtype=np.int64), rows)
     return _ragged(positives, number, "positives")
 
 
 def _ragged(values: Any, number: int, name: str) -> Lists:
-    _count(values, number, name)
+    one_each(values, name, number, "queries")
     return Lists.from_sequences(
         [_integers(entry, f"{name}[{row}]") for row, entry in enumerate(values)]
     )
@@ -221,20 +215,18 @@ def _flat_scores(values: Any, lists: Lists, name: str) -> Scores | None:
     if values is None:
         return None
     if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype != object:
-        if len(values) != len(lists.ids):
-            raise ValueError(f"{name} has {len(values)} entries for {len(lists.ids)} documents")
+        one_each(values, name, len(lists.ids), "documents")
         return values.astype(np.float64)
-    _count(values, lists.num_lists, name)
+    one_each(values, name, lists.num_lists, "queries")
     entries = [np.asarray(entry, dtype=np.float64).reshape(-1) for entry in values]
     for row, (entry, wanted) in enumerate(zip(entries, lists.lengths.tolist(), strict=True)):
-        if len(entry) != wanted:
-            raise ValueError(f"{name}[{row}] has {len(entry)} scores for {wanted} documents")
+        one_each(entry, f"{name}[{row}]", wanted, "documents")
     return np.concatenate([np.empty(0, dtype=np.float64), *entries])
 
 
 def _scores_of(lists: Lists, scores: Scores | None, name: str, query: int) -> list[float]:
     if scores is None:
-        raise ValueError(f"{name} was not given, so scores cannot be exported")
+        raise ValueError(f"the table has no {name}; give it with them, or export without scores")
     part: list[float] = scores[lists.offsets[query] : lists.offsets[query + 1]].tolist()
     return part
 
@@ -248,8 +240,3 @@ def _integers(values: Any, name: str) -> Ids:
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers (document rows), but it is {array.dtype}")
     return array.astype(np.int64)
-
-
-def _count(values: Any, number: int, name: str) -> None:
-    if len(values) != number:
-        raise ValueError(f"{name} has {len(values)} entries but there are {number} queries")

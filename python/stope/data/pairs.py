@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stope._checks import choice, shown
+from stope._checks import choice, one_each, shown
 from stope._checks import texts as checked
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
@@ -136,8 +136,7 @@ class Pairs:
             raise ValueError("queries is empty; there is nothing to mine for")
         if not hasattr(positives, "__len__"):
             raise TypeError(f"positives is {shown(positives)}; give a list of texts, or of lists")
-        if len(queries) != len(positives):
-            raise ValueError(f"positives has {len(positives)} entries for {len(queries)} queries")
+        one_each(positives, "positives", len(queries), "queries")
         answers = [
             [answer]
             if isinstance(answer, str)
@@ -167,7 +166,10 @@ class Pairs:
                     answered.setdefault(row, []).append(line)
         lonely = next((first[key] for key, answered in lines_of.items() if not answered), None)
         if lonely is not None:
-            raise ValueError(f"queries[{lonely}] has no positives: {shown(queries[lonely])}")
+            raise ValueError(
+                f"queries[{lonely}] has no positives: {shown(queries[lonely])}; give one, or leave "
+                "the query out"
+            )
         kept = list(first.values())
         unique_ids([names[line] for line in kept], len(kept), "q", "query_ids")
         pairs = cls._of(table, names, queries, kept, lines_of.values())
@@ -343,8 +345,7 @@ class Pairs:
         if sources is None or self.corpus_of is None:
             pairs = self if len(documents) == size else self.narrowed(documents).renumbered()
             return (SourcePairs(None, pairs, np.arange(count), documents),)
-        if len(sources) != count:
-            raise ValueError(f"sources has {len(sources)} names for {count} queries")
+        one_each(sources, "sources", count, "queries")
         queries_of: dict[str | int, list[int]] = {name: [] for name in self.corpus_of}
         for query, name in enumerate(sources):
             if name not in queries_of:

@@ -23,7 +23,7 @@ from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
 from stope.data.readers.beir import UnknownIds, known_judgements, read_beir
 from stope.data.readers.columns import Layout, negative_columns_of
-from stope.data.readers.examples import NO_ANSWER, TrainingExample, counted, iter_examples
+from stope.data.readers.examples import NO_ANSWER, TrainingExample, iter_examples, no_pairs
 from stope.data.readers.fields import cell_number, names
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, read_queries, refuse_ids
@@ -231,7 +231,7 @@ def _refuse(source: Source, reasons: Mapping[str, str], what: str) -> None:
 
 def _judged(source: Source, path: Path) -> SourceData:
     if source.corpus is None or source.qrels is None:
-        raise ValueError("qrels needs corpus, where the judged documents are looked up")
+        raise ValueError("qrels needs corpus, where the judged documents are looked up; give it")
     left_out: Counter[str] = Counter()
     columns, skip = (source.query_column, source.query_id_column), source.skip_empty
     query_ids, query_texts = read_queries(
@@ -265,7 +265,7 @@ def _documents(
 
 def _from_rows(source: Source, path: Path) -> SourceData:
     if source.positive_ids and source.corpus is None:
-        raise ValueError("positive_ids needs corpus, where the ids are looked up")
+        raise ValueError("positive_ids needs corpus, where the ids are looked up; give it")
     left_out: Counter[str] = Counter()
     numbers = _number_columns(source, path)
     shared = (each.name for each in dataclasses.fields(Layout) if each.name != "numbers")
@@ -287,7 +287,7 @@ def _from_rows(source: Source, path: Path) -> SourceData:
             values[name].append(cell_number(row.get(column), column, where))
     if not lines:
         left_out[NO_ANSWER] += len(wrong)
-        raise ValueError(f"{path} holds no pairs{counted(left_out)}")
+        raise ValueError(no_pairs(str(path), left_out))
     if by_id is None:
         refuse_ids([text for line in lines for text in line.positives], documents, path)
     pairs, lines_of = _pairs_of(lines, documents, path)

@@ -12,14 +12,6 @@ from stope.encoders.prompts import TaskPrompts
 from stope.encoders.student import static_student
 
 __all__ = [
-    "EmbeddingCache",
-    "Lora",
-    "TaskPrompts",
-    "encode_corpus",
-    "encode_queries",
-    "fingerprint_encoder",
-    "load_encoder",
-    "save_encoder",
-    "static_encoder",
-    "static_student",
-]
+    "EmbeddingCache", "Lora", "TaskPrompts", "encode_corpus", "encode_queries",
+    "fingerprint_encoder", "load_encoder", "save_encoder", "static_encoder", "static_student",
+]  # fmt: skip

@@ -5,10 +5,5 @@ from stope.evaluation.metrics import Evaluation, evaluate
 from stope.evaluation.retrieval import RetrievalEvaluation
 
 __all__ = [
-    "Comparison",
-    "Evaluation",
-    "RetrievalEvaluation",
-    "compare",
-    "confidence_interval",
-    "evaluate",
-]
+    "Comparison", "Evaluation", "RetrievalEvaluation", "compare", "confidence_interval", "evaluate",
+]  # fmt: skip

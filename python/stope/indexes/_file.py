@@ -112,9 +112,13 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
     """The header, which describes a file of this length, and where it ends."""
     start = file.read(20)
     if start[:8] != _MAGIC:
-        raise IndexFileError(f"{path} is not a stope index (it does not start with STOPEIDX)")
+        raise IndexFileError(
+            f"{path} is not a stope index (it does not start with STOPEIDX); save one"
+        )
     if len(start) < 20:
-        raise IndexFileError(f"{path} is truncated: it ends inside its header")
+        raise IndexFileError(
+            f"{path} is truncated: it ends inside its header; build the index again"
+        )
     version, length, checksum = struct.unpack("<III", start[8:])
     if version != _VERSION:
         raise IndexFileError(
@@ -123,7 +127,9 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
         )
     text = file.read(length) if length <= _ALIGNMENT else b""
     if zlib.crc32(text) != checksum:
-        raise IndexFileError(f"{path} is truncated or altered: its header's checksum is wrong")
+        raise IndexFileError(
+            f"{path} is truncated or altered: its header's checksum is wrong; build the index again"
+        )
     try:
         header: dict[str, Any] = checked(parse_json(text), _HEADER)
     except ValueError as error:

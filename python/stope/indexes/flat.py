@@ -152,7 +152,9 @@ class FlatIndex:
         """
         more = _arrays.matrix_shape(rows, "rows")
         if more.dim != self.dim:
-            raise ValueError(f"rows have dim {more.dim} but the index has dim {self.dim}")
+            raise ValueError(
+                f"rows have dim {more.dim} but the index has dim {self.dim}; use the same encoder"
+            )
         if more.dtype != self.dtype:
             raise TypeError(f"rows are {more.dtype} but the index holds {self.dtype}; cast them")
         device = self._held.shape.device

@@ -260,7 +260,7 @@ def _rules(
         if score is not None and not (isinstance(score, float) and math.isinf(score)):
             real(score, name)
     if max_score is not None and min_score is not None and min_score > max_score:
-        raise ValueError(f"min_score is {min_score}, above max_score={max_score}: nothing is left")
+        raise ValueError(f"min_score is {min_score}, above max_score={max_score}; lower it")
     p = positive_scores.astype(np.float64)
     limits: list[tuple[str, NDArray[np.float64]]] = []
     if absolute_margin is not None:

@@ -17,16 +17,9 @@ from stope.retrieval.ranking import Ranking
 from stope.retrieval.tokenizer import Tokenizer
 
 __all__ = [
-    "Bm25",
-    "DenseRetriever",
-    "HnswRetriever",
-    "HybridRetriever",
-    "Ranking",
-    "Retriever",
-    "Tokenizer",
-    "fuse",
-    "search",
-]
+    "Bm25", "DenseRetriever", "HnswRetriever", "HybridRetriever", "Ranking", "Retriever",
+    "Tokenizer", "fuse", "search",
+]  # fmt: skip
 
 __getattr__ = moved_names(
     "stope.retrieval", {"encode_corpus": "stope.encoders", "encode_queries": "stope.encoders"}

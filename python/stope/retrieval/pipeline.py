@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from stope._checks import flag, integer, shown
+from stope._checks import flag, integer, one_each, shown, unique
 from stope._checks import texts as texts_of
 from stope._kinds import callback, kinds, maybe
 from stope.progress import Progress
-from stope.retrieval.ranking import Ranking, check_k, refuse_twice
+from stope.retrieval.ranking import Ranking, check_k
 
 
 class Retriever(Protocol):
@@ -78,7 +78,5 @@ def search(
 
 
 def _check_ids(ids: Sequence[str], name: str, count: int, what: str) -> None:
-    if len(texts_of(ids, name)) != count:
-        raise ValueError(f"{name} has {len(ids)} ids for {count} {what}; give one each")
-    if len(set(ids)) != count:
-        refuse_twice(ids, name)
+    one_each(texts_of(ids, name), name, count, what)
+    unique(ids, name)

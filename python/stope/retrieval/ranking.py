@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stope._checks import integer, shown
+from stope._checks import integer, one_each, shown, unique
 from stope._kinds import integers, kinds, numbers
 from stope.ops._search import Metric as Metric
 
@@ -64,10 +63,8 @@ class Ranking:
             ValueError: query_ids has another length than the ranking or an id twice, a row found
                 lies outside corpus_ids, or two documents found have one id.
         """
-        if len(query_ids) != len(self):
-            raise ValueError(
-                f"query_ids has {len(query_ids)} ids but the ranking has {len(self)} queries"
-            )
+        one_each(query_ids, "query_ids", len(self), "queries of the ranking")
+        unique(query_ids, "query_ids")
         if self.ids.size and int(self.ids.max()) >= len(corpus_ids):
             raise ValueError(
                 f"corpus_ids has {len(corpus_ids)} ids but the ranking names row "
@@ -84,9 +81,7 @@ class Ranking:
             ]
             run[query] = dict(listed)
             if len(run[query]) != len(listed):
-                refuse_twice((name for name, _ in listed), "corpus_ids")
-        if len(run) != len(self):
-            refuse_twice(query_ids, "query_ids")
+                unique([name for name, _ in listed], "corpus_ids")
         return run
 
     @classmethod
@@ -101,9 +96,8 @@ class Ranking:
         Raises:
             ValueError: the run names a document that corpus_ids lacks, or an id is there twice.
         """
-        for name, names in (("query_ids", query_ids), ("corpus_ids", corpus_ids)):
-            if len(set(names)) != len(names):
-                refuse_twice(names, name)
+        unique(query_ids, "query_ids")
+        unique(corpus_ids, "corpus_ids")
         row_of = {document: row for row, document in enumerate(corpus_ids)}
         rows: list[list[tuple[float, int]]] = []
         for query in query_ids:
@@ -130,9 +124,3 @@ def check_k(k: int, size: int) -> int:
     if k > size:
         raise ValueError(f"k is {k} but the corpus has {size} documents; lower k to at most {size}")
     return k
-
-
-def refuse_twice(ids: Iterable[str], name: str) -> None:
-    """Say which id is there more than once."""
-    twice, count = Counter(ids).most_common(1)[0]
-    raise ValueError(f"{name} has {shown(twice)} {count} times; ids must be unique")

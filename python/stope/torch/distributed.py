@@ -33,14 +33,9 @@ from stope.torch.losses import InfoNCELoss, check_weights, weighted_mean
 from torch import distributed as dist
 
 __all__ = [
-    "DistributedInfoNCELoss",
-    "average_gradients",
-    "gather_rows",
-    "own_rows",
-    "rank",
-    "sum_of_all",
+    "DistributedInfoNCELoss", "average_gradients", "gather_rows", "own_rows", "rank", "sum_of_all",
     "world_size",
-]
+]  # fmt: skip
 
 _OF_DOCUMENTS = ("log_weights", "document_ids", "guide_documents")
 _OF_QUERIES = ("max_score", "min_score", "guide_queries")

@@ -46,39 +46,14 @@ from stope.weighting.summary import WeightSummary, summarize_weights
 from stope.weighting.teacher import Teacher, teacher_confidence
 
 __all__ = [
-    "AnswerRanking",
-    "Anti",
-    "Clipped",
-    "Constant",
-    "Dynamic",
-    "FadeOut",
-    "Focal",
-    "Formula",
-    "Normalized",
-    "OfSignal",
-    "OfWeights",
-    "Product",
-    "Progressive",
-    "RankCutoff",
-    "Teacher",
-    "WarmUp",
-    "WeightSummary",
-    "Weighting",
-    "difficulty_signals",
-    "focal_difficulty",
-    "hard_negative_difficulty",
-    "kernel_density_evidence",
-    "margin_difficulty",
-    "normalized_score_evidence",
-    "pairwise_easiness",
-    "pointwise_easiness",
-    "reciprocal_rank_evidence",
-    "score_margins",
-    "summarize_weights",
-    "teacher_confidence",
-    "weigh",
+    "AnswerRanking", "Anti", "Clipped", "Constant", "Dynamic", "FadeOut", "Focal", "Formula",
+    "Normalized", "OfSignal", "OfWeights", "Product", "Progressive", "RankCutoff", "Teacher",
+    "WarmUp", "WeightSummary", "Weighting", "difficulty_signals", "focal_difficulty",
+    "hard_negative_difficulty", "kernel_density_evidence", "margin_difficulty",
+    "normalized_score_evidence", "pairwise_easiness", "pointwise_easiness",
+    "reciprocal_rank_evidence", "score_margins", "summarize_weights", "teacher_confidence", "weigh",
     "weighting_names",
-]
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Callable[..., Any]:

@@ -18,13 +18,6 @@ from stope.data.raw_pairs.spans import recurring_spans
 from stope.data.raw_pairs.splitting import sentences, tokens
 
 __all__ = [
-    "RawPair",
-    "RawPairs",
-    "independent_crops",
-    "inverse_cloze",
-    "query_as_context",
-    "recurring_spans",
-    "sentences",
-    "title_to_body",
-    "tokens",
-]
+    "RawPair", "RawPairs", "independent_crops", "inverse_cloze", "query_as_context",
+    "recurring_spans", "sentences", "title_to_body", "tokens",
+]  # fmt: skip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+
+import numpy as np
 
 from stope._checks import integer, real
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator
+from stope.data.raw_pairs.pairs import RawPairs, Row, row_by_row
 from stope.data.raw_pairs.splitting import sentences, tokens
-from stope.data.readers.fields import join_title
 
 
 def inverse_cloze(
@@ -43,31 +44,25 @@ def inverse_cloze(
         >>> sorted(pair[:2])
         ['It is dug in a mine.', 'Ore is rock with metal in it.']
     """
-    check_rows(texts, "texts")
     probability = real(keep, "keep", 0, 1)
-    integer(seed, "seed", 0)
     integer(pairs_per_row, "pairs_per_row", 1)
     integer(min_tokens, "min_tokens", 1)
 
-    def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered():
-            spans = sentences(text)
-            long_enough = [
-                span for span in spans if len(tokens(text[span[0] : span[1]])) >= min_tokens
-            ]
-            if len(spans) < 2 or not long_enough:
-                reason = "one sentence or none" if len(spans) < 2 else "sentences too short"
-                pairs.skipped[reason] += 1
-                continue
-            random = generator(seed, row)
-            count = min(pairs_per_row, len(long_enough))
-            for place in random.permutation(len(long_enough))[:count]:
-                start, end = long_enough[place]
-                whole = random.random() < probability
-                rest = text.strip() if whole else without(text, start, end)
-                yield RawPair(text[start:end], join_title(title, rest), row)
+    def make(text: str, random: np.random.Generator) -> list[tuple[str, str]] | str:
+        spans = sentences(text)
+        if len(spans) < 2:
+            return "one sentence or none"
+        spans = [span for span in spans if len(tokens(text[span[0] : span[1]])) >= min_tokens]
+        if not spans:
+            return "sentences too short"
+        pairs = []
+        for place in random.permutation(len(spans))[:pairs_per_row]:
+            start, end = spans[place]
+            whole = random.random() < probability
+            pairs.append((text[start:end], text.strip() if whole else without(text, start, end)))
+        return pairs
 
-    return RawPairs(texts, make, first_row)
+    return row_by_row(texts, seed, first_row, make)
 
 
 def without(text: str, start: int, end: int) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from stope._checks import integer, real
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator
+from stope.data.raw_pairs.pairs import RawPairs, Row, row_by_row
 from stope.data.raw_pairs.splitting import Spans, tokens
-from stope.data.readers.fields import join_title
 
 _DRAWS = 16
 
@@ -52,12 +51,10 @@ def independent_crops(
         >>> pair.query in text, pair.positive in text, pair.row
         (True, True, 0)
     """
-    check_rows(texts, "texts")
     low, high = real(min_ratio, "min_ratio", 0, 1), real(max_ratio, "max_ratio", 0, 1)
     if low > high:
         raise ValueError(f"min_ratio is {low} but max_ratio is {high}; the lesser comes first")
     probability = real(delete, "delete", 0, 1)
-    integer(seed, "seed", 0)
     integer(pairs_per_row, "pairs_per_row", 1)
     least = integer(min_tokens, "min_tokens", 2)
     most = integer(max_tokens, "max_tokens", least)
@@ -73,27 +70,22 @@ def independent_crops(
             kept[random.integers(length)] = True
         return joined(text, [span for span, stays in zip(chosen, kept, strict=True) if stays])
 
-    def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered():
-            spans = tokens(text)
-            if len(spans) < least:
-                pairs.skipped["too short"] += 1
-                continue
-            random = generator(seed, row)
-            count = 0
-            for _ in range(pairs_per_row):
-                start = int(random.integers(max(0, len(spans) - most) + 1))
-                window = spans[start : start + most]
-                for _ in range(_DRAWS):
-                    query, positive = crop(text, window, random), crop(text, window, random)
-                    if query != positive:
-                        count += 1
-                        yield RawPair(query, join_title(title, positive), row)
-                        break
-            if not count:
-                pairs.skipped["crops all the same"] += 1
+    def make(text: str, random: np.random.Generator) -> list[tuple[str, str]] | str:
+        spans = tokens(text)
+        if len(spans) < least:
+            return "too short"
+        pairs = []
+        for _ in range(pairs_per_row):
+            start = int(random.integers(max(0, len(spans) - most) + 1))
+            window = spans[start : start + most]
+            for _ in range(_DRAWS):
+                pair = crop(text, window, random), crop(text, window, random)
+                if pair[0] != pair[1]:
+                    pairs.append(pair)
+                    break
+        return pairs or "crops all the same"
 
-    return RawPairs(texts, make, first_row)
+    return row_by_row(texts, seed, first_row, make)
 
 
 def joined(text: str, spans: Spans) -> str:

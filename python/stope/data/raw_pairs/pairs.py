@@ -9,8 +9,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from stope._checks import integer, shown
+from stope.data.readers.fields import join_title
 
 Row: TypeAlias = str | tuple[str, str]
+# The (query, positive) of a text, or the reason why it has none.
+Make: TypeAlias = Callable[[str, np.random.Generator], "Iterable[tuple[str, str]] | str"]
 
 
 class RawPair(NamedTuple):
@@ -55,7 +58,7 @@ class RawPairs:
         """
         if isinstance(self._rows, Iterator) and self._used:
             raise ValueError(
-                "The rows were an iterator and have been read; give a list, or keep the pairs"
+                "the rows were an iterator and have been read; give a list, or keep the pairs"
             )
         self._used = True
         self.rows = self.pairs = 0
@@ -70,18 +73,15 @@ class RawPairs:
         Raises:
             ValueError: no row gave a pair; the message says why.
         """
-        found = [(pair.query, pair.positive) for pair in self]
-        if not found:
-            raise ValueError(f"There is no pair. {self.report()}")
-        return [query for query, _ in found], [positive for _, positive in found]
+        queries, positives = zip(*self.examples(), strict=True)
+        return list(queries), list(positives)
 
     def examples(self) -> list[tuple[str, str]]:
-        """All (query, positive), for `stope.training.train`.
-
-        Raises:
-            ValueError: no row gave a pair; the message says why.
-        """
-        return list(zip(*self.columns(), strict=True))
+        """All (query, positive), for `stope.training.train`; errors as in `columns`."""
+        pairs = [(pair.query, pair.positive) for pair in self]
+        if not pairs:
+            raise ValueError(f"there is no pair: {self.report().removesuffix('.')}")
+        return pairs
 
     def report(self) -> str:
         """A sentence on the last iteration.
@@ -116,9 +116,24 @@ def check_rows(rows: Any, name: str) -> None:
         )
 
 
-def generator(seed: int, row: int) -> np.random.Generator:
-    """Random numbers of a row: the same whatever was read before it."""
-    return np.random.default_rng([seed, row])
+def row_by_row(texts: Iterable[Row], seed: int, first_row: int, make: Make) -> RawPairs:
+    """The pairs that make finds in the text of each row; its title goes before the positives.
+
+    The random numbers of a row are the same whatever was read before it.
+    """
+    check_rows(texts, "texts")
+    integer(seed, "seed", 0)
+
+    def made(pairs: RawPairs) -> Iterator[RawPair]:
+        for row, title, text in pairs.numbered():
+            parts = make(text, np.random.default_rng([seed, row]))
+            if isinstance(parts, str):
+                pairs.skipped[parts] += 1
+                continue
+            for query, positive in parts:
+                yield RawPair(query, join_title(title, positive), row)
+
+    return RawPairs(texts, made, first_row)
 
 
 def _two(row: Any, number: int) -> tuple[str, str]:

@@ -121,11 +121,11 @@ def query_as_context(
 
 
 def _queries(answer: str | Sequence[str], row: int) -> list[str]:
-    found = [answer] if isinstance(answer, str) else answer
-    for text in found if isinstance(found, Sequence) else [answer]:
+    queries = answer if isinstance(answer, Sequence) and not isinstance(answer, str) else [answer]
+    for text in queries:
         if not isinstance(text, str):
-            raise TypeError(f"generate returned {text!r:.80} for row {row}; return text")
-    if not len(found) or not all(query.strip() for query in found):
-        what = "an empty query" if len(found) else "no query"
+            raise TypeError(f"generate returned {shown(text)} for row {row}; return text")
+    if not len(queries) or not all(query.strip() for query in queries):
+        what = "an empty query" if len(queries) else "no query"
         raise ValueError(f"generate returned {what} for row {row}; leave the passage out instead")
-    return [query.strip() for query in found]
+    return [query.strip() for query in queries]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
 from stope._checks import integer, real, shown
 from stope.data.raw_pairs.cloze import without
-from stope.data.raw_pairs.pairs import RawPair, RawPairs, Row, check_rows, generator
+from stope.data.raw_pairs.pairs import RawPairs, Row, row_by_row
 from stope.data.raw_pairs.splitting import Spans, tokens
-from stope.data.readers.fields import join_title
 
 _DRAWS = 16
 
@@ -59,9 +58,7 @@ def recurring_spans(
         >>> "old copper mine" in pair.query, "old copper mine" in pair.positive
         (True, True)
     """
-    check_rows(texts, "texts")
     probability = real(remove, "remove", 0, 1)
-    integer(seed, "seed", 0)
     integer(min_span, "min_span", 1)
     integer(max_span, "max_span", min_span)
     # The query needs a token beside the span, or nothing is left when it is cut out.
@@ -69,10 +66,9 @@ def recurring_spans(
     integer(min_query, "min_query", min_span + 1)
     integer(max_query, "max_query", min_query)
     integer(pairs_per_row, "pairs_per_row", 1)
-    if isinstance(stop_words, str | bytes) or not isinstance(stop_words, Collection):
+    listed = isinstance(stop_words, Collection) and not isinstance(stop_words, str | bytes)
+    if not listed or not all(isinstance(word, str) for word in stop_words):
         raise TypeError(f"stop_words is {shown(stop_words)}; give a set of words")
-    if not all(isinstance(word, str) for word in stop_words):
-        raise TypeError(f"stop_words is {shown(stop_words)}; give words alone")
     ignored = {word.casefold() for word in stop_words}
 
     def pair(
@@ -95,27 +91,21 @@ def recurring_spans(
         of_other = document.bounds(other)
         return query, text[spans[of_other[0]][0] : spans[of_other[1] - 1][1]]
 
-    def make(pairs: RawPairs) -> Iterator[RawPair]:
-        for row, title, text in pairs.numbered():
-            document = _Document(text, passage_tokens)
-            if document.passages < 2:
-                pairs.skipped["one passage only"] += 1
-                continue
-            recurring = document.recurring(min_span, ignored)
-            random = generator(seed, row)
-            seen: set[tuple[str, str]] = set()
-            for _ in range(_DRAWS * pairs_per_row if recurring else 0):
-                made = pair(text, document, recurring[random.integers(len(recurring))], random)
-                if made is None or made in seen:
-                    continue
-                seen.add(made)
-                yield RawPair(made[0], join_title(title, made[1]), row)
-                if len(seen) == pairs_per_row:
-                    break
-            if not seen:
-                pairs.skipped["no recurring span"] += 1
+    def make(text: str, random: np.random.Generator) -> Iterable[tuple[str, str]] | str:
+        document = _Document(text, passage_tokens)
+        if document.passages < 2:
+            return "one passage only"
+        recurring = document.recurring(min_span, ignored)
+        pairs: dict[tuple[str, str], None] = {}
+        for _ in range(_DRAWS * pairs_per_row if recurring else 0):
+            places = recurring[random.integers(len(recurring))]
+            if (drawn := pair(text, document, places, random)) is not None:
+                pairs[drawn] = None
+            if len(pairs) == pairs_per_row:
+                break
+        return pairs or "no recurring span"
 
-    return RawPairs(texts, make, first_row)
+    return row_by_row(texts, seed, first_row, make)
 
 
 class _Document:
@@ -146,9 +136,8 @@ class _Document:
             inside = self.passage(place) == self.passage(place + length - 1)
             if inside and all(key) and not ignored.issuperset(key):
                 places.setdefault(key, []).append(place)
-        return [
-            found for found in places.values() if self.passage(found[0]) != self.passage(found[-1])
-        ]
+        twice = places.values()
+        return [rows for rows in twice if self.passage(rows[0]) != self.passage(rows[-1])]
 
     def two(self, places: list[int], random: np.random.Generator) -> tuple[int, int]:
         """Two of the places, in different passages."""
@@ -159,22 +148,11 @@ class _Document:
     def grown(self, place: int, other: int, length: int, most: int) -> tuple[int, int]:
         """Tokens of the span around `place` that are the same around `other`, both in passages."""
         (low, high), (other_low, other_high) = self.bounds(place), self.bounds(other)
-        end = place + length
-        shift = other - place
-        while (
-            end - place < most
-            and end < high
-            and end + shift < other_high
-            and self.keys[end] == self.keys[end + shift]
-        ):
+        start, end, shift, keys = place, place + length, other - place, self.keys
+        high, low = min(high, other_high - shift), max(low, other_low - shift)
+        while end - place < most and end < high and keys[end] == keys[end + shift]:
             end += 1
-        start = place
-        while (
-            end - start < most
-            and start > low
-            and start + shift > other_low
-            and self.keys[start - 1] == self.keys[start - 1 + shift]
-        ):
+        while end - start < most and start > low and keys[start - 1] == keys[start - 1 + shift]:
             start -= 1
         return start, end
 

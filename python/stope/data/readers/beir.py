@@ -12,7 +12,7 @@ from stope._checks import path as path_kind
 from stope._checks import shown
 from stope._kinds import kinds, maybe, string, strings
 from stope.data.collection import Collection, Qrels
-from stope.data.readers.fields import id_of, join_title, require, text_of
+from stope.data.readers.fields import add_id, id_of, join_title, require, text_of
 from stope.data.readers.jsonl import numbered_jsonl
 from stope.data.readers.trec import read_qrels
 
@@ -108,7 +108,10 @@ def _find(root: Path, name: str) -> Path:
     if len(there) == 2:
         raise ValueError(f"both {plain} and {packed} exist; keep one of them")
     if not there:
-        raise FileNotFoundError(f"neither {plain} nor {packed} exists")
+        raise FileNotFoundError(
+            f"neither {plain} nor {packed} exists; a BEIR folder holds corpus.jsonl, queries.jsonl "
+            "and qrels"
+        )
     return there[0]
 
 
@@ -116,9 +119,7 @@ def _rows_with_ids(path: Path) -> Iterator[tuple[str, str, dict[str, object]]]:
     seen: set[str] = set()
     for where, row in numbered_jsonl(path):
         identifier = id_of(require(row, "_id", where), "_id", where)
-        if identifier in seen:
-            raise ValueError(f'{where}: the id "{identifier}" appears twice')
-        seen.add(identifier)
+        add_id(identifier, seen, where)
         yield where, identifier, row
 
 

@@ -100,7 +100,9 @@ def column_of(
     """The column named, or the first of the usual names; ValueError with those there are."""
     if named is not None:
         if named not in row:
-            raise ValueError(f'{where}: {argument} is "{named}", but the columns are {names(row)}')
+            raise ValueError(
+                f'{where}: {argument} is "{named}", but the columns are {names(row)}; name one'
+            )
         return named
     usual_name = first_of(row, usual)
     if usual_name is None:

@@ -48,7 +48,9 @@ def read_embeddings(
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{called} is no .npy file of numbers ({error})") from error
+        raise ValueError(
+            f"{called} is no .npy file of numbers ({error}); save it by np.save"
+        ) from error
     if not isinstance(array, np.ndarray) or array.ndim != 2:
         shape = getattr(array, "shape", "several arrays")
         raise ValueError(

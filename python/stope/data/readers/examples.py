@@ -33,6 +33,7 @@ from stope.data.readers.columns import (
 )
 from stope.data.readers.fields import (
     Row,
+    counted,
     id_of,
     join_title,
     names,
@@ -123,7 +124,7 @@ def read_pairs(
             empty = False
             yield example.query, positive
     if empty:
-        raise ValueError(f"{source_name(source)} holds no pairs{counted(counts)}")
+        raise ValueError(no_pairs(source_name(source), counts))
 
 
 @kinds(layout=maybe(a(Layout)), skipped=maybe(mapping))
@@ -203,14 +204,9 @@ def iter_examples(
     reader.labels.refuse_unread()
 
 
-def counted(skipped: Mapping[str, int]) -> str:
-    """What was left out, in brackets.
-
-    >>> counted({"rows without text": 2})
-    ' (2 rows without text)'
-    """
-    told = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items() if number)
-    return f" ({told})" if told else ""
+def no_pairs(name: str, skipped: Mapping[str, int]) -> str:
+    """What is said of a file without pairs."""
+    return f"{name} holds no pairs{counted(skipped)}; give rows with a query and what answers it"
 
 
 class _Passage(NamedTuple):
@@ -338,7 +334,10 @@ class ExampleReader:
         name = id_of(value, label, where)
         if name not in documents:
             what = "names the positive" if label.startswith(self._positive) else f"{label} is"
-            raise ValueError(f"{where}: {what} {shown(name)}, an id that the corpus lacks")
+            raise ValueError(
+                f"{where}: {what} {shown(name)}, an id that the corpus lacks; add the document, or "
+                "give the corpus of these ids"
+            )
         return _Passage(*documents[name])
 
 
@@ -371,5 +370,7 @@ def _scores_of(row: Row, name: str, passages: Sequence[_Passage], where: str) ->
 
 def _filled(text: str, name: str, where: str) -> str:
     if not text or text.isspace():
-        raise ValueError(f'{where}: field "{name}" is empty')
+        raise ValueError(
+            f'{where}: field "{name}" is empty; fill it, or leave such rows out by skip_empty=True'
+        )
     return text

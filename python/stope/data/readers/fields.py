@@ -55,6 +55,26 @@ def id_of(value: Any, name: str, where: str) -> str:
     return value
 
 
+def counted(skipped: Mapping[str, int]) -> str:
+    """What was left out, in brackets.
+
+    >>> counted({"rows without text": 2})
+    ' (2 rows without text)'
+    """
+    told = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items() if number)
+    return f" ({told})" if told else ""
+
+
+def add_id(identifier: str, seen: set[str], where: str) -> None:
+    """Add an id to those seen; one that is there already is refused."""
+    if identifier in seen:
+        raise ValueError(
+            f'{where}: the id "{identifier}" appears twice; ids must be unique: rename one, or '
+            "leave its row out"
+        )
+    seen.add(identifier)
+
+
 def scores_of(value: Any, name: str, where: str, length: int) -> list[float]:
     """Return a list of `length` finite numbers, or raise ValueError."""
     if not isinstance(value, (list, tuple)):
@@ -62,7 +82,9 @@ def scores_of(value: Any, name: str, where: str, length: int) -> list[float]:
             f'{where}: field "{name}" must be a list of numbers, but it is {_kind(value)}'
         )
     if len(value) != length:
-        raise ValueError(f'{where}: field "{name}" has {len(value)} scores for {length} texts')
+        raise ValueError(
+            f'{where}: field "{name}" has {len(value)} scores for {length} texts; give one each'
+        )
     return [number_of(item, f"{name}[{index}]", where) for index, item in enumerate(value)]
 
 

@@ -9,8 +9,8 @@ from itertools import chain
 from os import PathLike
 from typing import Any
 
+from stope._checks import first_twice, shown
 from stope._checks import path as path_kind
-from stope._checks import shown
 from stope._kinds import kinds
 from stope.data.readers.lines import read_lines
 
@@ -71,9 +71,9 @@ def _over_lines(
             value, end = _DECODER.raw_decode(text, place)
         except json.JSONDecodeError as error:
             where = f"{path}:{first + error.lineno - 1}"
-            raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+            raise _not_json(where, error) from error
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}:{line}: not JSON ({error})") from error
+            raise _not_json(f"{path}:{line}", error) from error
         if isinstance(value, list):
             for number, row in enumerate(value, start=1):
                 where = f"{path}: item {number}"
@@ -91,27 +91,35 @@ def _past_blanks(text: str, place: int) -> int:
 def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_without_doubles)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+        raise _not_json(where, error) from error
     # Only an escape can bring half a surrogate pair into a string.
     return _checked(row, where, "\\ud" in line.lower())
 
 
 def _checked(row: Any, where: str, has_surrogates: bool) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected a JSON object, but it is a {type(row).__name__}")
+        raise ValueError(
+            f"{where}: expected a JSON object, but it is a {type(row).__name__}; give one with "
+            "named fields"
+        )
     if has_surrogates:
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{where}: a string holds half a surrogate pair, which is not text"
+                f"{where}: a string holds half a surrogate pair, which is not text; take it out"
             ) from error
-        except RecursionError as error:
-            raise ValueError(f"{where}: not JSON (nested too deeply)") from error
+        except RecursionError:
+            raise _not_json(where, RecursionError("nested too deeply")) from None
     return row
+
+
+def _not_json(where: str, error: Exception) -> ValueError:
+    what = str(error)
+    if isinstance(error, json.JSONDecodeError):
+        what = f"{error.msg} at column {error.colno}"
+    return ValueError(f"{where}: not JSON ({what}); write one object a line, or an array of them")
 
 
 def _refuse_constant(name: str) -> None:
@@ -121,9 +129,8 @@ def _refuse_constant(name: str) -> None:
 def _without_doubles(items: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(items)
     if len(row) != len(items):
-        seen: set[str] = set()
-        twice = next(key for key, _ in items if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twice)} appears twice in one object; keep one")
+        twice = first_twice(key for key, _ in items)
+        raise ValueError(f"the key {shown(twice)} appears twice in one object: keep one")
     return row
 
 

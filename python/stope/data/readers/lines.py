@@ -31,7 +31,7 @@ def existing_file(path: str | PathLike[str]) -> Path:
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; name a file")
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist")
+        raise FileNotFoundError(f"{file} does not exist; check the name")
     return file
 
 

@@ -46,12 +46,14 @@ def read_negative_ids(
         query, document = (id_of(row[name], name, where) for name in ("query_id", "document_id"))
         if document not in row_of or (complete and query not in query_of):
             name = document if document not in row_of else query
-            raise ValueError(f"{argument}: {where}: the id {shown(name)} is not in the data")
+            raise ValueError(
+                f"{argument}: {where}: the id {shown(name)} is not in the data; mine these data"
+            )
         if query in query_of:
             owners.append(query_of[query])
             rows.append(row_of[document])
     if not rows:
-        raise ValueError(f"{argument}: {path} holds no negative of a query of the data")
+        raise ValueError(f"{argument}: {path} holds no negative of a query of the data; mine it")
     lists = Lists.from_owners(owners, rows, len(query_of))
     ids = np.full((len(query_of), int(lists.lengths.max())), -1, dtype=np.int64)
     ids[lists.owners, np.arange(len(rows)) - lists.offsets[lists.owners]] = lists.ids

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any, TypeAlias
 
+from stope._checks import first_twice
 from stope._extras import need
 from stope.data.readers.jsonl import numbered_jsonl
 from stope.data.readers.lines import existing_file, plain_name, read_lines
@@ -77,7 +78,10 @@ def _from_iterable(source: Iterable[Mapping[str, Any]]) -> NumberedRows:
         )
     for number, row in enumerate(source, start=1):
         if not isinstance(row, Mapping):
-            raise TypeError(f"row {number} of the source is a {type(row).__name__}, not a mapping")
+            raise TypeError(
+                f"row {number} of the source is a {type(row).__name__}, not a mapping; give rows "
+                "of named fields"
+            )
         yield f"row {number}", dict(row)
 
 
@@ -126,7 +130,9 @@ def _from_csv(path: PathLike[str]) -> NumberedRows:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{path}:{first_line}: not CSV ({error})") from error
+            raise ValueError(
+                f"{path}:{first_line}: not CSV ({error}); write it again, or .jsonl"
+            ) from error
         if cells is None:
             return
         if not cells:
@@ -155,7 +161,8 @@ def _from_parquet(path: PathLike[str]) -> NumberedRows:
                 yield f"{path}: row {number}", row
     except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{path}: not a readable Parquet file after row {number} ({error})"
+            f"{path}: not a readable Parquet file after row {number} ({error}); write it again, or "
+            "as .jsonl"
         ) from error
     finally:
         if file is not None:
@@ -165,15 +172,16 @@ def _from_parquet(path: PathLike[str]) -> NumberedRows:
 def _header(cells: list[str], where: str) -> list[str]:
     header = [cell.strip() for cell in cells]
     if len(set(header)) != len(header):
-        seen: set[str] = set()
-        twice = next(name for name in header if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f'{where}: the header names the column "{twice}" twice')
+        raise ValueError(
+            f'{where}: the header names the column "{first_twice(header)}" twice; rename one'
+        )
     return header
 
 
 def _row(header: list[str], cells: list[str], where: str) -> tuple[str, dict[str, Any]]:
     if len(cells) != len(header):
         raise ValueError(
-            f"{where}: expected {len(header)} columns as in the header, but found {len(cells)}"
+            f"{where}: expected {len(header)} columns as in the header, but found {len(cells)}; "
+            "where a cell holds what divides them, write .jsonl"
         )
     return where, dict(zip(header, cells, strict=True))

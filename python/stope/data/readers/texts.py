@@ -18,7 +18,16 @@ from stope.data.readers.columns import (
     column_of,
     first_of,
 )
-from stope.data.readers.fields import Row, id_of, join_title, names, require, text_of
+from stope.data.readers.fields import (
+    Row,
+    add_id,
+    counted,
+    id_of,
+    join_title,
+    names,
+    require,
+    text_of,
+)
 from stope.data.readers.lines import plain_name, read_lines
 from stope.data.readers.tables import Source, read_rows, source_name
 from stope.data.text_identity import text_key
@@ -159,8 +168,9 @@ class _Reader(NamedTuple):
             yield document
             count += 1
         if count == 0:
-            left = ", ".join(f"{number:,} {reason}" for reason, number in self.skipped.items())
-            raise ValueError(f"{source_name(source)} holds no {self.of}{left and f' ({left})'}")
+            raise ValueError(
+                f"{source_name(source)} holds no {self.of}{counted(self.skipped)}; give more"
+            )
 
     def _of_lines(self, source: Source, ids: Ids) -> Iterator[Document]:
         if self.text_column is not None or self.id_column is not None:
@@ -198,9 +208,7 @@ class _Reader(NamedTuple):
             identifier = str(number)
             if id_name is not None:
                 identifier = id_of(require(row, id_name, where), id_name, where)
-                if identifier in seen:
-                    raise ValueError(f'{where}: the id "{identifier}" appears twice')
-                seen.add(identifier)
+                add_id(identifier, seen, where)
             yield Document(identifier, text, title or "")
 
     def _id_name(self, row: Row, texts: set[str | None], ids: Ids, where: str) -> str | None:

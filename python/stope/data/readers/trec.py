@@ -58,12 +58,12 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
                 line.split("\t"), 3, "query-id, corpus-id, score with tabs", where
             )
         if not query or not document:
-            raise ValueError(f"{where}: an id is empty")
+            raise ValueError(f"{where}: an id is empty; give both")
         whole = _INTEGER.fullmatch(relevance.strip())
         if not whole:
             raise ValueError(
                 f'{where}: the relevance is "{relevance}", which is not a whole number'
-                " (of at most 9 digits)"
+                " (of at most 9 digits); write a grade"
             )
         judged = qrels.setdefault(query, {})
         grade = int(whole[1])
@@ -102,7 +102,7 @@ def read_run(path: str | PathLike[str]) -> Run:
         retrieved = run.setdefault(query, {})
         if document in retrieved:
             raise ValueError(
-                f'{where}: document "{document}" is retrieved twice for query "{query}"'
+                f'{where}: document "{document}" is retrieved twice for query "{query}"; keep one'
             )
         retrieved[document] = score
     return run
@@ -118,7 +118,9 @@ def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, fl
         )
         score = plain_number(text)
         if score is None:
-            raise ValueError(f'{where}: the score is "{text}", which is not a finite number')
+            raise ValueError(
+                f'{where}: the score is "{text}", which is not a finite number; give one'
+            )
         yield where, query, document, score
 
 
@@ -132,5 +134,7 @@ def _json_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, fl
 
 def _columns(columns: list[str], wanted: int, names: str, where: str) -> list[str]:
     if len(columns) != wanted:
-        raise ValueError(f"{where}: expected {wanted} columns ({names}), but found {len(columns)}")
+        raise ValueError(
+            f"{where}: expected {wanted} columns ({names}), but found {len(columns)}; write them so"
+        )
     return columns

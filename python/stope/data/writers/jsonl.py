@@ -40,7 +40,8 @@ def write_jsonl(path: str | PathLike[str], rows: Iterable[Mapping[str, Any]]) ->
                 line = json.dumps(row, ensure_ascii=False, allow_nan=False)
             except (TypeError, ValueError) as error:
                 raise ValueError(
-                    f"row {count + 1} for {path} is not valid as JSON: {error}"
+                    f"row {count + 1} for {path} is not valid as JSON: {error}; give finite "
+                    "numbers, texts, lists and mappings"
                 ) from error
             file.write(line + "\n")
             count += 1

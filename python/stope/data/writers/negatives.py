@@ -207,7 +207,9 @@ def negative_rows(
     if scores:
         for name in ("positive_scores", "negative_scores"):
             if getattr(table, name) is None:
-                raise ValueError(f"scores=True needs {name} in the table, which has none")
+                raise ValueError(
+                    f"scores=True needs {name} in the table, which has none; give them"
+                )
     width = table.width if num_negatives is None else num_negatives
     return NegativeRows(table, format, scores=scores, num_negatives=width)
 
@@ -282,7 +284,9 @@ def negatives_dataset(
     """
     rows = negative_rows(table, format, scores=scores, num_negatives=num_negatives)
     if len(rows) == 0:
-        raise ValueError(f"no rows to put into a dataset: {rows.dropped} {rows.dropped_reason}")
+        raise ValueError(
+            f"no rows to put into a dataset: {rows.dropped} {rows.dropped_reason}; mine more"
+        )
     return need("datasets", extra="train").Dataset.from_list(list(rows))
 
 

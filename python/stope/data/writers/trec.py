@@ -105,5 +105,5 @@ def _writable(identifier: str, what: str, *, blanks: bool) -> None:
         remedy = "tabs and line ends" if blanks else "blanks"
         raise ValueError(
             f"the {what} id {identifier!r} cannot be written to this file: ids may not be empty "
-            f"or hold {remedy}"
+            f"or hold {remedy}; rename it"
         )

@@ -13,17 +13,6 @@ from stope.training.batches.sampler import batch_sampler
 from stope.training.batches.specs import Clustered, Clusters, Distinct, Homogeneous, Mixed, kmeans
 
 __all__ = [
-    "BatchSpec",
-    "Clustered",
-    "Clusters",
-    "Distinct",
-    "Homogeneous",
-    "Mixed",
-    "Plan",
-    "RowNumbers",
-    "Sizes",
-    "Table",
-    "batch_sampler",
-    "batch_spec_names",
-    "kmeans",
-]
+    "BatchSpec", "Clustered", "Clusters", "Distinct", "Homogeneous", "Mixed", "Plan", "RowNumbers",
+    "Sizes", "Table", "batch_sampler", "batch_spec_names", "kmeans",
+]  # fmt: skip
