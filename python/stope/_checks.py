@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+LARGEST = 2**63 - 1
 
 
-def integer(value: Any, name: str, least: int, most: int | None = None) -> int:
-    """The value as an int of at least `least`, and at most `most`.
+def integer(value: Any, name: str, least: int, most: int = LARGEST) -> int:
+    """The value as an int of at least `least`, and at most `most` (what 64 bits hold).
 
     Raises:
         TypeError: no integer; True and False are none.
@@ -39,10 +40,10 @@ def integer(value: Any, name: str, least: int, most: int | None = None) -> int:
         raise TypeError(f"{name} is {shown(value)}; give an integer") from None
     if isinstance(value, bool):
         raise TypeError(f"{name} is {shown(value)}; give an integer")
-    if most is not None and not least <= number <= most:
-        raise ValueError(f"{name} is {shown(number)}; it must be from {least} to {most}")
-    if number < least:
-        raise ValueError(f"{name} is {shown(number)}; it must be at least {least}")
+    if not least <= number <= most:
+        small = most == LARGEST and number < least
+        limits = f"at least {least}" if small else f"from {least} to {most}"
+        raise ValueError(f"{name} is {shown(number)}; it must be {limits}")
     return number
 
 

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from stope.cli import options
+from stope.cli.options import option
 from stope.cli.terminal import reported
 
 
@@ -16,27 +17,24 @@ from stope.cli.terminal import reported
 def demo(
     context: typer.Context,
     data: Annotated[
-        Path | None,
-        typer.Option(help="BEIR folder to use.", show_default="the Python installation itself"),
+        Path | None, option("BEIR folder to use.", default="the Python installation itself")
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or name of a sentence-transformers model.",
+        option(
+            "Folder or name of a sentence-transformers model.",
             metavar="PATH",
-            show_default="a static model, trained from scratch",
+            default="a static model, trained from scratch",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder for results, runs and encoder.", show_default="none"
-        ),
+        option("Folder for results, runs and encoder.", "--output", "-o", default="none"),
     ] = None,
     max_documents: Annotated[
-        int, typer.Option(help="Documents taken from the Python installation.", min=100)
+        int, option("Documents taken from the Python installation.", min=100)
     ] = 12_000,
-    seed: Annotated[int, typer.Option(help="Of training.", min=0)] = 0,
+    seed: Annotated[int, option("Of training.", min=0)] = 0,
     unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
     threads: options.Threads = None,
     debug: options.Debug = False,

@@ -11,11 +11,14 @@ import typer
 
 from stope._checks import shown
 from stope.cli import options, terminal
+from stope.cli.options import option
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
     from stope.data import Qrels, Run
     from stope.evaluation import Evaluation
+
+_METRICS = ("nDCG@10", "MRR@10", "R@100")
 
 
 @reported
@@ -36,30 +39,24 @@ def evaluate(
         ),
     ],
     baseline: Annotated[
-        Path | None,
-        typer.Option(help="Run to compare with, query by query.", show_default="none"),
+        Path | None, option("Run to compare with, query by query.", default="none")
     ] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric",
-            "-m",
-            help="nDCG@10, MRR@10, R@100, MAP@100, P@5, ...; may be repeated.",
-            show_default="nDCG@10, MRR@10, R@100",
+        option(
+            "nDCG@10, MRR@10, R@100, MAP@100, P@5, ...; may be repeated.",
+            *("--metric", "-m"),
+            default=", ".join(_METRICS),
         ),
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Of the intervals, between 0 and 1.")] = 0.95,
-    num_samples: Annotated[int, typer.Option(help="Bootstrap samples.", min=1)] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    confidence: Annotated[float, option("Of the intervals, between 0 and 1.")] = 0.95,
+    num_samples: Annotated[int, option("Bootstrap samples.", min=1)] = 10_000,
+    seed: Annotated[int, option("Of the bootstrap.", min=0)] = 0,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Also write the numbers as .json.", show_default="none"
-        ),
+        Path | None, option("Also write the numbers as .json.", "--output", "-o", default="none")
     ] = None,
     per_query: Annotated[
-        Path | None,
-        typer.Option(help="Also write every query's numbers as .jsonl.", show_default="none"),
+        Path | None, option("Also write every query's numbers as .jsonl.", default="none")
     ] = None,
     debug: options.Debug = False,
 ) -> None:
@@ -77,7 +74,7 @@ def evaluate(
     from stope.data import open_atomic, read_qrels, read_run, write_jsonl
     from stope.evaluation import evaluate as score
 
-    names = tuple(metric) if metric else ("nDCG@10", "MRR@10", "R@100")
+    names = tuple(metric) if metric else _METRICS
     for name in names:
         _check_metric(name)
     judged = read_qrels(qrels)

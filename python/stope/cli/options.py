@@ -13,15 +13,21 @@ import stope
 
 _FILES = "Columns and files"
 
-Debug = Annotated[
-    bool, typer.Option("--debug", metavar="", help="Show the traceback of a failure.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress bars.")]
-Threads = Annotated[
-    int | None,
-    typer.Option(help="Threads of the search.", show_default="all cores", min=1, max=1024),
-]
-BatchSize = Annotated[int, typer.Option(help="Texts per call of the encoder.", min=1)]
+
+def option(
+    text: str, *names: str, default: Any = True, panel: str | None = None, **more: Any
+) -> Any:
+    """An option: its help, its names, what its help gives as the default, and its limits."""
+    return typer.Option(*names, help=text, show_default=default, rich_help_panel=panel, **more)
+
+
+def switch(name: str, text: str, panel: str | None = None) -> Any:
+    """An option that is given or not."""
+    return typer.Option(name, metavar="", help=text, rich_help_panel=panel)
+
+
+def _column(text: str) -> Any:
+    return option(text, default="found by name", panel=_FILES)
 
 
 class Metric(str, Enum):
@@ -47,58 +53,35 @@ class UnknownIds(str, Enum):
     keep = "keep"
 
 
-def _column(text: str) -> Any:
-    return typer.Option(help=text, show_default="found by name", rich_help_panel=_FILES)
-
-
-Split = Annotated[str, typer.Option(help="Split of a BEIR folder.", rich_help_panel=_FILES)]
+Debug = Annotated[bool, switch("--debug", "Show the traceback of a failure.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress bars.")]
+Threads = Annotated[
+    int | None, option("Threads of the search.", default="all cores", min=1, max=1024)
+]
+BatchSize = Annotated[int, option("Texts per call of the encoder.", min=1)]
+Split = Annotated[str, option("Split of a BEIR folder.", panel=_FILES)]
 CorpusColumn = Annotated[str | None, _column("Column of the texts in CORPUS.")]
 IdColumn = Annotated[str | None, _column("Column of the ids in CORPUS.")]
 QueryColumn = Annotated[str | None, _column("Column of the queries.")]
 PositiveColumn = Annotated[str | None, _column("Column of the positives.")]
-PositivesAreIds = Annotated[
-    bool,
-    typer.Option(
-        "--positive-ids",
-        metavar="",
-        help="The positives in PAIRS are ids of CORPUS, not texts.",
-        rich_help_panel=_FILES,
-    ),
-]
 QueryIdColumn = Annotated[str | None, _column("Column of the queries' ids.")]
 LabelColumn = Annotated[str | None, _column("Column that says whether a row's document answers.")]
+PositivesAreIds = Annotated[
+    bool, switch("--positive-ids", "The positives in PAIRS are ids of CORPUS, not texts.", _FILES)
+]
 MinRelevance = Annotated[
-    float | None,
-    typer.Option(
-        help="Least label, score or judgement of an answer.",
-        show_default="1",
-        rich_help_panel=_FILES,
-    ),
+    float | None, option("Least label, score or judgement of an answer.", default="1", panel=_FILES)
 ]
 IgnoreLabels = Annotated[
     bool,
-    typer.Option(
-        "--ignore-labels",
-        metavar="",
-        help="Every row is an answer, whatever its label or score.",
-        rich_help_panel=_FILES,
-    ),
+    switch("--ignore-labels", "Every row is an answer, whatever its label or score.", _FILES),
 ]
 SkipEmpty = Annotated[
-    bool,
-    typer.Option(
-        "--skip-empty",
-        metavar="",
-        help="Leave out rows without text, and count them.",
-        rich_help_panel=_FILES,
-    ),
+    bool, switch("--skip-empty", "Leave out rows without text, and count them.", _FILES)
 ]
 OfUnknownIds = Annotated[
     UnknownIds,
-    typer.Option(
-        help="Judgements of a BEIR folder whose query or document is missing there.",
-        rich_help_panel=_FILES,
-    ),
+    option("Judgements of a BEIR folder whose query or document is missing there.", panel=_FILES),
 ]
 
 

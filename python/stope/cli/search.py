@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stope.cli import options, terminal
-from stope.cli.options import without_effect
+from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _DEFAULT_K = 100
 _JSON_LINES = (".jsonl", ".jsonl.gz")
 _MOST_NAMED = 5
+_DEFAULT_TOP = f"{_DEFAULT_K}, or all where there are fewer"
+_OUTPUT = "Run to write: .trec, .run or .txt for TREC; .jsonl, which also holds ids with blanks."
 
 
 class Method(str, Enum):
@@ -53,60 +55,33 @@ def search(
             metavar="CORPUS", help="Documents, same kinds.", show_default="that of the BEIR folder"
         ),
     ] = None,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Run to write: .trec, .run or .txt for TREC; .jsonl, which also holds ids with "
-            "blanks.",
-        ),
-    ] = Path("run.trec"),
+    output: Annotated[Path, option(_OUTPUT, "--output", "-o")] = Path("run.trec"),
     method: Annotated[
-        Method,
-        typer.Option(help="bm25 needs no model; dense, hybrid and hnsw need --encoder."),
+        Method, option("bm25 needs no model; dense, hybrid and hnsw need --encoder.")
     ] = Method.bm25,
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Folder or name of a sentence-transformers model.", metavar="PATH"),
+        str | None, option("Folder or name of a sentence-transformers model.", metavar="PATH")
     ] = None,
-    corpus_embeddings: Annotated[
-        Path | None, typer.Option(help=".npy with one row per document.")
-    ] = None,
+    corpus_embeddings: Annotated[Path | None, option(".npy with one row per document.")] = None,
     k: Annotated[
-        int | None,
-        typer.Option(
-            "--top",
-            "-k",
-            help="Documents per query.",
-            min=1,
-            show_default="100, or all where there are fewer",
-        ),
+        int | None, option("Documents per query.", "--top", "-k", min=1, default=_DEFAULT_TOP)
     ] = None,
-    metric: Annotated[
-        options.Metric, typer.Option(help="Similarity of embeddings.")
-    ] = options.Metric.cosine,
-    fusion: Annotated[Fusion, typer.Option(help="How hybrid merges.")] = Fusion.rrf,
+    metric: Annotated[options.Metric, option("Similarity of embeddings.")] = options.Metric.cosine,
+    fusion: Annotated[Fusion, option("How hybrid merges.")] = Fusion.rrf,
     dense_weight: Annotated[
-        float, typer.Option(help="Share of dense in hybrid, 0 to 1.", min=0.0, max=1.0)
+        float, option("Share of dense in hybrid, 0 to 1.", min=0.0, max=1.0)
     ] = 0.5,
     stemmer: Annotated[
-        str | None, typer.Option(help="Stemming of bm25, such as english.", show_default="none")
+        str | None, option("Stemming of bm25, such as english.", default="none")
     ] = None,
     code: Annotated[
-        bool,
-        typer.Option(
-            "--code", metavar="", help="bm25 also splits identifiers (snake_case, camelCase)."
-        ),
+        bool, switch("--code", "bm25 also splits identifiers (snake_case, camelCase).")
     ] = False,
     exclude_self: Annotated[
-        bool,
-        typer.Option(
-            "--exclude-self", metavar="", help="Leave out the document with the query's id."
-        ),
+        bool, switch("--exclude-self", "Leave out the document with the query's id.")
     ] = False,
-    query_prompt: Annotated[str | None, typer.Option(help="Put before every query.")] = None,
-    corpus_prompt: Annotated[str | None, typer.Option(help="Put before every document.")] = None,
+    query_prompt: Annotated[str | None, option("Put before every query.")] = None,
+    corpus_prompt: Annotated[str | None, option("Put before every document.")] = None,
     split: options.Split = "test",
     unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
     query_column: options.QueryColumn = None,
@@ -114,7 +89,7 @@ def search(
     text_column: options.CorpusColumn = None,
     id_column: options.IdColumn = None,
     skip_empty: options.SkipEmpty = False,
-    tag: Annotated[str, typer.Option(help="Last column of a TREC run.")] = "stope",
+    tag: Annotated[str, option("Last column of a TREC run.")] = "stope",
     batch_size: options.BatchSize = 256,
     threads: options.Threads = None,
     quiet: options.Quiet = False,
@@ -132,18 +107,17 @@ def search(
     _refuse_idle(context, method, as_json=as_json, embedded=corpus_embeddings is not None)
     options.of_files(context, queries, corpus)
     options.set_threads(threads)
-    from stope.data import write_jsonl, write_run
+    from stope.data import read_beir, read_queries, read_texts, write_jsonl, write_run
     from stope.retrieval import search as run_all
 
     if queries.is_dir():
-        query_ids, query_texts, corpus_ids, corpus_texts = _read_folder(
-            queries, split, unknown_ids.value
-        )
+        collection = read_beir(queries, [split], unknown_ids=unknown_ids.value)
+        judged = collection.split(split)
+        query_ids, query_texts = judged.query_ids, judged.query_texts
+        corpus_ids, corpus_texts = collection.corpus_ids, collection.corpus_texts
     elif corpus is None:
         raise typer.BadParameter("name the corpus after the queries", param_hint="CORPUS")
     else:
-        from stope.data import read_queries, read_texts
-
         # The run joins them with judgements by ids: none may be made up beside a column of ids.
         query_ids, query_texts = read_queries(
             queries, query_column, query_id_column, ids="needed", skip_empty=skip_empty
@@ -250,17 +224,6 @@ def _check_empty(run: dict[str, dict[str, float]]) -> None:
     if empty:
         names = ", ".join(empty[:_MOST_NAMED]) + (", ..." if len(empty) > _MOST_NAMED else "")
         terminal.say(f"{len(empty):,} of {len(run):,} queries found nothing: {names}.")
-
-
-def _read_folder(
-    folder: Path, split: str, unknown_ids: Any
-) -> tuple[list[str], list[str], list[str], list[str]]:
-    from stope.data import read_beir
-
-    collection = read_beir(folder, [split], unknown_ids=unknown_ids)
-    judged = collection.split(split)
-    ids, texts = list(judged.query_ids), list(judged.query_texts)
-    return ids, texts, collection.corpus_ids, collection.corpus_texts
 
 
 def _dense(

@@ -199,10 +199,7 @@ def _window(
             )
     if sampling == "top" and counts == "eligible":
         end = first + wanted  # the hardest come first: later ranks are never reached
-    seed = integer(seed, "seed", 0)
-    if seed >= 2**64:
-        raise ValueError(f"seed is {seed}; give an integer from 0 to 2^64 - 1")
-    return _Window(first, end, wanted, sampling, seed)
+    return _Window(first, end, wanted, sampling, integer(seed, "seed", 0, 2**64 - 1))
 
 
 def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:

@@ -45,7 +45,7 @@ def inverse_cloze(
         ['It is dug in a mine.', 'Ore is rock with metal in it.']
     """
     probability = real(keep, "keep", 0, 1)
-    integer(pairs_per_row, "pairs_per_row", 1)
+    integer(pairs_per_row, "pairs_per_row", 1, 10_000)
     integer(min_tokens, "min_tokens", 1)
 
     def make(text: str, random: np.random.Generator) -> list[tuple[str, str]] | str:

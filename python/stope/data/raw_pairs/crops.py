@@ -55,7 +55,7 @@ def independent_crops(
     if low > high:
         raise ValueError(f"min_ratio is {low} but max_ratio is {high}; the lesser comes first")
     probability = real(delete, "delete", 0, 1)
-    integer(pairs_per_row, "pairs_per_row", 1)
+    integer(pairs_per_row, "pairs_per_row", 1, 10_000)
     least = integer(min_tokens, "min_tokens", 2)
     most = integer(max_tokens, "max_tokens", least)
 

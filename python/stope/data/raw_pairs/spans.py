@@ -65,7 +65,7 @@ def recurring_spans(
     integer(passage_tokens, "passage_tokens", min_span + 1)
     integer(min_query, "min_query", min_span + 1)
     integer(max_query, "max_query", min_query)
-    integer(pairs_per_row, "pairs_per_row", 1)
+    integer(pairs_per_row, "pairs_per_row", 1, 10_000)
     listed = isinstance(stop_words, Collection) and not isinstance(stop_words, str | bytes)
     if not listed or not all(isinstance(word, str) for word in stop_words):
         raise TypeError(f"stop_words is {shown(stop_words)}; give a set of words")

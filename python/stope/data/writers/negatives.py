@@ -31,23 +31,19 @@ class NegativeRows:
     ) -> None:
         self.table, self.format, self.scores = table, format, scores
         self.num_negatives = num_negatives
-        positives = table.num_positives
-        negatives = np.minimum(table.num_negatives, num_negatives)
-        complete = (negatives > 0) & (negatives == num_negatives)
-        wanting = positives * ~(complete if format == "n-tuple" else negatives > 0)
-        reason = "(query, positive) pairs without a negative"
-        if format == "triplet":
-            rows = positives * negatives
-        elif format == "n-tuple":
-            rows = positives * complete
-            reason = f"(query, positive) pairs with fewer than {num_negatives} negatives"
-        elif format == "labeled-pair":
+        self._least = max(1, num_negatives) if format == "n-tuple" else 1
+        positives, negatives = table.num_positives, np.minimum(table.num_negatives, num_negatives)
+        enough = negatives >= self._least
+        if format == "labeled-pair":
             rows, wanting, reason = positives + negatives, np.zeros(1, dtype=np.int64), ""
-        elif format == "labeled-list":
-            rows = positives * (negatives > 0)
-        else:
-            rows = np.minimum(1, positives * negatives)
+        elif format in ("flagembedding", "tevatron"):
+            rows = ((positives > 0) & enough).astype(np.int64)
             wanting, reason = 1 - rows, "queries without a negative or a positive"
+        else:
+            rows = positives * enough * (negatives if format == "triplet" else 1)
+            wanting, reason = positives * ~enough, "(query, positive) pairs without a negative"
+            if format == "n-tuple":
+                reason = f"(query, positive) pairs with fewer than {num_negatives} negatives"
         self._len, self.dropped, self.dropped_reason = int(rows.sum()), int(wanting.sum()), reason
 
     def __len__(self) -> int:
@@ -57,25 +53,24 @@ class NegativeRows:
         make = _MAKERS[self.format]
         for query in range(len(self.table)):
             positives, negatives = self._documents(query)
-            wanted = self.num_negatives if self.format == "n-tuple" else 1
-            if self.format == "labeled-pair" or (positives and len(negatives) >= max(1, wanted)):
+            if self.format == "labeled-pair" or (positives and len(negatives) >= self._least):
                 text = self.table.query_texts[query]
                 for row in make(text, positives, negatives, self.scores):
                     named = {"query_id": self.table.query_ids[query], **row}
                     yield named if self.format == "tevatron" else row
 
     def _documents(self, query: int) -> tuple[list[_Document], list[_Document]]:
-        table, most = self.table, self.num_negatives
-        positives, negatives = table.positives_of(query), table.negatives_of(query)[:most]
+        table = self.table
+        positives, negatives = table.positives_of(query), table.negatives_of(query)
         scores = [1.0] * len(positives), [0.0] * len(negatives)
         if self.scores:
-            scores = table.positive_scores_of(query), table.negative_scores_of(query)[:most]
-
-        def listed(rows: list[int], scores: list[float]) -> list[_Document]:
-            ids, texts = table.document_ids, table.document_texts
-            return [_Document(ids[row], texts[row], s) for row, s in zip(rows, scores, strict=True)]
-
-        return listed(positives, scores[0]), listed(negatives, scores[1])
+            scores = table.positive_scores_of(query), table.negative_scores_of(query)
+        ids, texts = table.document_ids, table.document_texts
+        of_positives, of_negatives = (
+            [_Document(ids[row], texts[row], score) for row, score in zip(*side, strict=True)]
+            for side in ((positives, scores[0]), (negatives, scores[1]))
+        )
+        return of_positives, of_negatives[: self.num_negatives]
 
 
 class _Document(NamedTuple):
