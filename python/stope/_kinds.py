@@ -128,26 +128,23 @@ def iterable(value: Any, name: str) -> None:
         raise TypeError(f"{name} is {shown(value)}; give a list")
 
 
-def integers(value: Any, name: str) -> None:
-    """A list or an array of integers, which may be empty; of any rank."""
-    sequence(value, name)
-    try:
-        array = value if hasattr(value, "dtype") else np.asarray(value)
-    except ValueError:
-        raise TypeError(f"{name} is {shown(value)}; give integers, as many in each row") from None
-    if "int" not in str(array.dtype) and array.shape[0]:
-        raise TypeError(f"{name} is {shown(value)}; give integers")
+def _array_of(kind: str, *words: str) -> Check:
+    """A list or an array of such elements, which may be empty; of any rank."""
+
+    def check(value: Any, name: str) -> None:
+        sequence(value, name)
+        try:
+            array = value if hasattr(value, "dtype") else np.asarray(value)
+        except ValueError:
+            raise TypeError(f"{name} is {shown(value)}; give {kind}, as many in each row") from None
+        if not any(word in str(array.dtype) for word in words) and array.shape[0]:
+            raise TypeError(f"{name} is {shown(value)}; give {kind}")
+
+    return check
 
 
-def numbers(value: Any, name: str) -> None:
-    """A list or an array of numbers, which may be empty; of any rank."""
-    sequence(value, name)
-    try:
-        array = value if hasattr(value, "dtype") else np.asarray(value)
-    except ValueError:
-        raise TypeError(f"{name} is {shown(value)}; give numbers, as many in each row") from None
-    if not any(word in str(array.dtype) for word in ("int", "float")) and array.shape[0]:
-        raise TypeError(f"{name} is {shown(value)}; give numbers")
+integers = _array_of("integers", "int")
+numbers = _array_of("numbers", "int", "float")
 
 
 def matrix(value: Any, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from stope import _arrays, _core
 from stope._checks import choice, integer, real
 from stope._host import on_host
 from stope.lists import Lists
-from stope.ops._search import METRICS, exclusions, search
+from stope.ops._search import METRICS, TopK, exclusions, search
 from stope.progress import check_progress
 
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
@@ -146,9 +147,10 @@ def mine_hard_negatives(
         )
     rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
     never = answers if extra is None else answers.union(extra)
-    pool = (_eligible_pool if range_counts == "eligible" else _raw_pool)(
-        queries, corpus, metric, answers, never, rules, window, c.rows, progress
-    )
+    end = min(window.end, c.rows)
+    scan = functools.partial(search, queries, corpus, end, metric=metric, progress=progress)
+    make = _eligible_pool if range_counts == "eligible" else _raw_pool
+    pool = make(scan, answers, never, rules, window.first, c.rows)
     ids, scores = _choose(pool, window)
 
     def like(result: NDArray[Any]) -> Any:
@@ -276,29 +278,10 @@ def _rules(
 
 
 def _eligible_pool(
-    queries: Any,
-    corpus: Any,
-    metric: str,
-    answers: Lists,
-    never: Lists,
-    rules: _Rules,
-    window: _Window,
-    corpus_rows: int,
-    progress: Callable[[int, int], object] | None,
+    scan: Callable[..., TopK], answers: Lists, never: Lists, rules: _Rules, first: int, size: int
 ) -> _Pool:
     above = np.zeros(answers.num_lists, dtype=np.int64)
-    k = min(window.end, corpus_rows)
-    ranked = search(
-        queries,
-        corpus,
-        k,
-        metric=metric,
-        exclude=never,
-        ceiling=rules.ceiling,
-        floor=rules.floor,
-        above_ceiling=above,
-        progress=progress,
-    )
+    ranked = scan(exclude=never, ceiling=rules.ceiling, floor=rules.floor, above_ceiling=above)
     ids, scores = on_host(ranked.ids), on_host(ranked.scores)
     own_counts, never_counts = answers.lengths, never.lengths
     rejected = {reason: np.zeros_like(above) for reason in REASONS}
@@ -307,26 +290,16 @@ def _eligible_pool(
     for reason in ("absolute_margin", "relative_margin", "max_score"):
         rejected[reason] = np.where(rules.binding == REASONS.index(reason), above, 0)
     counts = np.count_nonzero(ids >= 0, axis=1)
-    below = corpus_rows - never_counts - above - counts
-    rejected["min_score"] = np.where(counts < k, below, 0)
-    return _Pool(ids[:, window.first :], scores[:, window.first :], rejected)
+    below = size - never_counts - above - counts
+    rejected["min_score"] = np.where(counts < ids.shape[1], below, 0)
+    return _Pool(ids[:, first:], scores[:, first:], rejected)
 
 
 def _raw_pool(
-    queries: Any,
-    corpus: Any,
-    metric: str,
-    answers: Lists,
-    never: Lists,
-    rules: _Rules,
-    window: _Window,
-    corpus_rows: int,
-    progress: Callable[[int, int], object] | None,
+    scan: Callable[..., TopK], answers: Lists, never: Lists, rules: _Rules, first: int, size: int
 ) -> _Pool:
-    k = min(window.end, corpus_rows)
-    ranked = search(queries, corpus, k, metric=metric, progress=progress)
-    ids = on_host(ranked.ids)[:, window.first :]
-    scores = on_host(ranked.scores)[:, window.first :]
+    ranked = scan()
+    ids, scores = on_host(ranked.ids)[:, first:], on_host(ranked.scores)[:, first:]
     owners = np.repeat(np.arange(len(ids)), ids.shape[1])
     positive = answers.contains(owners, ids.reshape(-1)).reshape(ids.shape)
     excluded = never.contains(owners, ids.reshape(-1)).reshape(ids.shape) & ~positive
