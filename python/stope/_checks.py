@@ -47,6 +47,11 @@ def integer(value: Any, name: str, least: int, most: int = LARGEST) -> int:
     return number
 
 
+def size(value: Any, name: str, least: int = 1) -> int:
+    """An integer that an array is as long as: from `least` to 2^31 - 1."""
+    return integer(value, name, least, 2**31 - 1)
+
+
 def real(
     value: Any,
     name: str,

@@ -45,6 +45,15 @@ WRONG = {
     "a NaN array": lambda: np.full((2, 2), np.nan, np.float32),
     "an array of three dimensions": lambda: np.zeros((2, 2, 2), np.float32),
 }
+HUGE = {"a huge integer": lambda: 10**30, "a size beyond memory": lambda: 2**62}
+# Which other parameter says that a number is too large for it.
+TOLD_BY = {
+    "stope.data.independent_crops.min_tokens": "max_tokens",
+    "stope.data.recurring_spans.min_span": "max_span",
+    "stope.data.recurring_spans.min_query": "max_query",
+    "stope.training.NegativeRefresh.num_negatives": "pool",
+    "stope.training.batches.kmeans.k": "clusters",
+}
 
 
 class NothingWritten(Exception):
@@ -100,7 +109,7 @@ def _taken(parameter, valid):
     if isinstance(valid, bool):
         return set()
     if isinstance(valid, int):
-        return {"an integer"} | harmless & {"None"}
+        return {"an integer", *HUGE} | harmless & {"None"}
     if isinstance(valid, float):
         return {"an integer", "a float"} | harmless & {"None"}
     if isinstance(valid, str | pathlib.Path):
@@ -176,8 +185,9 @@ def test_wrong_kinds(qualified, calls, tmp_path, monkeypatch):
         default = None if parameter.default is parameter.empty else parameter.default
         valid = arguments.get(name, default)
         place = f"{qualified}.{name}"
-        called = valid_calls.CALLED.get(place, name)
-        for label, make in WRONG.items():
+        called = valid_calls.CALLED.get(place, TOLD_BY.get(place, name))
+        huge = HUGE if type(valid) is int else {}
+        for label, make in {**WRONG, **huge}.items():
             may_be_taken = label in taken(place, parameter, valid)
             said = complaint(function, name, {**arguments, name: make()}, label, called)
             if said is not None and not (may_be_taken and said.endswith("taken in silence")):

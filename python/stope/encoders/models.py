@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import flag, integer, path, real, shown
+from stope._checks import flag, integer, path, real, shown, size
 from stope._checks import texts as texts_of
 from stope._extras import need
 from stope._files.atomic import atomic_folder
@@ -55,7 +55,7 @@ def train_tokenizer(
         ValueError: vocab_size below 16, or no text holds a letter or digit.
     """
     texts = texts_of(texts, "texts")
-    integer(vocab_size, "vocab_size", 16)
+    size(vocab_size, "vocab_size", 16)
     if not any(character.isalnum() for text in texts for character in text):
         raise ValueError("texts holds no letter or digit; there is nothing to learn tokens from")
     tokenizers = need("tokenizers", extra="train")
@@ -159,7 +159,7 @@ def static_encoder_and_ids(
 ) -> tuple[SentenceTransformer, TokenIds]:
     """`static_encoder`, and the token ids of its texts, for `tokens_once`."""
     texts = texts_of(texts, "texts")
-    integer(dim, "dim", 1)
+    size(dim, "dim")
     real(smoothing, "smoothing", 0)
     if max_tokens is not None:
         integer(max_tokens, "max_tokens", 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from stope._checks import integer, real, shown
+from stope._checks import integer, real, shown, size
 from stope.evaluation.metrics import Evaluation
 
 _BLOCK_ELEMENTS = 1 << 20
@@ -163,7 +163,7 @@ def _values(evaluation: Evaluation, metric: str, name: str) -> dict[str, float]:
 
 
 def _check(num_samples: int, seed: int, confidence: float) -> None:
-    integer(num_samples, "num_samples", 1)
+    size(num_samples, "num_samples")
     integer(seed, "seed", 0)
     if not 0 < real(confidence, "confidence", 0, 1) < 1:
         raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1, such as 0.95")

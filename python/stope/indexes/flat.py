@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope._checks import choice, integer
+from stope._checks import choice, size
 from stope._checks import path as checked_path
 from stope.indexes import _file as _index_file
 from stope.ops._search import METRICS, Metric, Precision, TopK, search
@@ -232,7 +232,7 @@ class FlatIndex:
                 panels = held.panels
                 return search(queries, held.corpus, count, out=out, packed=panels, **options)
 
-            shape, k = _arrays.matrix_shape(queries, "queries"), integer(k, "k", 1)
+            shape, k = _arrays.matrix_shape(queries, "queries"), size(k, "k")
             rows = held.shape.rows
             if shape.rows and k <= rows:
                 return best(k, out)

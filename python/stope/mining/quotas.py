@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stope._checks import integer
+from stope._checks import integer, size
 from stope._kinds import a, at_least, callback, integers, kinds, mapping, matrix, maybe, sequence
 from stope.data.pairs import Pairs
 from stope.lists import Ids, Lists
@@ -129,7 +129,7 @@ def lexical_candidates(
     """
     from stope.retrieval import Bm25
 
-    integer(pool, "pool", 1)
+    size(pool, "pool")
     own = range(len(pairs.query_ids)) if queries is None else queries
     found = np.full((len(own), pool), -1, dtype=np.int64)
     if not len(own):

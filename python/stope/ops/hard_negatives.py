@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope._checks import choice, integer, real
+from stope._checks import choice, integer, real, size
 from stope._host import on_host
 from stope.lists import Lists
 from stope.ops._search import METRICS, TopK, exclusions, search
@@ -186,7 +186,7 @@ class _Pool(NamedTuple):
 def _window(
     num_negatives: Any, range_min: Any, range_max: Any, counts: str, sampling: str, seed: Any
 ) -> _Window:
-    wanted = integer(num_negatives, "num_negatives", 1)
+    wanted = size(num_negatives, "num_negatives")
     first = integer(range_min, "range_min", 0)
     choice(sampling, "sampling", ("top", "random"))
     choice(counts, "range_counts", ("eligible", "raw"))

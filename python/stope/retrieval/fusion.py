@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import choice, integer, real, shown
+from stope._checks import choice, integer, real, shown, size
 from stope._kinds import kinds, maybe, numbers
 from stope.progress import Progress
 from stope.retrieval.pipeline import Retriever
@@ -74,7 +74,7 @@ def fuse(
         raise ValueError(f"rankings have {sorted(sizes)} queries; they must have the same")
     shares = _weights(weights, len(rankings), method)
     widest = max(ranking.ids.shape[1] for ranking in rankings)
-    width = integer(widest if k is None else k, "k", 1)
+    width = size(widest if k is None else k, "k")
     terms = [
         _reciprocal(ranking, rrf_k) if method == "rrf" else _normalised(ranking)
         for ranking in rankings

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import choice, integer
+from stope._checks import choice, integer, size
 from stope._checks import texts as texts_of
 from stope._extras import need
 from stope._host import on_host
@@ -74,11 +74,11 @@ class HnswRetriever:
         progress: Progress | None = None,
     ) -> None:
         choice(metric, "metric", _SPACES)
-        integer(m, "m", 2)
         integer(seed, "seed", 0)
-        integer(ef_construction, "ef_construction", 1)
-        integer(ef_search, "ef_search", 1)
-        integer(num_threads, "num_threads", 1)
+        size(m, "m", 2)
+        size(ef_construction, "ef_construction")
+        size(ef_search, "ef_search")
+        size(num_threads, "num_threads")
         hnswlib = need("hnswlib", extra="retrieval")
         rows = document_rows(encoder, corpus, embeddings, corpus_prompt, batch_size, None)
         array = _matrix(rows, "embeddings", "documents")

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 from stope._checks import choice, integer, real
+from stope._checks import size as size_of
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
 from torch import nn
@@ -73,7 +74,7 @@ class CenterLoss(nn.Module):  # type: ignore[misc]
         self, num_classes: int, dim: int, *, update: Update = "gradient", rate: float = 0.5
     ) -> None:
         super().__init__()
-        size = (integer(num_classes, "num_classes", 1), integer(dim, "dim", 1))
+        size = (size_of(num_classes, "num_classes"), size_of(dim, "dim"))
         self.update = choice(update, "update", get_args(Update))
         self.rate = real(rate, "rate", 0, 1)
         if update == "gradient":
@@ -125,7 +126,7 @@ def class_means(embeddings: torch.Tensor, labels: torch.Tensor, num_classes: int
     tensor([[2.],
             [5.]])
     """
-    embeddings, labels = _labelled(embeddings, labels, integer(num_classes, "num_classes", 1))
+    embeddings, labels = _labelled(embeddings, labels, size_of(num_classes, "num_classes"))
     count = torch.bincount(labels, minlength=num_classes)
     if bool((count == 0).any()):
         raise ValueError(f"class {int((count == 0).nonzero()[0])} has no embedding to average")

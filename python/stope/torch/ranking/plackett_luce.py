@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from stope._checks import flag, integer
+from stope._checks import flag, integer, size
 from stope._kinds import callback, kinds
 from stope.torch.ranking import _tensors
 from stope.torch.ranking._tensors import Reduction
@@ -102,7 +102,7 @@ def sample_plackett_luce(
     """
     scores = _tensors.floats(scores, "scores", 2).detach()
     present = _tensors.mask_like(mask, "mask", scores, "scores")
-    integer(num_samples, "num_samples", 1)
+    size(num_samples, "num_samples")
     rows, columns = scores.shape
     kept = columns if depth is None else min(integer(depth, "depth", 1), columns)
     waits = scores.new_empty(rows, num_samples, columns).exponential_(generator=generator)
