@@ -90,9 +90,7 @@ class Place(NamedTuple):
             with cupy.cuda.Device(self.device):
                 return cupy.empty(shape, dtype=dtype)
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        memory = np.empty(size + _CACHE_LINE, np.uint8)
-        start = -memory.ctypes.data % _CACHE_LINE
-        return memory[start : start + size].view(dtype).reshape(shape)
+        return aligned_bytes(size).view(dtype).reshape(shape)
 
     @property
     def recording(self) -> bool:
@@ -314,9 +312,8 @@ def limits(value: Any, name: str, rows: int, toward: float) -> NDArray[np.float3
 
 def aligned_bytes(size: int) -> NDArray[np.uint8]:
     """Uninitialised bytes that start on a cache line."""
-    line = 64
-    raw = np.empty(size + line, dtype=np.uint8)
-    start = -raw.ctypes.data % line
+    raw = np.empty(size + _CACHE_LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
     return raw[start : start + size]
 
 
@@ -330,35 +327,27 @@ def output(
     """The caller's result array after a check, or a new one."""
     if given is None:
         return place.empty(shape, dtype)
-    if place is not ON_CPU:
-        return _output_on_device(given, name, shape, dtype, place)
-    array = given.numpy() if type(given).__module__.split(".")[0] == "torch" else given
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} is a {type(given).__name__}; give a NumPy array or torch tensor")
-    if array.dtype != dtype:
-        raise TypeError(f"{name} has dtype {array.dtype}; results are {np.dtype(dtype)}")
-    if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}; results have shape {shape}")
-    if not array.flags.c_contiguous or not array.flags.writeable:
-        raise ValueError(f"{name} must be C-contiguous and writable")
-    return array
-
-
-def _output_on_device(
-    given: Any, name: str, shape: tuple[int, ...], dtype: type[np.generic], place: Place
-) -> Any:
-    """The core checks that its memory is contiguous and on the device."""
-    if type(given).__module__.split(".")[0] != place.library:
+    library, array = type(given).__module__.split(".")[0], given
+    if place is ON_CPU:
+        array = given.numpy() if library == "torch" else given
+        if not isinstance(array, np.ndarray):
+            raise TypeError(
+                f"{name} is a {type(given).__name__}; give a NumPy array or torch tensor"
+            )
+    elif library != place.library:
         raise TypeError(
             f"{name} is a {type(given).__name__}; queries are of {place.library}, on "
             f"cuda:{place.device}, and results go to an array of the same kind there"
         )
-    found = str(given.dtype).removeprefix("torch.")
-    if found != np.dtype(dtype).name:
-        raise TypeError(f"{name} has dtype {found}; results are {np.dtype(dtype)}")
-    if tuple(given.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(given.shape)}; results have shape {shape}")
-    return given
+    kind = str(array.dtype).removeprefix("torch.")
+    if kind != np.dtype(dtype).name:
+        raise TypeError(f"{name} has dtype {kind}; results are {np.dtype(dtype)}")
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}; results have shape {shape}")
+    # On a device the core checks that the memory is contiguous.
+    if place is ON_CPU and not (array.flags.c_contiguous and array.flags.writeable):
+        raise ValueError(f"{name} must be C-contiguous and writable")
+    return array
 
 
 def like(result: Any, model: object, place: Place = ON_CPU) -> Any:

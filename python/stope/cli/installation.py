@@ -61,40 +61,26 @@ def extras() -> dict[str, dict[str, str]]:
 
 
 def plain_text(report: dict[str, Any]) -> str:
-    """Write the report as aligned lines."""
-    lines = []
-    for title, rows in sections(report):
-        lines.append(title)
-        lines += [f"  {name:<24} {value}" for name, value in rows]
-    return "\n".join(lines)
-
-
-def sections(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Arrange the report as titles with (name, value) rows, for a person."""
-    build, machine = report["stope"], report["machine"]
-    arranged = [
-        (
-            "stope",
-            [
-                ("version", build["version"]),
-                ("compiler", build["compiler"]),
-                ("flags", build["flags"]),
-                ("ISA chosen", build["isa"]),
-                ("ISA available", ", ".join(build["isas"])),
-                ("threads", str(build["threads"])),
-                ("CUDA", "built in" if build["cuda"] else "not built"),
-            ],
-        ),
-        ("machine", [(name, str(value)) for name, value in machine.items()]),
-    ]
+    """Write the report as titles with aligned lines, for a person."""
+    build = report["stope"]
+    sections = {
+        "stope": {
+            **{name: build[name] for name in ("version", "compiler", "flags")},
+            "ISA chosen": build["isa"],
+            "ISA available": ", ".join(build["isas"]),
+            "threads": build["threads"],
+            "CUDA": "built in" if build["cuda"] else "not built",
+        },
+        "machine": report["machine"],
+    }
     for extra, packages in report["extras"].items():
         command = f'{_NOT_INSTALLED}; pip install "stope[{extra}]"'
-        rows = [
-            (name, command if version == _NOT_INSTALLED else version)
-            for name, version in packages.items()
-        ]
-        arranged.append((f"extra: {extra}", rows))
-    return arranged
+        rows = {n: command if v == _NOT_INSTALLED else v for n, v in packages.items()}
+        sections[f"extra: {extra}"] = rows
+    lines = []
+    for title, rows in sections.items():
+        lines += [title, *(f"  {name:<24} {value}" for name, value in rows.items())]
+    return "\n".join(lines)
 
 
 def _version(package: str) -> str:

@@ -101,13 +101,8 @@ def run(
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
     with show.stage("Reading") as step:
-        material = sources.read(
-            data,
-            max_documents=max_documents,
-            seed=seed,
-            unknown_ids=unknown_ids,
-            progress=step,
-        )
+        sizes = {"max_documents": max_documents, "seed": seed}
+        material = sources.read(data, **sizes, unknown_ids=unknown_ids, progress=step)
     show.material(material)
     demo = _Demo(material, min(k, len(material.collection.corpus_ids)), seed, show)
     demo.lexical()
@@ -240,14 +235,8 @@ class _Demo:
             for before, after in pairs
         ]
         return [
-            {
-                "before": before.name,
-                "after": after.name,
-                "metric": METRICS[0],
-                "difference": change.mean_difference,
-                "low": change.low,
-                "high": change.high,
-            }
+            {"before": before.name, "after": after.name, "metric": METRICS[0]}
+            | {"difference": change.mean_difference, "low": change.low, "high": change.high}
             for before, after, change in changes
         ]
 
@@ -257,18 +246,15 @@ class _Demo:
 
     @property
     def _mining(self) -> dict[str, Any]:
-        return {
-            "num_negatives": NUM_NEGATIVES,
-            "relative_margin": RELATIVE_MARGIN,
-            "seed": self.seed,
-        }
+        limits = {"num_negatives": NUM_NEGATIVES, "relative_margin": RELATIVE_MARGIN}
+        return {**limits, "seed": self.seed}
 
     def _development(self) -> RetrievalEvaluation | None:
         """Chooses the epoch to keep: on the dev split, never on the held-out queries."""
         split = self.material.dev
-        return (
-            None if split is None else RetrievalEvaluation.from_collection(self._collection, split)
-        )
+        if split is None:
+            return None
+        return RetrievalEvaluation.from_collection(self._collection, split)
 
     def _dense(self, model: Any) -> Ranking:
         return DenseRetriever(model, self._collection.corpus_texts).search(

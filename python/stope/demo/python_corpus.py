@@ -101,18 +101,14 @@ def _functions(node: ast.AST, lines: list[str], name: str, scope: str) -> Iterat
             yield from _functions(child, lines, name, f"{scope}{child.name}.")
         elif isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             docstring = ast.get_docstring(child, clean=False)
-            if docstring is not None and len(child.body) > 1:
-                start, end = (
-                    child.body[0].lineno - 1,
-                    child.body[0].end_lineno or child.body[0].lineno,
-                )
-                if (
-                    start > child.lineno - 1
-                ):  # a docstring on the line of `def` cannot be cut out by lines
-                    kept = lines[child.lineno - 1 : start] + lines[end : child.end_lineno]
-                    source = textwrap.dedent("\n".join(kept)).strip()[:_LONGEST_SOURCE]
-                    document_id = f"{name}:{child.lineno}:{scope}{child.name}"
-                    yield _Function(document_id, source, first_sentence(docstring))
+            start = child.body[0].lineno - 1
+            # A docstring on the line of `def` cannot be cut out by lines.
+            if docstring is not None and len(child.body) > 1 and start > child.lineno - 1:
+                end = child.body[0].end_lineno or child.body[0].lineno
+                kept = lines[child.lineno - 1 : start] + lines[end : child.end_lineno]
+                source = textwrap.dedent("\n".join(kept)).strip()[:_LONGEST_SOURCE]
+                document_id = f"{name}:{child.lineno}:{scope}{child.name}"
+                yield _Function(document_id, source, first_sentence(docstring))
         elif isinstance(child, (ast.If, ast.Try, ast.With)):
             yield from _functions(child, lines, name, scope)
 
@@ -134,17 +130,15 @@ def installed_files() -> dict[str, list[tuple[Path, str]]]:
     paths = sysconfig.get_paths()
     packages: dict[str, list[tuple[Path, str]]] = {}
     library = Path(paths["stdlib"]).resolve()
-    roots = [(library, True)]
-    roots += [
-        (Path(folder).resolve(), False)
-        for folder in dict.fromkeys((paths["purelib"], paths["platlib"]))
-    ]
-    for root, is_standard in dict.fromkeys(roots):
+    roots = [library, *(Path(paths[name]).resolve() for name in ("purelib", "platlib"))]
+    for root in dict.fromkeys(roots):
         if not root.is_dir():
             continue
         for path in _python_files(root):
             short = path.relative_to(root).as_posix()
-            package = STANDARD_LIBRARY if is_standard else short.split("/")[0].removesuffix(".py")
+            package = (
+                STANDARD_LIBRARY if root == library else short.split("/")[0].removesuffix(".py")
+            )
             if package not in _SKIPPED_PACKAGES and 0 < path.stat().st_size <= _LARGEST_FILE_BYTES:
                 packages.setdefault(package, []).append((path, short))
     for files in packages.values():

@@ -54,14 +54,8 @@ class Narrator:
             shown = ", ".join(material.read[:_SHOWN_PACKAGES])
             more = len(material.read) - _SHOWN_PACKAGES
             rest = f", and {more} more packages" if more > 0 else ""
-            self._say(
-                textwrap.fill(
-                    f"Functions read from: {shown}{rest}.",
-                    92,
-                    initial_indent="      ",
-                    subsequent_indent="      ",
-                )
-            )
+            text = textwrap.fill(f"Functions read from: {shown}{rest}.", 86)
+            self._say(textwrap.indent(text, "      "))
 
     def mined(self, mined: Mined, pairs: Pairs) -> None:
         """Say how many negatives there are, and show one."""
@@ -96,13 +90,8 @@ class Narrator:
         self._console.print()
         self._console.print(table)
         for change in result.differences:
-            verdict = (
-                "better"
-                if change["low"] > 0
-                else "worse"
-                if change["high"] < 0
-                else "no clear change"
-            )
+            verdict = "better" if change["low"] > 0 else "no clear change"
+            verdict = "worse" if change["high"] < 0 else verdict
             self._say(
                 f"  {change['after']} against {change['before']}: {change['metric']} "
                 f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], "

@@ -16,7 +16,7 @@ from stope import _arrays, _core
 from stope._checks import choice, size
 from stope._checks import path as checked_path
 from stope.indexes import _file as _index_file
-from stope.ops._search import METRICS, Metric, Precision, TopK, search
+from stope.ops._search import METRICS, Metric, Precision, TopK, results, search
 from stope.progress import Progress, check_progress
 
 _PANEL_ROWS = 16
@@ -237,14 +237,12 @@ class FlatIndex:
             if shape.rows and k <= rows:
                 return best(k, out)
             if shape.dim != self.dim:
-                raise ValueError(f"corpus has dim {self.dim} but queries have dim {shape.dim}")
+                raise ValueError(
+                    f"corpus has dim {self.dim} but queries have dim {shape.dim}; embed both with "
+                    "the same encoder"
+                )
             place = _arrays.place_of(queries, shape.device, "queries")
-            if out is not None and (not isinstance(out, tuple) or len(out) != 2):
-                raise TypeError("out must be a tuple (scores, ids)")
-            given_scores, given_ids = out or (None, None)
-            area = (shape.rows, k)
-            scores = _arrays.output(given_scores, "out scores", area, np.float32, place)
-            ids = _arrays.output(given_ids, "out ids", area, np.int64, place)
+            scores, ids = results(out, (shape.rows, k), place)
             scores[...], ids[...] = -np.inf, -1
             if shape.rows and rows:
                 scores[:, :rows], ids[:, :rows] = best(rows, None)

@@ -37,6 +37,17 @@ def exclusions(exclude: Any, queries: int, corpus_rows: int) -> Lists | None:
     return _arrays.id_lists(exclude, "exclude", queries, corpus_rows, padded=True)
 
 
+def results(out: Any, area: tuple[int, int], place: _arrays.Place) -> TopK:
+    """The caller's scores and ids after a check, or new ones."""
+    if out is not None and (not isinstance(out, tuple) or len(out) != 2):
+        raise TypeError("out must be a tuple (scores, ids)")
+    given_scores, given_ids = out or (None, None)
+    return TopK(
+        _arrays.output(given_scores, "out scores", area, np.float32, place),
+        _arrays.output(given_ids, "out ids", area, np.int64, place),
+    )
+
+
 def search(
     queries: Any,
     corpus: Any,
@@ -61,11 +72,8 @@ def search(
     if k > c.rows:
         raise ValueError(f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less")
     lists = exclusions(exclude, q.rows, c.rows)
-    if out is not None and (not isinstance(out, tuple) or len(out) != 2):
-        raise TypeError("out must be a tuple (scores, ids)")
     place = _arrays.place_of(queries, q.device, "queries")
-    scores = _arrays.output(out and out[0], "out scores", (q.rows, k), np.float32, place)
-    ids = _arrays.output(out and out[1], "out ids", (q.rows, k), np.int64, place)
+    scores, ids = results(out, (q.rows, k), place)
     above: Any = above_ceiling
     if above is not None and place is not _arrays.ON_CPU:
         above = place.empty((q.rows,), np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -60,8 +60,7 @@ def read_texts(
         >>> read_texts([{"_id": "d1", "title": "Ore", "text": "Rock with metal."}])
         (['d1'], ['Ore Rock with metal.'])
     """
-    documents = list(iter_documents(source, text_column, id_column, ids=ids, skip_empty=skip_empty))
-    return [document.id for document in documents], [document.text for document in documents]
+    return _columns(iter_documents(source, text_column, id_column, ids=ids, skip_empty=skip_empty))
 
 
 @kinds(text_column=maybe(string), id_column=maybe(string))
@@ -74,9 +73,7 @@ def iter_texts(
         >>> list(iter_texts([{"text": "rock"}, {"text": "tunnel"}]))
         [('0', 'rock'), ('1', 'tunnel')]
     """
-    return (
-        (document.id, document.text) for document in iter_documents(source, text_column, id_column)
-    )
+    return ((name, text) for name, text, _ in iter_documents(source, text_column, id_column))
 
 
 @kinds(text_column=maybe(string), id_column=maybe(string), skip_empty=flag, skipped=maybe(mapping))
@@ -147,8 +144,12 @@ def read_queries(
     texts, usual_ids = (*QUERY_COLUMNS, *TEXT_COLUMNS), (*QUERY_ID_COLUMNS, *ID_COLUMNS)
     counts: Counter[str] = Counter() if skipped is None else skipped
     columns = query_column, texts, query_id_column, usual_ids
-    documents = list(_Reader("queries", *columns, skip_empty, counts).read(source, ids))
-    return [document.id for document in documents], [document.text for document in documents]
+    return _columns(_Reader("queries", *columns, skip_empty, counts).read(source, ids))
+
+
+def _columns(documents: Iterable[Document]) -> tuple[list[str], list[str]]:
+    ids, texts, _ = zip(*documents, strict=True)
+    return list(ids), list(texts)
 
 
 class _Reader(NamedTuple):
@@ -185,23 +186,18 @@ class _Reader(NamedTuple):
 
     def _of_rows(self, source: Source, ids: Ids) -> Iterator[Document]:
         seen: set[str] = set()
-        text_name: str | None = None
-        id_name: str | None = None
-        title_name: str | None = None
+        text_name = id_name = title_name = None
         for number, (where, row) in enumerate(read_rows(source)):
             if text_name is None:
                 argument = "query_column" if self.of == "queries" else "text_column"
                 text_name = column_of(row, self.text_column, self.text_columns, argument, where)
-                if self.text_column is None:
-                    title_name = first_of(row, ("title",))
+                title_name = first_of(row, ("title",)) if self.text_column is None else None
                 id_name = self._id_name(row, {text_name, title_name}, ids, where)
-            title = row.get(title_name) if title_name is not None else None
-            text = ""
-            if not self.skip_empty or row.get(text_name) is not None:
-                text = text_of(require(row, text_name, where), text_name, where)
-            if title is not None:
-                title = text_of(title, "title", where)
-            text = join_title(title or "", text)
+            text, title = row.get(text_name), row.get(title_name) if title_name else None
+            if text is None:
+                text = "" if self.skip_empty else require(row, text_name, where)
+            title = "" if title is None else text_of(title, "title", where)
+            text = join_title(title, text_of(text, text_name, where))
             if self.skip_empty and not text.strip():
                 self.skipped["rows without text"] += 1
                 continue
@@ -209,7 +205,7 @@ class _Reader(NamedTuple):
             if id_name is not None:
                 identifier = id_of(require(row, id_name, where), id_name, where)
                 add_id(identifier, seen, where)
-            yield Document(identifier, text, title or "")
+            yield Document(identifier, text, title)
 
     def _id_name(self, row: Row, texts: set[str | None], ids: Ids, where: str) -> str | None:
         """The column of ids; None where rows are numbered."""
