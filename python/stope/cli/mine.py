@@ -221,24 +221,7 @@ def mine(
     from stope.data import Source, open_atomic, read_embeddings, read_source, write_jsonl
     from stope.mining import mine as run
 
-    source = Source(
-        pairs,
-        corpus=corpus,
-        split=split,
-        unknown_ids=unknown_ids.value,
-        query_column=query_column,
-        positive_column=positive_column,
-        query_id_column=query_id_column,
-        text_column=text_column,
-        id_column=id_column,
-        positive_ids=positive_ids,
-        label_column=label_column,
-        min_relevance=min_relevance,
-        ignore_labels=ignore_labels,
-        skip_empty=skip_empty,
-        negatives="leave",
-    )
-    data = read_source(source)
+    data = read_source(Source(pairs, negatives="leave", **options.of_source(context)))
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -112,6 +113,15 @@ def of_files(context: typer.Context, path: Path, corpus: Path | None) -> None:
         without_effect(
             context, ["text_column", "id_column"], "it is about CORPUS, and there is none"
         )
+
+
+def of_source(context: typer.Context) -> dict[str, Any]:
+    """What the command's options say of a `stope.data.Source`, by the names of its fields."""
+    from stope.data import Source
+
+    known = {field.name for field in dataclasses.fields(Source)}
+    plain = {n: getattr(value, "value", value) for n, value in context.params.items() if n in known}
+    return {name: value for name, value in plain.items() if value is not None}
 
 
 def set_threads(count: int | None) -> None:

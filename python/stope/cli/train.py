@@ -235,25 +235,13 @@ def train(
         if not num_negatives:
             idle = ["relative_margin", "among", *([] if weighting else ["guard"])]
             without_effect(context, idle, "it has no effect without --num-negatives")
-        source = {
-            "path": str(pairs),
-            "corpus": corpus and str(corpus),
-            "split": split,
-            "unknown_ids": unknown_ids.value if pairs.is_dir() else None,
-            "query_column": query_column,
-            "positive_column": positive_column,
-            "text_column": text_column,
-            "id_column": id_column,
-            "positive_ids": positive_ids,
-            "label_column": label_column,
-            "min_relevance": min_relevance,
-            "ignore_labels": ignore_labels,
-            "skip_empty": skip_empty,
-        }
+        source = {**options.of_source(context), "path": str(pairs)}
+        if not pairs.is_dir():
+            del source["unknown_ids"]
         _check_files(pairs, corpus, num_negatives, output, resume)
         guarded = guard and bool(num_negatives or weighting)
         sections: dict[str, Any] = {
-            "data": {name: value for name, value in source.items() if value is not None},
+            "data": source,
             "encoder": _encoder(encoder, teacher, code, max_tokens),
             "loss": {"temperature": temperature, "precision": precision.value},
             "weighting": weighting,
