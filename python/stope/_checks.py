@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-LARGEST = 2**63 - 1
+LARGEST = 2**64 - 1  # of a seed
+LONGEST = 2**31 - 1  # of an array
 
 
 def integer(value: Any, name: str, least: int, most: int = LARGEST) -> int:
@@ -41,7 +42,7 @@ def integer(value: Any, name: str, least: int, most: int = LARGEST) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{name} is {shown(value)}; give an integer")
     if not least <= number <= most:
-        small = most == LARGEST and number < least
+        small = number < least and most >= LONGEST
         limits = f"at least {least}" if small else f"from {least} to {most}"
         raise ValueError(f"{name} is {shown(number)}; it must be {limits}")
     return number
@@ -49,7 +50,7 @@ def integer(value: Any, name: str, least: int, most: int = LARGEST) -> int:
 
 def size(value: Any, name: str, least: int = 1) -> int:
     """An integer that an array is as long as: from `least` to 2^31 - 1."""
-    return integer(value, name, least, 2**31 - 1)
+    return integer(value, name, least, LONGEST)
 
 
 def real(

@@ -201,7 +201,7 @@ def _window(
             )
     if sampling == "top" and counts == "eligible":
         end = first + wanted  # the hardest come first: later ranks are never reached
-    return _Window(first, end, wanted, sampling, integer(seed, "seed", 0, 2**64 - 1))
+    return _Window(first, end, wanted, sampling, integer(seed, "seed", 0))
 
 
 def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
