@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stope.cli import options, terminal
-from stope.cli.options import without_effect
+from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _EMBEDDING = "Embeddings"
 
 
 def _limit(text: str) -> Any:
-    return typer.Option(help=text, rich_help_panel=_LIMITS, show_default="no limit")
+    return option(text, default="no limit", panel=_LIMITS)
 
 
 @reported
@@ -75,68 +75,57 @@ def mine(
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .jsonl, .jsonl.gz or .parquet.")
+        Path, option("File to write: .jsonl, .jsonl.gz or .parquet.", "--output", "-o")
     ] = Path("negatives.jsonl"),
-    format: Annotated[Format, typer.Option(help="Format of the rows.")] = Format.triplet,
-    scores: Annotated[bool, typer.Option("--scores", metavar="", help="Write scores too.")] = False,
+    format: Annotated[Format, option("Format of the rows.")] = Format.triplet,
+    scores: Annotated[bool, switch("--scores", "Write scores too.")] = False,
     num_negatives: Annotated[
-        int, typer.Option("--num-negatives", "-n", help="Negatives per query, at most.", min=1)
+        int, option("Negatives per query, at most.", "--num-negatives", "-n", min=1)
     ] = 5,
     ids: Annotated[
         Path | None,
-        typer.Option(
-            help="Also write the ids of the negatives, with rank and scores, as JSON lines.",
-            show_default="none",
+        option(
+            "Also write the ids of the negatives, with rank and scores, as JSON lines.",
+            default="none",
         ),
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Also write the counts as JSON.", show_default="none")
+        Path | None, option("Also write the counts as JSON.", default="none")
     ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or name of a sentence-transformers model.",
+        option(
+            "Folder or name of a sentence-transformers model.",
+            default="a static model, trained on these files first",
+            panel=_EMBEDDING,
             metavar="PATH",
-            rich_help_panel=_EMBEDDING,
-            show_default="a static model, trained on these files first",
         ),
     ] = None,
     query_embeddings: Annotated[
         Path | None,
-        typer.Option(
-            help=".npy with one row per pair (or BEIR query), in order.", rich_help_panel=_EMBEDDING
-        ),
+        option(".npy with one row per pair (or BEIR query), in order.", panel=_EMBEDDING),
     ] = None,
     corpus_embeddings: Annotated[
-        Path | None,
-        typer.Option(help=".npy with one row per document.", rich_help_panel=_EMBEDDING),
+        Path | None, option(".npy with one row per document.", panel=_EMBEDDING)
     ] = None,
-    query_prompt: Annotated[
-        str | None, typer.Option(help="Put before every query.", rich_help_panel=_EMBEDDING)
-    ] = None,
+    query_prompt: Annotated[str | None, option("Put before every query.", panel=_EMBEDDING)] = None,
     corpus_prompt: Annotated[
-        str | None, typer.Option(help="Put before every document.", rich_help_panel=_EMBEDDING)
+        str | None, option("Put before every document.", panel=_EMBEDDING)
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder that keeps embeddings, found again only for the same weights and texts.",
-            rich_help_panel=_EMBEDDING,
+        option(
+            "Folder that keeps embeddings, found again only for the same weights and texts.",
+            panel=_EMBEDDING,
         ),
     ] = None,
     batch_size: Annotated[
-        int,
-        typer.Option(help="Texts per call of the encoder.", min=1, rich_help_panel=_EMBEDDING),
+        int, option("Texts per call of the encoder.", panel=_EMBEDDING, min=1)
     ] = 256,
-    metric: Annotated[
-        options.Metric, typer.Option(help="Similarity.", rich_help_panel=_LIMITS)
-    ] = options.Metric.cosine,
+    metric: Annotated[options.Metric, option("Similarity.", panel=_LIMITS)] = options.Metric.cosine,
     among: Annotated[
         options.Among,
-        typer.Option(
-            help="All documents, or only those that are a positive of some query.",
-            rich_help_panel=_LIMITS,
-        ),
+        option("All documents, or only those that are a positive of some query.", panel=_LIMITS),
     ] = options.Among.corpus,
     relative_margin: Annotated[
         float | None, _limit("At most this share below the positive: 0.05 keeps up to 95% of it.")
@@ -146,43 +135,35 @@ def mine(
     ] = None,
     max_score: Annotated[float | None, _limit("Highest score.")] = None,
     min_score: Annotated[float | None, _limit("Lowest score.")] = None,
-    range_min: Annotated[
-        int, typer.Option(help="Ranks to skip.", min=0, rich_help_panel=_LIMITS)
-    ] = 0,
+    range_min: Annotated[int, option("Ranks to skip.", panel=_LIMITS, min=0)] = 0,
     range_max: Annotated[int | None, _limit("Rank to stop at.")] = None,
     range_counts: Annotated[
         Counts,
-        typer.Option(
-            help="Ranks count documents that may be negatives, or all of them.",
-            rich_help_panel=_LIMITS,
-        ),
+        option("Ranks count documents that may be negatives, or all of them.", panel=_LIMITS),
     ] = Counts.eligible,
     sampling: Annotated[
         Sampling,
-        typer.Option(
-            help="Hardest of the range, or drawn: random of the range; simans (near the positive's "
+        option(
+            "Hardest of the range, or drawn: random of the range; simans (near the positive's "
             "score), teacher_margin (easy and hard alike) or uniform of the pool.",
-            rich_help_panel=_LIMITS,
+            panel=_LIMITS,
         ),
     ] = Sampling.top,
     pool: Annotated[
         int,
-        typer.Option(
-            help="Hardest documents that simans, teacher_margin and uniform draw from.",
+        option(
+            "Hardest documents that simans, teacher_margin and uniform draw from.",
+            panel=_LIMITS,
             min=1,
-            rich_help_panel=_LIMITS,
         ),
     ] = 200,
-    seed: Annotated[
-        int, typer.Option(help="Of the random choice.", min=0, rich_help_panel=_LIMITS)
-    ] = 0,
+    seed: Annotated[int, option("Of the random choice.", panel=_LIMITS, min=0)] = 0,
     keep_query_text: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--keep-query-text",
-            metavar="",
-            help="Let a document that is the query's own text be a negative.",
-            rich_help_panel=_LIMITS,
+            "Let a document that is the query's own text be a negative.",
+            _LIMITS,
         ),
     ] = False,
     split: options.Split = "train",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from stope.cli import options, student, terminal
-from stope.cli.options import without_effect
+from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 from stope.cli.trained import show_report
 
@@ -65,100 +65,84 @@ def train(
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Folder for the model, new or empty; the run is kept in OUTPUT.run.",
+        option(
+            "Folder for the model, new or empty; the run is kept in OUTPUT.run.", "--output", "-o"
         ),
     ] = Path("model"),
     encoder: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or name of the sentence-transformers model to start from.",
+        option(
+            "Folder or name of the sentence-transformers model to start from.",
+            default="a static model, from scratch",
             metavar="PATH",
-            show_default="a static model, from scratch",
         ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(
-            help="Folder or name of a sentence-transformers model that a static model learns from, "
+        option(
+            "Folder or name of a sentence-transformers model that a static model learns from, "
             "before it is trained on the pairs or without any.",
+            default=False,
             metavar="PATH",
-            show_default=False,
         ),
     ] = None,
     num_negatives: Annotated[
         int,
-        typer.Option(
+        option(
+            "After in-batch training go on with so many hard negatives per query, mined with "
+            "the model; they stay only if held-out queries gain by more than chance.",
             "--num-negatives",
             "-n",
-            help="After in-batch training go on with so many hard negatives per query, mined with "
-            "the model; they stay only if held-out queries gain by more than chance.",
             min=0,
         ),
     ] = 0,
     guard: Annotated[
         bool,
-        typer.Option(
+        option(
+            "Without it negatives and weights are there from the first step, and stay.",
             "--guard/--no-guard",
-            help="Without it negatives and weights are there from the first step, and stay.",
-            show_default="with --num-negatives or --weighting",
+            default="with --num-negatives or --weighting",
         ),
     ] = True,
     relative_margin: Annotated[
-        float, typer.Option(help="Of the mining; see [b]stope mine[/b].", min=0.0)
+        float, option("Of the mining; see [b]stope mine[/b].", min=0.0)
     ] = 0.05,
     among: Annotated[
-        options.Among,
-        typer.Option(help="Mine only documents that are a positive of some query, or all."),
+        options.Among, option("Mine only documents that are a positive of some query, or all.")
     ] = options.Among.positives,
     weighting: Annotated[
-        str | None,
-        typer.Option(help="Which pairs count more, such as progressive.", show_default="none"),
+        str | None, option("Which pairs count more, such as progressive.", default="none")
     ] = None,
     holdout: Annotated[
         float | None,
-        typer.Option(
-            help="Share or number of the queries to hold out and judge by; 0: none.",
-            show_default="the split dev of a BEIR folder, else 0.1 of 100 queries or more",
+        option(
+            "Share or number of the queries to hold out and judge by; 0: none.",
+            default="the split dev of a BEIR folder, else 0.1 of 100 queries or more",
             min=0.0,
         ),
     ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the pairs.", show_default="chosen", min=1)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pairs per batch.", show_default="chosen", min=2)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="chosen")
-    ] = None,
+    epochs: Annotated[int | None, option("Passes over the pairs.", default="chosen", min=1)] = None,
+    batch_size: Annotated[int | None, option("Pairs per batch.", default="chosen", min=2)] = None,
+    learning_rate: Annotated[float | None, option("Peak learning rate.", default="chosen")] = None,
     max_tokens: Annotated[
-        int | None,
-        typer.Option(help="Cut texts after so many tokens.", show_default="the model's own", min=1),
+        int | None, option("Cut texts after so many tokens.", default="the model's own", min=1)
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.05,
+    temperature: Annotated[float, option("Of the contrastive loss.")] = 0.05,
     precision: Annotated[
-        Precision, typer.Option(help="Of the contrastive loss; bfloat16 is faster with AMX.")
+        Precision, option("Of the contrastive loss; bfloat16 is faster with AMX.")
     ] = Precision.float32,
-    seed: Annotated[int, typer.Option(help="Of weights and order.", min=0)] = 0,
-    code: Annotated[
-        bool, typer.Option("--code", metavar="", help="Split identifiers (snake_case, camelCase).")
-    ] = False,
+    seed: Annotated[int, option("Of weights and order.", min=0)] = 0,
+    code: Annotated[bool, switch("--code", "Split identifiers (snake_case, camelCase).")] = False,
     changes: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "Replace a value of the configuration; may be repeated.",
             "--set",
+            default=False,
             metavar="SECTION.KEY=VALUE",
-            help="Replace a value of the configuration; may be repeated.",
-            show_default=False,
         ),
     ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", metavar="", help="Go on with a run that was interrupted."),
-    ] = False,
+    resume: Annotated[bool, switch("--resume", "Go on with a run that was interrupted.")] = False,
     example: Annotated[
         bool,
         typer.Option(
