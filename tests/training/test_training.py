@@ -285,9 +285,20 @@ def test_missing_negatives_are_filled_with_no_positive():
             assert drawn <= ({"z", "w"} if row["query"] == "a" else {"x", "y", "w"})
 
 
+def test_filled_negatives_are_not_the_querys_text_and_none_twice():
+    pairs = Pairs.from_texts(["A", "b"], ["x", "y"], ["a", "v", "w", "x", "y", "z"])
+    for seed in range(8):
+        first = pairs_dataset(pairs, np.array([[2, -1, -1], [0, 1, 2]]), seed=seed)[0]
+        drawn = [first[f"negative_{place}"] for place in range(1, 4)]
+        assert drawn[0] == "w"
+        assert sorted(drawn[1:]) in (["v", "y"], ["v", "z"], ["y", "z"])
+
+
 def test_no_negative_exists():
     pairs = Pairs.from_texts(["a"], [["x", "y"]])
-    with pytest.raises(ValueError, match="every document as a positive"):
+    with pytest.raises(
+        ValueError, match="lacks 1 negatives, and there is no other document to fill up"
+    ):
         pairs_dataset(pairs, np.full((1, 1), -1))
     with pytest.raises(ValueError, match="needs one row for each"):
         pairs_dataset(pairs, np.zeros((3, 1), np.int64))

@@ -71,18 +71,9 @@ class SourceData:
         never, owners = self.pairs.never_negatives(), self.pairs.positives.owners
         filled, added = [], 0
         for texts, query in zip(rows, owners.tolist(), strict=True):
-            missing = width - len(texts)
-            if missing:
-                known = np.union1d(never.row(query), self.pairs.rows_of(texts))
-                free = np.setdiff1d(np.arange(len(self.pairs.corpus_texts)), known)
-                if not len(free):
-                    free = np.setdiff1d(np.arange(len(self.pairs.corpus_texts)), never.row(query))
-                if not len(free):
-                    raise ValueError(
-                        f"query {shown(self.pairs.query_ids[query])} has {len(texts)} of {width} "
-                        "negatives, and there is no other document to fill up with; give a corpus"
-                    )
-                drawn = random.choice(free, missing, replace=missing > len(free))
+            if missing := width - len(texts):
+                known = self.pairs.rows_of(texts)
+                drawn = random_negatives(self.pairs, query, never, known, missing, random)
                 texts = [*texts, *(self.pairs.corpus_texts[row] for row in drawn.tolist())]
                 added += missing
             filled.append(texts)
@@ -115,3 +106,27 @@ class SourceData:
         columns = [[name, *map(repr, values)] for name, values in self.columns.items()]
         more = (cell for row in (*columns, *(self.negatives or [])) for cell in row)
         return fingerprint_texts([*pairs.query_texts, *pairs.corpus_texts, *positives, *more])
+
+
+def random_negatives(
+    pairs: Pairs, query: int, never: Lists, known: Ids, count: int, random: np.random.Generator
+) -> Ids:
+    """Documents for a query with too few negatives: none of never's, and none known or twice.
+
+    The last only where there are enough documents. Memory: the query's lists.
+
+    Raises:
+        ValueError: all documents are never's.
+    """
+    size = len(pairs.corpus_texts)
+    taken = np.union1d(never.row(query), known[known >= 0])
+    taken = never.row(query) if len(taken) == size else taken
+    if len(taken) == size:
+        raise ValueError(
+            f"query {shown(pairs.query_ids[query])} lacks {count} negatives, and there is no other "
+            "document to fill up with; give a corpus"
+        )
+    drawn = random.choice(size - len(taken), count, replace=count > size - len(taken))
+    for row in taken.tolist():  # a number among what is left steps over what is taken, in order
+        drawn += drawn >= row
+    return drawn

@@ -15,6 +15,7 @@ from stope._checks import shown
 from stope._extras import need
 from stope._kinds import a, at_least, integers, kinds, maybe, sequence, strings
 from stope.data import Pairs
+from stope.data.source_data import random_negatives
 from stope.data.text_identity import fingerprint_texts
 from stope.integrations.sentence_transformers.columns import (
     ROW,
@@ -150,7 +151,7 @@ def pairs_dataset(
         pairs: queries, corpus and positives.
         negative_ids: int64 [queries, n], rows of ``pairs.corpus_texts``, -1 where mining found no
             more (`Mined.result.ids`). A missing one becomes a random document that is no positive
-            of its query, since a loss over columns needs a text in each.
+            of its query and not its own text, since a loss over columns needs a text in each.
         seed: of those random documents.
 
     Raises:
@@ -180,20 +181,10 @@ def pairs_dataset(
 
 
 def _fill(pairs: Pairs, negative_ids: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    generator = np.random.default_rng(seed)
+    random, never = np.random.default_rng(seed), pairs.never_negatives()
     filled = np.array(negative_ids, dtype=np.int64)
-    for row in np.flatnonzero((filled < 0).any(axis=1)):
-        positives = pairs.positives.row(int(row))
-        allowed = len(pairs.corpus_texts) - len(positives)
-        if allowed == 0:
-            raise ValueError(
-                f"query {shown(pairs.query_ids[row])} has every document as a positive; there is no"
-                " negative to train with"
-            )
-        missing = np.flatnonzero(filled[row] < 0)
-        # A rank among the allowed documents becomes an id by stepping over the (sorted) positives.
-        drawn = generator.integers(allowed, size=len(missing))
-        for positive in positives:
-            drawn += drawn >= positive
-        filled[row, missing] = drawn
+    for row in np.flatnonzero((filled < 0).any(axis=1)).tolist():
+        missing = filled[row] < 0
+        known, count = filled[row, ~missing], int(missing.sum())
+        filled[row, missing] = random_negatives(pairs, row, never, known, count, random)
     return filled
