@@ -14,13 +14,9 @@ Run = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Split:
-    """The judged queries of one split of a Collection, in the collection's order.
+    """The queries with a judgement in a split of a Collection, such as "test", in its order.
 
-    Attributes:
-        name: name of the split, "test" for instance.
-        query_ids: ids of the queries that have at least one judgement in the split.
-        query_texts: their texts, aligned with query_ids.
-        qrels: {query id: {document id: relevance}}.
+    Its qrels are {query id: {document id: relevance}}.
 
     Example:
         >>> split = Split("test", ["q1"], ["what is ore"], {"q1": {"d1": 2, "d2": 0}})

@@ -30,13 +30,9 @@ RELATIVE_MARGIN = 0.05
 
 @dataclass
 class Stage:
-    """One retriever and what it measured on the held-out queries.
+    """One retriever, its means and 95% bootstrap intervals by metric on the held-out queries.
 
-    Attributes:
-        name: what it is.
-        mean: value per metric.
-        interval: 95% bootstrap interval per metric.
-        seconds: time to make it (training, mining, indexing) and to search.
+    The seconds are those of making it (training, mining, indexing) and of the search.
     """
 
     name: str

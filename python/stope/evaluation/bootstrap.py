@@ -17,16 +17,12 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; `mean_difference` is candidate minus baseline.
+    """What `compare` found of a metric over num_queries queries.
 
     Attributes:
-        metric: name of the metric.
         mean_difference: mean over queries of candidate - baseline.
-        low: lower end of the confidence interval of mean_difference.
-        high: upper end.
+        low, high: its confidence interval.
         p_value: two-sided; the chance of a difference at least as large if there were none.
-        num_queries: number of queries.
-        confidence: of the interval.
 
     Example:
         >>> Comparison("RR@10", 0.1, 0.05, 0.15, 0.001, 300, 0.95).significant

@@ -17,13 +17,7 @@ Make: TypeAlias = Callable[[str, np.random.Generator], "Iterable[tuple[str, str]
 
 
 class RawPair(NamedTuple):
-    """One pair.
-
-    Attributes:
-        query: its query.
-        positive: the text that is right for it.
-        row: number of the row that it was made of.
-    """
+    """A query, the text that is right for it, and the number of the row that they were made of."""
 
     query: str
     positive: str
