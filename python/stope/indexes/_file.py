@@ -116,59 +116,50 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
             f"{path} is not a stope index (it does not start with STOPEIDX); save one"
         )
     if len(start) < 20:
-        raise IndexFileError(
-            f"{path} is truncated: it ends inside its header; build the index again"
-        )
+        raise _broken(path, "truncated: it ends inside its header")
     version, length, checksum = struct.unpack("<III", start[8:])
     if version != _VERSION:
-        raise IndexFileError(
-            f"{path} has format version {version}, this stope reads {_VERSION}; "
-            "build the index again"
-        )
+        raise _broken(path, f"of format version {version}, this stope reads {_VERSION}")
     text = file.read(length) if length <= _ALIGNMENT else b""
     if zlib.crc32(text) != checksum:
-        raise IndexFileError(
-            f"{path} is truncated or altered: its header's checksum is wrong; build the index again"
-        )
+        raise _broken(path, "truncated or altered: its header's checksum is wrong")
     try:
         header: dict[str, Any] = checked(parse_json(text), _HEADER)
     except ValueError as error:
-        raise IndexFileError(f"{path} is altered: {error}; build the index again") from None
+        raise _broken(path, f"altered: {error}") from None
     rows, dim = header["rows"], header["dim"]
     size = os.fstat(file.fileno()).st_size
     corpus_bytes = rows * dim * np.dtype(_STORAGE[header["dtype"]]).itemsize
     if max(rows, corpus_bytes) > size or not 0 < dim <= _MOST_COLUMNS:
-        raise IndexFileError(
-            f"{path} is truncated or altered: it has {size} bytes for {rows} rows of dim {dim}; "
-            "build the index again"
-        )
+        what = f"truncated or altered: it has {size} bytes for {rows} rows of dim {dim}"
+        raise _broken(path, what)
     end = _ALIGNMENT
     for name, needed in (("corpus", corpus_bytes), ("packed", _core.packed_bytes(rows, dim))):
         section = header["sections"][name]
         if (section["offset"], section["size"]) != (_aligned(end), needed):
-            raise IndexFileError(
-                f"{path} has a section '{name}' of {section['size']} bytes at {section['offset']} "
-                f"where {needed} are needed at {_aligned(end)}; it was written by another stope: "
-                "build the index again"
+            raise _broken(
+                path,
+                f"of another stope: it has a section '{name}' of {section['size']} bytes at "
+                f"{section['offset']} where {needed} are needed at {_aligned(end)}",
             )
         end = _aligned(end) + needed
     if size != end:
-        raise IndexFileError(
-            f"{path} is truncated or has grown: it has {size} bytes, its header says {end}; "
-            "build the index again"
-        )
+        what = f"truncated or has grown: it has {size} bytes, its header says {end}"
+        raise _broken(path, what)
     return header, 20 + length
 
 
 def _verify(path: Path, whole: NDArray[np.uint8], header: dict[str, Any], end: int) -> None:
     for name, section in header["sections"].items():
         if np.any(whole[end : section["offset"]]):
-            raise IndexFileError(f"{path} is altered between its sections; build the index again")
+            raise _broken(path, "altered between its sections")
         end = section["offset"] + section["size"]
         if _checksum(whole[section["offset"] : end]) != section["crc32"]:
-            raise IndexFileError(
-                f"{path} is altered: the checksum of its {name} is wrong; build the index again"
-            )
+            raise _broken(path, f"altered: the checksum of its {name} is wrong")
+
+
+def _broken(path: Path, how: str) -> IndexFileError:
+    return IndexFileError(f"{path} is {how}; build the index again")
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[memoryview]:

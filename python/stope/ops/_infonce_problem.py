@@ -152,19 +152,11 @@ def _groups(
         if arrays.queue_ids is not None:
             raise ValueError("queue_ids is given without document_ids; give both or neither")
         return None, None
-    values = np.asarray(on_host(arrays.document_ids))
-    if values.shape != (documents,):
-        raise ValueError(
-            f"document_ids has shape {values.shape}; give one id per document, ({documents},)"
-        )
+    values = _one_id_each(arrays.document_ids, "document_ids", documents, "document")
     if queue:
         if arrays.queue_ids is None:
             raise ValueError("document_ids is given but queue_ids is not; give both or neither")
-        more = np.asarray(on_host(arrays.queue_ids))
-        if more.shape != (queue,):
-            raise ValueError(
-                f"queue_ids has shape {more.shape}; give one id per queue row, ({queue},)"
-            )
+        more = _one_id_each(arrays.queue_ids, "queue_ids", queue, "queue row")
         values = np.concatenate([values, more])
     if values.dtype.kind not in "iuUSO":
         raise TypeError(f"document_ids has dtype {values.dtype}; ids are integers or strings")
@@ -174,6 +166,13 @@ def _groups(
         return None, None
     groups = groups.reshape(-1).astype(np.int32)
     return np.ascontiguousarray(groups[:documents]), np.ascontiguousarray(groups[documents:])
+
+
+def _one_id_each(value: Any, name: str, count: int, what: str) -> NDArray[Any]:
+    ids = np.asarray(on_host(value))
+    if ids.shape != (count,):
+        raise ValueError(f"{name} has shape {ids.shape}; give one id per {what}, ({count},)")
+    return ids
 
 
 def _matrix(array: Any, name: str, rows: int | None, dim: int | None, why: str = "") -> int:
