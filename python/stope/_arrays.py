@@ -318,25 +318,25 @@ def aligned_bytes(size: int) -> NDArray[np.uint8]:
 
 
 def output(
-    given: Any,
+    out: Any,
     name: str,
     shape: tuple[int, ...],
     dtype: type[np.generic],
     place: Place = ON_CPU,
 ) -> Any:
     """The caller's result array after a check, or a new one."""
-    if given is None:
+    if out is None:
         return place.empty(shape, dtype)
-    library, array = type(given).__module__.split(".")[0], given
+    library, array = type(out).__module__.split(".")[0], out
     if place is ON_CPU:
-        array = given.numpy() if library == "torch" else given
+        array = out.numpy() if library == "torch" else out
         if not isinstance(array, np.ndarray):
             raise TypeError(
-                f"{name} is a {type(given).__name__}; give a NumPy array or torch tensor"
+                f"{name} is a {type(out).__name__}; give a NumPy array or torch tensor"
             )
     elif library != place.library:
         raise TypeError(
-            f"{name} is a {type(given).__name__}; queries are of {place.library}, on "
+            f"{name} is a {type(out).__name__}; queries are of {place.library}, on "
             f"cuda:{place.device}, and results go to an array of the same kind there"
         )
     kind = str(array.dtype).removeprefix("torch.")
