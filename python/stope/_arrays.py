@@ -331,9 +331,7 @@ def output(
     if place is ON_CPU:
         array = out.numpy() if library == "torch" else out
         if not isinstance(array, np.ndarray):
-            raise TypeError(
-                f"{name} is a {type(out).__name__}; give a NumPy array or torch tensor"
-            )
+            raise TypeError(f"{name} is a {type(out).__name__}; give a NumPy array or torch tensor")
     elif library != place.library:
         raise TypeError(
             f"{name} is a {type(out).__name__}; queries are of {place.library}, on "
