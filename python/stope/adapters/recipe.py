@@ -21,7 +21,7 @@ from stope.adapters.maps import Floats, matrix_of_rows, unit
 from stope.data.pairs import Among
 from stope.lists import Ids, Lists, offsets_of
 from stope.training.options import Count, Part, Parts, Positive, Real, Whole
-from stope.training.recipe import LossPart, WeightingOption
+from stope.training.recipe import GuardOption, LossPart, WeightingOption
 
 Kind: TypeAlias = Literal["linear", "low_rank", "mlp"]
 Side: TypeAlias = Literal["both", "queries", "documents", "separate"]
@@ -127,6 +127,7 @@ class AdapterRecipe(Parts):
     adapter: AdapterPart = Field(default=AdapterPart(), description="the map and its documents")
     loss: LossPart = Field(default=LossPart(), description="the contrastive loss")
     weighting: WeightingOption = None
+    guard: GuardOption = None
     schedule: AdapterSchedule = Field(
         default=AdapterSchedule(), description="how long and how fast"
     )

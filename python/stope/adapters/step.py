@@ -20,7 +20,7 @@ from stope.weighting import difficulty_signals, summarize_weights, weigh
 
 _SIDES: tuple[Literal["left", "right"], ...] = ("left", "right")
 _OF_MODULE = ("temperature", "learnable_temperature", "max_scale", "bias", "positive_sigma")
-_OF_HARD_NEGATIVES = (
+OF_HARD_NEGATIVES = (
     "hard_negative_log_weight",
     "foreign_hard_negatives",
     "documents_see_hard_negatives",
@@ -263,7 +263,7 @@ def needs_hard_negatives(loss: LossPart) -> bool:
 
 def _asked_of_hard_negatives(loss: LossPart) -> set[str]:
     fields = LossPart.model_fields
-    return {name for name in _OF_HARD_NEGATIVES if getattr(loss, name) != fields[name].default}
+    return {name for name in OF_HARD_NEGATIVES if getattr(loss, name) != fields[name].default}
 
 
 def documents_of_step(

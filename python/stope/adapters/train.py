@@ -12,24 +12,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import stope
+from stope._checks import shown
 from stope._extras import need
 from stope._kinds import a, callback, kinds, mapping, maybe
 from stope.adapters.adapter import Adapter
 from stope.adapters.maps import Floats
 from stope.adapters.recipe import AdapterRecipe, Problem
+from stope.evaluation import Evaluation
 from stope.lists import Ids, Lists
 from stope.progress import Progress, silent
+from stope.training.guard import Verdict
+from stope.training.recipe import LossPart
 
 if TYPE_CHECKING:
     from stope.adapters.step import Trainable
 
 Log = Callable[..., object]
+Judge = Callable[[Adapter], float | Evaluation]
 
 
 @kinds(
@@ -51,7 +57,7 @@ def train_adapter(
     signals: Mapping[str, Any] | None = None,
     sources: Sequence[tuple[Any, Any]] | None = None,
     loss_options: Mapping[str, Any] | None = None,
-    evaluate: Callable[[Adapter], float] | None = None,
+    evaluate: Judge | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
     **options: Any,
@@ -72,11 +78,15 @@ def train_adapter(
         sources: for each source the rows of its queries and of its documents; each query is mined
             for among the documents of its own source. None: one corpus for all.
         loss_options: more options of the recipe's loss, as a mapping.
-        evaluate: called with the adapter; returns a score, larger is better. The best adapter is
-            returned; the one before training counts, so that it is never worse.
+        evaluate: called with the adapter; returns a score, larger is better, or a
+            `stope.evaluation.Evaluation`, whose first metric is the score. The best adapter is
+            returned; the one before training counts, so that it is never worse. With the recipe's
+            guard, which needs Evaluations, mined or given negatives and the weighting enter in a
+            second stage, which stays only where it gains by more than chance.
         progress: called with (steps done, steps in total).
         log: called as ``log("step", step, loss=..., ...)`` after each step, with "refresh" after
-            mining and with "evaluation".
+            mining, with "evaluation", and with "guard" and the fields of
+            `stope.training.guard.Verdict` at the end of a second stage.
         **options: options of the recipe by name, such as ``kind="low_rank"``, ``epochs=3``,
             ``temperature=0.02``, ``weighting="progressive"``; explained at the parts of
             :class:`stope.adapters.AdapterRecipe`.
@@ -123,7 +133,61 @@ def train_adapter(
         signals=signals or {},
         sources=sources,
     )
+    if chosen.guard is not None:
+        return _guarded(problem, chosen, evaluate, progress or silent, log or silent)
     return _Training(problem, chosen, evaluate, progress or silent, log or silent).run()
+
+
+def _guarded(
+    problem: Problem, recipe: AdapterRecipe, evaluate: Judge | None, progress: Progress, log: Log
+) -> Adapter:
+    """Train without negatives and weighting, go on with them, and keep that where it gains."""
+    guard, schedule = recipe.guard, recipe.schedule
+    assert guard is not None
+    mined = recipe.adapter.refresh_every is not None or problem.negatives is not None
+    there = {"negatives": mined, "weights": recipe.weighting is not None}
+    entering = " and ".join(name for name, enters in there.items() if enters)
+    if not entering:
+        raise ValueError(
+            "guard was given, but neither negatives (refresh_every) nor a weighting, whose gain it "
+            "would judge; give one of them, or leave guard out"
+        )
+    if evaluate is None:
+        raise ValueError("guard was given, but there is no evaluation to judge by; give evaluate")
+    from stope.adapters.step import OF_HARD_NEGATIVES
+
+    usual = {name: LossPart.model_fields[name].default for name in OF_HARD_NEGATIVES}
+    epochs = guard.steps(schedule.epochs)
+    plain = recipe.with_options(refresh_every=None, loss=recipe.loss.changed(**usual))
+    plain = plain.model_copy(update={"weighting": None, "guard": None})
+    first = _Training(
+        replace(problem, negatives=None),
+        plain,
+        evaluate,
+        lambda done, total: progress(done, total + total // schedule.epochs * epochs),
+        log,
+    )
+    first.check_judge()
+    first.run()
+    begins = len(first.losses)
+    options = {"epochs": epochs, "learning_rate": guard.rate * schedule.learning_rate}
+    second = _Training(
+        problem,
+        recipe.with_options(**options),
+        evaluate,
+        lambda done, total: progress(begins + done, begins + total),
+        lambda kind, step, **numbers: log(kind, begins + step, **numbers),
+        first.maps,
+    )
+    second.run()
+    verdict = Verdict.of(entering, first.judged, second.judged, guard.errors)
+    adapter = second.best if verdict.kept else first.best
+    assert adapter is not None
+    adapter.losses = first.losses + second.losses
+    later = [(schedule.epochs + epoch, score) for epoch, score in second.scores]
+    adapter.evaluations = first.scores + later
+    log("guard", len(adapter.losses), **asdict(verdict))
+    return adapter
 
 
 class _Training:
@@ -133,15 +197,16 @@ class _Training:
         self,
         problem: Problem,
         recipe: AdapterRecipe,
-        evaluate: Callable[[Adapter], float] | None,
+        evaluate: Judge | None,
         progress: Progress,
         log: Log,
+        maps: tuple[Trainable | None, Trainable | None] | None = None,
     ) -> None:
         from stope.adapters.step import Step, needs_hard_negatives
 
         options = recipe.adapter
         out = _dimension_that_comes_out(recipe, problem.corpus.shape[1])
-        self.maps = _start(recipe, problem, out)
+        self.maps = _start(recipe, problem, out) if maps is None else maps
         if options.among == "positives":
             problem = problem.among_positives()
         if options.refresh_every is not None and len(problem.corpus) <= options.num_documents:
@@ -166,6 +231,7 @@ class _Training:
         self.scores: list[tuple[int, float]] = []
         self.best: Adapter | None = None
         self._best_score, self._without_gain = -np.inf, 0
+        self.judged: Any = None  # what evaluate returned of the best
 
     def run(self) -> Adapter:
         """Train for all epochs, or until patience is at its end."""
@@ -212,6 +278,15 @@ class _Training:
                 break
         return self.best or self._adapter()
 
+    def check_judge(self) -> None:
+        """Refuse, before any training, an evaluation that does not say what each query gets."""
+        judged = None if self.evaluate is None else self.evaluate(self._adapter())
+        if not isinstance(judged, Evaluation):
+            raise TypeError(
+                f"evaluate returned {shown(judged)}, but guard compares query by query; return a "
+                "stope.evaluation.Evaluation"
+            )
+
     def _adapter(self) -> Adapter:
         frozen = [trainable.frozen() for trainable in self.trained]
         return Adapter(
@@ -227,12 +302,16 @@ class _Training:
         if self.evaluate is None:
             return True
         adapter = self._adapter()
-        score = float(self.evaluate(adapter))
+        judged = self.evaluate(adapter)
+        score = (
+            next(iter(judged.mean.values())) if isinstance(judged, Evaluation) else float(judged)
+        )
         if np.isnan(score):
             raise ValueError(f"evaluate returned NaN after epoch {epoch}; return a number")
         self.scores.append((epoch, score))
         if self.best is None or score > self._best_score:
             self.best, self._best_score, self._without_gain = adapter, score, 0
+            self.judged = judged
         else:
             self._without_gain += 1
         self.best.evaluations = list(self.scores)

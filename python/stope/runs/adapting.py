@@ -84,16 +84,12 @@ class Frozen:
 
 
 class Judge:
-    """Held-out queries over their corpus, embedded once; call it with an adapter, or None."""
+    """Held-out queries over their corpus, embedded once, for an adapter or None."""
 
     def __init__(self, wanted: RetrievalEvaluation, frozen: Frozen) -> None:
         self._wanted = wanted
         self._queries = frozen.embed("query", wanted.query_texts)
         self._corpus = frozen.embed("corpus", wanted.corpus_texts)
-
-    def __call__(self, adapter: Adapter | None) -> dict[str, float]:
-        """The mean of each metric."""
-        return dict(self.evaluate(adapter).mean)
 
     def evaluate(self, adapter: Adapter | None) -> Evaluation:
         """The metrics, query by query too."""
@@ -132,16 +128,22 @@ def fit(
     report = TrainingReport()
     score = None
     if judge is not None and config.evaluation is not None:
-        metric = config.evaluation.metrics[0]
 
-        def score(adapter: Adapter) -> float:
-            report.evaluations.append(judge(adapter))
-            return report.evaluations[-1][metric]
+        def score(adapter: Adapter) -> Evaluation:
+            judged = judge.evaluate(adapter)
+            report.evaluations.append(dict(judged.mean))
+            return judged
 
     (folder / "log.jsonl").unlink(missing_ok=True)  # of a training that did not end
     queries = frozen.embed("query", data.pairs.query_texts)
     corpus = frozen.embed("corpus", data.pairs.corpus_texts)
     began = time.perf_counter()
+
+    def noted(kind: str, step: int, **numbers: Any) -> None:
+        log.write(kind, step, **numbers)
+        if kind == "guard":
+            report.guard = numbers
+
     with TrainingLog(folder, tensorboard=config.output.tensorboard) as log:
         adapter = train_adapter(
             queries,
@@ -153,7 +155,7 @@ def fit(
             sources=_sources(data) if config.adapter.refresh_every is not None else None,
             evaluate=score,
             progress=progress,
-            log=log.write,
+            log=noted,
         )
     report.seconds = time.perf_counter() - began
     report.losses = list(adapter.losses)

@@ -211,6 +211,7 @@ class Config(Part):
             "adapter": {name: getattr(self.adapter, name) for name in AdapterPart.model_fields},
             "loss": self.loss,
             "weighting": self.weighting,
+            "guard": self.guard,
             "schedule": {name: value for name, value in schedule.items() if value is not None},
             "evaluation": {name: value for name, value in evaluation.items() if value is not None},
         }
@@ -326,7 +327,8 @@ def _check_adapter(config: Config, section: AdapterSection) -> None:
         raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
     for name in ("negatives", "batches"):
         if getattr(config, name) is not None:
-            hint = "; adapter.refresh_every mines them" if name == "negatives" else ""
+            hint = "; adapter.refresh_every mines them, and guard: true keeps what helps"
+            hint = hint if name == "negatives" else ""
             raise ValueError(f"the section {name} is not for an adapter; leave it out{hint}")
     for name in config.schedule.changes():
         if name not in (*AdapterSchedule.model_fields, "threads"):
