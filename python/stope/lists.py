@@ -128,9 +128,24 @@ class Lists(NamedTuple):
         [5, 1]
         """
         self._check_as_many(other)
-        owners = self.owners
-        kept = ~other.contains(owners, self.ids)
-        return Lists.from_owners(owners[kept], self.ids[kept], self.num_lists)
+        return self.where(~other.contains(self.owners, self.ids))
+
+    def where(self, kept: NDArray[np.bool_]) -> Lists:
+        """List by list the ids to keep, of which kept says one for each.
+
+        >>> Lists.from_sequences([[5, 3], [1]]).where(np.array([False, True, True])).ids.tolist()
+        [3, 1]
+        """
+        return Lists.from_owners(self.owners[kept], self.ids[kept], self.num_lists)
+
+    def among(self, known: Ids) -> Lists:
+        """List by list the places of its ids among these ascending ones, without the others.
+
+        >>> Lists.from_sequences([[5, 3], [1]]).among(np.array([3, 4, 5])).ids.tolist()
+        [2, 0]
+        """
+        kept = self.where(np.isin(self.ids, known))
+        return kept._replace(ids=np.searchsorted(known, kept.ids))
 
     def contains(self, owners: ArrayLike, ids: ArrayLike) -> NDArray[np.bool_]:
         """For each pair of a list and an id whether the list has the id.

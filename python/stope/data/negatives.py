@@ -79,7 +79,7 @@ class NegativeTable:
         scores = _flat_scores(self.negative_scores, negatives, "negative_scores")
         _check(negatives, scores, "negatives", documents, least=-1)
         kept = negatives.ids >= 0
-        negatives = Lists.from_owners(negatives.owners[kept], negatives.ids[kept], number)
+        negatives = negatives.where(kept)
         scores = None if scores is None else scores[kept]
         object.__setattr__(self, "_negatives", (negatives, scores))
 

@@ -49,7 +49,7 @@ class Consistency:
         Raises:
             ValueError: nothing was kept.
         """
-        kept = _filtered(self.pairs.positives, self.kept)
+        kept = self.pairs.positives.where(self.kept)
         alive = np.flatnonzero(kept.lengths)
         if not len(alive):
             raise ValueError(
@@ -59,12 +59,12 @@ class Consistency:
 
     def dropped(self) -> Lists:
         """Dropped positives of each query of `kept_pairs`, as corpus rows."""
-        alive = np.flatnonzero(_filtered(self.pairs.positives, self.kept).lengths)
-        return _filtered(self.pairs.positives, ~self.kept).take(alive)
+        alive = np.flatnonzero(self.pairs.positives.where(self.kept).lengths)
+        return self.pairs.positives.where(~self.kept).take(alive)
 
     def summary(self) -> dict[str, Any]:
         """Counts, and the share of pairs at the first ranks, for a report."""
-        queries = np.count_nonzero(_filtered(self.pairs.positives, self.kept).lengths)
+        queries = np.count_nonzero(self.pairs.positives.where(self.kept).lengths)
         shares = {
             f"rank {limit} or better": float((self.ranks <= limit).mean())
             for limit in (1, 2, 5, 10, 100)
@@ -145,6 +145,7 @@ def consistency_filter(
         )
     known, prompts = (query_embeddings, corpus_embeddings), (query_prompt, corpus_prompt)
     queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
+    never = pairs.never_negatives() if exclude_query_text else pairs.positives
     sample, candidates = None, corpus
     if num_documents is not None and num_documents < documents:
         random = np.random.default_rng([seed, 6])
@@ -156,7 +157,7 @@ def consistency_filter(
         candidates,
         min(limit, len(candidates)),
         metric=metric,
-        exclude=_excluded(pairs, sample, exclude_query_text),
+        exclude=never if sample is None else never.among(sample),
         progress=lambda done, total: step("ranking", done, total),
     )
     scores = pair_scores(queries, corpus, pairs.positives, metric)
@@ -166,19 +167,3 @@ def consistency_filter(
     for place in range(others.shape[1]):
         ranks += others[query_of, place] > scores
     return Consistency(pairs, ranks <= top, ranks, scores, limit)
-
-
-def _excluded(pairs: Pairs, sample: Ids | None, query_text: bool) -> Lists:
-    """A query's positives, and the document that is the query, by their rows in the sample."""
-    never = pairs.never_negatives() if query_text else pairs.positives
-    if sample is None:
-        return never
-    place = np.full(len(pairs.corpus_ids), -1, dtype=np.int64)
-    place[sample] = np.arange(len(sample))
-    places = place[never.ids]
-    return _filtered(Lists(never.offsets, places), places >= 0)
-
-
-def _filtered(lists: Lists, keep: NDArray[np.bool_]) -> Lists:
-    """The entries to keep of each list."""
-    return Lists.from_owners(lists.owners[keep], lists.ids[keep], lists.num_lists)

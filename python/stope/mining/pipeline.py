@@ -17,7 +17,6 @@ from stope._kinds import a, at_least, kinds, maybe, string
 from stope._named import own_name
 from stope.data.pairs import AMONG, Among, Pairs
 from stope.encoders.cache import EmbeddingCache
-from stope.lists import Ids, Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
@@ -167,7 +166,7 @@ def mine(
     documents = None if wanted.among == "corpus" else pairs.positive_rows()
     if documents is not None:
         pairs = whole.narrowed(documents)
-        never = None if never is None else _renumbered(never, documents)
+        never = None if never is None else never.among(documents)
     queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
     parameters = wanted.to_dict()
     sampling = wanted.sampling
@@ -192,13 +191,6 @@ def mine(
     if documents is not None:
         result = result._replace(ids=np.where(result.ids >= 0, documents[result.ids], -1))
     return Mined(whole, result, scores, parameters)
-
-
-def _renumbered(lists: Lists, documents: Ids) -> Lists:
-    """Lists of rows of the corpus as places among these documents, without the others."""
-    there = np.isin(lists.ids, documents)
-    places = np.searchsorted(documents, lists.ids[there])
-    return Lists.from_owners(lists.owners[there], places, lists.num_lists)
 
 
 def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:
