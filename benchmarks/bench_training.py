@@ -107,7 +107,7 @@ RECIPES = {
             ("no margin", margin(None), {}, {**adapted("positives"), **margin(None)}),
         )
     },
-    "auto": Recipe({"negatives": "auto"}, {"kept_by_dev": True}),
+    "auto": Recipe({"negatives": "auto"}, {**adapted("positives"), "guard": True}),
     "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
     "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
     "student": Recipe(student=True),

@@ -204,8 +204,8 @@ class AdapterOnMiniLM(Kind):
         usual["epochs"] = round(usual["epochs"] * recipe.stretch)
         usual["learning_rate"] *= rate
         options = dict(recipe.adapter)
-        if options.pop("kept_by_dev", False):
-            options["evaluate"] = lambda adapter: self.judged("dev", adapter).mean[METRIC]
+        if options.get("guard"):
+            options["evaluate"] = functools.partial(self.judged, "dev")
         began = time.process_time()
         adapter = train_adapter(
             self.queries,
