@@ -168,8 +168,10 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
             )
         last: Sequence[Evaluation | None] = _judge(judged, model, "after training", tell)
     after = _after(done, config)
-    if taught is not None and not taught.keep_better(*first[:1], *last[:1]):
-        last, after = first, {}
+    if taught is not None:
+        teacher = folder.state.get("teacher", {})
+        if not taught.keep_better(first[0], last[0], teacher):
+            last, after = first, {}
     _save(model, folder)
     return _reported(folder, done, first, last, after, taught)
 

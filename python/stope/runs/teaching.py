@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from stope.encoders import EmbeddingCache, encode_corpus, load_encoder, save_encoder
 from stope.encoders.student import static_student, teacher_embeddings
-from stope.evaluation import Evaluation, RetrievalEvaluation, compare
+from stope.evaluation import Evaluation, RetrievalEvaluation
 from stope.progress import Progress
 from stope.runs.sections import Student
+from stope.training.guard import Verdict
 
 Say = Callable[[str], None]
 LEARNING_RATE = 0.03  # of the pairs; an encoder that starts from nothing takes 0.1
@@ -47,7 +48,12 @@ class Taught:
             judge = replace(judge, corpus_embeddings=self.corpus_embeddings)
         return judge.evaluate(self.teacher).mean
 
-    def keep_better(self, before: Evaluation | None, after: Evaluation | None) -> bool:
+    def keep_better(
+        self,
+        before: Evaluation | None,
+        after: Evaluation | None,
+        teacher: Mapping[str, float],
+    ) -> bool:
         """Take back what pairs did, unless held-out queries gained more than a standard error.
 
         The first metric decides. Without held-out queries nobody knows, and what was trained stays.
@@ -55,20 +61,17 @@ class Taught:
         if before is None or after is None:
             self.remarks.append("no queries were held out: what the pairs brought is not known")
             return True
-        metric = next(iter(before.mean))
-        gain, error = after.mean[metric] - before.mean[metric], 0.0
-        if after.num_queries > 1 and before.per_query:
-            change = compare(before, after, metric)
-            error = (change.high - change.low) / (2 * 1.96)
-        kept = gain > error
-        self.remarks.append(
-            f"the pairs brought {metric} {gain:+.4f} (standard error {error:.4f}) on "
-            f"{after.num_queries:,} held-out queries: "
-            + ("kept" if kept else "not kept; the model is the student as it was fitted")
-        )
-        if not kept:
+        verdict = Verdict.of("the pairs", before, after, errors=1.0)
+        self.remarks.append(str(verdict))
+        if teacher[verdict.metric] < verdict.before:
+            self.remarks.append(
+                f"the teacher reaches less ({teacher[verdict.metric]:.4f}) than the student before "
+                f"the pairs ({verdict.before:.4f}), so it knows these texts badly; compare with a "
+                "static encoder trained on the pairs alone"
+            )
+        if not verdict.kept:
             self.student.load_state_dict(self._fitted)
-        return kept
+        return verdict.kept
 
 
 def teach(
