@@ -22,7 +22,7 @@ from stope._checks import texts as texts_of
 from stope._extras import need
 from stope._files.shards import FORMAT, VERSION, Manifest, kept_array
 from stope.data.text_identity import fingerprint_texts
-from stope.encoders.encode import encode_corpus, encode_queries
+from stope.encoders.encode import Encoder, encode_corpus, encode_queries
 from stope.progress import Progress, check_progress
 
 Role = Literal["query", "corpus"]
@@ -58,7 +58,7 @@ class EmbeddingCache:
 
     def embeddings(
         self,
-        encoder: Any,
+        encoder: Encoder,
         texts: Sequence[str],
         *,
         role: Role,
@@ -105,7 +105,7 @@ class EmbeddingCache:
         return kept_array(folder, "embeddings", wanted, encoded, progress)
 
     def _manifest(
-        self, encoder: Any, texts: Sequence[str], role: str, prompt: str | None
+        self, encoder: Encoder, texts: Sequence[str], role: str, prompt: str | None
     ) -> Manifest:
         encoder_print, texts_print = fingerprint_encoder(encoder), fingerprint_texts(texts)
         named = json.dumps([FORMAT, VERSION, encoder_print, role, prompt, texts_print])

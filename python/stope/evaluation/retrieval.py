@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from stope._checks import texts
 from stope._kinds import at_least, kinds, mapping_of_mappings, matrix, maybe, string
 from stope.data import Collection, Pairs
 from stope.data.text_identity import fingerprint_texts
+from stope.encoders.encode import Encoder
 from stope.evaluation.metrics import Evaluation, evaluate
 from stope.retrieval import DenseRetriever
 
@@ -90,11 +90,11 @@ class RetrievalEvaluation:
         texts = [pairs.query_texts[query] for query in queries]
         return cls(list(qrels), texts, pairs.corpus_ids, pairs.corpus_texts, qrels, metrics, k)
 
-    def __call__(self, encoder: Any) -> dict[str, float]:
+    def __call__(self, encoder: Encoder) -> dict[str, float]:
         """Encode corpus and queries, retrieve, and return the mean of each metric."""
         return self.evaluate(encoder).mean
 
-    def evaluate(self, encoder: Any) -> Evaluation:
+    def evaluate(self, encoder: Encoder) -> Evaluation:
         """Encode corpus and queries, retrieve, and return the metrics, query by query too."""
         known = self.corpus_embeddings
         retriever = DenseRetriever(

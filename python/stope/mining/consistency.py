@@ -15,6 +15,7 @@ from stope._host import on_host
 from stope._kinds import at_least, kinds, string
 from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
+from stope.encoders.encode import Encoder
 from stope.lists import Ids, Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.ops._search import Metric
@@ -82,7 +83,7 @@ class Consistency:
 @kinds(**OF_EMBEDDING, metric=string, seed=at_least(0))
 def consistency_filter(
     pairs: Pairs,
-    encoder: Any = None,
+    encoder: Encoder | None = None,
     *,
     query_embeddings: Any = None,
     corpus_embeddings: Any = None,

@@ -15,7 +15,7 @@ from stope._kinds import Check, a, at_least, callback, matrix, maybe, string
 from stope.data.pairs import Pairs
 from stope.encoders import encode_corpus, encode_queries
 from stope.encoders.cache import EmbeddingCache
-from stope.encoders.encode import has_encode
+from stope.encoders.encode import Encoder, has_encode
 from stope.lists import Lists
 from stope.ops._search import Metric
 from stope.progress import StageProgress, of_stage
@@ -38,7 +38,7 @@ OF_EMBEDDING: dict[str, Check] = {
 
 def embeddings_of(
     pairs: Pairs,
-    encoder: Any,
+    encoder: Encoder | None,
     known: tuple[Any, Any],
     prompts: tuple[str | None, str | None],
     batch_size: int,
@@ -62,6 +62,7 @@ def embeddings_of(
         raise TypeError(f"there is no encoder and no {missing}_embeddings; give one of the two")
 
     def embedded(texts: list[str], role: Literal["query", "corpus"], prompt: str | None) -> Any:
+        assert encoder is not None
         progress = of_stage(step, "queries" if role == "query" else "corpus")
         if cache is not None:
             return cache.embeddings(

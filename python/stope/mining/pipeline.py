@@ -17,6 +17,7 @@ from stope._kinds import a, at_least, kinds, maybe, string
 from stope._named import own_name
 from stope.data.pairs import AMONG, Among, Pairs
 from stope.encoders.cache import EmbeddingCache
+from stope.encoders.encode import Encoder
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
@@ -107,7 +108,7 @@ range_counts, sampling, pool, seed
 @kinds(**OF_EMBEDDING, limits=maybe(a(Limits)))
 def mine(
     pairs: Pairs,
-    encoder: Any = None,
+    encoder: Encoder | None = None,
     *,
     query_embeddings: Any = None,
     corpus_embeddings: Any = None,
