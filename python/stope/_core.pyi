@@ -83,13 +83,7 @@ def pair_scores(
     stream: int = 0,
 ) -> None: ...
 def sampling_keys(
-    *,
-    seed: int,
-    first_query: int,
-    ids: NDArray[Any],
-    rows: int,
-    columns: int,
-    keys: NDArray[Any],
+    *, seed: int, first_query: int, ids: NDArray[Any], rows: int, columns: int, keys: NDArray[Any]
 ) -> None: ...
 
 INFONCE_STATE: int

@@ -10,14 +10,7 @@ import pytest
 pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
 
-from adapter_cases import (
-    DIM,
-    KINDS,
-    SIDES,
-    normal,
-    random_adapter,
-    random_map,
-)
+from adapter_cases import DIM, KINDS, SIDES, normal, random_adapter, random_map
 
 from stope.adapters import Adapter, LowRank, ResidualMLP, train_adapter
 from stope.encoders import load_encoder, save_encoder, static_encoder

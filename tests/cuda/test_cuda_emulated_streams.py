@@ -49,12 +49,7 @@ def small(monkeypatch, queries, corpus, k):
         block=1,
     )
     plan = stope._core.cuda_topk_plan(
-        queries=len(queries),
-        rows=len(corpus),
-        columns=dim,
-        k=k,
-        in_host_memory=True,
-        budget=budget,
+        queries=len(queries), rows=len(corpus), columns=dim, k=k, in_host_memory=True, budget=budget
     )
     assert plan["chunk"] == 128
     assert plan["group"] == min(2, len(queries))

@@ -13,13 +13,7 @@ import pytest
 import reference_infonce as oracle
 import wide_cases as wide
 from infonce_cases import PRECISIONS, drawn, precisions
-from infonce_checks import (
-    ACCURACY,
-    backward_is_close,
-    forward_is_close,
-    is_accurate,
-    same_bits,
-)
+from infonce_checks import ACCURACY, backward_is_close, forward_is_close, is_accurate, same_bits
 from infonce_on_device import DEVICES, check, device_called, moved, run
 
 import stope

@@ -11,15 +11,7 @@ pytest.importorskip("sentence_transformers", reason='needs pip install "stope[tr
 torch = pytest.importorskip("torch", reason="the tests' CUDA arrays are torch's")
 
 from small_transformers import tiny
-from training_loss_cases import (
-    PAIRS,
-    POSITIVES,
-    QUERIES,
-    WORDS,
-    new_encoder,
-    read,
-    rows_of,
-)
+from training_loss_cases import PAIRS, POSITIVES, QUERIES, WORDS, new_encoder, read, rows_of
 
 from stope import weighting as w
 from stope.integrations.sentence_transformers import InfoNCELoss

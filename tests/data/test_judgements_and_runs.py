@@ -6,13 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stope.data import (
-    read_qrels,
-    read_run,
-    write_jsonl,
-    write_qrels,
-    write_run,
-)
+from stope.data import read_qrels, read_run, write_jsonl, write_qrels, write_run
 
 names = st.text(
     st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="\ufeff"),

@@ -43,10 +43,7 @@ def beir(tmp_path):
     ids = [f"d{i}" for i in range(len(documents))]
     names = [f"q{i}" for i in range(len(queries))]
     judged = {name: {one: 1} for name, one in zip(names, ids, strict=True)}
-    qrels = {
-        "train": dict(list(judged.items())[:120]),
-        "test": dict(list(judged.items())[120:]),
-    }
+    qrels = {"train": dict(list(judged.items())[:120]), "test": dict(list(judged.items())[120:])}
     folder = tmp_path / "beir"
     write_beir(Collection(ids, documents, names, queries, qrels), folder)
     return folder

@@ -14,10 +14,7 @@ from gloo_processes import together
 from small_transformers import ROWS, features, texts, tiny
 
 from stope.encoders import static_encoder
-from stope.integrations.sentence_transformers import (
-    InfoNCECollator,
-    InfoNCELoss,
-)
+from stope.integrations.sentence_transformers import InfoNCECollator, InfoNCELoss
 from stope.integrations.sentence_transformers.identity import united
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, id_number
 from stope.torch import infonce

@@ -199,8 +199,7 @@ def test_default_metric_is_cosine():
     queries, corpus, positives, _ = problem("mixed_norms")
     scores = reference.canonical(queries, corpus, "cosine")
     check(
-        stope.mine_hard_negatives(queries, corpus, positives),
-        reference.mine(scores, positives, 5),
+        stope.mine_hard_negatives(queries, corpus, positives), reference.mine(scores, positives, 5)
     )
 
 

@@ -22,7 +22,7 @@ INTERNAL, PUBLIC = 12, 16
 MIRRORS: dict[str, str] = {
     "stope.integrations.sentence_transformers.loss.InfoNCELoss.__init__": (
         "sentence-transformers' MultipleNegativesRankingLoss and GISTEmbedLoss, with their caches"
-    ),
+    )
 }
 
 

@@ -106,10 +106,7 @@ def backward_is_close(got, expected, embeddings, options, upstream=None, note=""
     sums = len(documents) if options.get("objective") in ("pairwise", "sigmoid") else 1
     # A score's error moves e^(s S) by s times as much.
     rtol = GRADIENT[precision] * max(1.0, scale * largest / 15)
-    for name, rows, others in (
-        ("queries", queries, documents),
-        ("documents", documents, queries),
-    ):
+    for name, rows, others in (("queries", queries, documents), ("documents", documents, queries)):
         mine, theirs = np.asarray(getattr(got, name)), getattr(expected, name)
         assert mine.dtype == np.float32
         assert mine.shape == theirs.shape

@@ -178,16 +178,7 @@ def difficulty(scores, hidden):
     return {"hardness": hard.numpy(), "best_hardness": best.numpy()}
 
 
-def oracle(
-    model,
-    columns,
-    name="none",
-    t=0.0,
-    data=None,
-    masks=None,
-    symmetric=False,
-    dims=None,
-):
+def oracle(model, columns, name="none", t=0.0, data=None, masks=None, symmetric=False, dims=None):
     """(value, gradient, signals): every pair's score, float64.
 
     columns: texts, query first. data: weights of the rows. masks: pairs that are no negatives of

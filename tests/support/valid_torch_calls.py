@@ -130,7 +130,7 @@ def calls(folder):
         "stope.training.NegativeRefresh": {"every_epochs": 1, "num_negatives": 2, "pool": 4},
         "stope.training.OutputPart": {},
         "stope.training.NegativeRefreshCallback": {
-            "run": NegativeRefresh(num_negatives=1).start(pairs(), model),
+            "run": NegativeRefresh(num_negatives=1).start(pairs(), model)
         },
         "stope.training.QuerySideLoss": {
             "model": model,
@@ -147,10 +147,7 @@ def calls(folder):
         "stope.training.batches.batch_sampler": {"spec": batches.Distinct(), "table": numbers},
         "stope.training.batches.batch_spec_names": {},
         "stope.training.batches.kmeans": {"embeddings": rows, "k": 2},
-        "stope.training.contrastive_loss": {
-            "model": model,
-            "weighting": weighting.Constant(),
-        },
+        "stope.training.contrastive_loss": {"model": model, "weighting": weighting.Constant()},
         "stope.training.pairs_dataset": {"pairs": pairs()},
         "stope.training.query_document_model": {
             "query_model": model,

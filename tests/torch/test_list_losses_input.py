@@ -47,10 +47,7 @@ CALLS = {
         (B, D),
     ),
     "soft_neighbors": (lambda x, **o: ll.soft_neighbors(x, LABELS, **o), (B, D)),
-    "orthogonal_projection": (
-        lambda x, **o: ll.orthogonal_projection(x, draw(9, B, 2), **o),
-        (B,),
-    ),
+    "orthogonal_projection": (lambda x, **o: ll.orthogonal_projection(x, draw(9, B, 2), **o), (B,)),
     "lambda_mrr": (lambda x, **o: ll.lambda_mrr(x, RELEVANCE, **o), (B, L)),
     "plackett_luce_policy_gradient": (
         lambda x, **o: ll.plackett_luce_policy_gradient(x, RELEVANCE, rankings=RANKINGS, **o),

@@ -143,10 +143,7 @@ CASES = {
     "each": (
         torch.arange(6),
         {},
-        {
-            "directions": ("query_to_document", "document_to_query"),
-            "partition": "per_direction",
-        },
+        {"directions": ("query_to_document", "document_to_query"), "partition": "per_direction"},
     ),
 }
 

@@ -311,8 +311,7 @@ def test_shares_add_up():
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [Distinct(), Homogeneous(), Clustered(), Clustered(5, 2, 3), Mixed(), Mixed(0.0, False)],
+    "spec", [Distinct(), Homogeneous(), Clustered(), Clustered(5, 2, 3), Mixed(), Mixed(0.0, False)]
 )
 def test_specs_survive_json(spec):
     assert BatchSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

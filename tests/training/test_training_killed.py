@@ -121,11 +121,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_end_with_the_same_weights(tmp_path):
     (tmp_path / "script.py").write_text(TWO)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    given = [
-        str(tmp_path / "script.py"),
-        str(Path(__file__).parent),
-        str(tmp_path / "run"),
-    ]
+    given = [str(tmp_path / "script.py"), str(Path(__file__).parent), str(tmp_path / "run")]
     for _ in range(2):  # the second time it has come to its end
         done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]

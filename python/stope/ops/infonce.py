@@ -365,10 +365,7 @@ def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
         state=place.empty((_STATE * rows,), np.float64),
     )
     _core.infonce_forward(
-        problem=problem.core(place),
-        allocate=place.workspace,
-        progress=progress,
-        **result._asdict(),
+        problem=problem.core(place), allocate=place.workspace, progress=progress, **result._asdict()
     )
     return result
 

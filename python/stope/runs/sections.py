@@ -181,8 +181,7 @@ class OutputSection(OutputPart):
     """Where the run is written."""
 
     folder: Annotated[
-        Word,
-        Field(description="gets config.yaml, log.jsonl, checkpoints/, report.json and model/"),
+        Word, Field(description="gets config.yaml, log.jsonl, checkpoints/, report.json and model/")
     ]
     model: Annotated[Word | None, Field(description="another place for the model")] = None
 

@@ -223,12 +223,7 @@ class _Negatives(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queries: Any,
-        documents: Any,
-        temperature: Any,
-        shards: list[_Shard],
-        group: Any,
+        ctx: Any, queries: Any, documents: Any, temperature: Any, shards: list[_Shard], group: Any
     ) -> Any:
         core: dict[str, Any] = {"objective": "decoupled", "temperature": float(temperature)}
         count, here = world_size(group), rank(group)

@@ -174,11 +174,7 @@ def weighting_names() -> tuple[str, ...]:
 
 @kinds(weighting=a(Weighting), signals=mapping)
 def weigh(
-    weighting: Weighting,
-    signals: Mapping[str, Samples],
-    progress: float,
-    *,
-    processes: Any = None,
+    weighting: Weighting, signals: Mapping[str, Samples], progress: float, *, processes: Any = None
 ) -> Samples:
     """The weights of a batch: those of the weighting, times the data's own, if there are any.
 

@@ -11,12 +11,7 @@ import stope.torch
 import torch
 from stope.integrations.sentence_transformers.batch import Batch
 from stope.integrations.sentence_transformers.clock import Clock
-from stope.integrations.sentence_transformers.identity import (
-    KnownPairs,
-    Names,
-    Peers,
-    known_pairs,
-)
+from stope.integrations.sentence_transformers.identity import KnownPairs, Names, Peers, known_pairs
 from stope.integrations.sentence_transformers.queue import DocumentQueue
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores

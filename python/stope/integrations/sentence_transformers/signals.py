@@ -14,12 +14,7 @@ from torch.nn.functional import normalize
 
 import torch
 from stope.torch import Statistics
-from stope.weighting import (
-    Weighting,
-    difficulty_signals,
-    summarize_weights,
-    weigh,
-)
+from stope.weighting import Weighting, difficulty_signals, summarize_weights, weigh
 from torch import Tensor
 
 # A batch as a loss might find it, to try a weighting on.

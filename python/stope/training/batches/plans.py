@@ -182,11 +182,7 @@ class Joined(Plan):
     """
 
     def __init__(
-        self,
-        sources: Sequence[Passes],
-        counts: Sequence[int] | None,
-        seed: int,
-        processes: int,
+        self, sources: Sequence[Passes], counts: Sequence[int] | None, seed: int, processes: int
     ) -> None:
         self.sources, self.seed, self.processes = list(sources), seed, processes
         self.counts = [s.num_batches for s in sources] if counts is None else list(counts)

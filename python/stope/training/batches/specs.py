@@ -13,13 +13,7 @@ from stope._checks import flag, integer, real
 from stope._kinds import at_least, kinds, numbers
 from stope.lists import Ids
 from stope.training.batches.plans import Drawn, Joined, Passes, Plan
-from stope.training.batches.protocol import (
-    BatchSpec,
-    Sizes,
-    Table,
-    numbers_of,
-    sources_of,
-)
+from stope.training.batches.protocol import BatchSpec, Sizes, Table, numbers_of, sources_of
 
 
 @dataclass(frozen=True)

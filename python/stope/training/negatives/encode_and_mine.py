@@ -57,10 +57,7 @@ class Encoding:
     """
 
     def __init__(
-        self,
-        folder: Path | None,
-        batch_size: int,
-        progress: StageProgress | None,
+        self, folder: Path | None, batch_size: int, progress: StageProgress | None
     ) -> None:
         self._batch_size = batch_size
         self.progress: StageProgress = progress or silent

@@ -106,9 +106,7 @@ class RefreshRun:
         self._epoch_ends: set[int] = set()
         self._corpus_digest = ""
         self._encoding = Encoding(
-            None if folder is None else Path(folder),
-            refresh.batch_size,
-            progress,
+            None if folder is None else Path(folder), refresh.batch_size, progress
         )
         if refresh.mode == "query_side":
             if len(self._sources) > 1:
