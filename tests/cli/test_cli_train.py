@@ -65,7 +65,7 @@ def test_two_files_and_a_transformer(call, folder, texts):
     verdict = report["training"]["guard"]
     assert verdict["queries"] == 8
     told = " ".join(done.stdout.split())
-    assert f"Negatives brought {verdict['gain']:+.3f} [" in told
+    assert f"Going on with negatives brought {verdict['gain']:+.3f} [" in told
     assert ("Nothing is lost" in told) != verdict["kept"]
     encoder = load_encoder(folder / "model")
     assert encoder.max_seq_length == 12

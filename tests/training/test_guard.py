@@ -86,7 +86,7 @@ def test_without_a_gain_the_model_is_to_the_bit_the_one_of_a_run_without(plain, 
     verdict = Verdict(**report.guard)
     assert (verdict.kept, verdict.gain, verdict.queries) == (False, 0.0, 20)
     assert str(verdict) == said[-1]
-    assert said[-1].startswith("negatives" if "refresh" in entering else "weights")
+    assert said[-1].split()[3].startswith("negatives" if "refresh" in entering else "weights")
     assert said[-1].endswith("not kept; the model is the one without")
     lines = [line for line in read_log(tmp_path / "run") if line["kind"] == "guard"]
     assert [(line["step"], line["kept"]) for line in lines] == [(18, False)]

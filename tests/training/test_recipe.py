@@ -232,3 +232,20 @@ def test_options_beside_a_given_loss_are_refused():
         train(encoder, PAIRS, loss=loss, refresh="query_side")
     with pytest.raises(ValueError, match="symmetric was given, but refresh has the mode"):
         train(encoder, PAIRS, symmetric=True, refresh="query_side")
+
+
+def test_presets_fill_in_what_is_left_open():
+    from stope.training.trainer import _schedule
+
+    def chosen(static, rows=100_000, **options):
+        part = _schedule(Recipe().with_options(**options), rows, static=static)
+        return part.batch_size, part.epochs, part.learning_rate
+
+    assert chosen(True) == (2048, 10, 0.1)
+    assert chosen(False) == chosen(False, preset="transformer") == (64, 1, 2e-5)
+    assert chosen(False, preset="base") == (64, 4, 1e-4)
+    assert chosen(False, preset="base", epochs=2, learning_rate=1e-3) == (64, 2, 1e-3)
+    assert chosen(False, rows=200, preset="base") == (25, 4, 1e-4)
+    assert chosen(False, lora={"rank": 4}) == (64, 1, pytest.approx(2e-4))
+    with pytest.raises(ValueError, match="preset is 'small'; give one of static, transf"):
+        Recipe().with_options(preset="small")

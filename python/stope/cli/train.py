@@ -19,6 +19,14 @@ _HOLDOUT = 0.1
 _FEWEST_TO_HOLD_OUT = 100
 
 
+class Preset(str, Enum):
+    """Kinds of models."""
+
+    static = "static"
+    transformer = "transformer"
+    base = "base"
+
+
 class Precision(str, Enum):
     """Precisions of the loss."""
 
@@ -119,6 +127,14 @@ def train(
             "Share or number of the queries to hold out and judge by; 0: none.",
             default="the split dev of a BEIR folder, else 0.1 of 100 queries or more",
             min=0.0,
+        ),
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        option(
+            "Whose batch size, epochs and learning rate are chosen: a static encoder's, those of a "
+            "transformer that retrieves already, or of a base one that never did.",
+            default="by the model",
         ),
     ] = None,
     epochs: Annotated[int | None, option("Passes over the pairs.", default="chosen", min=1)] = None,
@@ -230,6 +246,7 @@ def train(
             "loss": {"temperature": temperature, "precision": precision.value},
             "weighting": weighting,
             "schedule": {
+                "preset": preset and preset.value,
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "learning_rate": learning_rate,

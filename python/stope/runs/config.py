@@ -89,7 +89,7 @@ class Config(Part):
         Traceback (most recent call last):
             ...
         ValueError: schedule has no key "epoch" (did you mean "epochs"?); its keys are batch_size,
-        epochs, max_steps, learning_rate, warmup, scheduler, seed, threads, autocast
+        epochs, max_steps, learning_rate, warmup, scheduler, seed, threads, autocast, preset
     """
 
     WHOLE: ClassVar[str] = "the configuration"

@@ -38,6 +38,8 @@ SECOND = "second"  # the folder of stage two, in that of the run
 class Verdict:
     """What a second stage brought on held-out queries, and whether it stays.
 
+    Part of a gain may be that of training longer; the weights that are kept have both.
+
     Attributes:
         what: what entered with it: "negatives", "weights", "negatives and weights".
         metric: that decided.
@@ -66,7 +68,7 @@ class Verdict:
         ...     for mean in (0.5, 0.625)
         ... )
         >>> print(Verdict.of("negatives", flat, better, errors=1.0))
-        negatives brought +0.125 [+0.125, +0.125] RR on 50 held-out queries: kept
+        going on with negatives brought +0.125 [+0.125, +0.125] RR on 50 held-out queries: kept
         >>> Verdict.of("negatives", better, better, errors=1.0).kept
         False
         """
@@ -97,7 +99,8 @@ class Verdict:
         span = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
         queries = "1 held-out query" if self.queries == 1 else f"{self.queries:,} held-out queries"
         end = "kept" if self.kept else "not kept; the model is the one without"
-        return f"{self.what} brought {self.gain:+.3f}{span} {self.metric} on {queries}: {end}"
+        gain = f"{self.gain:+.3f}{span} {self.metric} on {queries}"
+        return f"going on with {self.what} brought {gain}: {end}"
 
 
 def entering(recipe: Recipe) -> str:

@@ -328,7 +328,7 @@ def _deciding(job: Job, processes: int) -> dict[str, Any]:
         "loss": recipe.loss.query_side if job.loss is None else job.loss,
         **{name: getattr(recipe.loss, name) for name in _FIRST_OPTIONS},
         **{name: value for name, value in recipe.loss.changes().items() if name != "query_side"},
-        **{name: value for name, value in schedule if name != "threads"},
+        **{name: value for name, value in schedule if name not in ("threads", "preset")},
         "weighting": recipe.weighting,
         "refresh": recipe.negatives,
         "batches": recipe.batches,

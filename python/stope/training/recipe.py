@@ -29,6 +29,7 @@ from stope.training.options import (
     Whole,
     Word,
 )
+from stope.training.presets import Preset
 from stope.weighting import Weighting
 
 Scheduler = Literal["linear", "cosine", "constant"]
@@ -184,13 +185,12 @@ class SchedulePart(Part):
         Whole | None,
         Field(
             ge=2,
-            description="rows per step (of each process); default 2048 for a static encoder, 64 "
-            "for others, and less for fewer rows: an eighth of them, but 16 at least",
+            description="rows per step (of each process); default that of the preset, and less for "
+            "fewer rows: an eighth of them, but 16 at least",
         ),
     ] = None
     epochs: Annotated[
-        Count | None,
-        Field(description="passes over the rows; default 10 for a static encoder, 1 for others"),
+        Count | None, Field(description="passes over the rows; default that of the preset")
     ] = None
     max_steps: Annotated[
         Count | None, Field(description="optimiser steps in total, in place of epochs")
@@ -198,8 +198,7 @@ class SchedulePart(Part):
     learning_rate: Annotated[
         Positive | None,
         Field(
-            description="peak of the schedule; default 0.1 for a static encoder, 2e-4 with lora, "
-            "2e-5 for others"
+            description="peak of the schedule; default that of the preset, ten times it with lora"
         ),
     ] = None
     warmup: Annotated[
@@ -221,6 +220,14 @@ class SchedulePart(Part):
         Field(
             description="encode in mixed precision while training; evaluation and refresh stay in "
             "float32"
+        ),
+    ] = None
+    preset: Annotated[
+        Preset | None,
+        Field(
+            description="whose batch_size, epochs and learning_rate hold where none are given: "
+            "static (2048, 10, 0.1), transformer (64, 1, 2e-5: one that is trained to retrieve "
+            "already), base (64, 4, 1e-4: one that never was); default static or transformer"
         ),
     ] = None
 

@@ -14,6 +14,7 @@ from stope.integrations.sentence_transformers.columns import ROW
 from stope.progress import Progress, silent
 from stope.training.dataset import as_rows
 from stope.training.options import Part
+from stope.training.presets import LORA_RATE, PRESETS
 from stope.training.recipe import Recipe, SchedulePart
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from stope.data import Pairs
     from stope.training.library_trainer import Job
 
-_STATIC = {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1}
-_OTHER = {"batch_size": 64, "epochs": 1, "learning_rate": 2e-5}
-_LORA = {**_OTHER, "learning_rate": 2e-4}
 _QUERY_SIDE = ("temperature", "query_side")  # the options of the loss that this mode has
 
 
@@ -178,13 +176,14 @@ def train(
 def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
     """The schedule with numbers where the recipe leaves them to be chosen."""
     part = recipe.schedule
-    usual = _STATIC if static else _OTHER if recipe.lora is None else _LORA
+    usual = PRESETS[part.preset or ("static" if static else "transformer")]
+    rate = usual["learning_rate"] * (1.0 if recipe.lora is None else LORA_RATE)
     # Small files still get several steps per epoch.
     batch_size = part.batch_size or min(int(usual["batch_size"]), max(16, rows // 8))
     numbers = {
         "batch_size": min(batch_size, rows),
         "epochs": part.epochs or int(usual["epochs"]),
-        "learning_rate": part.learning_rate or usual["learning_rate"],
+        "learning_rate": part.learning_rate or rate,
     }
     return part.model_copy(update=numbers)
 
