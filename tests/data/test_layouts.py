@@ -63,6 +63,20 @@ def test_a_label_that_says_neither_is_refused(row, message):
     assert list(read_pairs(rows, layout=Layout(ignore_labels=True))) == [("q", "d")]
 
 
+@pytest.mark.parametrize(("yes", "no"), [(1, 0), ("True", "False"), (" yes", "NO "), (1.0, 0.0)])
+def test_a_column_of_yes_and_no_that_nobody_named_is_refused(yes, no):
+    rows = [{"query": f"q{n}", "document": f"d{n}", "gold": [yes, no][n == 2]} for n in range(4)]
+    with pytest.raises(ValueError, match='row 3: the column "gold", which says yes in some rows'):
+        list(read_pairs(rows))
+    for layout in (Layout(ignore_labels=True), Layout(numbers=("gold",))):
+        assert len(list(read_pairs(rows, layout=layout))) == 4
+    named = [{**row, "gold": str(row["gold"])} for row in rows]
+    assert len(list(read_pairs(named, layout=Layout(query_id_column="gold")))) == 4
+    assert len(list(read_pairs([{**row, "neg": "x"} for row in rows]))) == 4  # not a labelled pair
+    assert len(list(read_pairs([*rows, {**rows[0], "gold": "perhaps"}]))) == 5
+    assert len(list(read_pairs(rows[:2]))) == 2
+
+
 def test_scores_are_labels_where_the_border_is_known():
     rows = [{"query": "q", "document": f"d{n}", "score": n / 4} for n in range(5)]
     pairs = list(read_pairs(rows, layout=Layout(min_relevance=0.5)))

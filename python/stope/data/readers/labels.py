@@ -42,8 +42,10 @@ class Labels:
         if label is not None or negatives:  # beside negatives a score is that of their places
             return label
         if score is None:
-            ids = {first_of(numbers, ID_COLUMNS), first_of(numbers, QUERY_ID_COLUMNS)}
-            self._unread.update({name: {} for name in {*numbers} - ids - {*self._unread}})
+            ids = [first_of(numbers, usual) for usual in (ID_COLUMNS, QUERY_ID_COLUMNS)]
+            for name in numbers:
+                if name not in (*ids, layout.query_id_column):
+                    self._unread.setdefault(name, {})
         elif layout.min_relevance is None:
             raise ValueError(
                 f'{where}: the column "{score}" may say which documents answer; give the least '
