@@ -131,7 +131,7 @@ def test_a_run_of_before_goes_on_in_the_whole_corpus(folder, monkeypatch):
     again = run(given, resume=True)
     assert again.training.losses == every.training.losses
     (folder / "old" / "report.json").unlink()
-    with pytest.raises(ValueError, match=r"negatives.among \(corpus, now positives\)"):
+    with pytest.raises(ValueError, match=r"negatives.among \('corpus', now 'positives'\)"):
         run({**given, "negatives": {"num_negatives": 2, "among": "positives"}}, resume=True)
 
 
