@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import os
 import re
 import signal
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -387,3 +389,14 @@ def test_ctrl_c_stops_with_130_and_leaves_nothing(process, folder):
     assert time.monotonic() - stopped < 10
     assert one_sentence(said) == "interrupted; no half-written file was left."
     assert sorted(entry.name for entry in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("said", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
+def test_threads_sleep_while_they_wait_unless_told_how_to(monkeypatch, said):
+    command = importlib.import_module("stope.__main__")
+    for told in ({}, {said: "active"}):
+        environment = {"HOME": "/home", **told}
+        monkeypatch.setattr(command, "os", types.SimpleNamespace(environ=environment))
+        command._sleep_while_waiting()
+        slept = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"}
+        assert environment == {"HOME": "/home", **(told or slept)}
