@@ -253,7 +253,7 @@ def test_subset_keeps_rows():
         ({"adapter": {"query_embeddings": "q.npy", "corpus_embeddings": "c.npy"}},
          "q.npy, which does not exist"),
         ({"adapter": {}, "encoder": "m", "negatives": "static"}, "adapter.refresh_every mines"),
-        ({"adapter": {}, "encoder": "m", "loss": {"symmetric": True}}, "loss.symmetric is not for"),
+        ({"adapter": {}, "encoder": "m", "loss": {"queue": 8}}, "loss.queue is not for"),
     ],
     ids=str,
 )  # fmt: skip

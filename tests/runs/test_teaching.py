@@ -46,7 +46,7 @@ def test_pairs_that_do_harm_are_taken_back(place, tmp_path):
     report = run(sections(place, tmp_path / "run", learning_rate=100.0))
     assert report.after == report.before
     assert report.gains["nDCG@10"] == [0.0, 0.0]
-    assert report.remarks[1].startswith("the pairs brought -")
+    assert report.remarks[1].startswith("going on with the pairs brought -")
     assert report.remarks[1].endswith("not kept; the model is the one without")
     weak = report.teacher["nDCG@10"] < report.before["nDCG@10"]
     assert [r for r in report.remarks if "knows these texts badly" in r] == report.remarks[2:]

@@ -367,7 +367,7 @@ def test_adapter_leaves_out_other_positives():
     """Both positives of a query are right: neither may push the other away."""
     rows = np.eye(3, dtype=np.float32)
     positives = (np.array([0, 2]), np.array([0, 1]))
-    adapter = train_adapter(rows[:1], rows, positives, epochs=1)
+    adapter = train_adapter(rows[:1], rows, positives, epochs=1, among="corpus")
     # Pair (q, 0) is scored against {0, 2} and pair (q, 1) against {1, 2}: cosines 1, 0 and 0, 0.
     expected = (np.log1p(np.exp(-20.0)) + np.log(2)) / 2
     assert adapter.losses[0] == pytest.approx(expected, rel=1e-4)
