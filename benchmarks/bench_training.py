@@ -28,9 +28,11 @@ import numpy as np
 from rich.table import Table
 
 import inputs
+from stope.training.guard import Verdict
+from stope.training.recipe import GuardPart
 from trained import METRIC, against, averaged, change, evaluation_of, print_with_machine, write_json
 from training_data import facts, queries_by_answers, read
-from training_kinds import KINDS, Kind, Recipe, Settings
+from training_kinds import IN_BATCH, KINDS, Kind, Recipe, Settings
 
 COLLECTIONS = (
     "medquad",
@@ -73,11 +75,10 @@ def library_loss(model: Any) -> Any:
     return part("losses").MultipleNegativesRankingLoss(model, scale=20.0)
 
 
-IN_BATCH = {"num_documents": 1}
 RECIPES = {
     START: Recipe(),
-    BASELINE: Recipe({}, IN_BATCH),
-    "in-batch, half as long again": Recipe({}, IN_BATCH, stretch=1.5),
+    BASELINE: IN_BATCH,
+    "in-batch, half as long again": IN_BATCH._replace(stretch=1.5),
     "5 of the corpus": Recipe(mined("corpus"), adapted("corpus")),
     "5 among positives": Recipe(mined("positives"), adapted("positives")),
     "1 of the corpus": Recipe(mined("corpus", 1), adapted("corpus", 1)),
@@ -87,7 +88,7 @@ RECIPES = {
     **{
         f"{title}, {words}": Recipe({**options, **more}, {**adapter, **more})
         for title, options, adapter in (
-            (BASELINE, {}, IN_BATCH),
+            (BASELINE, {}, IN_BATCH.adapter),
             ("5 among positives", mined("positives"), adapted("positives")),
         )
         for words, more in (
@@ -107,12 +108,21 @@ RECIPES = {
             ("no margin", margin(None), {}, {**adapted("positives"), **margin(None)}),
         )
     },
+    **{
+        f"in-batch, then {title}": Recipe({}, then=options)
+        for title, options in (
+            (BASELINE, {}),
+            ("5 among positives", mined("positives")),
+            ("1 among positives", mined("positives", 1)),
+            ("5 of the corpus", mined("corpus")),
+        )
+    },
     "auto": Recipe({"negatives": "auto"}, {**adapted("positives"), "guard": True}),
     "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
     "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
     "student": Recipe(student=True),
     "student, then in-batch": Recipe({"learning_rate": 0.03}, student=True),
-    "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH, "precision": "bfloat16"}),
+    "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH.adapter, "precision": "bfloat16"}),
     "sentence-transformers' loss": Recipe({"loss": library_loss}),
 }
 USUAL = (
@@ -168,13 +178,13 @@ def trained_cell(kind: Kind, recipe: Recipe, seed: int, rates: Iterable[float]) 
 
 def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Namespace) -> list[Any]:
     """One row for every kind of model and recipe, of all seeds."""
-    collection = read(given.data / name, given.queries, given.documents)
+    collection = read(given.data / name, given.queries, given.documents, given.judged)
     common, groups = {"collection": name, **facts(collection)}, queries_by_answers(collection)
     settings = Settings(given.cache, given.tokens)
     rows: list[dict[str, Any]] = []
     for model in kinds:
         kind = KINDS[model](collection, settings)
-        cut = [name, given.queries, given.documents, given.tokens, model]
+        cut = [name, given.queries, given.judged, given.documents, given.tokens, model]
         seeds: dict[str, list[dict[str, Any]]] = {}
         for title in given.recipes:
             recipe = RECIPES[title]
@@ -189,6 +199,11 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
                 reached = np.mean(list(cell["test"].values()))
                 said = f"{name} {model} seed {seed} {title}: {reached:.4f}, {cell['seconds']:.0f} s"
                 print(said, file=sys.stderr, flush=True)
+        seeds |= {
+            f"{title}, if dev gains": guarded(seeds[BASELINE], cells_of)
+            for title, cells_of in seeds.items()
+            if RECIPES[title].then
+        }
         rows += [
             {
                 **common,
@@ -199,6 +214,17 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
             for title, cells_of in seeds.items()
         ]
     return rows
+
+
+def guarded(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a guard leaves: the second stage where dev gains by more than a standard error."""
+    cells = []
+    for before, after in zip(first, second, strict=True):
+        reached = (evaluation_of(cell["dev"]) for cell in (before, after))
+        verdict = Verdict.of("this", *reached, errors=GuardPart().errors)
+        stays = after if verdict.kept else before
+        cells.append({**stays, "seconds": after["seconds"], "words": str(verdict)})
+    return cells
 
 
 def compared(
@@ -260,6 +286,7 @@ def main() -> None:
     add("--recipes", nargs="+", default=list(USUAL), choices=list(RECIPES))
     add("--seeds", type=int, default=3, help="how many")
     add("--queries", type=int, default=1000, help="of the training split at most; 0: all")
+    add("--judged", type=int, default=None, help="of dev and test; default: four tenths of that")
     add("--documents", type=int, default=1500, help="that answer no query at most; 0: their share")
     add("--tokens", type=int, default=64, help="of a text for MiniLM; a static encoder reads twice")
     add("--rates", nargs="+", type=float, default=[1.0], help="times the usual rate; dev chooses")

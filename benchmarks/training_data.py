@@ -21,13 +21,16 @@ LARGEST_GROUP = 0.1  # of the training queries, that is held out as a whole
 Judged = dict[str, dict[str, int]]
 
 
-def read(folder: Path, queries: int | None, documents: int | None) -> Collection:
+def read(
+    folder: Path, queries: int | None, documents: int | None, judged: int | None = None
+) -> Collection:
     """A BEIR folder with splits train, dev and test, at most so many queries in each.
 
     Args:
         folder: with the splits train and test, and dev or not.
-        queries: at most so many in training, and four tenths as many in dev and test; None: all.
+        queries: at most so many in training; None: all.
         documents: at most so many that answer no query; None: as their share of the corpus.
+        judged: at most so many queries in dev and in test; None: four tenths of `queries`.
     """
     whole = read_beir(folder)
     known = set(whole.corpus_ids)
@@ -42,8 +45,9 @@ def read(folder: Path, queries: int | None, documents: int | None) -> Collection
         qrels["train"], qrels["dev"] = held_out(qrels["train"], rng)
     before = positives_of(qrels)
     if queries is not None:
-        limits = {"train": queries, "dev": queries * 4 // 10, "test": queries * 4 // 10}
-        qrels = {split: drawn(judged, limits[split], rng) for split, judged in qrels.items()}
+        few = queries * 4 // 10 if judged is None else judged
+        limits = {"train": queries, "dev": few, "test": few}
+        qrels = {split: drawn(answers, limits[split], rng) for split, answers in qrels.items()}
     answers = positives_of(qrels)
     others = [document for document in whole.corpus_ids if document not in before]
     count = len(others) * len(answers) // len(before)
@@ -152,7 +156,7 @@ def facts(collection: Collection) -> dict[str, Any]:
     return {
         "pairs": len(pairs.positives.ids),
         "documents": len(collection.corpus_ids),
-        "dev": len(collection.qrels["dev"]),
+        "dev_queries": len(collection.qrels["dev"]),
         "queries": len(collection.qrels["test"]),
         "never_positive": 1 - len(seen) / len(collection.corpus_ids),
         "unseen": len(tested - seen) / len(tested),

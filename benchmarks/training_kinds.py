@@ -10,6 +10,7 @@ base     the same with its upper layers drawn anew: an encoder without contrasti
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import time
 from abc import ABC, abstractmethod
@@ -28,7 +29,8 @@ from stope.encoders import EmbeddingCache, static_encoder, static_student
 from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
 from stope.retrieval.ranking import Ranking
 from stope.training import train
-from trained import METRIC
+from stope.training.recipe import GuardPart
+from trained import METRIC, evaluation_of
 
 DEPTH = 10
 FRESH_LAYERS = 3  # of MiniLM's six, the upper ones, for `base`
@@ -42,12 +44,15 @@ class Recipe(NamedTuple):
         adapter: of `stope.adapters.train_adapter`; None: adapters have no such recipe.
         stretch: how many times the passes of its kind.
         student: a static encoder that was fitted to MiniLM's embeddings begins with that.
+        then: options of a second stage, which begins where in-batch training ended and is that of
+            a guard: half as many steps at half the rate. Stays whatever it brings.
     """
 
     options: Mapping[str, Any] | None = None
     adapter: Mapping[str, Any] | None = None
     stretch: float = 1.0
     student: bool = False
+    then: Mapping[str, Any] | None = None
 
     def of(self, kind: str) -> Mapping[str, Any] | None:
         """The options for a kind of model."""
@@ -58,6 +63,9 @@ class Recipe(NamedTuple):
         if self.student:
             return kind == "static"
         return self.of(kind) is not None or self == Recipe()
+
+
+IN_BATCH = Recipe({}, {"num_documents": 1})
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,10 @@ class Encoder(Kind):
 
     usual: ClassVar[Mapping[str, Any]]
 
+    def __init__(self, collection: Collection, settings: Settings) -> None:
+        super().__init__(collection, settings)
+        self.trained: dict[tuple[int, float], tuple[Any, int, float]] = {}
+
     @abstractmethod
     def start(self, seed: int) -> Any:
         """What all recipes of a seed begin with."""
@@ -107,20 +119,68 @@ class Encoder(Kind):
         raise NotImplementedError("only a static encoder has a teacher here")
 
     def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
+        if recipe.then is not None:
+            model, seconds, words = self.second(recipe.then, seed, rate)
+        elif recipe == IN_BATCH:
+            model, steps, seconds = self.in_batch(seed, rate)
+            words = f"{steps} steps"
+        else:
+            model, seconds, words = self.once(recipe, seed, rate)
+        evaluations = functools.cache(lambda: self.both(model))
+        return Trained(lambda split: evaluations()[split], seconds, words)
+
+    def once(self, recipe: Recipe, seed: int, rate: float) -> tuple[Any, float, str]:
+        """One training from the start, or none: the model, its seconds, and what was said."""
         model = copy.deepcopy(self.student() if recipe.student else self.start(seed))
-        seconds, words = 0.0, ""
-        if recipe.options is not None:
-            usual = dict(self.usual)
-            usual["epochs"] = round(usual["epochs"] * recipe.stretch)
-            usual["learning_rate"] *= rate
-            options = {name: made(value, model) for name, value in recipe.options.items()}
-            if options.get("negatives") == "auto" or options.get("guard"):
-                options["evaluation"] = self.judges["dev"]
-            began = time.process_time()
-            report = train(model, self.pairs, seed=seed, **{**usual, **options})
-            seconds = time.process_time() - began
-            words = str(getattr(report, "guard", None) or "")
-        return Trained(lambda split: self.judges[split].evaluate(model), seconds, words)
+        if recipe.options is None:
+            return model, 0.0, ""
+        usual = self.scheduled(rate)
+        usual["epochs"] = round(usual["epochs"] * recipe.stretch)
+        options = {name: made(value, model) for name, value in recipe.options.items()}
+        if options.get("negatives") == "auto" or options.get("guard"):
+            options["evaluation"] = self.judges["dev"]
+        began = time.process_time()
+        report = train(model, self.pairs, seed=seed, **{**usual, **options})
+        words = str(getattr(report, "guard", None) or f"{report.steps} steps")
+        return model, time.process_time() - began, words
+
+    def in_batch(self, seed: int, rate: float) -> tuple[Any, int, float]:
+        """The baseline, kept for the second stages: the model, its steps and seconds."""
+        if (seed, rate) not in self.trained:
+            model, began = copy.deepcopy(self.start(seed)), time.process_time()
+            report = train(model, self.pairs, seed=seed, **self.scheduled(rate))
+            self.trained[seed, rate] = (model, report.steps, time.process_time() - began)
+        return self.trained[seed, rate]
+
+    def second(self, options: Mapping[str, Any], seed: int, rate: float) -> tuple[Any, float, str]:
+        """Both stages: the model, their seconds, and what was said."""
+        first, steps, seconds = self.in_batch(seed, rate)
+        model, guard, began = copy.deepcopy(first), GuardPart(), time.process_time()
+        usual = {**self.scheduled(rate * guard.rate), "epochs": None}
+        report = train(
+            model, self.pairs, seed=seed, max_steps=guard.steps(steps), **{**usual, **options}
+        )
+        seconds += time.process_time() - began
+        return model, seconds, f"{steps} + {report.steps} steps"
+
+    def scheduled(self, rate: float) -> dict[str, Any]:
+        """The usual options, at so many times the usual rate."""
+        return {**self.usual, "learning_rate": self.usual["learning_rate"] * rate}
+
+    def both(self, model: Any) -> dict[str, Evaluation]:
+        """Retrieval for both splits; the corpus is encoded once."""
+        splits = self.judges.values()
+        names = [query for judge in splits for query in judge.query_ids]
+        texts = [text for judge in splits for text in judge.query_texts]
+        qrels = {query: judged for judge in splits for query, judged in judge.qrels.items()}
+        judge = dataclasses.replace(
+            self.judges["test"], query_ids=names, query_texts=texts, qrels=qrels
+        )
+        reached = judge.evaluate(model).per_query[METRIC]
+        return {
+            split: evaluation_of({query: reached[query] for query in judge.qrels})
+            for split, judge in self.judges.items()
+        }
 
 
 def made(value: Any, model: Any) -> Any:
