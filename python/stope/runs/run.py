@@ -38,8 +38,9 @@ class RunReport:
     Attributes:
         folder: of the run.
         model: folder of the trained encoder; `load_encoder` reads it.
-        training: steps, losses, evaluations and refreshes while training went on.
-        before: metrics of the held-out queries before training; empty without an evaluation.
+        training: steps, losses, evaluations and refreshes while what was saved was trained.
+        before: metrics of the held-out queries before training; empty without an evaluation. With
+            encoder.student those of the student as it was fitted, whatever was saved.
         after: the same of the encoder that was saved.
         test_before: metrics of evaluation.test_split before training.
         test_after: the same of the encoder that was saved.
@@ -49,7 +50,8 @@ class RunReport:
             bootstrap, `stope.evaluation.compare`); empty where there are fewer than two.
         test_gains: the same on evaluation.test_split.
         teacher: metrics of the held-out queries by the teacher of encoder.student.
-        remarks: sentences about the student: its size and speed, and what the pairs brought it.
+        remarks: sentences about the student: its size and speed, what the pairs brought it, and
+            whether it or a static encoder trained on the pairs alone was saved.
         resumed: whether an earlier run was gone on with.
     """
 
@@ -159,21 +161,42 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
         model = taught.student
     with tokens_once(model, ids):
         first = _first(folder, judged, model, tell)
-        tell(f"training on {int(data.pairs.positives[0][-1]):,} pairs")
-        done = _train(config, folder, data, judged.held_out, model, progress, tell)
-        if not done.steps:
-            raise ValueError(
-                f"no batch without duplicates can be made from {int(data.pairs.positives[0][-1])} "
-                "pairs; give more pairs or a smaller schedule.batch_size"
-            )
-        last: Sequence[Evaluation | None] = _judge(judged, model, "after training", tell)
-    after = _after(done, config)
+        done, last, after = _trained(config, folder, data, judged, model, progress, tell)
     if taught is not None:
-        teacher = folder.state.get("teacher", {})
-        if not taught.keep_better(first[0], last[0], teacher):
+        if not taught.keep_better(first[0], last[0]):
             last, after = first, {}
+        if last[0] is not None:
+            tell("training a static encoder on the pairs alone, to compare the student with")
+            plain_config = taught.without_teacher(config)
+            plain, ids = _encoder(plain_config, data, tell)
+            with tokens_once(plain, ids):
+                of_plain = _trained(plain_config, folder, data, judged, plain, progress, tell)
+            assert of_plain[1][0] is not None
+            if taught.is_worse(last[0], of_plain[1][0]):
+                model, (done, last, after) = plain, of_plain
     _save(model, folder)
     return _reported(folder, done, first, last, after, taught)
+
+
+def _trained(
+    config: Config,
+    folder: RunFolder,
+    data: SourceData,
+    judged: Judges,
+    model: Any,
+    progress: Progress | None,
+    tell: Say,
+) -> tuple[TrainingReport, Sequence[Evaluation | None], dict[str, float]]:
+    """Train; how it went, the evaluations of both judges, and `_after`."""
+    count = int(data.pairs.positives[0][-1])
+    tell(f"training on {count:,} pairs")
+    done = _train(config, folder, data, judged.held_out, model, progress, tell)
+    if not done.steps:
+        raise ValueError(
+            f"no batch without duplicates can be made from {count} pairs; give more pairs or a "
+            "smaller schedule.batch_size"
+        )
+    return done, _judge(judged, model, "after training", tell), _after(done, config)
 
 
 def _reported(
@@ -325,7 +348,7 @@ def _train(
         evaluation=EvaluationPart()
         if held_out is None
         else _part(EvaluationPart, config.evaluation),
-        output=_part(OutputPart, config.output).changed(folder=folder.path),
+        output=_part(OutputPart, config.output),
     )
     return train(
         model,

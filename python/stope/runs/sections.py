@@ -89,7 +89,8 @@ class Encoder(Part):
         Student | None,
         Field(
             description="a static encoder fitted to a teacher's embeddings of all texts; what the "
-            "pairs add to it stays if held-out queries confirm it"
+            "pairs add to it stays if held-out queries confirm it, and one trained on the pairs "
+            "alone takes its place if they prefer that"
         ),
     ] = None
     model: Annotated[

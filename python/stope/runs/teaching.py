@@ -1,9 +1,13 @@
-"""A student in a run: fitted to its teacher, judged beside it, kept where pairs do not help it."""
+"""A student in a run: fitted to its teacher, judged beside it and beside what needs no teacher.
+
+What the pairs did to it stays if held-out queries gained more than a standard error. A static
+encoder trained on the pairs alone takes its place if these gain more than a standard error by that.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,16 @@ from numpy.typing import NDArray
 
 from stope.encoders import EmbeddingCache, encode_corpus, load_encoder, save_encoder
 from stope.encoders.student import static_student, teacher_embeddings
+from stope.encoders.versions import dimension
 from stope.evaluation import Evaluation, RetrievalEvaluation
 from stope.progress import Progress
-from stope.runs.sections import Student
+from stope.runs.config import Config
+from stope.runs.sections import Encoder, Static, Student
 from stope.training.guard import Verdict
 
 Say = Callable[[str], None]
 LEARNING_RATE = 0.03  # of the pairs; an encoder that starts from nothing takes 0.1
+PLAIN = "plain"  # the folder of the encoder without a teacher, in that of the run
 _TIMED = 64
 
 
@@ -48,29 +55,47 @@ class Taught:
             judge = replace(judge, corpus_embeddings=self.corpus_embeddings)
         return judge.evaluate(self.teacher).mean
 
-    def keep_better(
-        self,
-        before: Evaluation | None,
-        after: Evaluation | None,
-        teacher: Mapping[str, float],
-    ) -> bool:
+    def keep_better(self, before: Evaluation | None, after: Evaluation | None) -> bool:
         """Take back what pairs did, unless held-out queries gained more than a standard error.
 
         The first metric decides. Without held-out queries nobody knows, and what was trained stays.
         """
         if before is None or after is None:
-            self.remarks.append("no queries were held out: what the pairs brought is not known")
+            self.remarks.append(
+                "no queries were held out: what the pairs brought is not known, nor whether they "
+                "alone, without the teacher, make a better encoder"
+            )
             return True
         verdict = Verdict.of("the pairs", before, after, errors=1.0)
         self.remarks.append(str(verdict))
-        if teacher[verdict.metric] < verdict.before:
-            self.remarks.append(
-                f"the teacher reaches less ({teacher[verdict.metric]:.4f}) than the student before "
-                f"the pairs ({verdict.before:.4f}), so it knows these texts badly; compare with a "
-                "static encoder trained on the pairs alone"
-            )
         if not verdict.kept:
             self.student.load_state_dict(self._fitted)
+        return verdict.kept
+
+    def without_teacher(self, config: Config) -> Config:
+        """The same run, in a folder inside, of a static encoder trained on the pairs alone."""
+        section = config.encoder.student
+        assert section is not None
+        shared = {name: getattr(section, name) for name in ("vocab_size", "lower_case", "code")}
+        dim = max(Static().dim, dimension(self.student) or 0)  # loss.matryoshka_dims fit into it
+        inside = str(Path(config.output.folder) / PLAIN)
+        return config.changed(
+            encoder=Encoder(static=Static(dim=dim, **shared)),
+            output=config.output.changed(folder=inside, model=None),
+        )
+
+    def is_worse(self, student: Evaluation, plain: Evaluation) -> bool:
+        """Whether held-out queries prefer the encoder without a teacher, and a remark on it."""
+        verdict = Verdict.of("the pairs alone", student, plain, errors=1.0)
+        end = (
+            "it is kept instead of the student, since the teacher does not help on these texts"
+            if verdict.kept
+            else "the student is kept"
+        )
+        self.remarks.append(
+            f"a static encoder trained on the pairs alone reaches {verdict.after:.4f}, the student "
+            f"{verdict.before:.4f}, a difference of {verdict.change}: {end}"
+        )
         return verdict.kept
 
 
@@ -120,4 +145,9 @@ def distil(
     beside = output.with_name(f"{output.name}.run")
     taught = teach(section, teacher, texts, (), beside, progress=progress, say=say)
     save_encoder(taught.student, output)
+    taught.remarks.append(
+        "documents alone cannot judge it, and a student is bad where its teacher knows the texts "
+        "badly; give pairs beside them (stope train PAIRS CORPUS --teacher), whose held-out "
+        "queries decide whether it is kept"
+    )
     return taught

@@ -94,13 +94,17 @@ class Verdict:
         }
         return cls(what, metric, **{**told, "kept": bool(told["kept"])}, queries=len(d))
 
-    def __str__(self) -> str:
-        """In words, for the terminal and the log."""
+    @property
+    def change(self) -> str:
+        """The gain, with its interval, and what it was measured by."""
         span = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
         queries = "1 held-out query" if self.queries == 1 else f"{self.queries:,} held-out queries"
+        return f"{self.gain:+.3f}{span} {self.metric} on {queries}"
+
+    def __str__(self) -> str:
+        """In words, for the terminal and the log."""
         end = "kept" if self.kept else "not kept; the model is the one without"
-        gain = f"{self.gain:+.3f}{span} {self.metric} on {queries}"
-        return f"going on with {self.what} brought {gain}: {end}"
+        return f"going on with {self.what} brought {self.change}: {end}"
 
 
 def entering(recipe: Recipe) -> str:
