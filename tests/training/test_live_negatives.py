@@ -13,7 +13,7 @@ from refresh_cases import QUERIES, Turning, check_choice, own, some_pairs
 import torch
 from stope.data import Pairs
 from stope.mining import SimANS, Top, mine
-from stope.mining.sampling import is_stale, replace_stale
+from stope.mining.stale import is_stale, replace_stale
 from stope.training import LiveNegatives
 
 

@@ -148,8 +148,7 @@ def mine(
     O(queries x pool) with a `Sampling`. Given corpus embeddings are copied only where duplicate
     texts were removed.
 
-    Source: peers.md 1.1 and 7; NV-Retriever (Moreira et al. 2024) for the relative margin; SimANS
-    (docs/methods.md, C3).
+    Source: NV-Retriever for the relative margin, SimANS (docs/methods.md, C1 and C3).
 
     Example:
         >>> import numpy as np

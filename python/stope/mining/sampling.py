@@ -3,10 +3,6 @@
 A strategy is a frozen dataclass of numbers, written into a configuration as a dictionary with its
 name. What it draws is a function of one 64-bit key per query and of that query's own candidates
 alone: not of the other queries of a batch, nor of what was drawn before.
-
-Conan-embedding (docs/methods.md, C4) draws nothing: with s0 a negative's cosine when it was mined
-and s now, it is replaced if ``1.15 s < s0`` and ``|s| < 0.8``. A query's i-th replacement takes
-from ranks ``(i-1) n + 10 ... i n + 9``.
 """
 
 from __future__ import annotations
@@ -30,7 +26,6 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _CHUNK_ELEMENTS = 1 << 17  # of a chunk's keys, so that they stay in the second-level cache
-_GAIN, _HARD, _SKIPPED = 1.15, 0.8, 10  # of `replace_stale`
 
 
 class Sampling(Named, family="sampling", members="strategies"):
@@ -377,52 +372,3 @@ def _check(ids: Any, scores: Any, positive_scores: Any, n: int, keys: Any) -> No
     for name, rows in (("positive_scores", positive_scores), ("keys", keys)):
         if rows.shape != ids.shape[:1]:
             raise ValueError(f"{name} has shape {rows.shape} for {len(ids)} queries; give [Q]")
-
-
-def is_stale(mined: Scores, now: Scores) -> NDArray[np.bool_]:
-    """Whether negatives of these scores are no longer hard; False where now is NaN.
-
-    >>> is_stale(np.float32([0.6, 0.6, 0.99]), np.float32([0.5, 0.53, 0.82])).tolist()
-    [True, False, False]
-    """
-    with np.errstate(invalid="ignore"):
-        return np.asarray((_GAIN * now < mined) & (np.abs(now) < _HARD))
-
-
-def replace_stale(
-    observed: Scores, candidates: Ids, scores: Scores, places: Ids, rounds: Ids
-) -> tuple[Ids, Ids, int]:
-    """Exchange the stale negatives of every query.
-
-    Args:
-        observed: float32 ``[queries, n]``, scores now; NaN where unknown.
-        candidates: int64 ``[queries, pool]``, best first, -1 at the end.
-        scores: float32 ``[queries, pool]``, when mined.
-        places: int64 ``[queries, n]``, columns of candidates in use; -1 for none.
-        rounds: int64 ``[queries]``, replacements so far.
-
-    Returns:
-        New places, new rounds, and how many stale ones stay since the ranks to take from end.
-
-    Memory: O(queries n).
-    """
-    n, pool = places.shape[1], candidates.shape[1]
-    if not n or not pool:
-        return places, rounds, 0
-    mined = np.take_along_axis(scores, places.clip(0), 1)
-    stale = is_stale(mined, observed) & (places >= 0)
-    rows = np.flatnonzero(stale.any(1))
-    if not len(rows):
-        return places, rounds, 0
-    new_places, new_rounds = places.copy(), rounds.copy()
-    new_rounds[rows] += 1
-    window = (rounds[rows] * n + _SKIPPED)[:, None] + np.arange(n)
-    inside = np.minimum(window, pool - 1)
-    free = (window < pool) & (np.take_along_axis(candidates[rows], inside, 1) >= 0)
-    free &= ~(window[:, :, None] == places[rows][:, None, :]).any(2)
-    window = np.take_along_axis(window, np.argsort(~free, axis=1, kind="stable"), 1)
-    turn = stale[rows].cumsum(1) - 1
-    replaced = stale[rows] & (turn < free.sum(1, keepdims=True))
-    fresh = np.take_along_axis(window, turn.clip(0), 1)
-    new_places[rows] = np.where(replaced, fresh, places[rows])
-    return new_places, new_rounds, int(stale.sum() - replaced.sum())

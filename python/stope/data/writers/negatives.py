@@ -172,9 +172,9 @@ def negative_rows(
     | flagembedding | query | query, pos [..], neg [..] | + pos_scores, neg_scores |
     | tevatron | query | query_id, query, positive_passages, negative_passages | + score a passage |
 
-    The first four have the meaning they have in sentence-transformers' `mine_hard_negatives`
-    (peers.md section 1.1), rows grouped by query. An n-tuple is left out unless it has all of its
-    negatives, a labeled-list or a line of the last two unless it has one; `dropped` counts them.
+    The first four have the meaning they have in sentence-transformers' `mine_hard_negatives`, rows
+    grouped by query. An n-tuple is left out unless it has all of its negatives, a labeled-list or a
+    line of the last two unless it has one; `dropped` counts them.
 
     Args:
         format: one of FORMATS.

@@ -25,7 +25,8 @@ from stope.data.pairs import AMONG, Among
 from stope.data.text_identity import fingerprint_texts
 from stope.lists import Ids
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
-from stope.mining.sampling import Sampling, Uniform, replace_stale, sampling_keys
+from stope.mining.sampling import Sampling, Uniform, sampling_keys
+from stope.mining.stale import replace_stale
 
 Scores = NDArray[np.float32]
 
@@ -267,7 +268,7 @@ class LiveNegatives:
             they were mined, 0 without any; and how many became easy but stay, since the table has
             no further candidates for them.
 
-        Source: Conan-embedding (docs/methods.md, C4); the rule is `stope.mining.sampling`.
+        Source: Conan-embedding (docs/methods.md, C4); the rule is `stope.mining.stale`.
         """
         table = self._table
         places, rounds, missing = replace_stale(
