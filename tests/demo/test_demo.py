@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_the_whole_loop_on_the_installation(tmp_path):
     assert [stage.name for stage in result.stages] == [
         "BM25",
         "static, in-batch negatives",
-        "+ hard negatives, progressive",
+        "+ hard negatives, guarded",
         "hybrid with BM25",
     ]
     for stage in result.stages:
@@ -121,6 +122,11 @@ def test_the_whole_loop_on_the_installation(tmp_path):
         assert f"{stage.mean['nDCG@10']:.3f}" in told
     assert "stope train pairs.jsonl" in told
     assert "Negatives were mined" in told
+    (kept,) = re.findall(
+        r"going on with negatives brought .* held-out queries: (kept|not kept)", told
+    )
+    changed = next(row for row in result.differences if row["after"] == "+ hard negatives, guarded")
+    assert kept == "kept" or changed["low"] == changed["high"] == 0
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["name"] for row in kept["stages"]] == [stage.name for stage in result.stages]
     assert len(kept["differences"]) == 3
@@ -151,6 +157,22 @@ def test_a_frozen_encoder_gets_an_adapter(beir, tmp_path):
     assert np.linalg.norm(rows) == pytest.approx(1, abs=1e-5)
     kept = load_encoder(tmp_path / "out" / "encoder").encode(["word1 word2"])
     np.testing.assert_allclose(kept, rows, atol=1e-5)
+
+
+def test_a_folder_without_dev_gives_a_tenth_of_its_train_queries(beir):
+    whole = sources.read(beir, max_documents=0, seed=0)
+    divided = sources.with_dev(whole, seed=0)
+    queries = {name: set(judged) for name, judged in divided.collection.qrels.items()}
+    assert {name: len(ids) for name, ids in queries.items()} == {
+        "train": 108,
+        "dev": 12,
+        "test": 40,
+    }
+    assert queries["train"] | queries["dev"] == set(whole.collection.qrels["train"])
+    console = quiet()
+    result = demo.run(beir, console=console)
+    assert "its split dev is a tenth of the train queries" in console.file.getvalue()
+    assert len(result.stages) == 4
 
 
 def test_a_folder_without_a_train_split_is_refused(beir):

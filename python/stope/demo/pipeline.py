@@ -21,7 +21,9 @@ from stope.encoders.encode import encode_corpus, encode_queries
 from stope.evaluation import Evaluation, RetrievalEvaluation, compare, confidence_interval, evaluate
 from stope.mining import Mined, mine
 from stope.retrieval import Bm25, DenseRetriever, Ranking, Tokenizer, fuse
-from stope.training import NegativeRefresh, pairs_dataset, train
+from stope.training import GuardPart, NegativeRefresh, pairs_dataset, train
+from stope.training.guard import Verdict
+from stope.training.presets import PRESETS
 
 METRICS = ("nDCG@10", "MRR@10", "Recall@100")
 NUM_NEGATIVES = 5
@@ -99,6 +101,8 @@ def run(
     with show.stage("Reading") as step:
         sizes = {"max_documents": max_documents, "seed": seed}
         material = sources.read(data, **sizes, unknown_ids=unknown_ids, progress=step)
+        if encoder is None and material.dev is None:
+            material = sources.with_dev(material, seed)
     show.material(material)
     demo = _Demo(material, min(k, len(material.collection.corpus_ids)), seed, show)
     demo.lexical()
@@ -140,40 +144,43 @@ class _Demo:
         """A static encoder: large in-batch batches, then hard negatives that follow the model.
 
         In the second training the negatives are mined anew after every epoch, by the model as it is
-        then, and the loss shifts from easy pairs to hard ones.
+        then. It is that of `stope.training.guard`, and stays where the dev split gains; here stage
+        by stage, so that both can be searched with.
         """
+        guard, judge = GuardPart(), self._development()
         texts = [*self.pairs.corpus_texts, *self.pairs.query_texts]
         with self._timed("static, in-batch negatives") as (step, done):
             model = static_encoder(texts, code=self.material.code, seed=self.seed)
-            train(
+            batch_size = min(2048, max(16, len(self.pairs.query_ids) // 4))
+            first = train(
                 model,
                 pairs_dataset(self.pairs),
-                batch_size=min(2048, max(16, len(self.pairs.query_ids) // 4)),
+                batch_size=batch_size,
                 seed=self.seed,
-                evaluation=self._development(),
+                evaluation=judge,
                 keep="best",
                 progress=step,
             )
             done(self._dense(model))
-        self._mine(lambda step: mine(self.pairs, model, **self._mining, progress=step))
-        with self._timed("+ hard negatives, progressive") as (step, done):
-            report = train(
+        with self._timed("+ hard negatives, guarded") as (step, done):
+            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            before = judge.evaluate(model)
+            second = train(
                 model,
                 self.pairs,
-                refresh=NegativeRefresh(
-                    every_epochs=1, num_negatives=NUM_NEGATIVES, relative_margin=RELATIVE_MARGIN
-                ),
-                weighting="progressive",
-                batch_size=1024,
-                epochs=3,
-                learning_rate=0.02,
+                refresh=NegativeRefresh(every_epochs=1, num_negatives=NUM_NEGATIVES),
+                batch_size=batch_size,
+                max_steps=guard.steps(first.steps),
+                learning_rate=guard.rate * PRESETS["static"]["learning_rate"],
                 seed=self.seed,
-                evaluation=self._development(),
-                keep="best",
                 progress=step,
             )
+            verdict = Verdict.of("negatives", before, judge.evaluate(model), guard.errors)
+            if not verdict.kept:
+                model.load_state_dict(weights)
             done(self._dense(model))
-        self.show.refreshed(report.refreshes)
+        self.show.refreshed(second.refreshes)
+        self.show.judged(str(verdict))
         self.encoder = model
 
     def adapt(self, model: Any, name: str) -> None:
@@ -243,13 +250,12 @@ class _Demo:
     @property
     def _mining(self) -> dict[str, Any]:
         limits = {"num_negatives": NUM_NEGATIVES, "relative_margin": RELATIVE_MARGIN}
-        return {**limits, "seed": self.seed}
+        return {**limits, "among": "positives", "seed": self.seed}
 
-    def _development(self) -> RetrievalEvaluation | None:
-        """Chooses the epoch to keep: on the dev split, never on the held-out queries."""
+    def _development(self) -> RetrievalEvaluation:
+        """Chooses the epoch and the stage to keep: on the dev split, never on the test queries."""
         split = self.material.dev
-        if split is None:
-            return None
+        assert split is not None
         return RetrievalEvaluation.from_collection(self._collection, split)
 
     def _dense(self, model: Any) -> Ranking:

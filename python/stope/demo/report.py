@@ -74,6 +74,10 @@ class Narrator:
             + (f"; of the candidates {changed} changed." if changed else ".")
         )
 
+    def judged(self, verdict: str) -> None:
+        """Say what the dev split decided."""
+        self._say(f"      On the split dev, {verdict}.")
+
     def table(self, result: DemoReport, metrics: Sequence[str]) -> None:
         """Print the table and the differences."""
         table = Table(title="Held-out queries: mean [95% bootstrap interval]", title_justify="left")
@@ -122,6 +126,7 @@ class Narrator:
         self._say("\nThe same on your own files:")
         files = "pairs.jsonl corpus.jsonl"
         self._say(f"  stope train {files} -o model --num-negatives 5")
+        self._say(f"  stope train {files} -o student --teacher MODEL   (a pretrained encoder)")
         self._say(f"  stope mine {files} -o negatives.jsonl --encoder model --relative-margin 0.05")
         self._say(f"  stope demo --data BEIR_FOLDER{option}")
         if output is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from stope.data import Collection, read_beir
 from stope.data.readers.beir import UnknownIds
@@ -82,3 +84,17 @@ def _beir(folder: Path, unknown_ids: UnknownIds) -> Material:
     return Material(
         collection, dev=dev, test=test, code=False, origin=f"the BEIR folder {folder}", read=[]
     )
+
+
+def with_dev(material: Material, seed: int) -> Material:
+    """A tenth of the train queries as the split dev, for a folder that has none."""
+    whole = material.collection
+    train = list(whole.qrels["train"].items())
+    drawn = set(np.random.default_rng(seed).permutation(len(train))[: max(1, len(train) // 10)])
+    qrels = {
+        **whole.qrels,
+        "train": {name: judged for n, (name, judged) in enumerate(train) if n not in drawn},
+        "dev": {name: judged for n, (name, judged) in enumerate(train) if n in drawn},
+    }
+    origin = f"{material.origin}; its split dev is a tenth of the train queries"
+    return replace(material, collection=replace(whole, qrels=qrels), dev="dev", origin=origin)
