@@ -176,6 +176,12 @@ def train(
 def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
     """The schedule with numbers where the recipe leaves them to be chosen."""
     part = recipe.schedule
+    if part.preset is not None and static != (part.preset == "static"):
+        kind = "a static encoder" if static else "no static encoder"
+        raise ValueError(
+            f"preset is {part.preset}, whose learning rate is not for this model, {kind}; leave "
+            "preset out, or name " + ("static" if static else "transformer or base")
+        )
     usual = PRESETS[part.preset or ("static" if static else "transformer")]
     rate = usual["learning_rate"] * (1.0 if recipe.lora is None else LORA_RATE)
     # Small files still get several steps per epoch.
