@@ -235,7 +235,7 @@ def test_subset_keeps_rows():
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"data": "t.jsonl", "negatives": "static"}, "the data brings its own along"),
+        ({"data": "t.jsonl", "negatives": "static"}, "the data brings its own"),
         (
             {"data": ["p.jsonl", "r.jsonl"], "negatives": "query_side"},
             "negatives.across_sources: true",

@@ -202,8 +202,12 @@ def train(
     · stope train corpus.txt --teacher all-MiniLM-L6-v2 -o model
     · stope train --example > config.yaml · stope train config.yaml
     """
+    import transformers
+
     from stope.runs import Config, run
 
+    quiet_libraries: Any = transformers.utils.logging
+    quiet_libraries.disable_progress_bar()  # of reading and writing weights
     if pairs.suffix.lower() in _YAML:
         context.meta[terminal.NAMES_KEYS] = True
         says = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example", "schema"}
@@ -268,10 +272,6 @@ def train(
         config = Config.from_dict(sections)
         command = "the same command"
     _say_afresh(Path(config.output.folder), resume)
-    import transformers
-
-    quiet_libraries: Any = transformers.utils.logging
-    quiet_libraries.disable_progress_bar()  # of reading and writing weights
     with terminal.one_bar(quiet) as bar:
         try:
             report = run(config, resume=resume, progress=bar.show, say=bar.say)
@@ -282,7 +282,7 @@ def train(
                 "checkpoint."
             )
             raise typer.Exit(130) from None
-    show_report(report)
+    show_report(report, keys=bool(context.meta.get(terminal.NAMES_KEYS)))
 
 
 def _encoder(

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from stope.runs import RunReport
 
 _NEXT = (
-    "nothing is lost; more might help with more held-out queries to tell by (--holdout), with a "
-    "pretrained --encoder, or with more pairs"
+    "nothing is lost; more might help with more held-out queries to tell by ({}), with a "
+    "pretrained {}, or with more pairs"
 )
 
 
-def show_report(report: RunReport) -> None:
-    """Steps, figures before and after, what the pairs brought, and what to do next."""
+def show_report(report: RunReport, keys: bool) -> None:
+    """Steps, figures before and after, what the pairs brought, and what to do next.
+
+    With keys what to do next is named as in a configuration, else by options.
+    """
     done = report.training
     terminal.tell(
         f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
@@ -42,25 +45,27 @@ def show_report(report: RunReport) -> None:
         first = next(iter(before))
         if after[first] < before[first]:
             terminal.tell(
-                f"Training made {first} worse; try a lower learning rate, fewer epochs, a larger "
-                "relative margin of the negatives, or more pairs."
+                f"Training made {first} worse; try a lower learning rate, fewer epochs, "
+                + ("a larger relative margin of the negatives, " if done.refreshes else "")
+                + "or more pairs."
             )
-    show_remarks([*report.remarks, *_guarded(report)])
+    show_remarks([*report.remarks, *_guarded(report, keys)])
     show_model(report.model)
 
 
-def _guarded(report: RunReport) -> list[str]:
+def _guarded(report: RunReport, keys: bool) -> list[str]:
     """What a second stage brought; where there was none, that there may be one."""
     from stope.training.guard import Verdict
 
     done = report.training
     if done.guard is None:
         untried = report.num_queries and not done.refreshes
-        return (
-            ["trained in-batch; -n 5 tries mined negatives and keeps what helps"] if untried else []
-        )
+        option = "negatives: auto" if keys else "-n 5"
+        remark = f"trained in-batch; {option} tries mined negatives and keeps what helps"
+        return [remark] if untried else []
     verdict = Verdict(**done.guard)
-    return [str(verdict)] if verdict.kept else [str(verdict), _NEXT]
+    names = ("evaluation.holdout", "encoder.model") if keys else ("--holdout", "--encoder")
+    return [str(verdict)] if verdict.kept else [str(verdict), _NEXT.format(*names)]
 
 
 def show_remarks(remarks: list[str]) -> None:

@@ -52,7 +52,9 @@ class Source:
         query_column, positive_column, text_column, id_column, query_id_column, label_column: where
             the usual names do not hold (`stope.data.readers.columns`).
         positive_ids: the positives in the file are ids of the corpus.
-        min_relevance, ignore_labels, skip_empty: as in `Layout`; the first of judgements too.
+        min_relevance: from this label, score or judgement on a document is an answer; default 1.
+        ignore_labels: every row is an answer, whatever its label or score.
+        skip_empty: leave out rows without a text, and count them.
         unknown_ids: judgements of what is not there: "error" refuses, "drop" leaves them out.
         negatives: "read" those that the file brings along, or "leave" them aside.
         weight: column with the weight of each row; default, a column "weight" if there is one.

@@ -380,7 +380,9 @@ def _examples(config: Config, data: SourceData, tell: Say) -> Any:
     """Pairs; or rows with the negatives that the data brings along or a file names."""
     if config.negatives is not None and data.negatives is not None:
         raise ValueError(
-            "the section negatives is there, but the data brings its own along; keep one of them"
+            "negatives are to be mined, but the data brings its own (columns of negatives, or rows "
+            "whose label says no); train on those and mine none, or put them aside by "
+            "data.negatives: leave in a configuration"
         )
     if isinstance(config.negatives, MinedFile):
         if len(config.data) > 1:
