@@ -6,7 +6,6 @@ CPU. The trainer collates one batch ahead, so live negatives are chosen, read an
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +17,14 @@ from stope.encoders.encode import has_encode
 from stope.encoders.versions import Features
 from stope.integrations.sentence_transformers import options as checked
 from stope.integrations.sentence_transformers.batch import Batch, live_columns, told_of
-from stope.integrations.sentence_transformers.clock import Clock, time_keeper
+from stope.integrations.sentence_transformers.clock import Clock
 from stope.integrations.sentence_transformers.collator import InfoNCECollator
 from stope.integrations.sentence_transformers.from_embeddings import LossOfEmbeddings
 from stope.integrations.sentence_transformers.guide import guide_features
 from stope.integrations.sentence_transformers.papers import PAPERS
 from stope.integrations.sentence_transformers.queue import DocumentQueue, MomentumEncoder
 from stope.integrations.sentence_transformers.row_table import RowTable
-from stope.integrations.sentence_transformers.signals import follows_progress
+from stope.integrations.sentence_transformers.timed import Timed
 from stope.torch import InfoNCELoss as OfThisProcess
 from stope.torch import Statistics
 from stope.torch.distributed import DistributedInfoNCELoss, sum_of_all, world_size
@@ -57,7 +56,7 @@ _FLAGS = (
     **dict.fromkeys(("mini_batch_size", TOKENS), maybe(at_least(1))),
     **dict.fromkeys(_FLAGS, flag),
 )
-class InfoNCELoss(LossOfEmbeddings):
+class InfoNCELoss(LossOfEmbeddings, Timed):
     """In-batch contrastive loss for SentenceTransformerTrainer, without the score matrix.
 
     For rows (anchor, positive, negative_1, ..., negative_n) and similarities S to all documents of
@@ -237,8 +236,7 @@ class InfoNCELoss(LossOfEmbeddings):
             self.keys = MomentumEncoder.of_queue(
                 model, momentum, self.queue, mini_batches=self.uses_gradient_cache
             )
-        self.weighting: Weighting | None = None
-        self.clock, self._is_told, self._untold = Clock(), False, 0
+        self.clock = Clock()
         self.negatives: Any = None
         self.rows: RowTable | None = None
         self.prompts: Any = None
@@ -348,21 +346,6 @@ class InfoNCELoss(LossOfEmbeddings):
             del state[name]
         return state
 
-    def progress_callback(self) -> Any:
-        """A callback for sentence-transformers' trainer that keeps the loss's clock right."""
-        self._is_told = True
-        return time_keeper(self)
-
-    @property
-    def progress(self) -> float:
-        """The share of training that is done; set it where no callback does."""
-        return self.clock.progress
-
-    @progress.setter
-    def progress(self, share: float) -> None:
-        self.clock.step, self.clock.max_steps = float(share).as_integer_ratio()
-        self._is_told = True
-
     @property
     def temperature(self) -> float:
         """What divides the similarities."""
@@ -400,7 +383,7 @@ class InfoNCELoss(LossOfEmbeddings):
         self, sentence_features: Iterable[Features], labels: Any
     ) -> tuple[list[Features], Batch]:
         """The columns, with live negatives at their end, and what is known of the rows."""
-        self._ask_for_progress()
+        self.ask_for_progress()
         columns = list(sentence_features)
         if len(columns) < 2:
             raise ValueError(
@@ -421,19 +404,6 @@ class InfoNCELoss(LossOfEmbeddings):
     def _guide_embeddings(self, columns: list[Features]) -> list[Tensor]:
         assert self._guide_features is not None
         return [self.guide(self._guide_features(c))["sentence_embedding"] for c in columns]
-
-    def _ask_for_progress(self) -> None:
-        """Say once that nobody tells how far training is, where the weighting goes by it."""
-        if self._is_told or self.weighting is None or not torch.is_grad_enabled():
-            return
-        self._untold += 1
-        if self._untold == 2 and follows_progress(self.weighting):
-            warnings.warn(
-                f"the weighting {self.weighting.name!r} follows the progress of training, which "
-                "nobody tells the loss; give the trainer callbacks=[loss.progress_callback()], or "
-                "set loss.progress",
-                stacklevel=5,
-            )
 
 
 def _guides_are_elsewhere(loss: Any, keys: Any) -> None:

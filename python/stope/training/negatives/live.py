@@ -20,8 +20,7 @@ from stope._checks import path as checked_path
 from stope._files.arrays import digest, read_arrays, write_arrays
 from stope._host import on_host
 from stope._kinds import a, at_least, kinds, mapping, maybe
-from stope.data import Pairs
-from stope.data.pairs import AMONG, Among
+from stope.data.pairs import AMONG, Among, Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.lists import Ids
 from stope.mining.quotas import check_quotas, fill_at_random, merge_sources
