@@ -143,9 +143,9 @@ class _Demo:
     def train_from_scratch(self) -> None:
         """A static encoder: large in-batch batches, then hard negatives that follow the model.
 
-        In the second training the negatives are mined anew after every epoch, by the model as it is
-        then. It is that of `stope.training.guard`, and stays where the dev split gains; here stage
-        by stage, so that both can be searched with.
+        In the second training the negatives are mined anew after every second epoch, by the model
+        as it is then. It is that of `stope.training.guard`, and stays where the dev split gains;
+        here stage by stage, so that both can be searched with.
         """
         guard, judge = GuardPart(), self._development()
         texts = [*self.pairs.corpus_texts, *self.pairs.query_texts]
@@ -168,7 +168,7 @@ class _Demo:
             second = train(
                 model,
                 self.pairs,
-                refresh=NegativeRefresh(every_epochs=1, num_negatives=NUM_NEGATIVES),
+                refresh=NegativeRefresh(every_epochs=2, num_negatives=NUM_NEGATIVES),
                 batch_size=batch_size,
                 max_steps=guard.steps(first.steps),
                 learning_rate=guard.rate * PRESETS["static"]["learning_rate"],
