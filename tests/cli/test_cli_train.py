@@ -16,7 +16,7 @@ pytest.importorskip("yaml", reason="needs the extra train")
 
 from command import beir, call, folder, one_sentence, process, texts
 
-from stope.data import read_jsonl
+from stope.data import read_jsonl, write_jsonl
 from stope.encoders import load_encoder
 from stope.runs import RunReport, run
 
@@ -70,6 +70,31 @@ def test_two_files_and_a_transformer(call, folder, texts):
     encoder = load_encoder(folder / "model")
     assert encoder.max_seq_length == 12
     assert encoder.encode(["w1 w2"]).shape == (1, 16)
+
+
+def test_what_to_try_next_is_what_the_same_command_takes(call, folder):
+    """An option beside files, a key in a configuration, nothing where the data has negatives."""
+    (folder / "run.yaml").write_text(
+        "data: pairs.tsv\nencoder: {static: {dim: 16}}\nschedule: {epochs: 1}\n"
+        "evaluation: {holdout: 5}\noutput: out\n"
+    )
+    rows = [
+        {"query": f"w{n} w1", "document": f"{word}{n} w1", "label": label}
+        for n in range(30)
+        for word, label in (("w", 1), ("v", 0))
+    ]
+    write_jsonl(folder / "labels.jsonl", rows)
+    options = ("--holdout", 5, "--epochs", 1, "-q")
+    said = [
+        call("train", "pairs.tsv", *options, "-o", "a").stdout,
+        call("train", "run.yaml", "-q").stdout,
+        call("train", "labels.jsonl", *options, "-o", "b").stdout,
+    ]
+    assert "Trained in-batch; -n 5 tries" in said[0]
+    assert "Trained in-batch; negatives: auto tries" in said[1]
+    assert "Trained in-batch" not in said[2]
+    refused = call("train", "labels.jsonl", *options, "-o", "c", "-n", 2, code=1).stderr
+    assert "data.negatives: leave" in refused
 
 
 def test_without_a_guard_negatives_are_there_from_the_first_step(call, folder):
@@ -172,6 +197,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
         (["pairs.tsv", "-o", "no/model"], "the folder", 1),
         (["pairs.tsv", "--weighting", "often"], "weighting has the name 'often'; there are", 1),
         (["pairs.tsv", "--holdout", "39"], "--holdout is 39, which is 39 of 40", 1),
+        (["texts.txt"], "texts.txt holds documents and no queries; give pairs first, or", 2),
         ([], "Missing argument", 2),
     ],
     ids=str,
@@ -179,6 +205,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
 def test_train_says_what_is_wrong(call, folder, arguments, message, code):
     (folder / "wrong.yaml").write_text("data: pairs.tsv\noutput: x\ntraining: {epoch: 3}\n")
     (folder / "good.yaml").write_text("data: pairs.tsv\noutput: x\n")
+    (folder / "texts.txt").write_text("ore\nrock\n")
     done = call("train", *arguments, code=code)
     text = (
         one_sentence(done.stderr) if code == 1 else " ".join(re.sub("│", "", done.stderr).split())

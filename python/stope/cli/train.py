@@ -235,6 +235,12 @@ def train(
         if teacher is not None and student.documents_alone(pairs, corpus, text_column):
             student.distil(context, pairs, teacher, code, output, quiet)
             return
+        if pairs.name.endswith((".txt", ".txt.gz")):
+            raise typer.BadParameter(
+                f"{pairs} holds documents and no queries; give pairs first, or documents alone "
+                "with --teacher",
+                param_hint="PAIRS",
+            )
         options.of_files(context, pairs, corpus)
         if not num_negatives:
             idle = ["relative_margin", "among", *([] if weighting else ["guard"])]

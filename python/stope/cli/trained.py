@@ -59,7 +59,7 @@ def _guarded(report: RunReport, keys: bool) -> list[str]:
 
     done = report.training
     if done.guard is None:
-        untried = report.num_queries and not done.refreshes
+        untried = report.num_queries and not (done.refreshes or report.own_negatives)
         option = "negatives: auto" if keys else "-n 5"
         remark = f"trained in-batch; {option} tries mined negatives and keeps what helps"
         return [remark] if untried else []

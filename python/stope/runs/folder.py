@@ -51,6 +51,7 @@ _REPORT = {
     "training": _TRAINING,
     **dict.fromkeys(("before", "after", "test_before", "test_after"), _METRICS),
     "teacher?": _METRICS,
+    "own_negatives?": bool,
     "remarks?": [str],
     **dict.fromkeys(("num_queries?", "num_test_queries?"), int),
     **dict.fromkeys(("gains?", "test_gains?"), _GAINS),

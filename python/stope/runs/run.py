@@ -50,6 +50,7 @@ class RunReport:
             bootstrap, `stope.evaluation.compare`); empty where there are fewer than two.
         test_gains: the same on evaluation.test_split.
         teacher: metrics of the held-out queries by the teacher of encoder.student.
+        own_negatives: whether the data brought negatives along, which were trained on.
         remarks: sentences about the student: its size and speed, what the pairs brought it, and
             whether it or a static encoder trained on the pairs alone was saved.
         resumed: whether an earlier run was gone on with.
@@ -67,6 +68,7 @@ class RunReport:
     gains: dict[str, list[float]] = field(default_factory=dict)
     test_gains: dict[str, list[float]] = field(default_factory=dict)
     teacher: dict[str, float] = field(default_factory=dict)
+    own_negatives: bool = False
     remarks: list[str] = field(default_factory=list)
     resumed: bool = False
 
@@ -175,7 +177,8 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
             if taught.is_worse(last[0], of_plain[1][0]):
                 model, (done, last, after) = plain, of_plain
     _save(model, folder)
-    return _reported(folder, done, first, last, after, taught)
+    brought = data.negatives is not None
+    return _reported(folder, done, first, last, after, taught, own_negatives=brought)
 
 
 def _trained(
@@ -206,6 +209,8 @@ def _reported(
     last: Sequence[Evaluation | None],
     after: dict[str, float] | None = None,
     taught: teaching.Taught | None = None,
+    *,
+    own_negatives: bool = False,
 ) -> RunReport:
     """Write and return the report, with what changed between two evaluations of both judges."""
     means = [[{} if judged is None else judged.mean for judged in both] for both in (first, last)]
@@ -224,6 +229,7 @@ def _reported(
         gains=gains[0],
         test_gains=gains[1],
         teacher=folder.state.get("teacher", {}),
+        own_negatives=own_negatives,
         remarks=[] if taught is None else taught.remarks,
         resumed=folder.resumed,
     )
