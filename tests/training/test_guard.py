@@ -16,7 +16,7 @@ from stope.data import Pairs, Source, read_source
 from stope.encoders import load_encoder, static_encoder
 from stope.evaluation import Evaluation, RetrievalEvaluation
 from stope.runs import Config, run
-from stope.runs.judging import judges
+from stope.runs.judging import draw, judges
 from stope.training import GuardPart, Recipe, train
 from stope.training.callbacks.log import read_log
 from stope.training.guard import SECOND, Verdict
@@ -257,3 +257,47 @@ def test_queries_that_share_a_positive_are_held_out_together(folder):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="holdout_by is positive, but even the smallest"):
         held_out(5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_of_the_held_out_queries_share_no_positive(seed):
+    rng = np.random.default_rng(seed)
+    answers = [rng.choice(60, rng.integers(1, 3), replace=False).tolist() for _ in range(80)]
+    documents = [[f"d{place}" for place in places] for places in answers]
+    asked = Pairs.from_texts([f"q{row}" for row in range(80)], documents)
+    rows, apart = draw(asked, 21, "both", seed)
+    assert np.array_equal(rows, draw(asked, 21, "both", seed)[0])
+    assert len(set(rows.tolist())) == len(rows) == 21
+    trained = np.setdiff1d(np.arange(80), rows)
+    known = {row for query in trained for row in asked.positives.row(query).tolist()}
+    shares = [bool(known & set(asked.positives.row(query).tolist())) for query in rows]
+    assert 21 - sum(shares) >= apart
+    assert apart <= 10
+    alone, all_apart = draw(asked, 21, "positive", seed)
+    assert len(alone) == all_apart <= 21
+    assert draw(asked, 21, "query", seed)[1] == 0
+
+
+def test_where_all_share_their_answers_queries_are_held_out_at_random(folder):
+    rows = [{"query": f"q{n}", "positive": f"one of {n % 2}"} for n in range(40)]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"data": "pairs.jsonl", "output": "run", "evaluation": {"holdout": 6}}
+    judged, left = judges(Config.from_dict(data), read_source(Source("pairs.jsonl")))
+    assert len(judged.held_out.query_ids) == 6
+    assert len(left.pairs.query_texts) == 34
+    assert judged.said == (
+        "holding out 6 queries to judge by: 0 share no positive with those that are trained on, 6 "
+        "are drawn at random (no 3 queries or fewer have their positives to themselves)"
+    )
+
+
+@pytest.mark.parametrize("begun", ["positive", "query"])
+def test_a_run_of_before_goes_on_with_the_queries_it_held_out(folder, begun):
+    config = {
+        "data": "pairs.jsonl", "encoder": {"static": {"dim": 8}}, "output": "run",
+        "evaluation": {"holdout": 12, "holdout_by": begun}, "schedule": {"epochs": 1},
+    }  # fmt: skip
+    first = run(config)
+    (folder / "run" / "report.json").unlink()
+    del config["evaluation"]["holdout_by"]
+    assert run(config, resume=True).before == first.before

@@ -124,7 +124,8 @@ def train(
     holdout: Annotated[
         float | None,
         option(
-            "Share or number of the queries to hold out and judge by; 0: none.",
+            "Share or number of the queries to hold out and judge by, half of them with all that "
+            "share their positives; 0: none.",
             default="the split dev of a BEIR folder, else 0.1 of 100 queries or more",
             min=0.0,
         ),
@@ -311,10 +312,9 @@ def _encoder(
 def _evaluation(pairs: Path, holdout: float | None, guarded: bool) -> dict[str, Any] | None:
     """The split dev where there is one, else some queries held out, if there are enough.
 
-    A guard needs some in any case; they share no positive with those that are trained on.
+    A guard needs some in any case.
     """
     metrics = ["nDCG@10", "MRR@10", "R@100"]
-    by = "positive" if guarded else "query"
     if holdout == 0:
         if guarded:
             raise ValueError(
@@ -323,13 +323,13 @@ def _evaluation(pairs: Path, holdout: float | None, guarded: bool) -> dict[str, 
             )
         return None
     if holdout is not None:
-        return {"holdout": holdout, "holdout_by": by, "metrics": metrics}
+        return {"holdout": holdout, "metrics": metrics}
     if pairs.is_dir():
         files = (pairs / "qrels" / f"dev{ending}" for ending in (".tsv", ".tsv.gz"))
         if any(map(Path.exists, files)):
             return {"split": "dev", "metrics": metrics}
     if guarded or (not pairs.is_dir() and _has_enough(pairs)):
-        return {"holdout": _HOLDOUT, "holdout_by": by, "metrics": metrics}
+        return {"holdout": _HOLDOUT, "metrics": metrics}
     return None
 
 

@@ -154,6 +154,9 @@ def as_begun(config: Config) -> Config:
     if not (folder / STATE).exists():
         return config
     known = Config.from_yaml(folder / CONFIG)
+    asked, begun = config.evaluation, known.evaluation
+    if asked and begun and "holdout_by" not in asked.model_fields_set:
+        config = config.changed(evaluation=asked.changed(holdout_by=begun.holdout_by))
     return config if as_of_before(known) is known else as_of_before(config)
 
 

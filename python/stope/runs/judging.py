@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stope.data import Collection, Pairs, Source, SourceData, read_beir, read_sources, text_key
 from stope.evaluation import RetrievalEvaluation
 from stope.runs.config import Config
-from stope.runs.sections import EvaluationSection
+from stope.runs.sections import EvaluationSection, HoldoutBy
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Judges:
 
     held_out: RetrievalEvaluation | None = None
     test: RetrievalEvaluation | None = None
+    said: str = ""  # how queries were held out
 
 
 def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
@@ -91,20 +93,40 @@ def _hold_out(section: EvaluationSection, data: SourceData, seed: int) -> tuple[
             f"evaluation.holdout is {wanted:g}, which is {number} of {count} queries; hold out at "
             "least 1 and leave at least 2"
         )
-    groups = _groups(data.pairs, section.holdout_by == "positive")
-    order = np.random.default_rng([seed, 2]).permutation(len(groups)).tolist()
-    drawn: list[int] = []
-    for group in order:
-        fits = section.holdout_by == "query" or len(drawn) + len(groups[group]) <= number
-        drawn += groups[group] if fits and len(drawn) < number else []
-    if not drawn:
+    queries, apart = draw(data.pairs, number, section.holdout_by, seed)
+    if not len(queries):
+        smallest = min(map(len, _groups(data.pairs, True)))
         raise ValueError(
             f"evaluation.holdout_by is positive, but even the smallest of the groups of queries "
-            f"that share positives has {min(map(len, groups))} queries, and {number} are to be "
-            "held out; raise evaluation.holdout, or set evaluation.holdout_by: query"
+            f"that share positives has {smallest} queries, and {number} are to be held out; raise "
+            "evaluation.holdout, or leave evaluation.holdout_by out"
         )
-    queries = np.array(sorted(drawn))
-    return Judges(_of_pairs(data.pairs, queries, section)), data.without(queries)
+    said = f"holding out {len(queries):,} queries to judge by: {apart:,} share no positive with "
+    said += f"those that are trained on, {len(queries) - apart:,} are drawn at random"
+    if not apart and section.holdout_by == "both":
+        said += f" (no {number // 2:,} queries or fewer have their positives to themselves)"
+    return Judges(_of_pairs(data.pairs, queries, section), said=said), data.without(queries)
+
+
+def draw(pairs: Pairs, number: int, by: HoldoutBy, seed: int) -> tuple[NDArray[np.int64], int]:
+    """Rows of queries to hold out, ascending, and how many were drawn by positive.
+
+    By positive, a query comes with all that share one with it, directly or through others; groups
+    that are too large stay. Of both, half are drawn so, if they can be, and the rest at random.
+    """
+    generator = np.random.default_rng([seed, 2])
+    drawn: list[int] = []
+    if by != "query":
+        goal = number if by == "positive" else number // 2
+        groups = _groups(pairs, True)
+        for place in generator.permutation(len(groups)).tolist():
+            drawn += groups[place] if len(drawn) + len(groups[place]) <= goal else []
+    apart = len(drawn)
+    if by != "positive":
+        groups, taken = _groups(pairs, False), set(drawn)
+        for place in generator.permutation(len(groups)).tolist():
+            drawn += groups[place] if len(drawn) < number and groups[place][0] not in taken else []
+    return np.array(sorted(drawn), dtype=np.int64), apart
 
 
 def _groups(pairs: Pairs, share_positives: bool) -> list[list[int]]:
@@ -136,4 +158,4 @@ def usual_evaluation(config: Config) -> EvaluationSection:
     files = [folder / "qrels" / f"dev{ending}" for ending in (".tsv", ".tsv.gz")]
     if len(config.data) == 1 and any(file.exists() for file in files):
         return EvaluationSection(split="dev")
-    return EvaluationSection(holdout=0.1, holdout_by="positive")
+    return EvaluationSection(holdout=0.1)

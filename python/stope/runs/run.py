@@ -131,9 +131,9 @@ def run(
     if isinstance(config, (str, PathLike)):
         config = Config.from_yaml(config)
     config = Config.from_dict(config)
-    config = (as_begun(config) if resume else config).absolute()
     if config.guard is not None and config.evaluation is None:
         config = config.changed(evaluation=usual_evaluation(config))
+    config = (as_begun(config) if resume else config).absolute()
     tell = say or silent
     folder = RunFolder(config, resume=resume)
     done = folder.finished()
@@ -153,8 +153,8 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
     model, ids = (None, None) if embedded else _encoder(config, data, tell)
     # All that it needs is there: what fails before leaves the folder to another configuration.
     folder.begin(config.fingerprint(), whole.fingerprints)
-    if judged.held_out is not None and config.evaluation and config.evaluation.holdout:
-        tell(f"holding out {len(judged.held_out.query_ids):,} queries to judge by")
+    if judged.said:
+        tell(judged.said)
     if section is not None:
         return _adapt(config, folder, whole, data, judged, model, progress, tell)
     taught = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,8 @@ from stope.data import Source
 from stope.data.raw_pairs.kinds import check_kind
 from stope.training.options import Count, Flag, Part, Positive, Real, Text, Whole, Word
 from stope.training.recipe import EvaluationPart, LoraOption, OutputPart
+
+HoldoutBy: TypeAlias = Literal["both", "positive", "query"]
 
 
 class Prompts(Part):
@@ -153,12 +155,13 @@ class EvaluationSection(EvaluationPart):
         ),
     ] = None
     holdout_by: Annotated[
-        Literal["query", "positive"],
+        HoldoutBy,
         Field(
-            description="positive: queries that share a positive are held out together, so that "
-            "what answers them was never a positive in training"
+            description="query: at random; positive: queries that share a positive together, so "
+            "that what answers them was never a positive in training; both: half so, half at "
+            "random, as queries to come ask for documents of both kinds"
         ),
-    ] = "query"
+    ] = "both"
     metrics: Annotated[
         tuple[Word, ...],
         Field(min_length=1, description="the first one decides about keep and patience"),
@@ -166,7 +169,10 @@ class EvaluationSection(EvaluationPart):
     k: Annotated[Count, Field(description="depth of retrieval")] = 100
     keep: Annotated[
         Literal["best", "last"],
-        Field(description="the weights of the best evaluation, or those of the last step"),
+        Field(
+            description="the weights of the best evaluation, or those of the last step; an adapter "
+            "keeps its last unless others are clearly better"
+        ),
     ] = "best"
 
     @model_validator(mode="after")
