@@ -339,6 +339,11 @@ def test_what_is_wrong_is_said(sections, message):
     assert message in told(sections)
 
 
+def test_a_configuration_that_is_none_is_called_so():
+    with pytest.raises(ValueError, match="the configuration is None; give a mapping"):
+        Config.from_dict(None)
+
+
 def test_sections_built_in_python_check_themselves():
     with pytest.raises(TypeError, match=r"schedule\.batch_size is 'many'"):
         SchedulePart(batch_size="many")

@@ -298,7 +298,7 @@ def _sentence(error: ValidationError, kind: type[Part], path: str) -> Exception:
     wrong_kind = first["type"].endswith("_type") or (
         first["type"] == "literal_error" and not isinstance(value, str)
     )
-    said = f"{where or 'the recipe'} is {shown(value)}; give {wanted}"
+    said = f"{where or kind.WHOLE} is {shown(value)}; give {wanted}"
     return TypeError(said) if wrong_kind else ValueError(said)
 
 
