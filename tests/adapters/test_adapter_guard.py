@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 
 pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 
@@ -57,6 +58,70 @@ def test_only_what_helps_stays(entering, helps):
     )
     assert [epoch for epoch, _ in found.evaluations] == [0, 1, 2, 3, 4, 4, 5, 6]
     assert [place for kind, place, _ in noted if kind == "step"] == list(range(1, step + 1))
+
+
+def noisy(means, spread=0.3, queries=40):
+    """Evaluations of these means whose queries differ by chance, but are the same queries."""
+    rng = np.random.default_rng(5)
+    evaluations = []
+    for mean in means:
+        values = rng.normal(0, spread, queries)
+        values += mean - values.mean()
+        named = {f"q{n}": float(value) for n, value in enumerate(values)}
+        evaluations.append(Evaluation({"made up": float(values.mean())}, {"made up": named}))
+    return evaluations
+
+
+@pytest.mark.parametrize(
+    ("means", "expected"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], 3),
+        ([0.1, 0.2, 0.41, 0.4], 3),  # better, by less than its standard error
+        ([0.1, 0.2, 0.5, 0.4], 3),  # by one to two of them: enough for the start alone
+        ([0.1, 0.2, 0.6, 0.4], 2),
+        ([0.41, 0.2, 0.3, 0.4], 3),
+        ([0.5, 0.2, 0.3, 0.4], 0),
+        ([0.7, 0.2, 0.3, 0.4], 0),
+        ([0.1, 0.4, 0.4, 0.4], 3),
+    ],
+)
+def test_the_end_stays_unless_another_is_better_by_more_than_chance(means, expected):
+    queries, corpus = pairs(60)
+    evaluations, seen = noisy(means), []
+
+    def evaluate(adapter):
+        seen.append(adapter.weight)
+        return evaluations[len(seen) - 1]
+
+    options = {**OPTIONS, "epochs": 3}
+    found = train_adapter(queries, corpus, np.arange(60), evaluate=evaluate, **options)
+    assert np.array_equal(found.weight, seen[expected])
+    assert [score for _, score in found.evaluations] == pytest.approx(means)
+    gains = np.array(
+        [np.array(list(e.per_query["made up"].values())) for e in evaluations]
+    ) - np.array(list(evaluations[-1].per_query["made up"].values()))
+    errors = np.array([1.0, 2.0, 2.0]) * scipy.stats.sem(gains[:-1], axis=1)
+    assert (gains[:-1].mean(axis=1) > errors).any() == (expected < 3)
+    by_score = train_adapter(
+        queries, corpus, np.arange(60), **options,
+        evaluate=lambda adapter: means[min(3, len(adapter.losses) // 4)],
+    )  # fmt: skip
+    assert np.array_equal(by_score.weight, seen[int(np.argmax(means))])
+
+
+def test_evaluations_that_cannot_be_compared():
+    queries, corpus = pairs(60)
+    other = Evaluation({"made up": 0.5}, {"made up": {"another": 0.5, "q1": 0.5}})
+    for judged, message in (
+        ([noisy([0.5])[0], other], "not over the same queries: only one has 'another'"),
+        ([Evaluation({"made up": 0.5}, {})], "without values of single queries"),
+    ):
+        left = list(judged)
+        with pytest.raises(ValueError, match=message):
+            train_adapter(
+                queries, corpus, np.arange(60), **OPTIONS,
+                evaluate=lambda _, left=left: left.pop(0) if len(left) > 1 else left[0],
+            )  # fmt: skip
 
 
 def test_never_worse_than_the_encoder_itself():

@@ -57,18 +57,15 @@ def test_options_of_the_loss_are_those_of_the_fused_loss(options):
     queries, corpus = pairs(60)
     queries = queries[:40]
     negatives = np.stack([40 + np.arange(40) // 4, 59 - np.arange(40) // 4], axis=1)
-    found = train_adapter(
-        queries, corpus, np.arange(40), epochs=1, negatives=negatives, loss_options=options
-    )
+    once = {"epochs": 1, "batch_size": 40, "negatives": negatives}
+    found = train_adapter(queries, corpus, np.arange(40), **once, loss_options=options)
     rows, documents = (torch.from_numpy(unit(matrix)) for matrix in (queries, corpus))
     hard = {"hard_negatives": negatives} if "hard" in str(options) else {}
     expected = infonce(rows, documents, list(range(40)), **hard, **options).mean()
     assert found.losses[0] == pytest.approx(expected.item(), rel=1e-5)
-    by_name = train_adapter(
-        queries, corpus, np.arange(40), epochs=1, negatives=negatives, **options
-    )
+    by_name = train_adapter(queries, corpus, np.arange(40), **once, **options)
     assert by_name.losses == found.losses
-    plain = train_adapter(queries, corpus, np.arange(40), epochs=1, negatives=negatives)
+    plain = train_adapter(queries, corpus, np.arange(40), **once)
     assert plain.losses != found.losses
 
 

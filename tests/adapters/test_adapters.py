@@ -231,7 +231,8 @@ def test_a_step_whose_weights_are_all_zero_changes_nothing():
     queries, corpus = pairs(20)
     rule = {"name": "rank_cutoff", "top": 1}
     signals = {"rank": np.full(20, 5, np.float32)}
-    found = train_adapter(queries, corpus, np.arange(20), weighting=rule, signals=signals, epochs=2)
+    options = {"weighting": rule, "signals": signals, "epochs": 2, "batch_size": 20}
+    found = train_adapter(queries, corpus, np.arange(20), **options)
     assert np.array_equal(found.weight, np.eye(DIM, dtype=np.float32))
     assert found.losses == [0.0, 0.0]
 
@@ -339,6 +340,7 @@ def test_given_negatives_serve_until_the_first_refresh(monkeypatch):
         (offsets, np.arange(39)),
         negatives=given,
         num_documents=1,
+        batch_size=40,
         epochs=4,
         refresh_every=3,
         log=lambda kind, step, **numbers: steps.append((kind, step)),
@@ -356,8 +358,9 @@ def test_evaluation_keeps_the_best_and_stops():
         return next(scores)
 
     found = train_adapter(
-        queries, corpus, np.arange(60), epochs=20, evaluate=evaluate, evaluate_every=2, patience=2
-    )
+        queries, corpus, np.arange(60), epochs=20, batch_size=60, evaluate=evaluate,
+        evaluate_every=2, patience=2,
+    )  # fmt: skip
     assert [epoch for epoch, _ in found.evaluations] == [0, 2, 4, 6, 8][: len(found.evaluations)]
     assert len(seen) == 5
     assert np.array_equal(found.apply(queries), seen[2])
@@ -368,6 +371,15 @@ def test_evaluation_keeps_the_best_and_stops():
     assert np.array_equal(worse.weight, np.eye(DIM, dtype=np.float32))
     with pytest.raises(ValueError, match="evaluate returned NaN after epoch 0"):
         train_adapter(queries, corpus, np.arange(60), evaluate=lambda _: np.nan)
+
+
+@pytest.mark.parametrize(
+    ("pairs_", "steps"), [(20, 2), (200, 8), (9000, 9)], ids=["smallest", "eighth", "largest"]
+)
+def test_an_eighth_of_the_pairs_is_a_step(pairs_, steps):
+    rows = normal(pairs_, 4, seed=1)
+    found = train_adapter(rows, rows, np.arange(pairs_), epochs=1, num_documents=1)
+    assert len(found.losses) == steps
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -384,7 +396,9 @@ def test_the_same_seed_gives_the_same_adapter(kind):
 
 def test_training_is_adam_with_a_rate_that_falls_to_zero():
     queries, corpus = pairs(40)
-    found = train_adapter(queries, corpus, np.arange(40), epochs=5, learning_rate=0.02)
+    found = train_adapter(
+        queries, corpus, np.arange(40), epochs=5, learning_rate=0.02, batch_size=40
+    )
     change = torch.zeros(DIM, DIM, requires_grad=True)
     optimiser = torch.optim.Adam([change])
     for step in range(5):

@@ -87,7 +87,11 @@ class AdapterSchedule(Part):
 
     SECTION = "schedule"
 
-    batch_size: Count = Field(default=1024, description="pairs per step; may be all of them")
+    batch_size: Count | None = Field(
+        default=None,
+        description="pairs per step, may be all of them; default an eighth of them, at least 16 "
+        "and at most 1,024",
+    )
     epochs: Count = Field(default=10, description="passes over the pairs")
     learning_rate: Positive = Field(default=1e-3, description="of Adam, at the start")
     seed: Whole = Field(
@@ -98,7 +102,7 @@ class AdapterSchedule(Part):
 
 
 class AdapterEvaluation(Part):
-    """When the evaluation is called; the best adapter is returned."""
+    """When the evaluation is called (what is returned then: `stope.adapters.train_adapter`)."""
 
     SECTION = "evaluation"
 

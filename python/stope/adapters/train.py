@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ from stope.adapters.recipe import AdapterRecipe, Problem
 from stope.evaluation import Evaluation
 from stope.lists import Ids, Lists
 from stope.progress import Progress, silent
-from stope.training.guard import Verdict
+from stope.training.guard import Verdict, differences, exceeds_chance
+from stope.training.presets import ADAPTER_BATCH, usual_batch_size
 from stope.training.recipe import LossPart
 
 if TYPE_CHECKING:
@@ -79,10 +80,14 @@ def train_adapter(
             for among the documents of its own source. None: one corpus for all.
         loss_options: more options of the recipe's loss, as a mapping.
         evaluate: called with the adapter; returns a score, larger is better, or a
-            `stope.evaluation.Evaluation`, whose first metric is the score. The best adapter is
-            returned; the one before training counts, so that it is never worse. With the recipe's
-            guard, which needs Evaluations, mined or given negatives and the weighting enter in a
-            second stage, which stays only where it gains by more than chance.
+            `stope.evaluation.Evaluation`, whose first metric is the score. Of Evaluations the
+            adapter at the end of training is returned, unless the best on the way is better by
+            more than two standard errors of the differences, query by query (the best of many
+            looks may be so by chance), or else the one before training, which changes nothing, by
+            more than one. Of plain scores, which have no error, the best is returned, the one
+            before training included.
+            With the recipe's guard, which needs Evaluations, mined or given negatives and the
+            weighting enter in a second stage, which stays only where it gains by more than chance.
         progress: called with (steps done, steps in total).
         log: called as ``log("step", step, loss=..., ...)`` after each step, with "refresh" after
             mining, with "evaluation", and with "guard" and the fields of
@@ -97,13 +102,14 @@ def train_adapter(
 
     Raises:
         ValueError: shapes that disagree, rows out of range, an option out of range, no pair, a
-            refresh while every document is scored anyway, options without effect.
+            refresh while every document is scored anyway, options without effect, an Evaluation
+            without values of single queries or over other queries than the one before.
         TypeError: an unknown option, an argument or an option of the wrong type.
         ImportError: torch is missing.
 
     Memory: a copy of both embeddings; the documents of a step and their gradient, three times in
-    all (with "mlp" also ``hidden`` numbers per document, three times); the maps four times. The
-    loss is `stope.torch.infonce`, which keeps no scores.
+    all (with "mlp" also ``hidden`` numbers per document, three times); the maps four times, and
+    with ``evaluate`` three times more. The loss is `stope.torch.infonce`, which keeps no scores.
 
     Example:
         >>> rows = np.eye(4, dtype=np.float32)
@@ -180,9 +186,9 @@ def _guarded(
         first.maps,
     )
     second.run()
-    verdict = Verdict.of(entering, first.judged, second.judged, guard.errors)
-    adapter = second.best if verdict.kept else first.best
-    assert adapter is not None
+    before, after = first.kept(), second.kept()
+    verdict = Verdict.of(entering, before.judged, after.judged, guard.errors)
+    adapter = (after if verdict.kept else before).adapter
     adapter.losses = first.losses + second.losses
     later = [(schedule.epochs + epoch, score) for epoch, score in second.scores]
     adapter.evaluations = first.scores + later
@@ -190,8 +196,16 @@ def _guarded(
     return adapter
 
 
+class _Look(NamedTuple):
+    """An adapter on the way, and what the evaluation said of it."""
+
+    adapter: Adapter
+    judged: Any
+    score: float
+
+
 class _Training:
-    """One training: its maps, how far it is, and the best adapter so far."""
+    """One training: its maps, how far it is, and what is kept of the way."""
 
     def __init__(
         self,
@@ -229,9 +243,8 @@ class _Training:
         self.step = Step(problem, self.maps, recipe, out)
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
-        self.best: Adapter | None = None
-        self._best_score, self._without_gain = -np.inf, 0
-        self.judged: Any = None  # what evaluate returned of the best
+        self._looks: list[_Look] = []  # the first, the best and the last
+        self._without_gain = 0
 
     def run(self) -> Adapter:
         """Train for all epochs, or until patience is at its end."""
@@ -248,7 +261,7 @@ class _Training:
         pairs = np.arange(len(problem.positives.ids))
         if problem.weights is not None:
             pairs = np.flatnonzero(problem.weights)
-        size = schedule.batch_size
+        size = schedule.batch_size or usual_batch_size(len(pairs), ADAPTER_BATCH)
         total = -(-len(pairs) // size) * schedule.epochs
         generator = np.random.default_rng(schedule.seed)
         negatives = problem.negatives
@@ -276,7 +289,21 @@ class _Training:
                 epoch + 1
             ):
                 break
-        return self.best or self._adapter()
+        return self._adapter() if self.evaluate is None else self.kept().adapter
+
+    def kept(self) -> _Look:
+        """What is returned: by Evaluations the last, where no other exceeds it; else the best."""
+        start, best, last = self._looks
+        kept = best
+        if isinstance(last.judged, Evaluation):
+            # The best of ten looks is two errors above as often as a single one is one above.
+            others = (
+                (look, exceeds_chance(differences(last.judged, look.judged), errors))
+                for look, errors in ((best, 2.0), (start, 1.0))
+            )
+            kept = next((look for look, exceeds in others if exceeds), last)
+        kept.adapter.evaluations = list(self.scores)
+        return kept
 
     def check_judge(self) -> None:
         """Refuse, before any training, an evaluation that does not say what each query gets."""
@@ -308,15 +335,19 @@ class _Training:
         )
         if np.isnan(score):
             raise ValueError(f"evaluate returned NaN after epoch {epoch}; return a number")
+        if isinstance(judged, Evaluation) and not any(judged.per_query.values()):
+            raise ValueError(
+                "evaluate returned an Evaluation without values of single queries; return its mean "
+                "alone, by which the best adapter is kept"
+            )
         self.scores.append((epoch, score))
-        if self.best is None or score > self._best_score:
-            self.best, self._best_score, self._without_gain = adapter, score, 0
-            self.judged = judged
-        else:
-            self._without_gain += 1
-        self.best.evaluations = list(self.scores)
-        best = self._best_score
-        self.log("evaluation", len(self.losses), epoch=epoch, score=score, best=best)
+        look = _Look(adapter, judged, score)
+        start, best, _ = self._looks or (look, look, look)
+        self._without_gain += 1
+        if look is start or score > best.score:
+            best, self._without_gain = look, 0
+        self._looks = [start, best, look]
+        self.log("evaluation", len(self.losses), epoch=epoch, score=score, best=best.score)
         patience = self.recipe.evaluation.patience
         return patience is None or self._without_gain < patience
 

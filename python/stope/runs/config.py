@@ -341,8 +341,8 @@ def _check_adapter(config: Config, section: AdapterSection) -> None:
         )
     if config.evaluation is not None and config.evaluation.keep == "last":
         raise ValueError(
-            'evaluation.keep is "last", but an adapter keeps its best; leave keep or the section '
-            "evaluation out"
+            'evaluation.keep is "last", but an adapter keeps its last weights unless others are '
+            "clearly better; leave keep or the section evaluation out"
         )
 
 

@@ -4,9 +4,10 @@ Stage one is the training without them, whole and to the bit. Stage two goes on 
 with them, shorter and slower. With d the differences of a metric, query by query, stage two is kept
 if
 
-    mean(d) > errors x std(d) / sqrt(queries)
+    mean(d) > errors x std(d) / sqrt(queries)     (`exceeds_chance`)
 
-and else the weights of stage one are put back. Each stage is one `run_job` with checkpoints of its
+and else the weights of stage one are put back. By the same rule an adapter is put back to an
+earlier state (`stope.adapters.train_adapter`). Each stage is one `run_job` with checkpoints of its
 own, so that what was killed goes on in the stage that it was in.
 """
 
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stope._checks import shown
 from stope.evaluation import Evaluation, compare
@@ -32,6 +34,36 @@ if TYPE_CHECKING:
     from stope.training.library_trainer import Job
 
 SECOND = "second"  # the folder of stage two, in that of the run
+
+
+def differences(before: Evaluation, after: Evaluation) -> NDArray[np.float64]:
+    """What each query gained in the first metric.
+
+    Raises:
+        ValueError: evaluations over other queries.
+    """
+    metric = next(iter(before.per_query))
+    old, new = before.per_query[metric], after.per_query.get(metric, {})
+    if old.keys() != new.keys():
+        only = shown(sorted(old.keys() ^ new.keys())[0])
+        raise ValueError(
+            f"two evaluations are not over the same queries: only one has {only}; judge the same "
+            "queries each time"
+        )
+    return np.array([new[query] - old[query] for query in old], dtype=np.float64)
+
+
+def exceeds_chance(gains: NDArray[np.float64], errors: float = 1.0) -> bool:
+    """Whether the mean of paired differences exceeds so many of its standard errors, and 0.
+
+    Of one query nobody knows the error.
+
+    >>> exceeds_chance(np.array([0.0, 0.0, 0.3, 0.3])), exceeds_chance(np.array([-0.1, 0.2]))
+    (True, False)
+    """
+    if len(gains) < 2:
+        return False
+    return bool(gains.mean() > max(errors * gains.std(ddof=1) / math.sqrt(len(gains)), 0.0))
 
 
 @dataclass(frozen=True)
@@ -73,21 +105,18 @@ class Verdict:
         False
         """
         metric = next(iter(before.per_query))
-        pairs = zip(
-            before.per_query[metric].values(), after.per_query[metric].values(), strict=True
-        )
-        d = np.array([new - old for old, new in pairs], dtype=np.float64)
-        low = high = error = math.nan
+        d = differences(before, after)
+        low = high = math.nan
         if len(d) > 1:
             change = compare(before, after, metric)
-            low, high, error = change.low, change.high, d.std(ddof=1) / math.sqrt(len(d))
+            low, high = change.low, change.high
         numbers = {
             "before": before.mean[metric],
             "after": after.mean[metric],
             "gain": float(d.mean()),
             "low": low,
             "high": high,
-            "kept": float(d.mean() > max(errors * error, 0.0)),  # of one query there is no error
+            "kept": float(exceeds_chance(d, errors)),
         }
         told: dict[str, Any] = {
             name: None if math.isnan(v) else v for name, v in of_first(numbers).items()

@@ -16,4 +16,17 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "transformer": {"batch_size": 64, "epochs": 1, "learning_rate": 2e-5},
     "base": {"batch_size": 64, "epochs": 4, "learning_rate": 1e-4},
 }
+ADAPTER_BATCH = 1024  # pairs at most of an adapter's step
 LORA_RATE = 10.0  # low-rank updates begin at zero and take ten times the rate
+
+
+def usual_batch_size(rows: int, largest: int) -> int:
+    """An eighth of the rows, at least 16, at most the largest: small files get several steps.
+
+    On 916 pairs of SciFact a static encoder reached nDCG@10 0.80 with eight batches a pass and 0.60
+    with one; adapters: docs/concepts/negatives.md.
+
+    >>> [usual_batch_size(rows, 2048) for rows in (5, 100, 1000, 100_000)]
+    [16, 16, 125, 2048]
+    """
+    return min(largest, max(16, rows // 8))

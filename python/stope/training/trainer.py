@@ -14,7 +14,7 @@ from stope.integrations.sentence_transformers.columns import ROW
 from stope.progress import Progress, silent
 from stope.training.dataset import as_rows
 from stope.training.options import Part
-from stope.training.presets import LORA_RATE, PRESETS
+from stope.training.presets import LORA_RATE, PRESETS, usual_batch_size
 from stope.training.recipe import Recipe, SchedulePart
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
         )
     usual = PRESETS[part.preset or ("static" if static else "transformer")]
     rate = usual["learning_rate"] * (1.0 if recipe.lora is None else LORA_RATE)
-    # Small files still get several steps per epoch.
-    batch_size = part.batch_size or min(int(usual["batch_size"]), max(16, rows // 8))
+    batch_size = part.batch_size or usual_batch_size(rows, int(usual["batch_size"]))
     numbers = {
         "batch_size": min(batch_size, rows),
         "epochs": part.epochs or int(usual["epochs"]),
