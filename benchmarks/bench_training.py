@@ -31,7 +31,7 @@ import inputs
 from stope.training.guard import Verdict
 from stope.training.recipe import GuardPart
 from trained import METRIC, against, averaged, change, evaluation_of, print_with_machine, write_json
-from training_data import facts, queries_by_answers, read
+from training_data import facts, held_out_anew, queries_by_answers, read
 from training_kinds import IN_BATCH, KINDS, Kind, Recipe, Settings
 
 COLLECTIONS = (
@@ -120,6 +120,11 @@ RECIPES = {
     "auto": Recipe({"negatives": "auto"}, {**adapted("positives"), "guard": True}),
     "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
     "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
+    "all positives, default batch": Recipe(None, {"batch_size": None}),
+    "in-batch, default batch": Recipe(None, {**IN_BATCH.adapter, "batch_size": None}),
+    "in-batch, judged": Recipe(None, {**IN_BATCH.adapter, "judged": True}),
+    "default": Recipe(None, {"judged": True, "batch_size": None}),
+    "guarded": Recipe(None, {**adapted("positives"), "guard": True, "batch_size": None}),
     "student": Recipe(student=True),
     "student, then in-batch": Recipe({"learning_rate": 0.03}, student=True),
     "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH.adapter, "precision": "bfloat16"}),
@@ -179,12 +184,15 @@ def trained_cell(kind: Kind, recipe: Recipe, seed: int, rates: Iterable[float]) 
 def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Namespace) -> list[Any]:
     """One row for every kind of model and recipe, of all seeds."""
     collection = read(given.data / name, given.queries, given.documents, given.judged)
+    if given.holdout:
+        collection = held_out_anew(collection, given.holdout)
     common, groups = {"collection": name, **facts(collection)}, queries_by_answers(collection)
     settings = Settings(given.cache, given.tokens)
     rows: list[dict[str, Any]] = []
     for model in kinds:
         kind = KINDS[model](collection, settings)
         cut = [name, given.queries, given.judged, given.documents, given.tokens, model]
+        cut += [f"holdout {given.holdout}"] if given.holdout else []
         seeds: dict[str, list[dict[str, Any]]] = {}
         for title in given.recipes:
             recipe = RECIPES[title]
@@ -288,6 +296,7 @@ def main() -> None:
     add("--queries", type=int, default=1000, help="of the training split at most; 0: all")
     add("--judged", type=int, default=None, help="of dev and test; default: four tenths of that")
     add("--documents", type=int, default=1500, help="that answer no query at most; 0: their share")
+    add("--holdout", type=float, default=0.0, help="share of train and dev to draw dev anew from")
     add("--tokens", type=int, default=64, help="of a text for MiniLM; a static encoder reads twice")
     add("--rates", nargs="+", type=float, default=[1.0], help="times the usual rate; dev chooses")
     add("--cache", type=Path, default=inputs.CACHE, help="for MiniLM's embeddings")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stope.data import Collection, Pairs, read_beir
+from stope.runs.judging import draw
 
 SPLITS = ("train", "dev", "test")
 HELD_OUT = 0.15  # of the training queries, where a collection has no dev split
@@ -54,6 +55,19 @@ def read(
     count = count if documents is None else min(count, documents)
     kept = answers | {others[row] for row in rng.permutation(len(others))[:count]}
     return of_documents(whole, qrels, kept)
+
+
+def held_out_anew(whole: Collection, share: float) -> Collection:
+    """With train and dev as one, of which dev is what a run would hold out by itself."""
+    both = {**whole.qrels["train"], **whole.qrels["dev"]}
+    pairs = Pairs.from_collection(dataclasses.replace(whole, qrels={"both": both}), "both")
+    rows, _ = draw(pairs, round(share * len(pairs.query_texts)), "both", 0)
+    dev = {pairs.query_ids[row] for row in rows.tolist()}
+    parts = {
+        split: {query: answers for query, answers in both.items() if (query in dev) == wanted}
+        for split, wanted in (("train", False), ("dev", True))
+    }
+    return dataclasses.replace(whole, qrels={**whole.qrels, **parts})
 
 
 def of_documents(whole: Collection, qrels: dict[str, Judged], kept: set[str]) -> Collection:

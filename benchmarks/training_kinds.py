@@ -264,7 +264,7 @@ class AdapterOnMiniLM(Kind):
         usual["epochs"] = round(usual["epochs"] * recipe.stretch)
         usual["learning_rate"] *= rate
         options = dict(recipe.adapter)
-        if options.get("guard"):
+        if options.pop("judged", options.get("guard")):
             options["evaluate"] = functools.partial(self.judged, "dev")
         began = time.process_time()
         adapter = train_adapter(
