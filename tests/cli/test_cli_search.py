@@ -242,12 +242,14 @@ def test_train_takes_what_mine_wrote(call, folder):
 
 def test_train_mines_and_trains_on(call, folder):
     pytest.importorskip("sentence_transformers", reason="needs the extra train")
-    once = call("train", "pairs.tsv", "corpus.jsonl", "-o", "once", "--epochs", 1).stdout
-    twice = call(
-        "train", "pairs.tsv", "corpus.jsonl", "-o", "twice", "--epochs", 1, "--num-negatives", 2
-    ).stdout
+    shared = ("train", "pairs.tsv", "corpus.jsonl", "--epochs", 1, "--holdout", 8)
+    once = call(*shared, "-o", "once").stdout
+    twice = call(*shared, "-o", "twice", "--num-negatives", 2).stdout
     steps = [int(text.split(" steps")[0].replace(",", "")) for text in (once, twice)]
-    assert steps[1] == steps[0]
-    kinds = [row["kind"] for row in read_jsonl(folder / "twice.run" / "log.jsonl")]
-    assert "refresh" in kinds
+    assert steps[1] == steps[0] + steps[0] // 2  # a second stage, half as long
+    logs = [folder / "twice.run" / part / "log.jsonl" for part in ("", "second")]
+    kinds = [{row["kind"] for row in read_jsonl(log)} for log in logs]
+    assert "guard" in kinds[0]
+    assert "refresh" not in kinds[0]
+    assert "refresh" in kinds[1]
     assert (folder / "twice" / "modules.json").exists()

@@ -80,7 +80,7 @@ def test_control_characters_reach_no_terminal(call, untidy):
     assert r"--text-column is \"\x1b]0;x\x07\"".replace('\\"', '"') in done.stderr
     assert clean("a\x1b[2J\u202eb\udcff\n c") == r"a\x1b[2J\u202eb\udcff c"
     done = call("search", "queries.jsonl", "[bold]nope.csv", code=1)
-    assert one_sentence(done.stderr) == "[bold]nope.csv does not exist."
+    assert one_sentence(done.stderr) == "[bold]nope.csv does not exist; check the name."
 
 
 def test_queries_that_find_nothing_are_told(call, untidy):

@@ -168,7 +168,7 @@ def test_a_saved_run_knows_its_sources_and_prompts(tmp_path):
 def test_what_is_refused():
     pairs, model = overlapping(), Recording()
     start = NegativeRefresh("static", among="corpus", pool=9).start
-    with pytest.raises(ValueError, match="sources has 1 names for 16 queries"):
+    with pytest.raises(ValueError, match="sources has 1 entries for 16 queries"):
         start(pairs, model, sources=["qa"])
     with pytest.raises(ValueError, match="'q3' is of the source 'web', but corpus_of has the"):
         start(pairs, model, sources=[*SOURCES[:3], "web", *SOURCES[4:]])
