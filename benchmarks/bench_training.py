@@ -44,7 +44,7 @@ COLLECTIONS = (
     "scifact",
     "metatool",
 )
-START, BASELINE = "start", "in-batch"
+START, BASELINE, CONTROL = "start", "in-batch", "in-batch, then in-batch"
 FEWEST = 30  # queries of a group that has an interval of its own
 
 
@@ -218,6 +218,7 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
                 "kind": model,
                 "recipe": title,
                 **compared(cells_of, seeds[BASELINE], groups),
+                **beside(title, cells_of, seeds.get(CONTROL)),
             }
             for title, cells_of in seeds.items()
         ]
@@ -252,6 +253,17 @@ def compared(
         "rate": cells[0]["rate"],
         "words": [cell["words"] for cell in cells if cell["words"]],
     }
+
+
+def beside(
+    title: str, cells: list[dict[str, Any]], control: list[dict[str, Any]] | None
+) -> dict[str, Any]:
+    """What a second stage brought beside one of in-batch training alone, of equal steps."""
+    if control is None or not title.startswith(f"{BASELINE}, then "):
+        return {}
+    both = ([evaluation_of(cell["test"]) for cell in part] for part in (control, cells))
+    before, after = map(averaged, both)
+    return {"beside_control": change(before, after, list(after.per_query[METRIC]))}
 
 
 def table_of(rows: list[dict[str, Any]], kind: str) -> Table:

@@ -216,8 +216,8 @@ class MiniLM(Encoder):
     """all-MiniLM-L6-v2 with short texts, trained in bfloat16."""
 
     usual: ClassVar[Mapping[str, Any]] = {
-        "epochs": 2,
-        "learning_rate": 2e-5,
+        "epochs": 4,
+        "learning_rate": 1e-4,
         "batch_size": 32,
         "autocast": "bfloat16",
     }
@@ -229,16 +229,25 @@ class MiniLM(Encoder):
 class Base(MiniLM):
     """MiniLM whose upper layers are drawn anew."""
 
-    usual: ClassVar[Mapping[str, Any]] = {**MiniLM.usual, "epochs": 4, "learning_rate": 1e-4}
-
     def start(self, seed: int) -> Any:
         model = minilm(self.settings.tokens)
         bert = model[0].auto_model if hasattr(model[0], "auto_model") else model[0].model
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for layer in bert.encoder.layer[-FRESH_LAYERS:]:
-                layer.apply(bert._init_weights)
+                for module in layer.modules():
+                    draw_anew(module, bert.config.initializer_range)
         return model
+
+
+@torch.no_grad()
+def draw_anew(module: torch.nn.Module, spread: float) -> None:
+    """Weights as BERT begins with; its own `_init_weights` leaves alone what was loaded."""
+    if isinstance(module, torch.nn.Linear):
+        module.weight.normal_(std=spread)
+        module.bias.zero_()
+    elif isinstance(module, torch.nn.LayerNorm):
+        module.reset_parameters()
 
 
 class AdapterOnMiniLM(Kind):
