@@ -67,7 +67,13 @@ def test_json_and_back(weighting, progress):
 
 
 def test_every_name_has_an_example():
-    ours = {name for name in w.weighting_names() if not name.startswith(("doctest_", "test_"))}
+    # Tests, doctests and recipes that ran before add classes of their own.
+    ours = {
+        name
+        for name, cls in Weighting._registry.items()
+        if issubclass(cls, Weighting) and cls.__module__.startswith("stope.")
+        if not name.startswith("doctest_")
+    }
     assert {example.name for example in EXAMPLES} == ours
 
 
