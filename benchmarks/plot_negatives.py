@@ -59,7 +59,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(kinds), figsize=(5.2 * len(kinds), 3.9), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         draw(axis, [row for row in rows if row["kind"] == kind], kind)
-    axes[0, 0].legend(loc="lower left", fontsize=8)
+    axes[0, -1].legend(loc="lower left", fontsize=8)
     figure.tight_layout()
     figure.savefig(given.output, metadata={"Date": None})
 
