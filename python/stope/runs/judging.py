@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._extras import need
 from stope.data import Collection, Pairs, Source, SourceData, read_beir, read_sources, text_key
 from stope.evaluation import RetrievalEvaluation
 from stope.runs.config import Config
@@ -134,22 +135,20 @@ def _groups(pairs: Pairs, share_positives: bool) -> list[list[int]]:
 
     With share_positives also those that have a positive in common, directly or through others.
     """
-    first: dict[bytes | int, int] = {}
-    leader = list(range(len(pairs.query_texts)))
-
-    def found(query: int) -> int:
-        while leader[query] != query:
-            leader[query] = query = leader[leader[query]]
-        return query
-
-    for query, text in enumerate(pairs.query_texts):
-        shared = pairs.positives.row(query).tolist() if share_positives else ()
-        for key in (text_key(text), *shared):
-            leader[found(query)] = found(first.setdefault(key, query))
-    groups: dict[int, list[int]] = {}
-    for query in range(len(leader)):
-        groups.setdefault(found(query), []).append(query)
-    return list(groups.values())
+    sparse: Any = need("scipy.sparse", extra="train")
+    graphs: Any = need("scipy.sparse.csgraph", extra="train")
+    texts: dict[bytes, int] = {}
+    of_text = [texts.setdefault(text_key(text), len(texts)) for text in pairs.query_texts]
+    count = len(of_text)
+    queries, shared = np.arange(count), np.array(of_text)
+    if share_positives:
+        queries = np.concatenate([queries, pairs.positives.owners])
+        shared = np.concatenate([shared, len(texts) + pairs.positives.ids])
+    size = count + int(shared.max()) + 1
+    edges = sparse.coo_array((np.ones(len(shared)), (queries, count + shared)), (size, size))
+    group = graphs.connected_components(edges, directed=False)[1][:count]
+    order = np.argsort(group, kind="stable")
+    return [rows.tolist() for rows in np.split(order, np.flatnonzero(np.diff(group[order])) + 1)]
 
 
 def usual_evaluation(config: Config) -> EvaluationSection:
