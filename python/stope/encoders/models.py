@@ -181,13 +181,19 @@ def _starting_vectors(
     """Rows idf(t) * (r_t + smoothing * c_t), scaled so that elements are near one in size."""
     counted = _counted(tokens, vocab)
     frequency = np.bincount(np.concatenate([ids for ids, _ in counted]), minlength=vocab)
-    idf = np.log((len(tokens) + 1) / (frequency + 0.5)).clip(0.05).astype(np.float32)
+    idf = idf_of(frequency, len(tokens))
     vectors = np.random.default_rng(seed).standard_normal((vocab, dim), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     if smoothing > 0:
         vectors += np.float32(smoothing) * _corpus_vectors(counted, vectors, idf)
     vectors *= idf[:, None] * np.float32(np.sqrt(dim) / 3)
     return vectors
+
+
+def idf_of(frequency: NDArray[np.integer[Any]], texts: int) -> NDArray[np.float32]:
+    """Inverse document frequencies, log((texts + 1) / (frequency + 0.5)), at least 0.05."""
+    idf: NDArray[np.float64] = np.log((texts + 1) / (frequency + 0.5))
+    return idf.clip(0.05).astype(np.float32)
 
 
 def _counted(tokens: Sequence[NDArray[np.int32]], vocab: int) -> list[Counted]:

@@ -26,7 +26,8 @@ from stope._extras import need
 from stope._kinds import a, at_least, kinds, maybe
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import ENCODING, Encoder, encode_corpus, encode_queries, has_encode
-from stope.encoders.models import UNKNOWN, train_tokenizer
+from stope.encoders.models import UNKNOWN, idf_of, train_tokenizer
+from stope.encoders.tokens import TokenIds
 from stope.encoders.versions import part
 from stope.progress import Progress
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 _NGRAMS = (3, 4)
 _LONGEST_WORD = 24
-_BLOCK = 4096
 _DENSE = 8192  # texts whose K fits into 256 MiB
 _ITERATIONS, _TOLERANCE = 200, 1e-3
 _KINDS = {name: ENCODING[name] for name in ("batch_size", "progress")}
@@ -237,7 +237,7 @@ def _fitted(tokenizer: Any, texts: Sequence[str], rows: Floats, ridge: float) ->
     tokens = [tokenizer.id_to_token(token) for token in range(counts.shape[1])]
     grams = _ngrams([" ".join(["", token, ""]) for token in tokens])
     in_texts = counts @ grams
-    idf, idf_of_grams = _idf(counts), _idf(in_texts)
+    idf, idf_of_grams = (idf_of(m.getnnz(axis=0), len(texts)) for m in (counts, in_texts))
     squares = counts.power(2) @ idf**2 + in_texts.power(2) @ idf_of_grams**2
     del in_texts
     features = sparse.hstack([sparse.diags(idf), grams @ sparse.diags(idf_of_grams)]).tocsr()
@@ -281,12 +281,8 @@ def _solved(counts: Any, features: Any, rows: Floats, ridge: float) -> Floats:
 
 def _counts(tokenizer: Any, texts: Sequence[str]) -> Any:
     """How often each token is in each text; the unknown token, the first, in none."""
-    ids: list[NDArray[np.int32]] = []
-    for start in range(0, len(texts), _BLOCK):
-        block = tokenizer.encode_batch(texts[start : start + _BLOCK], add_special_tokens=False)
-        ids.extend(np.array(encoding.ids, dtype=np.int32) for encoding in block)
-    ids = [row[row != 0] for row in ids]
-    return _incidence(ids, tokenizer.get_vocab_size())
+    ids = TokenIds(tokenizer).of(texts)
+    return _incidence([row[row != 0] for row in ids], tokenizer.get_vocab_size())
 
 
 def _ngrams(words: Sequence[str]) -> Any:
@@ -315,9 +311,3 @@ def _incidence(rows: Sequence[NDArray[np.int32]], columns: int) -> Any:
     )
     matrix.sum_duplicates()
     return matrix
-
-
-def _idf(counts: Any) -> Floats:
-    frequency = np.asarray(counts.getnnz(axis=0), dtype=np.float32)
-    idf = np.log((counts.shape[0] + 1) / (frequency + np.float32(0.5)))
-    return np.asarray(idf.clip(0.05), dtype=np.float32)
