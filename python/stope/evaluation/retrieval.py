@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,12 @@ from stope._checks import texts
 from stope._kinds import at_least, kinds, mapping_of_mappings, matrix, maybe, string
 from stope.data import Collection, Pairs
 from stope.data.text_identity import fingerprint_texts
+from stope.encoders.cache import fingerprint_encoder
 from stope.encoders.encode import Encoder
 from stope.evaluation.metrics import Evaluation, evaluate
 from stope.retrieval import DenseRetriever
+
+_REMEMBERED = 4  # evaluations: a guard goes back to one before the last
 
 
 @kinds(
@@ -55,6 +58,7 @@ class RetrievalEvaluation:
     query_prompt: str | None = None
     corpus_prompt: str | None = None
     corpus_embeddings: NDArray[np.float32] | None = None
+    _latest: dict[str, Evaluation] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def from_collection(
@@ -95,7 +99,21 @@ class RetrievalEvaluation:
         return self.evaluate(encoder).mean
 
     def evaluate(self, encoder: Encoder) -> Evaluation:
-        """Encode corpus and queries, retrieve, and return the metrics, query by query too."""
+        """Encode corpus and queries, retrieve, and return the metrics, query by query too.
+
+        An encoder with the weights and settings of one of the last calls is not asked again.
+        """
+        try:
+            key = fingerprint_encoder(encoder)
+        except ValueError:  # nobody can tell whether it changed
+            return self._evaluated(encoder)
+        if key not in self._latest:
+            while len(self._latest) >= _REMEMBERED:
+                del self._latest[next(iter(self._latest))]
+            self._latest[key] = self._evaluated(encoder)
+        return self._latest[key]
+
+    def _evaluated(self, encoder: Encoder) -> Evaluation:
         known = self.corpus_embeddings
         retriever = DenseRetriever(
             encoder,
