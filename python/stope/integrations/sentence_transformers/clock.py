@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass
@@ -27,16 +26,3 @@ class Clock:
     def progress(self) -> float:
         """Share of training that is done: step / max_steps, never above 1."""
         return min(1.0, self.step / max(1, self.max_steps))
-
-
-def time_keeper(loss: Any) -> Any:
-    """A callback for sentence-transformers' trainer that moves on the loss's clock."""
-    from transformers import TrainerCallback
-
-    class KeepTime(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            clock = loss.clock
-            clock.step, clock.max_steps = state.global_step, max(1, state.max_steps)
-            clock.epoch = float(state.epoch or 0.0)
-
-    return KeepTime()

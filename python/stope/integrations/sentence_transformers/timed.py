@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 import torch
-from stope.integrations.sentence_transformers.clock import Clock, time_keeper
+from stope.integrations.sentence_transformers.clock import Clock
 from stope.integrations.sentence_transformers.signals import follows_progress
 from stope.weighting import Weighting
 
@@ -20,8 +20,18 @@ class Timed:
 
     def progress_callback(self) -> Any:
         """A callback for sentence-transformers' trainer that keeps the loss's clock right."""
-        self._is_told = True
-        return time_keeper(self)
+        from transformers import TrainerCallback
+
+        loss = self
+        loss._is_told = True
+
+        class KeepTime(TrainerCallback):
+            def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+                clock = loss.clock
+                clock.step, clock.max_steps = state.global_step, max(1, state.max_steps)
+                clock.epoch = float(state.epoch or 0.0)
+
+        return KeepTime()
 
     @property
     def progress(self) -> float:
