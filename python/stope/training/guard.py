@@ -29,6 +29,7 @@ from stope.progress import Progress
 from stope.scale.processes import of_first, processes
 from stope.training.recipe import GuardPart, Recipe
 from stope.training.trainer import TrainingReport
+from stope.training.while_training import evaluating
 
 if TYPE_CHECKING:
     from stope.training.library_trainer import Job
@@ -181,12 +182,8 @@ def run_guarded(job: Job) -> TrainingReport:
 
 def per_query(evaluation: Any, model: Any) -> Evaluation:
     """What each query gets, from ``evaluation.evaluate(model)`` or else ``evaluation(model)``."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         judged = getattr(evaluation, "evaluate", evaluation)(model)
-    finally:
-        model.train(was_training)
     if not isinstance(judged, Evaluation):
         raise TypeError(
             f"evaluation returned {shown(judged)}, but guard compares query by query; give a "

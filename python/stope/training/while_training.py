@@ -29,6 +29,17 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 @contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Have the model in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def autocast_training(model: Any, dtype: str | None) -> Iterator[None]:
     """Let the model's forward passes in training mode multiply in this type; others do not.
 

@@ -29,6 +29,7 @@ from stope.scale.processes import of_first, wait
 from stope.training.callbacks.tasks import Moment, Session, Task
 from stope.training.negatives.refresh_run import OF_BEFORE
 from stope.training.recipe import EvaluationPart
+from stope.training.while_training import evaluating
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -341,14 +342,10 @@ class Evaluate(Task):
         assert self.evaluation is not None
         session.say(f"evaluating at step {step:,}")
         began, model = time.perf_counter(), session.model
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             judged = self.evaluation(model)
-            means = getattr(judged, "mean", judged)  # of an Evaluation
-            metrics = {name: float(value) for name, value in dict(means).items()}
-        finally:
-            model.train(was_training)
+        means = getattr(judged, "mean", judged)  # of an Evaluation
+        metrics = {name: float(value) for name, value in dict(means).items()}
         if not metrics:
             raise ValueError("evaluation returned no metric; it must give at least one number")
         metrics = of_first(metrics)
