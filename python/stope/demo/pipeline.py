@@ -22,6 +22,7 @@ from stope.evaluation import Evaluation, RetrievalEvaluation, compare, confidenc
 from stope.mining import Mined, mine
 from stope.retrieval import Bm25, DenseRetriever, Ranking, Tokenizer, fuse
 from stope.training import GuardPart, NegativeRefresh, pairs_dataset, train
+from stope.training.callbacks.checkpoint import copy_tensors
 from stope.training.guard import Verdict
 from stope.training.presets import PRESETS
 
@@ -163,7 +164,7 @@ class _Demo:
             )
             done(self._dense(model))
         with self._timed("+ hard negatives, guarded") as (step, done):
-            weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            weights = copy_tensors(model.state_dict())
             before = judge.evaluate(model)
             second = train(
                 model,

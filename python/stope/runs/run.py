@@ -24,6 +24,7 @@ from stope.runs.sections import MinedFile
 from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import AnyPart
+from stope.training.presets import STUDENT_RATE
 from stope.training.recipe import EvaluationPart, LossPart, OutputPart, Recipe
 from stope.training.trainer import TrainingReport, train
 from stope.training.while_training import threads
@@ -341,7 +342,7 @@ def _train(
 ) -> TrainingReport:
     schedule = config.schedule
     if config.encoder.student is not None and schedule.learning_rate is None:
-        schedule = schedule.changed(learning_rate=teaching.LEARNING_RATE)
+        schedule = schedule.changed(learning_rate=STUDENT_RATE)
     recipe = Recipe(
         loss=_loss(config.loss, model),
         weighting=config.weighting,

@@ -22,10 +22,10 @@ from stope.evaluation import Evaluation, RetrievalEvaluation
 from stope.progress import Progress
 from stope.runs.config import Config
 from stope.runs.sections import Encoder, Static, Student
+from stope.training.callbacks.checkpoint import copy_tensors
 from stope.training.guard import Verdict
 
 Say = Callable[[str], None]
-LEARNING_RATE = 0.03  # of the pairs; an encoder that starts from nothing takes 0.1
 PLAIN = "plain"  # the folder of the encoder without a teacher, in that of the run
 _TIMED = 64
 
@@ -121,9 +121,9 @@ def teach(
     faster = _seconds(teacher, corpus) / min(_seconds(student, corpus) for _ in range(5))
     remark = (
         f"the student has {len(weights):,} tokens, {weights.numel() * 4 / 1e6:.1f} MB, and embeds "
-        f"documents {faster:,.0f} times as fast as its teacher"
+        f"documents {faster:,.{0 if faster >= 10 else 1}f} times as fast as its teacher"
     )
-    fitted = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    fitted = copy_tensors(student.state_dict())
     return Taught(student, teacher, corpus, rows[: len(corpus)], [remark], fitted)
 
 

@@ -1,7 +1,8 @@
 """What a training leaves open, by the kind of model: the option `preset`.
 
 static and transformer are the schedules that these models had before presets had names; base, an
-encoder that never learned to retrieve, has more to learn (the one of benchmarks/training_kinds.py).
+encoder that never learned to retrieve, has more to learn (passes and rate as benchmarks/
+training_kinds.py has them; docs/concepts/negatives.md, "Transformers", has what they brought).
 Mined negatives have the same defaults for all kinds: docs/concepts/refresh.md says what was seen.
 An adapter's numbers are the defaults of `stope.adapters.AdapterRecipe`.
 """
@@ -17,6 +18,7 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "base": {"batch_size": 64, "epochs": 4, "learning_rate": 1e-4},
 }
 ADAPTER_BATCH = 1024  # pairs at most of an adapter's step
+STUDENT_RATE = 0.03  # of a student's pairs; an encoder that starts from nothing takes 0.1
 LORA_RATE = 10.0  # low-rank updates begin at zero and take ten times the rate
 
 

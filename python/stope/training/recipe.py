@@ -29,7 +29,7 @@ from stope.training.options import (
     Whole,
     Word,
 )
-from stope.training.presets import Preset
+from stope.training.presets import PRESETS, Preset
 from stope.weighting import Weighting
 
 Scheduler = Literal["linear", "cosine", "constant"]
@@ -225,9 +225,10 @@ class SchedulePart(Part):
     preset: Annotated[
         Preset | None,
         Field(
-            description="whose batch_size, epochs and learning_rate hold where none are given: "
-            "static (2048, 10, 0.1), transformer (64, 1, 2e-5: one that is trained to retrieve "
-            "already), base (64, 4, 1e-4: one that never was); default static or transformer"
+            description="whose batch_size, epochs and learning_rate hold where none are given, "
+            "for a static encoder, one that retrieves already, and one that never learned to: "
+            + ", ".join(f"{name} {tuple(numbers.values())}" for name, numbers in PRESETS.items())
+            + "; default static or transformer"
         ),
     ] = None
 
