@@ -114,9 +114,9 @@ class Encoder(Kind):
     def start(self, seed: int) -> Any:
         """What all recipes of a seed begin with."""
 
-    def student(self) -> Any:
-        """What recipes with a teacher begin with."""
-        raise NotImplementedError("only a static encoder has a teacher here")
+    def begins_with(self, recipe: Recipe, seed: int) -> Any:
+        """What this recipe begins with."""
+        return self.start(seed)
 
     def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
         if recipe.then is not None:
@@ -131,7 +131,7 @@ class Encoder(Kind):
 
     def once(self, recipe: Recipe, seed: int, rate: float) -> tuple[Any, float, str]:
         """One training from the start, or none: the model, its seconds, and what was said."""
-        model = copy.deepcopy(self.student() if recipe.student else self.start(seed))
+        model = copy.deepcopy(self.begins_with(recipe, seed))
         if recipe.options is None:
             return model, 0.0, ""
         usual = self.scheduled(rate)
@@ -204,8 +204,10 @@ class Static(Encoder):
             self.starts[seed] = static_encoder(texts, max_tokens=tokens, seed=seed)
         return self.starts[seed]
 
-    def student(self) -> Any:
-        """A static encoder fitted to MiniLM's embeddings of the corpus and training queries."""
+    def begins_with(self, recipe: Recipe, seed: int) -> Any:
+        """With a teacher: fitted to MiniLM's embeddings of the corpus and training queries."""
+        if not recipe.student:
+            return self.start(seed)
         embed, texts = embedder(self.settings), self.collection.corpus_texts
         queries = self.pairs.query_texts
         rows = [np.array(embed(texts, role="corpus")), np.array(embed(queries, role="query"))]
