@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from encoders import Counting, HashEncoder
-from stope.encoders import EmbeddingCache, load_encoder, save_encoder, static_student
+from stope.encoders import (
+    EmbeddingCache,
+    load_encoder,
+    save_encoder,
+    static_encoder,
+    static_student,
+)
 
 WORDS = [
     "iron",
@@ -109,6 +115,28 @@ def test_a_new_form_of_a_word_is_near_the_word():
     near, far = student.encode(["crushers conveyors"]), student.encode(["dynamites furnaces"])
     word = student.encode(["conveyor"])
     assert (near @ word.T).item() > (far @ word.T).item() + 0.2
+
+
+def test_unknown_tokens_of_the_texts_count_for_nothing():
+    texts = [f"{text} [UNK]" for text in sentences(40)]
+    rows = np.random.default_rng(4).standard_normal((40, 6)).astype(np.float32)
+    student = static_student(texts, rows)
+    tokenizer, vectors = student[0].tokenizer, student[0].embedding.weight.detach().numpy()
+    assert 0 in tokenizer.encode(texts[0], add_special_tokens=False).ids
+    assert not vectors[0].any()
+    np.testing.assert_allclose(vectors[1:], dense(student, texts, rows, 0.1)[1:], atol=0.01)
+
+
+def test_more_characters_than_tokens():
+    texts = [chr(0x4E00 + row) * 2 for row in range(40)]
+    for make in (
+        static_encoder,
+        lambda texts, **sizes: static_student(texts, HashEncoder(8), **sizes),
+    ):
+        with pytest.raises(
+            ValueError, match="vocab_size is 16, but texts have up to 40 characters"
+        ):
+            make(texts, vocab_size=16)
 
 
 @pytest.mark.parametrize("unknown", ["", "!?", "龍虎"])

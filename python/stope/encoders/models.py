@@ -52,7 +52,8 @@ def train_tokenizer(
         A `tokenizers.Tokenizer`. The same texts give the same one. Punctuation is left out.
 
     Raises:
-        ValueError: vocab_size below 16, or no text holds a letter or digit.
+        ValueError: vocab_size below 16 or below the number of characters, or no text holds a
+            letter or digit.
     """
     texts = texts_of(texts, "texts")
     size(vocab_size, "vocab_size", 16)
@@ -72,7 +73,16 @@ def train_tokenizer(
     trainer = tokenizers.trainers.UnigramTrainer(
         vocab_size=vocab_size, special_tokens=[UNKNOWN], unk_token=UNKNOWN, show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    try:
+        tokenizer.train_from_iterator(texts, trainer)
+    except Exception as error:  # the library has no other kind
+        if "not large enough" not in str(error):
+            raise
+        known = {letter for text in texts for letter in tokenizer.normalizer.normalize_str(text)}
+        raise ValueError(
+            f"vocab_size is {vocab_size}, but texts have up to {len(known)} characters, each of "
+            "which is a token; raise it"
+        ) from None
     learned = json.loads(tokenizer.to_str())["model"]["vocab"]
     pieces = _in_order({word: round(score, 6) for word, score in learned if word != UNKNOWN})
     tokenizer.model = tokenizers.models.Unigram([(UNKNOWN, 0.0), *pieces], 0, False)
