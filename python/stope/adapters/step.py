@@ -172,7 +172,7 @@ class Step:
             "exclude": other_positives(rows, positives, problem.positives, documents),
             "hard_negatives": self._hard_negatives(columns),
         }
-        back = {"exclude": self._other_queries(rows, positives)} if self._symmetric else {}
+        back = {"exclude": self._queries_that_have(rows, positives)} if self._symmetric else {}
         mean: torch.Tensor | None = None
         weights: torch.Tensor | None = None
         facts: dict[str, float] = {}
@@ -200,13 +200,12 @@ class Step:
     def _symmetric(self) -> bool:
         return self.recipe.loss.symmetric
 
-    def _other_queries(self, rows: Ids, positives: Ids) -> Lists:
-        """For each line the other lines whose queries have its positive."""
+    def _queries_that_have(self, rows: Ids, positives: Ids) -> Lists:
+        """For each line the lines whose queries have its positive, itself among them."""
         known = self.problem.positives.take(rows)
         order = np.argsort(known.ids, kind="stable")
         first, last = (np.searchsorted(known.ids[order], positives, side) for side in _SIDES)
-        lines = Lists(offsets_of(last - first), known.owners[order[ranges(first, last - first)]])
-        return lines.without(Lists(np.arange(len(rows) + 1), np.arange(len(rows))))
+        return Lists(offsets_of(last - first), known.owners[order[ranges(first, last - first)]])
 
     def _current(self) -> tuple[Any, Any]:
         """The maps as they are now; both sides share one graph where they share the map."""
