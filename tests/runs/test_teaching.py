@@ -43,6 +43,17 @@ def sections(place, output, **schedule):
     }
 
 
+def test_the_encoder_without_a_teacher_has_its_dimensions(place, tmp_path):
+    """So that all first dimensions that the loss names are there."""
+    wide = static_encoder(texts(30) * 2, dim=600)
+    save_encoder(wide, tmp_path / "wide")
+    config = sections(place, tmp_path / "run")
+    config["encoder"] = {"student": str(tmp_path / "wide")}
+    config["loss"] = {"matryoshka_dims": [600, 64]}
+    report = run(config)
+    assert "a static encoder trained on the pairs alone reaches" in report.remarks[2]
+
+
 def test_pairs_that_do_harm_are_taken_back(place, tmp_path):
     report = run(sections(place, tmp_path / "run", learning_rate=100.0))
     assert report.after == report.before
