@@ -5,6 +5,7 @@
 
 namespace stope::python {
 
+void register_group_sums(pybind11::module_& module);
 void register_hard_negatives(pybind11::module_& module);
 void register_infonce(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
@@ -16,6 +17,7 @@ void register_topk(pybind11::module_& module);
 PYBIND11_MODULE(_core, module) {
   module.doc() = "The compiled core of stope; use the functions of the package instead.";
   // std::invalid_argument becomes ValueError, std::runtime_error RuntimeError (pybind11's rules).
+  stope::python::register_group_sums(module);
   stope::python::register_hard_negatives(module);
   stope::python::register_infonce(module);
   stope::python::register_runtime(module);

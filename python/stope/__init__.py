@@ -15,6 +15,7 @@ from stope.indexes.flat import FlatIndex
 from stope.ops._search import TopK
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
 from stope.ops.infonce import InfoNCE, InfoNCEGradients, infonce_backward, infonce_forward
+from stope.ops.kmeans import KMeans, kmeans
 from stope.ops.similarity import similarity
 from stope.ops.topk import topk
 
@@ -23,9 +24,9 @@ __version__: str = _core.build_info()["version"]
 find_moved_modules()
 
 __all__ = [
-    "FlatIndex", "HardNegatives", "InfoNCE", "InfoNCEGradients", "TopK", "build_info", "errors",
-    "get_num_threads", "infonce_backward", "infonce_forward", "isa", "mine_hard_negatives",
-    "set_num_threads", "similarity", "topk",
+    "FlatIndex", "HardNegatives", "InfoNCE", "InfoNCEGradients", "KMeans", "TopK", "build_info",
+    "errors", "get_num_threads", "infonce_backward", "infonce_forward", "isa", "kmeans",
+    "mine_hard_negatives", "set_num_threads", "similarity", "topk",
 ]  # fmt: skip
 
 

@@ -85,6 +85,17 @@ def pair_scores(
 def sampling_keys(
     *, seed: int, first_query: int, ids: NDArray[Any], rows: int, columns: int, keys: NDArray[Any]
 ) -> None: ...
+def group_sums(
+    *,
+    rows: object,
+    metric: str,
+    groups: NDArray[Any],
+    num_groups: int,
+    sums: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
 
 INFONCE_STATE: int
 

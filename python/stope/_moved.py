@@ -59,7 +59,7 @@ def moved_names(package: str, places: Mapping[str, str]) -> Callable[[str], Any]
     def find(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        _warn(f"{package}.{name}", f"{places[name]}.{name}", stacklevel=3)
+        warn_moved(f"{package}.{name}", f"{places[name]}.{name}", stacklevel=3)
         return getattr(importlib.import_module(places[name]), name)
 
     return find
@@ -82,7 +82,7 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """Fill the module with the names of the one at the new place."""
         place = _new_place(module.__name__)
         assert place is not None
-        _warn(module.__name__, place, stacklevel=2)
+        warn_moved(module.__name__, place, stacklevel=2)
         found = vars(importlib.import_module(place))
         kept = ("__doc__", "__all__", "__getattr__")
         module.__dict__.update(
@@ -102,7 +102,8 @@ def _new_place(name: str) -> str | None:
     return None if old is None else MODULES[old] + name[len(old) :]
 
 
-def _warn(old: str, new: str, stacklevel: int) -> None:
+def warn_moved(old: str, new: str, stacklevel: int) -> None:
+    """Say where an old name is now."""
     warnings.warn(
         f"{old} is {new} now; the old name goes with the next release",
         DeprecationWarning,
@@ -117,7 +118,7 @@ def renamed_argument(old: str, new: str) -> Callable[[AnyFunction], AnyFunction]
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
             if old in named:
-                _warn(f"{function.__qualname__}'s {old}", new, stacklevel=2)
+                warn_moved(f"{function.__qualname__}'s {old}", new, stacklevel=2)
                 named[new] = named.pop(old)
             return function(*arguments, **named)
 

@@ -18,7 +18,7 @@ import stope
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "docs/recipes"  # with an index of their own
-OPERATIONS = ("similarity", "topk", "mine_hard_negatives", "FlatIndex")
+OPERATIONS = ("similarity", "topk", "mine_hard_negatives", "FlatIndex", "kmeans")
 
 
 def module_names():

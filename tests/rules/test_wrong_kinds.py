@@ -52,7 +52,6 @@ TOLD_BY = {
     "stope.data.recurring_spans.min_span": "max_span",
     "stope.data.recurring_spans.min_query": "max_query",
     "stope.training.NegativeRefresh.num_negatives": "pool",
-    "stope.training.batches.kmeans.k": "clusters",
 }
 
 

@@ -146,7 +146,6 @@ def calls(folder):
         },
         "stope.training.batches.batch_sampler": {"spec": batches.Distinct(), "table": numbers},
         "stope.training.batches.batch_spec_names": {},
-        "stope.training.batches.kmeans": {"embeddings": rows, "k": 2},
         "stope.training.contrastive_loss": {"model": model, "weighting": weighting.Constant()},
         "stope.training.pairs_dataset": {"pairs": pairs()},
         "stope.training.query_document_model": {

@@ -19,7 +19,6 @@ from stope.training.batches import (
     Homogeneous,
     Mixed,
     RowNumbers,
-    kmeans,
 )
 from stope.training.batches.specs import share_out
 
@@ -344,8 +343,6 @@ def test_specs_survive_json(spec):
          "embeddings has 4 rows but query_numbers go from 0 to 8"),
         (lambda: Clustered(2, 9).plan(sized(9), 4, embeddings=np.eye(9, dtype=np.float32)),
          ValueError, "per_batch is 9 clusters, but batches have 4 rows"),
-        (lambda: kmeans(np.eye(2, dtype=np.float32), 3), ValueError, "clusters is 3, but there"),
-        (lambda: kmeans(np.array([[np.nan, 1]], np.float32), 1), ValueError, "NaN|finite"),
         (lambda: Distinct().plan(sized(9), 2).batches(-1), ValueError, "epoch is -1"),
     ],
 )  # fmt: skip

@@ -7,12 +7,14 @@ to sentence-transformers' trainer. All but the sampler is plain NumPy.
 
 from __future__ import annotations
 
+from stope import KMeans as Clusters  # noqa: F401  # the names of before
 from stope.training.batches.plans import Plan
 from stope.training.batches.protocol import BatchSpec, RowNumbers, Sizes, Table, batch_spec_names
 from stope.training.batches.sampler import batch_sampler
-from stope.training.batches.specs import Clustered, Clusters, Distinct, Homogeneous, Mixed, kmeans
+from stope.training.batches.specs import Clustered, Distinct, Homogeneous, Mixed
+from stope.training.batches.specs import kmeans as kmeans
 
 __all__ = [
-    "BatchSpec", "Clustered", "Clusters", "Distinct", "Homogeneous", "Mixed", "Plan", "RowNumbers",
-    "Sizes", "Table", "batch_sampler", "batch_spec_names", "kmeans",
+    "BatchSpec", "Clustered", "Distinct", "Homogeneous", "Mixed", "Plan", "RowNumbers", "Sizes",
+    "Table", "batch_sampler", "batch_spec_names",
 ]  # fmt: skip
