@@ -14,10 +14,12 @@ pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("yaml", reason="needs the extra train")
 
 from stope._files.manifest import differences
+from stope.adapters import AdapterRecipe
 from stope.runs import Config
 from stope.runs.sections import SourceSection
 from stope.runs.yaml_text import example
 from stope.training import EvaluationPart, LossPart, NegativeRefresh, OutputPart, SchedulePart
+from stope.training.presets import PRESETS
 
 LEAST = {"data": "pairs.tsv", "output": "run"}
 
@@ -332,6 +334,10 @@ def test_what_is_too_large_is_refused_at_once(tmp_path, text, message):
         ({"output": {"folder": "x", "keep_checkpoints": 0}}, "output.keep_checkpoints is 0"),
         ({"adapter": {"kind": "big"}}, "adapter.kind is 'big'; give one of linear"),
         ({"adapter": {"query_embeddings": "q.npy"}}, "adapter.corpus_embeddings is missing"),
+        ({"schedule": {"preset": "adapter"}},
+         "schedule.preset is adapter, but no adapter is trained; add the section adapter, or name"),
+        ({"encoder": "x", "adapter": {}, "schedule": {"preset": "base"}},
+         "schedule.preset is base, whose learning rate is not for an adapter; name adapter"),
     ],
     ids=str,
 )  # fmt: skip
@@ -347,6 +353,17 @@ def test_a_configuration_that_is_none_is_called_so():
 def test_sections_built_in_python_check_themselves():
     with pytest.raises(TypeError, match=r"schedule\.batch_size is 'many'"):
         SchedulePart(batch_size="many")
+
+
+def test_the_preset_adapter_is_what_an_adapter_is_trained_with():
+    least = {**LEAST, "encoder": "x", "adapter": {}}
+    wanted, usual = AdapterRecipe(), PRESETS["adapter"]
+    assert (wanted.schedule.epochs, wanted.schedule.learning_rate) == (10, 1e-3)
+    assert usual == {"batch_size": 1024, "epochs": 10, "learning_rate": 1e-3}
+    assert Config.from_dict(least).adapter_recipe() == wanted
+    schedule = {"preset": "adapter", "epochs": 3}
+    named = Config.from_dict({**least, "schedule": schedule}).adapter_recipe()
+    assert named == wanted.with_options(epochs=3)
 
 
 def test_differences_name_paths():

@@ -247,7 +247,8 @@ def test_presets_fill_in_what_is_left_open():
     assert chosen(False, preset="base", epochs=2, learning_rate=1e-3) == (64, 2, 1e-3)
     assert chosen(False, rows=200, preset="base") == (25, 4, 1e-4)
     assert chosen(True, preset="static") == (2048, 10, 0.1)
-    for static, preset in ((True, "base"), (True, "transformer"), (False, "static")):
+    wrong = [(True, "base"), (True, "transformer"), (False, "static")]
+    for static, preset in (*wrong, (True, "adapter"), (False, "adapter")):
         with pytest.raises(ValueError, match=f"preset is {preset}, whose learning rate is not for"):
             chosen(static, preset=preset)
     assert chosen(False, lora={"rank": 4}) == (64, 1, pytest.approx(2e-4))

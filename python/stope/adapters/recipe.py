@@ -21,11 +21,14 @@ from stope.adapters.maps import Floats, matrix_of_rows, unit
 from stope.data.pairs import Among
 from stope.lists import Ids, Lists, offsets_of
 from stope.training.options import Count, Part, Parts, Positive, Real, Whole
+from stope.training.presets import PRESETS
 from stope.training.recipe import GuardOption, LossPart, WeightingOption
 
 Kind: TypeAlias = Literal["linear", "low_rank", "mlp"]
 Side: TypeAlias = Literal["both", "queries", "documents", "separate"]
 SIDES: tuple[Side, ...] = get_args(Side)
+
+_USUAL = PRESETS["adapter"]
 
 # Options of the loss that embeddings, which nobody encodes again, have no use for.
 _NOT_OF_ADAPTERS = ("guide", "queue", "momentum", "mini_batch_size", "query_side")
@@ -83,17 +86,19 @@ class AdapterPart(Part):
 
 
 class AdapterSchedule(Part):
-    """How long and how fast: Adam, its rate falling linearly to 0."""
+    """How long and how fast: Adam, its rate falling linearly to 0. Defaults: preset adapter."""
 
     SECTION = "schedule"
 
     batch_size: Count | None = Field(
         default=None,
         description="pairs per step, may be all of them; default an eighth of them, at least 16 "
-        "and at most 1,024",
+        f"and at most {_USUAL['batch_size']:,}",
     )
-    epochs: Count = Field(default=10, description="passes over the pairs")
-    learning_rate: Positive = Field(default=1e-3, description="of Adam, at the start")
+    epochs: Count = Field(default=_USUAL["epochs"], description="passes over the pairs")
+    learning_rate: Positive = Field(
+        default=_USUAL["learning_rate"], description="of Adam, at the start"
+    )
     seed: Whole = Field(
         default=0,
         ge=0,

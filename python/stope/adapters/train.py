@@ -29,7 +29,7 @@ from stope.evaluation import Evaluation
 from stope.lists import Ids, Lists
 from stope.progress import Progress, silent
 from stope.training.guard import Verdict, differences, exceeds_chance
-from stope.training.presets import ADAPTER_BATCH, usual_batch_size
+from stope.training.presets import PRESETS, usual_batch_size
 from stope.training.recipe import LossPart
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class _Training:
         pairs = np.arange(len(problem.positives.ids))
         if problem.weights is not None:
             pairs = np.flatnonzero(problem.weights)
-        size = schedule.batch_size or usual_batch_size(len(pairs), ADAPTER_BATCH)
+        size = schedule.batch_size or usual_batch_size(len(pairs), PRESETS["adapter"]["batch_size"])
         total = -(-len(pairs) // size) * schedule.epochs
         generator = np.random.default_rng(schedule.seed)
         negatives = problem.negatives

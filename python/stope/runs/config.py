@@ -135,6 +135,11 @@ class Config(Part):
             raise ValueError(f'data has two sources called "{twice}"; give each its own name')
         if self.adapter is not None:
             _check_adapter(self, self.adapter)
+        elif self.schedule.preset == "adapter":
+            raise ValueError(
+                "schedule.preset is adapter, but no adapter is trained; add the section adapter, "
+                "or name static, transformer or base"
+            )
         refresh = self.negatives
         if refresh is None or isinstance(refresh, MinedFile) or len(self.data) == 1:
             return self
@@ -331,8 +336,13 @@ def _check_adapter(config: Config, section: AdapterSection) -> None:
             hint = hint if name == "negatives" else ""
             raise ValueError(f"the section {name} is not for an adapter; leave it out{hint}")
     for name in config.schedule.changes():
-        if name not in (*AdapterSchedule.model_fields, "threads"):
+        if name not in (*AdapterSchedule.model_fields, "threads", "preset"):
             raise ValueError(f"schedule.{name} is not for an adapter; leave it out")
+    if config.schedule.preset not in (None, "adapter"):
+        raise ValueError(
+            f"schedule.preset is {config.schedule.preset}, whose learning rate is not for an "
+            "adapter; name adapter, or leave it out"
+        )
     config.adapter_recipe()
     if len(config.data) > 1 and any(source.prompts is not None for source in config.data):
         raise ValueError(

@@ -3,21 +3,21 @@
 static and transformer are the schedules that these models had before presets had names; base, an
 encoder that never learned to retrieve, has more to learn (passes and rate as benchmarks/
 training_kinds.py has them; docs/concepts/negatives.md, "Transformers", has what they brought).
-Mined negatives have the same defaults for all kinds: docs/concepts/refresh.md says what was seen.
-An adapter's numbers are the defaults of `stope.adapters.AdapterRecipe`.
+adapter has the defaults of `stope.adapters.AdapterRecipe` (the same page, "An adapter's numbers").
+Mined negatives have the same defaults for all kinds: docs/concepts/refresh.md.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
-Preset: TypeAlias = Literal["static", "transformer", "base"]
+Preset: TypeAlias = Literal["static", "transformer", "base", "adapter"]
 PRESETS: dict[Preset, dict[str, Any]] = {
     "static": {"batch_size": 2048, "epochs": 10, "learning_rate": 0.1},
     "transformer": {"batch_size": 64, "epochs": 1, "learning_rate": 2e-5},
     "base": {"batch_size": 64, "epochs": 4, "learning_rate": 1e-4},
+    "adapter": {"batch_size": 1024, "epochs": 10, "learning_rate": 1e-3},
 }
-ADAPTER_BATCH = 1024  # pairs at most of an adapter's step
 STUDENT_RATE = 0.03  # of a student's pairs; an encoder that starts from nothing takes 0.1
 LORA_RATE = 10.0  # low-rank updates begin at zero and take ten times the rate
 

@@ -226,9 +226,10 @@ class SchedulePart(Part):
         Preset | None,
         Field(
             description="whose batch_size, epochs and learning_rate hold where none are given, "
-            "for a static encoder, one that retrieves already, and one that never learned to: "
+            "for a static encoder, one that retrieves already, one that never learned to, and an "
+            "adapter: "
             + ", ".join(f"{name} {tuple(numbers.values())}" for name, numbers in PRESETS.items())
-            + "; default static or transformer"
+            + "; default by what is trained, transformer for a base encoder too"
         ),
     ] = None
 

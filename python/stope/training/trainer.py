@@ -176,7 +176,7 @@ def train(
 def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
     """The schedule with numbers where the recipe leaves them to be chosen."""
     part = recipe.schedule
-    if part.preset is not None and static != (part.preset == "static"):
+    if part.preset not in (None, *(("static",) if static else ("transformer", "base"))):
         kind = "a static encoder" if static else "no static encoder"
         raise ValueError(
             f"preset is {part.preset}, whose learning rate is not for this model, {kind}; leave "
