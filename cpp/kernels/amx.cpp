@@ -6,6 +6,10 @@
 #include "simd/amx.h"
 #include "simd/avx512.h"
 
+namespace {
+constexpr std::int64_t kSplitDepth = 256;  // from here on float32 rows go as two parts
+}
+
 #include "amx_strip.inl.h"
 
 namespace {

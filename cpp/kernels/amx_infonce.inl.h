@@ -6,24 +6,9 @@
 // to the weights.
 #pragma once
 
-#include "amx_pack.inl.h"
+#include "bf16_pack.inl.h"
 
 namespace {
-
-// std::min would be a weak symbol of this instruction set.
-template <typename T>
-inline T least(T a, T b) {
-  return a < b ? a : b;
-}
-
-// Where the tiles of two neighbouring strips of an operand lie: [strip][part][step].
-struct TileStrips {
-  const std::int8_t* data;
-  std::int64_t strip_bytes, part_bytes, step_bytes;
-  const std::int8_t* at(int strip, int part, std::int64_t step) const {
-    return data + strip * strip_bytes + part * part_bytes + step * step_bytes;
-  }
-};
 
 // A block of sums: it lies in one piece, as neighbouring rows would share few sets of a cache.
 struct SumBlock {
@@ -233,18 +218,10 @@ class RaggedBlock {
 
 // The operand of weights, in panels of 32 of its depth and so many rows that the first-level cache
 // keeps a panel while all the rows of the sums pass it.
-struct InnerPanels {
-  const std::int8_t* data;
-  int parts, rows;
-  std::int64_t depth;
+struct InnerPanels : InnerTiles {
+  int rows;
 
   int panel_rows() const { return stope::kInfonceWeightRows / parts; }
-  std::int64_t strip_bytes() const { return parts * kChunkBytes; }
-  // Of the chunk that row `first` begins.
-  TileStrips at(std::int64_t d, int first) const {
-    const std::int64_t strip = first / stope::kInfonceChunk * (padded_depth(depth) / kLanes);
-    return {data + (strip + d / kLanes) * strip_bytes(), strip_bytes(), kChunkBytes, kTileBytes};
-  }
   // A share of what follows a chunk: the next chunk below the panel, or the one at the next depth.
   NextLines share_of_next(std::int64_t d, int first, int last, int share, int shares) const {
     const bool along = last == rows;  // the depth
@@ -252,7 +229,7 @@ struct InnerPanels {
     if (d >= depth) return {};
     const TileStrips next = at(d, along ? first % panel_rows() : first + panel_rows());
     const std::int64_t bytes = kBlock / kLanes * strip_bytes() / shares / 64 * 64;
-    return {next.data + share * bytes, bytes, kChunkTiles};
+    return {next.data + share * bytes, bytes, kInnerTiles};
   }
 };
 
@@ -261,14 +238,10 @@ void accumulate_tiles(Precision precision, const stope::InfonceProduct* product)
   if (without_tiles(precision, depth)) return accumulate_tile(precision, product);
   const int parts = parts_of(precision), rows = product->rows, columns = product->columns;
   const bool transposed = product->transposed;
-  const WeightLayout layout(parts, columns);
-  const auto* packed = static_cast<const std::int8_t*>(product->weights);
-  const TileStrips weights =
-      transposed ? TileStrips{packed + layout.down, layout.down_group, layout.down_part, kTileBytes}
-                 : TileStrips{packed, layout.across_group, layout.across_part, kTileBytes};
+  const TileStrips weights = weight_tiles(*product, parts);
   const SumBlocks sums = {product->out, transposed ? columns : rows, depth};
-  const InnerPanels panels = {static_cast<const std::int8_t*>(product->inner), parts,
-                              transposed ? rows : columns, depth};
+  const InnerPanels panels = {{static_cast<const std::int8_t*>(product->inner), parts, depth},
+                              transposed ? rows : columns};
   const int blocks = (sums.rows + kBlock - 1) / kBlock;
   // Tiles 0 to 3 += the products of a block with rows [from, to) of the operand.
   const auto multiply = [&](int r, std::int64_t d, int from, int to, const float* next_sums) {

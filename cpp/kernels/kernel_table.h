@@ -308,6 +308,7 @@ struct KernelTable {
 void fill_generic(KernelTable* table);
 void fill_avx2(KernelTable* table);
 void fill_avx512(KernelTable* table);
+void fill_avx512_bf16(KernelTable* table);
 void fill_amx(KernelTable* table);
 
 }  // namespace stope

@@ -71,4 +71,27 @@ void score_panels(const QueryTile* queries, const PanelRun* panels, std::int64_t
   for (; p < panels->count; ++p) score_rows<Format, 1>(*queries, *panels, p, depth, tile, stride);
 }
 
+constexpr int kPeakChains = 8;  // enough to cover latency times throughput on every listed CPU
+
+template <typename Format>
+std::int64_t peak(std::int64_t rounds) {
+  alignas(64) std::int8_t bytes[kChunkRowBytes] = {1, 2, 3};
+  TileEntry sink[kLanes];
+  alignas(64) PanelFooter footer = {};
+  typename Format::Sum sum[kPeakChains];
+  for (auto& s : sum) s = Format::start(&footer);
+  const auto q = Format::broadcast(bytes);
+  const auto x = Format::load(bytes);
+  for (std::int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kPeakChains; ++c) sum[c] = Format::multiply_add(sum[c], q, x);
+  }
+  for (auto& s : sum) {
+    Format::store_tile(sink, s);
+    asm volatile("" : : "m"(sink));
+  }
+  constexpr int kElements = kChunkBytes / Format::kElementBytes;
+  return rounds * kPeakChains * kLanes * kElements * 2;
+}
+
 }  // namespace

@@ -53,14 +53,16 @@ CpuFeatures detect() {
   found.avx512 = found.avx2 && (states & kZmm) == kZmm && bit(seven.ebx, 16) &&
                  bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) &&
                  bit(seven.ecx, 11);
+  const bool bf16 = bit(cpuid(7, 1).eax, 5);
+  found.avx512_bf16 = found.avx512 && bf16;
 #if defined(STOPE_EMULATE_AMX)
   constexpr bool kEmulated = true;
 #else
   constexpr bool kEmulated = false;
 #endif
-  found.amx = found.avx512 && (kEmulated || ((states & kTiles) == kTiles && bit(seven.edx, 22) &&
-                                             bit(seven.edx, 24) && bit(seven.edx, 25) &&
-                                             bit(cpuid(7, 1).eax, 5) && request_amx()));
+  found.amx = found.avx512 &&
+              (kEmulated || ((states & kTiles) == kTiles && bit(seven.edx, 22) &&
+                             bit(seven.edx, 24) && bit(seven.edx, 25) && bf16 && request_amx()));
   return found;
 }
 

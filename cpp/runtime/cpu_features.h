@@ -4,9 +4,10 @@
 namespace stope {
 
 struct CpuFeatures {
-  bool avx2 = false;    // with FMA and F16C
-  bool avx512 = false;  // F, BW, DQ, VL and VNNI
-  bool amx = false;     // tiles, int8 and bfloat16, with the kernel's permission to use them
+  bool avx2 = false;         // with FMA and F16C
+  bool avx512 = false;       // F, BW, DQ, VL and VNNI
+  bool avx512_bf16 = false;  // that and BF16
+  bool amx = false;          // tiles, int8 and bfloat16, with the kernel's permission to use them
 };
 
 // Detected once; asks Linux for the AMX tile state when the processor has it.

@@ -31,6 +31,7 @@ Registry make_registry() {
   const CpuFeatures& cpu = cpu_features();
   if (cpu.avx2) add(fill_avx2);
   if (cpu.avx512) add(fill_avx512);
+  if (cpu.avx512_bf16) add(fill_avx512_bf16);
   if (cpu.amx) add(fill_amx);
 #endif
   for (const KernelTable& table : registry.tables) registry.names.push_back(table.name);

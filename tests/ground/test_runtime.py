@@ -24,7 +24,8 @@ import stope
 def test_isa_names():
     available = stope.isa.available()
     assert available[0] == "generic"
-    assert available == [isa for isa in ("generic", "avx2", "avx512", "amx") if isa in available]
+    known = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
+    assert available == [isa for isa in known if isa in available]
     assert stope.isa.current() == os.environ.get("STOPE_ISA", available[-1])
 
 
@@ -37,6 +38,9 @@ def test_available_follows_the_cpu():
     assert ("avx2" in stope.isa.available()) == ({"avx2", "fma", "f16c"} <= flags)
     assert ("avx512" in stope.isa.available()) <= (
         {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags
+    )
+    assert ("avx512_bf16" in stope.isa.available()) == (
+        "avx512" in stope.isa.available() and "avx512_bf16" in flags
     )
     assert ("amx" in stope.isa.available()) <= ("amx_tile" in flags)
 

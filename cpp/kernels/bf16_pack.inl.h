@@ -1,11 +1,13 @@
-// Operands and weights of the loss as bfloat16 tiles; included by amx.cpp alone.
+// Operands and weights of the loss as bfloat16 tiles, for the instruction sets that multiply pairs
+// of bfloat16: included by their files alone, after kSplitDepth.
 //
 // A tile is 1 KiB in one piece: 16 rows of 32 bfloat16 (left), or 16 pairs of 16 rows (right: pairs
 // along the depth; inner: pairs of neighbouring rows, as weights times rows sums over rows).
 // In float32 precision an element is two bfloat16 parts, x = high + low, and a product is
 //   high . high + low . high + high . low
 // with an error of at most 3 * 2^-18 of |x| |y|, summed in float32. Errors of many elements cancel:
-// a cosine is off by 1e-6 at depth 384. Rows below kSplitDepth take the float32 loops instead.
+// a cosine is off by 1e-6 at depth 384. Rows below kSplitDepth, which each instruction set says,
+// take the float32 loops instead.
 #pragma once
 
 #include "accumulate.inl.h"
@@ -13,10 +15,25 @@
 
 namespace {
 
-constexpr std::int64_t kSplitDepth = 256;
 constexpr std::int64_t kTileBytes = 1024;
+constexpr int kTileLine = 64;   // bytes
 constexpr int kTileDepth = 32;  // bfloat16 of a left tile's row; rows of an inner tile
 constexpr int kBlock = 32;      // rows, columns of two tiles
+
+// std::min would be a weak symbol of this instruction set.
+template <typename T>
+inline T least(T a, T b) {
+  return a < b ? a : b;
+}
+
+// Where the tiles of two neighbouring strips of an operand lie: [strip][part][step].
+struct TileStrips {
+  const std::int8_t* data;
+  std::int64_t strip_bytes, part_bytes, step_bytes;
+  const std::int8_t* at(int strip, int part, std::int64_t step) const {
+    return data + strip * strip_bytes + part * part_bytes + step * step_bytes;
+  }
+};
 
 inline bool without_tiles(Precision precision, std::int64_t depth) {
   return precision == stope::Precision::kFloat32 && depth < kSplitDepth;
@@ -115,7 +132,7 @@ void pack_left_tiles(Precision precision, const float* const* rows, const float*
   for (int part = 0; part < parts; ++part)
     for (std::int64_t i = 0; i < padded_depth(depth); i += kTileDepth, out += kTileBytes)
       for (int r = 0; r < kLanes; ++r) {
-        _mm512_store_si512(out + r * kAmxTileBytes,
+        _mm512_store_si512(out + r * kTileLine,
                            pack_32(given.load(r, i), given.load(r, i + kLanes), part));
       }
 }
@@ -134,14 +151,14 @@ void pack_right_tiles(Precision precision, const float* const* rows, const float
         pairs[r] = pack_32(given.load(r, i), given.load(r, i + kLanes), part);
       }
       transpose(pairs);
-      for (int r = 0; r < kLanes; ++r) _mm512_store_si512(out + r * kAmxTileBytes, pairs[r]);
+      for (int r = 0; r < kLanes; ++r) _mm512_store_si512(out + r * kTileLine, pairs[r]);
     }
 }
 
 // An inner tile holds 32 rows, two groups. Inside a chunk tiles go by 16 of the depth, then part,
 // then 32 rows: what one block of products reads lies in one piece.
-constexpr int kChunkTiles = stope::kInfonceChunk / kTileDepth;
-constexpr std::int64_t kChunkBytes = kChunkTiles * kTileBytes;  // of a part
+constexpr int kInnerTiles = stope::kInfonceChunk / kTileDepth;
+constexpr std::int64_t kInnerBytes = kInnerTiles * kTileBytes;  // of a part
 
 void pack_inner_tiles(Precision precision, const float* const* rows, const float* factors,
                       int count, std::int64_t depth, std::int64_t group, void* base) {
@@ -150,17 +167,30 @@ void pack_inner_tiles(Precision precision, const float* const* rows, const float
   const int parts = parts_of(precision);
   const GroupRows given = {rows, factors, count, depth};
   const std::int64_t strips = padded_depth(depth) / kLanes;
-  const std::int64_t chunk = group * kLanes / stope::kInfonceChunk, tile = group / 2 % kChunkTiles;
-  std::int8_t* out = static_cast<std::int8_t*>(base) + chunk * strips * parts * kChunkBytes +
+  const std::int64_t chunk = group * kLanes / stope::kInfonceChunk, tile = group / 2 % kInnerTiles;
+  std::int8_t* out = static_cast<std::int8_t*>(base) + chunk * strips * parts * kInnerBytes +
                      tile * kTileBytes + group % 2 * (kTileBytes / 2);
   for (std::int64_t s = 0; s < strips; ++s)
-    for (int part = 0; part < parts; ++part, out += kChunkBytes)
+    for (int part = 0; part < parts; ++part, out += kInnerBytes)
       for (int p = 0; p < kLanes / 2; ++p) {
-        _mm512_store_si512(
-            out + p * kAmxTileBytes,
-            pair_up(given.load(2 * p, s * kLanes), given.load(2 * p + 1, s * kLanes), part));
+        _mm512_store_si512(out + p * kTileLine, pair_up(given.load(2 * p, s * kLanes),
+                                                        given.load(2 * p + 1, s * kLanes), part));
       }
 }
+
+// The operand of weights.
+struct InnerTiles {
+  const std::int8_t* data;
+  int parts;
+  std::int64_t depth;
+
+  std::int64_t strip_bytes() const { return parts * kInnerBytes; }
+  // Of the chunk that row `first` begins, from depth d on.
+  TileStrips at(std::int64_t d, int first) const {
+    const std::int64_t strip = first / stope::kInfonceChunk * (padded_depth(depth) / kLanes);
+    return {data + (strip + d / kLanes) * strip_bytes(), strip_bytes(), kInnerBytes, kTileBytes};
+  }
+};
 
 // A tile of weights as left tiles, [16 rows][part][32 columns], then transposed,
 // [16 columns][part][32 rows], of which a strip is one step.
@@ -175,14 +205,23 @@ struct WeightLayout {
         down_group(parts * down_part) {}
 };
 
+// The weights of a product, whose rows are those of its sums.
+inline TileStrips weight_tiles(const stope::InfonceProduct& product, int parts) {
+  const WeightLayout layout(parts, product.columns);
+  const auto* packed = static_cast<const std::int8_t*>(product.weights);
+  return product.transposed
+             ? TileStrips{packed + layout.down, layout.down_group, layout.down_part, kTileBytes}
+             : TileStrips{packed, layout.across_group, layout.across_part, kTileBytes};
+}
+
 // Of a block of 32 x 32 weights.
 void transpose_block(const std::int8_t* across, std::int64_t across_group, std::int8_t* down,
                      std::int64_t down_group) {
   __m512i low[kLanes], high[kLanes];  // pairs of rows: columns 8 n to 8 n + 3, the others
   for (int r = 0; r < kBlock; r += 2) {
-    const std::int8_t* line = across + r / kLanes * across_group + r % kLanes * kAmxTileBytes;
+    const std::int8_t* line = across + r / kLanes * across_group + r % kLanes * kTileLine;
     const __m512i even = _mm512_load_si512(line);
-    const __m512i odd = _mm512_load_si512(line + kAmxTileBytes);
+    const __m512i odd = _mm512_load_si512(line + kTileLine);
     low[r / 2] = _mm512_unpacklo_epi16(even, odd);
     high[r / 2] = _mm512_unpackhi_epi16(even, odd);
   }
@@ -190,9 +229,9 @@ void transpose_block(const std::int8_t* across, std::int64_t across_group, std::
   transpose(high);
   for (int i = 0; i < kLanes; ++i) {
     const int column = i / 4 * 8 + i % 4;
-    std::int8_t* out = down + column / kLanes * down_group + column % kLanes * kAmxTileBytes;
+    std::int8_t* out = down + column / kLanes * down_group + column % kLanes * kTileLine;
     _mm512_store_si512(out, low[i]);
-    _mm512_store_si512(out + 4 * kAmxTileBytes, high[i]);
+    _mm512_store_si512(out + 4 * kTileLine, high[i]);
   }
 }
 
@@ -210,7 +249,7 @@ struct WeightTiles {
              first_row / kTileDepth * kTileBytes) {}
   void set_row(int r, int column, __m512i weights) const {
     _mm512_store_si512(across + r / kLanes * layout.across_group +
-                           column / kTileDepth * kTileBytes + r % kLanes * kAmxTileBytes,
+                           column / kTileDepth * kTileBytes + r % kLanes * kTileLine,
                        weights);
   }
   void finish_block(int column) const {
