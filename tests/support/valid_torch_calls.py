@@ -123,6 +123,7 @@ def calls(folder):
         "stope.training.Distinct": {},
         "stope.training.EvaluationPart": {},
         "stope.training.Homogeneous": {},
+        "stope.training.Shuffled": {},
         "stope.training.LiveNegatives": {"pairs": pairs(), "num_negatives": 2},
         "stope.training.GuardPart": {},
         "stope.training.LossPart": {},

@@ -19,6 +19,7 @@ from stope.training.batches import (
     Homogeneous,
     Mixed,
     RowNumbers,
+    Shuffled,
 )
 from stope.training.batches.specs import share_out
 
@@ -310,7 +311,11 @@ def test_shares_add_up():
 
 
 @pytest.mark.parametrize(
-    "spec", [Distinct(), Homogeneous(), Clustered(), Clustered(5, 2, 3), Mixed(), Mixed(0.0, False)]
+    "spec",
+    [
+        *(Distinct(), Shuffled(), Homogeneous(), Clustered(), Clustered(5, 2, 3)),
+        *(Mixed(), Mixed(0.0, False)),
+    ],
 )
 def test_specs_survive_json(spec):
     assert BatchSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

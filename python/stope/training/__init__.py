@@ -11,7 +11,7 @@ from stope._moved import moved_names
 
 need("pydantic", extra="train")  # a sentence where it is missing, before the imports below need it
 
-from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed  # noqa: E402
+from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed, Shuffled  # noqa: E402
 from stope.training.dataset import pairs_dataset, training_dataset  # noqa: E402
 from stope.training.losses import contrastive_loss  # noqa: E402
 from stope.training.negatives.live import LiveNegatives  # noqa: E402
@@ -47,6 +47,7 @@ __all__ = [
     "RefreshReport",
     "RefreshRun",
     "SchedulePart",
+    "Shuffled",
     "TrainingReport",
     "contrastive_loss",
     "pairs_dataset",

@@ -28,7 +28,7 @@ from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first
-from stope.training.batches import Clustered, Distinct, batch_sampler
+from stope.training.batches import Clustered, Distinct, Plan, batch_sampler
 from stope.training.callbacks.checkpoint import (
     Checkpoints,
     Evaluate,
@@ -144,6 +144,7 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
         known = [*columns.signals, *([WEIGHT] if columns.weight else [])]
         check_weighting(recipe.weighting, {name: job.dataset[name] for name in known})
     sampler = _sampler(job, arguments, folder)
+    _say_short_batches(job, sampler.plan)
     schedule = recipe.schedule
     steps = schedule.max_steps or (schedule.epochs or 1) * (len(sampler) // arguments.world_size)
     arguments.batch_sampler = lambda *given, **named: sampler
@@ -224,6 +225,20 @@ def _sampler(job: Job, arguments: Any, folder: Path | None) -> Any:
     processes = arguments.world_size
     make = batch_sampler(spec, table=job.table, embeddings=embeddings, processes=processes)
     return make(job.dataset, arguments.per_device_train_batch_size, False, seed=arguments.seed)
+
+
+def _say_short_batches(job: Job, plan: Plan) -> None:
+    """A line where rows that share a query or positive leave batches far below batch_size."""
+    if job.recipe.batches not in (None, Distinct()):
+        return
+    asked, lengths = job.recipe.schedule.batch_size or 0, list(map(len, plan.batches(0)))
+    rows = sum(lengths)
+    if rows < 0.75 * asked * len(lengths):
+        job.say(
+            f"batches of {rows // len(lengths):,} rows, not {asked:,}, since no query and no "
+            f"positive is twice in a batch; so an epoch has {rows:,} of {len(job.dataset):,} rows "
+            "(batches: shuffled lifts both limits)"
+        )
 
 
 def _query_embeddings(job: Job, folder: Path | None) -> Any:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from stope._checks import flag, shown
 from stope._extras import need
 from stope._kinds import callback, kinds, mapping, maybe
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers.columns import ROW
 from stope.progress import Progress, silent
+from stope.training.batches import Shuffled
 from stope.training.dataset import as_rows
 from stope.training.options import Part
 from stope.training.presets import LORA_RATE, PRESETS, usual_batch_size
@@ -213,6 +216,7 @@ def _check(job: Job) -> None:
         )
     _check_guard(job)
     _check_loss(job)
+    _check_shuffled(job)
     if recipe.schedule.autocast is not None and is_static(job.model):
         raise ValueError(
             "autocast was given but the model is a static encoder, which looks vectors up and "
@@ -238,6 +242,26 @@ def _check_guard(job: Job) -> None:
         raise ValueError(
             "guard was given (negatives='auto' has one), but there is no evaluation that could "
             "say what negatives bring; give one, such as stope.evaluation.RetrievalEvaluation"
+        )
+
+
+def _check_shuffled(job: Job) -> None:
+    """With rows of one query or positive in a batch the loss must know which they are."""
+    if not isinstance(job.recipe.batches, Shuffled):
+        return
+    from stope.integrations.sentence_transformers.loss import infonce_in
+
+    numbers = job.table.query_numbers
+    if job.loss is not None and infonce_in(job.loss) is None:
+        raise ValueError(
+            "batches is 'shuffled', by which a positive may be twice in a batch, where loss, a "
+            f"{type(job.loss).__name__}, takes it for a negative; leave one of the two out"
+        )
+    if job.table.pairs is None and len(np.unique(numbers)) < len(numbers):
+        raise ValueError(
+            "batches is 'shuffled', by which rows of one query may be in a batch, where one's "
+            "positive is a negative of the other; give examples as stope.data.Pairs (in a file, "
+            "without negatives of its own), or leave batches out"
         )
 
 

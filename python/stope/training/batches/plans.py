@@ -171,6 +171,33 @@ class Passes(Plan):
         return places
 
 
+class Shuffles(Plan):
+    """All rows in a new order every epoch, in batches of equal length but for one row.
+
+    Args:
+        count: of the rows.
+        batch_size: rows of a batch at the most.
+        seed: of the orders.
+        processes: num_batches becomes a multiple of it.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, processes: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        rounds = -(-count // (batch_size * processes))
+        self.num_batches = rounds * processes
+        self.least = count // self.num_batches
+        if self.least < 2:
+            raise ValueError(
+                f"table has {count} rows for {self.num_batches} batches; a batch needs at least 2. "
+                "Use another batch size, fewer processes or more rows"
+            )
+
+    def arrays(self, epoch: int) -> list[Ids]:
+        """The batches of one pass."""
+        order = np.random.default_rng([self.seed, 6, epoch]).permutation(self.count)
+        return np.array_split(order, self.num_batches)
+
+
 class Joined(Plan):
     """Several plans whose batches are shuffled among each other, one source to a round.
 

@@ -108,10 +108,11 @@ class BatchSpec(Named, family="batches", members="kinds"):
     ) -> Plan:
         """Plan the batches of every epoch.
 
-        Whatever the spec, every epoch has exactly ``num_batches`` batches, in every process, and no
-        batch has a query or a positive twice. A batch has at most batch_size rows, and at least
-        half of b, 2 at the least, where b is batch_size or, if that is less, how many rows the
-        whole table has (for specs by source: the source has) that share no query and no positive.
+        Whatever the spec, every epoch has exactly ``num_batches`` batches, in every process. Of all
+        but `Shuffled` (which says what holds for it) no batch has a query or a positive twice. A
+        batch has at most batch_size rows, and at least half of b, 2 at the least, where b is
+        batch_size or, if that is less, how many rows the whole table has (for specs by source: the
+        source has) that share no query and no positive.
         Batches are of nearly equal length, and shorter than batch_size rather than fewer, down to
         three quarters of b; only where each process gets a single batch may the rows not suffice
         for these lengths (``Plan.least`` is what holds).
@@ -161,7 +162,7 @@ def batch_spec_names() -> tuple[str, ...]:
     """The names that :meth:`BatchSpec.from_dict` knows.
 
     >>> batch_spec_names()
-    ('clustered', 'distinct', 'homogeneous', 'mixed')
+    ('clustered', 'distinct', 'homogeneous', 'mixed', 'shuffled')
     """
     return names_of(BatchSpec)
 

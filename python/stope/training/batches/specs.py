@@ -12,7 +12,7 @@ from stope._checks import flag, integer, real
 from stope._host import on_host
 from stope._moved import warn_moved
 from stope.lists import Ids
-from stope.training.batches.plans import Drawn, Joined, Passes, Plan
+from stope.training.batches.plans import Drawn, Joined, Passes, Plan, Shuffles
 from stope.training.batches.protocol import BatchSpec, Sizes, Table, numbers_of, sources_of
 
 
@@ -30,6 +30,28 @@ class Distinct(BatchSpec, name="distinct"):
     def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
         """A pass over all rows is an epoch."""
         return _whole(table, sizes)
+
+
+@dataclass(frozen=True)
+class Shuffled(BatchSpec, name="shuffled"):
+    """Rows at random, every one once an epoch, whatever queries and positives they share.
+
+    For batches of more rows than there are distinct positives, as PEG's are: `Distinct` ends at
+    their number. A document of n rows is n columns of the loss, and a negative n times of all rows
+    but those whose query it answers: it counts as often as it is asked for. stope's loss knows
+    which those are; with others, such as sentence-transformers', copies of a row's positive are
+    its negatives. The rows are shared out evenly, so that no batch has two rows more than another.
+
+    >>> from stope.training.batches import RowNumbers
+    >>> plan = Shuffled().plan(RowNumbers(np.arange(5), np.zeros(5, int)), batch_size=4)
+    >>> [len(batch) for batch in plan.batches(0)], sorted(sum(plan.batches(1), []))
+    ([3, 2], [0, 1, 2, 3, 4])
+    """
+
+    def arrange(self, table: Table, sizes: Sizes, embeddings: Any) -> Plan:
+        """Fewer than two rows for a batch are an error."""
+        queries, _ = numbers_of(table)
+        return Shuffles(len(queries), sizes.batch_size, sizes.seed, sizes.processes)
 
 
 @dataclass(frozen=True)
