@@ -29,6 +29,7 @@ from rich.table import Table
 
 import inputs
 from stope.training.guard import Verdict
+from stope.training.presets import PRESETS
 from stope.training.recipe import GuardPart
 from trained import METRIC, against, averaged, change, evaluation_of, print_with_machine, write_json
 from training_data import facts, held_out_anew, queries_by_answers, read
@@ -45,6 +46,8 @@ COLLECTIONS = (
     "metatool",
 )
 START, BASELINE, CONTROL = "start", "in-batch", "in-batch, then in-batch"
+SIZES = (128, 1024, 8192, 32_768)  # pairs a step, up to PEG's tens of thousands
+WEIGHTED = ", progressive"
 FEWEST = 30  # queries of a group that has an interval of its own
 
 
@@ -66,6 +69,24 @@ def weigh(log_weight: float) -> dict[str, Any]:
 def margin(relative: float | None) -> dict[str, Any]:
     """How far negatives stay below the positive."""
     return {"relative_margin": relative}
+
+
+def sized(size: int) -> dict[str, Recipe]:
+    """In-batch and with five negatives, uniform and weighted, so many pairs a step.
+
+    An encoder's are shuffled, as an adapter's always are: every pair is in one step of a pass.
+    """
+    return {
+        f"{title}{words}, {size:,} a step": Recipe(
+            {**options, **more, "batch_size": size, "batches": "shuffled"},
+            {**adapter, **more, "batch_size": size},
+        )
+        for title, options, adapter in (
+            (BASELINE, {}, dict(IN_BATCH.adapter or {})),
+            ("5 among positives", mined("positives"), adapted("positives")),
+        )
+        for words, more in (("", {}), (WEIGHTED, {"weighting": "progressive"}))
+    }
 
 
 def library_loss(model: Any) -> Any:
@@ -119,6 +140,10 @@ RECIPES = {
     },
     "auto": Recipe({"negatives": "auto"}, {**adapted("positives"), "guard": True}),
     "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
+    **{title: recipe for size in SIZES for title, recipe in sized(size).items()},
+    "in-batch, 8,192 a step, equal steps": Recipe(
+        None, {**IN_BATCH.adapter, "batch_size": 8192}, stretch=6.5
+    ),
     "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
     "all positives, default batch": Recipe(None, {"batch_size": None}),
     "in-batch, default batch": Recipe(None, {**IN_BATCH.adapter, "batch_size": None}),
@@ -200,7 +225,10 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
                 continue
             seeds[title] = []
             for seed in range(given.seeds):
-                rates = (seeds[title][0]["rate"],) if seed else tuple(given.rates)
+                tried = given.rates
+                if given.root_rates:
+                    tried = [rate * root_of_size(recipe, model) for rate in tried]
+                rates = (seeds[title][0]["rate"],) if seed else tuple(tried)
                 key = {"cut": cut, "recipe": [title, *recipe], "seed": seed, "rates": rates}
                 cell = cells.get(key, functools.partial(trained_cell, kind, recipe, seed, rates))
                 seeds[title].append(cell)
@@ -218,11 +246,18 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
                 "kind": model,
                 "recipe": title,
                 **compared(cells_of, seeds[BASELINE], groups),
-                **beside(title, cells_of, seeds.get(CONTROL)),
+                **beside(title, cells_of, seeds),
             }
             for title, cells_of in seeds.items()
         ]
     return rows
+
+
+def root_of_size(recipe: Recipe, model: str) -> float:
+    """The root of a batch's size to the usual one's, by which Adam's rate is thought to grow."""
+    usual = KINDS[model].usual.get("batch_size") or PRESETS["static"]["batch_size"]
+    size = (recipe.of(model) or {}).get("batch_size") or usual
+    return float(np.sqrt(size / usual))
 
 
 def guarded(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -256,14 +291,26 @@ def compared(
 
 
 def beside(
-    title: str, cells: list[dict[str, Any]], control: list[dict[str, Any]] | None
+    title: str, cells: list[dict[str, Any]], seeds: Mapping[str, list[dict[str, Any]]]
 ) -> dict[str, Any]:
-    """What a second stage brought beside one of in-batch training alone, of equal steps."""
-    if control is None or not title.startswith(f"{BASELINE}, then "):
-        return {}
-    both = ([evaluation_of(cell["test"]) for cell in part] for part in (control, cells))
-    before, after = map(averaged, both)
-    return {"beside_control": change(before, after, list(after.per_query[METRIC]))}
+    """The difference to what a recipe adds to, where that is not in-batch training alone.
+
+    A second stage adds to one of in-batch training of equal steps, weights and negatives to the
+    same recipe without them.
+    """
+    others = {"beside_control": CONTROL if title.startswith(f"{BASELINE}, then ") else title}
+    others["beside_uniform"] = title.replace(WEIGHTED, "")
+    others["beside_in_batch"] = title.replace("5 among positives", BASELINE)
+    after = averaged([evaluation_of(cell["test"]) for cell in cells])
+    return {
+        name: change(
+            averaged([evaluation_of(cell["test"]) for cell in seeds[other]]),
+            after,
+            list(after.per_query[METRIC]),
+        )
+        for name, other in others.items()
+        if other in seeds and other not in (title, BASELINE)
+    }
 
 
 def table_of(rows: list[dict[str, Any]], kind: str) -> Table:
@@ -311,6 +358,7 @@ def main() -> None:
     add("--holdout", type=float, default=0.0, help="share of train and dev to draw dev anew from")
     add("--tokens", type=int, default=64, help="of a text for MiniLM; a static encoder reads twice")
     add("--rates", nargs="+", type=float, default=[1.0], help="times the usual rate; dev chooses")
+    add("--root-rates", action="store_true", help="and times the root of the batch's size")
     add("--cache", type=Path, default=inputs.CACHE, help="for MiniLM's embeddings")
     add("--cells", type=Path, default=inputs.CACHE / "trained", help="for what was trained")
     add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")
