@@ -34,6 +34,7 @@ from stope.training.recipe import GuardPart
 from trained import METRIC, against, averaged, change, evaluation_of, print_with_machine, write_json
 from training_data import facts, held_out_anew, queries_by_answers, read
 from training_kinds import IN_BATCH, KINDS, Kind, Recipe, Settings
+from training_negatives import Made, balanced, by_exposure, log_q, of_pairs, once
 
 COLLECTIONS = (
     "medquad",
@@ -48,6 +49,7 @@ COLLECTIONS = (
 START, BASELINE, CONTROL = "start", "in-batch", "in-batch, then in-batch"
 SIZES = (128, 1024, 8192, 32_768)  # pairs a step, up to PEG's tens of thousands
 WEIGHTED = ", progressive"
+NEVER_AGAIN = 1000  # passes until negatives are mined again
 FEWEST = 30  # queries of a group that has an interval of its own
 
 
@@ -59,6 +61,11 @@ def mined(among: str, count: int = 5, **more: Any) -> dict[str, Any]:
 def adapted(among: str, count: int = 5) -> dict[str, Any]:
     """The same for an adapter, which scores what the batch brings."""
     return {"num_documents": 1, "refresh_every": 1, "num_negatives": count, "among": among}
+
+
+def corrected(adapter: Mapping[str, Any], log_weights: Made) -> dict[str, Any]:
+    """With log-weights of documents, which are rows of the whole corpus."""
+    return {**adapter, "among": "corpus", "log_weights": log_weights}
 
 
 def weigh(log_weight: float) -> dict[str, Any]:
@@ -89,7 +96,7 @@ def sized(size: int) -> dict[str, Recipe]:
     }
 
 
-def library_loss(model: Any) -> Any:
+def library_loss(kind: Kind, model: Any) -> Any:
     """sentence-transformers' own loss, in float32."""
     from stope.encoders.versions import part
 
@@ -138,6 +145,43 @@ RECIPES = {
             ("5 of the corpus", mined("corpus")),
         )
     },
+    **{
+        f"5 {source}, {words}": Recipe(mined(among, **how), {**adapted(among), **adapter})
+        for among, source in (("corpus", "of the corpus"), ("positives", "among positives"))
+        for words, how, adapter in (
+            ("every 2nd pass", {"every_epochs": 2}, {"refresh_every": 2}),
+            ("mined once", {"mode": "static"}, {"refresh_every": NEVER_AGAIN}),
+        )
+    },
+    "5 balanced, mined once": Recipe(None, {"num_documents": 1, "negatives": balanced(5)}),
+    **{
+        f"{title}, queries moved": Recipe(None, {**adapter, "side": "queries"})
+        for title, adapter in (
+            (BASELINE, IN_BATCH.adapter),
+            ("5 of the corpus", adapted("corpus")),
+            ("5 among positives", adapted("positives")),
+        )
+    },
+    "in-batch, 4 times as long": IN_BATCH._replace(stretch=4),
+    "5 among positives, 4 times as long": Recipe(
+        mined("positives"), adapted("positives"), stretch=4
+    ),
+    "in-batch, logQ": Recipe({"columns": of_pairs(log_q)}, corrected(IN_BATCH.adapter, log_q)),
+    "in-batch, by exposure": Recipe(None, corrected(IN_BATCH.adapter, by_exposure)),
+    **{
+        f"{title}, by exposure": Recipe(None, corrected(adapter, by_exposure))
+        for title, adapter in (
+            ("5 of the corpus", adapted("corpus")),
+            ("all documents", {"among": "corpus"}),
+        )
+    },
+    **{
+        f"in-batch, then 5 {source} mined once{words}": Recipe(
+            {}, then={"examples": once(among, 5, margin)}
+        )
+        for among, source in (("corpus", "of the corpus"), ("positives", "among positives"))
+        for words, margin in (("", None), (", denoised", 0.05), (", denoised more", 0.2))
+    },
     "auto": Recipe({"negatives": "auto"}, {**adapted("positives"), "guard": True}),
     "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
     **{title: recipe for size in SIZES for title, recipe in sized(size).items()},
@@ -146,6 +190,17 @@ RECIPES = {
     ),
     "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
     "all positives, default batch": Recipe(None, {"batch_size": None}),
+    **{
+        f"all positives, default batch, {words}": Recipe(
+            None, {"batch_size": None, **more}, stretch
+        )
+        for words, more, stretch in (
+            ("rate 3e-4", {"learning_rate": 3e-4}, 1.0),
+            ("rate 3e-3", {"learning_rate": 3e-3}, 1.0),
+            ("half as long", {}, 0.5),
+            ("4 times as long", {}, 4.0),
+        )
+    },
     "in-batch, default batch": Recipe(None, {**IN_BATCH.adapter, "batch_size": None}),
     "in-batch, judged": Recipe(None, {**IN_BATCH.adapter, "judged": True}),
     "default": Recipe(None, {"judged": True, "batch_size": None}),

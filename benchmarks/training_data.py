@@ -149,9 +149,9 @@ def answers_of(collection: Collection, split: str) -> set[str]:
     return positives_of({split: collection.qrels[split]})
 
 
-def queries_by_answers(collection: Collection) -> dict[str, list[str]]:
-    """The test queries by whether training has a query for all that answers them ("seen")."""
-    seen, judged = answers_of(collection, "train"), collection.qrels["test"]
+def queries_by_answers(collection: Collection, split: str = "test") -> dict[str, list[str]]:
+    """The queries of a split by whether training has one for all that answers them ("seen")."""
+    seen, judged = answers_of(collection, "train"), collection.qrels[split]
     known = {query: seen.issuperset(answers) for query, answers in judged.items()}
     return {
         name: [query for query in judged if known[query] == value]

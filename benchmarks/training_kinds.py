@@ -27,12 +27,15 @@ from stope.adapters import train_adapter
 from stope.data import Collection, Pairs
 from stope.encoders import EmbeddingCache, static_encoder, static_student
 from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
+from stope.mining import Mined, mine
 from stope.retrieval.ranking import Ranking
 from stope.training import train
 from stope.training.recipe import GuardPart
 from trained import METRIC, evaluation_of
+from training_negatives import weighed
 
 DEPTH = 10
+MARGIN = 0.05  # of what is mined here; that of mining while training
 FRESH_LAYERS = 3  # of MiniLM's six, the upper ones, for `base`
 
 
@@ -102,6 +105,17 @@ class Kind(ABC):
     def train(self, recipe: Recipe, seed: int, rate: float) -> Trained:
         """Train from the start of this seed; `rate` times the usual learning rate."""
 
+    @abstractmethod
+    def mined(self, model: Any, **limits: Any) -> Mined:
+        """Hard negatives of the training pairs by a model as it is."""
+
+    def made(self, options: Mapping[str, Any], model: Any) -> dict[str, Any]:
+        """The options, functions of kind and model replaced by what they return."""
+        return {
+            name: value(self, model) if callable(value) else value
+            for name, value in options.items()
+        }
+
 
 class Encoder(Kind):
     """A model of sentence-transformers, copied from its start and trained."""
@@ -136,11 +150,11 @@ class Encoder(Kind):
             return model, 0.0, ""
         usual = self.scheduled(rate)
         usual["epochs"] = round(usual["epochs"] * recipe.stretch)
-        options = {name: made(value, model) for name, value in recipe.options.items()}
+        began = time.process_time()
+        options = {"examples": self.pairs, **self.made(recipe.options, model)}
         if options.get("negatives") == "auto" or options.get("guard"):
             options["evaluation"] = self.judges["dev"]
-        began = time.process_time()
-        report = train(model, self.pairs, seed=seed, **{**usual, **options})
+        report = train(model, seed=seed, **{**usual, **options})
         words = str(getattr(report, "guard", None) or f"{report.steps} steps")
         return model, time.process_time() - began, words
 
@@ -157,15 +171,27 @@ class Encoder(Kind):
         first, steps, seconds = self.in_batch(seed, rate)
         model, guard, began = copy.deepcopy(first), GuardPart(), time.process_time()
         usual = {**self.scheduled(rate * guard.rate), "epochs": None}
-        report = train(
-            model, self.pairs, seed=seed, max_steps=guard.steps(steps), **{**usual, **options}
-        )
+        usual |= {"max_steps": guard.steps(steps), "examples": self.pairs}
+        report = train(model, seed=seed, **{**usual, **self.made(options, model)})
         seconds += time.process_time() - began
         return model, seconds, f"{steps} + {report.steps} steps"
 
     def scheduled(self, rate: float) -> dict[str, Any]:
         """The usual options, at so many times the usual rate."""
         return {**self.usual, "learning_rate": self.usual["learning_rate"] * rate}
+
+    def mined(self, model: Any, **limits: Any) -> Mined:
+        return mine(self.pairs, model, relative_margin=MARGIN, **limits)
+
+    def teacher_scores(self, mined: Mined) -> tuple[Any, Any]:
+        """MiniLM's cosines of positives [pairs] and of mined negatives [queries, n]."""
+        embed = embedder(self.settings)
+        queries = np.array(embed(self.pairs.query_texts, role="query"))
+        corpus = np.array(embed(self.pairs.corpus_texts, role="corpus"))
+        positives, ids = self.pairs.positives, mined.result.ids
+        right = np.einsum("pd,pd->p", queries[positives.owners], corpus[positives.ids])
+        wrong = np.einsum("qd,qnd->qn", queries, corpus[ids])
+        return right, np.where(ids >= 0, wrong, -np.inf).astype(np.float32)
 
     def both(self, model: Any) -> dict[str, Evaluation]:
         """Retrieval for both splits; the corpus is encoded once."""
@@ -181,11 +207,6 @@ class Encoder(Kind):
             split: evaluation_of({query: reached[query] for query in judge.qrels})
             for split, judge in self.judges.items()
         }
-
-
-def made(value: Any, model: Any) -> Any:
-    """An option, or what a function makes of the model."""
-    return value(model) if callable(value) else value
 
 
 class Static(Encoder):
@@ -259,7 +280,7 @@ class AdapterOnMiniLM(Kind):
 
     def __init__(self, collection: Collection, settings: Settings) -> None:
         super().__init__(collection, settings)
-        embed = embedder(settings)
+        self.embed = embed = embedder(settings)
         self.queries = np.array(embed(self.pairs.query_texts, role="query"))
         self.corpus = np.array(embed(collection.corpus_texts, role="corpus"))
         self.documents = self.corpus[self.pairs.corpus_rows]
@@ -274,19 +295,24 @@ class AdapterOnMiniLM(Kind):
         usual = dict(self.usual)
         usual["epochs"] = round(usual["epochs"] * recipe.stretch)
         usual["learning_rate"] *= rate
-        options = dict(recipe.adapter)
+        began = time.process_time()
+        options = self.made(recipe.adapter, None)
         if options.pop("judged", options.get("guard")):
             options["evaluate"] = functools.partial(self.judged, "dev")
-        began = time.process_time()
-        adapter = train_adapter(
-            self.queries,
-            self.documents,
-            self.pairs.positives,
-            seed=seed,
-            **{**usual, **options},
-        )
+        with weighed(options.pop("log_weights", None)):
+            adapter = train_adapter(
+                self.queries,
+                self.documents,
+                self.pairs.positives,
+                seed=seed,
+                **{**usual, **options},
+            )
         seconds = time.process_time() - began
         return Trained(lambda split: self.judged(split, adapter), seconds)
+
+    def mined(self, model: Any, **limits: Any) -> Mined:
+        embeddings = {"query_embeddings": self.queries, "corpus_embeddings": self.documents}
+        return mine(self.pairs, relative_margin=MARGIN, **embeddings, **limits)
 
     def judged(self, split: str, adapter: Any) -> Evaluation:
         """Retrieval with the adapted embeddings."""
