@@ -42,3 +42,20 @@ def test_among_positives_nothing_else_is_encoded():
     assert mined.negatives().keys() == {"q0", "q1"}
     assert [name for found in mined.negatives().values() for name, _ in found] == ["d1", "d0"]
     assert mined.parameters["among"] == "positives"
+
+
+def test_among_positives_embeddings_may_be_of_all_texts_or_of_different_ones():
+    rng = np.random.default_rng(0)
+    texts = [f"d{row % 30}" for row in range(40)]  # ten of them twice
+    queries = [f"q{query}" for query in range(12)]
+    pairs = Pairs.from_texts(queries, [texts[2 * row] for row in range(12)], texts)
+    rows = rng.standard_normal((30, 8), dtype=np.float32)
+    asked = rng.standard_normal((12, 8), dtype=np.float32)
+    whole, unique = (
+        mine(pairs, query_embeddings=asked, corpus_embeddings=corpus, among="positives")
+        for corpus in (rows[np.arange(40) % 30], rows)
+    )
+    np.testing.assert_array_equal(whole.result.ids, unique.result.ids)
+    np.testing.assert_array_equal(whole.result.scores, unique.result.scores)
+    np.testing.assert_array_equal(whole.positive_scores, unique.positive_scores)
+    assert (unique.result.ids >= 0).any()

@@ -167,6 +167,9 @@ def mine(
     if documents is not None:
         pairs = whole.narrowed(documents)
         never = None if never is None else never.among(documents)
+        rows = corpus_embeddings.shape[0] if hasattr(corpus_embeddings, "shape") else None
+        if rows == len(whole.corpus_ids) != whole.num_corpus_given:
+            known = query_embeddings, corpus_embeddings[documents]
     queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
     parameters = wanted.to_dict()
     sampling = wanted.sampling
