@@ -93,19 +93,14 @@ struct TopkPlan {
   static constexpr std::int64_t kIndexRegionBytes = 64
                                                     << 20;  // how often a search reports progress
   static constexpr std::int64_t kBlockBytes = 192 << 10;    // of queries, in the second-level cache
-  static constexpr std::int64_t kFewQueries = 64;       // per thread; below it corpora are split
-  static constexpr double kLargestInt8Residual = 0.04;  // of queries and corpus together
+  static constexpr std::int64_t kFewQueries = 64;  // per thread; below it corpora are split
 
-  // int8 is the fastest scan; an exact search takes bfloat16 where int8 would lose so much of the
-  // rows that rescoring the doubtful would cost more than it saves (measured on AVX-512 and AVX2).
   static const ScanKernels& choose_scan(const TopkCall& call, const KernelTable& kernels) {
     if (call.precision == Precision::kBFloat16) return kernels.bfloat16;
     if (call.precision == Precision::kInt8 || scored_as_int8(call.queries, call.metric))
       return kernels.int8;
     if (call.packed.data != nullptr) return kernels.int8_exact;
-    const double residual = int8_residual(kernels, call.queries, call.metric) +
-                            int8_residual(kernels, call.corpus, call.metric);
-    return residual > kLargestInt8Residual ? kernels.bfloat16 : kernels.int8_exact;
+    return exact_scan(kernels, call.queries, call.corpus, call.metric);
   }
 };
 

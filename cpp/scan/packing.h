@@ -31,9 +31,11 @@ struct PanelShape {
   }
 };
 
-// How much of a row's length int8 codes lose on average, in a sample of the matrix: about 0.007 for
-// ordinary embeddings of 384 elements, more when a few elements dwarf the others.
-double int8_residual(const KernelTable& kernels, const Matrix& matrix, Metric metric);
+// The scan of an answer that is rescored: int8, the fastest, or bfloat16 where int8 would lose so
+// much of the rows that rescoring the doubtful would cost more than it saves (measured on AVX-512
+// and AVX2).
+const ScanKernels& exact_scan(const KernelTable& kernels, const Matrix& queries,
+                              const Matrix& corpus, Metric metric);
 
 // The first of the rows that threads note.
 class FirstRow {

@@ -16,6 +16,8 @@ from stope.ops._search import TopK
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
 from stope.ops.infonce import InfoNCE, InfoNCEGradients, infonce_backward, infonce_forward
 from stope.ops.kmeans import KMeans, kmeans
+from stope.ops.nearest_earlier import nearest_earlier
+from stope.ops.pairs_above import PairsAbove, pairs_above
 from stope.ops.similarity import similarity
 from stope.ops.topk import topk
 
@@ -24,9 +26,10 @@ __version__: str = _core.build_info()["version"]
 find_moved_modules()
 
 __all__ = [
-    "FlatIndex", "HardNegatives", "InfoNCE", "InfoNCEGradients", "KMeans", "TopK", "build_info",
-    "errors", "get_num_threads", "infonce_backward", "infonce_forward", "isa", "kmeans",
-    "mine_hard_negatives", "set_num_threads", "similarity", "topk",
+    "FlatIndex", "HardNegatives", "InfoNCE", "InfoNCEGradients", "KMeans", "PairsAbove", "TopK",
+    "build_info", "errors", "get_num_threads", "infonce_backward", "infonce_forward", "isa",
+    "kmeans", "mine_hard_negatives", "nearest_earlier", "pairs_above", "set_num_threads",
+    "similarity", "topk",
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _core
-from stope._checks import shown
+from stope._checks import real, shown
 from stope._host import on_host
 from stope.lists import Lists, offsets_of
 
@@ -55,6 +55,14 @@ def corpus_and_queries(
     if q.dim != c.dim:
         raise ValueError(f"corpus has dim {c.dim} but queries have dim {q.dim}")
     return q, c
+
+
+def some_rows(array: object, name: str) -> MatrixShape:
+    """Check one matrix, which may not be empty."""
+    shape = matrix_shape(array, name)
+    if shape.rows == 0:
+        raise ValueError(f"{name} is empty (0 rows); give at least one row")
+    return shape
 
 
 def workspace(size: int) -> NDArray[np.uint8]:
@@ -308,6 +316,13 @@ def limits(value: Any, name: str, rows: int, toward: float) -> NDArray[np.float3
         narrow = wide.astype(np.float32)
     passed = narrow > wide if toward < 0 else narrow < wide
     return np.where(passed, np.nextafter(narrow, np.float32(toward)), narrow)
+
+
+def threshold(value: Any, name: str) -> float:
+    """The least float32 score that reaches a threshold, a finite number."""
+    least = limits(real(value, name), name, 1, np.inf)
+    assert least is not None
+    return float(least[0])
 
 
 def aligned_bytes(size: int) -> NDArray[np.uint8]:

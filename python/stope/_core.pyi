@@ -82,6 +82,45 @@ def pair_scores(
     progress: Progress | None,
     stream: int = 0,
 ) -> None: ...
+def pairs_above(
+    *,
+    x: object,
+    y: object | None,
+    first: int,
+    end: int,
+    metric: str,
+    threshold: float,
+    counts: NDArray[Any],
+    ids: NDArray[Any] | None,
+    scores: NDArray[Any] | None,
+    capacity: int,
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def nearest_earlier(
+    *,
+    x: object,
+    order: NDArray[Any] | None,
+    metric: str,
+    threshold: float,
+    scores: NDArray[Any],
+    ids: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
+def knn_graph(
+    *,
+    x: object,
+    k: int,
+    metric: str,
+    scores: NDArray[Any],
+    ids: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
 def sampling_keys(
     *, seed: int, first_query: int, ids: NDArray[Any], rows: int, columns: int, keys: NDArray[Any]
 ) -> None: ...

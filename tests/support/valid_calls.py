@@ -23,6 +23,7 @@ RESULTS = {
     "stope.InfoNCE",
     "stope.InfoNCEGradients",
     "stope.KMeans",
+    "stope.PairsAbove",
     "stope.TopK",
     "stope.data.AtomicFile",
     "stope.data.ExportSummary",
@@ -223,6 +224,14 @@ def calls(folder):
         "stope.set_num_threads": {"count": 1},
         "stope.kmeans": {"x": CORPUS, "k": 2, "init": "random"},
         "stope.similarity": {"queries": QUERIES, "corpus": CORPUS, "metric": "dot"},
+        "stope.nearest_earlier": {"x": CORPUS, "metric": "dot"},
+        "stope.pairs_above": {
+            "x": CORPUS,
+            "y": QUERIES,
+            "threshold": 0.5,
+            "metric": "dot",
+            "max_pairs": 99,
+        },
         "stope.topk": {"queries": QUERIES, "corpus": CORPUS, "k": 2, "exclude": [[0], [], []]},
         "stope.mine_hard_negatives": {
             "queries": QUERIES,

@@ -1,0 +1,199 @@
+// pairs_above: the pairs of a block of rows of x with rows of y that reach a threshold.
+//
+//   for each task = (part of the block) x (block of y), in parallel
+//     scan: score a tile -> what is not within reach is excluded -> select by the threshold
+//     score canonically what passes, and append it to the pairs, in any order
+//   order the pairs by row, and those of a row by (score descending, id ascending)
+//
+// Counting alone, a pair is scored only where its bounds do not decide. Pairs beyond the capacity
+// are counted and not kept: the caller learns how many there are and asks for fewer rows at once.
+#include <atomic>
+#include <bit>
+
+#include "blocks.h"
+#include "dispatch.h"
+#include "parallel.h"
+#include "stope/error.h"
+#include "stope/neighbors.h"
+
+namespace stope {
+namespace {
+
+constexpr std::int64_t kTasksPerThread = 4;
+constexpr std::int64_t kRowsPerTask = 64;  // of those that put pairs in order
+
+struct FoundPair {
+  std::int32_t row;  // counts from the block's beginning
+  std::int32_t id;
+  float score;
+};
+
+class PairsAbove {
+ public:
+  explicit PairsAbove(const PairsAboveCall& call, Workspace workspace = {})
+      : call_(call),
+        blocks_(stope::kernels(), call.x, call.y, call.metric),
+        scorer_(blocks_.kernels(), call.x, call.y, call.metric),
+        rows_(call.end - call.first),
+        workspace_(workspace) {
+    const std::int64_t threads = call.execution.threads;
+    query_rows_ = blocks_.block_rows(rows_, 1);
+    column_rows_ = blocks_.block_rows(call.y.rows, kTasksPerThread * threads);
+    starts_ = workspace_.take<std::int64_t>(rows_ + 1);
+    if (keeps()) {
+      pairs_ = workspace_.take<FoundPair>(call.capacity);
+      ordered_ = workspace_.take<FoundPair>(call.capacity);
+    }
+    scratch_ = workspace_.take<BlockScratch>(threads);
+    for (std::int64_t t = 0; t < threads; ++t) {
+      const BlockScratch scratch = blocks_.take(&workspace_, query_rows_, column_rows_);
+      if (scratch_ != nullptr) scratch_[t] = scratch;
+    }
+  }
+
+  std::size_t bytes() const { return workspace_.bytes(); }
+
+  void run() {
+    std::fill_n(call_.counts, rows_, std::int64_t{0});
+    const std::int64_t first_column = call_.within ? call_.first + 1 : 0;
+    const std::int64_t columns = std::max<std::int64_t>(call_.y.rows - first_column, 0);
+    const std::int64_t parts = divide_up(rows_, query_rows_);
+    const std::int64_t blocks = std::max<std::int64_t>(divide_up(columns, column_rows_), 1);
+    total_ = parts * blocks;
+    parallel(total_, [&](std::int64_t task, int thread) {
+      const Block part = block_at(task % parts, query_rows_, rows_);
+      const Block block = block_at(task / parts, column_rows_, columns);
+      scan_blocks({call_.first + part.first, call_.first + part.end},
+                  {first_column + block.first, first_column + block.end}, scratch_[thread]);
+      ++done_;
+    });
+    x_fault_.raise("x");
+    y_fault_.raise("y");
+    if (keeps() && next_ <= call_.capacity) put_in_order();
+  }
+
+ private:
+  bool keeps() const { return call_.ids != nullptr; }
+
+  template <typename Body>
+  void parallel(std::int64_t tasks, Body&& body) {
+    const Poll poll = [](void* self) {
+      const auto* me = static_cast<PairsAbove*>(self);
+      const Progress& progress = me->call_.execution.progress;
+      return progress.step == nullptr || progress.step(progress.context, me->done_, me->total_);
+    };
+    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+  }
+
+  void scan_blocks(const Block& queries, const Block& columns, const BlockScratch& scratch) {
+    const auto least = [&](std::int64_t) { return call_.threshold; };
+    blocks_.load_queries({call_.x}, queries, least, scratch, &x_fault_);
+    if (columns.count() <= 0 || (call_.within && columns.end <= queries.first + 1)) return;
+    blocks_.load_panels({call_.y}, columns, scratch, call_.within ? &x_fault_ : &y_fault_);
+    if (x_fault_.noted() || y_fault_.noted()) return;
+    const Reach reach = call_.within ? Reach::kLater : Reach::kAll;
+    const ScanKernels& scan = blocks_.scan_kernels();
+    std::uint64_t masks[kMaxTileRows];
+    blocks_.run(queries, columns, reach, scratch,
+                [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& run,
+                    const TileEntry* tile) {
+                  std::uint32_t hits =
+                      scan.select(tile, kTileStride, rows, scratch.terms + row, &run,
+                                  blocks_.bounds().euclidean(), masks, nullptr);
+                  for (; hits != 0; hits &= hits - 1) {
+                    const int r = std::countr_zero(hits);
+                    collect(queries.first + row + r, scratch.bounds[row + r],
+                            columns.first + column, masks[r], run, tile + r * kTileStride, scratch);
+                  }
+                });
+  }
+
+  void collect(std::int64_t row, const QueryBound& query, std::int64_t first_id, std::uint64_t mask,
+               const PanelRun& run, const TileEntry* dots, const BlockScratch& scratch) {
+    std::int64_t ids[ExactScorer::kBatch];
+    std::int64_t certain = 0;
+    int open = 0;
+    for (; mask != 0; mask &= mask - 1) {
+      const int column = std::countr_zero(mask);
+      if (blocks_.excluded(dots[column])) continue;
+      const Interval score = blocks_.score(query, run, column, dots[column]);
+      if (score.upper < call_.threshold) continue;
+      if (!keeps() && score.lower >= call_.threshold) {
+        ++certain;
+        continue;
+      }
+      ids[open++] = first_id + column;
+      if (open == ExactScorer::kBatch) {
+        settle(row, ids, open, scratch);
+        open = 0;
+      }
+    }
+    if (open > 0) settle(row, ids, open, scratch);
+    if (certain > 0) add_to_count(row, certain);
+  }
+
+  void settle(std::int64_t row, const std::int64_t* ids, int count, const BlockScratch& scratch) {
+    float scores[ExactScorer::kBatch];
+    const float* query = float_row(blocks_.kernels(), call_.x, call_.metric, row, scratch.query);
+    scorer_.score(row, query, [&](int i) { return ids[i]; }, count, scratch.rows, scores);
+    FoundPair found[ExactScorer::kBatch];
+    int reaching = 0;
+    for (int i = 0; i < count; ++i)
+      if (scores[i] >= call_.threshold)
+        found[reaching++] = {static_cast<std::int32_t>(row - call_.first),
+                             static_cast<std::int32_t>(ids[i]), scores[i]};
+    if (reaching == 0) return;
+    add_to_count(row, reaching);
+    if (!keeps()) return;
+    const std::int64_t place = next_.fetch_add(reaching, std::memory_order_relaxed);
+    if (place + reaching <= call_.capacity) std::copy_n(found, reaching, pairs_ + place);
+  }
+
+  void add_to_count(std::int64_t row, std::int64_t count) {
+    std::atomic_ref(call_.counts[row - call_.first]).fetch_add(count, std::memory_order_relaxed);
+  }
+
+  void put_in_order() {
+    starts_[0] = 0;
+    for (std::int64_t i = 0; i < rows_; ++i) starts_[i + 1] = starts_[i] + call_.counts[i];
+    for (std::int64_t p = 0; p < next_; ++p) ordered_[starts_[pairs_[p].row]++] = pairs_[p];
+    // Every start has moved to its row's end.
+    parallel(divide_up(rows_, kRowsPerTask), [&](std::int64_t task, int) {
+      const std::int64_t end_row = std::min((task + 1) * kRowsPerTask, rows_);
+      for (std::int64_t i = task * kRowsPerTask; i < end_row; ++i) {
+        FoundPair* end = ordered_ + starts_[i];
+        std::sort(end - call_.counts[i], end, [](const FoundPair& a, const FoundPair& b) {
+          return a.score != b.score ? a.score > b.score : a.id < b.id;
+        });
+        for (std::int64_t p = starts_[i] - call_.counts[i]; p < starts_[i]; ++p) {
+          call_.ids[p] = ordered_[p].id;
+          call_.scores[p] = ordered_[p].score;
+        }
+      }
+    });
+  }
+
+  const PairsAboveCall& call_;
+  const BlockScan blocks_;
+  const ExactScorer scorer_;
+  std::int64_t rows_, query_rows_ = 0, column_rows_ = 0;
+  Workspace workspace_;
+  RowFault x_fault_, y_fault_;
+  std::atomic<std::int64_t> next_ = 0;  // pairs so far, kept or not
+  std::atomic<std::int64_t> done_ = 0;  // tasks
+  std::int64_t total_ = 1;
+  std::int64_t* starts_ = nullptr;  // [rows + 1]
+  FoundPair* pairs_ = nullptr;      // [capacity]
+  FoundPair* ordered_ = nullptr;    // [capacity]
+  BlockScratch* scratch_ = nullptr;
+};
+
+}  // namespace
+
+std::size_t pairs_above_workspace_bytes(const PairsAboveCall& call) {
+  return PairsAbove(call).bytes();
+}
+
+void pairs_above(const PairsAboveCall& call) { PairsAbove(call, Workspace(call.execution)).run(); }
+
+}  // namespace stope

@@ -1,0 +1,212 @@
+// Blocks of rows against blocks of rows, for answers about all pairs of rows: a task packs the two
+// blocks that it scans in its own thread's memory, so that nothing is kept of them.
+//
+// Rows stand in places: the caller's order, or that of the matrix. The pairs of blocks of one
+// matrix come in rounds, in each of which no block occurs twice: whatever a task keeps of the rows
+// of its two blocks is its own while it runs, without locks.
+#pragma once
+
+#include <algorithm>
+
+#include "bounds.h"
+#include "packing.h"
+#include "rows.h"
+#include "scan.h"
+
+namespace stope {
+
+// Rows of a matrix in an order: place p holds row order[p], or row p.
+struct PlacedRows {
+  const Matrix& matrix;
+  const std::int64_t* order = nullptr;
+  std::int64_t row(std::int64_t place) const { return order == nullptr ? place : order[place]; }
+};
+
+// Places [first, end).
+struct Block {
+  std::int64_t first, end;
+  std::int64_t count() const { return end - first; }
+};
+
+inline Block block_at(std::int64_t index, std::int64_t rows, std::int64_t all) {
+  return {index * rows, std::min((index + 1) * rows, all)};
+}
+
+// Which columns a row is scored against, by their places.
+enum class Reach { kAll, kEarlier, kLater, kOthers };
+
+// The pairs of different blocks, as a tournament plays them: rounds() rounds of tasks() pairs.
+class Tournament {
+ public:
+  explicit Tournament(std::int64_t blocks) : blocks_(blocks), seats_(round_up(blocks, 2)) {}
+  std::int64_t rounds() const { return seats_ - 1; }
+  std::int64_t tasks() const { return seats_ / 2; }
+  // False where one of the two is missing; `later` has the higher number.
+  bool pair(std::int64_t round, std::int64_t task, std::int64_t* earlier,
+            std::int64_t* later) const {
+    const std::int64_t turn = seats_ - 1;
+    const std::int64_t a = task == 0 ? turn : (round + task) % turn;
+    const std::int64_t b = (round + turn - task) % turn;
+    *earlier = std::min(a, b);
+    *later = std::max(a, b);
+    return *later < blocks_;
+  }
+
+ private:
+  std::int64_t blocks_, seats_;
+};
+
+// What a thread lends to a task.
+struct BlockScratch {
+  std::int8_t* codes;  // of the queries
+  QueryBound* bounds;  // of the queries
+  RowTerms* terms;     // of the queries
+  std::int8_t* panels;
+  float* pack;   // [kLanes * depth]
+  float* query;  // [depth]
+  float* rows;   // [ExactScorer::scratch_floats(depth)]
+};
+
+class BlockScan {
+ public:
+  BlockScan(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus, Metric metric)
+      : kernels_(kernels),
+        scan_(exact_scan(kernels, queries, corpus, metric)),
+        int8_(&scan_ != &kernels.bfloat16),
+        metric_(metric),
+        shape_(corpus.columns, scan_.element_bytes),
+        bounds_(metric, corpus.columns, int8_, false) {}
+
+  // Rows of a block where `tasks` blocks are wanted of `rows`: whole tiles, few enough for a cache.
+  std::int64_t block_rows(std::int64_t rows, std::int64_t tasks) const {
+    const std::int64_t most = std::clamp(kBlockBytes / shape_.query_bytes, kLeastRows, kMostRows);
+    const std::int64_t wanted = std::max(divide_up(rows, tasks), kLeastRows);
+    return round_up(std::min(wanted, most), kMultiple);
+  }
+
+  BlockScratch take(Workspace* workspace, std::int64_t query_rows, std::int64_t panel_rows) const {
+    BlockScratch scratch;
+    scratch.codes = workspace->take<std::int8_t>((query_rows + kMaxTileRows) * shape_.query_bytes);
+    scratch.bounds = workspace->take<QueryBound>(query_rows);
+    scratch.terms = workspace->take<RowTerms>(query_rows);
+    scratch.panels = workspace->take<std::int8_t>(divide_up(panel_rows, kLanes) * shape_.bytes);
+    scratch.pack = workspace->take<float>(kLanes * shape_.depth);
+    scratch.query = workspace->take<float>(shape_.depth);
+    scratch.rows = workspace->take<float>(ExactScorer::scratch_floats(shape_.depth));
+    return scratch;
+  }
+
+  // Quantises the block's rows; least(place) is the score that a row's candidates must reach.
+  template <typename Least>
+  void load_queries(const PlacedRows& rows, const Block& block, Least&& least,
+                    const BlockScratch& scratch, RowFault* fault) const {
+    const float scale = fixed_scale(rows.matrix, metric_);
+    for (std::int64_t i = 0; i < block.count(); ++i) {
+      const std::int64_t row = rows.row(block.first + i);
+      RowStats stats;
+      scan_.quantise(float_row(kernels_, rows.matrix, metric_, row, scratch.query), shape_.depth,
+                     shape_.depth_padded, scale, scratch.codes + i * shape_.query_bytes, &stats);
+      if (!stats.finite)
+        fault->note_not_finite(row);
+      else if (!(stats.norm * stats.scale < kLargestNorm))
+        fault->note_too_long(row);
+      scratch.bounds[i] = bounds_.query(stats);
+      scratch.terms[i] = bounds_.terms(scratch.bounds[i], least(block.first + i), kInfinity);
+    }
+    std::fill_n(scratch.codes + block.count() * shape_.query_bytes,
+                kMaxTileRows * shape_.query_bytes, std::int8_t{0});
+    level_terms(scratch.terms, block.count(), scan_.tile_rows);
+  }
+
+  void load_panels(const PlacedRows& rows, const Block& block, const BlockScratch& scratch,
+                   RowFault* fault) const {
+    for (std::int64_t first = 0; first < block.count(); first += kLanes) {
+      std::int64_t ids[kLanes];
+      const int count = static_cast<int>(std::min<std::int64_t>(kLanes, block.count() - first));
+      for (int c = 0; c < count; ++c) ids[c] = rows.row(block.first + first + c);
+      pack_rows(kernels_, scan_, rows.matrix, metric_, ids, count, shape_, scratch.pack,
+                scratch.panels + first / kLanes * shape_.bytes, fault);
+    }
+  }
+
+  // consume(first_query, rows, first_column, panels, tile) for the tiles of two blocks that have
+  // pairs within reach; the entries of the others are excluded. Queries and columns count from
+  // the beginning of their blocks.
+  template <typename Consumer>
+  void run(const Block& queries, const Block& columns, Reach reach, const BlockScratch& scratch,
+           Consumer&& consume) const {
+    // As many queries as the second-level cache holds, at once.
+    const std::int64_t part = round_up(kPartBytes / shape_.query_bytes + 1, scan_.tile_rows);
+    for (std::int64_t begin = 0; begin < queries.count(); begin += part) {
+      const std::int64_t end = std::min(begin + part, queries.count());
+      std::int64_t first_column = 0, end_column = columns.count();
+      if (reach == Reach::kLater)
+        first_column = std::max<std::int64_t>(queries.first + begin + 1 - columns.first, 0);
+      if (reach == Reach::kEarlier)
+        end_column = std::min(queries.first + end - 1 - columns.first, end_column);
+      const std::int64_t first = first_column / kLanes;
+      if (first_column >= end_column) continue;
+      const ScanPanels panels = {scratch.panels + first * shape_.bytes, first,
+                                 divide_up(end_column, kLanes)};
+      scan(scan_, shape_, {scratch.codes, begin, end}, panels,
+           [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run,
+               TileEntry* tile) {
+             exclude(reach, queries.first + row, rows, columns, panel * kLanes, run.count * kLanes,
+                     tile);
+             consume(row, rows, panel * kLanes, run, tile);
+           });
+    }
+  }
+
+  // What the scan says of one entry: the bounds of its canonical score.
+  Interval score(const QueryBound& query, const PanelRun& run, int column, TileEntry dot) const {
+    const PanelFooter& footer = shape_.footer(run.data + column / kLanes * shape_.bytes);
+    return bounds_.score(query, footer, column % kLanes,
+                         int8_ ? static_cast<double>(dot.i32) : static_cast<double>(dot.f32));
+  }
+  bool excluded(TileEntry entry) const { return entry.i32 == scan_.excluded.i32; }
+
+  const KernelTable& kernels() const { return kernels_; }
+  const ScanKernels& scan_kernels() const { return scan_; }
+  const PanelShape& shape() const { return shape_; }
+  const Bounds& bounds() const { return bounds_; }
+
+ private:
+  static constexpr std::int64_t kBlockBytes = 3 << 20;  // of queries, and of panels
+  static constexpr std::int64_t kPartBytes = 192 << 10;
+  static constexpr std::int64_t kLeastRows = 256;
+  static constexpr std::int64_t kMostRows = 4096;  // a task should end before Ctrl-C seems dead
+  static constexpr std::int64_t kMultiple = kMaxTilePanels * kLanes;
+
+  // `place` is that of the tile's first row, `column` counts from the block's beginning.
+  void exclude(Reach reach, std::int64_t place, int rows, const Block& columns, std::int64_t column,
+               std::int64_t width, TileEntry* tile) const {
+    const std::int64_t valid = std::min(columns.count() - column, width);
+    const std::int64_t first = place - columns.first - column;  // the column that is the first row
+    const bool whole = reach == Reach::kAll || (reach == Reach::kEarlier && first >= width) ||
+                       (reach == Reach::kLater && first + rows <= 0) ||
+                       (reach == Reach::kOthers && (first >= width || first + rows <= 0));
+    if (whole && valid == width) return;
+    for (int r = 0; r < rows; ++r) {
+      TileEntry* entries = tile + r * kTileStride;
+      const std::int64_t self = first + r;
+      std::fill(entries + valid, entries + width, scan_.excluded);
+      if (reach == Reach::kEarlier)
+        std::fill(entries + std::clamp<std::int64_t>(self, 0, valid), entries + valid,
+                  scan_.excluded);
+      else if (reach == Reach::kLater)
+        std::fill(entries, entries + std::clamp<std::int64_t>(self + 1, 0, valid), scan_.excluded);
+      else if (reach == Reach::kOthers && self >= 0 && self < valid)
+        entries[self] = scan_.excluded;
+    }
+  }
+
+  const KernelTable& kernels_;
+  const ScanKernels& scan_;
+  bool int8_;
+  Metric metric_;
+  PanelShape shape_;
+  Bounds bounds_;
+};
+
+}  // namespace stope

@@ -1,0 +1,90 @@
+#include "stope/neighbors.h"
+
+#include <pybind11/stl.h>
+
+#include "words.h"
+
+namespace stope::python {
+namespace {
+
+// A matrix in host memory: these operations have no CUDA kernels.
+Array import_on_host(const py::object& object, const char* name, const char* operation) {
+  Array array = import_matrix(object, name);
+  if (array.matrix.device.kind != DeviceKind::kCpu)
+    throw DeviceError(std::string(name) + " is on " + device_name(array.matrix.device) + ", and " +
+                      operation + " runs on the CPU alone; copy " + name + " to it with .cpu()");
+  return array;
+}
+
+void check_same_kind(const Matrix& x, const Matrix& y) {
+  if (x.columns != y.columns)
+    throw py::value_error("y has dim " + std::to_string(y.columns) + " but x has dim " +
+                          std::to_string(x.columns) + "; give rows of one encoder");
+  if ((x.dtype == DType::kInt8) != (y.dtype == DType::kInt8))
+    throw py::type_error(std::string(x.dtype == DType::kInt8 ? "x" : "y") +
+                         " is int8 and the other is not; give both as int8 or neither");
+}
+
+void run_pairs_above(const py::object& x, const std::optional<py::object>& y, std::int64_t first,
+                     std::int64_t end, const std::string& metric, float threshold,
+                     const py::object& counts, const std::optional<py::object>& ids,
+                     const std::optional<py::object>& scores, std::int64_t capacity, int threads,
+                     const py::object& allocate, const py::object& progress) {
+  const Array rows = import_on_host(x, "x", "pairs_above");
+  const Array others = y ? import_on_host(*y, "y", "pairs_above") : rows;
+  check_same_kind(rows.matrix, others.matrix);
+  PythonProgress reporter(progress);
+  PairsAboveCall call;
+  call.x = rows.matrix;
+  call.y = others.matrix;
+  call.within = !y;
+  call.first = first;
+  call.end = end;
+  call.metric = parse_word(metric, "metric", kMetrics);
+  call.threshold = threshold;
+  const Device cpu;
+  call.counts = import_result<std::int64_t>(counts, "counts", end - first, cpu);
+  if (ids && scores) {
+    call.capacity = capacity;
+    call.ids = import_result<std::int64_t>(*ids, "ids", capacity, cpu);
+    call.scores = import_result<float>(*scores, "scores", capacity, cpu);
+  }
+  call.execution = execution_on(cpu, 0, threads);
+  call.execution.progress = reporter.progress();
+  const WorkspaceLoan loan(allocate, pairs_above_workspace_bytes(call), &call.execution);
+  run_without_gil(pairs_above, call, &reporter);
+}
+
+void run_nearest_earlier(const py::object& x, const std::optional<py::buffer>& order,
+                         const std::string& metric, float threshold, const py::object& scores,
+                         const py::object& ids, int threads, const py::object& allocate,
+                         const py::object& progress) {
+  const Array rows = import_on_host(x, "x", "nearest_earlier");
+  PythonProgress reporter(progress);
+  NearestEarlierCall call;
+  call.rows = rows.matrix;
+  if (order) call.order = import_vector<std::int64_t>(*order, "order", rows.matrix.rows, false);
+  call.metric = parse_word(metric, "metric", kMetrics);
+  call.threshold = threshold;
+  const Device cpu;
+  call.scores = import_result<float>(scores, "scores", rows.matrix.rows, cpu);
+  call.ids = import_result<std::int64_t>(ids, "ids", rows.matrix.rows, cpu);
+  call.execution = execution_on(cpu, 0, threads);
+  call.execution.progress = reporter.progress();
+  const WorkspaceLoan loan(allocate, nearest_earlier_workspace_bytes(call), &call.execution);
+  run_without_gil(nearest_earlier, call, &reporter);
+}
+
+}  // namespace
+
+void register_neighbors(py::module_& module) {
+  module.def("pairs_above", &run_pairs_above, py::kw_only(), py::arg("x"), py::arg("y"),
+             py::arg("first"), py::arg("end"), py::arg("metric"), py::arg("threshold"),
+             py::arg("counts"), py::arg("ids"), py::arg("scores"), py::arg("capacity"),
+             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+  module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),
+             py::arg("metric"), py::arg("threshold"), py::arg("scores"), py::arg("ids"),
+             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+}
+
+}  // namespace stope::python

@@ -1,0 +1,158 @@
+"""nearest_earlier: every row's best earlier row, the earliest of equals, against a loop."""
+
+from __future__ import annotations
+
+import cases
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+
+import stope
+
+METRICS = ("dot", "cosine", "euclidean")
+
+
+def expected_nearest(scores, order=None, threshold=-np.inf):
+    """(scores, ids) by looking at every earlier row in turn."""
+    n = len(scores)
+    order = np.arange(n) if order is None else order
+    best, ids = np.full(n, -np.inf, np.float32), np.full(n, -1, np.int64)
+    for place, row in enumerate(order):
+        for earlier in order[:place]:
+            score = scores[row, earlier]
+            if score >= threshold and (ids[row] < 0 or score > best[row]):
+                best[row], ids[row] = score, earlier
+    return best, ids
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", cases.CASES)
+def test_hard_inputs(case, metric):
+    _, x = cases.make(case, 1, 400, 52)
+    scores = reference.canonical(x, x, metric)
+    order = np.random.default_rng(0).permutation(400)
+    best = expected_nearest(scores)
+    reference.assert_same(stope.nearest_earlier(x, metric=metric), best)
+    got = stope.nearest_earlier(x, order, metric=metric)
+    reference.assert_same(got, expected_nearest(scores, order))
+    threshold = float(np.sort(best[0])[200])  # the score of a row: equality decides
+    got = stope.nearest_earlier(x, metric=metric, threshold=threshold)
+    reference.assert_same(got, expected_nearest(scores, threshold=threshold))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", ["gaussian", "many_ties", "near_ties", "outlier_rows"])
+def test_every_isa_and_number_of_threads(metric, case, threads):
+    """Several blocks in every round of the tournament, odd and even numbers of them."""
+    for n in (700, 1100):
+        _, x = cases.make(case, 1, n, 33)
+        order = np.random.default_rng(1).permutation(n)
+        expected = expected_nearest(reference.canonical(x, x, metric), order)
+        for isa in stope.isa.available():
+            for count in (1, 3):
+                threads(count)
+                with stope.isa.only(isa):
+                    got = stope.nearest_earlier(x, order, metric=metric)
+                reference.assert_same(got, expected, f"n={n} {isa} {count} threads")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dim", [1, 15, 17, 64, 100])
+def test_ragged_shapes(metric, dim):
+    for n in (1, 2, 15, 16, 17, 255, 257):
+        _, x = cases.make("gaussian", 1, n, dim)
+        got = stope.nearest_earlier(x, metric=metric)
+        assert (got.scores.dtype, got.ids.dtype) == (np.float32, np.int64)
+        reference.assert_same(got, expected_nearest(reference.canonical(x, x, metric)), f"n={n}")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.int8])
+def test_other_dtypes(dtype, metric):
+    _, x = cases.make("clustered", 1, 300, 70)
+    x = np.clip((40 if dtype == np.int8 else 1) * x, -128, 127).astype(dtype)
+    expected = expected_nearest(reference.canonical(x, x, metric))
+    for isa in stope.isa.available():
+        with stope.isa.only(isa):
+            reference.assert_same(stope.nearest_earlier(x, metric=metric), expected, isa)
+
+
+def test_ties_go_to_the_earliest_in_the_order():
+    x = np.tile(np.eye(4, dtype=np.float32), (300, 1))
+    got = stope.nearest_earlier(x)
+    np.testing.assert_array_equal(got.ids, [-1, 0, 0, 0, *(np.arange(4, 1200) % 4)])
+    order = np.arange(1200)[::-1]
+    last = stope.nearest_earlier(x, order, threshold=0.5)
+    np.testing.assert_array_equal(last.ids, [*(np.arange(1196) % 4 + 1196), -1, -1, -1, -1])
+
+
+def test_a_threshold_that_none_reaches():
+    x = np.eye(5, dtype=np.float32)
+    got = stope.nearest_earlier(x, threshold=0.5)
+    assert (got.ids == -1).all()
+    assert (got.scores == -np.inf).all()
+    assert (stope.nearest_earlier(x, threshold=0.0).ids == [-1, 0, 0, 0, 0]).all()
+
+
+def test_many_blocks_agree_with_a_search_among_earlier_rows(threads):
+    """Blocks of thousands of rows, as in real use: topk with a floor is the second oracle."""
+    threads(2)
+    _, x = cases.make("clustered", 1, 20_000, 24)
+    got = stope.nearest_earlier(x, metric="cosine")
+    for row in (1, 4095, 4096, 8192, 12_345, 19_999):
+        best = stope.topk(x[row : row + 1], x[:row], 1, metric="cosine")
+        assert (got.ids[row], got.scores[row]) == (best.ids[0, 0], best.scores[0, 0])
+
+
+def test_kinds_of_arrays_in_and_out(tmp_path):
+    torch = pytest.importorskip("torch")
+    _, x = cases.make("duplicated", 1, 200, 16)
+    order = np.random.default_rng(0).permutation(200)
+    expected = stope.nearest_earlier(x, order)
+    got = stope.nearest_earlier(torch.from_numpy(x), torch.from_numpy(order))
+    assert isinstance(got.ids, torch.Tensor)
+    reference.assert_same(got, expected)
+    reference.assert_same(stope.nearest_earlier(x, order.tolist()), expected)
+    wide = np.zeros((400, 20), np.float32)
+    wide[::2, 3:19] = x
+    reference.assert_same(stope.nearest_earlier(wide[::2, 3:19], order), expected)
+    x.tofile(tmp_path / "x.f32")
+    mapped = np.memmap(tmp_path / "x.f32", np.float32, "r", shape=x.shape)
+    reference.assert_same(stope.nearest_earlier(mapped, order), expected)
+
+
+@pytest.mark.parametrize("row", [0, 150, 999])
+def test_a_row_that_is_not_finite_is_named(row):
+    _, x = cases.make("gaussian", 1, 1000, 20)
+    x[row, 7] = np.inf
+    with pytest.raises(ValueError, match=rf"x has a NaN or an infinity in row {row};"):
+        stope.nearest_earlier(x)
+    with pytest.raises(ValueError, match=rf"x has a NaN or an infinity in row {row};"):
+        stope.nearest_earlier(x, np.arange(1000)[::-1])
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ([0, 1], "order has 2 entries for 3 rows"),
+        ([0, 1, 1], "order leaves out row 2"),
+        ([0, 1, 3], "order leaves out row 2"),
+        ([-1, 1, 2], "order leaves out row 0"),
+    ],
+)
+def test_an_order_that_is_no_permutation_is_refused(order, said):
+    with pytest.raises(ValueError, match=said):
+        stope.nearest_earlier(np.ones((3, 4), np.float32), order)
+
+
+def test_wrong_input_is_refused():
+    x = np.ones((3, 4), np.float32)
+    with pytest.raises(ValueError, match="x is empty"):
+        stope.nearest_earlier(x[:0])
+    with pytest.raises(TypeError, match="order"):
+        stope.nearest_earlier(x, [[0, 1, 2]])
+    with pytest.raises(TypeError, match="float64"):
+        stope.nearest_earlier(x.astype(np.float64))
+    with pytest.raises(ValueError, match="threshold"):
+        stope.nearest_earlier(x, threshold=np.inf)
