@@ -297,6 +297,7 @@ FOREIGN_ROOMS = {
     "peft": "encoders",
     "bm25s": "retrieval",
     "hnswlib": "retrieval",
+    "sklearn": "neighbors",
     "ir_measures": "evaluation",
     "pydantic": "training",
     "yaml": "runs",

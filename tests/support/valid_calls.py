@@ -6,6 +6,7 @@ What stope returns and nobody else makes stands in RESULTS, what cannot be calle
 from __future__ import annotations
 
 import numpy as np
+import valid_neighbors_calls
 import valid_weighting_calls
 
 import stope
@@ -38,6 +39,12 @@ RESULTS = {
     "stope.mining.Mined",
     "stope.mining.Summary",
     "stope.mining.TeacherScores",
+    "stope.neighbors.Components",
+    "stope.neighbors.Contexts",
+    "stope.neighbors.DuplicateGroups",
+    "stope.neighbors.Path",
+    "stope.neighbors.Selection",
+    "stope.neighbors.SemDeDup",
     "stope.runs.RunReport",
     "stope.torch.Statistics",
     "stope.torch.ranking.RetrievedList",
@@ -52,6 +59,7 @@ RESULTS = {
 NO_CALLS = {
     "stope.data.Qrels",
     "stope.data.Run",
+    "stope.neighbors.Selector",
     "stope.retrieval.Retriever",
     "stope.training.batches.Table",
     "stope.training.batches.BatchSpec",
@@ -84,6 +92,7 @@ TAKEN = {
     "stope.data.read_tevatron.source": {"an empty list"},
     "stope.data.recurring_spans.stop_words": {"a mapping"},  # its keys
     "stope.encoders.Lora.alpha": {"a float"},
+    "stope.neighbors.similarity_path.max_cluster": {"None"},
     "stope.retrieval.Tokenizer.stop_words": {"None", "an empty list", "a text"},
     "stope.torch.distributed.average_gradients.parameters": {
         "a nested list",
@@ -422,5 +431,6 @@ def calls(folder):
             "corpus_ids": TEXTS,
             "k": 2,
         },
+        **valid_neighbors_calls.calls(),
         **valid_weighting_calls.calls(),
     }
