@@ -232,23 +232,8 @@ def test_scores_go_on_to_weights_and_lists(mined):
 # --- a cross-encoder ---------------------------------------------------------------------------
 
 
-def cross_encoder(folder, seed=0, labels=1):
-    library = pytest.importorskip("sentence_transformers", reason="needs the extra train")
-    from small_transformers import tiny
-    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
-
-    import torch
-
-    words = [f"w{i}" for i in range(40)] + ["why"]
-    tiny(folder, words=words)
-    config = BertConfig.from_pretrained(folder, num_labels=labels)
-    torch.manual_seed(seed)
-    BertForSequenceClassification(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
-    return library.CrossEncoder(str(folder), device="cpu", max_length=24)
-
-
 def test_a_cross_encoder_is_a_teacher(mined, tmp_path):
+    cross_encoder = pytest.importorskip("small_transformers").cross_encoder
     model = cross_encoder(tmp_path / "model")
     found = teacher_scores(mined, model, batch_size=8, folder=tmp_path / "scores")
     pairs = mined.pairs
@@ -268,6 +253,7 @@ def test_a_cross_encoder_is_a_teacher(mined, tmp_path):
 
 
 def test_a_cross_encoder_of_classes_is_refused(mined, tmp_path):
+    cross_encoder = pytest.importorskip("small_transformers").cross_encoder
     model = cross_encoder(tmp_path / "model", labels=3)
     with pytest.raises(ValueError, match=r"scores of shape \(64, 3\)"):
         teacher_scores(mined, model)

@@ -44,6 +44,18 @@ def tiny(folder, seed=0, dropout=0.0, words=WORDS, layers=1):
     return sentence_transformers.SentenceTransformer(modules=modules, device="cpu")
 
 
+def cross_encoder(folder, seed=0, labels=1):
+    """A cross-encoder of the same size, also in this folder as transformers writes it."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    tiny(folder, words=[*(f"w{i}" for i in range(40)), "why"])
+    config = BertConfig.from_pretrained(folder, num_labels=labels)
+    torch.manual_seed(seed)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return sentence_transformers.CrossEncoder(str(folder), device="cpu", max_length=24)
+
+
 def features(encoder, columns, rows=ROWS):
     read = encoder.preprocess if hasattr(encoder, "preprocess") else encoder.tokenize
     return [read(texts(seed, rows)) for seed in range(columns)]

@@ -118,6 +118,21 @@ def kept_array(
         return _open_checked(final, state)
 
 
+def complete_array(folder: Path, name: str, encoder: str) -> NDArray[np.float32] | None:
+    """The whole array of this encoder or teacher that a folder of `kept_array` has, or None.
+
+    Raises:
+        ValueError: the file was altered.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.exists():
+        return None
+    state = Manifest(**read_manifest(manifest, _KIND, f"remove the folder {folder}"))
+    if state.encoder != encoder or not state.complete:
+        return None
+    return _open_checked(folder / f"{name}.npy", state)
+
+
 def _fill(
     file: FileIO,
     state: Manifest,

@@ -21,6 +21,7 @@ from stope.mining.sampling import (
     sampling_names,
 )
 from stope.mining.teacher import TeacherScores, teacher_filter, teacher_scores
+from stope.mining.teachers import load_teacher
 
 __all__ = [
     "Consistency",
@@ -36,6 +37,7 @@ __all__ = [
     "Window",
     "consistency_filter",
     "lexical_candidates",
+    "load_teacher",
     "merge_sources",
     "mine",
     "mixed_negatives",

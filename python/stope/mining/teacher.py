@@ -1,37 +1,23 @@
-"""A reranker's scores of mined negatives and positives: to filter by, to weigh by, to distil from.
-
-All pairs of all queries are one list, sorted by length, so that batches are full and padding is
-small. Scores go to a folder in shards, under a fingerprint of teacher and texts, and a run that was
-stopped goes on after its last whole shard, as embeddings do (`stope.encoders.cache`).
-"""
+"""A teacher's scores of mined negatives and positives: to filter, to weigh and to distil by."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import integer, path, real
-from stope._files.shards import Manifest, kept_array
-from stope._host import on_host
+from stope._checks import path, real
 from stope._kinds import a, callback, kinds, maybe, string
-from stope.data.text_identity import fingerprint_texts
-from stope.encoders.cache import fingerprint_encoder
 from stope.lists import Ids
 from stope.mining.mined import Mined
+from stope.mining.pair_scores import PairScores
 from stope.progress import Progress
 from stope.weighting import teacher_confidence
 
 Floats = NDArray[np.float32]
-_FORMAT = "stope.teacher"
 
 
 @dataclass(frozen=True)
@@ -103,25 +89,27 @@ def teacher_scores(
     """Let a teacher score every mined negative and every positive.
 
     Args:
-        teacher: a sentence-transformers CrossEncoder with one output, or any callable that takes a
-            list of (query, document) texts and gives one number for each, higher for better.
+        teacher: a sentence-transformers CrossEncoder with one output; any callable that takes a
+            list of (query, document) texts and gives one number for each, higher for better; an
+            encoder, whose similarity it is; or what `load_teacher` reads.
         query_prompt, corpus_prompt: put before every query, before every document.
         batch_size: pairs per call. The longest come first, so that memory is short at once or not
             at all.
-        folder: keeps the scores, and what is there is used again, if teacher and texts are the
-            same. A callable then needs a method ``fingerprint() -> str`` that changes whenever its
-            scores do. Nothing is deleted.
+        folder: keeps the scores; a pair whose texts this teacher has scored there is not scored
+            again, whatever it was mined with. A callable then needs a method ``fingerprint() ->
+            str`` that changes whenever its scores do. Nothing is deleted.
         shard_size: pairs that are scored between two saves.
         progress: called with (pairs scored, pairs).
 
     Raises:
         TypeError: teacher is neither, or a number is no integer.
-        ValueError: the teacher gave NaN, infinity or a wrong shape; a number out of range; or, with
-            a folder, a teacher without a fingerprint or a file that was altered.
+        ValueError: the teacher gave NaN, infinity or a wrong shape; a number out of range; a file
+            of scores without one of the pairs; or, with a folder, a teacher without a fingerprint
+            or a file that was altered.
         OSError: the disk is full; shards already saved are kept and used next time.
         RuntimeError: another process is filling the same scores.
 
-    Memory: a reference per pair, and 20 bytes.
+    Memory: 60 bytes per pair; with an encoder the embeddings of all texts.
 
     Source: RocketQA (cross-encoder denoising), TAS-B and LLM-Embedder (distillation;
     docs/methods.md, C5, D2).
@@ -138,25 +126,23 @@ def teacher_scores(
         >>> found.positive_scores.tolist(), found.negative_scores.tolist()
         ([1.0], [[1.0, 0.0]])
     """
-    integer(batch_size, "batch_size", 1)
-    integer(shard_size, "shard_size", 1)
     pairs, ids = mined.pairs, mined.result.ids
     positives = pairs.positives.ids
     queries, places = np.nonzero(ids >= 0)
-    query_of = np.concatenate([pairs.positives.owners, queries])
-    documents = np.concatenate([positives, ids[queries, places]])
-    query_texts, corpus_texts = (
-        [prompt + text for text in side] if prompt else side
-        for prompt, side in ((query_prompt, pairs.query_texts), (corpus_prompt, pairs.corpus_texts))
+    scorer = PairScores(
+        teacher,
+        query_prompt=query_prompt,
+        corpus_prompt=corpus_prompt,
+        batch_size=batch_size,
+        folder=folder,
+        shard_size=shard_size,
     )
-    listed = _Pairs(query_texts, corpus_texts, query_of, documents)
-    score = _scorer(teacher, batch_size, progress, len(listed))
-    if folder is None:
-        in_order = score(listed, 0)
-    else:
-        in_order = _in_folder(Path(folder), teacher, listed, score, shard_size, progress)
-    scores = np.empty(len(listed), dtype=np.float32)
-    scores[listed.order] = in_order
+    scores = scorer.of(
+        pairs,
+        np.concatenate([pairs.positives.owners, queries]),
+        np.concatenate([positives, ids[queries, places]]),
+        progress=progress,
+    )
     negative_scores = np.full(ids.shape, -np.inf, dtype=np.float32)
     negative_scores[queries, places] = scores[len(positives) :]
     return TeacherScores(mined, scores[: len(positives)], negative_scores)
@@ -252,109 +238,3 @@ def teacher_filter(
     parameters = {**scored.mined.parameters, "teacher": used}
     mined = replace(scored.mined, result=kept, parameters=parameters)
     return TeacherScores(mined, scored.positive_scores, moved(scored.negative_scores, -np.inf))
-
-
-class _Pairs:
-    """The texts of all pairs, longest first; equally long ones stay in their order."""
-
-    def __init__(
-        self, queries: Sequence[str], documents: Sequence[str], query_of: Ids, document_of: Ids
-    ) -> None:
-        self._queries, self._documents = queries, documents
-        lengths = [
-            np.fromiter(map(len, texts), np.int64, len(texts)) for texts in (queries, documents)
-        ]
-        total = lengths[0][query_of] + lengths[1][document_of]
-        self.order = np.argsort(-total, kind="stable")
-        self._query_of, self._document_of = query_of[self.order], document_of[self.order]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def part(self, start: int, stop: int) -> list[tuple[str, str]]:
-        """Texts of some pairs."""
-        queries, documents = (of[start:stop].tolist() for of in (self._query_of, self._document_of))
-        texts = map(self._queries.__getitem__, queries), map(self._documents.__getitem__, documents)
-        return list(zip(*texts, strict=True))
-
-    def texts(self) -> Iterator[str]:
-        """All texts in order, query and document in turn."""
-        for start in range(0, len(self), 4096):
-            for pair in self.part(start, start + 4096):
-                yield from pair
-
-
-def _scorer(
-    teacher: Any, batch_size: int, progress: Progress | None, total: int
-) -> Callable[..., Floats]:
-    """score(pairs, start, stop) -> float32, batch by batch."""
-    predict = getattr(teacher, "predict", None)
-    call = predict if callable(predict) else teacher
-    if not callable(call):
-        raise TypeError(
-            f"teacher is {type(teacher).__name__}; give a CrossEncoder, or a callable that takes a "
-            "list of (query, document) and gives one number for each"
-        )
-    known = inspect.signature(predict).parameters if call is predict else ()
-    wanted = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
-    options: dict[str, Any] = {name: value for name, value in wanted.items() if name in known}
-
-    def score(pairs: _Pairs, start: int, stop: int | None = None) -> Floats:
-        stop = len(pairs) if stop is None else stop
-        found = np.empty(stop - start, dtype=np.float32)
-        for first in range(start, stop, batch_size):
-            part = pairs.part(first, min(first + batch_size, stop))
-            found[first - start : first - start + len(part)] = _checked(
-                call(part, **options), part, type(teacher).__name__
-            )
-            if progress is not None:
-                progress(first + len(part), total)
-        return found
-
-    return score
-
-
-def _checked(output: Any, pairs: list[tuple[str, str]], name: str) -> Floats:
-    scores = on_host(output)
-    if scores.shape == (len(pairs), 1):
-        scores = scores[:, 0]
-    if scores.shape != (len(pairs),) or scores.dtype.kind not in "fiu":
-        raise ValueError(
-            f"teacher {name} gave scores of shape {scores.shape} and type {scores.dtype} for "
-            f"{len(pairs)} pairs; it must give one number for each"
-        )
-    numbers = scores.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        query, document = pairs[int(bad[0])]
-        raise ValueError(
-            f"teacher {name} gave {numbers[bad[0]]} for the query {query[:60]!r} and the document "
-            f"{document[:60]!r}; scores must be finite"
-        )
-    return numbers
-
-
-def _in_folder(
-    folder: Path,
-    teacher: Any,
-    pairs: _Pairs,
-    score: Callable[..., Floats],
-    shard_size: int,
-    progress: Progress | None,
-) -> Floats:
-    """The scores in their order, from the folder or from the teacher shard by shard."""
-    if not callable(getattr(teacher, "fingerprint", None)) and not hasattr(teacher, "state_dict"):
-        raise ValueError(
-            f"teacher {type(teacher).__name__} has no weights that can be read, so its scores "
-            "cannot be kept safely; give it a method fingerprint() -> str that changes whenever "
-            "its scores do, or leave folder out"
-        )
-    prints = fingerprint_encoder(teacher), fingerprint_texts(pairs.texts())
-    key = hashlib.sha256(json.dumps([_FORMAT, 1, *prints]).encode()).hexdigest()
-    own = folder / f"teacher-{key[:32]}"
-    wanted = Manifest(key, prints[0], "teacher", None, prints[1], len(pairs), shard_size)
-
-    def scored(start: int, stop: int) -> Floats:
-        return score(pairs, start, stop)[:, None]
-
-    return np.array(kept_array(own, "scores", wanted, scored, progress)[:, 0])
