@@ -408,6 +408,7 @@ def calls(folder):
         },
         "stope.mining.mixed_negatives": {"mined": mined(), "quotas": {"dense": 1, "random": 1}},
         "stope.mining.Spread": {},
+        "stope.mining.load_teacher": {"name_or_path": trec},
         "stope.mining.sampling_names": {},
         "stope.mining.teacher_filter": {
             "scored": mining.teacher_scores(mined(), teacher),

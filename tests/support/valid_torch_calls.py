@@ -120,6 +120,7 @@ def calls(folder):
         "stope.torch.distributed.world_size": {},
         "stope.torch.infonce": {"queries": tensor, "documents": tensor},
         "stope.training.Clustered": {"clusters": 2},
+        "stope.training.Distillation": {"temperature": 0.1, "teacher_temperature": 1.0},
         "stope.training.Distinct": {},
         "stope.training.EvaluationPart": {},
         "stope.training.Homogeneous": {},

@@ -89,7 +89,8 @@ def train(
         str | None,
         option(
             "Folder or name of a sentence-transformers model that a static model learns from, "
-            "before it is trained on the pairs or without any.",
+            "before it is trained on the pairs or without any. A cross-encoder, a file of scores, "
+            "and any teacher of an --encoder teach by their scores of --num-negatives.",
             default=False,
             metavar="PATH",
         ),
@@ -252,9 +253,10 @@ def train(
             del source["unknown_ids"]
         _check_files(pairs, corpus, num_negatives, output, resume)
         guarded = guard and bool(num_negatives or weighting)
+        distils = teacher is not None and _distils(teacher, encoder, num_negatives)
         sections: dict[str, Any] = {
             "data": source,
-            "encoder": _encoder(encoder, teacher, code, max_tokens),
+            "encoder": _encoder(encoder, None if distils else teacher, code, max_tokens),
             "loss": {"temperature": temperature, "precision": precision.value},
             "weighting": weighting,
             "schedule": {
@@ -277,6 +279,8 @@ def train(
                 "num_negatives": num_negatives,
                 "relative_margin": relative_margin,
             }
+        if distils:
+            sections |= {"teacher": teacher, "distillation": "listwise"}
         config = Config.from_dict(sections)
         command = "the same command"
     _say_afresh(Path(config.output.folder), resume)
@@ -291,6 +295,26 @@ def train(
             )
             raise typer.Exit(130) from None
     show_report(report, keys=bool(context.meta.get(terminal.NAMES_KEYS)))
+
+
+def _distils(teacher: str, encoder: str | None, num_negatives: int) -> bool:
+    """Whether a teacher is one of mined negatives, not of a static student's embeddings."""
+    from stope.mining.teachers import kind_of_model
+
+    try:
+        scores = Path(teacher).is_file() or kind_of_model(teacher) != "SentenceTransformer"
+    except ValueError:  # which loading it explains
+        scores = False
+    if not scores and encoder is None:
+        return False
+    if not num_negatives:
+        what = "beside --encoder" if encoder is not None else "a cross-encoder or a file of scores"
+        raise typer.BadParameter(
+            f"a teacher ({what}) teaches by its scores of mined negatives; give --num-negatives, "
+            "such as 5",
+            param_hint="--teacher",
+        )
+    return True
 
 
 def _encoder(

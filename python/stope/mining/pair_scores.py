@@ -147,7 +147,7 @@ class PairScores:
         for start in range(0, len(queries), _AT_ONCE):
             part = slice(start, start + _AT_ONCE)
             left, right = sides[0][queries[part]], sides[1][rows[part]]
-            scores[part] = np.einsum("nd,nd->n", left, right)
+            scores[part] = np.einsum("qd,qd->q", left, right)
         return scores
 
     def _embeddings(

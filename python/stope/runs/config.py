@@ -33,7 +33,7 @@ from stope.runs.sections import (
 )
 from stope.runs.yaml_text import change, parse_yaml
 from stope.training.negatives.refresh import NegativeRefresh
-from stope.training.options import FieldsOf, Part
+from stope.training.options import FieldsOf, Part, Word
 from stope.training.recipe import (
     BatchesOption,
     GuardOption,
@@ -42,6 +42,7 @@ from stope.training.recipe import (
     WeightingOption,
     read_auto,
 )
+from stope.training.teacher import TEACHER_TEXT, DistillationOption
 
 AnyPart = TypeVar("AnyPart", bound=Part)
 
@@ -116,6 +117,8 @@ class Config(Part):
         ),
     ] = None
     guard: GuardOption = None
+    teacher: Annotated[Word | None, Field(description=TEACHER_TEXT)] = None
+    distillation: DistillationOption = None
     batches: BatchesOption = None
     prompts: Annotated[Prompts | None, Field(description="put before texts")] = None
     schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
@@ -139,6 +142,11 @@ class Config(Part):
             raise ValueError(
                 "schedule.preset is adapter, but no adapter is trained; add the section adapter, "
                 "or name static, transformer or base"
+            )
+        if self.encoder.student is not None and self.teacher is not None:
+            raise ValueError(
+                "teacher is given, and encoder.student has one whose embeddings it is fitted to; "
+                "fit the student first, and give its folder as encoder.model to another run"
             )
         refresh = self.negatives
         if refresh is None or isinstance(refresh, MinedFile) or len(self.data) == 1:
@@ -307,7 +315,11 @@ class Config(Part):
         student = encoder.student
         if student is not None and Path(student.teacher).expanduser().is_dir():
             encoder = encoder.changed(student=_absolute(student, "teacher"))
+        teacher = self.teacher
+        if teacher is not None and Path(teacher).expanduser().exists():
+            teacher = str(Path(teacher).expanduser().absolute())
         return self.changed(
+            teacher=teacher,
             data=[
                 dataclasses.replace(source, **paths)  # type: ignore[arg-type]
                 for source in self.data
@@ -330,7 +342,7 @@ def _check_adapter(config: Config, section: AdapterSection) -> None:
         )
     if config.encoder.lora is not None:
         raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
-    for name in ("negatives", "batches"):
+    for name in ("negatives", "batches", "teacher", "distillation"):
         if getattr(config, name) is not None:
             hint = "; adapter.refresh_every mines them, and guard: true keeps what helps"
             hint = hint if name == "negatives" else ""

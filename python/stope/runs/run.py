@@ -10,7 +10,7 @@ from typing import Any
 
 from stope._checks import flag
 from stope._kinds import a, callback, kinds, maybe
-from stope.data import SourceData, read_negative_ids, read_sources
+from stope.data import SourceData, read_sources
 from stope.encoders.models import load_encoder, save_encoder, static_encoder_and_ids
 from stope.encoders.tokens import TokenIds, tokens_once
 from stope.encoders.versions import dimension
@@ -18,10 +18,9 @@ from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent
 from stope.runs import adapting, teaching
 from stope.runs.config import Config
+from stope.runs.examples import examples_of
 from stope.runs.folder import RunFolder, as_begun
 from stope.runs.judging import Judges, judges, usual_evaluation
-from stope.runs.sections import MinedFile
-from stope.training.dataset import pairs_dataset, training_dataset
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import AnyPart
 from stope.training.presets import STUDENT_RATE
@@ -343,12 +342,15 @@ def _train(
     schedule = config.schedule
     if config.encoder.student is not None and schedule.learning_rate is None:
         schedule = schedule.changed(learning_rate=STUDENT_RATE)
+    examples, columns, teacher = examples_of(config, folder.path, data, tell)
     recipe = Recipe(
         loss=_loss(config.loss, model),
         weighting=config.weighting,
         schedule=schedule,
         negatives=config.negatives if isinstance(config.negatives, NegativeRefresh) else None,
         guard=config.guard,
+        teacher=teacher,
+        distillation=config.distillation,
         batches=config.batches,
         prompts=config.task_prompts(model.prompts),
         lora=config.encoder.lora,
@@ -359,9 +361,9 @@ def _train(
     )
     return train(
         model,
-        _examples(config, data, tell),
+        examples,
         recipe=recipe,
-        columns=data.columns or None,
+        columns={**data.columns, **columns} or None,
         evaluation=held_out,
         resume=folder.resumed,
         progress=progress,
@@ -381,31 +383,6 @@ def _loss(part: LossPart, model: Any) -> LossPart:
     if dims is None or part.matryoshka_weights is not None or whole is None or dims[0] >= whole:
         return part
     return part.changed(matryoshka_dims=(whole, *dims))
-
-
-def _examples(config: Config, data: SourceData, tell: Say) -> Any:
-    """Pairs; or rows with the negatives that the data brings along or a file names."""
-    if config.negatives is not None and data.negatives is not None:
-        raise ValueError(
-            "negatives are to be mined, but the data brings its own (columns of negatives, or rows "
-            "whose label says no); train on those and mine none, or put them aside by "
-            "data.negatives: leave in a configuration"
-        )
-    if isinstance(config.negatives, MinedFile):
-        if len(config.data) > 1:
-            raise ValueError("negatives.file is for one source; train on one, or mine them anew")
-        complete = config.evaluation is None or config.evaluation.holdout is None
-        ids = read_negative_ids(
-            config.negatives.file, data.pairs, complete=complete, argument="negatives.file"
-        )
-        return pairs_dataset(data.pairs, ids, seed=config.schedule.seed)
-    if data.negatives is None:
-        return data.pairs
-    rows = pairs_dataset(data.pairs)
-    negatives, added = data.filled_negatives(config.schedule.seed)
-    if added:
-        tell(f"filling up with {added:,} random documents where a pair has fewer negatives")
-    return training_dataset(rows["query"][:], rows["positive"][:], negatives)
 
 
 def _first(folder: RunFolder, judged: Judges, model: Any, tell: Say) -> Sequence[Evaluation | None]:

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from stope._checks import shown
 from stope._extras import need
+from stope.integrations.sentence_transformers.distillation import Distillation
 from stope.runs.sections import SourceSection, Static, Student
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import FieldsOf, Part
@@ -195,6 +196,8 @@ def _part_of(name: str, annotation: Any) -> type[Part] | None:
         return FieldsOf(SourceSection).model
     if name == "negatives":
         return NegativeRefresh
+    if name == "distillation":
+        return FieldsOf(Distillation).model
     kinds = [annotation, *get_args(annotation)]
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Part)), None)
 

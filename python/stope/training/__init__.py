@@ -11,6 +11,7 @@ from stope._moved import moved_names
 
 need("pydantic", extra="train")  # a sentence where it is missing, before the imports below need it
 
+from stope.integrations.sentence_transformers.distillation import Distillation  # noqa: E402
 from stope.training.batches import Clustered, Distinct, Homogeneous, Mixed, Shuffled  # noqa: E402
 from stope.training.dataset import pairs_dataset, training_dataset  # noqa: E402
 from stope.training.losses import contrastive_loss  # noqa: E402
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Clustered",
+    "Distillation",
     "Distinct",
     "EvaluationPart",
     "GuardPart",

@@ -57,7 +57,8 @@ def as_rows(
                 f'columns has {len(values)} values of "{name}" for {len(dataset)} rows; it needs '
                 "one for each"
             )
-        dataset = dataset.add_column(name, list(values))
+        listed = values.tolist() if hasattr(values, "tolist") else list(values)
+        dataset = dataset.add_column(name, listed)
     if len(dataset) < 2:
         raise ValueError(f"examples has {len(dataset)} rows; in-batch negatives need two or more")
     checked = check_columns(dataset)

@@ -34,6 +34,7 @@ from stope.training.while_training import evaluating
 if TYPE_CHECKING:
     from stope.training.library_trainer import Job
 
+_ENTERING = ("negatives", "weighting", "teacher", "distillation", "guard")
 SECOND = "second"  # the folder of stage two, in that of the run
 
 
@@ -143,7 +144,11 @@ def entering(recipe: Recipe) -> str:
     >>> entering(Recipe(negatives={}, weighting="progressive")), entering(Recipe())
     ('negatives and weights', '')
     """
-    parts = {"negatives": recipe.negatives, "weights": recipe.weighting}
+    parts = {
+        "negatives": recipe.negatives,
+        "weights": recipe.weighting,
+        "distillation": recipe.distillation,
+    }
     return " and ".join(name for name, part in parts.items() if part is not None)
 
 
@@ -161,7 +166,7 @@ def run_guarded(job: Job) -> TrainingReport:
     assert guard is not None
     if not hasattr(job.evaluation, "evaluate"):
         per_query(job.evaluation, job.model)  # refused before training
-    plain = recipe.model_copy(update={"negatives": None, "weighting": None, "guard": None})
+    plain = recipe.model_copy(update=dict.fromkeys(_ENTERING))
     report = run_job(dataclasses.replace(job, recipe=plain, progress=_with_second(job, guard)))
     if not report.steps:
         return report

@@ -22,10 +22,16 @@ from stope.encoders.lora import low_rank
 from stope.encoders.tokens import tokens_once
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers import Clock, InfoNCECollator
-from stope.integrations.sentence_transformers.columns import SOURCE, WEIGHT, check_columns
+from stope.integrations.sentence_transformers.columns import (
+    SOURCE,
+    WEIGHT,
+    check_columns,
+)
+from stope.integrations.sentence_transformers.from_embeddings import CONFIDENCE
 from stope.integrations.sentence_transformers.loss import infonce_in
 from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import check_weighting
+from stope.mining.pair_scores import PairScores
 from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first
 from stope.training.batches import Clustered, Distinct, Plan, batch_sampler
@@ -42,6 +48,7 @@ from stope.training.losses import contrastive_loss
 from stope.training.negatives.query_side import QuerySideLoss
 from stope.training.negatives.refresh import RefreshRun
 from stope.training.recipe import OutputPart, Recipe
+from stope.training.teacher import pair_scores, scored_rows
 from stope.training.trainer import TrainingReport
 from stope.training.while_training import autocast_training, quiet, threads
 
@@ -138,18 +145,27 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
     if not first:
         job = dataclasses.replace(job, say=silent, progress=None)
     model, recipe = job.model, job.recipe
-    checkpoints, resumed, folder = _checkpoints(job, arguments.world_size)
+    scorer = pair_scores(job)
+    if recipe.distillation is not None and scorer is not None and scorer.cosines:
+        asked = recipe.distillation.of_cosines(recipe.loss.temperature)
+        recipe = recipe.model_copy(update={"distillation": asked})
+        job = dataclasses.replace(job, recipe=recipe)
+    checkpoints, resumed, folder = _checkpoints(job, arguments.world_size, scorer)
+    job = scored_rows(job, scorer)
     if recipe.weighting is not None:
         columns = check_columns(job.dataset)
         known = [*columns.signals, *([WEIGHT] if columns.weight else [])]
-        check_weighting(recipe.weighting, {name: job.dataset[name] for name in known})
+        signals = {name: job.dataset[name] for name in known}
+        if columns.teacher or scorer is not None:
+            signals.setdefault(CONFIDENCE, [0.0, 1.0])
+        check_weighting(recipe.weighting, signals)
     sampler = _sampler(job, arguments, folder)
     _say_short_batches(job, sampler.plan)
     schedule = recipe.schedule
     steps = schedule.max_steps or (schedule.epochs or 1) * (len(sampler) // arguments.world_size)
     arguments.batch_sampler = lambda *given, **named: sampler
     arguments.warmup_steps = round(schedule.warmup * steps)
-    refresh = _refresh(job, folder)
+    refresh = _refresh(job, folder, scorer)
     clock = Clock(max_steps=steps)
     with low_rank(model, recipe.lora, schedule.seed):
         loss = _loss(job, refresh, clock)
@@ -183,13 +199,17 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
 # --- what a training is made of -------------------------------------------------------------------
 
 
-def _checkpoints(job: Job, processes: int) -> tuple[Checkpoints | None, Path | None, Path | None]:
+def _checkpoints(
+    job: Job, processes: int, scorer: PairScores | None
+) -> tuple[Checkpoints | None, Path | None, Path | None]:
     """The checkpoints of the output folder, the one to go on from, and the folder; or None."""
     output = job.recipe.output
     if output.folder is None:
         return None, None, None
     folder = _folder(Path(output.folder))
     deciding = _deciding(job, processes)
+    if scorer is not None:
+        deciding["teacher"] = {"sha256": scorer.fingerprint()}
     checkpoints = Checkpoints(folder / "checkpoints", deciding, output.keep_checkpoints)
     if not job.resume:
         if checkpoints:
@@ -261,7 +281,7 @@ def _query_embeddings(job: Job, folder: Path | None) -> Any:
     return computed_in_first(encode)
 
 
-def _refresh(job: Job, folder: Path | None) -> RefreshRun | None:
+def _refresh(job: Job, folder: Path | None, scorer: PairScores | None) -> RefreshRun | None:
     """What mines negatives in this run, or None; it gets the model as training starts with it."""
     negatives, table = job.recipe.negatives, job.table
     if negatives is None:
@@ -275,6 +295,7 @@ def _refresh(job: Job, folder: Path | None) -> RefreshRun | None:
         progress=_stages(job.say),
         sources=table.query_sources(),
         prompts=job.recipe.prompts,
+        teacher=scorer,
     )
 
 
@@ -305,6 +326,8 @@ def _loss(job: Job, refresh: RefreshRun | None, clock: Clock) -> Any:
             negatives=None if refresh is None else refresh.negatives,
             prompts=job.recipe.prompts,
             weighting=job.recipe.weighting,
+            distillation=job.recipe.distillation,
+            teacher=None if refresh is None else refresh.taught,
         )
     return loss
 
@@ -349,6 +372,7 @@ def _deciding(job: Job, processes: int) -> dict[str, Any]:
         "batches": recipe.batches,
         "prompts": recipe.prompts,
         "lora": recipe.lora,
+        **({} if recipe.distillation is None else {"distillation": recipe.distillation}),
         "evaluation": job.evaluation,
         "evaluate_every": evaluation.every,
         "patience": evaluation.patience,

@@ -30,6 +30,7 @@ from stope.training.options import (
     Word,
 )
 from stope.training.presets import PRESETS, Preset
+from stope.training.teacher import DistillationOption, TeacherOption
 from stope.weighting import Weighting
 
 Scheduler = Literal["linear", "cosine", "constant"]
@@ -414,6 +415,8 @@ class Recipe(Parts):
     schedule: Annotated[SchedulePart, Field(description="how long and how fast")] = SchedulePart()
     negatives: NegativesOption = None
     guard: GuardOption = None
+    teacher: TeacherOption = None
+    distillation: DistillationOption = None
     batches: BatchesOption = None
     prompts: Annotated[
         TaskPrompts | None,

@@ -19,6 +19,7 @@ from stope.training.dataset import as_rows
 from stope.training.options import Part
 from stope.training.presets import LORA_RATE, PRESETS, usual_batch_size
 from stope.training.recipe import Recipe, SchedulePart
+from stope.training.teacher import check_teacher
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,7 +113,9 @@ def train(
         examples: `training_dataset` or `pairs_dataset`, or rows (query, positive, negatives...), or
             `stope.data.Pairs`, of which each (query, positive) is a row. In a dataset, a column
             "weight" weighs the rows of a batch in its mean loss, "source" names where a row is from
-            (for batches and prompts), and any column of numbers is a signal for the weighting.
+            (for batches and prompts), "teacher_scores" is a list, a teacher's scores of the row's
+            positive and negatives (`stope.mining.TeacherScores.lists`), and any column of numbers
+            is a signal for the weighting.
         recipe: `stope.training.Recipe`, or its sections as a mapping; default, all its defaults.
         columns: more such columns, one value per row; with pairs in the order of their positives.
         loss: a loss of stope or of sentence-transformers in place of the recipe's; or the recipe's
@@ -130,7 +133,8 @@ def train(
             defaults are explained at the sections of `stope.training.Recipe` (``help(LossPart)``).
             Where refresh mines all sources as one, it encodes with the default prompts.
             ``negatives="auto"`` mines with all defaults and a guard, which keeps what negatives
-            bring only where evaluation gains.
+            bring only where evaluation gains. ``teacher`` is what `stope.mining.teacher_scores`
+            takes, or a name for `stope.mining.load_teacher`; its scores are kept in output.
 
     Returns:
         What was done, with the loss of each step. The same seed gives the same weights up to the
@@ -215,6 +219,7 @@ def _check(job: Job) -> None:
             "refresh was given, which mines in a corpus; give examples as stope.data.Pairs"
         )
     _check_guard(job)
+    check_teacher(job)
     _check_loss(job)
     _check_shuffled(job)
     if recipe.schedule.autocast is not None and is_static(job.model):
@@ -228,10 +233,10 @@ def _check_guard(job: Job) -> None:
     recipe = job.recipe
     if recipe.guard is None:
         return
-    if recipe.negatives is None and recipe.weighting is None:
+    if recipe.negatives is None and recipe.weighting is None and recipe.distillation is None:
         raise ValueError(
-            "guard was given, but neither negatives nor a weighting, whose gain it would judge; "
-            "give one of them, or leave guard out"
+            "guard was given, but neither negatives nor a weighting nor distillation, whose gain "
+            "it would judge; give one of them, or leave guard out"
         )
     if recipe.negatives is not None and recipe.negatives.mode == "query_side":
         raise ValueError(
@@ -306,6 +311,8 @@ def _check_loss(job: Job) -> None:
     for option, name in (
         ("weighting", "weighting"),
         ("negatives", "refresh"),
+        ("distillation", "distillation"),
+        ("teacher", "teacher"),
         ("prompts", "prompts"),
     ):
         if getattr(recipe, option) is not None:

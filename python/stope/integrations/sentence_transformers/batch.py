@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from stope._checks import shown
 from stope.encoders.versions import Features
-from stope.integrations.sentence_transformers.columns import ROW, WEIGHT, check_labels
+from stope.integrations.sentence_transformers.columns import ROW, TEACHER, WEIGHT, check_labels
 from stope.integrations.sentence_transformers.identity import Names
 from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.lists import Ids
@@ -29,6 +29,7 @@ class Batch:
         numbers: int64 [documents], of the texts, column by column.
         ids: int64 [columns, rows], of queries and documents.
         log_weights: float32 [rows], of the positives.
+        teacher_scores: float32 [rows, 1 + h], of the positive and each hard negative.
         rows: int64 [rows], in the table.
         sources: of the rows.
         queries: int64 [rows], of the pairs.
@@ -41,6 +42,7 @@ class Batch:
     numbers: Ids | None = None
     ids: Ids | None = None
     log_weights: Tensor | None = None
+    teacher_scores: Tensor | None = None
     rows: Ids | None = None
     sources: Sequence[str | int] | None = None
     queries: Ids | None = None
@@ -58,6 +60,7 @@ class Batch:
             if key in told:
                 setattr(batch, name, told[key].cpu().numpy())
         batch.log_weights, batch.sources = told.get("log_weights"), told.get("sources")
+        batch.teacher_scores = told.get(TEACHER)
         return batch
 
     def names(self, rows: int, documents: int) -> Names | None:
@@ -137,6 +140,9 @@ def live_columns(loss: Any, batch: Batch, told: Told, like: Features) -> list[Fe
         columns = [_features(loss, ids, batch.sources, like) for ids in batch.chosen.T]
         told["live_columns"] = {(id(loss), step): (batch.chosen, columns)}
     batch.numbers = np.concatenate([batch.numbers, batch.chosen.T.reshape(-1)])
+    if loss.teacher is not None:
+        ids = np.column_stack([loss.rows.positive_numbers[batch.rows], batch.chosen])
+        batch.teacher_scores = torch.from_numpy(loss.teacher.scores(batch.queries, ids))
     return columns
 
 

@@ -6,6 +6,7 @@ collates one batch ahead, so nothing that changes while training runs is read he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from stope.integrations.sentence_transformers.columns import (
     LOG_WEIGHT,
     ROW,
     SOURCE,
+    TEACHER,
     WEIGHT,
     Columns,
     check_labels,
@@ -46,6 +48,7 @@ class InfoNCECollator(collator_base()):  # type: ignore[misc]
     - ``query_id`` and ``document_id``: ids of the first and of the second text column;
     - ``log_weight``: see :class:`InfoNCELoss`;
     - ``source``: where a row is from, for prompts;
+    - ``teacher_scores``: a list, a teacher's scores of the row's positive and negatives;
     - any other column of numbers: a signal of that name, for the weighting.
 
     Documents are one if their texts are equal, if their ids are, or if they answer one query by its
@@ -101,7 +104,8 @@ class InfoNCECollator(collator_base()):  # type: ignore[misc]
         if dataset_columns is None:
             texts = ["anchor", "query", "question", "positive", "document", "answer", "negative"]
             texts += [f"negative_{place}" for place in range(65)]
-            dataset_columns = [WEIGHT, LOG_WEIGHT, ROW, SOURCE, *(f"{text}_id" for text in texts)]
+            dataset_columns = [WEIGHT, LOG_WEIGHT, ROW, SOURCE, TEACHER]
+            dataset_columns += [*(f"{text}_id" for text in texts)]
         # Samplers leave label columns out of their comparisons.
         library: list[str] = self.valid_label_columns
         self.valid_label_columns: list[str] = [*library, *dataset_columns]
@@ -111,7 +115,8 @@ class InfoNCECollator(collator_base()):  # type: ignore[misc]
 
         Its "label" is a dictionary of what there is: "document_ids", numbers of the documents'
         texts, column by column; "ids", of queries and documents, int64 ``[columns, rows]``;
-        "weights", "log_weights", "rows", "sources", and "signals" by name.
+        "weights", "log_weights", "rows", "sources", "teacher_scores" (float32
+        ``[rows, 1 + negatives]``, -inf where there is none), and "signals" by name.
         """
         if not features:
             return {}
@@ -148,6 +153,14 @@ class InfoNCECollator(collator_base()):  # type: ignore[misc]
         for name, there in ((WEIGHT, columns.weight), (LOG_WEIGHT, columns.log_weight)):
             if there:
                 labels[f"{name}s"] = _numbers(features, name)
+        if columns.teacher:
+            labels[TEACHER] = torch.tensor(
+                [
+                    [-math.inf if score is None else score for score in row[TEACHER]]
+                    for row in features
+                ],
+                dtype=torch.float32,
+            )
         if columns.row:
             labels["rows"] = torch.tensor([int(row[ROW]) for row in features])
         if columns.source:

@@ -9,6 +9,8 @@ Texts go through the tokenizer. Beside them a dataset may have
     "X_id"        for a column of texts X: an integer or a word, None where nobody knows; "query_id"
                   and "document_id" are those of the first and of the second column of texts;
     "label", "labels", "score" or "scores", by which a row may turn out to be no pair at all;
+    "teacher_scores"  a list per row: a teacher's scores of the positive and of each negative in the
+                  order of their columns, None or -inf where it has scored none (a filled place);
 and any other column of numbers is a signal of that name, which a weighting can read.
 """
 
@@ -22,6 +24,7 @@ from typing import Any
 from stope._checks import shown
 
 WEIGHT, LOG_WEIGHT, ROW, SOURCE = "weight", "log_weight", "row", "source"
+TEACHER = "teacher_scores"
 LABELS = ("label", "labels", "score", "scores")
 
 
@@ -34,7 +37,7 @@ class Columns:
         signals: numbers about a row, except those with a meaning of their own.
         ids: by column of texts the column of its ids.
         labels: columns that say whether the row is a pair.
-        weight, log_weight, row, source: whether there is such a column.
+        weight, log_weight, row, source, teacher: whether there is such a column.
     """
 
     texts: tuple[str, ...]
@@ -45,6 +48,7 @@ class Columns:
     log_weight: bool = False
     row: bool = False
     source: bool = False
+    teacher: bool = False
 
 
 def columns_of(row: Mapping[str, Any]) -> Columns:
@@ -54,7 +58,7 @@ def columns_of(row: Mapping[str, Any]) -> Columns:
     >>> columns.texts, columns.signals, columns.weight, columns.row
     (('query', 'positive'), ('easiness',), True, False)
     """
-    named = (WEIGHT, LOG_WEIGHT, ROW, SOURCE)
+    named = (WEIGHT, LOG_WEIGHT, ROW, SOURCE, TEACHER)
     labels = tuple(name for name in LABELS if name in row)
     owners = {
         name: name.removesuffix("_id")
@@ -95,6 +99,10 @@ def check_columns(dataset: Any) -> Columns:
         rules.append((WEIGHT, lambda w: _is_finite(w) and w >= 0, "give a number of at least 0"))
     if columns.source:
         rules.append((SOURCE, lambda name: isinstance(name, str | int), "give words or integers"))
+    if columns.teacher:
+        width = len(columns.texts) - 1
+        told = f"give the teacher's {width} scores, of the positive and of each negative"
+        rules.append((TEACHER, lambda scores: _are_scores(scores, width), told))
     for name, is_right, remedy in rules:
         for row, value in enumerate(dataset[name]):
             if not is_right(value):
@@ -131,6 +139,14 @@ def _is_number(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
+
+
+def _are_scores(value: Any, width: int) -> bool:
+    """Finite numbers, but that of a negative may be missing."""
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != width:
+        return False
+    missing = (None, -math.inf)
+    return _is_finite(value[0]) and all(v in missing or _is_finite(v) for v in value[1:])
 
 
 def _is_text(value: Any) -> bool:

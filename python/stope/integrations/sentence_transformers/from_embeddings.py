@@ -6,24 +6,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch.nn.functional import normalize
 
 import stope.torch
 import torch
 from stope.integrations.sentence_transformers.batch import Batch
 from stope.integrations.sentence_transformers.clock import Clock
+from stope.integrations.sentence_transformers.columns import TEACHER
+from stope.integrations.sentence_transformers.distillation import (
+    Distillation,
+    OwnLists,
+    own_lists,
+)
 from stope.integrations.sentence_transformers.identity import KnownPairs, Names, Peers, known_pairs
 from stope.integrations.sentence_transformers.queue import DocumentQueue
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
 from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores
 from stope.torch import InfoNCELoss, Statistics
-from stope.torch.distributed import gather_rows, world_size
+from stope.torch.distributed import gather_rows, sum_of_all, world_size
 from stope.torch.functional import computes_on
 from stope.torch.losses import both_ways
-from stope.weighting import Weighting
+from stope.weighting import Weighting, teacher_confidence
 from torch import Tensor, nn
 from torch import distributed as dist
 
 Tensors = dict[str, Any]  # CSR is two of them
+CONFIDENCE = "teacher_confidence"  # what stope.weighting.Teacher reads
 
 
 class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
@@ -37,6 +45,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
     weighting: Weighting | None
     clock: Clock
     negatives: Any
+    distillation: Distillation | None
     rows: RowTable | None
     observed: dict[str, float]
 
@@ -59,6 +68,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         seen = stope.torch.Statistics(*(values.cpu() for values in statistics))
         scores = own_scores(queries, columns[1:], str(self.infonce.options["metric"]))
         masked = None if known.mistaken is None else torch.from_numpy(known.mistaken)
+        lists = self._lists(batch, known, queries, len(columns))
         weights = RowWeights(
             self.weighting,
             self.clock.progress,
@@ -70,8 +80,11 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         )
         value = self._mean(losses, weights.of(seen), statistics)
         facts: dict[str, float] = {}
+        if lists is not None:
+            value = self._with_lists(value, queries, documents, lists, weights, facts)
         if self.matryoshka:
-            value = self._with_shorter(value, queries, documents, weights, (there, back), facts)
+            tensors = there, back
+            value = self._with_shorter(value, queries, documents, weights, tensors, facts, lists)
         if weights.nothing:
             value = value * 0.0
         facts |= observations(seen, weights, self._possible(rows, len(documents), peers))
@@ -149,6 +162,67 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         pairs = statistics.negatives
         return self.infonce.mean(losses, weights, pairs / 2 if self.symmetric else pairs)
 
+    def _lists(
+        self, batch: Batch, known: KnownPairs, queries: Tensor, columns: int
+    ) -> OwnLists | None:
+        """The rows' lists, where the teacher's scores are wanted; they are a signal as well."""
+        told, asked, rows = batch.teacher_scores, self.distillation, len(queries)
+        if told is not None and tuple(told.shape) != (rows, columns):
+            raise ValueError(
+                f"{TEACHER} has shape {tuple(told.shape)} for {rows} rows of {columns} documents; "
+                "give one score for the positive and one for each negative"
+            )
+        if told is not None and CONFIDENCE not in batch.signals:
+            scores = told.double().cpu()
+            width = (asked and asked.teacher_temperature) or 1.0
+            batch.signals[CONFIDENCE] = teacher_confidence(
+                scores[:, 0], scores[:, 1:], temperature=width
+            )
+        if asked is None or asked.weight == 0:
+            return None
+        if told is None:
+            raise ValueError(
+                "distillation is given, but the batch has no scores of a teacher; give the "
+                f'examples a column "{TEACHER}", or train with a teacher'
+            )
+        there = known.of_queries
+        mistaken = None if known.mistaken is None else torch.from_numpy(known.mistaken)
+        ids, exclude = there.get("document_ids"), there.get("exclude")
+        return own_lists(asked, told.to(queries.device), mistaken, ids, exclude)
+
+    def _with_lists(
+        self,
+        contrastive: Tensor,
+        queries: Tensor,
+        documents: Tensor,
+        lists: OwnLists,
+        weights: RowWeights,
+        facts: dict[str, float],
+    ) -> Tensor:
+        """The sum of both losses, as `Distillation` has it."""
+        asked = self.distillation
+        assert asked is not None
+        if self.infonce.options["metric"] == "cosine":
+            queries, documents = normalize(queries, dim=1), normalize(documents, dim=1)
+        columns = documents.chunk(len(documents) // len(queries))
+        temperature = float(torch.as_tensor(self.infonce.temperature).detach())
+        losses = lists.row_losses(asked, queries, columns, temperature)
+        counted = lists.counted.to(losses)
+        shares = counted if weights.usable is None else counted * weights.usable.to(losses)
+        total = shares.sum()
+        if self.gather_across_devices:  # whose mean the trainer's processes then take
+            group = self.infonce.group
+            total = sum_of_all(total, group) / world_size(group)
+        taught = (shares * losses).sum() / total.masked_fill(total == 0, 1)
+        facts |= {
+            "contrastive": float(contrastive.detach()),
+            "distillation": float(taught.detach()),
+            "lists": float(counted.mean()),
+        }
+        if asked.contrastive == 0:
+            return asked.weight * taught
+        return asked.contrastive * contrastive + asked.weight * taught
+
     def _with_shorter(
         self,
         value: Tensor,
@@ -157,6 +231,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         weights: RowWeights,
         tensors: tuple[Tensors, Tensors],
         facts: dict[str, float],
+        lists: OwnLists | None,
     ) -> Tensor:
         """The weighted sum of the loss and those of the embeddings' first elements."""
         (whole, factor), *shorter = self.matryoshka
@@ -173,6 +248,9 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
                 there = {**there, "queue": tensors[0]["queue"][:, :dim]}
             losses, statistics = self._row_losses(queries[:, :dim], documents[:, :dim], there, back)
             short = self._mean(losses, weights.usable, statistics)
+            if lists is not None:
+                prefixes = queries[:, :dim], documents[:, :dim]
+                short = self._with_lists(short, *prefixes, lists, weights, {})
             facts[f"loss_{dim}"] = float(short.detach())
             total = total + factor * short
         return total

@@ -7,6 +7,7 @@ CPU. The trainer collates one batch ahead, so live negatives are chosen, read an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from stope.integrations.sentence_transformers import options as checked
 from stope.integrations.sentence_transformers.batch import Batch, live_columns, told_of
 from stope.integrations.sentence_transformers.clock import Clock
 from stope.integrations.sentence_transformers.collator import InfoNCECollator
+from stope.integrations.sentence_transformers.distillation import Distillation
 from stope.integrations.sentence_transformers.from_embeddings import LossOfEmbeddings
 from stope.integrations.sentence_transformers.guide import guide_features
 from stope.integrations.sentence_transformers.papers import PAPERS
@@ -120,6 +122,9 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
         prompts: with ``.document(source)``, put before the texts of live negatives.
         clock: the progress that the weighting follows and the step that live negatives are drawn
             for. `train` moves it on, and so does :meth:`progress_callback`.
+        distillation: :class:`Distillation`, its objective or its options as a mapping: learn from a
+            teacher's scores of the rows' positives and negatives (the data's column
+            "teacher_scores", or those of live negatives) beside the contrastive loss.
         **options: numbers and names for :class:`stope.torch.InfoNCELoss`, such as ``precision``,
             ``objective``, ``learnable_temperature``, ``max_score`` or
             ``hard_negative_log_weight``; ``partition`` and ``hardness`` are its words for
@@ -194,6 +199,7 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
         rows: RowTable | None = None,
         prompts: Any = None,
         clock: Clock | None = None,
+        distillation: Distillation | Mapping[str, Any] | str | None = None,
         **options: Any,
     ) -> None:
         nn.Module.__init__(self)
@@ -240,10 +246,17 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
         self.negatives: Any = None
         self.rows: RowTable | None = None
         self.prompts: Any = None
+        self.distillation: Distillation | None = None
+        self.teacher: Any = None
         self.observed: dict[str, float] = {}
         self.register_load_state_dict_post_hook(_guides_are_elsewhere)
         self.attach(
-            rows=rows, clock=clock, negatives=negatives, prompts=prompts, weighting=weighting
+            rows=rows,
+            clock=clock,
+            negatives=negatives,
+            prompts=prompts,
+            weighting=weighting,
+            distillation=distillation,
         )
 
     def attach(
@@ -254,6 +267,8 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
         negatives: Any = None,
         prompts: Any = None,
         weighting: Weighting | Mapping[str, Any] | str | None = None,
+        distillation: Distillation | Mapping[str, Any] | str | None = None,
+        teacher: Any = None,
     ) -> None:
         """Take what a trainer knows and the loss does not; None leaves what there is.
 
@@ -266,6 +281,8 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
             negatives: live negatives.
             prompts: for their texts.
             weighting: of the rows.
+            distillation: from a teacher's scores of them.
+            teacher: `stope.mining.pair_scores.ScoredPairs`, those of live negatives.
 
         Raises:
             ValueError: a weighting or negatives beside others that the loss has; negatives without
@@ -283,9 +300,17 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
             if self.negatives not in (None, negatives):
                 raise ValueError("the loss has live negatives, and others are given; give one")
             self.negatives = negatives
+        if distillation is not None:
+            self.distillation = Distillation.read(distillation)
+            if self.distillation.contrastive == 0 and self.infonce.log_scale is not None:
+                raise ValueError(
+                    "learnable_temperature is True, but distillation.contrastive is 0, so that "
+                    "nothing would teach the temperature; leave one of them out"
+                )
         if clock is not None:
             self.clock, self._is_told = clock, True
         self.rows = self.rows if rows is None else rows
+        self.teacher = self.teacher if teacher is None else teacher
         self.prompts = self.prompts if prompts is None else prompts
         if self.negatives is not None and (self.rows is None or self.rows.pairs is None):
             raise ValueError(
@@ -336,6 +361,8 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
             config["momentum"] = self.keys.momentum
         if self.weighting is not None:
             config["weighting"] = self.weighting.to_dict()
+        if self.distillation is not None:
+            config["distillation"] = asdict(self.distillation)
         return config
 
     def state_dict(self, *args: Any, **options: Any) -> Any:

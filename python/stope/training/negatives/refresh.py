@@ -19,6 +19,7 @@ from stope._named import names_of
 from stope.data import Pairs
 from stope.data.pairs import Among
 from stope.encoders.prompts import TaskPrompts
+from stope.mining.pair_scores import PairScores
 from stope.mining.quotas import check_quotas
 from stope.mining.sampling import Sampling
 from stope.progress import StageProgress
@@ -97,6 +98,14 @@ class NegativeRefresh(Part):
     absolute_margin: Annotated[
         Real | None, Field(description="a candidate scores at most p - this")
     ] = None
+    teacher_margin: Annotated[
+        Real | None,
+        Field(
+            ge=0,
+            description="with a teacher: by its scores a candidate has at most p - abs(p) x this, "
+            "p the lowest of a positive; what has more is taken for an answer",
+        ),
+    ] = None
     max_score: Annotated[
         Real | None, Field(description="highest score of a candidate, a cosine")
     ] = None
@@ -153,6 +162,11 @@ class NegativeRefresh(Part):
                 f"every or every_epochs is given, but mode {self.mode!r} mines once; leave them "
                 "out, or take mode 'periodic'"
             )
+        if self.mode == "query_side" and self.teacher_margin is not None:
+            raise ValueError(
+                f"teacher_margin is {self.teacher_margin}, but mode 'query_side' searches in every "
+                "step, which no teacher can follow; leave it out, or choose another mode"
+            )
         if self.mode == "query_side" and self.among != "corpus":
             raise ValueError(
                 f"among is {self.among!r}, but mode 'query_side' searches the corpus, whose "
@@ -182,6 +196,8 @@ class NegativeRefresh(Part):
         fields["sampling"] = None if self.sampling is None else self.sampling.to_dict()
         if not self.across_sources:  # which earlier saves do not have
             del fields["across_sources"]
+        if self.teacher_margin is None:
+            del fields["teacher_margin"]
         return fields
 
     @classmethod
@@ -204,6 +220,7 @@ class NegativeRefresh(Part):
         *,
         sources: Sequence[str | int] | None = None,
         prompts: TaskPrompts | None = None,
+        teacher: PairScores | None = None,
     ) -> RefreshRun:
         """Make what a training run calls; nothing is mined before its first `run`.
 
@@ -220,13 +237,15 @@ class NegativeRefresh(Part):
                 source's, unless across_sources is True.
             prompts: put before queries and documents: each source's, where sources are mined by
                 themselves, else the default. query_prompt and corpus_prompt go before them.
+            teacher: scores what is mined and the positives; what it scored before is not scored
+                again.
 
         Raises:
             ValueError: a query with fewer than num_negatives documents that can be negatives;
                 sources that `stope.data.Pairs.of_sources` refuses, or several of them
                 for query_side, which searches one corpus.
         """
-        return RefreshRun(self, pairs, model, folder, seed, progress, sources, prompts)
+        return RefreshRun(self, pairs, model, folder, seed, progress, sources, prompts, teacher)
 
     @property
     def limits(self) -> dict[str, Any]:

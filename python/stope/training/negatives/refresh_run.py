@@ -17,6 +17,7 @@ from stope._files.arrays import digest
 from stope._files.manifest import checked, read_manifest
 from stope.data import Pairs, open_atomic
 from stope.encoders.prompts import TaskPrompts
+from stope.mining.pair_scores import PairScores, ScoredPairs
 from stope.mining.sampling import Uniform
 from stope.progress import StageProgress
 from stope.scale.processes import gathered, processes
@@ -81,6 +82,7 @@ class RefreshRun:
         corpus_embeddings: float32 ``[documents, dim]`` of the first model for query_side;
             else None.
         reports: of all refreshes of this process's life.
+        taught: `ScoredPairs`, what the teacher says of positives and candidates; None without one.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class RefreshRun:
         progress: StageProgress | None = None,
         sources: Sequence[str | int] | None = None,
         prompts: TaskPrompts | None = None,
+        teacher: PairScores | None = None,
     ) -> None:
         if refresh.across_sources:
             pairs = replace(pairs, corpus_of=None)
@@ -100,6 +103,7 @@ class RefreshRun:
         self._sources = pairs.of_sources(sources, refresh.among)
         self._prompts = [_prompts_of(source.name, refresh, prompts) for source in self._sources]
         self.reports: list[RefreshReport] = []
+        self.taught = None if teacher is None else ScoredPairs(teacher, pairs)
         self.negatives: LiveNegatives | None = None
         self.corpus_embeddings: NDArray[np.float32] | None = None
         self._last_step = -1
@@ -250,6 +254,7 @@ class RefreshRun:
                 f"{folder} belongs to other document embeddings than the model that is given makes "
                 "now; start from the same model and corpus"
             )
+        self._know_scores()
         self._last_step, self._epoch_ends = notes["last_step"], set(notes["epoch_ends"])
 
     def _mine(self, model: Any, step: int) -> RefreshReport:
@@ -264,24 +269,47 @@ class RefreshRun:
             none = np.empty((rows, 0), dtype=np.int64)
             unknown = np.full(rows, np.nan, dtype=np.float32)
             mined = Mining(none, none.astype(np.float32), unknown, 0.0, 0.0, 0.0)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), live.candidates
         lexical = None
         if live.quotas.get("bm25") and not live.lexical.shape[1]:
             lexical = bm25_by_source(self._sources, self.refresh.pool, self._encoding.progress)
-        changed = _new_share(live.candidates, mined.ids)
-        live.publish(mined.ids, mined.scores, mined.positive_scores, lexical=lexical)
+        ids = mined.ids
+        if self.taught is not None and self.refresh.teacher_margin is not None:
+            ids, lexical = self._judged(self.taught, ids, lexical)
+        live.publish(ids, mined.scores, mined.positive_scores, lexical=lexical)
+        self._know_scores()
         self._encoding.forget_others()
-        there = mined.ids >= 0
+        there = ids >= 0
         return RefreshReport(
             live.version,
             step,
             mined.seconds_encode,
             mined.seconds_mine + time.perf_counter() - began,
             mined.rows_per_second,
-            changed,
+            _new_share(before, ids),
             float(mined.scores[there].mean()) if there.any() else 0.0,
             int((there.sum(1) < dense).sum()),
         )
+
+    def _judged(
+        self, taught: ScoredPairs, ids: NDArray[np.int64], lexical: NDArray[np.int64] | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """The candidates that the teacher takes for no answer, -1 in place of the others."""
+        taught.score(ids, lexical, progress=self._encoding.progress)
+        lowest = taught.lowest_positive_scores().astype(np.float64)
+        ceiling = lowest - np.abs(lowest) * (self.refresh.teacher_margin or 0.0)
+
+        def kept(table: NDArray[np.int64]) -> NDArray[np.int64]:
+            scores = taught.scores(np.arange(len(table)), table).astype(np.float64)
+            return np.where(scores <= ceiling[:, None], table, -1)
+
+        return kept(ids), None if lexical is None else kept(lexical)
+
+    def _know_scores(self) -> None:
+        """Have the teacher's scores of what is published, and of nothing else: so a run goes on."""
+        if self.taught is not None and self.negatives is not None:
+            live = self.negatives
+            self.taught.score(live.candidates, live.lexical, progress=self._encoding.progress)
 
     def _replace_stale(self, step: int) -> RefreshReport:
         assert self.negatives is not None
