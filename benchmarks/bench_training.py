@@ -35,6 +35,7 @@ from trained import METRIC, against, averaged, change, evaluation_of, print_with
 from training_data import facts, held_out_anew, queries_by_answers, read
 from training_kinds import IN_BATCH, KINDS, Kind, Recipe, Settings
 from training_negatives import Made, balanced, by_exposure, log_q, of_pairs, once
+from training_teachers import TAUGHT
 
 COLLECTIONS = (
     "medquad",
@@ -207,6 +208,7 @@ RECIPES = {
     "guarded": Recipe(None, {**adapted("positives"), "guard": True, "batch_size": None}),
     "student": Recipe(student=True),
     "student, then in-batch": Recipe({"learning_rate": 0.03}, student=True),
+    **TAUGHT,
     "bfloat16": Recipe({"precision": "bfloat16"}, {**IN_BATCH.adapter, "precision": "bfloat16"}),
     "sentence-transformers' loss": Recipe({"loss": library_loss}),
 }
