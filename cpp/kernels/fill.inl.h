@@ -42,6 +42,7 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->end_tiles = no_tiles;
   scan->score_panels = score_panels<Format>;
   scan->select = select<Format>;
+  scan->select_columns = select_columns<Format>;
   scan->peak = peak<Format>;
 }
 

@@ -66,6 +66,19 @@ struct RowTerms {
   float tile_norm;
 };
 
+// select_columns keeps a candidate when a column of the tile, whose own answers the rows may be,
+// has one with
+//   dot * scale >= lower + bias * half_square - residual * x.residual - norm * x.norm
+// where x is the column, as its panel's footer says; scale and half_square are a row's.
+struct ColumnTerms {
+  const float* lower;        // of the tile's columns
+  const float* bias;         // of the tile's columns; unused unless the metric is euclidean
+  const float* scale;        // of its rows
+  const float* half_square;  // of its rows: lower bounds of ||q||^2 / 2
+  float residual;            // at least scale times the residual weight of every row
+  float norm;                // likewise for the norm's weight
+};
+
 // A block of quantised queries: `rows` rows, `stride` bytes apart, zero-padded to depth_padded.
 struct QueryTile {
   const void* data;
@@ -118,6 +131,11 @@ struct ScanKernels {
   std::uint32_t (*select)(const TileEntry* tile, std::int64_t stride, int rows,
                           const RowTerms* terms, const PanelRun* panels, bool biased,
                           std::uint64_t* masks, std::int64_t* above);
+
+  // As select, where columns ask for rows.
+  std::uint32_t (*select_columns)(const TileEntry* tile, std::int64_t stride, int rows,
+                                  const ColumnTerms* terms, const PanelRun* panels, bool biased,
+                                  std::uint64_t* masks);
 
   // A loop of multiply-adds on registers alone; returns the number of operations done.
   std::int64_t (*peak)(std::int64_t rounds);

@@ -111,6 +111,47 @@ std::uint32_t select(const TileEntry* tile, std::int64_t stride, int rows, const
   return above == nullptr ? run(Flag<false>{}, Flag<false>{}) : run(Flag<false>{}, Flag<true>{});
 }
 
+template <typename Format, bool kBias>
+inline std::uint32_t select_columns_block(const TileEntry* tile, std::int64_t stride, int rows,
+                                          const stope::ColumnTerms& terms, const PanelRun& panels,
+                                          std::uint64_t* masks) {
+  std::uint32_t hits = 0;
+  for (int p = 0; p < panels.count; ++p) {
+    const auto* footer =
+        reinterpret_cast<const PanelFooter*>(panels.data + p * panels.bytes + panels.footer_offset);
+    const f32x16 error = fma_f32(set_f32(terms.norm), load_f32(footer->norm),
+                                 mul_f32(set_f32(terms.residual), load_f32(footer->residual)));
+    const f32x16 least = sub_f32(load_f32(terms.lower + p * kLanes), error);
+    f32x16 bias;
+    if constexpr (kBias) bias = sub_f32(set_f32(0.0f), load_f32(terms.bias + p * kLanes));
+    const auto reached = [&](int r) {
+      const f32x16 dot = Format::load_tile(tile + r * stride + p * kLanes);
+      f32x16 score = mul_f32(dot, set_f32(terms.scale[r]));
+      if constexpr (kBias) score = fma_f32(bias, set_f32(terms.half_square[r]), score);
+      return score;
+    };
+    f32x16 largest = reached(0);
+    for (int r = 1; r < rows; ++r) largest = max_f32(largest, reached(r));
+    if (mask_ge(largest, least) == 0) continue;
+    for (int r = 0; r < rows; ++r) {
+      const std::uint64_t mask = mask_ge(reached(r), least);
+      if (mask == 0) continue;
+      if ((hits >> r & 1u) == 0) masks[r] = 0;
+      masks[r] |= mask << (kLanes * p);
+      hits |= 1u << r;
+    }
+  }
+  return hits;
+}
+
+template <typename Format>
+std::uint32_t select_columns(const TileEntry* tile, std::int64_t stride, int rows,
+                             const stope::ColumnTerms* terms, const PanelRun* panels, bool biased,
+                             std::uint64_t* masks) {
+  return biased ? select_columns_block<Format, true>(tile, stride, rows, *terms, *panels, masks)
+                : select_columns_block<Format, false>(tile, stride, rows, *terms, *panels, masks);
+}
+
 // Float32 numbers in their order as integers, and back.
 inline std::int32_t ordered_bits(float value) {
   std::int32_t bits;

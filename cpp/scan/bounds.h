@@ -83,6 +83,14 @@ class Bounds {
             static_cast<float>(-std::sqrt(std::max(near - absolute_, 0.0)) * (1 - 0x1p-20))};
   }
 
+  // As much of a bound as set_lower needs, for lane c of a panel: a column that asks for rows.
+  QueryBound column(const PanelFooter& x, int c) const {
+    QueryBound q;
+    q.scale = x.scale[c];
+    q.square_low = 2.0 * x.half_square[c] * x.scale[c];
+    return q;
+  }
+
   // What select needs for one query: pass what may reach `least`, refuse what must exceed `most`.
   RowTerms terms(const QueryBound& q, float least, float most) const {
     RowTerms t = {};
@@ -91,6 +99,10 @@ class Bounds {
     set_lower(q, least, &t);
     set_upper(q, most, &t);
     return t;
+  }
+
+  static float round_up(double value) {
+    return std::nextafter(static_cast<float>(value), kInfinity);
   }
 
   void set_lower(const QueryBound& q, float least, RowTerms* t) const {
@@ -125,9 +137,6 @@ class Bounds {
     t->upper_bias = static_cast<float>((1 + 8 * inflation_ + 0x1p-16) / q.scale);
   }
 
-  static float round_up(double value) {
-    return std::nextafter(static_cast<float>(value), kInfinity);
-  }
   // Too low a threshold only lets more candidates pass.
   static float clamp_low(double value) { return static_cast<float>(std::min(value, 1e38)); }
 

@@ -142,11 +142,15 @@ inline void sort_by_score(const Candidate* entries, std::int64_t count, std::uin
 class CandidateSelector {
  public:
   CandidateSelector(const KernelTable& kernels, std::int64_t k, const ExactScorer& scorer)
-      : kernels_(kernels), k_(k), capacity_(capacity_for(k)), scorer_(scorer) {}
+      : CandidateSelector(kernels, k, capacity_for(k), scorer) {}
+  // With lists of another capacity, which takes more exact scores where it is less.
+  CandidateSelector(const KernelTable& kernels, std::int64_t k, std::int64_t capacity,
+                    const ExactScorer& scorer)
+      : kernels_(kernels), k_(k), capacity_(capacity), scorer_(scorer) {}
 
   static std::int64_t capacity_for(std::int64_t k) { return 2 * k + 640; }
 
-  // An empty list in `entries`, which has room for capacity_for(k).
+  // An empty list in `entries`, which has room for the capacity.
   CandidateList list(Candidate* entries, float least) const {
     return {entries, 0, next_limit(k_), least};
   }

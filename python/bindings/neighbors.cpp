@@ -12,7 +12,8 @@ Array import_on_host(const py::object& object, const char* name, const char* ope
   Array array = import_matrix(object, name);
   if (array.matrix.device.kind != DeviceKind::kCpu)
     throw DeviceError(std::string(name) + " is on " + device_name(array.matrix.device) + ", and " +
-                      operation + " runs on the CPU alone; copy " + name + " to it with .cpu()");
+                      operation + " runs on the CPU alone; copy " + name +
+                      " to host memory, with .cpu() or CuPy's .get()");
   return array;
 }
 
@@ -75,6 +76,24 @@ void run_nearest_earlier(const py::object& x, const std::optional<py::buffer>& o
   run_without_gil(nearest_earlier, call, &reporter);
 }
 
+void run_knn_graph(const py::object& x, std::int64_t k, const std::string& metric,
+                   const py::object& scores, const py::object& ids, int threads,
+                   const py::object& allocate, const py::object& progress) {
+  const Array rows = import_on_host(x, "x", "knn_graph");
+  PythonProgress reporter(progress);
+  KnnGraphCall call;
+  call.rows = rows.matrix;
+  call.k = k;
+  call.metric = parse_word(metric, "metric", kMetrics);
+  const Device cpu;
+  call.scores = import_result<float>(scores, "scores", rows.matrix.rows * k, cpu);
+  call.ids = import_result<std::int64_t>(ids, "ids", rows.matrix.rows * k, cpu);
+  call.execution = execution_on(cpu, 0, threads);
+  call.execution.progress = reporter.progress();
+  const WorkspaceLoan loan(allocate, knn_graph_workspace_bytes(call), &call.execution);
+  run_without_gil(knn_graph, call, &reporter);
+}
+
 }  // namespace
 
 void register_neighbors(py::module_& module) {
@@ -85,6 +104,9 @@ void register_neighbors(py::module_& module) {
   module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),
              py::arg("metric"), py::arg("threshold"), py::arg("scores"), py::arg("ids"),
              py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+  module.def("knn_graph", &run_knn_graph, py::kw_only(), py::arg("x"), py::arg("k"),
+             py::arg("metric"), py::arg("scores"), py::arg("ids"), py::arg("threads"),
+             py::arg("allocate"), py::arg("progress"));
 }
 
 }  // namespace stope::python

@@ -16,6 +16,7 @@ from stope.ops._search import TopK
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
 from stope.ops.infonce import InfoNCE, InfoNCEGradients, infonce_backward, infonce_forward
 from stope.ops.kmeans import KMeans, kmeans
+from stope.ops.knn_graph import knn_graph
 from stope.ops.nearest_earlier import nearest_earlier
 from stope.ops.pairs_above import PairsAbove, pairs_above
 from stope.ops.similarity import similarity
@@ -28,8 +29,8 @@ find_moved_modules()
 __all__ = [
     "FlatIndex", "HardNegatives", "InfoNCE", "InfoNCEGradients", "KMeans", "PairsAbove", "TopK",
     "build_info", "errors", "get_num_threads", "infonce_backward", "infonce_forward", "isa",
-    "kmeans", "mine_hard_negatives", "nearest_earlier", "pairs_above", "set_num_threads",
-    "similarity", "topk",
+    "kmeans", "knn_graph", "mine_hard_negatives", "nearest_earlier", "pairs_above",
+    "set_num_threads", "similarity", "topk",
 ]  # fmt: skip
 
 

@@ -91,6 +91,14 @@ def test_topk_of_hard_cases(metric, name):
     both_topk(queries, corpus, 10, metric=metric)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_graph_on_a_device_is_that_of_the_cpu(metric):
+    _, x = cases.make("duplicated", 1, 200, 24)
+    assert_same(
+        stope.knn_graph(on_device(x), 9, metric=metric), stope.knn_graph(x, 9, metric=metric)
+    )
+
+
 @pytest.mark.parametrize("rows", [1, 127, 129])
 def test_topk_of_ragged_tiles(rows, order):
     queries, corpus = cases.make("duplicated", rows, 257, 33)

@@ -317,6 +317,9 @@ work = {
     "mine": lambda: stope.mine_hard_negatives(queries, corpus, np.arange(6000), 5),
     "index": lambda: stope.FlatIndex(corpus).search(queries, 10),
     "similarity": lambda: stope.similarity(queries, corpus[:40_000]),
+    "pairs_above": lambda: stope.pairs_above(corpus, threshold=99),
+    "nearest_earlier": lambda: stope.nearest_earlier(corpus),
+    "knn_graph": lambda: stope.knn_graph(corpus, 10),
 }[sys.argv[1]]
 out = stope.topk(queries[:3], corpus[:1000], 10)
 print("ready", flush=True)
@@ -332,7 +335,10 @@ print("works", flush=True)
 """
 
 
-@pytest.mark.parametrize("operation", ["topk", "mine", "index", "similarity"])
+@pytest.mark.parametrize(
+    "operation",
+    ["topk", "mine", "index", "similarity", "pairs_above", "nearest_earlier", "knn_graph"],
+)
 def test_ctrl_c_stops_promptly(operation):
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPT, operation],

@@ -42,6 +42,29 @@ work = {
 stope.topk(queries[:8], corpus[:1000], 10)
 print(peak_mib(work))
 """
+NEIGHBORS = """
+import os
+import numpy as np
+import stope
+from memory import peak_mib
+
+stope.set_num_threads(2)
+rng = np.random.default_rng(0)
+x = np.empty((40_000, 64), np.float32)
+for part in np.array_split(x, 20):
+    part[:] = rng.standard_normal(part.shape, dtype=np.float32)
+pairs = {"metric": "cosine", "threshold": 0.245}
+work = {
+    "knn_graph": lambda: stope.knn_graph(x, 10),
+    "nearest_earlier": lambda: stope.nearest_earlier(x),
+    "count": lambda: stope.pairs_above(x, count_only=True, **pairs),
+    "sink": lambda: stope.pairs_above(x, sink=lambda *chunk: None, **pairs),
+    "few": lambda: stope.pairs_above(x, metric="cosine", threshold=0.4),
+}[os.environ["WORK"]]
+stope.pairs_above(x[:300], threshold=0)
+stope.knn_graph(x[:300], 5)
+print(peak_mib(work))
+"""
 LOSS = """
 import os
 import numpy as np
@@ -74,6 +97,21 @@ print(peak_mib(work))
 def test_extra_memory_is_bounded(work, succeeds):
     """The score matrix would be 1,172 MiB and a packed or copied corpus 18 to 73 MiB."""
     assert float(succeeds(SEARCH, WORK=work)) < 64
+
+
+@pytest.mark.parametrize(
+    ("work", "most"),
+    [
+        ("knn_graph", 40_000 * (24 * 10 + 1208 + 12 * 10) / 2**20 + 14),
+        ("nearest_earlier", 14),
+        ("count", 14),
+        ("sink", 180 + 14),
+        ("few", 60),
+    ],
+)
+def test_extra_memory_among_the_rows_of_one_matrix(work, most, succeeds):
+    """All scores would be 6,104 MiB; the pairs of "sink" 370 MiB, those of "few" 10 MiB."""
+    assert float(succeeds(NEIGHBORS, WORK=work)) < most
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

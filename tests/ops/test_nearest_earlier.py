@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cases
+import fake_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_hard_inputs(case, metric):
 @pytest.mark.parametrize("case", ["gaussian", "many_ties", "near_ties", "outlier_rows"])
 def test_every_isa_and_number_of_threads(metric, case, threads):
     """Several blocks in every round of the tournament, odd and even numbers of them."""
-    for n in (700, 1100):
+    for n in (600, 1100):
         _, x = cases.make(case, 1, n, 33)
         order = np.random.default_rng(1).permutation(n)
         expected = expected_nearest(reference.canonical(x, x, metric), order)
@@ -156,3 +157,11 @@ def test_wrong_input_is_refused():
         stope.nearest_earlier(x.astype(np.float64))
     with pytest.raises(ValueError, match="threshold"):
         stope.nearest_earlier(x, threshold=np.inf)
+
+
+def test_a_device_is_refused_with_the_remedy():
+    x = np.ones((3, 4), np.float32)
+    with pytest.raises(
+        RuntimeError, match=r"on cuda:0, and nearest_earlier runs on the CPU.*\.cpu"
+    ):
+        stope.nearest_earlier(fake_cupy.on_device(x))

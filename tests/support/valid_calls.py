@@ -233,6 +233,7 @@ def calls(folder):
         "stope.set_num_threads": {"count": 1},
         "stope.kmeans": {"x": CORPUS, "k": 2, "init": "random"},
         "stope.similarity": {"queries": QUERIES, "corpus": CORPUS, "metric": "dot"},
+        "stope.knn_graph": {"x": CORPUS, "k": 2, "metric": "dot"},
         "stope.nearest_earlier": {"x": CORPUS, "metric": "dot"},
         "stope.pairs_above": {
             "x": CORPUS,

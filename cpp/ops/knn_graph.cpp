@@ -1,0 +1,250 @@
+// knn_graph: of every row the k best others. A score serves both of its rows: half the products.
+//
+//   every block against itself: rows ask for columns (topk's way, with itself excluded)
+//   for each round of a tournament of blocks, for each pair of blocks in it, in parallel
+//     scan: a tile -> select by the rows' thresholds, select by the columns' thresholds -> both
+//           rows' candidates
+//   for each row, in parallel: rescore, order, write
+//
+// A block has but one task in a round, so that the lists of its rows are the task's own. Extra
+// memory: a list of 2k + 98 candidates for every row, since all are open until the end.
+#include <bit>
+
+#include "blocks.h"
+#include "candidates.h"
+#include "dispatch.h"
+#include "parallel.h"
+#include "stope/error.h"
+#include "stope/neighbors.h"
+
+namespace stope {
+namespace {
+
+constexpr std::int64_t kBlocksPerThread = 8;
+constexpr std::int64_t kRowsPerTask = 64;
+
+class KnnGraph {
+ public:
+  explicit KnnGraph(const KnnGraphCall& call, Workspace workspace = {})
+      : call_(call),
+        blocks_(stope::kernels(), call.rows, call.rows, call.metric),
+        scorer_(blocks_.kernels(), call.rows, call.rows, call.metric),
+        selector_(blocks_.kernels(), call.k, capacity(), scorer_),
+        rows_{call.rows},
+        block_rows_(blocks_.block_rows(call.rows.rows, kBlocksPerThread * call.execution.threads)),
+        workspace_(workspace) {
+    const std::int64_t threads = call.execution.threads;
+    entries_ = workspace_.take<Candidate>(call.rows.rows * capacity());
+    lists_ = workspace_.take<CandidateList>(call.rows.rows);
+    scratch_ = workspace_.take<Scratch>(threads);
+    for (std::int64_t t = 0; t < threads; ++t) {
+      Scratch scratch = {};
+      scratch.blocks = blocks_.take(&workspace_, block_rows_, block_rows_);
+      scratch.scale = workspace_.take<float>(block_rows_);
+      scratch.half_square = workspace_.take<float>(block_rows_);
+      scratch.lower = workspace_.take<float>(block_rows_);
+      scratch.bias = workspace_.take<float>(block_rows_);
+      scratch.tile_residual = workspace_.take<float>(tiles());
+      scratch.tile_norm = workspace_.take<float>(tiles());
+      scratch.candidates.lowers = workspace_.take<float>(capacity() + kLanes);
+      scratch.candidates.rows = scratch.blocks.rows;
+      if (scratch_ != nullptr) scratch_[t] = scratch;
+    }
+  }
+
+  std::size_t bytes() const { return workspace_.bytes(); }
+
+  void run() {
+    const std::int64_t rows = call_.rows.rows, count = divide_up(rows, block_rows_);
+    for (std::int64_t i = 0; i < rows; ++i)
+      lists_[i] = selector_.list(entries_ + i * capacity(), -kInfinity);
+    const Tournament tournament(count);
+    total_ = 1 + (count > 1 ? tournament.rounds() : 0);
+    parallel(count, [&](std::int64_t task, int thread) {
+      const Block block = block_at(task, block_rows_, rows);
+      scan_blocks(block, block, Reach::kOthers, scratch_[thread]);
+    });
+    fault_.raise("x");  // every row has been read
+    for (done_ = 1; done_ < total_; ++done_) {
+      parallel(tournament.tasks(), [&](std::int64_t task, int thread) {
+        std::int64_t earlier, later;
+        if (tournament.pair(done_ - 1, task, &earlier, &later))
+          scan_blocks(block_at(later, block_rows_, rows), block_at(earlier, block_rows_, rows),
+                      Reach::kAll, scratch_[thread]);
+      });
+    }
+    parallel(divide_up(rows, kRowsPerTask), [&](std::int64_t task, int thread) {
+      const Block block = block_at(task, kRowsPerTask, rows);
+      for (std::int64_t row = block.first; row < block.end; ++row) finish(row, scratch_[thread]);
+    });
+  }
+
+ private:
+  struct Scratch {
+    BlockScratch blocks;
+    float* scale;          // of the queries, as columns read them
+    float* half_square;    // of the queries, likewise
+    float* tile_residual;  // [tiles], the largest of a tile's queries
+    float* tile_norm;
+    float* lower;  // of the columns
+    float* bias;   // of the columns
+    CandidateScratch candidates;
+  };
+
+  std::int64_t capacity() const { return 2 * call_.k + 98; }
+  std::int64_t tiles() const { return divide_up(block_rows_, blocks_.scan_kernels().tile_rows); }
+
+  template <typename Body>
+  void parallel(std::int64_t tasks, Body&& body) {
+    const Poll poll = [](void* self) {
+      const auto* me = static_cast<KnnGraph*>(self);
+      const Progress& progress = me->call_.execution.progress;
+      return progress.step == nullptr || progress.step(progress.context, me->done_, me->total_);
+    };
+    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+  }
+
+  void scan_blocks(const Block& queries, const Block& columns, Reach reach,
+                   const Scratch& scratch) {
+    const BlockScratch& packed = scratch.blocks;
+    const bool both = reach == Reach::kAll;
+    const bool euclidean = blocks_.bounds().euclidean();
+    const auto least = [&](std::int64_t place) { return lists_[place].least; };
+    blocks_.load_queries(rows_, queries, least, packed, &fault_);
+    blocks_.load_panels(rows_, columns, packed, &fault_);
+    if (fault_.noted()) return;
+    if (both) load_terms(queries, columns, scratch);
+    const ScanKernels& scan = blocks_.scan_kernels();
+    std::uint64_t masks[kMaxTileRows];
+    blocks_.run(queries, columns, reach, packed,
+                [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& run,
+                    const TileEntry* tile) {
+                  std::uint32_t hits = scan.select(tile, kTileStride, rows, packed.terms + row,
+                                                   &run, euclidean, masks, nullptr);
+                  for (; hits != 0; hits &= hits - 1) {
+                    const int r = std::countr_zero(hits);
+                    offer_columns(queries.first + row + r, row + r, columns.first + column,
+                                  masks[r], run, tile + r * kTileStride, scratch);
+                  }
+                  if (!both) return;
+                  const std::int64_t t = row / scan.tile_rows;
+                  const ColumnTerms terms = {scratch.lower + column,   scratch.bias + column,
+                                             scratch.scale + row,      scratch.half_square + row,
+                                             scratch.tile_residual[t], scratch.tile_norm[t]};
+                  hits =
+                      scan.select_columns(tile, kTileStride, rows, &terms, &run, euclidean, masks);
+                  for (; hits != 0; hits &= hits - 1) {
+                    const int r = std::countr_zero(hits);
+                    offer_row(queries.first + row + r, row + r, columns.first, column, masks[r],
+                              run, tile + r * kTileStride, scratch);
+                  }
+                });
+  }
+
+  // What select_columns reads of the queries and of the columns.
+  void load_terms(const Block& queries, const Block& columns, const Scratch& scratch) const {
+    const std::int64_t tile_rows = blocks_.scan_kernels().tile_rows;
+    std::fill_n(scratch.bias, block_rows_, 0.0f);
+    std::fill_n(scratch.tile_residual, tiles(), 0.0f);
+    std::fill_n(scratch.tile_norm, tiles(), 0.0f);
+    for (std::int64_t i = 0; i < queries.count(); ++i) {
+      const QueryBound& q = scratch.blocks.bounds[i];
+      scratch.scale[i] = static_cast<float>(q.scale);
+      scratch.half_square[i] = static_cast<float>(q.square_low / 2);
+      float& residual = scratch.tile_residual[i / tile_rows];
+      float& norm = scratch.tile_norm[i / tile_rows];
+      residual = std::max(residual, Bounds::round_up(q.scale * q.residual_weight));
+      norm = std::max(norm, Bounds::round_up(q.scale * q.norm_weight));
+    }
+    for (std::int64_t c = 0; c < round_up(columns.count(), kLanes); ++c) {
+      if (c < columns.count())
+        set_column(columns.first + c, c, scratch);
+      else  // no row: nothing reaches it
+        scratch.lower[c] = kInfinity;
+    }
+  }
+
+  void set_column(std::int64_t row, std::int64_t c, const Scratch& scratch) const {
+    const std::int8_t* panel = scratch.blocks.panels + c / kLanes * blocks_.shape().bytes;
+    RowTerms terms;
+    blocks_.bounds().set_lower(
+        blocks_.bounds().column(blocks_.shape().footer(panel), static_cast<int>(c % kLanes)),
+        lists_[row].least, &terms);
+    scratch.lower[c] = terms.lower;
+    scratch.bias[c] = terms.bias;
+  }
+
+  // The masked columns of one row of a tile as candidates of that row.
+  void offer_columns(std::int64_t row, std::int64_t query, std::int64_t first_column,
+                     std::uint64_t mask, const PanelRun& run, const TileEntry* dots,
+                     const Scratch& scratch) {
+    for (; mask != 0; mask &= mask - 1) {
+      const int c = std::countr_zero(mask);
+      if (blocks_.excluded(dots[c])) continue;
+      const Interval score = blocks_.score(scratch.blocks.bounds[query], run, c, dots[c]);
+      if (offer(row, first_column + c, score, scratch))
+        blocks_.bounds().set_lower(scratch.blocks.bounds[query], lists_[row].least,
+                                   &scratch.blocks.terms[query]);
+    }
+  }
+
+  // One row of a tile as a candidate of the masked columns.
+  void offer_row(std::int64_t row, std::int64_t query, std::int64_t first, std::int64_t column,
+                 std::uint64_t mask, const PanelRun& run, const TileEntry* dots,
+                 const Scratch& scratch) {
+    for (; mask != 0; mask &= mask - 1) {
+      const int c = std::countr_zero(mask);
+      if (blocks_.excluded(dots[c])) continue;
+      const Interval score = blocks_.score(scratch.blocks.bounds[query], run, c, dots[c]);
+      if (offer(first + column + c, row, score, scratch))
+        set_column(first + column + c, column + c, scratch);
+    }
+  }
+
+  // True where the threshold of the row's list may have risen.
+  bool offer(std::int64_t row, std::int64_t id, const Interval& score, const Scratch& scratch) {
+    CandidateList& list = lists_[row];
+    if (score.upper < list.least) return false;
+    list.entries[list.count++] = {score.upper, score.lower, static_cast<std::int32_t>(id)};
+    if (!selector_.due(list)) return false;
+    Eligibility any;
+    selector_.refine(&list, {row, values(row, scratch)}, &any, scratch.candidates);
+    return true;
+  }
+
+  const float* values(std::int64_t row, const Scratch& scratch) const {
+    return float_row(blocks_.kernels(), call_.rows, call_.metric, row, scratch.blocks.query);
+  }
+
+  void finish(std::int64_t row, const Scratch& scratch) {
+    CandidateList& list = lists_[row];
+    Eligibility any;
+    selector_.tighten(&list, scratch.candidates.lowers);
+    selector_.finish(&list, {row, values(row, scratch)}, &any, scratch.candidates);
+    for (std::int64_t r = 0; r < call_.k; ++r) {
+      call_.scores[row * call_.k + r] = list.entries[r].upper;
+      call_.ids[row * call_.k + r] = list.entries[r].id;
+    }
+  }
+
+  const KnnGraphCall& call_;
+  const BlockScan blocks_;
+  const ExactScorer scorer_;
+  const CandidateSelector selector_;
+  const PlacedRows rows_;
+  const std::int64_t block_rows_;
+  Workspace workspace_;
+  RowFault fault_;
+  std::int64_t done_ = 0, total_ = 1;
+  Candidate* entries_ = nullptr;    // [rows][capacity]
+  CandidateList* lists_ = nullptr;  // [rows]
+  Scratch* scratch_ = nullptr;
+};
+
+}  // namespace
+
+std::size_t knn_graph_workspace_bytes(const KnnGraphCall& call) { return KnnGraph(call).bytes(); }
+
+void knn_graph(const KnnGraphCall& call) { KnnGraph(call, Workspace(call.execution)).run(); }
+
+}  // namespace stope
