@@ -41,6 +41,7 @@ RESULTS = {
     "stope.mining.TeacherScores",
     "stope.neighbors.Components",
     "stope.neighbors.Contexts",
+    "stope.neighbors.Deduplicated",
     "stope.neighbors.DuplicateGroups",
     "stope.neighbors.Path",
     "stope.neighbors.Selection",

@@ -32,6 +32,7 @@ def calls():
         "stope.neighbors.Quality": {"scorer": [0.5, 0.25]},
         "stope.neighbors.VoteK": {},
         "stope.neighbors.connected_components": {"graph": graph},
+        "stope.neighbors.deduplicate": {"x": ROWS, "threshold": 0.5, "order": [5, 4, 3, 2, 1, 0]},
         "stope.neighbors.duplicate_groups": {"x": ROWS, "threshold": 0.5},
         "stope.neighbors.neighbor_graph": {"x": ROWS, "k": 2},
         "stope.neighbors.pack": {"order": [1, 0], "lengths": [3, 4], "context_length": 5},

@@ -1,14 +1,15 @@
 """Neighbours within a corpus: graphs, duplicates, and choosing data by similarity.
 
 All decisions are those of exact scores. `neighbor_graph` makes sparse graphs (scipy, the extra
-``neighbors``), `duplicate_groups` and `semdedup` find duplicates, and a selector chooses rows:
-``VoteK()(embeddings, budget)`` gives a `Selection`. `similarity_path` and `pack` order documents.
-scikit-learn's transformer is `stope.neighbors.transformer`, torch gradients for
+``neighbors``), `deduplicate`, `duplicate_groups` and `semdedup` find duplicates, and a selector
+chooses rows: ``VoteK()(embeddings, budget)`` gives a `Selection`. `similarity_path` and `pack`
+order documents. scikit-learn's transformer is `stope.neighbors.transformer`, torch gradients for
 `GradientInfluence` are in `stope.neighbors.gradients`.
 """
 
 from __future__ import annotations
 
+from stope.neighbors.deduplication import Deduplicated, deduplicate
 from stope.neighbors.duplicates import DuplicateGroups, SemDeDup, duplicate_groups, semdedup
 from stope.neighbors.graph import (
     Components,
@@ -31,8 +32,8 @@ from stope.neighbors.targets import BenchmarkTargeted, CraftMix, Curate, Gradien
 
 __all__ = [
     "D4", "BenchmarkTargeted", "Components", "Contexts", "Coverage", "CraftMix", "Curate",
-    "DuplicateGroups", "FacilityLocation", "GradientInfluence", "KCenter", "Path", "Prototypes",
-    "Quality", "Selection", "Selector", "SemDeDup", "VoteK", "connected_components",
-    "duplicate_groups", "neighbor_graph", "pack", "precomputed_knn", "semdedup", "similarity_path",
-    "without_repeats",
+    "Deduplicated", "DuplicateGroups", "FacilityLocation", "GradientInfluence", "KCenter", "Path",
+    "Prototypes", "Quality", "Selection", "Selector", "SemDeDup", "VoteK", "connected_components",
+    "deduplicate", "duplicate_groups", "neighbor_graph", "pack", "precomputed_knn", "semdedup",
+    "similarity_path", "without_repeats",
 ]  # fmt: skip

@@ -1,0 +1,112 @@
+"""Greedy deduplication: what is too like a row that is kept before it goes."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import stope
+from stope._checks import choice, real
+from stope._kinds import kinds, matrix
+from stope.lists import Ids
+from stope.neighbors._embeddings import rows_of
+from stope.ops._search import METRICS, Metric, TopK
+from stope.progress import StageProgress, check_progress, of_stage
+
+
+class Deduplicated(NamedTuple):
+    """What is left of rows, and which row stands for each that is not.
+
+    Attributes:
+        kept: int64, ascending: the rows that are left.
+        keepers: int64 ``[n]``, the kept row that stands for each; a kept row's own number.
+        scores: float32 ``[n]``, each row's score with its keeper, -inf for rows that are kept.
+        nearest: each row's most similar row before it, kept or not (`stope.nearest_earlier`).
+    """
+
+    kept: Ids
+    keepers: Ids
+    scores: NDArray[np.float32]
+    nearest: TopK
+
+
+@kinds(x=matrix)
+def deduplicate(
+    x: Any,
+    threshold: float,
+    *,
+    metric: Metric = "cosine",
+    order: Any = None,
+    progress: StageProgress | None = None,
+) -> Deduplicated:
+    """Keep a row unless its score with a kept row before it is at least the threshold.
+
+        row i goes   when   s(x_i, x_j) >= threshold for a kept row j before i
+
+    So no two kept rows are alike, and every row that goes is like its keeper itself: chains, as
+    `duplicate_groups` has them, remove nothing. It is `semdedup` greedy, without clusters and with
+    an inclusive threshold; decisions are those of canonical scores, all pairs are looked at.
+
+    Args:
+        x: ``[n, dim]``, of any kind `stope.topk` takes.
+        threshold: inclusive. What counts as a duplicate depends on the encoder.
+        metric: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (the score is -distance).
+        order: a permutation of the row numbers, the one that has the first claim at the front; None
+            for the order of the rows.
+        progress: called with (stage, done, total): "nearest", then "duplicates".
+
+    Returns:
+        `Deduplicated`. A keeper is the most similar kept row before, of equal ones the lower.
+
+    Raises:
+        ValueError: a threshold that is not finite, an order that is no permutation, an empty
+            matrix, NaN or infinity in x (naming the row).
+
+    Memory: that of `stope.nearest_earlier` and of `stope.pairs_above` in chunks, 32 bytes a row,
+    and a copy of the rows that have one before them at the threshold.
+
+    Source: docs/methods.md, F2 (the greedy form).
+
+    >>> x = np.float32([[1, 0], [0.96, 0.28], [0.84, 0.54], [0, 1]])  # 0, 16, 33, 90 degrees
+    >>> left = deduplicate(x, 0.95)
+    >>> left.kept.tolist(), left.keepers.tolist()
+    ([0, 2, 3], [0, 0, 2, 3])
+    """
+    check_progress(progress)
+    rows = rows_of(x, "x")
+    least = np.float64(real(threshold, "threshold"))  # no rounding of it in comparisons
+    choice(metric, "metric", METRICS)
+    count = len(rows)
+    step = of_stage(progress, "nearest")
+    nearest = stope.nearest_earlier(rows, order, metric=metric, progress=step)
+    places = np.arange(count)
+    if order is not None:
+        places[np.asarray(order)] = np.arange(count)
+    keepers, scores = np.arange(count), np.full(count, -np.inf, np.float32)
+    alike = np.flatnonzero(nearest.scores >= least)
+    alike = alike[np.argsort(places[alike])]
+
+    def decide(owners: Ids, ids: Ids, values: NDArray[np.float32]) -> None:
+        before = places[ids] < places[alike[owners]]
+        owners, ids, values = owners[before], ids[before], values[before]
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+            others = ids[start:stop]
+            left = np.flatnonzero(keepers[others] == others)
+            if len(left):
+                row = alike[owners[start]]
+                keepers[row], scores[row] = others[left[0]], values[start + left[0]]
+
+    if len(alike):
+        stope.pairs_above(
+            rows[alike],
+            rows,
+            threshold=float(least),
+            metric=metric,
+            sink=decide,
+            progress=of_stage(progress, "duplicates"),
+        )
+    kept = np.flatnonzero(keepers == np.arange(count))
+    return Deduplicated(kept, keepers, scores, nearest)
