@@ -119,17 +119,27 @@ def cells_of(rows: list[dict[str, Any]], given: argparse.Namespace) -> list[dict
     return cells
 
 
-def correlation(cells: list[dict[str, Any]], number: str) -> tuple[float, float, float]:
-    """Spearman's rank correlation with the difference, and its interval over collections."""
+def correlation(cells: list[dict[str, Any]], number: str) -> tuple[float, float, float] | None:
+    """Spearman's rank correlation with the difference, and its interval over collections.
+
+    None where the number is the same in all cells.
+    """
+    if np.ptp([cell["numbers"][number] for cell in cells]) == 0:
+        return None
     names = list(dict.fromkeys(cell["collection"] for cell in cells))
     of = {name: [cell for cell in cells if cell["collection"] == name] for name in names}
 
     def rank(chosen: list[dict[str, Any]]) -> float:
-        left = [cell["numbers"][number] for cell in chosen]
-        right = [cell["difference"] for cell in chosen]
-        if min(np.ptp(left), np.ptp(right)) == 0:
+        left, right = (
+            scipy.stats.rankdata(values)
+            for values in (
+                [cell["numbers"][number] for cell in chosen],
+                [cell["difference"] for cell in chosen],
+            )
+        )
+        if min(np.ptp(left), np.ptp(right)) == 0:  # one collection, drawn again and again
             return float("nan")
-        return float(scipy.stats.spearmanr(left, right).statistic)
+        return float(np.corrcoef(left, right)[0, 1])
 
     rng = np.random.default_rng(0)
     drawn = [
@@ -162,6 +172,15 @@ def main() -> None:
         for kind in dict.fromkeys(cell["kind"] for cell in cells)
         for source in (*SOURCES, "all")
     }
+    sets |= {
+        f"{title}, unseen queries": [
+            {**cell, "difference": cell["groups"]["unseen"]["difference"]}
+            for cell in chosen
+            if "unseen" in cell["groups"]
+        ]
+        for title, chosen in sets.items()
+        if title.endswith("5 of the corpus")
+    }
     sets = {title: chosen for title, chosen in sets.items() if len(chosen) > 3}
     table = Table(title="rank correlation with what negatives brought", title_justify="left")
     for heading in ("number", *(f"{title} ({len(chosen)})" for title, chosen in sets.items())):
@@ -171,9 +190,8 @@ def main() -> None:
         for number in cells[0]["numbers"]
     }
     for number, of in correlations.items():
-        table.add_row(
-            number, *(f"{r:+.2f} [{low:+.2f}, {high:+.2f}]" for r, low, high in of.values())
-        )
+        texts = ("" if r is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*r) for r in of.values())
+        table.add_row(number, *texts)
     print_with_machine(table)
     if given.json:
         command = shlex.join([Path(sys.executable).name, *sys.argv])
