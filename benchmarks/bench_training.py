@@ -29,7 +29,6 @@ from rich.table import Table
 
 import inputs
 from stope.training.guard import Verdict
-from stope.training.presets import PRESETS
 from stope.training.recipe import GuardPart
 from trained import METRIC, against, averaged, change, evaluation_of, print_with_machine, write_json
 from training_data import facts, held_out_anew, queries_by_answers, read
@@ -282,10 +281,7 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
                 continue
             seeds[title] = []
             for seed in range(given.seeds):
-                tried = given.rates
-                if given.root_rates:
-                    tried = [rate * root_of_size(recipe, model) for rate in tried]
-                rates = (seeds[title][0]["rate"],) if seed else tuple(tried)
+                rates = (seeds[title][0]["rate"],) if seed else tuple(given.rates)
                 key = {"cut": cut, "recipe": [title, *recipe], "seed": seed, "rates": rates}
                 cell = cells.get(key, functools.partial(trained_cell, kind, recipe, seed, rates))
                 seeds[title].append(cell)
@@ -308,13 +304,6 @@ def measure(name: str, kinds: Iterable[str], cells: Cells, given: argparse.Names
             for title, cells_of in seeds.items()
         ]
     return rows
-
-
-def root_of_size(recipe: Recipe, model: str) -> float:
-    """The root of a batch's size to the usual one's, by which Adam's rate is thought to grow."""
-    usual = KINDS[model].usual.get("batch_size") or PRESETS["static"]["batch_size"]
-    size = (recipe.of(model) or {}).get("batch_size") or usual
-    return float(np.sqrt(size / usual))
 
 
 def guarded(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -415,7 +404,6 @@ def main() -> None:
     add("--holdout", type=float, default=0.0, help="share of train and dev to draw dev anew from")
     add("--tokens", type=int, default=64, help="of a text for MiniLM; a static encoder reads twice")
     add("--rates", nargs="+", type=float, default=[1.0], help="times the usual rate; dev chooses")
-    add("--root-rates", action="store_true", help="and times the root of the batch's size")
     add("--cache", type=Path, default=inputs.CACHE, help="for MiniLM's embeddings")
     add("--cells", type=Path, default=inputs.CACHE / "trained", help="for what was trained")
     add("--json", type=Path, default=None, metavar="PATH", help="write everything measured there")

@@ -91,8 +91,6 @@ class Trained:
 class Kind(ABC):
     """One kind of model on one collection."""
 
-    usual: ClassVar[Mapping[str, Any]]  # options of its training
-
     def __init__(self, collection: Collection, settings: Settings) -> None:
         self.collection, self.settings = collection, settings
         self.pairs = Pairs.from_collection(collection, "train")
@@ -119,6 +117,8 @@ class Kind(ABC):
 
 class Encoder(Kind):
     """A model of sentence-transformers, copied from its start and trained."""
+
+    usual: ClassVar[Mapping[str, Any]]
 
     def __init__(self, collection: Collection, settings: Settings) -> None:
         super().__init__(collection, settings)
