@@ -78,6 +78,12 @@ def test_what_to_try_next_is_what_the_same_command_takes(call, folder):
         "data: pairs.tsv\nencoder: {static: {dim: 16}}\nschedule: {epochs: 1}\n"
         "evaluation: {holdout: 5}\noutput: out\n"
     )
+    of_adapters = "adapter: {query_embeddings: q.npy, corpus_embeddings: c.npy, num_documents: 4"
+    for name, more in (("plain", ""), ("mined", ", refresh_every: 1")):
+        (folder / f"{name}.yaml").write_text(
+            "data: {path: pairs.tsv, corpus: corpus.jsonl}\nschedule: {epochs: 2}\n"
+            f"evaluation: {{holdout: 5}}\noutput: of_{name}\n{of_adapters}{more}}}\n"
+        )
     rows = [
         {"query": f"w{n} w1", "document": f"{word}{n} w1", "label": label}
         for n in range(30)
@@ -93,6 +99,11 @@ def test_what_to_try_next_is_what_the_same_command_takes(call, folder):
     assert "Trained in-batch; -n 5 tries" in said[0]
     assert "Trained in-batch; negatives: auto tries" in said[1]
     assert "Trained in-batch" not in said[2]
+    adapted = [" ".join(call("train", f"{n}.yaml").stdout.split()) for n in ("plain", "mined")]
+    assert "Trained without mined negatives; adapter.refresh_every with guard: true" in adapted[0]
+    assert "rained without" not in adapted[1]
+    report = json.loads((folder / "of_mined" / "report.json").read_text())
+    assert [refresh["step"] for refresh in report["training"]["refreshes"]] == [0, 3]
     refused = call("train", "labels.jsonl", *options, "-o", "c", "-n", 2, code=1).stderr
     assert "data.negatives: leave" in refused
 

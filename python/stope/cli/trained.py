@@ -60,8 +60,10 @@ def _guarded(report: RunReport, keys: bool) -> list[str]:
     done = report.training
     if done.guard is None:
         untried = report.num_queries and not (done.refreshes or report.own_negatives)
-        option = "negatives: auto" if keys else "-n 5"
-        remark = f"trained in-batch; {option} tries mined negatives and keeps what helps"
+        how, option = "in-batch", "negatives: auto" if keys else "-n 5"
+        if report.adapter:
+            how, option = "without mined negatives", "adapter.refresh_every with guard: true"
+        remark = f"trained {how}; {option} tries mined negatives and keeps what helps"
         return [remark] if untried else []
     verdict = Verdict(**done.guard)
     names = ("evaluation.holdout", "encoder.model") if keys else ("--holdout", "--encoder")

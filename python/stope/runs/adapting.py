@@ -143,6 +143,8 @@ def fit(
         log.write(kind, step, **numbers)
         if kind == "guard":
             report.guard = numbers
+        if kind == "refresh":
+            report.refreshes.append({"step": step, **numbers})
 
     with TrainingLog(folder, tensorboard=config.output.tensorboard) as log:
         adapter = train_adapter(

@@ -52,6 +52,7 @@ _REPORT = {
     **dict.fromkeys(("before", "after", "test_before", "test_after"), _METRICS),
     "teacher?": _METRICS,
     "own_negatives?": bool,
+    "adapter?": bool,
     "remarks?": [str],
     **dict.fromkeys(("num_queries?", "num_test_queries?"), int),
     **dict.fromkeys(("gains?", "test_gains?"), _GAINS),

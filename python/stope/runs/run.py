@@ -51,6 +51,7 @@ class RunReport:
         test_gains: the same on evaluation.test_split.
         teacher: metrics of the held-out queries by the teacher of encoder.student.
         own_negatives: whether the data brought negatives along, which were trained on.
+        adapter: whether an adapter on embeddings was trained, no encoder.
         remarks: sentences about the student: its size and speed, what the pairs brought it, and
             whether it or a static encoder trained on the pairs alone was saved.
         resumed: whether an earlier run was gone on with.
@@ -69,6 +70,7 @@ class RunReport:
     test_gains: dict[str, list[float]] = field(default_factory=dict)
     teacher: dict[str, float] = field(default_factory=dict)
     own_negatives: bool = False
+    adapter: bool = False
     remarks: list[str] = field(default_factory=list)
     resumed: bool = False
 
@@ -211,6 +213,7 @@ def _reported(
     taught: teaching.Taught | None = None,
     *,
     own_negatives: bool = False,
+    adapter: bool = False,
 ) -> RunReport:
     """Write and return the report, with what changed between two evaluations of both judges."""
     means = [[{} if judged is None else judged.mean for judged in both] for both in (first, last)]
@@ -230,6 +233,7 @@ def _reported(
         test_gains=gains[1],
         teacher=folder.state.get("teacher", {}),
         own_negatives=own_negatives,
+        adapter=adapter,
         remarks=[] if taught is None else taught.remarks,
         resumed=folder.resumed,
     )
@@ -266,7 +270,7 @@ def _adapt(
     last = [None if judge is None else judge.evaluate(adapter) for judge in (held_out, test)]
     if not (folder.model.is_dir() and any(folder.model.iterdir())):
         adapting.keep(adapter, model, folder.model, save_encoder)
-    return _reported(folder, done, first, last)
+    return _reported(folder, done, first, last, adapter=True)
 
 
 def _after(done: TrainingReport, config: Config) -> dict[str, float]:
