@@ -107,3 +107,31 @@ def test_a_stopped_benchmark_goes_on(folder, tmp_path, monkeypatch, capsys):
     assert row["of_each_seed"] == pytest.approx(of_seeds)
     assert row["difference"] == pytest.approx(np.mean(of_seeds) - both[1]["mean"])
     assert "better : worse" in capsys.readouterr().out
+
+
+def test_weights_and_negatives_are_compared_with_the_same_batch(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import bench_training
+
+    rng = np.random.default_rng(0)
+    names = [f"{title}{words}, 1,024 a step" for title in ("in-batch", "5 among positives")
+             for words in ("", ", progressive")]  # fmt: skip
+    assert set(names) <= set(bench_training.RECIPES)
+    seeds = {
+        name: [{"test": {f"q{row}": float(value) for row, value in enumerate(rng.random(40))}}] * 2
+        for name in ("in-batch", *names)
+    }
+    means = {name: np.mean(list(cells[0]["test"].values())) for name, cells in seeds.items()}
+    besides = {name: bench_training.beside(name, seeds[name], seeds) for name in names}
+    plain, weighted, negatives, both = names
+    assert besides[plain] == {}  # its difference to in-batch training is that of every row
+    expected = {
+        (weighted, "beside_uniform"): plain,
+        (negatives, "beside_in_batch"): plain,
+        (both, "beside_uniform"): negatives,
+        (both, "beside_in_batch"): weighted,
+    }
+    assert {(name, key) for name, rows in besides.items() for key in rows} == set(expected)
+    for (name, key), other in expected.items():
+        difference = besides[name][key]["difference"]
+        assert difference == pytest.approx(means[name] - means[other], abs=1e-12)
