@@ -279,6 +279,8 @@ def test_memory():
         (lambda x: stope.kmeans(x, 2, init=None), TypeError, "init is None; give 'k-means"),
         (lambda x: stope.kmeans(x, 2, max_iterations=-1), ValueError, "max_iterations is -1"),
         (lambda x: stope.kmeans(x, 2, tolerance=-0.5), ValueError, "tolerance is -0.5"),
+        (lambda x: stope.kmeans(x * np.float32(1e19), 2, init="random"), ValueError,
+         "^x has a norm of 2.63"),
         (lambda x: stope.kmeans(x, 2, progress=3), TypeError, "progress is 3"),
         *(
             (

@@ -1,4 +1,4 @@
-"""Rows that neighbours are found among, as NumPy's, and the searches within them."""
+"""Rows that neighbours are found among, as NumPy's, and small vectors beside them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import stope
 from stope._checks import integer, shown
 from stope._host import on_host
 from stope._kinds import matrix
 from stope.lists import Ids
-from stope.ops._search import Metric, TopK
-from stope.progress import Progress
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
@@ -68,16 +65,6 @@ def budget_of(budget: Any, rows: int) -> int:
     if integer(budget, "budget", 1) > rows:
         raise ValueError(f"budget is {budget}, but there are {rows} rows; give that many at most")
     return int(budget)
-
-
-def nearest_others(
-    x: NDArray[Any], k: int, metric: Metric, progress: Progress | None = None
-) -> TopK:
-    """The k nearest other rows of each row, never the row itself."""
-    own = np.arange(len(x))
-    return stope.topk(
-        x, x, k, metric=metric, exclude=(np.arange(len(x) + 1), own), progress=progress
-    )
 
 
 def chunks(rows: int, size: int) -> list[slice]:

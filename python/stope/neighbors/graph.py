@@ -7,11 +7,12 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+import stope
 from stope._checks import choice, integer
 from stope._extras import need
 from stope._kinds import at_least, kinds, matrix
 from stope.lists import Ids
-from stope.neighbors._embeddings import nearest_others, rows_of
+from stope.neighbors._embeddings import rows_of
 from stope.ops._search import METRICS, Metric
 from stope.progress import Progress
 
@@ -83,7 +84,7 @@ def neighbor_graph(
         distances(np.zeros(0, np.float32), metric)  # dot has none: say so before the search
     if width == 0:
         return sparse.csr_matrix((n, n), dtype=np.float32)
-    nearest = nearest_others(rows, width, metric, progress)
+    nearest = stope.knn_graph(rows, width, metric=metric, progress=progress)
     sources = np.repeat(np.arange(n), width)
     values, keys = nearest.scores.reshape(-1), sources * n + nearest.ids.reshape(-1)
     back = nearest.ids.reshape(-1) * n + sources
@@ -192,7 +193,7 @@ def precomputed_knn(
     choice(metric, "metric", ("euclidean", "cosine"))
     if n_neighbors > len(rows):
         raise ValueError(f"n_neighbors is {n_neighbors}, but x has {len(rows)} rows; give fewer")
-    nearest = nearest_others(rows, n_neighbors - 1, metric)
+    nearest = stope.knn_graph(rows, n_neighbors - 1, metric=metric)
     own = np.arange(len(rows))[:, None]
     zero = np.zeros((len(rows), 1), np.float32)
     return np.hstack([own, nearest.ids]), np.hstack([zero, distances(nearest.scores, metric)])

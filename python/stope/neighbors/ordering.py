@@ -7,10 +7,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+import stope
 from stope._checks import choice, integer, real, texts
 from stope._kinds import at_least, integers, kinds, matrix, maybe
 from stope.lists import Ids, Lists, offsets_of
-from stope.neighbors._embeddings import nearest_others, rows_of
+from stope.neighbors._embeddings import rows_of
 from stope.ops._search import METRICS, Metric
 
 Start = Literal["earliest", "degree"]
@@ -90,7 +91,7 @@ def similarity_path(
     n, width = len(rows), min(k, len(rows) - 1)
     nearest = np.zeros((n, 0), np.int64)
     if width:
-        nearest = nearest_others(rows, width, metric).ids
+        nearest = stope.knn_graph(rows, width, metric=metric).ids
     starts = np.arange(n)
     if start == "degree":
         starts = np.argsort(np.bincount(nearest.reshape(-1), minlength=n), kind="stable")

@@ -24,7 +24,6 @@ from stope.neighbors._embeddings import (
     budget_of,
     chunks,
     finite_rows,
-    nearest_others,
     numbers_of,
     rows_of,
 )
@@ -139,7 +138,7 @@ class VoteK:
         width = min(self.k, len(rows) - 1)
         ids = np.zeros((1, 0), np.int64)
         if width:
-            ids = nearest_others(rows, width, self.metric).ids
+            ids = stope.knn_graph(rows, width, metric=self.metric).ids
         nearest = Lists(np.arange(len(rows) + 1) * width, ids.reshape(-1))
         return choose_by_votes(nearest, count, self.rho)
 

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import stope
 from stope._checks import choice, integer
-from stope.neighbors._embeddings import nearest_others, rows_of
+from stope.neighbors._embeddings import rows_of
 from stope.neighbors.graph import distances
 
 
@@ -67,7 +67,7 @@ class NeighborTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
         own = np.arange(len(rows))[:, None]
         if self._entries() == 1:
             return self._graph(own, np.zeros(own.shape, np.float32))
-        nearest = nearest_others(rows, self._entries() - 1, self.metric)  # type: ignore[arg-type]
+        nearest = stope.knn_graph(rows, self._entries() - 1, metric=self.metric)  # type: ignore[arg-type]
         values = distances(nearest.scores, self.metric)
         zeros = np.zeros(own.shape, np.float32)
         return self._graph(np.hstack([own, nearest.ids]), np.hstack([zeros, values]))

@@ -100,8 +100,8 @@ def kmeans(
 
     Source: Lloyd 1982; k-means++ (Arthur and Vassilvitskii 2007), here by rejection: rows are
     proposed by the inertia of a moment ago and taken with the ratio of that of now, which is the
-    same distribution; spherical k-means (Dhillon and Modha 2001). It makes
-    the batches of docs/methods.md, C5.
+    same distribution; spherical k-means (Dhillon and Modha 2001). docs/methods.md, F2
+    and C5.
 
     >>> import numpy as np
     >>> x = np.array([[0, 1], [0, 2], [5, 5], [6, 5]], dtype=np.float32)
@@ -262,7 +262,10 @@ def _inertia(scores: NDArray[np.float32], metric: str) -> float:
 def _nearest(
     x: Any, centers: NDArray[np.float32], metric: str, told: _Told
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    best = search(x, centers, 1, metric=metric, progress=told.of_pass())
+    try:
+        best = search(x, centers, 1, metric=metric, progress=told.of_pass())
+    except ValueError as error:  # of a row, which the search names by its own argument
+        raise ValueError(str(error).replace("queries has", "x has", 1)) from None
     return on_host(best.ids)[:, 0], on_host(best.scores)[:, 0]
 
 
