@@ -88,6 +88,23 @@ class MiningWork(Work):
 
 
 @dataclasses.dataclass(frozen=True)
+class NeighborWork(Work):
+    """The rows against each other: the `k` nearest others of each, or with k 0 the pairs above.
+
+    `planted` is the share of rows that nearly repeat another one, with a cosine of 0.85 to 0.99.
+    """
+
+    threshold: float = 0.9
+    planted: float = 0.1
+
+    @property
+    def label(self) -> str:
+        """Sizes and options, under the row's name in the table."""
+        asked = f"k {self.k:,}" if self.k else f"pairs above {self.threshold:g}"
+        return f"{self.rows:,} x {self.dim}, {asked}\n{self.data}, {self.threads} threads"
+
+
+@dataclasses.dataclass(frozen=True)
 class LossWork(Work):
     """infonce forward and backward: `queries` rows against `rows` documents, i's positive is i.
 
@@ -153,6 +170,10 @@ def make(work: Work) -> Inputs:
     task = "loss" if isinstance(work, LossWork) else task
     if work.data not in KINDS:
         raise ValueError(f"data={work.data!r} is not one of {', '.join(KINDS)}")
+    if isinstance(work, NeighborWork):
+        _, corpus, positives = _embeddings(work.data, task, 1, work.rows, work.dim)
+        rows = _with_near_repeats(corpus, work.planted)
+        return Inputs(rows, rows, positives, None)
     queries, corpus, positives = _embeddings(work.data, task, work.queries, work.rows, work.dim)
     excluded = None
     if isinstance(work, MiningWork) and work.excluded:
@@ -290,6 +311,19 @@ def _embedded(name: str, texts: list[str]) -> np.ndarray:
     np.save(temporary, made)
     os.replace(temporary, path)
     return made
+
+
+def _with_near_repeats(corpus: np.ndarray, share: float) -> np.ndarray:
+    """A copy in which the last rows nearly repeat rows before them."""
+    rows, count = corpus.copy(), int(share * len(corpus))
+    rng = np.random.default_rng([len(corpus), count])
+    first = len(rows) - count
+    repeated = rows[rng.integers(first, size=count)]
+    cosine = rng.uniform(0.85, 0.99, (count, 1)).astype(np.float32)
+    other = _unit(rng.standard_normal(repeated.shape, np.float32))
+    other -= (other * repeated).sum(1, keepdims=True) * repeated
+    rows[first:] = cosine * repeated + np.sqrt(1 - cosine**2) * _unit(other)
+    return _unit(rows)
 
 
 def _token_pairs(work: StepWork) -> Inputs:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inputs import Inputs, LossWork, MiningWork, TopKWork, Work
+from inputs import Inputs, LossWork, MiningWork, NeighborWork, TopKWork, Work
 
 TORCH_CHUNK_BYTES = 64 << 20  # scores of one block of queries x rows in the torch contender
 TORCH_QUERY_BLOCK = 512
@@ -70,7 +70,7 @@ def threads_of(name: str, count: int) -> Any:
     """Give the contender `count` threads inside the block."""
     package = name.partition("@")[0]
     with contextlib.ExitStack() as undo:
-        if package.startswith("stope"):
+        if package.startswith(("stope", "own")):
             import stope
 
             undo.callback(stope.set_num_threads, stope.get_num_threads())
@@ -94,6 +94,10 @@ def _contenders(work: Work) -> dict[str, tuple[str, Callable[..., Run], Callable
         import loss_peers  # which needs the types of this file
 
         return loss_peers.contenders(work)
+    if isinstance(work, NeighborWork):
+        import neighbor_peers
+
+        return neighbor_peers.GRAPH if work.k else neighbor_peers.PAIRS
     return MINING if isinstance(work, MiningWork) else TOPK
 
 
