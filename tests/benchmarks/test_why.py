@@ -132,3 +132,26 @@ def test_intervals_of_a_correlation_are_of_collections():
     rank, low, high = bench_forecast.correlation(noise, "number")
     assert low < rank < high
     assert high - low > 0.4
+
+
+def test_a_document_of_no_weight_is_one_that_is_not_there(embedded):
+    import training_negatives
+    from stope.adapters import train_adapter
+
+    pairs, queries, corpus = embedded
+    asked = np.bincount(pairs.positives.ids, minlength=20)
+
+    def trained(weights, **options):
+        with training_negatives.weighed(weights):
+            adapter = train_adapter(queries, corpus, pairs.positives, batch_size=10, **options)
+        return adapter.weight
+
+    plain = trained(None, among="corpus")
+    zeros = np.zeros(20, dtype=np.float32)
+    np.testing.assert_array_equal(trained(zeros, among="corpus"), plain)
+    gone = np.where(asked > 0, 0.0, -200.0).astype(np.float32)
+    positives = trained(None, among="positives")
+    assert np.abs(trained(gone, among="corpus") - positives).max() < 1e-4
+    assert np.abs(plain - positives).max() > 1e-3
+    some = {"among": "corpus", "num_documents": 12}  # documents of a step, not their order, count
+    assert np.abs(trained(gone, **some) - trained(zeros, **some)).max() > 1e-3
