@@ -135,7 +135,8 @@ def train(
         Preset | None,
         option(
             "Whose batch size, epochs and learning rate are chosen: a static encoder's, those of a "
-            "transformer that retrieves already, or of a base one that never did.",
+            "transformer that retrieves already, or of a base one that never did (better for both "
+            "where there are some hundred pairs).",
             default="by the model",
         ),
     ] = None,

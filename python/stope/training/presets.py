@@ -2,7 +2,8 @@
 
 static and transformer are the schedules that these models had before presets had names; base, an
 encoder that never learned to retrieve, has more to learn (passes and rate as benchmarks/
-training_kinds.py has them; docs/concepts/negatives.md, "Transformers", has what they brought).
+training_kinds.py has them; docs/concepts/negatives.md, "Transformers", has what they brought, also
+to one that retrieves already and has some hundred pairs, for which transformer is too short).
 adapter has the defaults of `stope.adapters.AdapterRecipe` (the same page, "An adapter's numbers").
 Mined negatives have the same defaults for all kinds: docs/concepts/refresh.md.
 """

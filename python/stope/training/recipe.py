@@ -227,8 +227,8 @@ class SchedulePart(Part):
         Preset | None,
         Field(
             description="whose batch_size, epochs and learning_rate hold where none are given, "
-            "for a static encoder, one that retrieves already, one that never learned to, and an "
-            "adapter: "
+            "for a static encoder, one that retrieves already, one that never learned to (or has "
+            "some hundred pairs to learn from), and an adapter: "
             + ", ".join(f"{name} {tuple(numbers.values())}" for name, numbers in PRESETS.items())
             + "; default by what is trained, transformer for a base encoder too"
         ),
