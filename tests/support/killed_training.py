@@ -61,7 +61,21 @@ def start(kind, folder):
         options |= {"epochs": 3, "prompts": None}
         options["refresh"] = {"every": 6, "num_negatives": 2, "pool": 10, "batch_size": 32}
         options["guard"] = kind == "guarded"
+        if kind == "taught":
+            options["refresh"] |= {"teacher_margin": 0.05}
+            options |= {"teacher": Teacher(), "distillation": "stabilised"}
     return model, Pairs.from_texts(*TEXTS), options
+
+
+class Teacher:
+    """Shared words, and a little less for long documents."""
+
+    def fingerprint(self):
+        return "shared words"
+
+    def __call__(self, both):
+        shared = [len(set(q.split()) & set(d.split())) - 0.01 * len(d) for q, d in both]
+        return np.float32(shared)
 
 
 def run(kind, folder, name, moment):
@@ -117,6 +131,7 @@ PLACES = {
     "removal": (checkpoint.shutil, "rmtree"),
     "shard": (shards, "_write_manifest"),
     "mine": (refresh_run, "mine_by_source"),
+    "teacher": (Teacher, "__call__"),
 }
 
 

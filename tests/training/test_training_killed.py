@@ -35,6 +35,11 @@ TRANSFORMER_MOMENTS = {
     "between steps": ["step:3", "step:6", "step:13"],
     "in a checkpoint": ["tensors:4", "sync:25"],
 }
+TAUGHT_MOMENTS = {
+    "plain": [],
+    "while the teacher scores": ["teacher:3", "shard:5", "teacher:2"],
+    "between steps and in a refresh": ["step:7", "mine:2", "step:13"],
+}
 GUARDED_MOMENTS = {
     "plain": [],
     "in both stages": ["step:2", "step:24", "step:26", "step:36"],
@@ -49,6 +54,7 @@ GUARDED_MOMENTS = {
         ("static", STATIC_MOMENTS),
         ("transformer", TRANSFORMER_MOMENTS),
         ("guarded", GUARDED_MOMENTS),
+        ("taught", TAUGHT_MOMENTS),
     ],
 )
 def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path, kind, moments):
