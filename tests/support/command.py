@@ -97,6 +97,14 @@ def process(folder):
     return start
 
 
+def prose(count, length=20, seed=0):
+    """Texts of made-up words of letters, which an encoder of words tells apart."""
+    rng = np.random.default_rng(seed)
+    syllables = [a + b for a in "bdfgklmnprst" for b in "aeiou"]
+    words = ["".join(rng.choice(syllables, 3)) for _ in range(400)]
+    return [" ".join(rng.choice(words, length, replace=False)) for _ in range(count)]
+
+
 EMBEDDED = ("--query-embeddings", "q.npy", "--corpus-embeddings", "c.npy")
 
 

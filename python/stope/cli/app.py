@@ -11,11 +11,15 @@ from typing import Annotated
 import typer
 
 import stope
+from stope.cli.cluster import cluster
+from stope.cli.dedup import dedup
 from stope.cli.demo import demo
 from stope.cli.doctor import doctor
 from stope.cli.evaluate import evaluate
+from stope.cli.graph import graph
 from stope.cli.mine import mine
 from stope.cli.search import search
+from stope.cli.select import select
 from stope.cli.train import train
 
 app = typer.Typer(
@@ -51,5 +55,5 @@ def _root(
     pass
 
 
-for command in (demo, mine, train, search, evaluate, doctor):
+for command in (demo, mine, train, search, evaluate, dedup, select, graph, cluster, doctor):
     app.command()(command)

@@ -11,7 +11,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -63,17 +63,52 @@ def tell(message: str) -> None:
 
 
 def show_table(
-    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, named: bool = True
+    title: str,
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    named: bool = True,
+    words: int = 1,
 ) -> None:
-    """Print a table to stdout: the first column to the left, numbers to the right."""
+    """Print a table to stdout: the first columns, of words, to the left, numbers to the right."""
     table = Table(title=Text(clean(title)), title_justify="left", show_header=named)
     for place, name in enumerate(header):
-        table.add_column(Text(clean(name)), justify="right" if place else "left")
+        table.add_column(Text(clean(name)), justify="left" if place < words else "right")
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     console = Console()
     console = console if console.is_terminal else Console(width=_WIDTH)
     console.print(table)
+
+
+def show_counts(title: str, counts: Mapping[str, int | str]) -> None:
+    """Print a table of what was counted."""
+    rows = [(k, f"{v:,}" if isinstance(v, int) else v) for k, v in counts.items()]
+    show_table(title, ["", ""], rows, named=False)
+
+
+def beginning(text: str, width: int = 40) -> str:
+    r"""The beginning of a text, on one line of at most so many characters.
+
+    >>> beginning("the ore of\nthe mine", 12)
+    'the ore of …'
+    """
+    line = clean(text[: 4 * width])
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def side_by_side(first: str, second: str, width: int = 50) -> tuple[str, str]:
+    """Two texts on one line each, from shortly before the place where they begin to differ.
+
+    >>> side_by_side("a " * 40 + "pit", "a " * 40 + "mine", 20)
+    ('…a a a pit', '…a a a mine')
+    """
+    lines = clean(first), clean(second)
+    unlike = (place for place, (a, b) in enumerate(zip(*lines, strict=False)) if a != b)
+    same = next(unlike, min(map(len, lines)))
+    start = max(0, same - width // 3) if same > width // 2 else 0
+    shown = [("…" if start else "") + line[start:].lstrip() for line in lines]
+    return beginning(shown[0], width), beginning(shown[1], width)
 
 
 def reported(function: Callable[P, R]) -> Callable[P, R]:

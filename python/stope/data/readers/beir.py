@@ -66,7 +66,7 @@ def read_beir(
         documents[identifier] = join_title(title, text)
     queries = {
         identifier: text_of(require(row, "text", where), "text", where)
-        for where, identifier, row in _rows_with_ids(_find(root, "queries.jsonl"))
+        for where, identifier, row in _rows_with_ids(beir_file(root, "queries.jsonl"))
     }
     known = (queries, "queries.jsonl"), (documents, "corpus.jsonl")
     qrels = {
@@ -93,7 +93,7 @@ def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, st
         >>> list(iter_beir_corpus(folder))
         [('d1', '', 'ore')]
     """
-    for where, identifier, row in _rows_with_ids(_find(Path(folder), "corpus.jsonl")):
+    for where, identifier, row in _rows_with_ids(beir_file(Path(folder), "corpus.jsonl")):
         title = row.get("title")
         yield (
             identifier,
@@ -102,7 +102,8 @@ def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, st
         )
 
 
-def _find(root: Path, name: str) -> Path:
+def beir_file(root: Path, name: str) -> Path:
+    """The file of this name in a BEIR folder, or that with .gz; both or neither are refused."""
     plain, packed = root / name, root / f"{name}.gz"
     there = [path for path in (plain, packed) if path.exists()]
     if len(there) == 2:

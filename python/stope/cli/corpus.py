@@ -1,0 +1,306 @@
+"""The documents that a command is about: read with their ids, embedded, and written again."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from stope._checks import shown
+from stope.cli import options, terminal
+from stope.cli.options import option, without_effect
+
+_PANEL = "Embeddings"
+_BLOCK = 16_384  # rows looked at together
+_SAVED = 2048  # texts embedded between two saves
+
+CorpusPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CORPUS",
+        help="Documents: .txt, .jsonl, .tsv, .csv (also .gz), .parquet, or a BEIR folder; or "
+        "embeddings alone, .npy or .parquet.",
+    ),
+]
+EncoderName = Annotated[
+    str | None,
+    option(
+        "Folder or name of a sentence-transformers model.",
+        default="a static model of these texts, which compares words",
+        panel=_PANEL,
+        metavar="PATH",
+    ),
+]
+EmbeddingsPath = Annotated[
+    Path | None,
+    option(".npy, or .parquet with a column of vectors: one row per document.", panel=_PANEL),
+]
+Prompt = Annotated[str | None, option("Put before every document.", panel=_PANEL)]
+Cache = Annotated[
+    Path | None,
+    option("Folder that keeps embeddings, from which a stopped command goes on.", panel=_PANEL),
+]
+BatchSize = Annotated[int, option("Texts per call of the encoder.", panel=_PANEL, min=1)]
+Summary = Annotated[Path | None, option("Also write the counts as JSON.", default="none")]
+
+
+@dataclass
+class Corpus:
+    """Documents of a file, as the command's options say; without texts where it holds embeddings.
+
+    `vectors` are embeddings that the user has.
+    """
+
+    context: typer.Context
+    path: Path
+    ids: list[str]
+    texts: list[str] | None = None
+    vectors: NDArray[Any] | None = None
+    id_column: str | None = None
+    model: Any = None
+
+    def embeddings(self, bars: terminal.Bars, rows: NDArray[np.int64] | None = None) -> Any:
+        """The embeddings of the documents, or of some of them."""
+        if self.vectors is not None:
+            made: Any = self.vectors if rows is None else self.vectors[rows]
+        else:
+            texts = self.texts or []
+            chosen = texts if rows is None else [texts[row] for row in rows]
+            made = self.encode(chosen, "corpus", bars)
+        zero = list(_rows_where(made, lambda part: np.asarray(~part.any(axis=1))))
+        if zero:
+            first = self.ids[zero[0] if rows is None else rows[zero[0]]]
+            terminal.say(
+                f"documents whose embedding is all zeros: {len(zero):,}, such as {shown(first)}; "
+                "the encoder knows nothing in them, and their cosine with any other is 0."
+            )
+        return made
+
+    def encode(
+        self, texts: list[str], role: Literal["query", "corpus"], bars: terminal.Bars
+    ) -> Any:
+        """Embeddings by the encoder, from the cache where there is one."""
+        from stope.encoders import EmbeddingCache, encode_corpus, encode_queries
+
+        chosen = self.context.params
+        if self.model is None and chosen["encoder"] is not None:
+            self.model = options.load_encoder(chosen["encoder"])
+        elif self.model is None:
+            self.model = _of_words(self)
+        of_role = {
+            "prompt": chosen["corpus_prompt"] if role == "corpus" else None,
+            "batch_size": chosen["batch_size"],
+            "progress": bars.stage("documents" if role == "corpus" else "examples"),
+        }
+        if chosen["cache"] is not None:
+            cache = EmbeddingCache(chosen["cache"], shard_size=_SAVED)
+            made: Any = cache.embeddings(self.model, texts, role=role, **of_role)
+        else:
+            encode = encode_corpus if role == "corpus" else encode_queries
+            made = encode(self.model, texts, **of_role)
+        broken = next(_rows_where(made, _not_finite), None)
+        if broken is not None:
+            raise ValueError(
+                f"the encoder gives NaN or infinity for {shown(texts[broken])}; leave that text "
+                "out, or give another --encoder"
+            )
+        return made
+
+    def rows(self, places: Iterable[int]) -> list[dict[str, Any]]:
+        """The documents at these places with all columns of the file, as they stand there.
+
+        Where it has no column of ids, "_id" is the number of the row.
+        """
+        names = [self.ids[place] for place in places]
+        if self.texts is None:
+            return [{"_id": name} for name in names]
+        from stope.data import read_rows
+        from stope.data.readers.lines import plain_name
+
+        if plain_name(self.path).endswith(".txt"):
+            return [{"_id": name, "text": self.texts[int(name)]} for name in names]
+        wanted, chosen = set(names), {}
+        for number, (_, row) in enumerate(read_rows(self.path)):
+            name = str(number) if self.id_column is None else str(row.get(self.id_column))
+            if name in wanted:
+                chosen[name] = {"_id": name, **row} if self.id_column is None else row
+        if len(chosen) < len(wanted):
+            raise ValueError(f"{self.path} changed while its documents were read; start again")
+        return [chosen[name] for name in names]
+
+
+def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus:
+    """Read what the argument CORPUS and the options beside it name.
+
+    Args:
+        encodes_more: whether the encoder is needed also where documents have embeddings.
+    """
+    from stope.data import iter_documents, read_rows
+    from stope.data.readers.beir import beir_file
+    from stope.data.readers.columns import ID_COLUMNS, first_of
+    from stope.data.readers.lines import plain_name
+
+    chosen = context.params
+    path, of_columns = chosen["corpus"], (chosen["text_column"], chosen["id_column"])
+    of_encoder = ["corpus_prompt", *([] if encodes_more else ["encoder", "cache", "batch_size"])]
+    if path.suffix == ".npy":
+        without_effect(context, ["id_column"], f"{path} has no columns")
+    if holds_vectors(path, of_columns[0]):
+        why = f"{path} holds embeddings and no texts"
+        without_effect(context, ["embeddings", "text_column", "skip_empty", *of_encoder], why)
+        vectors = read_vectors(path, "CORPUS")
+        ids = [str(row) for row in range(len(vectors))]
+        if path.suffix == ".parquet":
+            ids = _parquet_ids(path, chosen["id_column"]) or ids
+        return Corpus(context, path, ids, vectors=vectors)
+    required: Literal["usual", "named"] = "usual"
+    if path.is_dir():
+        why = f"{path} is a BEIR folder, which has no columns"
+        without_effect(context, ["text_column", "id_column"], why)
+        path, required = beir_file(path, "corpus.jsonl"), "named"
+    skipped: Counter[str] = Counter()
+    documents = list(
+        iter_documents(
+            path, *of_columns, ids=required, skip_empty=chosen["skip_empty"], skipped=skipped
+        )
+    )
+    ids, texts = [document.id for document in documents], [document.text for document in documents]
+    corpus = Corpus(context, path, ids, texts)
+    if not plain_name(path).endswith(".txt"):
+        corpus.id_column = chosen["id_column"] or first_of(next(read_rows(path))[1], ID_COLUMNS)
+        _refuse_unwritable(path)
+    if not chosen["quiet"]:
+        numbered = "" if corpus.id_column else ", whose ids are the numbers of their rows, from 0"
+        left_out = "".join(f"; {what} that are left out: {n:,}" for what, n in skipped.items())
+        many = "documents" if len(ids) > 1 else "document"
+        terminal.say(f"{path}: {len(ids):,} {many}{numbered}{left_out}.")
+    if chosen["embeddings"] is not None:
+        without_effect(context, of_encoder, "it has no effect beside --embeddings")
+        corpus.vectors = read_vectors(chosen["embeddings"], "--embeddings", rows=len(ids))
+    return corpus
+
+
+def holds_vectors(path: Path, text_column: str | None = None) -> bool:
+    """Whether the file holds embeddings alone: .npy, or Parquet without a column of texts."""
+    from stope.data.readers.columns import QUERY_COLUMNS, TEXT_COLUMNS
+    from stope.data.readers.embeddings import vector_column
+
+    if path.suffix != ".parquet" or not path.is_file():
+        return path.suffix == ".npy"
+    return vector_column(path, unless=(text_column, *TEXT_COLUMNS, *QUERY_COLUMNS)) is not None
+
+
+def read_vectors(path: Path, called: str, *, rows: int | None = None) -> NDArray[Any]:
+    """The embeddings of a file, finite; bfloat16 as float32."""
+    from stope.data import read_embeddings
+
+    vectors = read_embeddings(path, called, rows=rows)
+    if not len(vectors):
+        raise ValueError(f"{called} {path} has no rows; give one at least")
+    if vectors.dtype.kind == "V":  # bfloat16: the upper half of a float32
+        vectors = (vectors.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    broken = next(_rows_where(vectors, _not_finite), None)
+    if broken is not None:
+        raise ValueError(
+            f"{called} {path}: row {broken} (counted from 0) holds NaN or infinity; embed that "
+            "document anew, or leave it out"
+        )
+    return vectors
+
+
+def check_outputs(
+    inputs: Iterable[Path | None], outputs: Iterable[tuple[Path | None, tuple[str, ...]]]
+) -> None:
+    """Refuse, before any work, files that could not be written, or that would replace an input."""
+    known = [path.resolve() for path in inputs if path is not None]
+    for path, endings in outputs:
+        if path is not None:
+            options.check_output(path, *endings)
+            if path.resolve() in known:
+                raise ValueError(
+                    f"cannot write {path}: it is read or written already; name another"
+                )
+            known.append(path.resolve())
+
+
+def write_json(path: Path | None, counts: dict[str, Any]) -> None:
+    """Write the counts of --summary, where it was given."""
+    from stope.data import open_atomic
+
+    if path is not None:
+        with open_atomic(path) as file:
+            file.write(json.dumps(counts, ensure_ascii=False, indent=2) + "\n")
+
+
+def _not_finite(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    return np.asarray(~np.isfinite(rows).all(axis=1))
+
+
+def _rows_where(
+    vectors: NDArray[Any], condition: Callable[[NDArray[Any]], NDArray[np.bool_]]
+) -> Iterator[int]:
+    for start in range(0, len(vectors), _BLOCK):
+        yield from (start + np.flatnonzero(condition(vectors[start : start + _BLOCK]))).tolist()
+
+
+def _of_words(documents: Corpus) -> Any:
+    """A static encoder of these texts, untrained: it compares words, the rare ones most."""
+    from stope.encoders import static_encoder
+
+    texts = documents.texts or []
+    letters = set().union(*(unicodedata.normalize("NFKC", text).lower() for text in texts))
+    if not any(letter.isalnum() for letter in letters):
+        raise ValueError(
+            f"{documents.path} holds no letter or digit, and without --encoder documents are "
+            "compared by their words; name an --encoder"
+        )
+    if not documents.context.params["quiet"]:
+        terminal.say("no --encoder: documents are compared by their words, the rare ones most.")
+    # A Unigram vocabulary holds every letter, of which scripts without blanks have thousands. Words
+    # of the same documents would be alike with smoothing, and long texts with one another.
+    return static_encoder(texts, vocab_size=8000 + len(letters), smoothing=0.0)
+
+
+def _parquet_ids(path: Path, id_column: str | None) -> list[str] | None:
+    from stope._extras import need
+    from stope.data.readers.columns import ID_COLUMNS, column_of, first_of
+    from stope.data.readers.fields import add_id, id_of
+
+    parquet = need("pyarrow.parquet", extra="train")
+    names = dict.fromkeys(parquet.read_schema(path).names)
+    name = first_of(names, ID_COLUMNS)
+    if id_column is not None:
+        name = column_of(names, id_column, (), "id_column", str(path))
+    if name is None:
+        return None
+    seen: set[str] = set()
+    ids = []
+    for row, value in enumerate(parquet.read_table(path, columns=[name])[name].to_pylist(), 1):
+        ids.append(id_of(value, name, f"{path}: row {row}"))
+        add_id(ids[-1], seen, f"{path}: row {row}")
+    return ids
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Refuse now what JSON lines could not hold at the end: dates, bytes, NaN in Parquet."""
+    from stope.data import read_rows
+
+    if path.suffix != ".parquet":
+        return
+    for where, row in read_rows(path):
+        for name, value in row.items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f'{where}: the column "{name}" holds {shown(value)}, which JSON lines cannot '
+                    "hold; leave the column out, or make it text"
+                ) from None

@@ -1,0 +1,279 @@
+"""`stope select`: the documents of a corpus that are worth most, for a benchmark or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stope.cli import corpus as corpora
+from stope.cli import options, terminal
+from stope.cli.options import option, without_effect
+from stope.cli.terminal import reported
+
+if TYPE_CHECKING:
+    from stope.neighbors import Selection, Selector
+
+_JSON_LINES = (".jsonl", ".jsonl.gz")
+_EXAMPLES = 3
+
+
+class Method(str, Enum):
+    """Selectors."""
+
+    betr = "betr"
+    betr_mean = "betr-mean"
+    craft = "craft"
+    vote_k = "vote-k"
+    k_center = "k-center"
+    facility = "facility"
+    prototypes = "prototypes"
+    d4 = "d4"
+
+
+_FOR_EXAMPLES = (Method.betr, Method.betr_mean, Method.craft)
+_CLUSTERED = (Method.prototypes, Method.d4)
+
+
+@reported
+def select(
+    context: typer.Context,
+    corpus: corpora.CorpusPath,
+    num_documents: Annotated[
+        int, option("Documents to choose.", "--num-documents", "-n", default=False, min=1)
+    ],
+    examples: Annotated[
+        Path | None,
+        option(
+            "Examples of what is wanted, such as a benchmark's training queries: same kinds as "
+            "CORPUS; betr, betr-mean and craft need them.",
+            "--for",
+            metavar="BENCHMARK",
+            default="none",
+        ),
+    ] = None,
+    output: Annotated[
+        Path, option("Chosen documents, the first one first: .jsonl.", "--output", "-o")
+    ] = Path("chosen.jsonl"),
+    ids: Annotated[
+        Path | None,
+        option("Also write their ids with rank, score and reasons, as JSON lines.", default="none"),
+    ] = None,
+    method: Annotated[
+        Method,
+        option(
+            "betr: best rank for an example, betr-mean: mean of log ranks; craft: near to single "
+            "examples and to all. Without --for, vote-k: what many documents are near to; k-center "
+            "and facility: no document is far from them; prototypes and d4: the least typical of "
+            "their clusters, d4 without duplicates.",
+        ),
+    ] = Method.betr,
+    clusters: Annotated[int, option("Clusters of prototypes and d4.", min=1)] = 100,
+    seed: Annotated[int, option("Of the clusters.", min=0)] = 0,
+    summary: corpora.Summary = None,
+    encoder: corpora.EncoderName = None,
+    embeddings: corpora.EmbeddingsPath = None,
+    query_prompt: Annotated[
+        str | None, option("Put before every example.", panel="Embeddings")
+    ] = None,
+    corpus_prompt: corpora.Prompt = None,
+    cache: corpora.Cache = None,
+    batch_size: corpora.BatchSize = 256,
+    split: options.Split = "train",
+    text_column: options.CorpusColumn = None,
+    id_column: options.IdColumn = None,
+    query_column: options.QueryColumn = None,
+    query_id_column: options.QueryIdColumn = None,
+    skip_empty: options.SkipEmpty = False,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Choose documents by the similarity of embeddings (cosine); ranks are exact.
+
+    [b]Example:[/b] stope select corpus.jsonl --for queries.tsv -n 10000 -o chosen.jsonl
+    """
+    files = [(output, _JSON_LINES), (ids, _JSON_LINES), (summary, (".json",))]
+    corpora.check_outputs((corpus, embeddings, examples), files)
+    _refuse_idle(context, method, examples)
+    options.set_threads(threads)
+    from stope.data import write_jsonl
+
+    documents = corpora.read_corpus(
+        context, encodes_more=examples is not None and not corpora.holds_vectors(examples)
+    )
+    if num_documents > len(documents.ids):
+        raise ValueError(
+            f"-n is {num_documents} but {corpus} has {len(documents.ids)} documents; lower it"
+        )
+    if method in _CLUSTERED and clusters >= len(documents.ids):
+        raise ValueError(
+            f"--clusters is {clusters} but {corpus} has {len(documents.ids)} documents, each of "
+            "which would be one; lower it"
+        )
+    wanted = None if examples is None else _read_examples(context, examples, documents)
+    with terminal.bars(quiet) as bars:
+        rows = documents.embeddings(bars)
+        targets = None if wanted is None else _targets(wanted, documents, rows, bars)
+        if not quiet:
+            terminal.say(
+                f"choosing {num_documents:,} of {len(rows):,} documents by {method.value}."
+            )
+        chosen = _selector(context, method, targets)(rows, num_documents)
+    if ids is not None:
+        write_jsonl(ids, _described(documents, chosen, [] if wanted is None else wanted.ids))
+    write_jsonl(output, documents.rows(chosen.ids.tolist()))
+    counts: dict[str, int | str] = {"documents": len(rows)}
+    if targets is not None:
+        counts["examples"] = len(targets)
+    counts["documents chosen"] = len(chosen.ids)
+    if "rank" in chosen.reasons:
+        counts["their worst rank for an example"] = int(chosen.reasons["rank"].max())
+        reached = len(set(chosen.reasons["target"].tolist()))
+        counts["examples that brought a document"] = reached
+    corpora.write_json(summary, {**counts, "method": method.value})
+    terminal.show_counts("Selection", counts)
+    _show_examples(documents, chosen, wanted)
+    _say_leaks(documents, chosen, wanted)
+    terminal.tell(f"{len(chosen.ids):,} documents in {output}")
+
+
+def _refuse_idle(context: typer.Context, method: Method, examples: Path | None) -> None:
+    """Refuse options that this selection would not read, and a method without its examples."""
+    if method in _FOR_EXAMPLES and examples is None:
+        raise typer.BadParameter(f"--method {method.value} needs examples", param_hint="--for")
+    why = f"it has no effect with --method {method.value}"
+    if method not in _FOR_EXAMPLES:
+        of_examples = ["examples", "query_prompt", "split", "query_column", "query_id_column"]
+        without_effect(context, of_examples, why)
+    elif examples is not None and examples.is_dir():
+        why = f"{examples} is a BEIR folder, which has no columns"
+        without_effect(context, ["query_column", "query_id_column"], why)
+    else:
+        without_effect(context, ["split"], f"{examples} is no BEIR folder")
+    if method not in _CLUSTERED:
+        without_effect(context, ["clusters", "seed"], why)
+
+
+def _read_examples(context: typer.Context, path: Path, documents: corpora.Corpus) -> corpora.Corpus:
+    """The examples: texts, or embeddings where the file holds these."""
+    chosen = context.params
+    if corpora.holds_vectors(path):
+        of_texts = ["query_column", "query_id_column", "query_prompt"]
+        without_effect(context, of_texts, f"{path} holds embeddings")
+        if documents.vectors is None and chosen["encoder"] is None:
+            raise typer.BadParameter(
+                f"{path} holds embeddings: give those of the documents by the same encoder, or "
+                "name it (--encoder)",
+                param_hint="--embeddings",
+            )
+        vectors = corpora.read_vectors(path, "--for")
+        return corpora.Corpus(context, path, list(map(str, range(len(vectors)))), vectors=vectors)
+    from stope.data import read_beir, read_queries
+
+    if documents.vectors is not None and chosen["encoder"] is None:
+        raise typer.BadParameter(
+            f"documents have embeddings, and {path} has texts: name the encoder of both, or give "
+            "embeddings of the examples",
+            param_hint="--encoder",
+        )
+    if path.is_dir():
+        judged = read_beir(path, [chosen["split"]]).split(chosen["split"])
+        names, texts = judged.query_ids, judged.query_texts
+    else:
+        columns = chosen["query_column"], chosen["query_id_column"]
+        names, texts = read_queries(path, *columns, skip_empty=chosen["skip_empty"])
+    return corpora.Corpus(context, path, names, texts)
+
+
+def _targets(
+    wanted: corpora.Corpus, documents: corpora.Corpus, rows: Any, bars: terminal.Bars
+) -> Any:
+    targets = wanted.vectors
+    if targets is None:
+        targets = documents.encode(wanted.texts or [], "query", bars)
+    if targets.shape[1] != rows.shape[1]:
+        raise ValueError(
+            f"the examples of {wanted.path} have {targets.shape[1]} dims, the documents of "
+            f"{documents.path} {rows.shape[1]}; embed both with the same encoder"
+        )
+    if targets.dtype != rows.dtype:
+        raise ValueError(
+            f"the examples of {wanted.path} are {targets.dtype}, the documents of "
+            f"{documents.path} {rows.dtype}; save both as the same type"
+        )
+    return targets
+
+
+def _selector(context: typer.Context, method: Method, targets: Any) -> Selector:
+    from stope import neighbors
+
+    if method in (Method.betr, Method.betr_mean):
+        aggregate: Any = "best" if method is Method.betr else "mean"
+        return neighbors.BenchmarkTargeted(targets, aggregate=aggregate)
+    if method is Method.craft:
+        return neighbors.CraftMix(targets)
+    if method in _CLUSTERED:
+        clustered = neighbors.D4 if method is Method.d4 else neighbors.Prototypes
+        return clustered(context.params["clusters"], seed=context.params["seed"])
+    plain: dict[Method, Any] = {
+        Method.vote_k: neighbors.VoteK,
+        Method.k_center: neighbors.KCenter,
+        Method.facility: neighbors.FacilityLocation,
+    }
+    selector: Selector = plain[method]()
+    return selector
+
+
+def _described(
+    documents: corpora.Corpus, chosen: Selection, names: list[str]
+) -> Iterator[dict[str, Any]]:
+    for rank, (row, score) in enumerate(zip(chosen.ids, chosen.scores.tolist(), strict=True)):
+        entry = {"document_id": documents.ids[row], "rank": rank + 1}
+        if math.isfinite(score):  # the first row of k-center has none
+            entry["score"] = score + 0.0  # no -0.0
+        for reason, values in chosen.reasons.items():
+            value = values[rank].item()
+            if reason in ("target", "few_shot"):
+                entry["example_id"] = names[value] if value >= 0 else None
+            elif math.isfinite(value):  # nothing is before d4's first row, to be like it
+                entry["example_rank" if reason == "rank" else reason] = value
+        yield entry
+
+
+def _show_examples(
+    documents: corpora.Corpus, chosen: Selection, wanted: corpora.Corpus | None
+) -> None:
+    """The first ones chosen, beside the examples that brought them."""
+    reason = chosen.reasons.get("target", chosen.reasons.get("few_shot"))
+    rows = []
+    for place, row in enumerate(chosen.ids[:_EXAMPLES].tolist()):
+        cells = [documents.texts[row] if documents.texts else documents.ids[row]]
+        if reason is not None and wanted is not None:
+            example = int(reason[place])
+            about = "all of them" if example < 0 else (wanted.texts or wanted.ids)[example]
+            cells.insert(0, about)
+        score = chosen.scores[place]
+        cells.append(f"{score + 0.0:.4f}" if math.isfinite(score) else "")
+        rows.append([terminal.beginning(cell, 50) for cell in cells])
+    header = ["example", "document", "score"] if reason is not None else ["document", "score"]
+    terminal.show_table("Chosen first", header, rows, words=len(header) - 1)
+
+
+def _say_leaks(documents: corpora.Corpus, chosen: Selection, wanted: corpora.Corpus | None) -> None:
+    """Say how many chosen documents are examples, word by word."""
+    from stope.data import text_key
+
+    if wanted is None or wanted.texts is None or documents.texts is None:
+        return
+    known = set(map(text_key, wanted.texts))
+    same = [row for row in chosen.ids.tolist() if text_key(documents.texts[row]) in known]
+    if same:
+        terminal.say(
+            f"chosen documents that are the text of an example: {len(same):,}, such as "
+            f"{terminal.beginning(documents.ids[same[0]], 30)}; whoever trains on them has seen it."
+        )
