@@ -24,6 +24,7 @@ from stope.neighbors import (
     Selection,
     Selector,
     VoteK,
+    semdedup,
 )
 from stope.neighbors.selection import choose_by_coverage, choose_by_votes
 
@@ -56,6 +57,18 @@ def test_every_selector_keeps_the_protocol(selector):
             selector(X, budget)
     with pytest.raises(TypeError, match=r"embeddings\S* has dtype float64; cast it to float32"):
         selector(X.astype(float), 3)
+
+
+@pytest.mark.parametrize("selector", SELECTORS[2:], ids=lambda selector: type(selector).__name__)
+def test_half_precision_tensors_and_memory_maps(selector, tmp_path):
+    torch = pytest.importorskip("torch")
+    half = X.astype(np.float16)
+    np.save(tmp_path / "x.npy", half)
+    expected = selector(half, 9)
+    for x in (np.load(tmp_path / "x.npy", mmap_mode="r"), torch.from_numpy(half)):
+        chosen = selector(x, 9)
+        assert np.array_equal(chosen.ids, expected.ids)
+        assert np.array_equal(chosen.scores, expected.scores, equal_nan=True)
 
 
 def test_quality_prunes_a_quantile():
@@ -230,6 +243,8 @@ def test_cit_has_its_oracle():
         batch = cosines[250 * part : 250 * part + 250]
         expected = np.sort(np.argsort(-batch, kind="stable")[:2]) + 250 * part
         assert few.ids[2 * part : 2 * part + 2].tolist() == expected.tolist()
+    same = np.float32([[1, 0], [0, 1]])  # a cosine that equals the threshold is not above it
+    assert Curate(same[:1], threshold=1.0, min_ratio=0.0).kept(same).ids.tolist() == []
     some = Curate(targets, threshold=0.6, batch_size=100)(x, 20)
     expected = np.flatnonzero(cosines > 0.6)[:20]
     assert np.array_equal(some.ids, expected)
@@ -297,6 +312,8 @@ def test_d4_is_its_steps():
     x = rows(200)
     x[150:] = x[:50] + np.float32(0.01) * rows(50, seed=1)
     chosen = D4(5, dedup_share=0.75)(x, 80)
+    left = semdedup(x, clusters=5).least_alike(150)
+    assert np.array_equal(chosen.ids, left[Prototypes(5)(x[left], 80).ids])
     scores = reference.canonical(x, x, "cosine")
     copies = sum({row, row + 150} <= set(chosen.ids.tolist()) for row in range(50))
     assert copies == 0

@@ -156,10 +156,7 @@ def join(rows: Any, ids: Any, count: int) -> Components:
     edges = (np.ones(len(rows), np.float32), (rows, ids))
     graph = sparse.csr_matrix(edges, shape=(count, count))
     number, labels = search.connected_components(graph, directed=False)
-    _, first = np.unique(labels, return_index=True)
-    rank = np.empty(number, dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(number)
-    return Components(int(number), rank[labels])
+    return Components(int(number), labels.astype(np.int64))
 
 
 @kinds(x=matrix, n_neighbors=at_least(2))
