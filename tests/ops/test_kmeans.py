@@ -7,7 +7,6 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from memory import peak_mib
 
 import stope
 from stope import _arrays, _core, isa
@@ -254,14 +253,6 @@ def test_scikit_learn_and_faiss_agree():
     other.train(x, init_centroids=start)
     assert ours.inertia[: len(other.obj)] == pytest.approx(other.obj[: len(ours.inertia)], rel=1e-4)
     assert ours.centers == pytest.approx(other.centroids, abs=1e-4)
-
-
-def test_memory():
-    """32 bytes a row, and no matrix of rows and centers (that would be 122 MiB)."""
-    x = shapeless(64_000, 32)
-    stope.kmeans(x, 500, init="random", max_iterations=1)
-    peak = peak_mib(lambda: stope.kmeans(x, 500, init="random", max_iterations=2))
-    assert peak < 64
 
 
 @pytest.mark.parametrize(

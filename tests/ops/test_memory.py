@@ -35,6 +35,7 @@ work = {
     "euclidean": lambda: stope.topk(queries, corpus, 100, metric="euclidean"),
     "float16": lambda: stope.topk(queries.astype(np.float16), half, 100),
     "memory map": lambda: stope.topk(queries, mapped, 100),
+    "kmeans": lambda: stope.kmeans(corpus, 1024, init="random", max_iterations=1),
     "mining": lambda: stope.mine_hard_negatives(queries, corpus, positives, relative_margin=0.05),
     "random": lambda: stope.mine_hard_negatives(
         queries, corpus, positives, sampling="random", range_max=100),
@@ -92,7 +93,7 @@ print(peak_mib(work))
 
 
 @pytest.mark.parametrize(
-    "work", ["dot", "cosine", "euclidean", "float16", "memory map", "mining", "random"]
+    "work", ["dot", "cosine", "euclidean", "float16", "memory map", "kmeans", "mining", "random"]
 )
 def test_extra_memory_is_bounded(work, succeeds):
     """The score matrix would be 1,172 MiB and a packed or copied corpus 18 to 73 MiB."""

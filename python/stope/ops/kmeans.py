@@ -95,8 +95,8 @@ def kmeans(
         TypeError: a dtype that is not supported (int8 has no float centers: cast it to float16,
             which is exact), an init of another kind.
 
-    Memory beyond inputs and outputs: that of topk with k = 1, 8·k·dim bytes of sums, 32 bytes a row
-    for labels and scores, and 4,096 rows of float32; k-means++ another 80 bytes a row.
+    Memory beyond inputs and outputs: that of topk with k = 1, 8·k·dim bytes of sums, 100 bytes a
+    row, and 4,096 rows of float32; k-means++ another 100 bytes a row.
 
     Source: Lloyd 1982; k-means++ (Arthur and Vassilvitskii 2007), here by rejection: rows are
     proposed by the inertia of a moment ago and taken with the ratio of that of now, which is the
