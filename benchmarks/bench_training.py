@@ -185,9 +185,6 @@ RECIPES = {
     "auto": Recipe({"negatives": "auto"}, {**adapted("positives"), "guard": True}),
     "auto, progressive": Recipe({"weighting": "progressive", "guard": True}),
     **{title: recipe for size in SIZES for title, recipe in sized(size).items()},
-    "in-batch, 8,192 a step, equal steps": Recipe(
-        None, {**IN_BATCH.adapter, "batch_size": 8192}, stretch=6.5
-    ),
     "all positives, 1,024 pairs a step": Recipe(None, {"batch_size": 1024}),
     "all positives, default batch": Recipe(None, {"batch_size": None}),
     **{
