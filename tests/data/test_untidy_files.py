@@ -184,3 +184,22 @@ def test_numbers_of_other_scripts_are_no_weights(tmp_path):
         write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "positive": "p", "weight": weight}])
         with pytest.raises(ValueError, match='stands in the column "weight"; give a finite number'):
             read_source(Source(tmp_path / "p.jsonl"))
+
+
+@pytest.mark.parametrize("kind", ["list_", "large_list", "fixed"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_embeddings_in_parquet_are_those_in_npy(tmp_path, kind, dtype):
+    arrow = pytest.importorskip("pyarrow", reason="needs the extra train")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    x = (np.random.default_rng(0).standard_normal((20_000, 3)) * 20).astype(dtype)  # two batches
+    number, path = arrow.from_numpy_dtype(dtype), tmp_path / "e.parquet"
+    of = arrow.list_(number, 3) if kind == "fixed" else getattr(arrow, kind)(number)
+    vectors = arrow.array(list(x), of)
+    parquet.write_table(arrow.table({"text": ["a"] * len(x), "v": vectors}), path)
+    read = read_embeddings(path, rows=len(x))
+    assert read.dtype == dtype
+    np.testing.assert_array_equal(read, x)
+    parquet.write_table(arrow.table({"v": vectors[:0]}), path)
+    assert read_embeddings(path).shape[0] == 0
+    with pytest.raises(ValueError, match="has 0 rows for 5 texts"):
+        read_embeddings(path, rows=5)

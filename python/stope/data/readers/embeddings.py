@@ -120,7 +120,7 @@ def _number_of(kind: Any) -> Any:
 
 
 def _from_parquet(file: Path, called: str) -> NDArray[Any]:
-    parquet = need("pyarrow.parquet", extra="train")
+    parquet, compute = (need(f"pyarrow.{part}", extra="train") for part in ("parquet", "compute"))
     name = vector_column(file)
     if name is None:
         columns = names(dict.fromkeys(_schema(file).names))
@@ -143,7 +143,7 @@ def _from_parquet(file: Path, called: str) -> NDArray[Any]:
                     f"{called}: vectors from row {row} (from 0) on lack numbers; give all of them"
                 )
             values = flat.to_numpy(zero_copy_only=False)
-            widths = np.array([len(each) for each in column])
+            widths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
             dim = int(widths[0]) if vectors is None else vectors.shape[1]
             if (widths != dim).any():
                 other = row + int(np.flatnonzero(widths != dim)[0])
