@@ -87,6 +87,11 @@ def test_lists_of_files_are_those_of_the_folder(copied, change):
     assert said in lines[0]
 
 
+def test_what_a_killed_run_had_not_removed_goes_when_it_goes_on(copied):
+    assert Checkpoints(copied.folder, copied.options, keep=1).newest(print) is not None
+    assert [path.name for path in copied.folder.iterdir()] == ["step-00000010"]
+
+
 def test_what_a_killed_run_was_writing_goes_with_the_next_checkpoint(copied, python):
     done = python(
         f"""

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,14 @@ class Checkpoints:
                 f"cannot write the checkpoint {target}: {reason}; older checkpoints are as they "
                 "were, so make room and go on with resume=True",
             ) from error
-        self._remove_old(step)
+        ahead = [path for number, path in self._steps() if number > step]
+        _remove([*self._behind(step)[: -self.keep], *ahead])
         return target
 
     def newest(self, say: Callable[[str], object]) -> Path | None:
         """The newest checkpoint that is whole, or None; those that are not are named.
+
+        Those that a run was killed before it removed, as too old beside this one, go now.
 
         Raises:
             ValueError: it was written with other options; the message names them.
@@ -104,6 +107,7 @@ class Checkpoints:
                     f"The checkpoint {folder} is of another run: {', '.join(changed)}. Give "
                     "what that run was given, or name another output folder"
                 )
+            _remove(self._behind(step)[: -self.keep])
             return folder
         return None
 
@@ -119,14 +123,15 @@ class Checkpoints:
             if path.name.removeprefix(_PREFIX).isdigit() and path.is_dir()
         )
 
-    def _remove_old(self, step: int) -> None:
-        steps = self._steps()
-        behind = [path for number, path in steps if number <= step]
-        ahead = [path for number, path in steps if number > step]
-        for path in [*behind[: -self.keep], *ahead]:
-            # Without its manifest it does not count, however far the removal comes.
-            (path / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(path, ignore_errors=True)
+    def _behind(self, step: int) -> list[Path]:
+        return [path for number, path in self._steps() if number <= step]
+
+
+def _remove(folders: Iterable[Path]) -> None:
+    for path in folders:
+        # Without its manifest it does not count, however far the removal comes.
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class WriteCheckpoints(Task):
