@@ -211,10 +211,10 @@ def test_the_example_is_a_configuration_and_names_what_there_is(tmp_path):
     )
     # What is commented out is right as well, and says what holds without it.
     one_kind = re.sub(r"^  # student:.*\n(?:  #  .*\n|   .*\n)*", "", example(Config), flags=re.M)
-    assert "student" not in one_kind
+    assert "student:" not in one_kind
     whole = re.sub(r"^( {0,4})# ( {0,4}[a-z_]+:.*)$", r"\1\2", one_kind, flags=re.M)
     everything = yaml(tmp_path, whole.partition("\nadapter:")[0])
-    assert everything == config.changed(negatives={}, prompts={}, guard={})
+    assert everything == config.changed(negatives={}, prompts={}, guard={}, distillation="listwise")
 
 
 def test_the_example_explains_every_option():

@@ -196,7 +196,11 @@ def test_the_command_needs_no_pairs(place, tmp_path):
     ("options", "said"),
     [
         (["corpus.txt", "-n", "3"], "--num-negatives"),
-        (["pairs.jsonl", "--encoder", "x"], "a student of --teacher does without it"),
+        (
+            ["pairs.jsonl", "--encoder", "x"],
+            "mined negatives; give --num-negatives",
+        ),
+        (["pairs.jsonl", "--max-tokens", "9"], "a student of --teacher does without it"),
         (["corpus.txt", "--teacher", "./nowhere"], "--teacher ./nowhere: there is no such folder"),
     ],
 )

@@ -322,11 +322,10 @@ def _encoder(
     name: str | None, teacher: str | None, code: bool, max_tokens: int | None
 ) -> dict[str, Any]:
     if teacher is not None:
-        for option, value in (("--encoder", name), ("--max-tokens", max_tokens)):
-            if value is not None:
-                raise typer.BadParameter(
-                    "a student of --teacher does without it; leave it out", param_hint=option
-                )
+        if max_tokens is not None:
+            raise typer.BadParameter(
+                "a student of --teacher does without it; leave it out", param_hint="--max-tokens"
+            )
         return {"student": {"teacher": options.model_path(teacher, "--teacher"), "code": code}}
     if name is None:
         return {"static": {"code": code, "max_tokens": max_tokens}}
