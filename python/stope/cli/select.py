@@ -145,7 +145,11 @@ def select(
 def _refuse_idle(context: typer.Context, method: Method, examples: Path | None) -> None:
     """Refuse options that this selection would not read, and a method without its examples."""
     if method in _FOR_EXAMPLES and examples is None:
-        raise typer.BadParameter(f"--method {method.value} needs examples", param_hint="--for")
+        raise typer.BadParameter(
+            f"--method {method.value} needs examples; give a file of them, or a --method without, "
+            "such as k-center",
+            param_hint="--for",
+        )
     why = f"it has no effect with --method {method.value}"
     if method not in _FOR_EXAMPLES:
         of_examples = ["examples", "query_prompt", "split", "query_column", "query_id_column"]
