@@ -9,8 +9,12 @@ order documents. scikit-learn's transformer is `stope.neighbors.transformer`, to
 
 from __future__ import annotations
 
-from stope.neighbors.deduplication import Deduplicated, deduplicate
-from stope.neighbors.duplicates import DuplicateGroups, SemDeDup, duplicate_groups, semdedup
+from stope.neighbors.duplicates import (
+    Deduplicated,
+    DuplicateGroups,
+    deduplicate,
+    duplicate_groups,
+)
 from stope.neighbors.graph import (
     Components,
     connected_components,
@@ -28,6 +32,7 @@ from stope.neighbors.selection import (
     Selector,
     VoteK,
 )
+from stope.neighbors.semantic_duplicates import SemDeDup, semdedup
 from stope.neighbors.targets import BenchmarkTargeted, CraftMix, Curate, GradientInfluence
 
 __all__ = [

@@ -1,25 +1,21 @@
-"""Duplicates and near-duplicates: groups by a threshold, and SemDeDup within clusters."""
+"""Duplicates and near-duplicates by a threshold: groups of them, and one row for all alike."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._checks import choice, flag, integer, real, shown
+from stope._checks import choice, real
 from stope._extras import need
 from stope._kinds import kinds, matrix
 from stope.lists import Ids, Lists
-from stope.neighbors._embeddings import best_first, rows_of
+from stope.neighbors._embeddings import rows_of
 from stope.neighbors.graph import join
-from stope.ops._search import METRICS, Metric
+from stope.ops._search import METRICS, Metric, TopK
 from stope.progress import Progress, StageProgress, check_progress, of_stage
-
-Keep = Literal["farthest", "nearest", "earliest"]
-Mode = Literal["onepass", "greedy"]
 
 
 class DuplicateGroups(NamedTuple):
@@ -90,178 +86,97 @@ def duplicate_groups(
     return DuplicateGroups(labels, kept, groups, num_pairs)
 
 
-@dataclass(frozen=True)
-class SemDeDup:
-    """What `semdedup` found, for every epsilon at once.
+class Deduplicated(NamedTuple):
+    """What is left of rows, and which row stands for each that is not.
 
     Attributes:
-        order: int64 ``[n]``, rows in the order of their claim: a row may remove later ones.
-        labels: int64 ``[n]``, the cluster of each row.
-        scores: float32 ``[n]``, each row's highest cosine with an earlier row of its cluster (of
-            any cluster with ``across_clusters``), -inf where there is none.
-        ids: int64 ``[n]``, that row, or -1.
-        mode: ``"onepass"`` or ``"greedy"``.
-        epsilon: the largest one that a greedy result can tell of; None for any.
-        pairs: (earlier row, later row, cosine) of a greedy result, else None.
+        kept: int64, ascending: the rows that are left.
+        keepers: int64 ``[n]``, the kept row that stands for each; a kept row's own number.
+        scores: float32 ``[n]``, each row's score with its keeper, -inf for rows that are kept.
+        nearest: each row's most similar row before it, kept or not (`stope.nearest_earlier`).
     """
 
-    order: Ids
-    labels: Ids
+    kept: Ids
+    keepers: Ids
     scores: NDArray[np.float32]
-    ids: Ids
-    mode: Mode
-    epsilon: float | None
-    pairs: tuple[Ids, Ids, NDArray[np.float32]] | None
-
-    def kept(self, epsilon: float) -> Ids:
-        """The rows that are left, ascending, when a cosine above 1 - epsilon is a duplicate.
-
-        Raises:
-            ValueError: an epsilon outside 0 to 2, or above that of a greedy result.
-        """
-        limit = 1 - real(epsilon, "epsilon", 0, 2)
-        if self.pairs is None:
-            return np.flatnonzero(~(self.scores > limit))
-        if self.epsilon is not None and epsilon > self.epsilon:
-            raise ValueError(
-                f"epsilon is {epsilon}, but pairs were looked for up to {self.epsilon}; give "
-                f"semdedup epsilon={epsilon}"
-            )
-        earlier, later, scores = self.pairs
-        alike = scores > limit
-        rows = len(self.order)
-        after = Lists.from_owners(earlier[alike], later[alike], rows)
-        left = np.ones(rows, dtype=bool)
-        for row in self.order[after.lengths[self.order] > 0]:
-            if left[row]:
-                left[after.row(row)] = False
-        return np.flatnonzero(left)
-
-    def least_alike(self, count: int) -> Ids:
-        """So many rows, ascending: those whose ``scores`` are lowest, the earlier of equal ones.
-
-        It is ``kept`` with the epsilon that leaves exactly this many.
-
-        Raises:
-            ValueError: a count outside 0 to n.
-        """
-        integer(count, "count", 0, len(self.order))
-        return np.sort(self.order[best_first(-self.scores[self.order], count)])
+    nearest: TopK
 
 
 @kinds(x=matrix)
-def semdedup(
+def deduplicate(
     x: Any,
+    threshold: float,
     *,
-    clusters: int | stope.KMeans = 1,
-    keep: Keep = "farthest",
-    mode: Mode = "onepass",
-    epsilon: float | None = None,
-    across_clusters: bool = False,
-    seed: int = 0,
+    metric: Metric = "cosine",
+    order: Any = None,
     progress: StageProgress | None = None,
-) -> SemDeDup:
-    """Semantic deduplication: within clusters, a row goes when it is too like an earlier one.
+) -> Deduplicated:
+    """Keep a row unless its score with a kept row before it is at least the threshold.
 
-    Rows of a cluster stand in an order. One pass removes
+        row i goes   when   s(x_i, x_j) >= threshold for a kept row j before i
 
-        j    when    max over i before j of cos(x_i, x_j)  >  1 - epsilon,
-
-    also where i was removed itself: of a chain a ~ b ~ c the first is left. Greedily only rows that
-    are left remove others: a and c are left. The maxima are stored, so one pass serves every
-    epsilon; the greedy form stores the pairs up to one. Decisions are those of canonical float32
-    scores, ties in the order go to the lower row.
+    So no two kept rows are alike, and every row that goes is like its keeper itself: chains, as
+    `duplicate_groups` has them, remove nothing. It is `semdedup` greedy, without clusters and with
+    an inclusive threshold; decisions are those of canonical scores, all pairs are looked at.
 
     Args:
-        x: ``[n, dim]``, of any kind `stope.topk` takes but int8.
-        clusters: how many, for `stope.kmeans` by cosine from random rows; or its result. 1 compares
-            all rows. The more there are the less work it is, and the more duplicates lie in
-            different clusters, where they are not seen.
-        keep: the order: ``"farthest"`` from its center first (as the paper keeps them),
-            ``"nearest"``, or ``"earliest"`` row.
-        mode: ``"onepass"`` (the paper's) or ``"greedy"``.
-        epsilon: the largest that a greedy result will be asked for; needed there.
-        across_clusters: compare all rows, in the order that the clusters' centers give.
-        seed: of k-means.
-        progress: called with (stage, done, total): "clusters", then "rows".
+        x: ``[n, dim]``, of any kind `stope.topk` takes.
+        threshold: inclusive. What counts as a duplicate depends on the encoder.
+        metric: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (the score is -distance).
+        order: a permutation of the row numbers, the one that has the first claim at the front; None
+            for the order of the rows.
+        progress: called with (stage, done, total): "nearest", then "duplicates".
 
     Returns:
-        `SemDeDup`; its ``kept(epsilon)`` are the rows that are left.
+        `Deduplicated`. A keeper is the most similar kept row before, of equal ones the lower.
 
     Raises:
-        ValueError: greedy without an epsilon, clusters of other rows, NaN or infinity in x (naming
-            the row).
+        ValueError: a threshold that is not finite, an order that is no permutation, an empty
+            matrix, NaN or infinity in x (naming the row).
 
-    Memory: x's rows once more (those of one cluster at a time), 32 bytes a row, 20 bytes a pair of
-    the greedy form.
+    Memory: that of `stope.nearest_earlier` and of `stope.pairs_above` in chunks, 32 bytes a row,
+    and a copy of the rows that have one before them at the threshold.
 
-    Source: SemDeDup (Abbas et al. 2023), docs/methods.md, F2.
+    Source: docs/methods.md, F2 (the greedy form).
 
-    >>> angles = np.radians([0, 10, 20])
-    >>> x = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    >>> semdedup(x, keep="earliest").kept(0.02).tolist()
-    [0]
-    >>> semdedup(x, keep="earliest", mode="greedy", epsilon=0.02).kept(0.02).tolist()
-    [0, 2]
+    >>> x = np.float32([[1, 0], [0.96, 0.28], [0.84, 0.54], [0, 1]])  # 0, 16, 33, 90 degrees
+    >>> left = deduplicate(x, 0.95)
+    >>> left.kept.tolist(), left.keepers.tolist()
+    ([0, 2, 3], [0, 0, 2, 3])
     """
-    rows = rows_of(x, "x")
     check_progress(progress)
-    choice(keep, "keep", get_args(Keep))
-    if choice(mode, "mode", get_args(Mode)) == "greedy":
-        if epsilon is None:
-            raise ValueError(
-                "epsilon is None, but mode 'greedy' looks for pairs up to one; give it"
-            )
-        real(epsilon, "epsilon", 0, 2)
-    labels, closeness = _clusters(rows, clusters, seed, of_stage(progress, "clusters"))
-    order = np.arange(len(rows))
-    if keep != "earliest":
-        order = np.argsort(closeness if keep == "farthest" else -closeness, kind="stable")
-    scores, ids = np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1)
-    earlier: list[Ids] = [np.zeros(0, np.int64)]
-    later: list[Ids] = [np.zeros(0, np.int64)]
-    cosines: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    members = [order]
-    if not flag(across_clusters, "across_clusters"):
-        members = list(Lists.from_owners(labels[order], order, int(labels.max()) + 1).rows())
-    done = 0
-    for group in members:
-        if len(group) > 1:
-            part = rows[group]
-            nearest = stope.nearest_earlier(part, metric="cosine")
-            scores[group] = nearest.scores
-            ids[group] = np.where(nearest.ids >= 0, group[nearest.ids], -1)
-            if mode == "greedy":
-                pairs = stope.pairs_above(part, threshold=1 - float(epsilon or 0), metric="cosine")
-                earlier.append(group[pairs.rows])
-                later.append(group[pairs.ids])
-                cosines.append(pairs.scores)
-        done += len(group)
-        if progress is not None:
-            progress("rows", done, len(rows))
-    stored = None
-    if mode == "greedy":
-        stored = (np.concatenate(earlier), np.concatenate(later), np.concatenate(cosines))
-    return SemDeDup(order, labels, scores, ids, mode, epsilon, stored)
+    rows = rows_of(x, "x")
+    least = np.float64(real(threshold, "threshold"))  # no rounding of it in comparisons
+    choice(metric, "metric", METRICS)
+    count = len(rows)
+    step = of_stage(progress, "nearest")
+    nearest = stope.nearest_earlier(rows, order, metric=metric, progress=step)
+    places = np.arange(count)
+    if order is not None:
+        places[np.asarray(order)] = np.arange(count)
+    keepers, scores = np.arange(count), np.full(count, -np.inf, np.float32)
+    alike = np.flatnonzero(nearest.scores >= least)
+    alike = alike[np.argsort(places[alike])]
 
+    def decide(owners: Ids, ids: Ids, values: NDArray[np.float32]) -> None:
+        before = places[ids] < places[alike[owners]]
+        owners, ids, values = owners[before], ids[before], values[before]
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        for start, stop in zip(starts, [*starts[1:], len(ids)], strict=True):
+            others = ids[start:stop]
+            left = np.flatnonzero(keepers[others] == others)
+            if len(left):
+                row = alike[owners[start]]
+                keepers[row], scores[row] = others[left[0]], values[start + left[0]]
 
-def _clusters(
-    rows: NDArray[Any], clusters: Any, seed: int, progress: Progress | None
-) -> tuple[Ids, NDArray[np.float32]]:
-    """The cluster of every row, and its cosine with the center."""
-    if isinstance(clusters, stope.KMeans):
-        if len(clusters.labels) != len(rows):
-            raise ValueError(
-                f"clusters are of {len(clusters.labels)} rows, but x has {len(rows)}; cluster x"
-            )
-        return np.asarray(clusters.labels), np.asarray(clusters.scores)
-    try:
-        count = integer(clusters, "clusters", 1)
-    except TypeError:
-        raise TypeError(
-            f"clusters is {shown(clusters)}; give how many, or the result of stope.kmeans"
-        ) from None
-    if count > len(rows):
-        raise ValueError(f"clusters is {count}, but x has {len(rows)} rows; give fewer")
-    made = stope.kmeans(rows, count, metric="cosine", init="random", seed=seed, progress=progress)
-    return made.labels, made.scores
+    if len(alike):
+        stope.pairs_above(
+            rows[alike],
+            rows,
+            threshold=float(least),
+            metric=metric,
+            sink=decide,
+            progress=of_stage(progress, "duplicates"),
+        )
+    kept = np.flatnonzero(keepers == np.arange(count))
+    return Deduplicated(kept, keepers, scores, nearest)

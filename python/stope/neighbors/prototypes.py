@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import flag, integer, real
 from stope.neighbors._embeddings import best_first, budget_of, rows_of
-from stope.neighbors.duplicates import semdedup
 from stope.neighbors.selection import Selection
+from stope.neighbors.semantic_duplicates import semdedup
 
 
 @dataclass(frozen=True)
