@@ -20,7 +20,6 @@ from stope.cli.options import option, without_effect
 
 _PANEL = "Embeddings"
 _BLOCK = 16_384  # rows looked at together
-_SAVED = 2048  # texts embedded between two saves
 
 CorpusPath = Annotated[
     Path,
@@ -101,7 +100,7 @@ class Corpus:
             "progress": bars.stage("documents" if role == "corpus" else "examples"),
         }
         if chosen["cache"] is not None:
-            cache = EmbeddingCache(chosen["cache"], shard_size=_SAVED)
+            cache = EmbeddingCache(chosen["cache"])
             made: Any = cache.embeddings(self.model, texts, role=role, **of_role)
         else:
             encode = encode_corpus if role == "corpus" else encode_queries

@@ -48,7 +48,7 @@ class EmbeddingCache:
         OSError: the folder cannot be made.
     """
 
-    def __init__(self, folder: str | PathLike[str], *, shard_size: int = 16_384) -> None:
+    def __init__(self, folder: str | PathLike[str], *, shard_size: int = 2048) -> None:
         integer(shard_size, "shard_size", 1)
         self.folder = path(folder, "folder")
         if self.folder.exists() and not self.folder.is_dir():

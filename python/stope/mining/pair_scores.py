@@ -159,7 +159,7 @@ class PairScores:
         if known is not None and known[0] is texts[0] and known[1] is texts[1]:
             return known[2:]
         total, rows = len(texts[0]) + len(texts[1]), []
-        cache = None if self._folder is None else EmbeddingCache(self._folder, shard_size=2048)
+        cache = None if self._folder is None else EmbeddingCache(self._folder)
         for role, side, prompt, first in (
             ("query", texts[0], self._prompts[0], 0),
             ("corpus", texts[1], self._prompts[1], len(texts[0])),

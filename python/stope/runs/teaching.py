@@ -112,7 +112,7 @@ def teach(
     """Fit the student that a section describes; the teacher's embeddings are kept in the folder."""
     say(f"embedding {len(corpus) + len(queries):,} texts with the teacher")
     rows = teacher_embeddings(
-        teacher, corpus, queries, cache=EmbeddingCache(folder, shard_size=2048), progress=progress
+        teacher, corpus, queries, cache=EmbeddingCache(folder), progress=progress
     )
     say("fitting the student")
     options = {name: value for name, value in section if name != "teacher"}
