@@ -10,11 +10,11 @@ import numpy as np
 
 from stope.data import SourceData, read_negative_ids
 from stope.integrations.sentence_transformers.columns import TEACHER
-from stope.mining import load_teacher
-from stope.mining.pair_scores import PairScores, ScoredPairs
+from stope.mining.pair_scores import ScoredPairs
 from stope.runs.config import Config
 from stope.runs.sections import MinedFile
 from stope.training.dataset import pairs_dataset, training_dataset
+from stope.training.teacher import pair_scores
 
 Say = Callable[[str], None]
 
@@ -57,10 +57,9 @@ def _teacher_lists(
     config: Config, folder: Path, data: SourceData, ids: Any, tell: Say
 ) -> list[list[float]]:
     """The teacher's scores of positives and of negatives that a file names, per pair."""
-    tell(f"loading the teacher {config.teacher}")
-    teacher = load_teacher(str(config.teacher))
-    tell(f"the teacher is a {type(teacher).__name__}")
-    scores = ScoredPairs(PairScores(teacher, folder=folder / "teacher"), data.pairs)
+    scorer = pair_scores(config.teacher, folder, tell)
+    assert scorer is not None
+    scores = ScoredPairs(scorer, data.pairs)
     scores.score(ids)
     positives = data.pairs.positives
     listed = np.column_stack([positives.ids, ids[positives.owners]])

@@ -145,7 +145,7 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
     if not first:
         job = dataclasses.replace(job, say=silent, progress=None)
     model, recipe = job.model, job.recipe
-    scorer = pair_scores(job)
+    scorer = pair_scores(recipe.teacher, recipe.output.folder, job.say)
     if recipe.distillation is not None and scorer is not None and scorer.cosines:
         asked = recipe.distillation.of_cosines(recipe.loss.temperature)
         recipe = recipe.model_copy(update={"distillation": asked})

@@ -7,6 +7,7 @@ what the loss makes of it is `stope.training.Distillation`.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -112,15 +113,16 @@ def check_teacher(job: Job) -> None:
         )
 
 
-def pair_scores(job: Job) -> PairScores | None:
-    """What scores pairs, or None; it keeps its scores where the training has a folder."""
-    teacher, folder = job.recipe.teacher, job.recipe.output.folder
+def pair_scores(
+    teacher: Any, folder: str | Path | None, say: Callable[[str], object]
+) -> PairScores | None:
+    """What scores pairs, or None without a teacher; it keeps its scores in a training's folder."""
     if teacher is None:
         return None
     if isinstance(teacher, str):
-        job.say(f"loading the teacher {teacher}")
+        say(f"loading the teacher {teacher}")
         teacher = load_teacher(teacher)
-        job.say(f"the teacher is a {type(teacher).__name__}")
+        say(f"the teacher is a {type(teacher).__name__}")
     return PairScores(teacher, folder=None if folder is None else Path(folder) / "teacher")
 
 
