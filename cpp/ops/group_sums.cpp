@@ -13,10 +13,9 @@
 
 #include "dispatch.h"
 #include "packing.h"
-#include "parallel.h"
 #include "rows.h"
-#include "stope/error.h"
 #include "stope/workspace.h"
+#include "tasks.h"
 
 namespace stope {
 namespace {
@@ -56,13 +55,9 @@ class GroupSums {
  private:
   template <typename Body>
   void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) { return static_cast<GroupSums*>(self)->report(); };
-    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+    run_tasks(call_.execution, tasks, [this] { return report(); }, body);
   }
-  bool report() const {
-    const Progress& progress = call_.execution.progress;
-    return progress.step == nullptr || progress.step(progress.context, done_, call_.rows.rows);
-  }
+  bool report() const { return tell(call_.execution, done_, call_.rows.rows); }
 
   // order_: the block's rows by group; cuts_: where pieces begin, each with whole groups.
   void sort_block() {

@@ -8,10 +8,9 @@
 
 #include "dispatch.h"
 #include "packing.h"
-#include "parallel.h"
 #include "rows.h"
-#include "stope/error.h"
 #include "stope/workspace.h"
+#include "tasks.h"
 
 namespace stope {
 namespace {
@@ -86,14 +85,9 @@ void pair_scores(const PairScoresCall& call) {
       }
     }
   };
-  Progress progress = call.execution.progress;
-  const Poll poll = [](void* context) {
-    const auto* p = static_cast<const Progress*>(context);
-    return p->step == nullptr || p->step(p->context, 0, 1);
-  };
-  if (!parallel_for(call.execution.threads, divide_up(call.queries.rows, kRowsPerTask), body, poll,
-                    &progress))
-    throw Interrupted();
+  run_tasks(
+      call.execution, divide_up(call.queries.rows, kRowsPerTask),
+      [&] { return tell(call.execution, 0, 1); }, body);
   query_fault.raise("queries");
   corpus_fault.raise("corpus");
 }

@@ -13,8 +13,6 @@
 #include "blocks.h"
 #include "candidates.h"
 #include "dispatch.h"
-#include "parallel.h"
-#include "stope/error.h"
 #include "stope/neighbors.h"
 
 namespace stope {
@@ -55,25 +53,17 @@ class KnnGraph {
   std::size_t bytes() const { return workspace_.bytes(); }
 
   void run() {
-    const std::int64_t rows = call_.rows.rows, count = divide_up(rows, block_rows_);
+    const std::int64_t rows = call_.rows.rows;
     for (std::int64_t i = 0; i < rows; ++i)
       lists_[i] = selector_.list(entries_ + i * capacity(), -kInfinity);
-    const Tournament tournament(count);
-    total_ = 1 + (count > 1 ? tournament.rounds() : 0);
-    parallel(count, [&](std::int64_t task, int thread) {
-      const Block block = block_at(task, block_rows_, rows);
-      scan_blocks(block, block, Reach::kOthers, scratch_[thread]);
-    });
-    fault_.raise("x");  // every row has been read
-    for (done_ = 1; done_ < total_; ++done_) {
-      parallel(tournament.tasks(), [&](std::int64_t task, int thread) {
-        std::int64_t earlier, later;
-        if (tournament.pair(done_ - 1, task, &earlier, &later))
-          scan_blocks(block_at(later, block_rows_, rows), block_at(earlier, block_rows_, rows),
-                      Reach::kAll, scratch_[thread]);
-      });
-    }
-    parallel(divide_up(rows, kRowsPerTask), [&](std::int64_t task, int thread) {
+    BlockRounds rounds(rows, block_rows_, call_.execution);
+    rounds.run([&](const Block& block,
+                   int thread) { scan_blocks(block, block, Reach::kOthers, scratch_[thread]); },
+               [&] { fault_.raise("x"); },
+               [&](const Block& later, const Block& earlier, int thread) {
+                 scan_blocks(later, earlier, Reach::kAll, scratch_[thread]);
+               });
+    rounds.parallel(divide_up(rows, kRowsPerTask), [&](std::int64_t task, int thread) {
       const Block block = block_at(task, kRowsPerTask, rows);
       for (std::int64_t row = block.first; row < block.end; ++row) finish(row, scratch_[thread]);
     });
@@ -93,16 +83,6 @@ class KnnGraph {
 
   std::int64_t capacity() const { return 2 * call_.k + 98; }
   std::int64_t tiles() const { return divide_up(block_rows_, blocks_.scan_kernels().tile_rows); }
-
-  template <typename Body>
-  void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) {
-      const auto* me = static_cast<KnnGraph*>(self);
-      const Progress& progress = me->call_.execution.progress;
-      return progress.step == nullptr || progress.step(progress.context, me->done_, me->total_);
-    };
-    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
-  }
 
   void scan_blocks(const Block& queries, const Block& columns, Reach reach,
                    const Scratch& scratch) {
@@ -235,7 +215,6 @@ class KnnGraph {
   const std::int64_t block_rows_;
   Workspace workspace_;
   RowFault fault_;
-  std::int64_t done_ = 0, total_ = 1;
   Candidate* entries_ = nullptr;    // [rows][capacity]
   CandidateList* lists_ = nullptr;  // [rows]
   Scratch* scratch_ = nullptr;

@@ -10,8 +10,6 @@
 
 #include "blocks.h"
 #include "dispatch.h"
-#include "parallel.h"
-#include "stope/error.h"
 #include "stope/neighbors.h"
 
 namespace stope {
@@ -39,40 +37,21 @@ class NearestEarlier {
   std::size_t bytes() const { return workspace_.bytes(); }
 
   void run() {
-    const std::int64_t rows = call_.rows.rows, count = divide_up(rows, block_rows_);
+    const std::int64_t rows = call_.rows.rows;
     std::fill_n(call_.scores, rows, -kInfinity);
     std::fill_n(call_.ids, rows, std::int64_t{-1});  // places until the end
-    const Tournament tournament(count);
-    total_ = 1 + (count > 1 ? tournament.rounds() : 0);
-    parallel(count, [&](std::int64_t task, int thread) {
-      const Block block = block_at(task, block_rows_, rows);
-      scan_blocks(block, block, scratch_[thread]);
-    });
-    fault_.raise("x");  // every row has been read
-    for (done_ = 1; done_ < total_; ++done_) {
-      parallel(tournament.tasks(), [&](std::int64_t task, int thread) {
-        std::int64_t earlier, later;
-        if (tournament.pair(done_ - 1, task, &earlier, &later))
-          scan_blocks(block_at(later, block_rows_, rows), block_at(earlier, block_rows_, rows),
-                      scratch_[thread]);
-      });
-    }
+    BlockRounds rounds(rows, block_rows_, call_.execution);
+    rounds.run([&](const Block& block, int thread) { scan_blocks(block, block, scratch_[thread]); },
+               [&] { fault_.raise("x"); },
+               [&](const Block& later, const Block& earlier, int thread) {
+                 scan_blocks(later, earlier, scratch_[thread]);
+               });
     if (call_.order != nullptr)
       for (std::int64_t i = 0; i < rows; ++i)
         if (call_.ids[i] >= 0) call_.ids[i] = call_.order[call_.ids[i]];
   }
 
  private:
-  template <typename Body>
-  void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) {
-      const auto* me = static_cast<NearestEarlier*>(self);
-      const Progress& progress = me->call_.execution.progress;
-      return progress.step == nullptr || progress.step(progress.context, me->done_, me->total_);
-    };
-    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
-  }
-
   void scan_blocks(const Block& queries, const Block& columns, const BlockScratch& scratch) {
     const auto least = [&](std::int64_t place) {
       return std::max(call_.threshold, call_.scores[rows_.row(place)]);
@@ -145,7 +124,6 @@ class NearestEarlier {
   const std::int64_t block_rows_;
   Workspace workspace_;
   RowFault fault_;
-  std::int64_t done_ = 0, total_ = 1;
   BlockScratch* scratch_ = nullptr;
 };
 

@@ -12,8 +12,6 @@
 
 #include "blocks.h"
 #include "dispatch.h"
-#include "parallel.h"
-#include "stope/error.h"
 #include "stope/neighbors.h"
 
 namespace stope {
@@ -77,12 +75,8 @@ class PairsAbove {
 
   template <typename Body>
   void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) {
-      const auto* me = static_cast<PairsAbove*>(self);
-      const Progress& progress = me->call_.execution.progress;
-      return progress.step == nullptr || progress.step(progress.context, me->done_, me->total_);
-    };
-    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+    run_tasks(
+        call_.execution, tasks, [this] { return tell(call_.execution, done_, total_); }, body);
   }
 
   void scan_blocks(const Block& queries, const Block& columns, const BlockScratch& scratch) {

@@ -8,9 +8,8 @@
 
 #include "dispatch.h"
 #include "packing.h"
-#include "parallel.h"
 #include "rows.h"
-#include "stope/error.h"
+#include "tasks.h"
 
 namespace stope {
 namespace {
@@ -55,13 +54,9 @@ class Similarity {
  private:
   template <typename Body>
   void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) { return static_cast<Similarity*>(self)->report(); };
-    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+    run_tasks(call_.execution, tasks, [this] { return report(); }, body);
   }
-  bool report() const {
-    const Progress& progress = call_.execution.progress;
-    return progress.step == nullptr || progress.step(progress.context, done_, total_);
-  }
+  bool report() const { return tell(call_.execution, done_, total_); }
 
   void check(const Matrix& matrix, const char* name) {
     RowFault fault;

@@ -27,11 +27,10 @@
 #include "candidates.h"
 #include "dispatch.h"
 #include "packing.h"
-#include "parallel.h"
 #include "rescore.h"
 #include "rows.h"
 #include "scan.h"
-#include "stope/error.h"
+#include "tasks.h"
 #include "topk_plan.h"
 
 namespace stope {
@@ -124,8 +123,7 @@ class Topk {
 
   template <typename Body>
   void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) { return static_cast<Topk*>(self)->report(); };
-    if (!parallel_for(call_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+    run_tasks(call_.execution, tasks, [this] { return report(); }, body);
   }
   // body(i, thread) for every query of the group.
   template <typename Body>
@@ -137,10 +135,7 @@ class Topk {
         body(i, thread);
     });
   }
-  bool report() const {
-    const Progress& progress = call_.execution.progress;
-    return progress.step == nullptr || progress.step(progress.context, done_, total_);
-  }
+  bool report() const { return tell(call_.execution, done_, total_); }
 
   void prepare_queries() {
     RowFault fault;

@@ -12,6 +12,7 @@
 #include "packing.h"
 #include "rows.h"
 #include "scan.h"
+#include "tasks.h"
 
 namespace stope {
 
@@ -54,6 +55,43 @@ class Tournament {
 
  private:
   std::int64_t blocks_, seats_;
+};
+
+// The blocks of a matrix: each by itself, and then all pairs of them.
+class BlockRounds {
+ public:
+  BlockRounds(std::int64_t rows, std::int64_t block_rows, const Execution& execution)
+      : rows_(rows),
+        block_rows_(block_rows),
+        blocks_(divide_up(rows, block_rows)),
+        total_(blocks_ > 1 ? Tournament(blocks_).rounds() + 1 : 1),
+        execution_(execution) {}
+
+  // alone(block, thread); read() when that has seen every row; both(later, earlier, thread).
+  template <typename Alone, typename Read, typename Both>
+  void run(Alone&& alone, Read&& read, Both&& both) {
+    const auto at = [&](std::int64_t index) { return block_at(index, block_rows_, rows_); };
+    parallel(blocks_, [&](std::int64_t task, int thread) { alone(at(task), thread); });
+    read();
+    const Tournament tournament(blocks_);
+    for (done_ = 1; done_ < total_; ++done_)
+      parallel(tournament.tasks(), [&](std::int64_t task, int thread) {
+        std::int64_t earlier, later;
+        if (tournament.pair(done_ - 1, task, &earlier, &later))
+          both(at(later), at(earlier), thread);
+      });
+  }
+
+  // body(task, thread) for every task; progress is counted in rounds.
+  template <typename Body>
+  void parallel(std::int64_t tasks, Body&& body) {
+    run_tasks(execution_, tasks, [this] { return tell(execution_, done_, total_); }, body);
+  }
+
+ private:
+  std::int64_t rows_, block_rows_, blocks_;
+  std::int64_t done_ = 0, total_;
+  const Execution& execution_;
 };
 
 // What a thread lends to a task.

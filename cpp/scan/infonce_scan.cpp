@@ -179,9 +179,7 @@ double InfonceScan::largest_logit(const double* longest) const {
 }
 
 bool InfonceScan::report() const {
-  const Progress& progress = problem_.execution.progress;
-  return progress.step == nullptr ||
-         progress.step(progress.context, std::min(done_.load(), total_), total_);
+  return tell(problem_.execution, std::min(done_.load(), total_), total_);
 }
 
 // write(entry, row, score) for the positives of rows [begin, end), by the tiles' own arithmetic.

@@ -15,11 +15,11 @@
 #include "infonce_passes.h"
 #include "kernel_table.h"
 #include "packing.h"
-#include "parallel.h"
 #include "rows.h"
 #include "stope/error.h"
 #include "stope/infonce.h"
 #include "stope/workspace.h"
+#include "tasks.h"
 
 namespace stope {
 
@@ -82,8 +82,7 @@ class InfonceScan {
 
   template <typename Body>
   void parallel(std::int64_t tasks, Body&& body) {
-    const Poll poll = [](void* self) { return static_cast<InfonceScan*>(self)->report(); };
-    if (!parallel_for(problem_.execution.threads, tasks, body, poll, this)) throw Interrupted();
+    run_tasks(problem_.execution, tasks, [this] { return report(); }, body);
   }
   // body(i, thread) for every row of [0, rows).
   template <typename Body>
