@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "dispatch.h"
-#include "parallel.h"
 #include "rows.h"
 #include "stope/error.h"
 #include "stope/topk.h"
+#include "tasks.h"
 
 namespace stope {
 
@@ -117,7 +117,6 @@ void pack(const PackCall& call) {
   const std::int64_t first = call.first_row / kLanes;
   const std::int64_t panels = divide_up(call.corpus.rows, kLanes) - first;
   constexpr std::int64_t kPanelsPerTask = 64;
-  const Progress& progress = call.execution.progress;
   std::int64_t done = 0;
   RowFault fault;
   // In slices, so that progress is reported and a stop is heard.
@@ -136,8 +135,7 @@ void pack(const PackCall& call) {
                  });
     fault.raise(call.name, call.first_row);
     done = std::min(end * kLanes, call.corpus.rows);
-    if (progress.step != nullptr && !progress.step(progress.context, done, call.corpus.rows))
-      throw Interrupted();
+    if (!tell(call.execution, done, call.corpus.rows)) throw Interrupted();
   }
 }
 

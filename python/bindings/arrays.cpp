@@ -337,12 +337,7 @@ bool PythonProgress::step(void* context, std::int64_t done, std::int64_t total) 
   self->total_ = total;
   if (now - self->last_nanoseconds_ < kInterval) return true;
   self->last_nanoseconds_ = now;
-  return outliving_the_interpreter([self, done] {
-    const PyGILState_STATE gil = PyGILState_Ensure();
-    const bool goes_on = self->hear(done);
-    PyGILState_Release(gil);
-    return goes_on;
-  });
+  return self->released_->with_gil([self, done] { return self->hear(done); });
 }
 
 bool PythonProgress::hear(std::int64_t done) {

@@ -82,6 +82,18 @@ class ReleasedGil {
   ReleasedGil(const ReleasedGil&) = delete;
   ReleasedGil& operator=(const ReleasedGil&) = delete;
 
+  // body() with the GIL, on the thread that released it. It comes back with that thread's own
+  // state: PyGILState_Ensure would make a new one, of an interpreter that may be gone by now.
+  template <typename Body>
+  auto with_gil(const Body& body) {
+    return outliving_the_interpreter([&] {
+      PyEval_RestoreThread(state_);
+      const auto result = body();
+      state_ = PyEval_SaveThread();
+      return result;
+    });
+  }
+
  private:
   PyThreadState* state_;
 };
@@ -91,6 +103,8 @@ class PythonProgress {
  public:
   explicit PythonProgress(py::object callback) : callback_(std::move(callback)) {}
   Progress progress() { return {&PythonProgress::step, this}; }
+  // The operation begins, on the thread that released the GIL and asks from now on.
+  void begin(ReleasedGil* released) { released_ = released; }
   // Re-raises what the callback or the signal handler raised.
   void raise_pending();
   // The last report: everything is done.
@@ -102,6 +116,7 @@ class PythonProgress {
   bool call(std::int64_t done);
 
   py::object callback_;
+  ReleasedGil* released_ = nullptr;
   std::int64_t last_nanoseconds_ = 0;
   std::int64_t total_ = 0;
   std::optional<py::error_already_set> pending_;
@@ -111,7 +126,8 @@ class PythonProgress {
 template <typename Operation, typename Call>
 void run_without_gil(const Operation& operation, const Call& call, PythonProgress* progress) {
   try {
-    const ReleasedGil released;
+    ReleasedGil released;
+    progress->begin(&released);
     operation(call);
   } catch (const Interrupted&) {
     progress->raise_pending();
