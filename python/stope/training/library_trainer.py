@@ -22,11 +22,7 @@ from stope.encoders.lora import low_rank
 from stope.encoders.tokens import tokens_once
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers import Clock, InfoNCECollator
-from stope.integrations.sentence_transformers.columns import (
-    SOURCE,
-    WEIGHT,
-    check_columns,
-)
+from stope.integrations.sentence_transformers.columns import SOURCE, WEIGHT, check_columns
 from stope.integrations.sentence_transformers.from_embeddings import CONFIDENCE
 from stope.integrations.sentence_transformers.loss import infonce_in
 from stope.integrations.sentence_transformers.row_table import RowTable
