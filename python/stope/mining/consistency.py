@@ -17,8 +17,8 @@ from stope.data.pairs import Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder
 from stope.lists import Ids, Lists
-from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
-from stope.ops._search import Metric
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of
+from stope.ops._search import Metric, pair_scores
 from stope.progress import StageProgress, silent
 
 
@@ -161,7 +161,7 @@ def consistency_filter(
         exclude=never if sample is None else never.among(sample),
         progress=lambda done, total: step("ranking", done, total),
     )
-    scores = pair_scores(queries, corpus, pairs.positives, metric)
+    scores = pair_scores(queries, corpus, pairs.positives, metric=metric)
     others = on_host(best.scores)
     query_of = pairs.positives.owners
     ranks = np.ones(len(scores), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The embeddings of pairs (given, kept in a cache, or computed now), and the pairs' scores."""
+"""The embeddings of pairs: given, kept in a cache, or computed now."""
 
 from __future__ import annotations
 
@@ -8,19 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-import stope
 from stope._checks import flag, shown
-from stope._host import on_host
 from stope._kinds import Check, a, at_least, callback, matrix, maybe, string
 from stope.data.pairs import Pairs
 from stope.encoders import encode_corpus, encode_queries
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder, has_encode
-from stope.lists import Lists
-from stope.ops._search import Metric
 from stope.progress import StageProgress, of_stage
-
-_AT_ONCE = 64  # queries whose positives are scored in one call
 
 OF_EMBEDDING: dict[str, Check] = {
     "pairs": a(Pairs),
@@ -99,17 +93,3 @@ def _selected(embeddings: Any, rows: NDArray[np.int64], count: int, name: str) -
             "add these texts and their embeddings to the corpus, or give an encoder instead"
         )
     return embeddings if np.array_equal(rows, np.arange(count)) else embeddings[rows]
-
-
-def pair_scores(queries: Any, corpus: Any, positives: Lists, metric: Metric) -> NDArray[np.float32]:
-    """Canonical scores of every query with its own positives, some queries at a time."""
-    scores = np.empty(len(positives.ids), dtype=np.float32)
-    for start in range(0, positives.num_lists, _AT_ONCE):
-        part = positives.take(range(start, min(start + _AT_ONCE, positives.num_lists)))
-        block = stope.similarity(
-            queries[start : start + part.num_lists], corpus[part.ids], metric=metric
-        )
-        first = int(positives.offsets[start])
-        here = slice(first, first + len(part.ids))
-        scores[here] = on_host(block)[part.owners, np.arange(len(part.ids))]
-    return scores

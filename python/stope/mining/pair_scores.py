@@ -26,7 +26,8 @@ from stope.data import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.encoders import EmbeddingCache, encode_corpus, encode_queries
 from stope.encoders.cache import fingerprint_encoder
-from stope.lists import Ids
+from stope.lists import Ids, Lists
+from stope.ops._search import pair_scores
 from stope.progress import Progress
 from stope.scale.processes import computed_in_first
 
@@ -35,7 +36,6 @@ Digests = NDArray[np.uint64]
 _FORMAT = "stope.teacher"
 _NAME = "scores"
 _WIDTH = 5  # columns of the file: the score, and the bits of 16 bytes of digest
-_AT_ONCE = 65_536  # pairs whose embeddings are multiplied together
 
 
 class PairScores:
@@ -142,17 +142,11 @@ class PairScores:
                 f"teacher has the similarity {metric}; its scores would be minus a distance, which "
                 "no margin is for: set its similarity_fn_name to cosine or dot"
             )
-        sides = self._embeddings(pairs, metric == "cosine", progress)
-        scores = np.empty(len(queries), np.float32)
-        for start in range(0, len(queries), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            left, right = sides[0][queries[part]], sides[1][rows[part]]
-            scores[part] = np.einsum("qd,qd->q", left, right)
-        return scores
+        sides = self._embeddings(pairs, progress)
+        offsets = np.searchsorted(queries, np.arange(len(pairs.query_texts) + 1))
+        return pair_scores(*sides, Lists(offsets, rows), metric=metric)
 
-    def _embeddings(
-        self, pairs: Pairs, scaled: bool, progress: Progress | None
-    ) -> tuple[Floats, Floats]:
+    def _embeddings(self, pairs: Pairs, progress: Progress | None) -> tuple[Floats, Floats]:
         """Those of all queries and documents, made once for the same texts."""
         texts = pairs.query_texts, pairs.corpus_texts
         known = self._embedded
@@ -172,8 +166,6 @@ class PairScores:
             else:
                 encode = encode_queries if role == "query" else encode_corpus
                 made = encode(self.teacher, side, **options)
-            if scaled:
-                made = made / np.linalg.norm(made, axis=1, keepdims=True).clip(1e-12)
             rows.append(np.asarray(made, np.float32))
         self._embedded = (*texts, rows[0], rows[1])
         return rows[0], rows[1]

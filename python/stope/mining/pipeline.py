@@ -18,10 +18,10 @@ from stope._named import own_name
 from stope.data.pairs import AMONG, Among, Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder
-from stope.mining.embedded import OF_EMBEDDING, embeddings_of, pair_scores
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of
 from stope.mining.mined import Mined
 from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
-from stope.ops._search import Metric, exclusions
+from stope.ops._search import Metric, exclusions, pair_scores
 from stope.progress import StageProgress, of_stage, silent
 
 
@@ -189,7 +189,7 @@ def mine(
     result = _all_on_host(result)
     if isinstance(sampling, Sampling):
         result = _drawn(result, sampling, wanted.num_negatives, wanted.seed)
-    scores = pair_scores(queries, corpus, pairs.positives, wanted.metric)
+    scores = pair_scores(queries, corpus, pairs.positives, metric=wanted.metric)
     parameters["exclude_query_text"] = exclude_query_text
     if documents is not None:
         result = result._replace(ids=np.where(result.ids >= 0, documents[result.ids], -1))

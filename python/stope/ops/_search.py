@@ -102,3 +102,29 @@ def search(
     if out is not None:
         return TopK(*out)
     return TopK(_arrays.like(scores, queries, place), _arrays.like(ids, queries, place))
+
+
+def pair_scores(queries: Any, corpus: Any, pairs: Lists, *, metric: str) -> NDArray[np.float32]:
+    """The canonical score of every query with each row of its list, in host memory.
+
+    Queries on a device whose corpus is in host memory are scored there, bit for bit the same.
+    """
+    q, c = (_arrays.matrix_shape(x, name) for x, name in ((queries, "queries"), (corpus, "corpus")))
+    if q.device != c.device:
+        queries, place = _arrays.on_cpu(queries), _arrays.ON_CPU
+    else:
+        place = _arrays.place_of(queries, q.device, "queries")
+    scores = place.empty((pairs.ids.size,), np.float32)
+    _core.pair_scores(
+        queries=queries,
+        corpus=corpus,
+        metric=metric,
+        offsets=pairs.offsets,
+        ids=pairs.ids,
+        scores=scores,
+        threads=_core.num_threads(),
+        allocate=place.workspace,
+        progress=None,
+        **place.options,
+    )
+    return on_host(scores)

@@ -14,7 +14,7 @@ from stope import _arrays, _core
 from stope._checks import choice, integer, real, size
 from stope._host import on_host
 from stope.lists import Lists
-from stope.ops._search import METRICS, TopK, exclusions, search
+from stope.ops._search import METRICS, TopK, exclusions, pair_scores, search
 from stope.progress import check_progress
 
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
@@ -139,12 +139,8 @@ def mine_hard_negatives(
     answers = _positive_lists(positives, q.rows, c.rows)
     extra = exclusions(exclude, q.rows, c.rows)
     place = _arrays.place_of(queries, q.device, "queries")
-    if q.device == c.device:
-        positive_scores = _lowest_positive(queries, corpus, metric, answers, place)
-    else:  # the positives' rows are in host memory: the few scores are found there, bit for bit
-        positive_scores = _lowest_positive(
-            _arrays.on_cpu(queries), corpus, metric, answers, _arrays.ON_CPU
-        )
+    answered = pair_scores(queries, corpus, answers, metric=metric)
+    positive_scores = np.minimum.reduceat(answered, answers.offsets[:-1])
     rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
     never = answers if extra is None else answers.union(extra)
     end = min(window.end, c.rows)
@@ -221,25 +217,6 @@ def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
             "so drop the query or give it one"
         )
     return lists
-
-
-def _lowest_positive(
-    queries: Any, corpus: Any, metric: str, answers: Lists, place: _arrays.Place
-) -> NDArray[np.float32]:
-    scores = place.empty((answers.ids.size,), np.float32)
-    _core.pair_scores(
-        queries=queries,
-        corpus=corpus,
-        metric=metric,
-        offsets=answers.offsets,
-        ids=answers.ids,
-        scores=scores,
-        threads=_core.num_threads(),
-        allocate=place.workspace,
-        progress=None,
-        **place.options,
-    )
-    return np.minimum.reduceat(on_host(scores), answers.offsets[:-1])
 
 
 def _rules(
