@@ -59,20 +59,12 @@ class NearestEarlier {
     blocks_.load_queries(rows_, queries, least, scratch, &fault_);
     blocks_.load_panels(rows_, columns, scratch, &fault_);
     if (fault_.noted()) return;
-    const ScanKernels& scan = blocks_.scan_kernels();
-    std::uint64_t masks[kMaxTileRows];
-    blocks_.run(queries, columns, Reach::kEarlier, scratch,
-                [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& run,
-                    const TileEntry* tile) {
-                  std::uint32_t hits =
-                      scan.select(tile, kTileStride, rows, scratch.terms + row, &run,
-                                  blocks_.bounds().euclidean(), masks, nullptr);
-                  for (; hits != 0; hits &= hits - 1) {
-                    const int r = std::countr_zero(hits);
-                    collect(rows_.row(queries.first + row + r), row + r, columns.first + column,
-                            masks[r], run, tile + r * kTileStride, scratch);
-                  }
-                });
+    blocks_.select(queries, columns, Reach::kEarlier, scratch,
+                   [&](std::int64_t query, std::int64_t column, std::uint64_t mask,
+                       const PanelRun& run, const TileEntry* dots) {
+                     collect(rows_.row(queries.first + query), query, columns.first + column, mask,
+                             run, dots, scratch);
+                   });
   }
 
   // Of what passed in one row of a tile, whatever the others' bounds do not rule out is scored.

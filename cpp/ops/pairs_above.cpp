@@ -86,20 +86,12 @@ class PairsAbove {
     blocks_.load_panels({call_.y}, columns, scratch, call_.within ? &x_fault_ : &y_fault_);
     if (x_fault_.noted() || y_fault_.noted()) return;
     const Reach reach = call_.within ? Reach::kLater : Reach::kAll;
-    const ScanKernels& scan = blocks_.scan_kernels();
-    std::uint64_t masks[kMaxTileRows];
-    blocks_.run(queries, columns, reach, scratch,
-                [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& run,
-                    const TileEntry* tile) {
-                  std::uint32_t hits =
-                      scan.select(tile, kTileStride, rows, scratch.terms + row, &run,
-                                  blocks_.bounds().euclidean(), masks, nullptr);
-                  for (; hits != 0; hits &= hits - 1) {
-                    const int r = std::countr_zero(hits);
-                    collect(queries.first + row + r, scratch.bounds[row + r],
-                            columns.first + column, masks[r], run, tile + r * kTileStride, scratch);
-                  }
-                });
+    blocks_.select(queries, columns, reach, scratch,
+                   [&](std::int64_t query, std::int64_t column, std::uint64_t mask,
+                       const PanelRun& run, const TileEntry* dots) {
+                     collect(queries.first + query, scratch.bounds[query], columns.first + column,
+                             mask, run, dots, scratch);
+                   });
   }
 
   void collect(std::int64_t row, const QueryBound& query, std::int64_t first_id, std::uint64_t mask,

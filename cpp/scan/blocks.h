@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 
 #include "bounds.h"
 #include "packing.h"
@@ -194,6 +195,24 @@ class BlockScan {
              consume(row, rows, panel * kLanes, run, tile);
            });
     }
+  }
+
+  // collect(query, first_column, mask, panels, dots) for the rows of tiles that may have an entry
+  // to reach the row's terms; the mask has a bit for each that may.
+  template <typename Collect>
+  void select(const Block& queries, const Block& columns, Reach reach, const BlockScratch& scratch,
+              Collect&& collect) const {
+    std::uint64_t masks[kMaxTileRows];
+    run(queries, columns, reach, scratch,
+        [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& panels,
+            const TileEntry* tile) {
+          std::uint32_t hits = scan_.select(tile, kTileStride, rows, scratch.terms + row, &panels,
+                                            bounds_.euclidean(), masks, nullptr);
+          for (; hits != 0; hits &= hits - 1) {
+            const int r = std::countr_zero(hits);
+            collect(row + r, column, masks[r], panels, tile + r * kTileStride);
+          }
+        });
   }
 
   // What the scan says of one entry: the bounds of its canonical score.
