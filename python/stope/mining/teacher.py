@@ -14,6 +14,7 @@ from stope._kinds import a, callback, kinds, maybe, string
 from stope.lists import Ids
 from stope.mining.mined import Mined
 from stope.mining.pair_scores import PairScores
+from stope.ops.hard_negatives import REASONS, score_limits
 from stope.progress import Progress
 from stope.weighting import teacher_confidence
 
@@ -205,27 +206,11 @@ def teacher_filter(
             raise ValueError(f"{name} is {value}; it must be {kind}")
     result = scored.mined.result
     present = result.ids >= 0
-    scores = np.where(present, scored.negative_scores, 0).astype(np.float64)
-    lowest = scored.lowest_positive_scores().astype(np.float64)
-    ceilings = {
-        "absolute_margin": lowest - used.get("absolute_margin", -np.inf),
-        "relative_margin": lowest - np.abs(lowest) * used.get("relative_margin", 0.0),
-        "max_score": np.full(len(lowest), used.get("max_score", np.inf)),
-    }
-    names = [name for name in ceilings if name in used]
+    rules = score_limits(scored.lowest_positive_scores(), **used)
+    broken = np.where(present, rules.broken(scored.negative_scores), -1)
     rejected = {name: np.asarray(counts) for name, counts in result.rejected.items()}
-    keep = present.copy()
-    if names:
-        stacked = np.stack([ceilings[name] for name in names])
-        over = present & (scores > stacked.min(axis=0)[:, None])
-        keep &= ~over
-        for place, name in enumerate(names):
-            strictest = stacked.argmin(axis=0) == place
-            rejected[f"teacher_{name}"] = np.where(strictest, over.sum(axis=1), 0)
-    if "min_score" in used:
-        under = keep & (scores < used["min_score"])
-        keep &= ~under
-        rejected["teacher_min_score"] = under.sum(axis=1)
+    rejected |= {f"teacher_{name}": (broken == REASONS.index(name)).sum(axis=1) for name in used}
+    keep = present & (broken < 0)
     order = np.argsort(~keep, axis=1, kind="stable")
     counts = keep.sum(axis=1)
     gone = np.arange(keep.shape[1]) >= counts[:, None]

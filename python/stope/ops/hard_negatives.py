@@ -38,12 +38,36 @@ class HardNegatives(NamedTuple):
     rejected: dict[str, Any]
 
 
-class _Rules(NamedTuple):
-    """The limits of every query and, per query, which rule sets the ceiling."""
+class ScoreLimits(NamedTuple):
+    """What margins and limits come to for each query.
+
+    Attributes:
+        ceiling: float64 ``[q]``, the highest score of a negative; None where there is none.
+        binding: int64 ``[q]``, the limit that sets it, as an index into REASONS; -1 without.
+        floor: the least score; None where there is none.
+    """
 
     ceiling: NDArray[np.float64] | None
-    binding: NDArray[np.int64]  # index into REASONS, -1 where there is no ceiling
+    binding: NDArray[np.int64]
     floor: float | None
+
+    def take(self, queries: NDArray[np.int64]) -> ScoreLimits:
+        """Those of these queries."""
+        ceiling = None if self.ceiling is None else self.ceiling[queries]
+        return ScoreLimits(ceiling, self.binding[queries], self.floor)
+
+    def broken(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """The limit that each score breaks, as an index into REASONS, -1 for none.
+
+        Scores are ``[q, any]``, and a NaN breaks none.
+        """
+        wide = scores.astype(np.float64)
+        reasons = np.full(scores.shape, -1, dtype=np.int64)
+        if self.floor is not None:
+            reasons[wide < self.floor] = REASONS.index("min_score")
+        if self.ceiling is not None:
+            reasons = np.where(wide > self.ceiling[:, None], self.binding[:, None], reasons)
+        return reasons
 
 
 def mine_hard_negatives(
@@ -141,7 +165,7 @@ def mine_hard_negatives(
     place = _arrays.place_of(queries, q.device, "queries")
     answered = pair_scores(queries, corpus, answers, metric=metric)
     positive_scores = np.minimum.reduceat(answered, answers.offsets[:-1])
-    rules = _rules(positive_scores, absolute_margin, relative_margin, max_score, min_score)
+    rules = score_limits(positive_scores, absolute_margin, relative_margin, max_score, min_score)
     never = answers if extra is None else answers.union(extra)
     end = min(window.end, c.rows)
     scan = functools.partial(search, queries, corpus, end, metric=metric, progress=progress)
@@ -219,13 +243,14 @@ def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
     return lists
 
 
-def _rules(
+def score_limits(
     positive_scores: NDArray[np.float32],
-    absolute_margin: float | None,
-    relative_margin: float | None,
-    max_score: float | None,
-    min_score: float | None,
-) -> _Rules:
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+) -> ScoreLimits:
+    """The limits of :func:`mine_hard_negatives` for queries of these lowest positive scores."""
     for name, margin in (
         ("absolute_margin", absolute_margin),
         ("relative_margin", relative_margin),
@@ -251,11 +276,16 @@ def _rules(
         tighter = limit < ceiling
         ceiling = np.where(tighter, limit, ceiling)
         binding[tighter] = REASONS.index(reason)
-    return _Rules(ceiling if limits else None, binding, min_score)
+    return ScoreLimits(ceiling if limits else None, binding, min_score)
 
 
 def _eligible_pool(
-    scan: Callable[..., TopK], answers: Lists, never: Lists, rules: _Rules, first: int, size: int
+    scan: Callable[..., TopK],
+    answers: Lists,
+    never: Lists,
+    rules: ScoreLimits,
+    first: int,
+    size: int,
 ) -> _Pool:
     above = np.zeros(answers.num_lists, dtype=np.int64)
     ranked = scan(exclude=never, ceiling=rules.ceiling, floor=rules.floor, above_ceiling=above)
@@ -273,7 +303,12 @@ def _eligible_pool(
 
 
 def _raw_pool(
-    scan: Callable[..., TopK], answers: Lists, never: Lists, rules: _Rules, first: int, size: int
+    scan: Callable[..., TopK],
+    answers: Lists,
+    never: Lists,
+    rules: ScoreLimits,
+    first: int,
+    size: int,
 ) -> _Pool:
     ranked = scan()
     ids, scores = on_host(ranked.ids)[:, first:], on_host(ranked.scores)[:, first:]
