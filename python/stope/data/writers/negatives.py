@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ import numpy as np
 
 from stope._checks import choice, flag, integer, path
 from stope._extras import need
-from stope._files.atomic import atomic_path
 from stope._kinds import a, at_least, kinds, maybe, string
 from stope.data.negatives import NegativeTable
 from stope.data.writers.jsonl import write_jsonl
+from stope.data.writers.parquet import write_parquet
 
 
 class NegativeRows:
@@ -287,25 +287,13 @@ def negatives_dataset(
 
 def _write_parquet(path: Path, rows: NegativeRows) -> int:
     arrow = need("pyarrow", extra="train")
-    parquet = need("pyarrow.parquet", extra="train")
     if len(rows) == 0:
         raise ValueError(
             f"no rows to write to {path}: {rows.dropped} {rows.dropped_reason}; a Parquet file "
             "needs a row to take its columns from"
         )
-    written = 0
     iterator = iter(rows)
-    with atomic_path(path) as temporary:
-        try:
-            batch = arrow.Table.from_pylist(list(islice(iterator, 1024)))
-            with parquet.ParquetWriter(temporary, batch.schema) as writer:
-                while batch.num_rows:
-                    writer.write_table(batch)
-                    written += batch.num_rows
-                    block = list(islice(iterator, 1024))
-                    batch = arrow.Table.from_pylist(block, schema=writer.schema)
-        except OSError as error:
-            raise OSError(
-                error.errno, f"cannot write {path}: {error}; no partial file is left behind"
-            ) from error
-    return written
+    first = arrow.Table.from_pylist(list(islice(iterator, 1024)))
+    blocks = iter(lambda: list(islice(iterator, 1024)), [])
+    more = (arrow.Table.from_pylist(block, schema=first.schema) for block in blocks)
+    return write_parquet(path, first.schema, chain([first], more))
