@@ -166,6 +166,17 @@ class Lists(NamedTuple):
         place = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
         return np.asarray((known[rank] == wanted) & (keys[place] == key))
 
+    def padded(self) -> Ids:
+        """int64 ``[lists, longest]``, -1 at the end of shorter ones.
+
+        >>> Lists.from_sequences([[5, 3], [], [1]]).padded().tolist()
+        [[5, 3], [-1, -1], [1, -1]]
+        """
+        table = np.full((self.num_lists, int(self.lengths.max(initial=0))), -1, dtype=np.int64)
+        owners = self.owners
+        table[owners, np.arange(len(owners)) - self.offsets[owners]] = self.ids
+        return table
+
     def _unique(self, owners: Ids, ids: Ids) -> Lists:
         order = np.lexsort((ids, owners))
         owners, ids = owners[order], ids[order]

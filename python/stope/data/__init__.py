@@ -29,7 +29,7 @@ from stope.data.readers.examples import (
     read_tevatron,
 )
 from stope.data.readers.jsonl import read_jsonl
-from stope.data.readers.negative_ids import read_negative_ids
+from stope.data.readers.negative_ids import Exclusions, read_exclusions, read_negative_ids
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, iter_texts, read_queries, read_texts
 from stope.data.readers.trec import read_qrels, read_run
@@ -49,13 +49,14 @@ from stope.data.writers.negatives import (
 from stope.data.writers.trec import write_qrels, write_run
 
 __all__ = [
-    "FORMATS", "AtomicFile", "Collection", "Document", "ExportSummary", "Layout", "NegativeRows",
-    "NegativeTable", "Pairs", "Qrels", "RawPair", "RawPairs", "Run", "Source", "SourceData",
-    "SourcePairs", "Split", "TrainingExample", "atomic_path", "export_negatives",
+    "FORMATS", "AtomicFile", "Collection", "Document", "Exclusions", "ExportSummary", "Layout",
+    "NegativeRows", "NegativeTable", "Pairs", "Qrels", "RawPair", "RawPairs", "Run", "Source",
+    "SourceData", "SourcePairs", "Split", "TrainingExample", "atomic_path", "export_negatives",
     "independent_crops", "inverse_cloze", "iter_beir_corpus", "iter_documents", "iter_texts",
     "join_pairs", "negative_rows", "negatives_dataset", "normal_text", "open_atomic",
-    "query_as_context", "read_beir", "read_embeddings", "read_examples", "read_flagembedding",
-    "read_jsonl", "read_negative_ids", "read_pairs", "read_qrels", "read_queries", "read_rows",
-    "read_run", "read_source", "read_sources", "read_tevatron", "read_texts", "recurring_spans",
-    "text_key", "title_to_body", "write_beir", "write_jsonl", "write_qrels", "write_run",
+    "query_as_context", "read_beir", "read_embeddings", "read_examples", "read_exclusions",
+    "read_flagembedding", "read_jsonl", "read_negative_ids", "read_pairs", "read_qrels",
+    "read_queries", "read_rows", "read_run", "read_source", "read_sources", "read_tevatron",
+    "read_texts", "recurring_spans", "text_key", "title_to_body", "write_beir", "write_jsonl",
+    "write_qrels", "write_run",
 ]  # fmt: skip
