@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 os.environ |= {"TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
 sys.path.insert(0, str(Path(__file__).parent))
 
+import kills
 import numpy as np
 import small_transformers
 
@@ -100,25 +99,18 @@ def run(kind, folder, name, moment):
     (folder / f"{name}.json").write_text(json.dumps(numbers))
 
 
-def die():
-    """As if the machine had been switched off."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def arm(moment):
     """Arrange for death; return the progress callback."""
     what, _, number = (moment or "").partition(":")
     if what == "after":  # so many seconds
-        timer = threading.Timer(float(number), die)
-        timer.daemon = True
-        timer.start()
+        kills.die_after(float(number))
     elif what in PLACES:
         module, function = PLACES[what]
-        kill_at_call(module, function, int(number))
+        kills.kill_at_call(module, function, int(number))
 
     def progress(step, total):
         if what == "step" and step == int(number):
-            die()
+            kills.die()
 
     return progress
 
@@ -135,35 +127,9 @@ PLACES = {
 }
 
 
-def kill_at_call(module, function, number):
-    """Die when the function is called for the so manieth time."""
-    real, calls = getattr(module, function), [0]
-
-    def counted(*given, **named):
-        calls[0] += 1
-        if calls[0] == number:
-            die()
-        return real(*given, **named)
-
-    setattr(module, function, counted)
-
-
 def main(folder, kind):
     """Run each list of moments: a child for every moment, and a last one that lives."""
-    for name, moments in json.load(sys.stdin).items():
-        for moment in [*moments, None]:
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    run(kind, folder, name, moment)
-                    status = 0
-                finally:
-                    sys.stdout.flush()
-                    os._exit(status)
-            status = os.waitpid(child, 0)[1]
-            died = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-            print(json.dumps([name, moment, "killed" if died else os.WEXITSTATUS(status)]))
+    kills.lives_and_deaths(lambda name, moment: run(kind, folder, name, moment))
 
 
 if __name__ == "__main__":
