@@ -6,13 +6,15 @@ What stope returns and nobody else makes stands in RESULTS, what cannot be calle
 from __future__ import annotations
 
 import numpy as np
+import valid_mining_calls
 import valid_neighbors_calls
 import valid_weighting_calls
+from valid_mining_calls import CORPUS, QUERIES, TEXTS, mined, pairs
 
 import stope
 import torch
 from encoders import HashEncoder
-from stope import data, encoders, evaluation, mining, retrieval
+from stope import data, encoders, evaluation, retrieval
 
 RESULTS = {
     "stope.data.Document",
@@ -27,6 +29,7 @@ RESULTS = {
     "stope.PairsAbove",
     "stope.TopK",
     "stope.data.AtomicFile",
+    "stope.data.Exclusions",
     "stope.data.ExportSummary",
     "stope.data.NegativeRows",
     "stope.data.RawPair",
@@ -157,23 +160,6 @@ CALLED = {
     "stope.training.contrastive_loss.table": "rows",
 }
 
-rng = np.random.default_rng(0)
-QUERIES = rng.standard_normal((3, 8), dtype=np.float32)
-CORPUS = rng.standard_normal((6, 8), dtype=np.float32)
-TEXTS = ["iron ore", "copper ore", "a silver mine", "old rock", "deep shaft", "the sea"]
-
-
-def pairs():
-    return data.Pairs.from_texts(TEXTS[:3], TEXTS[3:], TEXTS)
-
-
-def mined():
-    return mining.mine(pairs(), query_embeddings=QUERIES, corpus_embeddings=CORPUS, num_negatives=2)
-
-
-def teacher(rows):
-    return [float(len(document)) for _, document in rows]
-
 
 def table():
     return mined().table()
@@ -297,6 +283,7 @@ def calls(folder):
         "stope.data.read_embeddings": {"path": npy},
         "stope.data.read_examples": {"source": jsonl},
         "stope.data.read_negative_ids": {"path": negative_ids, "pairs": pairs()},
+        "stope.data.read_exclusions": {"path": negative_ids, "pairs": pairs()},
         "stope.data.read_queries": {"source": jsonl, "query_column": "query"},
         "stope.data.Pairs": {
             "query_ids": ["q"],
@@ -375,51 +362,6 @@ def calls(folder):
             "num_samples": 9,
         },
         "stope.evaluation.evaluate": {"run": run, "qrels": qrels, "metrics": ["nDCG@10"]},
-        "stope.mining.Limits": {
-            "absolute_margin": 0.1,
-            "relative_margin": 0.1,
-            "max_score": 1.0,
-            "min_score": -1.0,
-            "range_max": 4,
-        },
-        "stope.mining.SimANS": {},
-        "stope.mining.TeacherMargin": {},
-        "stope.mining.Top": {},
-        "stope.mining.Uniform": {},
-        "stope.mining.Window": {"last": 3},
-        "stope.mining.consistency_filter": {
-            "pairs": pairs(),
-            "query_embeddings": QUERIES,
-            "corpus_embeddings": CORPUS,
-            "num_documents": 3,
-        },
-        "stope.mining.lexical_candidates": {"pairs": pairs(), "pool": 2, "queries": [0, 1, 2]},
-        "stope.mining.merge_sources": {
-            "lists": [np.array([[0, 1]]), np.array([[2, 3]])],
-            "quotas": [1, 1],
-        },
-        "stope.mining.mine": {
-            "pairs": pairs(),
-            "query_embeddings": QUERIES,
-            "corpus_embeddings": CORPUS,
-            "num_negatives": 2,
-            "absolute_margin": 0.1,
-            "relative_margin": 0.1,
-            "max_score": 1.0,
-            "min_score": -1.0,
-        },
-        "stope.mining.mixed_negatives": {"mined": mined(), "quotas": {"dense": 1, "random": 1}},
-        "stope.mining.Spread": {},
-        "stope.mining.load_teacher": {"name_or_path": trec},
-        "stope.mining.sampling_names": {},
-        "stope.mining.teacher_filter": {
-            "scored": mining.teacher_scores(mined(), teacher),
-            "relative_margin": 0.1,
-            "absolute_margin": 0.1,
-            "max_score": 9.0,
-            "min_score": -9.0,
-        },
-        "stope.mining.teacher_scores": {"mined": mined(), "teacher": teacher},
         "stope.retrieval.Bm25": {"corpus": TEXTS},
         "stope.retrieval.DenseRetriever": {"encoder": encoder, "corpus": TEXTS},
         "stope.retrieval.HnswRetriever": {"encoder": encoder, "corpus": TEXTS},
@@ -434,6 +376,7 @@ def calls(folder):
             "corpus_ids": TEXTS,
             "k": 2,
         },
+        **valid_mining_calls.calls(folder, trec),
         **valid_neighbors_calls.calls(),
         **valid_weighting_calls.calls(),
     }

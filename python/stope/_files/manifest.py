@@ -122,7 +122,7 @@ def checked(value: Any, kind: Any, where: str = "") -> Any:
 def described_files(folder: Path, leave_out: Container[str] = ()) -> dict[str, FileDescription]:
     """Size and SHA-256 of every file below a folder, by its path in the folder."""
     return {
-        name: _described(path)
+        name: described_file(path)
         for name, path in _files_below(folder).items()
         if name not in leave_out
     }
@@ -139,7 +139,10 @@ def problem_with_files(
     for name, expected in listed.items():
         if name not in there:
             return f"{shown(name)} is missing"
-        if there[name].stat().st_size != expected["size"] or _described(there[name]) != expected:
+        if (
+            there[name].stat().st_size != expected["size"]
+            or described_file(there[name]) != expected
+        ):
             return f"{shown(name)} is not what was written"
     return None
 
@@ -149,7 +152,8 @@ def _files_below(folder: Path) -> dict[str, Path]:
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def _described(path: Path) -> FileDescription:
+def described_file(path: Path) -> FileDescription:
+    """Size and SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -47,6 +47,32 @@ def text_key(text: str) -> bytes:
     return hashlib.blake2b(form, digest_size=16).digest()
 
 
+class _LettersOf(dict[int, int | None]):
+    """For `str.translate`: letters, marks, digits and symbols stay, what separates them goes."""
+
+    def __missing__(self, letter: int) -> int | None:
+        self[letter] = None if unicodedata.category(chr(letter))[0] in "PZC" else letter
+        return self[letter]
+
+
+_LETTERS = _LettersOf()
+
+
+def letters_key(text: str) -> bytes | None:
+    """`text_key` of a text's letters, digits and symbols alone; None where it has none.
+
+    So equal are texts that differ in punctuation and blanks: what was joined by ": ", ". " or a
+    line end, put in quotation marks, or broken by a hyphen.
+
+    >>> letters_key("Iron ore: a rock.") == letters_key("iron ore \u2013 a rock")
+    True
+    >>> letters_key("C++") == letters_key("C"), letters_key(" - ")
+    (False, None)
+    """
+    letters = normal_text(text).translate(_LETTERS)
+    return text_key(letters) if letters else None
+
+
 def fingerprint_texts(texts: Iterable[str]) -> str:
     """Return a SHA-256 hex digest of texts, verbatim, and their order."""
     digest = hashlib.sha256()

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from stope._checks import flag, shown
 from stope._kinds import Check, a, at_least, callback, matrix, maybe, string
-from stope.data.pairs import Pairs
+from stope.data.pairs import Among, Pairs
 from stope.encoders import encode_corpus, encode_queries
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder, has_encode
+from stope.lists import Ids
 from stope.progress import StageProgress, of_stage
 
 OF_EMBEDDING: dict[str, Check] = {
@@ -28,6 +29,20 @@ OF_EMBEDDING: dict[str, Check] = {
     "cache": maybe(a(str, PathLike, EmbeddingCache)),
     "progress": maybe(callback),
 }
+
+
+def mined_among(pairs: Pairs, among: Among, corpus: Any) -> tuple[Pairs, Ids | None, Any]:
+    """The pairs over the documents that are mined, their rows (None is all), and given embeddings.
+
+    Embeddings with a row per document given, or none, stay as they are: `embeddings_of` selects.
+    """
+    if among == "corpus":
+        return pairs, None, corpus
+    documents = pairs.positive_rows()
+    rows = corpus.shape[0] if hasattr(corpus, "shape") else None
+    if rows == len(pairs.corpus_ids) != pairs.num_corpus_given:
+        corpus = corpus[documents]
+    return pairs.narrowed(documents), documents, corpus
 
 
 def embeddings_of(
@@ -49,11 +64,9 @@ def embeddings_of(
     """
     if cache is not None and not isinstance(cache, EmbeddingCache):
         cache = EmbeddingCache(cache)
-    queries = _selected(known[0], pairs.query_rows, pairs.num_queries_given, "query_embeddings")
-    corpus = _selected(known[1], pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings")
-    missing = "query" if queries is None else "corpus" if corpus is None else None
-    if encoder is None and missing is not None:
-        raise TypeError(f"there is no encoder and no {missing}_embeddings; give one of the two")
+    queries = selected(known[0], pairs.query_rows, pairs.num_queries_given, "query_embeddings")
+    corpus = selected(known[1], pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings")
+    check_embeddings(encoder, queries, corpus)
 
     def embedded(texts: list[str], role: Literal["query", "corpus"], prompt: str | None) -> Any:
         assert encoder is not None
@@ -72,7 +85,14 @@ def embeddings_of(
     return queries, corpus
 
 
-def _selected(embeddings: Any, rows: NDArray[np.int64], count: int, name: str) -> Any:
+def check_embeddings(encoder: Encoder | None, queries: Any, corpus: Any) -> None:
+    """Refuse where there is neither an encoder nor embeddings."""
+    missing = "query" if queries is None else "corpus" if corpus is None else None
+    if encoder is None and missing is not None:
+        raise TypeError(f"there is no encoder and no {missing}_embeddings; give one of the two")
+
+
+def selected(embeddings: Any, rows: NDArray[np.int64], count: int, name: str) -> Any:
     """Rows of the embeddings that the pairs kept; the array itself where that is all."""
     if embeddings is None:
         return None

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 import stope
 from stope._checks import choice, integer, real
@@ -18,11 +19,13 @@ from stope._named import own_name
 from stope.data.pairs import AMONG, Among, Pairs
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder
-from stope.mining.embedded import OF_EMBEDDING, embeddings_of
+from stope.lists import Lists
+from stope.mining.embedded import OF_EMBEDDING, embeddings_of, mined_among
+from stope.mining.known_answers import copies_of_positives
 from stope.mining.mined import Mined
-from stope.mining.sampling import Sampling, Top, sampling_keys, sampling_names
+from stope.mining.sampling import Keys, Sampling, Top, sampling_keys, sampling_names
 from stope.ops._search import Metric, exclusions, pair_scores
-from stope.progress import StageProgress, of_stage, silent
+from stope.progress import Progress, StageProgress, of_stage, silent
 
 
 @kinds(
@@ -124,6 +127,8 @@ def mine(
 ) -> Mined:
     """Find hard negatives for every query of the pairs, exactly.
 
+    Copies of a positive are no negatives of its query (`copies_of_positives`).
+
     Args:
         encoder: object with ``encode(list of strings) -> array``; not needed where both embeddings
             are given.
@@ -161,39 +166,57 @@ def mine(
     """
     wanted = (limits or Limits()).with_changes(**changes)
     step = progress or silent
-    known, prompts = (query_embeddings, corpus_embeddings), (query_prompt, corpus_prompt)
+    prompts = query_prompt, corpus_prompt
     whole, never = pairs, exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
-    documents = None if wanted.among == "corpus" else pairs.positive_rows()
-    if documents is not None:
-        pairs = whole.narrowed(documents)
-        never = None if never is None else never.among(documents)
-        rows = corpus_embeddings.shape[0] if hasattr(corpus_embeddings, "shape") else None
-        if rows == len(whole.corpus_ids) != whole.num_corpus_given:
-            known = query_embeddings, corpus_embeddings[documents]
+    pairs, documents, corpus_embeddings = mined_among(pairs, wanted.among, corpus_embeddings)
+    if documents is not None and never is not None:
+        never = never.among(documents)
+    known = query_embeddings, corpus_embeddings
     queries, corpus = embeddings_of(pairs, encoder, known, prompts, batch_size, cache, step)
-    parameters = wanted.to_dict()
-    sampling = wanted.sampling
-    options = dict(parameters)
-    del options["among"]
-    if isinstance(sampling, Sampling):
-        least = integer(wanted.num_negatives, "num_negatives", 1)
-        most = len(pairs.corpus_ids)
-        if wanted.range_max is not None:
-            most = min(most, wanted.range_max - wanted.range_min)
-        del options["pool"]
-        options |= {"sampling": "top", "num_negatives": max(least, min(wanted.pool, most))}
-    if exclude_query_text:
-        never = pairs.same_text_rows() if never is None else pairs.same_text_rows().union(never)
-    options["progress"] = of_stage(step, "mining")
-    result = stope.mine_hard_negatives(queries, corpus, pairs.positives, exclude=never, **options)
-    result = _all_on_host(result)
-    if isinstance(sampling, Sampling):
-        result = _drawn(result, sampling, wanted.num_negatives, wanted.seed)
-    scores = pair_scores(queries, corpus, pairs.positives, metric=wanted.metric)
-    parameters["exclude_query_text"] = exclude_query_text
+    parameters = {**wanted.to_dict(), "exclude_query_text": exclude_query_text}
+    answers = copies_of_positives(pairs)
+    answers = answers.union(pairs.same_text_rows()) if exclude_query_text else answers
+    never = answers if never is None else answers.union(never)
+    mining = of_stage(step, "mining")
+    result, scores = hardest(pairs, queries, corpus, wanted, never, progress=mining)
     if documents is not None:
         result = result._replace(ids=np.where(result.ids >= 0, documents[result.ids], -1))
     return Mined(whole, result, scores, parameters)
+
+
+def hardest(
+    pairs: Pairs,
+    queries: Any,
+    corpus: Any,
+    limits: Limits,
+    never: Lists,
+    *,
+    first_query: int = 0,
+    progress: Progress | None = None,
+) -> tuple[stope.HardNegatives, NDArray[np.float32]]:
+    """What is mined among all documents, on the host, and the scores of the positives.
+
+    Draws are by the numbers of the queries, the first of which is first_query.
+    """
+    options, sampling = limits.to_dict(), limits.sampling
+    del options["among"]
+    if isinstance(sampling, Sampling):
+        least = integer(limits.num_negatives, "num_negatives", 1)
+        most = len(pairs.corpus_ids)
+        if limits.range_max is not None:
+            most = min(most, limits.range_max - limits.range_min)
+        del options["pool"]
+        options |= {"sampling": "top", "num_negatives": max(least, min(limits.pool, most))}
+    result = _all_on_host(
+        stope.mine_hard_negatives(
+            queries, corpus, pairs.positives, exclude=never, progress=progress, **options
+        )
+    )
+    if isinstance(sampling, Sampling):
+        numbers = first_query + np.arange(len(result.ids))
+        keys = sampling_keys(limits.seed, 0, 0, numbers)
+        result = _drawn(result, sampling, limits.num_negatives, keys)
+    return result, pair_scores(queries, corpus, pairs.positives, metric=limits.metric)
 
 
 def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:
@@ -203,11 +226,10 @@ def _all_on_host(result: stope.HardNegatives) -> stope.HardNegatives:
 
 
 def _drawn(
-    result: stope.HardNegatives, sampling: Sampling, count: int, seed: int
+    result: stope.HardNegatives, sampling: Sampling, count: int, keys: Keys
 ) -> stope.HardNegatives:
     """What the sampling draws of each query's pool, hardest first."""
     pool = result.ids.shape[1]
-    keys = sampling_keys(seed, 0, 0, np.arange(len(result.ids)))
     ids = sampling.choose(result.ids, result.scores, result.positive_scores, count, keys)
     places = np.full(ids.shape, pool, dtype=np.int64)
     for column in range(count):

@@ -23,8 +23,8 @@ SOURCES = ("dense", "bm25", "random")
 _CHUNK_ELEMENTS = 1 << 20
 
 
-def check_quotas(quotas: Mapping[str, int]) -> dict[str, int]:
-    """The quotas as a dictionary, if they can be met.
+def check_quotas(quotas: Mapping[str, int], sources: Sequence[str] = SOURCES) -> dict[str, int]:
+    """The quotas as a dictionary, if they can be met by these sources.
 
     Raises:
         ValueError, TypeError: an unknown source, no integer, one below 0, or none above 0.
@@ -33,8 +33,8 @@ def check_quotas(quotas: Mapping[str, int]) -> dict[str, int]:
     {'dense': 4, 'random': 1}
     """
     for name in quotas:
-        if name not in SOURCES:
-            raise ValueError(f"quotas names {name!r}; the sources are {', '.join(SOURCES)}")
+        if name not in sources:
+            raise ValueError(f"quotas names {name!r}; the sources are {', '.join(sources)}")
     counts = {name: integer(count, f"quotas[{name!r}]", 0) for name, count in quotas.items()}
     if not sum(counts.values()):
         raise ValueError("quotas asks for no negative at all; give at least one source some")
@@ -63,19 +63,26 @@ def merge_sources(lists: Sequence[Ids], quotas: Sequence[int]) -> Ids:
     for place, (ids, quota) in enumerate(zip(lists, quotas, strict=True)):
         matrix(ids, f"lists[{place}]")
         integer(quota, f"quotas[{place}]", 0)
+    return merged_and_origins(lists, quotas)[0]
+
+
+def merged_and_origins(lists: Sequence[Ids], quotas: Sequence[int]) -> tuple[Ids, Ids]:
+    """`merge_sources`, and the place of the list that each document was taken of."""
     rows = len(lists[0])
     merged = np.full((rows, sum(quotas)), -1, dtype=np.int64)
+    origins = merged.copy()
     count = np.zeros(rows, dtype=np.int64)
     target = 0
-    for ids, quota in zip(lists, quotas, strict=True):
+    for place, (ids, quota) in enumerate(zip(lists, quotas, strict=True)):
         target += quota
         for column in ids.T:
             if (count >= target).all():
                 break
             new = (column >= 0) & (count < target) & ~(merged == column[:, None]).any(1)
             merged[new, count[new]] = column[new]
+            origins[new, count[new]] = place
             count += new
-    return merged
+    return merged, origins
 
 
 def fill_at_random(ids: Ids, queries: Ids, never: Lists, size: int, keys: Keys) -> Ids:
