@@ -314,6 +314,11 @@ class Topk {
       std::fill(tile + r * kTileStride + valid, tile + (r + 1) * kTileStride, scan_.excluded);
   }
 
+  // Whether any query may find a row. A sample that hears of it stands for the rows that are left.
+  bool allows(std::int64_t id) const {
+    return call_.allowed == nullptr || (call_.allowed[id / 8] >> (id % 8) & 1) != 0;
+  }
+
   // Bit 16 * p + c of the mask is row c of the p-th panel at `panels`.
   void collect(std::int64_t i, TopkSplit* state, RowTerms* terms, std::uint64_t mask,
                std::int64_t first_panel, const std::int8_t* panels, const TileEntry* dots,
@@ -321,13 +326,13 @@ class Topk {
     const TopkQuery& query = queries_[i];
     for (; mask != 0; mask &= mask - 1) {
       const int column = std::countr_zero(mask);
-      if (dots[column].i32 == scan_.excluded.i32) continue;
+      const std::int64_t id = row_id(first_panel * kLanes + column);
+      if (dots[column].i32 == scan_.excluded.i32 || !allows(id)) continue;
       const PanelFooter& footer = shape_.footer(panels + column / kLanes * shape_.bytes);
       const double dot = plan_.int8 ? static_cast<double>(dots[column].i32)
                                     : static_cast<double>(dots[column].f32);
       const Interval score = bounds_.score(query.bound, footer, column % kLanes, dot);
-      Candidate entry = {score.upper, score.lower,
-                         static_cast<std::int32_t>(row_id(first_panel * kLanes + column))};
+      Candidate entry = {score.upper, score.lower, static_cast<std::int32_t>(id)};
       if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
       state->list.entries[state->list.count++] = entry;
       if (pass_.selector->due(state->list)) {

@@ -33,6 +33,7 @@ def topk(
     packed: object | None,
     exclude_offsets: NDArray[Any] | None,
     exclude_ids: NDArray[Any] | None,
+    allowed: NDArray[Any] | None = None,
     ceilings: NDArray[Any] | None,
     floors: NDArray[Any] | None,
     scores: object,

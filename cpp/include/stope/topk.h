@@ -35,6 +35,8 @@ struct TopkCall {
   Precision precision = Precision::kExact;
   std::int64_t k = 0;
   IdLists exclude;                        // optional
+  const std::uint8_t* allowed = nullptr;  // optional, on the CPU alone: a bit for each corpus row,
+                                          // lowest first; above_ceiling does not look at it
   const float* ceilings = nullptr;        // optional [queries.rows], inclusive
   const float* floors = nullptr;          // optional [queries.rows], inclusive
   float* scores = nullptr;                // [queries.rows, k], short rows end in -infinity
