@@ -31,9 +31,9 @@ def matrix_shape(array: object, name: str) -> MatrixShape:
 
 
 def corpus_and_queries(
-    queries: object, corpus: object, *, streams: bool = False
+    queries: object, corpus: object, *, streams: bool = False, empty: bool = False
 ) -> tuple[MatrixShape, MatrixShape]:
-    """Check both matrices; neither may be empty and their dims must agree.
+    """Check both matrices; their dims must agree, and without ``empty`` both must have rows.
 
     With ``streams`` the corpus may be in host memory where the queries are on a device.
     """
@@ -48,12 +48,14 @@ def corpus_and_queries(
         raise ValueError(
             f"queries are on {q.device} but corpus is on {c.device}; move one to the other's device"
         )
-    if q.rows == 0:
+    if q.rows == 0 and not empty:
         raise ValueError("queries is empty (0 rows); give at least one query")
-    if c.rows == 0:
+    if c.rows == 0 and not empty:
         raise ValueError("corpus is empty (0 rows); give at least one row to search")
     if q.dim != c.dim:
-        raise ValueError(f"corpus has dim {c.dim} but queries have dim {q.dim}")
+        raise ValueError(
+            f"corpus has dim {c.dim} but queries have dim {q.dim}; embed both with the same encoder"
+        )
     return q, c
 
 
@@ -213,7 +215,8 @@ def _integers(array: Any, name: str) -> NDArray[np.int64]:
     return np.require(values, np.int64, ["C", "A"])
 
 
-def _is_csr(value: object, rows: int) -> bool:
+def is_csr(value: object, rows: int) -> bool:
+    """Whether a value is the tuple ``(offsets, ids)``, and not a pair of lists for two queries."""
     if isinstance(value, Lists):
         return True
     if not isinstance(value, tuple) or len(value) != 2:
@@ -239,7 +242,13 @@ def id_lists(value: Any, name: str, rows: int, corpus_rows: int, *, padded: bool
     Ids may come in any order; one that is repeated within a query or lies outside the corpus is
     refused, naming the query. With `padded`, -1 is no id: it fills up the rows that stope returns.
     """
-    if _is_csr(value, rows):
+    offsets, ids = ragged_ids(value, name, rows, padded=padded)
+    return _sorted_lists(np.ascontiguousarray(offsets), ids, name, corpus_rows)
+
+
+def ragged_ids(value: Any, name: str, rows: int, *, padded: bool = False) -> Lists:
+    """As `id_lists`, but ids in the caller's order, of any value and number."""
+    if is_csr(value, rows):
         offsets = _integers(value[0], f"{name} offsets")
         ids = _integers(value[1], f"{name} ids")
         if offsets.size != rows + 1:
@@ -266,7 +275,7 @@ def id_lists(value: Any, name: str, rows: int, corpus_rows: int, *, padded: bool
     if padded and (ids == -1).any():
         before = np.concatenate([[0], np.cumsum(ids != -1)])
         offsets, ids = before[offsets], ids[ids != -1]
-    return _sorted_lists(np.ascontiguousarray(offsets), ids, name, corpus_rows)
+    return Lists(offsets, ids)
 
 
 def _sorted_lists(

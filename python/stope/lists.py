@@ -115,7 +115,20 @@ class Lists(NamedTuple):
         self._check_as_many(other)
         owners = np.concatenate([self.owners, other.owners])
         ids = np.concatenate([self.ids, other.ids])
-        return self._unique(owners, ids)
+        return Lists.from_owners(owners, ids, self.num_lists).distinct()
+
+    def distinct(self) -> Lists:
+        """List by list each id once, ascending.
+
+        >>> Lists.from_sequences([[5, 3, 5], [1]]).distinct().ids.tolist()
+        [3, 5, 1]
+        """
+        owners = self.owners
+        order = np.lexsort((self.ids, owners))
+        owners, ids = owners[order], self.ids[order]
+        first = np.ones(len(ids), dtype=bool)
+        first[1:] = (owners[1:] != owners[:-1]) | (ids[1:] != ids[:-1])
+        return Lists.from_owners(owners[first], ids[first], self.num_lists)
 
     def without(self, other: Lists) -> Lists:
         """List by list the ids that are not in other's, in their order.
@@ -176,13 +189,6 @@ class Lists(NamedTuple):
         owners = self.owners
         table[owners, np.arange(len(owners)) - self.offsets[owners]] = self.ids
         return table
-
-    def _unique(self, owners: Ids, ids: Ids) -> Lists:
-        order = np.lexsort((ids, owners))
-        owners, ids = owners[order], ids[order]
-        first = np.ones(len(ids), dtype=bool)
-        first[1:] = (owners[1:] != owners[:-1]) | (ids[1:] != ids[:-1])
-        return Lists.from_owners(owners[first], ids[first], self.num_lists)
 
     def _check_as_many(self, other: Lists) -> None:
         if other.num_lists != self.num_lists:

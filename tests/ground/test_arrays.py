@@ -117,7 +117,7 @@ def test_float_types_mix(call, arrays):
 
 
 @every_operation
-@pytest.mark.parametrize("bad", [None, 3, "text", [[1.0, 2.0]], {"a": 1}])
+@pytest.mark.parametrize("bad", [None, 3.0, "text", [[1.0, 2.0]], {"a": 1}])
 def test_things_that_are_no_arrays_are_refused(call, bad, arrays):
     with pytest.raises(TypeError, match="corpus"):
         call(arrays[0], bad)

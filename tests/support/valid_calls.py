@@ -28,6 +28,7 @@ RESULTS = {
     "stope.KMeans",
     "stope.PairsAbove",
     "stope.TopK",
+    "stope.indexes.InRange",
     "stope.data.AtomicFile",
     "stope.data.Exclusions",
     "stope.data.ExportSummary",
@@ -214,7 +215,12 @@ def calls(folder):
     forward = stope.infonce_forward(QUERIES, QUERIES, temperature=0.1)
     encoder = HashEncoder(8)
     return {
-        "stope.FlatIndex": {"corpus": CORPUS, "metric": "dot"},
+        "stope.FlatIndex": {
+            "corpus": CORPUS,
+            "metric": "dot",
+            "ids": [3, 1, 4, 15, 9, 2],
+            "storage": "float16",
+        },
         "stope.build_info": {},
         "stope.get_num_threads": {},
         "stope.set_num_threads": {"count": 1},

@@ -1,5 +1,5 @@
-"""Corpora that are packed once, searched often, saved and loaded."""
+"""Corpora that are packed once, searched often, changed, saved and loaded."""
 
-from stope.indexes.flat import FlatIndex
+from stope.indexes.flat import FlatIndex, InRange
 
-__all__ = ["FlatIndex"]
+__all__ = ["FlatIndex", "InRange"]

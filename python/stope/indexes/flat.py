@@ -1,210 +1,282 @@
-"""FlatIndex: a corpus packed once, searched many times, saved and memory-mapped."""
+"""FlatIndex: rows under ids, packed once, searched many times, changed, saved and memory-mapped."""
 
 from __future__ import annotations
 
-import copy
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stope import _arrays, _core
-from stope._checks import choice, size
+from stope import _arrays
+from stope._checks import choice, flag, shown, size
 from stope._checks import path as checked_path
+from stope.indexes import _answers, _ids
 from stope.indexes import _file as _index_file
-from stope.ops._search import METRICS, Metric, Precision, TopK, results, search
+from stope.indexes._answers import InRange, Question
+from stope.indexes._filters import Filter, resolve
+from stope.indexes._held import Held, held, stored
+from stope.indexes._ids import Ids
+from stope.indexes._store import Store, packed_again
+from stope.ops._search import METRICS, PRECISIONS, Metric, Precision, TopK, results, search
 from stope.progress import Progress, check_progress
 
-_PANEL_ROWS = 16
-
-
-class _Held(NamedTuple):
-    """What a search reads; an addition replaces it in one assignment."""
-
-    corpus: Any
-    panels: Any  # bytes of the corpus's device
-    shape: _arrays.MatrixShape
-
-
-class _Room(NamedTuple):
-    """Memory on the CPU with room to grow; what is held are its first rows and panels."""
-
-    rows: NDArray[Any]
-    panels: NDArray[np.uint8]
+Storage = Literal["float32", "float16", "bfloat16", "int8"]
+"""Element types of the rows of an index."""
 
 
 class FlatIndex:
-    """An exact index: its answers equal :func:`stope.topk`'s, bit for bit.
+    """An exact index of rows under ids: its answers equal :func:`stope.topk`'s, bit for bit.
+
+    **What it answers** depends on the pairs (id, row) that are in it, and on nothing else: not on
+    the order in which they came, on what was removed or replaced before, on saving, threads or
+    instruction sets. A search returns the k best by (canonical score of the stored row descending,
+    id ascending); int64 ids ascend as numbers, texts by code points. So parts of an index that are
+    searched one by one, their answers merged in that order, answer as the whole does, with
+    filters, too.
+
+    Rows without ids are numbered: the first is 0, and each gets one more than the largest id that
+    there ever was; no number is given twice. Ids may be int64 (any but -1, which marks a missing
+    place in answers) or strings; the first ones decide. ``len(index)`` counts rows, ``id in index``
+    asks for one, and iteration goes through the ids in ascending order, the order of
+    :attr:`ids` and of masks.
 
     The corpus is packed once into int8 panels with their error bounds, a quarter of its float32
     size; a search then reads the panels instead of the corpus, and the corpus only to rescore.
-    The index keeps a reference to the corpus it is given: do not change it afterwards.
+    The index keeps a reference to the corpus it is given, where it need not convert it: do not
+    change it afterwards. Rows that are removed or replaced stay in memory, unseen, until they are
+    1,024 and a third of those that are there; then, or by :meth:`compact`, all rows are copied.
 
     A corpus on a CUDA device (torch or CuPy) stays there, with panels of bfloat16 beside it, and is
-    searched there, by queries on the same device.
+    searched there, by queries on the same device; each change copies it.
     Queries on a device may search an index in host memory: its corpus streams through the device,
     as in :func:`stope.topk`, and its panels are not used.
 
-    Threads may search, add, copy and save at once. Each search answers from the rows that were in
-    the index when it began; additions wait for each other and for nobody else. A copy
-    (``copy.copy``, ``copy.deepcopy``, or sent to a process) grows on its own.
+    **Threads** may call any method at any time. A method that reads (search, range_search,
+    reconstruct, save, ids, ``in``, copies) sees the index as it was at one moment between two
+    changes: all of a change, or nothing. Changes (add, update, remove, merge, compact) wait for
+    each other and for nobody else. A signal handler or ``__del__`` that interrupts a change may
+    search; filters by id, ``in`` and changes raise RuntimeError there. A copy (``copy.copy``,
+    ``copy.deepcopy``, or sent to a process) shows no change of the other; ``copy.copy``
+    shares the rows' memory until one of the two grows.
 
     Args:
-        corpus: ``[n, dim]``, float32, float16, bfloat16 or int8; n may be 0.
+        corpus: ``[n, dim]``, float32, float16, bfloat16 or int8, n may be 0; or dim, a number, for
+            an index that starts empty.
         metric: ``"dot"``, ``"cosine"`` or ``"euclidean"``.
+        ids: n integers or n strings, each once; None numbers the rows from 0.
+        storage: element type of the rows in the index. Rows of another type of floats, the corpus
+            and later ones, are then rounded to it (to the nearest, ties to even), and scores are
+            those of the rounded rows. int8 takes int8 rows alone: there is no scale to round by.
+            None: that of the corpus (float32 where there is none), and later rows must have it.
         progress: called now and then with ``(done, total)`` rows packed.
 
     Raises:
-        ValueError, TypeError: as :func:`stope.topk`.
+        ValueError, TypeError: as :func:`stope.topk`; ids that repeat, are -1 or not as many as the
+            rows; a number too large for the storage.
 
     Memory: (dim rounded up to 64 + 24) bytes a row beside the corpus; on a CUDA device, there, two
     bytes for each element of dim rounded up to 32, and 20, for each of the rows rounded up to 128.
-    :meth:`search` needs what :func:`stope.topk` needs without the packed corpus.
+    Ids of one's own take 8 bytes a row, and about 100 more (and their text) where they do not come
+    in ascending order. :meth:`search` needs what :func:`stope.topk` needs without the packed
+    corpus.
 
     >>> import numpy as np
-    >>> index = FlatIndex(np.eye(3, dtype=np.float32))
-    >>> index.add(np.array([[0, 2, 0]], dtype=np.float32))
-    >>> index.search(np.array([[0, 1, 0]], dtype=np.float32), 2).ids.tolist()
-    [[3, 1]]
+    >>> index = FlatIndex(3)
+    >>> index.add(np.eye(3, dtype=np.float32), ids=["c", "a", "b"]).tolist()
+    ['c', 'a', 'b']
+    >>> query = np.array([[0, 1, 1]], dtype=np.float32)
+    >>> index.search(query, 2).ids.tolist()
+    [['a', 'b']]
+    >>> index.search(query, 2, exclude=["a"]).ids.tolist()
+    [['b', 'c']]
+    >>> index.remove(["b"])
+    >>> index.search(query, 3).ids.tolist()
+    [['a', 'c', None]]
     """
 
     def __init__(
-        self, corpus: Any, metric: Metric = "dot", *, progress: Progress | None = None
+        self,
+        corpus: Any,
+        metric: Metric = "dot",
+        *,
+        ids: Any = None,
+        storage: Storage | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        self._metric: Metric = choice(metric, "metric", METRICS)
+        choice(metric, "metric", METRICS)
         check_progress(progress)
+        if storage is not None:
+            choice(storage, "storage", get_args(Storage))
+        if isinstance(corpus, int | np.integer) and not isinstance(corpus, bool):
+            kind = storage or "float32"
+            empty = np.empty((0, size(corpus, "corpus")), "u2" if kind == "bfloat16" else kind)
+            corpus = _arrays.from_bits(empty, kind)
         shape = _arrays.matrix_shape(corpus, "corpus")
-        place = _arrays.ON_CPU
-        if shape.device == "cpu":
-            panels = _arrays.aligned_bytes(_core.packed_bytes(shape.rows, shape.dim))
-        else:
-            place = _arrays.place_of(corpus, shape.device, "corpus")
-            panels = place.workspace(_core.packed_cuda_bytes(shape.rows, shape.dim))
-        self._begin(_Held(corpus, panels, shape))
-        if shape.rows:
-            self._pack(corpus, 0, panels, progress=progress, place=place)
-
-    def _begin(self, held: _Held) -> None:
-        self._held = held
-        self._room: _Room | None = None  # once rows were added
-        # What is held may be read and replaced. A signal handler may come here twice.
-        self._lock = threading.RLock()
-        self._readers = 0
-        self._adding = threading.Lock()
-        self._adder: int | None = None
+        corpus = stored(corpus, "corpus", storage or shape.dtype, rounds=True)
+        values = None if ids is None else _ids.of_caller(ids, shape.rows, "rows of corpus")
+        start = held(corpus, metric, values, progress=progress)
+        self._store = Store(start, metric, rounds=storage is not None)
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return self._held.shape.rows
+        return self._store.held.ids.rows
+
+    def __contains__(self, id_: object) -> bool:
+        """Whether a row of this id is there."""
+        wanted = _ids.flat([id_], "id") if isinstance(id_, str | int | np.integer) else None
+        ids = self._store.held.ids
+        if wanted is None or ids.texts != (wanted.dtype == object):
+            return False
+        return bool(self._store.places(wanted)[1][0] >= 0)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the ids there are at this moment, ascending."""
+        return iter(self.ids.tolist())
 
     def __repr__(self) -> str:
         """Return a short description."""
-        s = self._held.shape
-        return f"FlatIndex({s.rows} rows, dim={s.dim}, {s.dtype}, metric={self._metric!r})"
+        return f"FlatIndex({len(self)} rows, dim={self.dim}, {self.dtype}, metric={self.metric!r})"
 
     def __copy__(self) -> FlatIndex:
         """An index of the same rows, which are shared until one of the two grows."""
-        other = FlatIndex.__new__(FlatIndex)
-        other._metric = self._metric
-        with self._lock:
-            self._room = None  # whose last panel both hold
-            other._begin(self._held)
-        return other
+        return _of(self._store.copied())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FlatIndex:
         """An index of a copy of the rows."""
-        return FlatIndex(copy.deepcopy(self._held.corpus, memo), self._metric)
+        rebuild, (corpus, *others) = self.__reduce__()
+        return rebuild(corpus.clone() if hasattr(corpus, "clone") else corpus.copy(), *others)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[..., FlatIndex], tuple[Any, ...]]:
         """What another process is sent: the rows, which are packed again where they arrive."""
-        return FlatIndex, (self._held.corpus, self._metric)
+        corpus, ids = self._store.contents()
+        store = self._store
+        return _packed_again, (corpus, store.metric, store.rounds, ids.values, ids.next)
 
     @property
     def dim(self) -> int:
         """Elements of a row."""
-        return self._held.shape.dim
+        return self._store.held.shape.dim
 
     @property
     def metric(self) -> Metric:
         """What scores mean."""
-        return self._metric
+        return self._store.metric
 
     @property
     def dtype(self) -> str:
         """Element type of the corpus: ``"float32"``, ``"float16"``, ``"bfloat16"``, ``"int8"``."""
-        return self._held.shape.dtype
+        return self._store.held.shape.dtype
 
-    def add(self, rows: Any) -> None:
-        """Append rows; their ids continue from ``len(index)``.
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The ids, ascending: int64, or strings in an array of objects."""
+        ids = self._store.held.ids
+        return np.array(ids.of(ids.in_order()))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows, panels and ids: room to grow and rows that are gone included."""
+        return self._store.nbytes()
+
+    def add(self, rows: Any, ids: Any = None, *, replace: bool = False) -> NDArray[Any]:
+        """Append rows and return their ids.
 
         The first addition copies the corpus; capacity then grows by half, so that adding n rows
         in any portions costs O(n). While others search, an addition may copy the panels. On a CUDA
         device every addition copies the corpus.
 
+        Args:
+            rows: ``[count, dim]``, of the dtype of the index unless it was given a ``storage``.
+            ids: one for each row; None numbers them (see the class).
+            replace: put rows in the place of those whose ids are there; without it such an id is
+                refused.
+
         Raises:
-            ValueError, TypeError: another dim, dtype or device, NaN or infinity (naming the row).
-                The index is then as it was.
-            RuntimeError: called by a signal handler that interrupts an addition to this index.
+            ValueError, TypeError: another dim, dtype or device, NaN or infinity (naming the row),
+                ids as the class refuses them, or that are there. The index is then as it was.
+            RuntimeError: called by a signal handler that interrupts a change of this index.
         """
-        more = _arrays.matrix_shape(rows, "rows")
-        if more.dim != self.dim:
-            raise ValueError(
-                f"rows have dim {more.dim} but the index has dim {self.dim}; use the same encoder"
-            )
-        if more.dtype != self.dtype:
-            raise TypeError(f"rows are {more.dtype} but the index holds {self.dtype}; cast them")
-        device = self._held.shape.device
-        if more.device != device:
-            raise ValueError(
-                f"rows are on {more.device} but the index is on {device}; move them to its device"
-            )
-        if more.rows == 0:
-            return
-        if self._adder == threading.get_ident():
-            raise RuntimeError(
-                "add was called while this thread adds to the same index, by a signal handler or "
-                "__del__; let it note the rows, and add them later"
-            )
-        with self._adding:
-            self._adder = threading.get_ident()
-            try:
-                (self._add if device == "cpu" else self._add_on_device)(rows, more.rows)
-            finally:
-                self._adder = None
+        values = None if ids is None else _ids.of_caller(ids, _count(rows))
+        old = "replaced" if flag(replace, "replace") else "refused"
+        new: NDArray[Any] = self._store.put(rows, values, old=old)
+        return np.array(new)
 
-    def _add(self, rows: Any, count: int) -> None:
-        held, room = self._held, self._room
-        before, after = held.shape.rows, held.shape.rows + count
-        # The panel in which the new rows begin holds old ones that others may be reading.
-        first = before - before % _PANEL_ROWS
-        shared = first < before
-        if room is None or len(room.rows) < after:
-            room, shared = _grown(held, max(after, before + before // 2)), False
-        room.rows[before:after] = _arrays.bits(rows)
-        corpus = _arrays.from_bits(room.rows[:after], self.dtype)
-        start, end = (_core.packed_bytes(number, self.dim) for number in (first, after))
-        fresh = _arrays.aligned_bytes(end - start)
-        self._pack(corpus[first:], before - first, fresh, name="rows")
-        with self._lock:
-            if shared and (self._readers or self._room is not room):  # not ours alone: a copy's
-                room = room._replace(panels=_aligned_copy(room.panels))
-            room.panels[start:end] = fresh
-            shape = held.shape._replace(rows=after)
-            self._room, self._held = room, _Held(corpus, room.panels[:end], shape)
+    def update(self, rows: Any, ids: Any) -> None:
+        """Put other rows in the place of those that have these ids.
 
-    def _add_on_device(self, rows: Any, count: int) -> None:
-        held = self._held
-        before, after = held.shape.rows, held.shape.rows + count
-        place = _arrays.place_of(held.corpus, held.shape.device, "corpus")
-        corpus = place.join(held.corpus, rows)
-        panels = place.workspace(_core.packed_cuda_bytes(after, self.dim))
-        panels[: _core.packed_cuda_bytes(before, self.dim)] = held.panels
-        self._pack(corpus, before, panels, name="rows", place=place)
-        self._held = _Held(corpus, panels, held.shape._replace(rows=after))
+        Costs what adding them costs.
+
+        Raises:
+            ValueError, TypeError: as :meth:`add`; an id that is not there. Nothing has changed
+                then.
+            RuntimeError: as :meth:`add`.
+        """
+        self._store.put(rows, _ids.of_caller(ids, _count(rows)), old="needed")
+
+    def remove(self, ids: Any) -> None:
+        """Remove the rows that have these ids.
+
+        Costs a byte a row; now and then, as the class says, a copy of all rows.
+
+        Raises:
+            ValueError, TypeError: ids as the class refuses them, or one that is not there. Nothing
+                is removed then.
+            RuntimeError: as :meth:`add`.
+        """
+        self._store.remove(_ids.of_caller(ids))
+
+    def merge(self, other: FlatIndex) -> None:
+        """Add the rows of another index, under their ids.
+
+        To number them anew instead: ``index.add(other.reconstruct())``.
+
+        Raises:
+            ValueError, TypeError: as :meth:`add`; another metric.
+            RuntimeError: as :meth:`add`.
+        """
+        if not isinstance(other, FlatIndex):
+            raise TypeError(f"other is {shown(other)}; give a stope.FlatIndex")
+        if other.metric != self.metric:
+            raise ValueError(
+                f"other has metric {other.metric!r} but the index has {self.metric!r}; build it "
+                "with the same metric"
+            )
+        corpus, ids = other._store.contents()
+        self.add(corpus, ids.of(np.arange(ids.places)))
+
+    def compact(self) -> None:
+        """Copy the rows into the order of their ids, without those that are gone.
+
+        It changes no answer. A search of an index whose rows came in another order than that of
+        their ids asks for one row more and looks for ties; after this it need not.
+
+        Raises:
+            RuntimeError: as :meth:`add`.
+        """
+        self._store.compact()
+
+    def reconstruct(self, ids: Any = None) -> Any:
+        """Return rows as they are stored, in the order of these ids; None for all, ascending.
+
+        Args:
+            ids: a list of ids, which may repeat.
+
+        Returns:
+            ``[ids, dim]``, of the kind and on the device of the corpus. Not a copy where that can
+            be avoided: do not write to it.
+
+        Raises:
+            ValueError, TypeError: an id that is not there, or of another kind.
+        """
+        if ids is None:
+            return self._store.contents()[0]
+        wanted = _ids.of_caller(ids, repeated=True)
+        now, places = self._store.places(_ids.same_kind(wanted, "ids", self._store.held.ids))
+        _ids.refuse_missing(wanted, places)
+        return _arrays.take_rows(now.corpus, places)
 
     def search(
         self,
@@ -212,6 +284,7 @@ class FlatIndex:
         k: int,
         *,
         exclude: Any = None,
+        among: Any = None,
         ceiling: Any = None,
         floor: Any = None,
         precision: Precision = "exact",
@@ -221,52 +294,108 @@ class FlatIndex:
         """Find the k best rows of every query; the arguments are those of :func:`stope.topk`.
 
         An index serves whatever comes: there may be no queries, no rows, and k may be larger than
-        the number of rows. What is missing is score -inf and id -1, as where rows are excluded.
+        the number of rows. What is missing is score -inf and id -1 (None where ids are strings).
+
+        Filters name rows. One for all queries is a flat list of ids (or a set), or a mask
+        ``[rows]`` of booleans in the order of :attr:`ids`. One for each query is a list of lists of
+        ids, CSR ``(offsets, ids)``, an array ``[queries, any]`` padded with -1 (None), as stope
+        returns, or a mask ``[queries, rows]``. Ids that are not in the index, or repeated, make no
+        difference; but where all ids are numbers that the index gave, one that it never gave is
+        refused.
+
+        Args:
+            exclude: rows never to return.
+            among: the only rows to return, less those excluded.
+            out: ``(scores, ids)`` to write to; not where ids are strings.
+
+        Returns:
+            ``TopK(scores, ids)``: float32 and int64 ``[q, k]``, of the kind of ``queries``; ids
+            that are strings in an array of objects.
+
+        Raises:
+            ValueError, TypeError: as :func:`stope.topk`; a filter of another kind or shape; an id
+                that the index never gave.
+
+        Cost: one filter for all queries costs nothing to speak of; where it leaves at most an
+        eighth of the rows, these are copied and searched alone. ``among`` for each query scores
+        each pair that it names, 4 and 24 bytes a pair. On a CUDA device a filter for all queries
+        copies the rows it leaves.
         """
-        with self._reading() as held:
-            options: dict[str, Any] = {"metric": self._metric, "precision": precision}
-            options |= {"exclude": exclude, "ceiling": ceiling, "floor": floor}
-            options["progress"] = progress
+        if out is not None and self._store.held.ids.texts:
+            raise TypeError("out takes int64 ids, but those of the index are strings; leave it out")
+        shape, k = _arrays.matrix_shape(queries, "queries"), size(k, "k")
+        choice(precision, "precision", PRECISIONS)
+        check_progress(progress)
+        with self._reading(exclude, among, shape.rows) as (now, filter_):
+            ids = now.ids
+            options: dict[str, Any] = {"metric": self.metric, "precision": precision}
+            options |= {"ceiling": ceiling, "floor": floor, "progress": progress}
+            if ids.values is None and filter_.mask is None and filter_.listed is None:
+                options |= {"exclude": filter_.excluded, "packed": now.panels}
+                return search(queries, now.corpus, k, out=out, pad=True, **options)
+            question = Question(now, queries, filter=filter_, **options)
+            scores, places = _answers.best(question, k)
+        place = _arrays.place_of(queries, shape.device, "queries")
+        named = ids.of(places)
+        if ids.texts:
+            return TopK(_arrays.like(scores, queries, place), named)
+        if out is None:
+            return TopK(*(_arrays.like(array, queries, place) for array in (scores, named)))
+        written = results(out, (shape.rows, k), place)
+        for array, values in zip(written, (scores, named), strict=True):
+            array[...] = values if place is _arrays.ON_CPU else place.bring(values)
+        return TopK(*out)
 
-            def best(count: int, out: tuple[Any, Any] | None) -> TopK:
-                panels = held.panels
-                return search(queries, held.corpus, count, out=out, packed=panels, **options)
+    def range_search(
+        self,
+        queries: Any,
+        threshold: float,
+        *,
+        exclude: Any = None,
+        among: Any = None,
+        progress: Progress | None = None,
+    ) -> InRange:
+        """Find all rows whose score is at least the threshold, exactly.
 
-            shape, k = _arrays.matrix_shape(queries, "queries"), size(k, "k")
-            rows = held.shape.rows
-            if shape.rows and k <= rows:
-                return best(k, out)
-            if shape.dim != self.dim:
-                raise ValueError(
-                    f"corpus has dim {self.dim} but queries have dim {shape.dim}; embed both with "
-                    "the same encoder"
-                )
-            place = _arrays.place_of(queries, shape.device, "queries")
-            scores, ids = results(out, (shape.rows, k), place)
-            scores[...], ids[...] = -np.inf, -1
-            if shape.rows and rows:
-                scores[:, :rows], ids[:, :rows] = best(rows, None)
-            if out is not None:
-                return TopK(*out)
-            return TopK(_arrays.like(scores, queries, place), _arrays.like(ids, queries, place))
+        The rows of a query come in the order (score descending, id ascending). Filters are those of
+        :meth:`search`. A ``"euclidean"`` score is -distance: -0.5 asks for rows not farther than
+        0.5.
+
+        Returns:
+            ``InRange(offsets, scores, ids)`` on the host: int64 ``[q + 1]``, float32 and ids, one
+            for each row that was found.
+
+        Raises:
+            ValueError, TypeError, RuntimeError: as :func:`stope.pairs_above` and :meth:`search`.
+
+        Memory: as :func:`stope.pairs_above`, and 60 bytes for each row that was found.
+        """
+        check_progress(progress)
+        rows = _arrays.matrix_shape(queries, "queries").rows
+        with self._reading(exclude, among, rows) as (now, filter_):
+            question = Question(now, queries, self.metric, filter_, progress=progress)
+            return _answers.within(question, threshold)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, by way of a temporary name in the same folder.
 
-        The file holds a header, the corpus and the panels, each with a checksum; it is the same for
-        every instruction set. :meth:`load` gives an index on the CPU.
+        The file holds a header, the corpus, the panels and the ids, each with a checksum. It is the
+        same for every instruction set and every way in which the rows came to be in the index.
+        :meth:`load` gives an index on the CPU.
+
+        Memory: none beside the index, unless rows are gone or came in another order than that of
+        their ids: then that of a copy.
 
         Raises:
             OSError: the file cannot be written; nothing is left behind.
         """
         target = checked_path(path, "path")
-        with self._reading() as held:
-            corpus, panels = _arrays.bits(held.corpus), held.panels
-            if held.shape.device != "cpu":
-                panels = FlatIndex(_arrays.from_bits(corpus, self.dtype), self._metric)._held.panels
-            _index_file.write(
-                target, corpus=corpus, packed=panels, metric=self._metric, dtype=self.dtype
-            )
+        with self._store.reading(lambda ids: None) as (now, _):
+            now = now.compacted(self.metric)
+            if now.shape.device != "cpu":
+                rows = _arrays.from_bits(_arrays.bits(now.corpus), self.dtype)
+                now = held(rows, self.metric)._replace(ids=now.ids)
+            _index_file.write(target, now, self.metric, rounds=self._store.rounds)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, verify: bool = True) -> FlatIndex:
@@ -285,59 +414,32 @@ class FlatIndex:
             OSError: the file cannot be read.
         """
         contents = _index_file.read(checked_path(path, "path"), verify=verify)
-        index = cls.__new__(cls)
         corpus = _arrays.from_bits(contents.corpus, contents.dtype)
-        index._metric = contents.metric
-        index._begin(_Held(corpus, contents.packed, _arrays.matrix_shape(corpus, "corpus")))
-        return index
+        start = Held(corpus, contents.packed, _arrays.matrix_shape(corpus, "corpus"), contents.ids)
+        return _of(Store(start, contents.metric, rounds=contents.rounds))
 
-    @contextmanager
-    def _reading(self) -> Iterator[_Held]:
-        """What is held, which nobody writes to in the meantime."""
-        with self._lock:
-            self._readers += 1
-            held = self._held
-        try:
-            yield held
-        finally:
-            with self._lock:
-                self._readers -= 1
+    def _reading(
+        self, exclude: Any, among: Any, queries: int
+    ) -> AbstractContextManager[tuple[Held, Filter]]:
+        """What is held at this moment, and which of it the queries may find."""
 
-    def _pack(
-        self,
-        corpus: Any,
-        first: int,
-        packed: Any,
-        *,
-        name: str = "corpus",
-        progress: Progress | None = None,
-        place: _arrays.Place = _arrays.ON_CPU,
-    ) -> None:
-        """Pack the rows from the first one on, which have to be finite and not too long."""
-        _core.pack(
-            corpus=corpus,
-            name=name,
-            metric=self._metric,
-            first_row=first,
-            packed=packed,
-            threads=_core.num_threads(),
-            allocate=place.workspace,
-            progress=progress,
-            **place.options,
-        )
+        def look(ids: Ids) -> Filter:
+            if exclude is None and among is None:
+                return Filter(ids.live, None, None)
+            return resolve(exclude, among, queries, ids, self._store.find)
+
+        return self._store.reading(look)
 
 
-def _grown(held: _Held, capacity: int) -> _Room:
-    """A copy of what is held, with room for more rows."""
-    current = _arrays.bits(held.corpus)
-    rows = np.empty((capacity, held.shape.dim), dtype=current.dtype)
-    rows[: len(current)] = current
-    panels = _arrays.aligned_bytes(_core.packed_bytes(capacity, held.shape.dim))
-    panels[: held.panels.size] = held.panels
-    return _Room(rows, panels)
+def _count(rows: Any) -> int:
+    return _arrays.matrix_shape(rows, "rows").rows
 
 
-def _aligned_copy(panels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    other = _arrays.aligned_bytes(panels.size)
-    other[:] = panels
-    return other
+def _of(store: Store) -> FlatIndex:
+    index = FlatIndex.__new__(FlatIndex)
+    index._store = store
+    return index
+
+
+def _packed_again(*parts: Any) -> FlatIndex:
+    return _of(packed_again(*parts))

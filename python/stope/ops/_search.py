@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope._checks import choice, integer
+from stope._checks import choice, flag, integer, size
 from stope._host import on_host
 from stope.lists import Lists
 from stope.progress import Progress, check_progress
@@ -60,20 +60,40 @@ def search(
     precision: Precision = "exact",
     out: tuple[Any, Any] | None = None,
     progress: Progress | None = None,
+    pad: bool = False,
     packed: Any = None,
+    allowed: NDArray[np.uint8] | None = None,
     above_ceiling: NDArray[np.int64] | None = None,
 ) -> TopK:
-    """:func:`stope.topk`, and what an index and the miner need besides."""
+    """:func:`stope.topk`, and what an index and the miner need besides.
+
+    ``allowed`` has a bit for every corpus row, lowest first; it is for queries and corpora on the
+    CPU, and not together with ``above_ceiling``.
+    """
     check_progress(progress)
     choice(metric, "metric", METRICS)
     choice(precision, "precision", PRECISIONS)
-    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
-    k = integer(k, "k", 1)
-    if k > c.rows:
-        raise ValueError(f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less")
+    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True, empty=flag(pad, "pad"))
+    k = size(k, "k") if pad else integer(k, "k", 1)
+    if k > c.rows and not pad:
+        raise ValueError(
+            f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less, or pad=True"
+        )
     lists = exclusions(exclude, q.rows, c.rows)
+    ceilings = _arrays.limits(ceiling, "ceiling", q.rows, -np.inf)
+    floors = _arrays.limits(floor, "floor", q.rows, np.inf)
     place = _arrays.place_of(queries, q.device, "queries")
     scores, ids = results(out, (q.rows, k), place)
+    if k > c.rows or not q.rows:
+        scores[...], ids[...] = -np.inf, -1
+        if q.rows and c.rows:
+            best = search(
+                queries, corpus, c.rows, metric=metric, exclude=lists, ceiling=ceilings,
+                floor=floors, precision=precision, progress=progress, packed=packed,
+                allowed=allowed, above_ceiling=above_ceiling,
+            )  # fmt: skip
+            scores[:, : c.rows], ids[:, : c.rows] = best
+        return _as_queries(out, scores, ids, queries, place)
     above: Any = above_ceiling
     if above is not None and place is not _arrays.ON_CPU:
         above = place.empty((q.rows,), np.int64)
@@ -86,8 +106,9 @@ def search(
         packed=packed if q.device == c.device else None,
         exclude_offsets=None if lists is None else lists.offsets,
         exclude_ids=None if lists is None else lists.ids,
-        ceilings=_arrays.limits(ceiling, "ceiling", q.rows, -np.inf),
-        floors=_arrays.limits(floor, "floor", q.rows, np.inf),
+        allowed=allowed,
+        ceilings=ceilings,
+        floors=floors,
         scores=scores,
         ids=ids,
         above_ceiling=above,
@@ -99,6 +120,11 @@ def search(
     )
     if above_ceiling is not None and above is not above_ceiling:
         above_ceiling[:] = on_host(above)
+    return _as_queries(out, scores, ids, queries, place)
+
+
+def _as_queries(out: Any, scores: Any, ids: Any, queries: Any, place: _arrays.Place) -> TopK:
+    """The caller's own arrays, or the results as arrays of the kind of the queries."""
     if out is not None:
         return TopK(*out)
     return TopK(_arrays.like(scores, queries, place), _arrays.like(ids, queries, place))

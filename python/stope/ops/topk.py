@@ -19,6 +19,7 @@ def topk(
     floor: Any = None,
     precision: Precision = "exact",
     out: tuple[Any, Any] | None = None,
+    pad: bool = False,
     progress: Progress | None = None,
 ) -> TopK:
     """Find the k corpus rows with the highest score for every query, exactly.
@@ -34,7 +35,7 @@ def topk(
         corpus: ``[n, dim]``, likewise; int8 goes with int8. May be a memory map: it is read once
             per group of queries, front to back. The file must not be shortened meanwhile: reading
             a page that it no longer has ends the process with SIGBUS.
-        k: how many, 1 to n.
+        k: how many, 1 to n; with ``pad`` at least 1.
         metric: ``"dot"``, ``"cosine"`` (zero rows score 0) or ``"euclidean"`` (-distance).
         exclude: ids never to return, per query: CSR ``(offsets, ids)`` or a sequence of id arrays;
             -1 is none, so that rows which stope returned can be given.
@@ -44,6 +45,8 @@ def topk(
             differ near the k-th place, and scores carry the quantisation error (about 1% of
             ‖q‖ ‖x‖); or ``"bfloat16"``, the same with bfloat16's error (about 0.3%).
         out: ``(scores, ids)`` to write to, float32 and int64 ``[q, k]``.
+        pad: answer whatever comes: there may be no queries, no corpus rows, and k above n; places
+            that no row can fill have score -inf and id -1.
         progress: called now and then with ``(done, total)``; Ctrl-C is heard as often.
 
     Returns:
@@ -53,8 +56,9 @@ def topk(
     Thread safety: any number of threads may call at once; see :func:`stope.set_num_threads`.
 
     Raises:
-        ValueError: k outside 1..n, empty or mismatched matrices, ids out of range or repeated, NaN
-            or infinity (naming the row), a norm of 2^63 or more under ``dot`` or ``euclidean``.
+        ValueError: k outside 1..n or an empty matrix (unless ``pad``), mismatched matrices, ids out
+            of range or repeated, NaN or infinity (naming the row), a norm of 2^63 or more under
+            ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
     On a CUDA device (torch, CuPy) everything is queued on the caller's stream, and the answer has
@@ -85,6 +89,8 @@ def topk(
     [[1, 3, 2]]
     >>> topk(np.ones((1, 4), dtype=np.float32), corpus, 2, exclude=[[0, 2]]).ids.tolist()
     [[1, 3]]
+    >>> topk(np.ones((1, 4), dtype=np.float32), corpus[:1], 2, pad=True).ids.tolist()
+    [[0, -1]]
     """
     return search(
         queries,
@@ -96,5 +102,6 @@ def topk(
         floor=floor,
         precision=precision,
         out=out,
+        pad=pad,
         progress=progress,
     )
