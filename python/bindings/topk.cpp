@@ -26,14 +26,17 @@ std::uint8_t* import_packed(const py::object& packed, const Matrix& matrix, bool
                                      static_cast<py::ssize_t>(bytes), writable);
 }
 
-void run_topk(
-    const py::object& queries, const py::object& corpus, std::int64_t k, const std::string& metric,
-    const std::string& precision, const std::optional<py::object>& packed,
-    const std::optional<py::buffer>& exclude_offsets, const std::optional<py::buffer>& exclude_ids,
-    const std::optional<py::buffer>& allowed, const std::optional<py::buffer>& ceilings, const std::optional<py::buffer>& floors,
-    const py::object& scores, const py::object& ids, const std::optional<py::object>& above_ceiling,
-    std::int64_t stream, int threads, const py::object& allocate, const py::object& progress,
-    const std::optional<py::object>& allocate_pinned, const std::optional<CudaTopkBudget>& budget) {
+void run_topk(const py::object& queries, const py::object& corpus, std::int64_t k,
+              const std::string& metric, const std::string& precision,
+              const std::optional<py::object>& packed,
+              const std::optional<py::buffer>& exclude_offsets,
+              const std::optional<py::buffer>& exclude_ids,
+              const std::optional<py::buffer>& allowed, const std::optional<py::buffer>& ceilings,
+              const std::optional<py::buffer>& floors, const py::object& scores,
+              const py::object& ids, const std::optional<py::object>& above_ceiling,
+              std::int64_t stream, int threads, const py::object& allocate,
+              const py::object& progress, const std::optional<py::object>& allocate_pinned,
+              const std::optional<CudaTopkBudget>& budget) {
   const Array q = import_matrix(queries, "queries", stream);
   const Array c = import_matrix(corpus, "corpus", stream);
   check_pair(q, c, true);
@@ -55,7 +58,8 @@ void run_topk(
   call.floors = optional_vector<float>(floors, "floor", rows, false);
   const Device device = q.matrix.device;
   if (call.allowed != nullptr && device.kind == DeviceKind::kCuda)
-    throw py::value_error("allowed is given on a CUDA device; give the rows that are allowed alone");
+    throw py::value_error(
+        "allowed is given on a CUDA device; give the rows that are allowed alone");
   call.scores = import_result<float>(scores, "out scores", rows * k, device);
   call.ids = import_result<std::int64_t>(ids, "out ids", rows * k, device);
   if (above_ceiling)
@@ -105,10 +109,10 @@ void register_topk(py::module_& module) {
            py::kw_only(), py::arg("list_bytes"), py::arg("code_bytes"), py::arg("block_bytes"));
   module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("k"),
              py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
-             py::arg("exclude_ids"), py::arg("allowed") = py::none(), py::arg("ceilings"), py::arg("floors"), py::arg("scores"),
-             py::arg("ids"), py::arg("above_ceiling"), py::arg("stream") = 0, py::arg("threads"),
-             py::arg("allocate"), py::arg("progress"), py::arg("allocate_pinned") = py::none(),
-             py::arg("budget") = py::none());
+             py::arg("exclude_ids"), py::arg("allowed") = py::none(), py::arg("ceilings"),
+             py::arg("floors"), py::arg("scores"), py::arg("ids"), py::arg("above_ceiling"),
+             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
+             py::arg("allocate_pinned") = py::none(), py::arg("budget") = py::none());
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
              py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("stream") = 0,
              py::arg("threads"), py::arg("allocate"), py::arg("progress"));

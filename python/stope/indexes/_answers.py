@@ -19,7 +19,7 @@ from stope.indexes._filters import Filter
 from stope.indexes._held import Held
 from stope.indexes._ids import Places
 from stope.lists import Lists, offsets_of
-from stope.ops._search import Metric, Precision, pair_scores, search
+from stope.ops._search import Metric, Packed, Precision, padded_search, pair_scores
 from stope.ops.pairs_above import pairs_above
 from stope.progress import Progress
 
@@ -104,21 +104,20 @@ class _Part(NamedTuple):
     """What is scanned: the whole corpus, or few rows of it in the order of their ids."""
 
     corpus: Any
-    packed: Any
+    packed: Packed | None
     places: Places | None  # of its rows; None: all
     excluded: Lists | None  # in its numbers
-    allowed: NDArray[np.uint8] | None
 
 
 def _part(question: Question) -> _Part:
     held, filter_ = question.held, question.filter
     if filter_.mask is None or filter_.listed is not None:
-        return _Part(held.corpus, held.panels, None, filter_.excluded, None)
+        return _Part(held.corpus, Packed(held.panels), None, filter_.excluded)
     devices = _arrays.matrix_shape(question.queries, "queries").device, held.shape.device
     few = np.count_nonzero(filter_.mask) * _FEW <= held.ids.places
     if not few and devices == ("cpu", "cpu"):
         allowed = np.packbits(filter_.mask, bitorder="little")
-        return _Part(held.corpus, held.panels, None, filter_.excluded, allowed)
+        return _Part(held.corpus, Packed(held.panels, allowed), None, filter_.excluded)
     places = held.ids.in_order(filter_.mask)
     excluded = filter_.excluded
     if excluded is not None:
@@ -126,7 +125,7 @@ def _part(question: Question) -> _Part:
         rows[places] = np.arange(len(places))
         renamed = excluded._replace(ids=rows[excluded.ids])
         excluded = renamed.where(renamed.ids >= 0).distinct()
-    return _Part(_arrays.take_rows(held.corpus, places), None, places, excluded, None)
+    return _Part(_arrays.take_rows(held.corpus, places), None, places, excluded)
 
 
 def _search(
@@ -138,10 +137,9 @@ def _search(
     if rows is not None:
         queries, floor, ceiling = _arrays.take_rows(queries, rows), score, score
         excluded = None if excluded is None else excluded.take(rows)
-    found = search(
+    found = padded_search(
         queries, part.corpus, k, metric=question.metric, exclude=excluded, ceiling=ceiling,
-        floor=floor, precision=question.precision, progress=question.progress, pad=True,
-        packed=part.packed, allowed=part.allowed,
+        floor=floor, precision=question.precision, progress=question.progress, packed=part.packed,
     )  # fmt: skip
     scores, places = on_host(found.scores), on_host(found.ids)
     if part.places is not None and len(part.places):

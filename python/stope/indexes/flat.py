@@ -20,7 +20,8 @@ from stope.indexes._filters import Filter, resolve
 from stope.indexes._held import Held, held, stored
 from stope.indexes._ids import Ids
 from stope.indexes._store import Store, packed_again
-from stope.ops._search import METRICS, PRECISIONS, Metric, Precision, TopK, results, search
+from stope.ops import _search
+from stope.ops._search import METRICS, PRECISIONS, Metric, Precision, TopK
 from stope.progress import Progress, check_progress
 
 Storage = Literal["float32", "float16", "bfloat16", "int8"]
@@ -331,8 +332,8 @@ class FlatIndex:
             options: dict[str, Any] = {"metric": self.metric, "precision": precision}
             options |= {"ceiling": ceiling, "floor": floor, "progress": progress}
             if ids.values is None and filter_.mask is None and filter_.listed is None:
-                options |= {"exclude": filter_.excluded, "packed": now.panels}
-                return search(queries, now.corpus, k, out=out, pad=True, **options)
+                options |= {"exclude": filter_.excluded, "packed": _search.Packed(now.panels)}
+                return _search.padded_search(queries, now.corpus, k, out=out, **options)
             question = Question(now, queries, filter=filter_, **options)
             scores, places = _answers.best(question, k)
         place = _arrays.place_of(queries, shape.device, "queries")
@@ -341,7 +342,7 @@ class FlatIndex:
             return TopK(_arrays.like(scores, queries, place), named)
         if out is None:
             return TopK(*(_arrays.like(array, queries, place) for array in (scores, named)))
-        written = results(out, (shape.rows, k), place)
+        written = _search.results(out, (shape.rows, k), place)
         for array, values in zip(written, (scores, named), strict=True):
             array[...] = values if place is _arrays.ON_CPU else place.bring(values)
         return TopK(*out)

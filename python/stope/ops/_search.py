@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import _arrays, _core
-from stope._checks import choice, flag, integer, size
+from stope._checks import choice, integer, size
 from stope._host import on_host
 from stope.lists import Lists
 from stope.progress import Progress, check_progress
@@ -28,6 +28,16 @@ class TopK(NamedTuple):
 
     scores: Any
     ids: Any
+
+
+class Packed(NamedTuple):
+    """What an index adds to its corpus: panels, and on the CPU perhaps which rows may be found.
+
+    ``allowed`` has a bit for every row, lowest first; ``above_ceiling`` does not look at it.
+    """
+
+    panels: Any
+    allowed: NDArray[np.uint8] | None = None
 
 
 def exclusions(exclude: Any, queries: int, corpus_rows: int) -> Lists | None:
@@ -60,40 +70,22 @@ def search(
     precision: Precision = "exact",
     out: tuple[Any, Any] | None = None,
     progress: Progress | None = None,
-    pad: bool = False,
-    packed: Any = None,
-    allowed: NDArray[np.uint8] | None = None,
+    packed: Packed | None = None,
     above_ceiling: NDArray[np.int64] | None = None,
 ) -> TopK:
-    """:func:`stope.topk`, and what an index and the miner need besides.
-
-    ``allowed`` has a bit for every corpus row, lowest first; it is for queries and corpora on the
-    CPU, and not together with ``above_ceiling``.
-    """
+    """:func:`stope.topk`, and what an index and the miner need besides."""
     check_progress(progress)
     choice(metric, "metric", METRICS)
     choice(precision, "precision", PRECISIONS)
-    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True, empty=flag(pad, "pad"))
-    k = size(k, "k") if pad else integer(k, "k", 1)
-    if k > c.rows and not pad:
+    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
+    k = integer(k, "k", 1)
+    if k > c.rows:
         raise ValueError(
             f"k is {k}, but corpus has {c.rows} rows; use k={c.rows} or less, or pad=True"
         )
     lists = exclusions(exclude, q.rows, c.rows)
-    ceilings = _arrays.limits(ceiling, "ceiling", q.rows, -np.inf)
-    floors = _arrays.limits(floor, "floor", q.rows, np.inf)
     place = _arrays.place_of(queries, q.device, "queries")
     scores, ids = results(out, (q.rows, k), place)
-    if k > c.rows or not q.rows:
-        scores[...], ids[...] = -np.inf, -1
-        if q.rows and c.rows:
-            best = search(
-                queries, corpus, c.rows, metric=metric, exclude=lists, ceiling=ceilings,
-                floor=floors, precision=precision, progress=progress, packed=packed,
-                allowed=allowed, above_ceiling=above_ceiling,
-            )  # fmt: skip
-            scores[:, : c.rows], ids[:, : c.rows] = best
-        return _as_queries(out, scores, ids, queries, place)
     above: Any = above_ceiling
     if above is not None and place is not _arrays.ON_CPU:
         above = place.empty((q.rows,), np.int64)
@@ -103,12 +95,12 @@ def search(
         k=k,
         metric=metric,
         precision=precision,
-        packed=packed if q.device == c.device else None,
+        packed=None if packed is None or q.device != c.device else packed.panels,
         exclude_offsets=None if lists is None else lists.offsets,
         exclude_ids=None if lists is None else lists.ids,
-        allowed=allowed,
-        ceilings=ceilings,
-        floors=floors,
+        allowed=None if packed is None else packed.allowed,
+        ceilings=_arrays.limits(ceiling, "ceiling", q.rows, -np.inf),
+        floors=_arrays.limits(floor, "floor", q.rows, np.inf),
         scores=scores,
         ids=ids,
         above_ceiling=above,
@@ -121,6 +113,42 @@ def search(
     if above_ceiling is not None and above is not above_ceiling:
         above_ceiling[:] = on_host(above)
     return _as_queries(out, scores, ids, queries, place)
+
+
+def padded_search(queries: Any, corpus: Any, k: int, *, out: Any = None, **options: Any) -> TopK:
+    """As `search`, of whatever comes: no queries, no rows, and k above their number."""
+    q, c = _arrays.corpus_and_queries(queries, corpus, streams=True, empty=True)
+    k = size(k, "k")
+    if q.rows and k <= c.rows:
+        return search(queries, corpus, k, out=out, **options)
+    place = _arrays.place_of(queries, q.device, "queries")
+    scores, ids = results(out, (q.rows, k), place)
+    scores[...], ids[...] = -np.inf, -1
+    if q.rows and c.rows:
+        scores[:, : c.rows], ids[:, : c.rows] = search(queries, corpus, c.rows, **options)
+    else:
+        _check_unused(q.rows, c.rows, **options)
+    return _as_queries(out, scores, ids, queries, place)
+
+
+def _check_unused(
+    queries: int,
+    rows: int,
+    *,
+    metric: str,
+    exclude: Any = None,
+    ceiling: Any = None,
+    floor: Any = None,
+    precision: str = "exact",
+    progress: Progress | None = None,
+    packed: Packed | None = None,
+) -> None:
+    check_progress(progress)
+    choice(metric, "metric", METRICS)
+    choice(precision, "precision", PRECISIONS)
+    exclusions(exclude, queries, rows)
+    _arrays.limits(ceiling, "ceiling", queries, -np.inf)
+    _arrays.limits(floor, "floor", queries, np.inf)
 
 
 def _as_queries(out: Any, scores: Any, ids: Any, queries: Any, place: _arrays.Place) -> TopK:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stope.ops._search import Metric, Precision, TopK, search
+from stope._checks import flag
+from stope.ops._search import Metric, Precision, TopK, padded_search, search
 from stope.progress import Progress
 
 
@@ -92,7 +93,8 @@ def topk(
     >>> topk(np.ones((1, 4), dtype=np.float32), corpus[:1], 2, pad=True).ids.tolist()
     [[0, -1]]
     """
-    return search(
+    answer = padded_search if flag(pad, "pad") else search
+    return answer(
         queries,
         corpus,
         k,
@@ -102,6 +104,5 @@ def topk(
         floor=floor,
         precision=precision,
         out=out,
-        pad=pad,
         progress=progress,
     )
