@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stope.data import read_jsonl, write_jsonl
@@ -94,7 +96,7 @@ def test_ids_of_positives_need_the_option(call, files):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (("--max-score", "-9"), "no query has a negative, so nothing was written"),
+        (("--max-score", "-9"), "no query has a negative, so no rows were written"),
         (("-n", "40", "--format", "n-tuple"), "no query has the 40 negatives that a row of n-tup"),
     ],
 )
@@ -104,7 +106,10 @@ def test_mine_that_finds_nothing_fails(call, files, options, why):
     assert "lower --num-negatives, or give a larger CORPUS" in done.stderr
     assert "queries with none" in done.stdout
     assert not (files / "negatives.jsonl").exists()
-    assert not (files / "s.json").exists()
+    found = json.loads((files / "s.json").read_text())["num_negatives"]  # what was counted is kept
+    kept = files / "negatives.ids.jsonl"
+    assert (len(list(read_jsonl(kept))) if kept.exists() else 0) == found
+    assert (f"What was found is in {kept.name}" in done.stderr) is bool(found)
 
 
 def test_rows_without_text(call, files):

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stope.cli import options, terminal
+from stope.cli import mining_job, options, terminal
+from stope.cli.corpus import check_outputs
+from stope.cli.mined import print_json, show_mined, show_suspects, show_written
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
-    from stope.data import ExportSummary, Pairs
-    from stope.mining import Mined
+    from stope.data import Pairs
+    from stope.mining import Summary
 
 
 class Format(str, Enum):
@@ -46,6 +48,7 @@ class Sampling(str, Enum):
 
 
 _LIMITS = "Which documents may be negatives"
+_JOB = "A job: mining that survives kills, from several sources"
 _EMBEDDING = "Embeddings"
 
 
@@ -89,6 +92,64 @@ def mine(
     ] = None,
     summary: Annotated[
         Path | None, option("Also write the counts as JSON.", default="none")
+    ] = None,
+    as_json: Annotated[
+        bool, switch("--json", "Print the counts as one JSON object in place of tables.")
+    ] = False,
+    job: Annotated[
+        Path | None,
+        option(
+            "Folder that keeps embeddings and what is mined; after a kill the same command goes on "
+            "from it, to the same table (negatives.parquet).",
+            default="none",
+            panel=_JOB,
+        ),
+    ] = None,
+    quotas: Annotated[
+        str | None,
+        option(
+            "Negatives by source, such as dense=4,bm25=1,random=1; also run and siblings.",
+            default="--num-negatives of dense",
+            panel=_JOB,
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        option("Of the source run: TREC or .jsonl, as stope search writes it.", panel=_JOB),
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        option(
+            "Of the source siblings, which are of the group of a positive: rows of document_id and "
+            "group.",
+            panel=_JOB,
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        option(
+            "Folder or name of a cross-encoder or an encoder, or a file of scores: scores "
+            "candidates.",
+            panel=_JOB,
+            metavar="PATH",
+        ),
+    ] = None,
+    teacher_margin: Annotated[
+        float | None,
+        option(
+            "At most this share below the positive by the teacher's score.",
+            default="no limit",
+            panel=_JOB,
+            min=0.0,
+        ),
+    ] = None,
+    near_positive: Annotated[
+        float | None,
+        option(
+            "A document whose cosine with a positive is at least this answers too.",
+            default="no limit",
+            panel=_JOB,
+        ),
     ] = None,
     encoder: Annotated[
         str | None,
@@ -156,6 +217,15 @@ def mine(
         ),
     ] = 200,
     seed: Annotated[int, option("Of the random choice.", panel=_LIMITS, min=0)] = 0,
+    exclude: Annotated[
+        Path | None,
+        option(
+            "Documents that are no negatives: rows of document_id, and query_id where one is meant "
+            "for one query; or .txt with an id a line.",
+            default="none",
+            panel=_LIMITS,
+        ),
+    ] = None,
     keep_query_text: Annotated[
         bool,
         switch(
@@ -183,27 +253,59 @@ def mine(
     """Find hard negatives: documents that score high for a query but do not answer it.
 
     The search is exact and limits apply inside it, so a query gets all the negatives that exist.
-    Where no query gets any, nothing is written and the exit code is 1.
+    Where no query gets any, no rows are written and the exit code is 1.
 
-    [b]Example:[/b] stope mine pairs.tsv corpus.jsonl -o negatives.jsonl --relative-margin 0.05
+    [b]Examples:[/b]
+
+    · stope mine pairs.tsv corpus.jsonl -o negatives.jsonl --relative-margin 0.05
+
+    · stope mine pairs.tsv corpus.jsonl --encoder model --job mined --quotas dense=4,bm25=1
     """
-    options.check_output(output, ".jsonl", ".jsonl.gz", ".parquet")
-    if ids is not None:
-        options.check_output(ids, ".jsonl", ".jsonl.gz")
-    if summary is not None:
-        options.check_output(summary, ".json")
+    check_outputs(
+        [pairs, corpus, query_embeddings, corpus_embeddings, exclude, run, groups],
+        [
+            (output, (".jsonl", ".jsonl.gz", ".parquet")),
+            (ids, (".jsonl", ".jsonl.gz")),
+            (summary, (".json",)),
+        ],
+    )
     options.of_files(context, pairs, corpus)
     embedded = [path is not None for path in (query_embeddings, corpus_embeddings)]
     ranged = bool(range_min) or range_max is not None
     _refuse_idle(context, sampling, ranged=ranged, embedded=embedded)
+    mining_job.check(context, job)
     options.set_threads(threads)
-    from stope.data import Source, open_atomic, read_embeddings, read_source, write_jsonl
-    from stope.mining import mine as run
+    from stope.data import (
+        Source,
+        open_atomic,
+        read_embeddings,
+        read_exclusions,
+        read_source,
+        write_jsonl,
+    )
+    from stope.mining import Limits
+    from stope.mining import mine as mine_pairs
 
+    limits = Limits(
+        among=among.value,
+        num_negatives=num_negatives,
+        metric=metric.value,
+        absolute_margin=absolute_margin,
+        relative_margin=relative_margin,
+        max_score=max_score,
+        min_score=min_score,
+        range_min=range_min,
+        range_max=range_max,
+        range_counts=range_counts.value,
+        sampling=sampling.value,
+        pool=pool,
+        seed=seed,
+    )
     data = read_source(Source(pairs, negatives="leave", **options.of_source(context)))
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")
+    excluded = None if exclude is None else read_exclusions(exclude, table, argument="--exclude")
     embeddings: dict[str, Any] = {
         name: read_embeddings(path, f"--{name.replace('_', '-')}")
         for name, path in (
@@ -212,45 +314,53 @@ def mine(
         )
         if path is not None
     }
+    jobs = None
     with terminal.bars(quiet) as bars:
         model = None
         if encoder is not None:
             model = options.load_encoder(encoder)
         elif not embeddings:
             model = _trained_here(table, bars)
-        mined = run(
-            table,
-            model,
-            **embeddings,
-            among=among.value,
-            num_negatives=num_negatives,
-            metric=metric.value,
-            absolute_margin=absolute_margin,
-            relative_margin=relative_margin,
-            max_score=max_score,
-            min_score=min_score,
-            range_min=range_min,
-            range_max=range_max,
-            range_counts=range_counts.value,
-            sampling=sampling.value,
-            pool=pool,
-            seed=seed,
-            exclude_query_text=not keep_query_text,
-            query_prompt=query_prompt,
-            corpus_prompt=corpus_prompt,
-            batch_size=batch_size,
-            cache=cache,
-            progress=bars.show,
-        )
-    _show(mined)
-    _refuse_none(mined, format)
-    written = mined.export(output, format.value, scores=scores)
-    if ids is not None:
-        write_jsonl(ids, mined.rows())
+        if job is not None:
+            jobs = mining_job.make(context, table, model, embeddings, limits, excluded)
+            mined = jobs.run(bars.show)
+        else:
+            mined = mine_pairs(
+                table,
+                model,
+                **embeddings,
+                limits=limits,
+                exclude=None if excluded is None else excluded.lists(len(table.query_ids)),
+                exclude_query_text=not keep_query_text,
+                query_prompt=query_prompt,
+                corpus_prompt=corpus_prompt,
+                batch_size=batch_size,
+                cache=cache,
+                progress=bars.show,
+            )
+    counts = mined.summary()
+    if not as_json:
+        show_mined(counts, jobs)
+    if jobs is not None:
+        mining_job.say_unknown(jobs)
     if summary is not None:
         with open_atomic(summary) as file:
-            file.write(mined.summary().to_json() + "\n")
-    _show_written(mined, written)
+            file.write(counts.to_json() + "\n")
+    refused = _refusal(counts, format)
+    if refused and counts.num_negatives and ids is None and jobs is None:
+        ids = output.with_name(f"{output.name.partition('.')[0]}.ids.jsonl")
+        refused += f". What was found is in {ids}"
+    if ids is not None and counts.num_negatives:
+        write_jsonl(ids, mined.rows())
+    written = None if refused else mined.export(output, format.value, scores=scores)
+    if as_json:
+        print_json(counts, jobs, written, output)
+    if written is None:
+        raise ValueError(refused)
+    if not as_json:
+        show_written(counts, written)
+        if jobs is not None:
+            show_suspects(jobs)
 
 
 def _refuse_idle(
@@ -297,59 +407,17 @@ def _trained_here(pairs: Pairs, bars: terminal.Bars) -> Any:
     return model
 
 
-def _refuse_none(mined: Mined, format: Format) -> None:
-    """Refuse what would be a file without rows, or without a negative in them."""
-    counts, why = mined.summary(), ""
+def _refusal(counts: Summary, format: Format) -> str | None:
+    """Why there would be a file without rows, or without a negative in them."""
     if not counts.num_negatives:
         why = "no query has a negative"
     elif format is Format.n_tuple and not counts.complete:
         why = (
             f"no query has the {counts.num_negatives_wanted} negatives that a row of n-tuple needs"
         )
-    if why:
-        raise ValueError(
-            f"{why}, so nothing was written; loosen the limits that turned documents away (counts "
-            "above; --among is one), lower --num-negatives, or give a larger CORPUS"
-        )
-
-
-def _show(mined: Mined) -> None:
-    counts = mined.summary()
-    rows = [
-        ("queries", f"{counts.num_queries:,}"),
-        ("documents", f"{counts.num_corpus:,}"),
-        ("queries' positives", f"{counts.num_pairs:,}"),
-        ("negatives found", f"{counts.num_negatives:,}"),
-        (f"queries with all {counts.num_negatives_wanted}", f"{counts.complete:,}"),
-        ("queries with fewer", f"{counts.short:,}"),
-        ("queries with none", f"{counts.empty:,}"),
-    ]
-    rows += [
-        (f"turned away: {reason.replace('_', ' ')}", f"{number:,}")
-        for reason, number in counts.rejected.items()
-        if number
-    ]
-    if counts.score_quantiles:
-        rows.append(("score of negatives, median", f"{counts.score_quantiles[2]:.4f}"))
-    rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
-    terminal.show_table("Hard negatives", ["", ""], rows, named=False)
-
-
-def _show_written(mined: Mined, written: ExportSummary) -> None:
-    terminal.tell(f"{written.rows:,} rows in {written.path}")
-    counts = mined.summary()
-    several = int((mined.pairs.positives.lengths > 1).sum())
-    if several and written.rows > counts.num_negatives:
-        terminal.say(
-            f"queries with several positives: {several:,}; rows of the format {written.format} "
-            "repeat the negatives of a query beside each of them."
-        )
-    if written.dropped:
-        terminal.say(f"{written.dropped:,} {written.dropped_reason} are left out.")
-    if counts.never_positive:
-        share = counts.never_positive / counts.num_negatives
-        terminal.tell(
-            f"{counts.never_positive:,} of the {counts.num_negatives:,} negatives ({share:.0%}) "
-            "answer no query here. Trained on, they move away from every query: right if nobody "
-            "will ask for them, harmful if somebody will; --among positives leaves them out."
-        )
+    else:
+        return None
+    return (
+        f"{why}, so no rows were written; loosen the limits that turned documents away (counts "
+        "above; --among is one), lower --num-negatives, or give a larger CORPUS"
+    )

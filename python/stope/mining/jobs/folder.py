@@ -64,12 +64,12 @@ class JobFolder:
             another = "name another folder"
             self.state: dict[str, Any] = read_manifest(manifest, _KIND, another)
             decisive = ["inputs", "arguments", *([] if "files" in self.state else ["versions"])]
-            known, asked = ({name: s[name] for name in decisive} for s in (self.state, now))
-            if changed := differences(known, asked):
+            pairs = [(self.state[name], now[name]) for name in decisive]
+            if changed := [line for pair in pairs for line in differences(*pair)]:
                 raise ValueError(
                     f"{path} holds a mining job that was begun otherwise: {', '.join(changed)}. Go "
-                    f"on with what it was begun with, or {another}, whose cache may be "
-                    f"{path / 'embeddings'}"
+                    f"on with what it was begun with, or {another}; with {path / 'embeddings'} as "
+                    "cache it embeds nothing again"
                 )
             return
         self.state = {"format": "stope.mining", "version": 1, **now}

@@ -101,6 +101,12 @@ class MiningJob:
             `stope.data.read_exclusions` reads.
         shard_size: queries that are mined between two saves.
 
+    Attributes:
+        folder, pairs, limits, sources: as given.
+        counts: after `run`, documents by source and reason.
+        unknown: after `run`, documents of the run and of the groups that the corpus has not, or not
+            by that id.
+
     Raises:
         TypeError, ValueError: arguments of a wrong kind or value; a teacher_margin without a
             teacher; sampling "random" (take "uniform", which draws by the query).
@@ -174,6 +180,8 @@ class MiningJob:
         corpus = selected(corpus, mined.corpus_rows, mined.num_corpus_given, "corpus_embeddings")
         check_embeddings(encoder, queries, corpus)
         self._encoder, self._embeddings = encoder, (queries, corpus)
+        self.counts: dict[str, dict[str, int]] = {}
+        self.unknown: dict[str, int] = {}
         self._prompts, self._batch_size = (query_prompt, corpus_prompt), batch_size
 
     def run(self, progress: StageProgress | None = None) -> Mined:
@@ -217,6 +225,7 @@ class MiningJob:
         records = self._records(miner, arguments, inputs, step)
         scores = pair_scores(queries, corpus, pairs.positives, metric=self.limits.metric)
         self._write(folder, miner, records, scores)
+        self.counts, self.unknown = folder.state["counts"], folder.state["unknown"]
         return self._result(miner, records, scores, arguments)
 
     def _records(
@@ -289,7 +298,7 @@ class MiningJob:
 
     def _arguments(self) -> dict[str, Any]:
         return {
-            "limits": self.limits.to_dict(),
+            **self.limits.to_dict(),
             "quotas": self.sources.asked(self.limits.num_negatives),
             "spare": self.sources.spare,
             "teacher_margin": self._margin,
@@ -309,11 +318,13 @@ class MiningJob:
             "run": _of_json(self.sources.run),
             "groups": _of_json(self.sources.groups),
             "exclude": digest(np.concatenate([*(exclude.queries or ()), exclude.documents])),
+            "encoder": None,
             "teacher": None if self._teacher is None else self._teacher.fingerprint(),
         }
-        for name, rows in zip(("queries", "corpus"), self._embeddings, strict=True):
-            known = fingerprint_encoder(self._encoder) if rows is None else digest(on_host(rows))
-            prints[name] = known
+        for side, rows in zip(("query", "corpus"), self._embeddings, strict=True):
+            prints[f"{side}_embeddings"] = None if rows is None else digest(on_host(rows))
+        if None in (prints["query_embeddings"], prints["corpus_embeddings"]):
+            prints["encoder"] = fingerprint_encoder(self._encoder)
         return {name: {"sha256": value} for name, value in prints.items()}
 
 

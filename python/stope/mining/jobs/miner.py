@@ -157,7 +157,7 @@ class Miner:
 
     def _of_source(self, shard: Shard, source: str) -> tuple[Rows, dict[str, Ids]]:
         """The source's candidates, those that limits turn away among them, and counts of these."""
-        wanted, more = self.quotas[source], self.teacher is not None
+        wanted, more = self.quotas[source], self.margin is not None
         # Limits may turn documents away of which BM25, a run and chance know nothing.
         width = self.spare * wanted if more else self.total
         limits = [reason for name, reason in self.counted if name == source and reason in LIMITS]

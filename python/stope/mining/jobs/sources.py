@@ -41,7 +41,7 @@ class Sources:
         run: ``{query id: {document id: score}}``, as `stope.data.read_run` reads it.
         groups: ``{document id: group}``, such as its category in a taxonomy. Documents without a
             group are nobody's siblings.
-        spare: with a teacher, how many candidates it scores per negative that is wanted.
+        spare: with a teacher_margin, how many candidates it scores per negative that is wanted.
 
     Raises:
         ValueError, TypeError: quotas that name an unknown source, or one without its run or groups;

@@ -1,0 +1,115 @@
+"""What was mined, as the terminal shows it: what was kept, why not the rest, what to do next."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stope.cli import terminal
+
+if TYPE_CHECKING:
+    from stope.data import ExportSummary
+    from stope.mining import MiningJob, Summary
+
+
+def show_mined(counts: Summary, job: MiningJob | None) -> None:
+    """A table of counts; of a job, a second one by source."""
+    rows = [
+        ("queries", f"{counts.num_queries:,}"),
+        ("documents", f"{counts.num_corpus:,}"),
+        ("queries' positives", f"{counts.num_pairs:,}"),
+        ("negatives found", f"{counts.num_negatives:,}"),
+        (f"queries with all {counts.num_negatives_wanted}", f"{counts.complete:,}"),
+        ("queries with fewer", f"{counts.short:,}"),
+        ("queries with none", f"{counts.empty:,}"),
+    ]
+    rows += [
+        (f"turned away: {reason.replace('_', ' ')}", f"{number:,}")
+        for reason, number in counts.rejected.items()
+        if number
+    ]
+    if counts.score_quantiles:
+        rows.append(("score of negatives, median", f"{counts.score_quantiles[2]:.4f}"))
+    rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
+    terminal.show_table("Hard negatives", ["", ""], rows, named=False)
+    if job is None or len(job.counts) < 3:  # one source: all is said
+        return
+    by_source = {name: found for name, found in job.counts.items() if name != "corpus"}
+    reasons = list(dict.fromkeys(reason for found in by_source.values() for reason in found))
+    terminal.show_table(
+        "By source (a document that several sources name counts for each that looked at it)",
+        ["source", *(reason.replace("_", " ") for reason in reasons)],
+        [
+            [name, *(f"{found.get(reason, 0):,}" for reason in reasons)]
+            for name, found in by_source.items()
+        ],
+    )
+
+
+def show_written(counts: Summary, written: ExportSummary) -> None:
+    """The rows of the file and what they add up from, and what their numbers mean."""
+    terminal.tell(f"{written.rows:,} rows in {written.path}: {_sum_of(counts, written)}")
+    if written.dropped:
+        terminal.say(f"{written.dropped:,} {written.dropped_reason} are left out.")
+    if counts.never_positive:
+        share = counts.never_positive / counts.num_negatives
+        terminal.tell(
+            f"{counts.never_positive:,} of the {counts.num_negatives:,} negatives ({share:.0%}) "
+            "answer no query here. Trained on, they move away from every query: right if nobody "
+            "will ask for them, harmful if somebody will; --among positives leaves them out."
+        )
+
+
+def show_suspects(job: MiningJob) -> None:
+    """Where the job's table is, and what to do about documents that may be answers."""
+    table = job.folder / "negatives.parquet"
+    away = {reason: n for name in job.counts for reason, n in job.counts[name].items()}
+    suspected = any(away.get(reason) for reason in _SUSPECTED)
+    terminal.tell(f"{table} has all of this by ids, with scores, sources and reasons.")
+    if suspected:
+        terminal.tell(
+            "Its rows whose reason is neither kept nor positive scored like answers: read some. "
+            "Kept ones that are answers go into a file of query_id and document_id for --exclude."
+        )
+
+
+_SUSPECTED = ("copy", "near_positive", "absolute_margin", "relative_margin", "max_score")
+
+
+def print_json(
+    counts: Summary, job: MiningJob | None, written: ExportSummary | None, path: Path
+) -> None:
+    """All counts as one JSON object on stdout."""
+    facts = {**asdict(counts), "output": str(path), "rows": 0 if written is None else written.rows}
+    if written is not None:
+        facts |= {"format": written.format, "dropped": written.dropped}
+    if job is not None:
+        facts |= {"job": str(job.folder), "by_source": job.counts, "unknown": job.unknown}
+    print(json.dumps(facts))
+
+
+def _sum_of(counts: Summary, written: ExportSummary) -> str:
+    """Why a file has so many rows.
+
+    >>> from stope.data import ExportSummary
+    >>> from stope.mining import Summary
+    >>> counts = Summary(9, 99, 5, 45, 0, 10, 50, 9, 0, 0, {}, [], [])
+    >>> _sum_of(counts, ExportSummary(Path("x"), "triplet", 50, 0, ""))
+    '10 pairs of a query and a positive x 5 negatives'
+    """
+    pairs, wanted = (
+        f"{counts.num_pairs:,} pairs of a query and a positive",
+        counts.num_negatives_wanted,
+    )
+    whole = counts.complete == counts.num_queries
+    kept = f"{counts.num_pairs - written.dropped:,} of the {pairs}" if written.dropped else pairs
+    if written.format == "triplet":
+        return f"{kept} x {'' if whole else 'up to '}{wanted} negatives"
+    if written.format == "labeled-pair":
+        return f"{pairs} + {counts.num_negatives:,} negatives"
+    if written.format in ("flagembedding", "tevatron"):
+        return f"one for each of {written.rows:,} queries, with all its positives and negatives"
+    exactly = "" if whole or written.format == "n-tuple" else "up to "
+    return f"one for each of {kept}, with {exactly}{wanted} negatives"
