@@ -21,6 +21,7 @@ from stope.ops.nearest_earlier import nearest_earlier
 from stope.ops.pairs_above import PairsAbove, pairs_above
 from stope.ops.similarity import similarity
 from stope.ops.topk import topk
+from stope.ops.topk_blocks import topk_blocks
 
 __version__: str = _core.build_info()["version"]
 
@@ -31,6 +32,7 @@ __all__ = [
     "build_info", "errors", "get_num_threads", "infonce_backward", "infonce_forward", "isa",
     "kmeans", "knn_graph", "mine_hard_negatives", "nearest_earlier", "pairs_above",
     "set_num_threads", "similarity", "topk",
+    "topk_blocks",
 ]  # fmt: skip
 
 
