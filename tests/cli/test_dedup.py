@@ -191,7 +191,7 @@ def test_documents_that_are_kept_although_alike_are_told(call, folder):
         (["double.parquet"], 'holds lists of double in "v"; cast the column to lists of float32'),
         (["two.parquet"], 'two.parquet has the columns of lists "v", "w"; leave one in it'),
         (["uneven.parquet"], "row 1 (from 0) has 3 numbers, others have 2; give all the same"),
-        (["gap.parquet"], 'row 1 (from 0) has no "v"; add it'),
+        (["gap.parquet"], 'gap.parquet, "v": row 1 (from 0) has no list; add it'),
         (["corpus.jsonl", "--embeddings", "day.parquet"], "has no column of lists of numbers"),
     ],
     ids=str,

@@ -40,7 +40,11 @@ EncoderName = Annotated[
 ]
 EmbeddingsPath = Annotated[
     Path | None,
-    option(".npy, or .parquet with a column of vectors: one row per document.", panel=_PANEL),
+    option(
+        "One row per document: .npy, .parquet, .arrow, .lance, .h5 or .zarr; FILE::COLUMN where "
+        "there are several.",
+        panel=_PANEL,
+    ),
 ]
 Prompt = Annotated[str | None, option("Put before every document.", panel=_PANEL)]
 Cache = Annotated[

@@ -5,6 +5,7 @@ Files are written to a temporary name and renamed, so that a file is there whole
 """
 
 from stope._files.atomic import AtomicFile, atomic_path, open_atomic
+from stope.data.arrow import from_arrow, to_arrow
 from stope.data.collection import Collection, Qrels, Run, Split
 from stope.data.joining import join_pairs
 from stope.data.negatives import NegativeTable
@@ -20,7 +21,7 @@ from stope.data.raw_pairs import (
 )
 from stope.data.readers.beir import iter_beir_corpus, read_beir
 from stope.data.readers.columns import Layout
-from stope.data.readers.embeddings import read_embeddings
+from stope.data.readers.embeddings import embedding_blocks, read_embeddings
 from stope.data.readers.examples import (
     TrainingExample,
     read_examples,
@@ -51,12 +52,12 @@ from stope.data.writers.trec import write_qrels, write_run
 __all__ = [
     "FORMATS", "AtomicFile", "Collection", "Document", "Exclusions", "ExportSummary", "Layout",
     "NegativeRows", "NegativeTable", "Pairs", "Qrels", "RawPair", "RawPairs", "Run", "Source",
-    "SourceData", "SourcePairs", "Split", "TrainingExample", "atomic_path", "export_negatives",
-    "independent_crops", "inverse_cloze", "iter_beir_corpus", "iter_documents", "iter_texts",
-    "join_pairs", "negative_rows", "negatives_dataset", "normal_text", "open_atomic",
-    "query_as_context", "read_beir", "read_embeddings", "read_examples", "read_exclusions",
-    "read_flagembedding", "read_jsonl", "read_negative_ids", "read_pairs", "read_qrels",
-    "read_queries", "read_rows", "read_run", "read_source", "read_sources", "read_tevatron",
-    "read_texts", "recurring_spans", "text_key", "title_to_body", "write_beir", "write_jsonl",
-    "write_qrels", "write_run",
+    "SourceData", "SourcePairs", "Split", "TrainingExample", "atomic_path", "embedding_blocks",
+    "export_negatives", "from_arrow", "independent_crops", "inverse_cloze", "iter_beir_corpus",
+    "iter_documents", "iter_texts", "join_pairs", "negative_rows", "negatives_dataset",
+    "normal_text", "open_atomic", "query_as_context", "read_beir", "read_embeddings",
+    "read_examples", "read_exclusions", "read_flagembedding", "read_jsonl", "read_negative_ids",
+    "read_pairs", "read_qrels", "read_queries", "read_rows", "read_run", "read_source",
+    "read_sources", "read_tevatron", "read_texts", "recurring_spans", "text_key", "title_to_body",
+    "to_arrow", "write_beir", "write_jsonl", "write_qrels", "write_run",
 ]  # fmt: skip

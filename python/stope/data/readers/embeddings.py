@@ -1,8 +1,8 @@
-"""Embeddings in .npy files, mapped, and in Parquet; looked at before anything is computed."""
+"""Embeddings in files: .npy, and by column Parquet, Arrow, Lance, HDF5 and Zarr."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,34 +11,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import path as path_kind
-from stope._extras import need
 from stope._kinds import at_least, kinds, maybe, string
 from stope.data.readers.fields import names
 from stope.data.readers.lines import existing_file
+from stope.data.readers.stored import FOLDERS, OPENERS, Stored, list_columns, parquet_schema
 
 _KINDS = ("float32", "float16", "int8", "|V2", "bfloat16")
+_BLOCK_ROWS = 16_384
 
 
-@kinds(path=path_kind, argument=string, rows=maybe(at_least(0)))
+@kinds(path=path_kind, argument=string, rows=maybe(at_least(0)), column=maybe(string))
 def read_embeddings(
-    path: str | PathLike[str], argument: str = "path", *, rows: int | None = None
+    path: str | PathLike[str],
+    argument: str = "path",
+    *,
+    rows: int | None = None,
+    column: str | None = None,
 ) -> NDArray[Any]:
-    """Map a .npy array ``[texts, dim]`` of float32, float16, bfloat16 or int8; or read Parquet.
+    """Map or read embeddings ``[texts, dim]`` of float32, float16 or int8.
 
-    Of a .parquet file the one column of lists of numbers is read (no bfloat16 there). A .npy file
-    that is shortened while it is mapped ends the process with SIGBUS.
+    | ending | what is read | memory |
+    |---|---|---|
+    | ``.npy`` | the array (bfloat16, too) | mapped |
+    | ``.arrow``, ``.feather`` | a column of lists | mapped where it is one piece, uncompressed |
+    | ``.h5``, ``.hdf5`` | an array by its path | mapped where it is contiguous, without filters |
+    | ``.parquet``, ``.lance``, ``.zarr`` | a column of lists; an array of the group | read |
+
+    A file that is shortened while it is mapped ends the process with SIGBUS.
 
     Args:
+        path: the file (Lance and Zarr: the folder), or ``FILE::COLUMN``.
         argument: what an error calls it, such as the option that named it.
         rows: how many rows it must have; None is any number.
+        column: which column of lists or array; None where there is one.
 
     Raises:
-        ValueError: no .npy file of numbers, another number of dimensions or rows, another type or
-            order of the elements; no or several columns of lists in Parquet, a missing one, lists
-            of different lengths; names the argument, the file and the remedy.
+        ValueError: a file of another format, another number of dimensions or rows, another type or
+            order of the elements; no or several columns and none named, a missing list or number,
+            lists of different lengths; names the argument, the file and the remedy.
         FileNotFoundError: no such file.
+        ImportError: h5py, zarr or lance is missing; names the extra.
 
-    Memory: none for .npy, which is mapped; the embeddings and some rows for Parquet.
+    Memory: none where it is mapped; else the embeddings, and 16,384 rows.
 
     Example:
         >>> import pathlib, tempfile
@@ -49,10 +63,65 @@ def read_embeddings(
             ...
         ValueError: --corpus-embeddings .../rows.npy holds float64; ...
     """
-    file = existing_file(path)
+    stored = _opened(path, argument, rows, column)
+    if stored.mapped is not None:
+        return stored.mapped
+    vectors, at = None, 0
+    for block in stored.blocks(_BLOCK_ROWS):
+        if vectors is None:
+            vectors = np.empty((stored.rows, block.shape[1]), block.dtype)
+        vectors[at : at + len(block)] = block
+        at += len(block)
+    return np.empty((0, 0), np.float32) if vectors is None else vectors
+
+
+@kinds(path=path_kind, block_rows=at_least(1), column=maybe(string))
+def embedding_blocks(
+    path: str | PathLike[str], *, column: str | None = None, block_rows: int = 65_536
+) -> Iterator[NDArray[Any]]:
+    """Go through the embeddings of a file in blocks, for a corpus larger than memory.
+
+    ``stope.topk_blocks(queries, embedding_blocks("corpus.h5"), 10)`` needs the memory of a block;
+    ``for block in embedding_blocks(path): index.add(block)`` packs an index.
+
+    Args:
+        path, column: as :func:`read_embeddings`.
+        block_rows: rows of a block at most.
+
+    Yields:
+        Matrices ``[up to block_rows, dim]`` in order.
+
+    Raises:
+        ValueError, FileNotFoundError, ImportError: as :func:`read_embeddings`.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "rows.npy")
+    >>> np.save(path, np.zeros((5, 4), np.float32))
+    >>> [len(block) for block in embedding_blocks(path, block_rows=2)]
+    [2, 2, 1]
+    """
+    return _opened(path, "path", None, column).blocks(block_rows)
+
+
+def _opened(
+    path: str | PathLike[str], argument: str, rows: int | None, column: str | None
+) -> Stored:
+    file = Path(path)
+    if column is None and "::" in str(file) and not file.exists():
+        name, _, column = str(file).partition("::")
+        file = Path(name)
+    if file.suffix not in FOLDERS or not file.is_dir():
+        existing_file(file)
     called = f"{argument} {file}"
-    if file.suffix == ".parquet":
-        return _of_length(_from_parquet(file, called), rows, called)
+    stored = OPENERS.get(file.suffix, _npy)(file, called, column)
+    if rows is not None and stored.rows != rows:
+        raise ValueError(f"{called} has {stored.rows:,} rows for {rows:,} texts; it needs one each")
+    return stored
+
+
+def _npy(file: Path, called: str, column: str | None) -> Stored:
+    if column is not None:
+        raise ValueError(f'{called} is one array, without the column "{column}"; leave it out')
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -73,13 +142,9 @@ def read_embeddings(
             f"{called} is in column order (Fortran's); save it as "
             "np.save(path, np.ascontiguousarray(array))"
         )
-    return _of_length(array, rows, called)
-
-
-def _of_length(array: NDArray[Any], rows: int | None, called: str) -> NDArray[Any]:
-    if rows is not None and len(array) != rows:
-        raise ValueError(f"{called} has {len(array):,} rows for {rows:,} texts; it needs one each")
-    return array
+    return Stored(
+        len(array), array, lambda rows: (array[at : at + rows] for at in range(0, len(array), rows))
+    )
 
 
 def vector_column(path: Path, unless: Iterable[str | None] = ()) -> str | None:
@@ -91,68 +156,12 @@ def vector_column(path: Path, unless: Iterable[str | None] = ()) -> str | None:
     Raises:
         ValueError: there are several.
     """
-    schema = _schema(path)
+    schema = parquet_schema(existing_file(path))
     if set(schema.names) & set(unless):
         return None
-    lists = [field.name for field in schema if _number_of(field.type) is not None]
+    lists = list_columns(schema)
     if len(lists) > 1:
         raise ValueError(
             f"{path} has the columns of lists {names(dict.fromkeys(lists))}; leave one in it"
         )
     return lists[0] if lists else None
-
-
-def _schema(path: Path) -> Any:
-    parquet, arrow = need("pyarrow.parquet", extra="train"), need("pyarrow", extra="train")
-    try:
-        return parquet.read_schema(existing_file(path))
-    except (arrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no readable Parquet file ({error}); write it again") from error
-
-
-def _number_of(kind: Any) -> Any:
-    """The type of the numbers that a column of lists of this type holds, None for other columns."""
-    types = need("pyarrow.types", extra="train")
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
-        return None
-    number = kind.value_type
-    return number if types.is_floating(number) or types.is_integer(number) else None
-
-
-def _from_parquet(file: Path, called: str) -> NDArray[Any]:
-    parquet, compute = (need(f"pyarrow.{part}", extra="train") for part in ("parquet", "compute"))
-    name = vector_column(file)
-    if name is None:
-        columns = names(dict.fromkeys(_schema(file).names))
-        raise ValueError(f"{called} has no column of lists of numbers among {columns}; add one")
-    number = str(_number_of(_schema(file).field(name).type))
-    if number not in ("float", "halffloat", "int8"):
-        raise ValueError(
-            f'{called} holds lists of {number} in "{name}"; cast the column to lists of float32'
-        )
-    with parquet.ParquetFile(file) as source:
-        vectors, row = None, 0
-        for batch in source.iter_batches(batch_size=16_384, columns=[name]):
-            column = batch.column(0)
-            if column.null_count:
-                missing = row + column.is_null().to_pylist().index(True)
-                raise ValueError(f'{called}: row {missing} (from 0) has no "{name}"; add it')
-            flat = column.flatten()
-            if flat.null_count:
-                raise ValueError(
-                    f"{called}: vectors from row {row} (from 0) on lack numbers; give all of them"
-                )
-            values = flat.to_numpy(zero_copy_only=False)
-            widths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
-            dim = int(widths[0]) if vectors is None else vectors.shape[1]
-            if (widths != dim).any():
-                other = row + int(np.flatnonzero(widths != dim)[0])
-                raise ValueError(
-                    f"{called}: row {other} (from 0) has {widths[other - row]} numbers, others "
-                    f"have {dim}; give all the same"
-                )
-            if vectors is None:
-                vectors = np.empty((source.metadata.num_rows, dim), values.dtype)
-            vectors[row : row + len(column)] = values.reshape(-1, dim)
-            row += len(column)
-    return np.empty((0, 0), np.float32) if vectors is None else vectors
