@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import valid_mining_calls
 import valid_neighbors_calls
+import valid_plugs_calls
 import valid_weighting_calls
 from valid_mining_calls import CORPUS, QUERIES, TEXTS, mined, pairs
 
@@ -235,6 +236,7 @@ def calls(folder):
             "metric": "dot",
             "max_pairs": 99,
         },
+        "stope.topk_blocks": {"queries": QUERIES, "blocks": [CORPUS], "k": 2},
         "stope.topk": {"queries": QUERIES, "corpus": CORPUS, "k": 2, "exclude": [[0], [], []]},
         "stope.mine_hard_negatives": {
             "queries": QUERIES,
@@ -287,6 +289,7 @@ def calls(folder):
         "stope.data.normal_text": {"text": "ore"},
         "stope.data.text_key": {"text": "ore"},
         "stope.data.read_embeddings": {"path": npy},
+        "stope.data.embedding_blocks": {"path": npy},
         "stope.data.read_examples": {"source": jsonl},
         "stope.data.read_negative_ids": {"path": negative_ids, "pairs": pairs()},
         "stope.data.read_exclusions": {"path": negative_ids, "pairs": pairs()},
@@ -384,5 +387,6 @@ def calls(folder):
         },
         **valid_mining_calls.calls(folder, trec),
         **valid_neighbors_calls.calls(),
+        **valid_plugs_calls.calls(),
         **valid_weighting_calls.calls(),
     }
