@@ -51,11 +51,11 @@ def test_little_or_nothing():
 def test_errors_name_the_block():
     good, bad = np.ones((6, 4), np.float32), np.ones((5, 4), np.float32)
     bad[3] = np.nan
-    with pytest.raises(ValueError, match=r"row 3.*\(the block that begins at id 6\)"):
+    with pytest.raises(ValueError, match=r"blocks\[1\], which begins at id 6: .*row 3"):
         stope.topk_blocks(good, [good, bad], 2)
-    with pytest.raises(ValueError, match=r"dim 3 .*\(the block that begins at id 12\)"):
+    with pytest.raises(ValueError, match=r"blocks\[2\], which begins at id 12: .*dim 3"):
         stope.topk_blocks(good, [good, good, good[:, :3].copy()], 2)
-    with pytest.raises(TypeError, match=r"float64.*begins at id 0"):
+    with pytest.raises(TypeError, match=r"begins at id 0: .*float64"):
         stope.topk_blocks(good, [good.astype(float)], 2)
     with pytest.raises(ValueError, match="k is 0"):
         stope.topk_blocks(good, [good], 0)

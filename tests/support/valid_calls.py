@@ -95,6 +95,7 @@ TAKEN = {
     "stope.data.write_jsonl.rows": {"a NaN array", "an array of three dimensions"},
     "stope.mining.merge_sources.lists": {"an array of three dimensions"},
     "stope.data.read_rows.source": {"an empty list"},
+    "stope.data.to_arrow.rows": {"a NaN array"},
     "stope.data.read_tevatron.source": {"an empty list"},
     "stope.data.recurring_spans.stop_words": {"a mapping"},  # its keys
     "stope.encoders.Lora.alpha": {"a float"},

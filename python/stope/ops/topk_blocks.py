@@ -42,7 +42,7 @@ def topk_blocks(
         than k rows, the rest is score -inf and id -1.
 
     Raises:
-        ValueError, TypeError: as :func:`stope.topk`; the message says at which id the block began.
+        ValueError, TypeError: as :func:`stope.topk`; the message names the block.
 
     Memory beyond a block: 36·k bytes a query, and what :func:`stope.topk` needs.
 
@@ -56,7 +56,7 @@ def topk_blocks(
     rows, k = _arrays.matrix_shape(queries, "queries").rows, size(k, "k")
     best = TopK(np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1))
     start = 0
-    for block in blocks:
+    for number, block in enumerate(blocks):
         try:
             count = _arrays.matrix_shape(block, "block").rows
             if count and rows:
@@ -64,7 +64,8 @@ def topk_blocks(
                 options = {"metric": metric, "precision": precision, "floor": floor}
                 best = _merged(best, search(queries, block, many, **options), start)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{error} (the block that begins at id {start})") from error
+            said = f"blocks[{number}], which begins at id {start}: {error}"
+            raise type(error)(said) from error
         start += count
         del block  # before the next one is made
     return best
