@@ -16,6 +16,7 @@ import stope
 import torch
 from encoders import HashEncoder
 from stope import data, encoders, evaluation, retrieval
+from stope.integrations import faiss
 
 RESULTS = {
     "stope.data.Document",
@@ -63,6 +64,7 @@ RESULTS = {
 }
 # Protocols, bases and names of types: nobody calls them.
 NO_CALLS = {
+    "stope.integrations.faiss.WrongArgumentError",
     "stope.data.Qrels",
     "stope.data.Run",
     "stope.neighbors.Selector",
@@ -223,6 +225,10 @@ def calls(folder):
             "ids": [3, 1, 4, 15, 9, 2],
             "storage": "float16",
         },
+        "stope.integrations.faiss.IndexFlat": {"d": 8, "metric": 1},
+        "stope.integrations.faiss.IndexFlatIP": {"d": 8},
+        "stope.integrations.faiss.IndexFlatL2": {"d": 8},
+        "stope.integrations.faiss.IndexIDMap": {"index": faiss.IndexFlatIP(8)},
         "stope.build_info": {},
         "stope.get_num_threads": {},
         "stope.set_num_threads": {"count": 1},
