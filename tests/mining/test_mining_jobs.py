@@ -281,7 +281,7 @@ def test_folders_of_others_and_old_versions(tmp_path, case):
     a_case_job(tmp_path / "empty", case).run()
     del state["files"]
     path.write_text(json.dumps(state))
-    with pytest.raises(ValueError, match=r"versions.numpy \('1.0', now '"):
+    with pytest.raises(ValueError, match=r"otherwise: numpy \('1.0', now '"):
         a_case_job(tmp_path / "empty", case).run()
     path.write_text("{")
     with pytest.raises(ValueError, match=r"job.json is damaged: .*; name another folder"):

@@ -36,14 +36,14 @@ def show_mined(counts: Summary, job: MiningJob | None) -> None:
     terminal.show_table("Hard negatives", ["", ""], rows, named=False)
     if job is None or len(job.counts) < 3:  # one source: all is said
         return
-    by_source = {name: found for name, found in job.counts.items() if name != "corpus"}
-    reasons = list(dict.fromkeys(reason for found in by_source.values() for reason in found))
+    by_source = {name: numbers for name, numbers in job.counts.items() if name != "corpus"}
+    reasons = list(dict.fromkeys(reason for numbers in by_source.values() for reason in numbers))
     terminal.show_table(
         "By source (a document that several sources name counts for each that looked at it)",
         ["source", *(reason.replace("_", " ") for reason in reasons)],
         [
-            [name, *(f"{found.get(reason, 0):,}" for reason in reasons)]
-            for name, found in by_source.items()
+            [name, *(f"{numbers.get(reason, 0):,}" for reason in reasons)]
+            for name, numbers in by_source.items()
         ],
     )
 
