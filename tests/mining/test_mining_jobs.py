@@ -347,6 +347,46 @@ def test_killed_and_resumed_is_the_same_to_the_byte(tmp_path):
         assert not list((tmp_path / name).glob(".*.tmp"))
 
 
+MEMORY = """
+import sys, numpy as np
+sys.path.insert(0, sys.argv[2])
+from memory import peak_mib
+from stope.data import Pairs
+from stope.mining import Limits, MiningJob, Sources
+
+rows = np.load(sys.argv[1] + "/rows.npy", mmap_mode="r")
+texts = [f"document {row}" for row in range(len(rows))]
+pairs = Pairs.from_texts([f"query {row}" for row in range(64)], texts[:64], texts)
+pairs.same_text_rows()
+job = MiningJob(
+    sys.argv[1] + "/job",
+    pairs,
+    query_embeddings=rows[:64],
+    corpus_embeddings=rows,
+    limits=Limits(relative_margin=0.1),
+    sources=Sources({"dense": 4, "random": 1}),
+    near_positive=0.9,
+    shard_size=16,
+)
+print(peak_mib(job.run))
+"""
+
+
+def test_embeddings_stay_on_the_disk(tmp_path):
+    """300 MiB of them are mined with less than half of that, most of it candidates of the core."""
+    rows = np.random.default_rng(0).standard_normal((100_000, 768), dtype=np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    del rows
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), str(SUPPORT)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert float(done.stdout) < 140, f"{done.stdout} MiB"
+
+
 # --- ids ---------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 def show_mined(counts: Summary, job: MiningJob | None) -> None:
     """A table of counts; of a job, a second one by source."""
+    sources = {} if job is None else {name: n for name, n in job.counts.items() if name != "corpus"}
+    limits = list(dict.fromkeys(reason for numbers in sources.values() for reason in numbers))
+    several = len(sources) > 1
     rows = [
         ("queries", f"{counts.num_queries:,}"),
         ("documents", f"{counts.num_corpus:,}"),
@@ -28,22 +31,20 @@ def show_mined(counts: Summary, job: MiningJob | None) -> None:
     rows += [
         (f"turned away: {reason.replace('_', ' ')}", f"{number:,}")
         for reason, number in counts.rejected.items()
-        if number
+        if number and not (several and reason in limits)
     ]
     if counts.score_quantiles:
         rows.append(("score of negatives, median", f"{counts.score_quantiles[2]:.4f}"))
     rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
     terminal.show_table("Hard negatives", ["", ""], rows, named=False)
-    if job is None or len(job.counts) < 3:  # one source: all is said
+    if not several:
         return
-    by_source = {name: numbers for name, numbers in job.counts.items() if name != "corpus"}
-    reasons = list(dict.fromkeys(reason for numbers in by_source.values() for reason in numbers))
     terminal.show_table(
         "By source (a document that several sources name counts for each that looked at it)",
-        ["source", *(reason.replace("_", " ") for reason in reasons)],
+        ["source", *(reason.replace("_", " ") for reason in limits)],
         [
-            [name, *(f"{numbers.get(reason, 0):,}" for reason in reasons)]
-            for name, numbers in by_source.items()
+            [name, *(f"{numbers.get(reason, 0):,}" for reason in limits)]
+            for name, numbers in sources.items()
         ],
     )
 

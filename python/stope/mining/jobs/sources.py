@@ -123,8 +123,9 @@ class Candidates:
     _groups: Ids | None = None
 
     def __post_init__(self) -> None:
-        row_of = {name: row for row, name in enumerate(self.pairs.corpus_ids)}
-        asked = self.sources.asked(1)
+        row_of: dict[str, int] = {}
+        if self.sources.run is not None or self.sources.groups is not None:
+            row_of = {name: row for row, name in enumerate(self.pairs.corpus_ids)}
         if self.sources.run is not None:
             listed = [self.sources.run.get(query, {}) for query in self.pairs.query_ids]
             best = [
@@ -135,12 +136,12 @@ class Candidates:
             self._count_unknown("run", sum(map(len, listed)), len(self._run.ids))
         if self.sources.groups is not None:
             numbers: dict[Any, int] = {}
-            self._groups = np.full(len(row_of), -1, dtype=np.int64)
+            self._groups = np.full(len(self.pairs.corpus_ids), -1, dtype=np.int64)
             for name, group in self.sources.groups.items():
                 if name in row_of:
                     self._groups[row_of[name]] = numbers.setdefault(group, len(numbers))
             self._count_unknown("groups", len(self.sources.groups), int((self._groups >= 0).sum()))
-        if "bm25" in asked:
+        if "bm25" in self.sources.asked(1):
             from stope.retrieval import Bm25
 
             self._bm25 = Bm25(self.pairs.corpus_texts, progress=self.progress)
