@@ -54,6 +54,8 @@ def test_odd_results_are_explained(call, folder):
     np.save("equal.npy", np.float32([[1, 0], [1, 0], [1, 0], [0, 1]]))
     done = call("cluster", "equal.npy", "-k", 3)
     assert "clusters without documents: k-means found fewer places" in done.stderr
+    shown = done.stdout.split("Largest clusters")[1].splitlines()
+    assert sum(line.startswith("│") for line in shown) == 2  # the empty one is not among them
     np.save("one.npy", np.ones((1, 4), np.float32))
     call("cluster", "one.npy", "-k", 1)
     rows = list(read_jsonl(folder / "clusters.jsonl"))

@@ -243,7 +243,9 @@ def test_odd_files_are_served(call, folder):
     assert "documents whose embedding is all zeros: 1, such as '1'" in done.stderr
     assert [row["_id"] for row in rows_of(folder / "kept.jsonl")] == ["0", "1", "2"]
     np.save("one.npy", np.ones((1, 4), np.float32))
-    assert "1 documents in kept.jsonl" in call("dedup", "one.npy").stdout
+    told = call("dedup", "one.npy").stdout
+    assert "1 document in kept.jsonl" in told
+    assert "Other thresholds" not in told  # nothing to choose between
     halves = np.float32([[1, 2], [1, 2], [2, -1]]).view(np.uint32) >> 16
     np.save("brain.npy", halves.astype(np.uint16).view("V2"))
     call("dedup", "brain.npy", "--threshold", 1.0)  # where rounding would tell equal rows apart
@@ -254,6 +256,22 @@ def test_odd_files_are_served(call, folder):
     assert "2 documents, whose ids are the numbers of their rows" in done.stderr
     assert "rows without text that are left out: 1." in done.stderr
     assert rows_of(folder / "kept.jsonl") == [{"_id": "0", "text": "ore"}]
+
+
+def test_embeddings_beside_texts_are_not_overlooked(call, planted):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra train")
+    import pyarrow.parquet as parquet
+
+    rows = list(read_jsonl("corpus.jsonl"))
+    table = {"_id": [row["_id"] for row in rows], "text": [row["text"] for row in rows]}
+    vectors = pa.array(list(np.load("x.npy")), pa.list_(pa.float32()))
+    parquet.write_table(pa.table({**table, "vector": vectors}), "both.parquet")
+    said = call("dedup", "both.parquet", "--threshold", 0.9).stderr
+    assert 'both.parquet has embeddings, too, in "vector", which are not used' in said
+    done = call("dedup", "both.parquet", "--embeddings", "both.parquet", "--threshold", 0.9)
+    assert "are not used" not in done.stderr
+    kept = [row["_id"] for row in rows_of(planted / "kept.jsonl")]
+    assert kept == [f"d{row}" for row in range(DOCUMENTS) if row not in {**NEAR, **SAME}]
 
 
 def test_scripts_without_blanks_need_no_encoder(call, folder):

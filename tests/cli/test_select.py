@@ -90,6 +90,22 @@ def test_it_says_which_documents_the_benchmark_holds(call, folder, texts):
     (folder / "q.txt").write_text(f"{texts[1][4].upper()}\nw1 w2\n")
     done = call("select", "corpus.jsonl", "--for", "q.txt", "-n", 3)
     assert "chosen documents that are the text of an example: 1, such as d4" in done.stderr
+    assert "of one chosen before" not in done.stderr
+
+
+def test_it_says_which_documents_were_chosen_twice(call, folder):
+    pytest.importorskip("sentence_transformers", reason="needs the extra train")
+    (folder / "same.txt").write_text("red ore\nRed  ore\ndeep pit\nred ore\n")
+    done = call("select", "same.txt", "-n", 4, "--method", "k-center")
+    assert "the text of one chosen before: 2, such as " in done.stderr
+
+
+def test_of_the_best_rank_the_table_shows_the_rank(call, folder):
+    rows = call("select", *FILES, "--for", "q.npy", "-n", 3).stdout.split("Chosen first")[1]
+    assert "rank for it" in rows
+    assert "0.0000" not in rows  # log2 of a first rank
+    means = call("select", *FILES, "--for", "q.npy", "-n", 3, "--method", "betr-mean").stdout
+    assert "score" in means.split("Chosen first")[1]
 
 
 @pytest.mark.parametrize(

@@ -120,17 +120,18 @@ def cluster(
             "clusters without documents: k-means found fewer places than -k asks for, as it does "
             "where documents are equal; lower -k, or take duplicates out (stope dedup)."
         )
-    terminal.tell(f"{len(rows):,} documents in {output}")
+    terminal.tell(f"{terminal.counted(len(rows), 'document')} in {output}")
 
 
 def _show_largest(documents: corpora.Corpus, made: Any, sizes: Any) -> None:
     """The largest clusters, with the documents nearest to their centers."""
     rows = []
-    for label in np.argsort(-sizes, kind="stable")[:_EXAMPLES].tolist():
+    largest = np.argsort(-sizes, kind="stable")[: min(_EXAMPLES, int((sizes > 0).sum()))]
+    for label in largest.tolist():
         members = np.flatnonzero(made.labels == label)
         best = members[np.argsort(-made.scores[members], kind="stable")][:_EXAMPLES].tolist()
         names = documents.texts or documents.ids
-        shown = " | ".join(terminal.beginning(names[row], 30) for row in best)
+        shown = " | ".join(terminal.beginning(names[row], 28) for row in best)
         rows.append((f"{label}", shown, f"{sizes[label]:,}"))
     header = ["cluster", "nearest to its center", "documents"]
     terminal.show_table("Largest clusters", header, rows, words=2)

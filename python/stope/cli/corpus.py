@@ -6,6 +6,7 @@ import json
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,8 +26,8 @@ CorpusPath = Annotated[
     Path,
     typer.Argument(
         metavar="CORPUS",
-        help="Documents: .txt, .jsonl, .tsv, .csv (also .gz), .parquet, or a BEIR folder; or "
-        "embeddings alone, .npy or .parquet.",
+        help="Documents: .txt, .jsonl, .tsv, .csv (also .gz, .xz, .bz2), .parquet, or a BEIR "
+        "folder; or embeddings alone, .npy or .parquet.",
     ),
 ]
 EncoderName = Annotated[
@@ -149,6 +150,7 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
     from stope.data import iter_documents, read_rows
     from stope.data.readers.beir import beir_file
     from stope.data.readers.columns import ID_COLUMNS, first_of
+    from stope.data.readers.embeddings import vector_column
     from stope.data.readers.lines import plain_name
 
     chosen = context.params
@@ -183,11 +185,17 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
     if not chosen["quiet"]:
         numbered = "" if corpus.id_column else ", whose ids are the numbers of their rows, from 0"
         left_out = "".join(f"; {what} that are left out: {n:,}" for what, n in skipped.items())
-        many = "documents" if len(ids) > 1 else "document"
-        terminal.say(f"{path}: {len(ids):,} {many}{numbered}{left_out}.")
+        terminal.say(f"{path}: {terminal.counted(len(ids), 'document')}{numbered}{left_out}.")
     if chosen["embeddings"] is not None:
         without_effect(context, of_encoder, "it has no effect beside --embeddings")
         corpus.vectors = read_vectors(chosen["embeddings"], "--embeddings", rows=len(ids))
+    elif chosen["encoder"] is None and path.suffix == ".parquet":
+        with suppress(ValueError):  # several such columns: none of them is meant
+            if column := vector_column(path):
+                terminal.say(
+                    f'{path} has embeddings, too, in "{column}", which are not used; '
+                    f"--embeddings {path} takes them."
+                )
     return corpus
 
 

@@ -122,7 +122,7 @@ def dedup(
         terminal.tell(f"The largest group is kept as {documents.ids[largest]}: {text}")
     _show_examples(documents, distinct, left, threshold)
     _show_next(left, threshold)
-    terminal.tell(f"{len(kept):,} documents in {output}")
+    terminal.tell(f"{terminal.counted(len(kept), 'document')} in {output}")
 
 
 def _order(documents: corpora.Corpus, keep: Keep) -> NDArray[np.int64]:
@@ -207,8 +207,10 @@ def _show_next(left: Deduplicated, threshold: float) -> None:
     At most those with one before them at the threshold, kept or not; copies are not counted.
     """
     scores = left.nearest.scores
-    rows = [(f"{at}", f"{int((scores >= np.float64(at)).sum()):,}") for at in _LOOKED_AT]
-    terminal.show_table("Other thresholds", ["--threshold", "documents at most"], rows)
+    reached = {at: int((scores >= np.float64(at)).sum()) for at in _LOOKED_AT}
+    if any(reached.values()):
+        rows = [(f"{at}", f"{count:,}") for at, count in reached.items()]
+        terminal.show_table("Other thresholds", ["--threshold", "documents at most"], rows)
     spared = int((scores >= np.float64(threshold)).sum()) - (len(scores) - len(left.kept))
     if spared:
         terminal.tell(

@@ -136,4 +136,4 @@ def _show_hubs(documents: corpora.Corpus, entries: Any) -> None:
             cells.append(terminal.beginning(documents.texts[row], 60))
         rows.append((*cells, f"{entries[row]:,}"))
     header = ["document", "text", "edges"] if documents.texts else ["document", "edges"]
-    terminal.show_table("Documents with most edges", header, rows, words=len(header) - 1)
+    terminal.show_table("Most edges", header, rows, words=len(header) - 1)

@@ -138,8 +138,8 @@ def select(
     corpora.write_json(summary, {**counts, "method": method.value})
     terminal.show_counts("Selection", counts)
     _show_examples(documents, chosen, wanted)
-    _say_leaks(documents, chosen, wanted)
-    terminal.tell(f"{len(chosen.ids):,} documents in {output}")
+    _say_copies(documents, chosen, wanted)
+    terminal.tell(f"{terminal.counted(len(chosen.ids), 'document')} in {output}")
 
 
 def _refuse_idle(context: typer.Context, method: Method, examples: Path | None) -> None:
@@ -254,6 +254,8 @@ def _show_examples(
 ) -> None:
     """The first ones chosen, beside the examples that brought them."""
     reason = chosen.reasons.get("target", chosen.reasons.get("few_shot"))
+    by_rank = documents.context.params["method"] is Method.betr
+    ranks = chosen.reasons["rank"] if by_rank else None  # which say more than their logarithms
     rows = []
     for place, row in enumerate(chosen.ids[:_EXAMPLES].tolist()):
         cells = [documents.texts[row] if documents.texts else documents.ids[row]]
@@ -262,22 +264,33 @@ def _show_examples(
             about = "all of them" if example < 0 else (wanted.texts or wanted.ids)[example]
             cells.insert(0, about)
         score = chosen.scores[place]
-        cells.append(f"{score + 0.0:.4f}" if math.isfinite(score) else "")
+        number = f"{score + 0.0:.4f}" if math.isfinite(score) else ""
+        cells.append(number if ranks is None else f"{ranks[place]:,}")
         rows.append([terminal.beginning(cell, 50) for cell in cells])
-    header = ["example", "document", "score"] if reason is not None else ["document", "score"]
+    header = ["document", "score" if ranks is None else "rank for it"]
+    header = ["example", *header] if reason is not None else header
     terminal.show_table("Chosen first", header, rows, words=len(header) - 1)
 
 
-def _say_leaks(documents: corpora.Corpus, chosen: Selection, wanted: corpora.Corpus | None) -> None:
-    """Say how many chosen documents are examples, word by word."""
+def _say_copies(
+    documents: corpora.Corpus, chosen: Selection, wanted: corpora.Corpus | None
+) -> None:
+    """Say how many chosen documents are the text of an example, or of one chosen before."""
     from stope.data import text_key
 
-    if wanted is None or wanted.texts is None or documents.texts is None:
+    if documents.texts is None:
         return
-    known = set(map(text_key, wanted.texts))
-    same = [row for row in chosen.ids.tolist() if text_key(documents.texts[row]) in known]
-    if same:
-        terminal.say(
-            f"chosen documents that are the text of an example: {len(same):,}, such as "
-            f"{terminal.beginning(documents.ids[same[0]], 30)}; whoever trains on them has seen it."
-        )
+    keys = {row: text_key(documents.texts[row]) for row in chosen.ids.tolist()}
+    known = set(map(text_key, (wanted and wanted.texts) or []))
+    leaked = [row for row, key in keys.items() if key in known]
+    first = {key: row for row, key in reversed(keys.items())}
+    copies = [row for row, key in keys.items() if first[key] != row]
+    for rows, words, remedy in (
+        (leaked, "are the text of an example", "whoever trains on them has seen it"),
+        (copies, "are the text of one chosen before", "stope dedup takes copies out first"),
+    ):
+        if rows:
+            example = terminal.beginning(documents.ids[rows[0]], 30)
+            terminal.say(
+                f"chosen documents that {words}: {len(rows):,}, such as {example}; {remedy}."
+            )
