@@ -55,8 +55,8 @@ def topk_blocks(
     """
     rows, k = _arrays.matrix_shape(queries, "queries").rows, size(k, "k")
     best = TopK(np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1))
-    start = 0
-    for number, block in enumerate(blocks):
+    start = number = 0
+    for block in blocks:
         try:
             count = _arrays.matrix_shape(block, "block").rows
             if count and rows:
@@ -66,7 +66,7 @@ def topk_blocks(
         except (TypeError, ValueError) as error:
             said = f"blocks[{number}], which begins at id {start}: {error}"
             raise type(error)(said) from error
-        start += count
+        start, number = start + count, number + 1
         del block  # before the next one is made
     return best
 
