@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import doctest
-import importlib
 import inspect
-import pkgutil
 import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import frameworks
 import pytest
+from frameworks import load
 
 import stope
 
@@ -22,18 +22,7 @@ OPERATIONS = ("similarity", "topk", "mine_hard_negatives", "FlatIndex", "kmeans"
 
 
 def module_names():
-    found = pkgutil.walk_packages(stope.__path__, "stope.")
-    return [
-        "stope",
-        *sorted(m.name for m in found if not m.name.rpartition(".")[2].startswith("__main")),
-    ]
-
-
-def load(name):
-    """The module, with other people's warnings at import kept quiet."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return importlib.import_module(name)
+    return ["stope", *frameworks.module_names()]
 
 
 @pytest.mark.parametrize("name", module_names())

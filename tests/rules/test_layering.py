@@ -302,7 +302,9 @@ FOREIGN_ROOMS = {
     "hnswlib": "retrieval",
     "sklearn": "neighbors",
     "ir_measures": "evaluation",
-    "mteb": "integrations",
+    **dict.fromkeys(
+        ("mteb", "langchain_core", "llama_index", "haystack", "vicinity", "txtai"), "integrations"
+    ),
     "pydantic": "training",
     "yaml": "runs",
     "ray": "scale",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import importlib
-import pkgutil
 import warnings
 from pathlib import Path
 
+import frameworks
 import pytest
 
 import stope
@@ -52,12 +51,9 @@ def functions(path):
 def public_names():
     """Qualified names within each module of what some ``__all__`` lists."""
     listed = set()
-    for module in pkgutil.walk_packages(stope.__path__, "stope."):
-        if module.name.endswith("__main__"):
-            continue
+    for loaded in map(frameworks.load, frameworks.module_names()):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loaded = importlib.import_module(module.name)
             for name in getattr(loaded, "__all__", ()):
                 thing = getattr(loaded, name)
                 if hasattr(thing, "__module__"):

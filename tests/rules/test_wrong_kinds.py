@@ -8,11 +8,9 @@ parameter (or the file) and has no full stop; and no value of a wrong kind is ta
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import itertools
 import pathlib
-import pkgutil
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,6 +22,7 @@ pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("bm25s", reason="needs the extra retrieval")
 pytest.importorskip("hnswlib", reason="needs the extra retrieval")
 
+import frameworks
 import valid_calls
 import valid_torch_calls
 
@@ -63,11 +62,8 @@ def public():
     """{qualified name: function or class} of every ``__all__``, each thing at its first place."""
     places = {}
     modules = [stope]
-    for module in pkgutil.walk_packages(stope.__path__, "stope."):
-        if not module.name.endswith("__main__") and not module.name.startswith("stope.demo"):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                modules.append(importlib.import_module(module.name))
+    names = frameworks.module_names()
+    modules += [frameworks.load(name) for name in names if not name.startswith("stope.demo")]
     for module in modules:
         for name in getattr(module, "__all__", ()):
             thing = getattr(module, name)

@@ -75,7 +75,7 @@ NO_CALLS = {
     "stope.weighting.Formula",
     "stope.weighting.OfSignal",
     "stope.weighting.OfWeights",
-}
+} | valid_plugs_calls.FOREIGN
 
 # What a parameter takes besides the kind of its valid value, with no harm.
 TAKEN = {

@@ -1,0 +1,143 @@
+"""LlamaIndex: a vector store that searches exactly, and any of stope's retrievers as one of its."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import stope
+from stope._checks import shown
+from stope._extras import need
+from stope.ops._search import Metric
+
+base = need("llama_index.core.base.base_retriever", extra="llama-index")
+pydantic = need("llama_index.core.bridge.pydantic", extra="llama-index")
+schema = need("llama_index.core.schema", extra="llama-index")
+types = need("llama_index.core.vector_stores.types", extra="llama-index")
+utils = need("llama_index.core.vector_stores.utils", extra="llama-index")
+
+__all__ = ["StopeRetriever", "StopeVectorStore"]
+
+
+class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name-defined]
+    """A LlamaIndex vector store in memory, on a :class:`stope.FlatIndex`; it keeps the nodes, too.
+
+    Scores are those of the metric, higher is better; nodes of equal score come in the order of
+    their ids. A node whose id is there replaces it. Embeddings are kept as float32. Queries are of
+    the mode "default", by node ids, document ids and metadata filters; other modes are refused.
+
+    Args:
+        metric: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (score = -distance).
+
+    Example: ``VectorStoreIndex.from_documents(documents, storage_context=StorageContext.
+    from_defaults(vector_store=StopeVectorStore()))``, or ``VectorStoreIndex.from_vector_store``.
+    """
+
+    stores_text: bool = True
+    metric: Metric = "cosine"
+    _nodes: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
+    _index: stope.FlatIndex | None = pydantic.PrivateAttr(default=None)
+
+    @property
+    def client(self) -> Any:
+        """The :class:`stope.FlatIndex`, None while it is empty."""
+        return self._index
+
+    def add(self, nodes: Sequence[Any], **options: Any) -> list[str]:
+        """Keep nodes that have embeddings; returns their ids."""
+        last = {node.node_id: node for node in nodes}
+        if last:
+            rows = np.asarray([node.get_embedding() for node in last.values()], dtype=np.float32)
+            if self._index is None:
+                self._index = stope.FlatIndex(rows.shape[1], self.metric)
+            self._index.add(rows, list(last), replace=True)
+            kept = {"embedding": None}
+            self._nodes.update({name: node.model_copy(update=kept) for name, node in last.items()})
+        return [node.node_id for node in nodes]
+
+    def get_nodes(self, node_ids: list[str] | None = None, filters: Any = None) -> list[Any]:
+        """The nodes of these ids that pass the filters."""
+        return [self._nodes[name] for name in self._among(node_ids, None, filters)]
+
+    def delete(self, ref_doc_id: str, **options: Any) -> None:
+        """Remove all nodes of a document."""
+        self._remove(self._among(None, [ref_doc_id], None))
+
+    def delete_nodes(
+        self, node_ids: list[str] | None = None, filters: Any = None, **options: Any
+    ) -> None:
+        """Remove the nodes of these ids that pass the filters."""
+        self._remove(self._among(node_ids, None, filters))
+
+    def clear(self) -> None:
+        """Remove all nodes."""
+        self._index, self._nodes = None, {}
+
+    def query(self, query: Any, **options: Any) -> Any:
+        """The best nodes of a ``VectorStoreQuery``, with similarities and ids."""
+        if query.mode != types.VectorStoreQueryMode.DEFAULT:
+            raise ValueError(
+                f"mode is {shown(query.mode.value)}; StopeVectorStore has default alone"
+            )
+        if query.query_embedding is None:
+            raise ValueError("query has no embedding; set query_embedding")
+        pairs: list[tuple[str, float]] = []
+        if self._index is not None:
+            among = None
+            # VectorStoreIndex says by an empty list that it names no nodes.
+            named, of_documents = query.node_ids or None, query.doc_ids or None
+            if named or of_documents or query.filters is not None:
+                among = self._among(named, of_documents, query.filters)
+            rows = np.asarray([query.query_embedding], dtype=np.float32)
+            best = self._index.search(rows, query.similarity_top_k, among=among)
+            pairs = list(zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True))
+            pairs = [(name, score) for name, score in pairs if name in self._nodes]
+        return types.VectorStoreQueryResult(
+            nodes=[self._nodes[name] for name, _ in pairs],
+            similarities=[score for _, score in pairs],
+            ids=[name for name, _ in pairs],
+        )
+
+    def _among(self, node_ids: Any, doc_ids: Any, filters: Any) -> list[str]:
+        passes = utils.build_metadata_filter_fn(lambda name: self._nodes[name].metadata, filters)
+        names = self._nodes if node_ids is None else dict.fromkeys(node_ids)
+        return [
+            name
+            for name in names
+            if name in self._nodes
+            and (doc_ids is None or self._nodes[name].ref_doc_id in doc_ids)
+            and passes(name)
+        ]
+
+    def _remove(self, names: list[str]) -> None:
+        if self._index is not None and names:
+            self._index.remove(names)
+        for name in names:
+            del self._nodes[name]
+
+
+class StopeRetriever(base.BaseRetriever):  # type: ignore[misc,name-defined]
+    """One of stope's retrievers (BM25, dense, HNSW, hybrid) as a LlamaIndex retriever.
+
+    Args:
+        retriever: has ``search(queries, k)``, as those of `stope.retrieval`.
+        nodes: LlamaIndex nodes, in the order of the retriever's corpus.
+        similarity_top_k: how many nodes to return.
+    """
+
+    def __init__(
+        self, retriever: Any, nodes: Sequence[Any], *, similarity_top_k: int = 2, **options: Any
+    ) -> None:
+        self._retriever, self._nodes, self._k = retriever, list(nodes), similarity_top_k
+        super().__init__(**options)
+
+    def _retrieve(self, query_bundle: Any) -> list[Any]:
+        ranking = self._retriever.search([query_bundle.query_str], k=min(self._k, len(self._nodes)))
+        pairs = zip(ranking.ids[0].tolist(), ranking.scores[0].tolist(), strict=True)
+        return [
+            schema.NodeWithScore(node=self._nodes[row], score=score)
+            for row, score in pairs
+            if row >= 0
+        ]
