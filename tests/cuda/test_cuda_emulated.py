@@ -281,13 +281,40 @@ def test_flat_index_keeps_panels_on_its_device(metric, dtype, monkeypatch):
     for rows in parts[1:]:
         index.add(rows)
     row_bytes = 2 * 64 + 20
-    assert index._held.panels.shape == (4 * 128 * row_bytes,)
+    assert index._store.held.panels.shape == (4 * 128 * row_bytes,)
     expected = stope.topk(queries, corpus, 9, metric=metric)
     assert_all_same(index.search(to_device(queries), 9), expected)
     in_chunks_of_128_rows(monkeypatch, 500, 33, 9)
     assert_all_same(index.search(to_device(queries), 9), expected)
-    index._held.panels.memory[:] = 0  # so they are what is scanned
+    index._store.held.panels.memory[:] = 0  # so they are what is scanned
     assert (index.search(to_device(queries), 9).ids.get() != expected.ids).any()
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_flat_index_changes_and_filters_on_its_device(texts, tmp_path):
+    """Against the same index on the CPU, whose tests have an oracle."""
+    queries, corpus = cases.make("many_ties", 5, 300, 20)
+    ids = np.random.default_rng(0).permutation(500)[:300]
+    ids = [f"{id_:03}" for id_ in ids] if texts else ids.tolist()
+    here, there = stope.FlatIndex(20), stope.FlatIndex(on_device(corpus[:0]))
+    for index, put in ((here, lambda rows: rows), (there, on_device)):
+        index.add(put(corpus[:200]), ids[:200])
+        index.remove(ids[10:50])
+        index.update(put(corpus[200:220]), ids[60:80])
+        index.add(put(corpus[200:]), [*ids[200:290], *ids[:10]], replace=True)
+        assert index.ids.tolist() == sorted({*ids[:10], *ids[50:290]})
+    mask = np.arange(len(here)) % 3 > 0
+    some = [ids[60 + row : 100 : 2] for row in range(5)]
+    for options in ({}, {"exclude": some}, {"among": some}, {"among": mask}, {"exclude": ids[::2]}):
+        expected = here.search(queries, 9, **options)
+        assert_all_same(there.search(on_device(queries), 9, **options), expected)
+        assert_all_same(here.search(on_device(queries), 9, **options), expected)
+    np.testing.assert_array_equal(there.reconstruct(ids[60:70]).get(), here.reconstruct(ids[60:70]))
+    for index in (here, there):
+        index.save(tmp_path / str(index is here))
+    assert (tmp_path / "True").read_bytes() == (tmp_path / "False").read_bytes()
+    with pytest.raises(RuntimeError, match="CPU"):
+        there.range_search(on_device(queries), 0.5)
 
 
 # --- the border --------------------------------------------------------------------------------

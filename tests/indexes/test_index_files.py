@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import cases
 import hypothesis.strategies as st
@@ -18,6 +22,7 @@ from hypothesis import given
 import stope
 
 METRICS = ("dot", "cosine", "euclidean")
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -78,6 +83,21 @@ def saved(tmp_path_factory):
     return path.read_bytes()
 
 
+KINDS = {
+    "plain": {},
+    "numbers": {"ids": np.arange(50) * 3 - 9},
+    "texts": {"ids": [f"é{number:02}" for number in range(50)]},
+    "rounded": {"storage": "float16"},
+}
+
+
+@pytest.fixture(scope="module", params=[*KINDS])
+def any_saved(tmp_path_factory, request):
+    path = tmp_path_factory.mktemp("index") / "index.stope"
+    stope.FlatIndex(cases.make("gaussian", 1, 50, 20)[1], **KINDS[request.param]).save(path)
+    return path.read_bytes()
+
+
 def refused(path, contents):
     path.write_bytes(contents)
     with pytest.raises(ValueError, match=r"index\.stope") as info:
@@ -86,9 +106,9 @@ def refused(path, contents):
     return str(info.value)
 
 
-def test_every_altered_byte_is_noticed(tmp_path, saved):
+def test_every_altered_byte_is_noticed(tmp_path, any_saved):
     """Each byte of the first and last 256, and bytes spread over the whole file."""
-    size = len(saved)
+    saved, size = any_saved, len(any_saved)
     places = {*range(256), *range(size - 256, size), *range(0, size, max(1, size // 400))}
     for place in sorted(places):
         altered = bytearray(saved)
@@ -96,8 +116,8 @@ def test_every_altered_byte_is_noticed(tmp_path, saved):
         refused(tmp_path / "index.stope", bytes(altered))
 
 
-def test_every_truncation_is_noticed(tmp_path, saved):
-    size = len(saved)
+def test_every_truncation_is_noticed(tmp_path, any_saved):
+    saved, size = any_saved, len(any_saved)
     for length in {
         *range(0, 300, 7),
         *range(size // 2, size // 2 + 9),
@@ -108,9 +128,9 @@ def test_every_truncation_is_noticed(tmp_path, saved):
         refused(tmp_path / "index.stope", saved[:length])
 
 
-def test_extra_bytes_are_noticed(tmp_path, saved):
-    refused(tmp_path / "index.stope", saved + b"\0")
-    refused(tmp_path / "index.stope", saved + saved)
+def test_extra_bytes_are_noticed(tmp_path, any_saved):
+    refused(tmp_path / "index.stope", any_saved + b"\0")
+    refused(tmp_path / "index.stope", any_saved + any_saved)
 
 
 HEADER_FIELDS = ["metric", "dtype", "rows", "dim", "sections", "corpus", "offset", "size", "crc32"]
@@ -119,7 +139,7 @@ HEADER_FIELDS = ["metric", "dtype", "rows", "dim", "sections", "corpus", "offset
 def with_header(saved, header):
     """The file with another header, whose checksum is right."""
     text = json.dumps(header).encode() if not isinstance(header, bytes) else header
-    start = b"STOPEIDX" + struct.pack("<III", 1, len(text), zlib.crc32(text)) + text
+    start = saved[:12] + struct.pack("<II", len(text), zlib.crc32(text)) + text
     return start.ljust(4096, b"\0") + saved[4096:]
 
 
@@ -142,6 +162,65 @@ def test_an_edited_header_is_refused_in_a_sentence(tmp_path_factory, saved, fiel
         return
     place[field] = value
     refused(tmp_path_factory.mktemp("edited") / "index.stope", with_header(saved, header))
+
+
+@given(
+    st.sampled_from(["ids", "kind", "next", "rounds", "texts", "offset", "size", "crc32", "rows"]),
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["numbered", "int64", "x", {}]),
+)
+def test_an_edited_header_of_ids_is_refused(tmp_path_factory, field, value):
+    path = tmp_path_factory.mktemp("edited") / "index.stope"
+    stope.FlatIndex(cases.make("gaussian", 1, 50, 20)[1], **KINDS["texts"]).save(path)
+    saved = path.read_bytes()
+    header = header_of(saved)
+    place = header["ids"] if field in ("kind", "next", "rounds") else header
+    place = header["sections"] if field == "texts" else place
+    place = header["sections"]["texts"] if field in ("offset", "size", "crc32") else place
+    if type(value) is type(place[field]) and value == place[field]:
+        return
+    place[field] = value
+    if field == "rounds" and isinstance(value, bool):  # says what later rows may be
+        path.write_bytes(with_header(saved, header))
+        assert len(stope.FlatIndex.load(path)) == 50
+    elif field == "next" and type(value) is int and 0 <= value < 2**63:
+        path.write_bytes(with_header(saved, header))  # a text needs no next number
+        assert len(stope.FlatIndex.load(path)) == 50
+    else:
+        refused(path, with_header(saved, header))
+
+
+def with_section(saved, name, content):
+    """The file with other bytes of a section, whose checksums are right."""
+    header = header_of(saved)
+    section = header["sections"][name]
+    section["crc32"] = zlib.crc32(content)
+    at = section["offset"]
+    assert len(content) == section["size"]
+    return with_header(saved[:at] + content + saved[at + len(content) :], header)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_ids_that_do_not_ascend_are_refused(tmp_path, verify):
+    """Also where checksums are right: somebody wrote such a file."""
+    path = tmp_path / "index.stope"
+    rows = np.ones((4, 3), np.float32)
+    stope.FlatIndex(rows, ids=[-5, 2, 3, 4]).save(path)
+    numbers = path.read_bytes()
+    stope.FlatIndex(rows, ids=["a", "bc", "d", "e"]).save(path)
+    texts = path.read_bytes()
+    damaged = [with_section(texts, "texts", content) for content in (b"abcda", b"abc\xffe")]
+    for offsets in ([1, 1, 3, 4, 5], [0, 1, 3, 4, 4], [0, 3, 1, 4, 5], [0, 1, 3, 4, 2**62]):
+        damaged.append(with_section(texts, "ids", np.array(offsets, "<i8").tobytes()))
+    if verify:
+        for ids in ([-5, 3, 2, 4], [2, 2, 3, 4], [-1, 2, 3, 4]):
+            damaged.append(with_section(numbers, "ids", np.array(ids, "<i8").tobytes()))
+    header = header_of(numbers)
+    header["ids"]["next"] = 4
+    damaged.append(with_header(numbers, header))
+    for contents in damaged:
+        path.write_bytes(contents)
+        with pytest.raises(ValueError, match=r"index\.stope is altered: its "):
+            stope.FlatIndex.load(path, verify=verify)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +286,73 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, succeeds):
     )
     assert "refused" in stdout
     assert "['index.stope']" in stdout
+
+
+def test_equal_indexes_have_equal_files(tmp_path):
+    """Whatever was added, removed and replaced before, in whatever order."""
+    rows = cases.make("gaussian", 1, 60, 12)[1]
+    first = stope.FlatIndex(rows[:40], ids=np.arange(40) * 2)
+    other = stope.FlatIndex(12)
+    other.add(rows[:50] + 1, [*range(79, 29, -1)])
+    other.remove([id_ for id_ in other.ids if id_ % 2])
+    other.add(rows[:40], np.arange(40) * 2, replace=True)
+    for name, index in (("a", first), ("b", other)):
+        index.add(rows[:1], [100])
+        index.save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_file_of_the_first_version_is_read_and_still_written(tmp_path):
+    """The header and the SHA-256 of a file that stope wrote before an index had ids."""
+    index = stope.FlatIndex(np.arange(1, 13, dtype=np.float32).reshape(4, 3))
+    index.save(tmp_path / "index.stope")
+    written = (tmp_path / "index.stope").read_bytes()
+    assert hashlib.sha256(written).hexdigest().startswith("7c9f6cb416ef0a2a")
+    sections = {
+        "corpus": {"offset": 4096, "size": 48, "crc32": 3995205568},
+        "packed": {"offset": 8192, "size": 1408, "crc32": 2697617222},
+    }
+    header = {"metric": "dot", "dtype": "float32", "rows": 4, "dim": 3, "sections": sections}
+    assert (written[8:12], header_of(written)) == (struct.pack("<I", 1), header)
+    assert list(stope.FlatIndex.load(tmp_path / "index.stope")) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+def test_a_kill_at_any_moment_leaves_an_index_whole(tmp_path):
+    """The old one until the new one is complete, and nothing beside it after the next save."""
+    script = tmp_path / "saves.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(SUPPORT)!r})\n"
+        "import os, kills, numpy as np, stope\n"
+        "from stope._files import atomic\n"
+        "from stope.indexes import _file\n"
+        "places = {'pad': (_file, '_pad'), 'sum': (_file, '_checksum'), 'sync': (os, 'fsync'),\n"
+        "          'rename': (os, 'replace'), 'block': (_file, '_blocks')}\n"
+        "def run(name, moment):\n"
+        "    if moment is not None:\n"
+        "        kills.kill_at_call(*places[name], moment)\n"
+        "    index = stope.FlatIndex.load('index.stope')\n"
+        "    index.add(np.ones((3, 8), np.float32), replace=True, ids=['a', 'new', 'z'])\n"
+        "    index.save('index.stope')\n"
+        "kills.lives_and_deaths(run)\n"
+    )
+    path = tmp_path / "index.stope"
+    old = np.arange(40, dtype=np.float32).reshape(5, 8)
+    stope.FlatIndex(old, ids=list("abcde")).save(path)
+    jobs = {"pad": [1, 2, 4], "sum": [1, 4], "sync": [1], "rename": [1], "block": [1, 8]}
+    done = subprocess.run(
+        [sys.executable, script.name],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        input=json.dumps(jobs),
+        check=True,
+    )
+    ends = [json.loads(line)[2] for line in done.stdout.splitlines()]
+    assert ends == [end for moments in jobs.values() for end in ["killed"] * len(moments) + [0]]
+    assert stope.FlatIndex.load(path).ids.tolist() == [*"abcde", "new", "z"]
+    assert sorted(os.listdir(tmp_path)) == ["index.stope", "saves.py"]
 
 
 def test_nothing_is_unpickled(tmp_path, saved):

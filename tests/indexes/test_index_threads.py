@@ -14,6 +14,7 @@ import pytest
 import reference
 
 import stope
+from stope.indexes import _store
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda i: pickle.loads(pickle.dumps(i))])
@@ -82,6 +83,120 @@ def test_threads_search_add_copy_and_save_at_once(tmp_path, threads):
     assert len(sizes) > 10
     expected = reference.select(scores[:, : len(index)], 10)
     reference.assert_same(index.search(queries, 10), expected)
+
+
+def states_of(changes, seed):
+    """Changes ``(removed, ids, rows of the pool)`` of an index, and after each {id: row}."""
+    rng = np.random.default_rng(seed)
+    pool = iter(range(100_000))
+    state = {int(id_): next(pool) for id_ in rng.permutation(2000)[:300]}
+    steps, states = [], [dict(state)]
+    for _ in range(changes):
+        removed = rng.choice(list(state), 9, replace=False).tolist()
+        for id_ in removed:
+            del state[id_]
+        states.append(dict(state))
+        put = rng.choice(list(state), 4, replace=False).tolist()
+        put += rng.choice(np.setdiff1d(np.arange(2000), list(state)), 9, replace=False).tolist()
+        rows = [next(pool) for _ in put]
+        state.update(zip(put, rows, strict=True))
+        states.append(dict(state))
+        steps.append((removed, put, rows))
+    return steps, states, next(pool)
+
+
+def test_searches_beside_every_change_answer_from_one_moment(threads, monkeypatch):
+    """Removals, replacements, additions and compactions, while others search and look for ids."""
+    threads(2)
+    monkeypatch.setattr(_store, "_MOST_GONE", 40)
+    steps, states, count = states_of(60, seed=1)
+    queries, pool = cases.make("many_ties", 6, count, 24)
+    scores, wanted = reference.canonical(queries, pool), np.arange(0, 2000, 3)
+
+    def answer(state):
+        ids = np.array(sorted(id_ for id_ in state if id_ % 3 == 0))
+        found = reference.select(scores[:, [state[id_] for id_ in ids]], 12)
+        return found[0], np.where(found[1] < 0, -1, ids[found[1]])
+
+    answers = [answer(state) for state in states]
+    first = states[0]
+    index = stope.FlatIndex(pool[list(first.values())], ids=list(first))
+    moment, stop, seen = [0], threading.Event(), set()
+
+    def moments(matches):
+        """Those at which what was seen is true, from before it was asked for until now."""
+        least = moment[0]
+        got = matches()
+        most = moment[0] + 1
+        fitting = [place for place in range(least, min(most + 1, len(states))) if got(place)]
+        assert fitting, f"no moment from {least} to {most} has this answer"
+        seen.update(fitting)
+
+    def search():
+        while not stop.is_set():
+
+            def found():
+                got = index.search(queries, 12, among=wanted)
+                return lambda place: all(map(np.array_equal, got, answers[place]))
+
+            def ids():
+                got = index.ids.tolist()
+                return lambda place: got == sorted(states[place])
+
+            moments(found)
+            moments(ids)
+
+    with ThreadPoolExecutor(2) as executor:
+        working = [executor.submit(search) for _ in range(2)]
+        try:
+            for removed, ids, rows in steps:
+                index.remove(removed)
+                moment[0] += 1
+                index.add(pool[rows], ids, replace=True)
+                moment[0] += 1
+                time.sleep(0.002)
+        finally:
+            stop.set()
+        for work in working:
+            work.result()
+    assert len(seen) > 20
+    assert index._store.held.ids.places < 2 * len(states[-1]), "it was compacted"
+    reference.assert_same(index.search(queries, 12, among=wanted), answers[-1])
+
+
+def test_a_handler_that_interrupts_a_change_hears_that_ids_are_not_looked_up(succeeds):
+    """It may search; whatever looks for an id waits for nobody and raises."""
+    code = """
+        import copy, signal, numpy as np, stope
+        rows = np.random.default_rng(0).standard_normal((60_000, 64), dtype=np.float32)
+        index, told = stope.FlatIndex(rows[:1000], ids=np.arange(1000)[::-1]), []
+        def handler(*_):
+            assert index.search(rows[:1], 1).ids.item() == 999 and len(index.ids) >= 1000
+            said = []
+            for call in (
+                lambda: 3 in index,
+                lambda: index.search(rows[:1], 1, exclude=[3]),
+                lambda: index.remove([3]),
+                lambda: copy.copy(index),
+            ):
+                try:
+                    call()
+                except RuntimeError as error:
+                    said.append(str(error))
+            told.extend([said] * (len(said) == 4))
+            assert len(said) in (0, 4) or not index._store._changer
+        signal.signal(signal.SIGALRM, handler)
+        while not told:
+            signal.setitimer(signal.ITIMER_REAL, 0.003)
+            try:
+                index.add(rows)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            if 3 not in index:
+                index.add(rows[:1], [3])
+        print(told[0][0])
+    """
+    assert "in a signal handler or __del__; let it note the rows" in succeeds(code, timeout=60)
 
 
 def test_additions_of_several_threads_are_all_there(threads):

@@ -167,7 +167,10 @@ def _decoded(
             raise ValueError("its strings begin and end nowhere")
         values = np.empty(rows, dtype=object)
         ends = zip(offsets.tolist(), offsets[1:].tolist(), strict=False)
-        values[:] = [texts[begin:end].decode("utf-8", "surrogatepass") for begin, end in ends]
+        try:
+            values[:] = [texts[begin:end].decode("utf-8", "surrogatepass") for begin, end in ends]
+        except UnicodeDecodeError:
+            raise ValueError("its strings are not UTF-8") from None
     elif values is not None and rows:
         least = int(values[-1]) + 1
     if values is not None and (verify or values.dtype == object):
