@@ -23,7 +23,9 @@ from stope.ops._search import Metric, Packed, Precision, padded_search, pair_sco
 from stope.ops.pairs_above import pairs_above
 from stope.progress import Progress
 
-_FEW = 8  # rows that are at most one in so many are searched by themselves
+# Rows that are at most one in so many are searched by themselves: copying and packing a row costs
+# what scanning 30 of them costs for a single query, and 2 for many queries.
+_FEW, _FEW_OF_ALL, _MANY_QUERIES = 8, 32, 16
 _MOST_TIED = 1 << 22  # entries of one search for rows that share a score
 
 Scores = NDArray[np.float32]
@@ -113,9 +115,10 @@ def _part(question: Question) -> _Part:
     held, filter_ = question.held, question.filter
     if filter_.mask is None or filter_.listed is not None:
         return _Part(held.corpus, Packed(held.panels), None, filter_.excluded)
-    devices = _arrays.matrix_shape(question.queries, "queries").device, held.shape.device
-    few = np.count_nonzero(filter_.mask) * _FEW <= held.ids.places
-    if not few and devices == ("cpu", "cpu"):
+    shape = _arrays.matrix_shape(question.queries, "queries")
+    share = _FEW if shape.rows >= _MANY_QUERIES else _FEW_OF_ALL
+    few = np.count_nonzero(filter_.mask) * share <= held.ids.places
+    if not few and (shape.device, held.shape.device) == ("cpu", "cpu"):
         allowed = np.packbits(filter_.mask, bitorder="little")
         return _Part(held.corpus, Packed(held.panels, allowed), None, filter_.excluded)
     places = held.ids.in_order(filter_.mask)

@@ -65,6 +65,8 @@ def _named(value: Any, name: str, queries: int, ids: Ids, find: Find) -> Mask | 
     mask = _bools(value, name, queries, ids)
     if mask is not None and mask.ndim == 2:
         return _of_masks(mask, ids)
+    if mask is not None and ids.sorted and ids.live is None:
+        return mask
     marked = np.zeros(ids.places, dtype=bool)
     if mask is not None:
         marked[ids.in_order()[mask]] = True

@@ -317,10 +317,10 @@ class FlatIndex:
             ValueError, TypeError: as :func:`stope.topk`; a filter of another kind or shape; an id
                 that the index never gave.
 
-        Cost: one filter for all queries costs nothing to speak of; where it leaves at most an
-        eighth of the rows, these are copied and searched alone. ``among`` for each query scores
-        each pair that it names, 4 and 24 bytes a pair. On a CUDA device a filter for all queries
-        copies the rows it leaves.
+        Cost: one filter for all queries is a bit for each row in the scan; where it leaves at most
+        an eighth of the rows (a 32nd for fewer than 16 queries), these are copied and searched
+        alone, as on a CUDA device. ``among`` for each query scores the pairs it names, in about 60
+        bytes a pair (docs/guides/index.md has times).
         """
         if out is not None and self._store.held.ids.texts:
             raise TypeError("out takes int64 ids, but those of the index are strings; leave it out")
@@ -333,7 +333,9 @@ class FlatIndex:
             options |= {"ceiling": ceiling, "floor": floor, "progress": progress}
             if ids.values is None and filter_.mask is None and filter_.listed is None:
                 options |= {"exclude": filter_.excluded, "packed": _search.Packed(now.panels)}
-                return _search.padded_search(queries, now.corpus, k, out=out, **options)
+                whole = shape.rows > 0 and k <= ids.places
+                answer = _search.search if whole else _search.padded_search
+                return answer(queries, now.corpus, k, out=out, **options)
             question = Question(now, queries, filter=filter_, **options)
             scores, places = _answers.best(question, k)
         place = _arrays.place_of(queries, shape.device, "queries")
