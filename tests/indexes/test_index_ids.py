@@ -296,6 +296,8 @@ def test_words_of_in_and_iteration():
     assert np.int32(3) in numbered
     assert 6 not in numbered
     assert "3" not in numbered
+    assert 10**30 not in numbered
+    assert -(10**30) not in numbered
     assert True not in numbered
     assert 3.0 not in numbered
     assert repr(numbered) == "FlatIndex(6 rows, dim=6, float32, metric='dot')"
@@ -324,6 +326,44 @@ def stope_copy(how, index):
     import copy
 
     return getattr(copy, how)(index)
+
+
+class Interrupting(dict):
+    """A dictionary whose first change is interrupted, when it is done, as by Ctrl-C."""
+
+    left = 1
+
+    def interrupt(self):
+        self.left -= 1
+        if self.left >= 0:
+            raise KeyboardInterrupt
+
+    def update(self, *changes):
+        super().update(*changes)
+        self.interrupt()
+
+    def pop(self, *key):
+        super().pop(*key)
+        self.interrupt()
+
+
+@pytest.mark.parametrize("change", ["replace", "remove"])
+def test_an_interrupted_change_leaves_ids_where_they_were(change):
+    index = stope.FlatIndex(ROWS, ids=[9, 3, 5, 1, 7, 2])
+    rows = {id_: index.reconstruct([id_]).copy() for id_ in index}
+    store = index._store
+    ids = store.held.ids._replace(later=Interrupting(store.held.ids.later))
+    store.held = store.held._replace(ids=ids)
+    with pytest.raises(KeyboardInterrupt):
+        index.remove([1, 2]) if change == "remove" else index.add(
+            ROWS[:2] * 7, [4, 3], replace=True
+        )
+    assert index.ids.tolist() == sorted(rows)
+    assert 4 not in index
+    index.add(ROWS[:1] * 3, [4])
+    rows[4] = ROWS[:1] * 3
+    for id_, row in rows.items():
+        np.testing.assert_array_equal(index.reconstruct([id_]), row)
 
 
 def test_nbytes_counts_what_is_kept():

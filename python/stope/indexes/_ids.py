@@ -149,6 +149,14 @@ class Ids(NamedTuple):
         places = range(first, self.places)
         return dict(zip(self.values[first:].tolist(), places, strict=True))
 
+    def learn_again(self) -> None:
+        """Tell the dictionary anew which places its ids have."""
+        self.later.clear()
+        if self.values is not None:
+            places = np.arange(self.ascending, self.places)
+            places = places if self.live is None else places[self.live[places]]
+            self.later.update(zip(self.values[places].tolist(), places.tolist(), strict=True))
+
     def without(self, removed: Places) -> Ids:
         """Without these places; the dictionary still has to hear of it."""
         live = np.ones(self.places, dtype=bool) if self.live is None else self.live.copy()

@@ -18,6 +18,7 @@ from stope.indexes._ids import Ids, Places
 from stope.ops._search import Metric
 
 T = TypeVar("T")
+_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 _MOST_GONE = 1024  # rows that are gone before a store is compacted, and a third of those there
 
 
@@ -37,6 +38,7 @@ class Store:
         self._readers = 0
         self._turn = threading.Lock()
         self._changer: int | None = None
+        self._half_told = False  # the dictionary knows of rows that are not held yet
 
     @contextmanager
     def reading(self, look: Callable[[Ids], T]) -> Iterator[tuple[Held, T]]:
@@ -68,8 +70,12 @@ class Store:
         """Bytes of rows, panels and ids, with what is gone and room to grow."""
         with self._lock:
             now, room = self.held, self._room
-        ids, kept = now.ids, Room(now.corpus, now.panels, now.ids.values) if room is None else room
-        count = sum(int(array.nbytes) for array in kept if array is not None)
+        ids, shape = now.ids, now.shape
+        if room is None:
+            count = shape.rows * shape.dim * _BYTES[shape.dtype] + int(now.panels.nbytes)
+            count += 0 if ids.values is None else ids.values.nbytes
+        else:
+            count = sum(array.nbytes for array in room if array is not None)
         count += sys.getsizeof(ids.later) + (0 if ids.live is None else ids.live.nbytes)
         if ids.values is not None and ids.texts:
             count += sum(map(sys.getsizeof, ids.values.tolist()))
@@ -125,8 +131,9 @@ class Store:
             with self._lock:
                 crowded = bool(self._readers) or self._room is not room  # not ours alone: a copy's
                 self._room, after = growth.finished(crowded=crowded)
-                before.ids.later.update(after.ids.changes(before.ids))
-                self.held = after
+                changes, self._half_told = after.ids.changes(before.ids), True
+                before.ids.later.update(changes)
+                self.held, self._half_told = after, False
             self._compact_if_due()
             return new
 
@@ -141,9 +148,10 @@ class Store:
                 self.held = after.compacted(self.metric)
                 return
             with self._lock:
+                self._half_told = True
                 for id_ in ids.tolist():
                     before.ids.later.pop(id_, None)
-                self.held = after
+                self.held, self._half_told = after, False
             self._compact_if_due()
 
     def compact(self) -> None:
@@ -169,9 +177,20 @@ class Store:
         with self._turn:
             self._changer = threading.get_ident()
             try:
+                self._tell_again()
                 yield self.held
             finally:
-                self._changer = None
+                try:
+                    self._tell_again()
+                finally:
+                    self._changer = None
+
+    def _tell_again(self) -> None:
+        """Mend the dictionary where Ctrl-C came between it and what is held."""
+        if self._half_told:
+            with self._lock:
+                self.held.ids.learn_again()
+                self._half_told = False
 
     def _refuse_to_handler(self, what: str) -> None:
         if self._changer == threading.get_ident():

@@ -31,12 +31,12 @@ Storage = Literal["float32", "float16", "bfloat16", "int8"]
 class FlatIndex:
     """An exact index of rows under ids: its answers equal :func:`stope.topk`'s, bit for bit.
 
-    **What it answers** depends on the pairs (id, row) that are in it, and on nothing else: not on
-    the order in which they came, on what was removed or replaced before, on saving, threads or
-    instruction sets. A search returns the k best by (canonical score of the stored row descending,
-    id ascending); int64 ids ascend as numbers, texts by code points. So parts of an index that are
-    searched one by one, their answers merged in that order, answer as the whole does, with
-    filters, too.
+    **What it answers** (exactly, as by default) depends on the pairs (id, row) that are in it, and
+    on nothing else: not on the order in which they came, on what was removed or replaced before, on
+    saving, threads or instruction sets. A search returns the k best by (canonical score of the
+    stored row descending, id ascending); int64 ids ascend as numbers, texts by code points. So
+    parts of an index that are searched one by one, their answers merged in that order, answer as
+    the whole does, with filters, too.
 
     Rows without ids are numbered: the first is 0, and each gets one more than the largest id that
     there ever was; no number is given twice. Ids may be int64 (any but -1, which marks a missing
@@ -127,8 +127,9 @@ class FlatIndex:
 
     def __contains__(self, id_: object) -> bool:
         """Whether a row of this id is there."""
-        wanted = _ids.flat([id_], "id") if isinstance(id_, str | int | np.integer) else None
         ids = self._store.held.ids
+        number = isinstance(id_, int | np.integer) and -(2**63) <= id_ < 2**63
+        wanted = _ids.flat([id_], "id") if number or isinstance(id_, str) else None
         if wanted is None or ids.texts != (wanted.dtype == object):
             return False
         return bool(self._store.places(wanted)[1][0] >= 0)
