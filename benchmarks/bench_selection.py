@@ -11,11 +11,11 @@ Embeddings are all-MiniLM-L6-v2's and are kept in --cache. Collections are cut, 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,12 @@ def embedder_of_long(options: argparse.Namespace) -> Any:
     return made
 
 
-def duplicates(options: argparse.Namespace) -> list[dict[str, Any]]:
+Rows = Iterator[list[dict[str, Any]]]  # some at a time: what was measured stays if it is stopped
+
+
+def duplicates(options: argparse.Namespace) -> Rows:
     """Recall of planted copies, by encoder and threshold; --read writes the pairs to be judged."""
-    rows, pairs = [], []
+    pairs = []
     embed = embedder_of_long(options)
     for name in options.copies:
         planted = selection_duplicates.plant(
@@ -77,7 +80,7 @@ def duplicates(options: argparse.Namespace) -> list[dict[str, Any]]:
             "MiniLM": embed(planted.texts, role="corpus"),
         }.items():
             common = {"collection": name, "encoder": encoder, "documents": planted.start}
-            rows += [{**common, **row} for row in selection_duplicates.measure(planted, embeddings)]
+            yield [{**common, **row} for row in selection_duplicates.measure(planted, embeddings)]
             drawn = selection_duplicates.to_read(
                 planted, embeddings, list(READ_FROM), options.read_each
             )
@@ -85,12 +88,11 @@ def duplicates(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.read:
         lines = [json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs]
         options.read.write_text("".join(lines), encoding="utf-8")
-    return rows
 
 
-def training(options: argparse.Namespace) -> list[dict[str, Any]]:
+def training(options: argparse.Namespace) -> Rows:
     """What training on a selection brings, against as many random pairs."""
-    return selection_training.measure(
+    yield from selection_training.measure(
         options.data,
         Settings(options.cache),
         names=options.pool,
@@ -103,7 +105,7 @@ def training(options: argparse.Namespace) -> list[dict[str, Any]]:
     )
 
 
-def labels(options: argparse.Namespace) -> list[dict[str, Any]]:
+def labels(options: argparse.Namespace) -> Rows:
     """Accuracy of titles by method, the classifier trained on some or all of them."""
     collection = read_beir(options.data / "onet_titles")
     embed = embedder(Settings(options.cache))
@@ -115,14 +117,14 @@ def labels(options: argparse.Namespace) -> list[dict[str, Any]]:
         splits.append(selection_labels.Titles(names, embed(texts, role="query"), right))
     say(f"onet_titles: {', '.join(str(len(each.names)) for each in splits)} titles")
     classes = len(collection.corpus_ids)
-    return selection_labels.measure(*splits, classes, [0.2, 1.0], options.seeds)
+    yield selection_labels.measure(*splits, classes, [0.2, 1.0], options.seeds)
 
 
-def passages(options: argparse.Namespace) -> list[dict[str, Any]]:
+def passages(options: argparse.Namespace) -> Rows:
     """nDCG@10 and recall of the first five, by split."""
     collection = read_beir(options.data / "multihop_small")
     collection = selection_passages.cut(collection, options.passages)
-    return selection_passages.measure(collection, embedder_of_long(options))
+    yield selection_passages.measure(collection, embedder_of_long(options))
 
 
 def table_of(part: str, rows: list[dict[str, Any]]) -> Table:
@@ -164,7 +166,7 @@ QUICK = {
 def main() -> None:
     """Run the benchmark; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = functools.partial(parser.add_argument)
+    add = parser.add_argument
     add("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     add("--quick", action="store_true", help="small cuts, to see that it works")
     add("--data", type=Path, default=inputs.COLLECTIONS, help="folder of BEIR folders")
@@ -184,19 +186,21 @@ def main() -> None:
     add("--unanswered", type=int, default=1500, help="documents that answer no query; 0: all")
     add("--seeds", type=int, default=3, help="how many")
     add("--titles", type=int, default=10_000, help="to train on; a fifth for dev and for test")
-    add("--passages", type=int, default=3000, help="of multihop_small, all positives among them")
+    add("--passages", type=int, default=1500, help="of multihop_small, all positives among them")
     options = parser.parse_args()
     if options.quick:
         vars(options).update(QUICK)
     options.queries, options.unanswered = options.queries or None, options.unanswered or None
     began, command = time.perf_counter(), shlex.join([Path(sys.executable).name, *sys.argv])
-    measured = []
+    measured: list[dict[str, Any]] = []
     for part in options.parts:
-        rows = PARTS[part](options)
+        rows: list[dict[str, Any]] = []
+        for some in PARTS[part](options):
+            rows += some
+            measured += [{"part": part, **row} for row in some]
+            if options.json:
+                write_json(options.json, measured, command, time.perf_counter() - began)
         print_with_machine(table_of(part, rows))
-        measured += [{"part": part, **row} for row in rows]
-        if options.json:  # what was measured stays if the next is stopped
-            write_json(options.json, measured, command, time.perf_counter() - began)
 
 
 if __name__ == "__main__":

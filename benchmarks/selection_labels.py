@@ -18,7 +18,7 @@ from trained import against, averaged, evaluation_of
 
 K = 32
 WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
-TEMPERATURES = (0.01, 0.03, 0.1, 0.3)
+TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 RATES = (0.01, 0.03)
 RARE = 5  # training titles of an occupation at most
 EPOCHS, BATCH = 10, 512

@@ -161,14 +161,13 @@ def measure(
     seeds: int,
     sizes: tuple[int | None, int, int | None],
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """One row for every model, target, pool with or without it, budget and selector."""
+) -> Iterator[list[dict[str, Any]]]:
+    """A row for every model, target, pool with or without it, budget and selector."""
     queries, judged, documents = sizes
     collections = {name: read(data / name, queries, documents, judged) for name in names}
     kinds = {name: AdapterOnMiniLM(each, settings) for name, each in collections.items()}
     whole, kept = Pool.of(kinds), dict[Any, Any]()
     static = StaticModels(collections, settings.tokens)
-    rows = []
     for target in targets:
         kind = kinds[target]
         examples = kind.asked["dev"][:EXAMPLES]
@@ -187,7 +186,7 @@ def measure(
                     judged[START] = [
                         Judged(_start(model, static, kind, seed), 0.0) for seed in range(seeds)
                     ]
-                    rows += [
+                    yield [
                         {
                             **common,
                             "model": model,
@@ -198,7 +197,6 @@ def measure(
                         }
                         for name, each in judged.items()
                     ]
-    return rows
 
 
 def _start(model: str, static: StaticModels, kind: AdapterOnMiniLM, seed: int) -> Evaluation:

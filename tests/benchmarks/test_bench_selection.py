@@ -97,7 +97,7 @@ def test_every_selector_has_the_same_budget_and_random_is_compared(
     monkeypatch.setattr(kinds, "embedder", lambda settings: by_words)
     for name in ("one", "two"):
         write_beir(collection, tmp_path / name)
-    rows = training.measure(
+    each = training.measure(
         tmp_path,
         kinds.Settings(tmp_path),
         names=["one", "two"],
@@ -108,6 +108,7 @@ def test_every_selector_has_the_same_budget_and_random_is_compared(
         sizes=(None, 20, None),
         say=lambda words: None,
     )
+    rows = [row for some in each for row in some]
     by = {(row["selector"], row["holds_target"]): row for row in rows}
     assert by["random", True]["difference"] == 0
     assert by["random among its own", True]["of_target"] == 1.0
@@ -188,7 +189,7 @@ def test_the_cut_keeps_all_positives(bench, collection):
 def test_the_script_writes_what_it_prints(bench, tmp_path, monkeypatch, capsys):
     script = bench("bench_selection")
     rows = [{"collection": "small", "recall": {"one word": 0.5}, "score": 0.25, "none": None}]
-    monkeypatch.setitem(script.PARTS, "duplicates", lambda options: rows)
+    monkeypatch.setitem(script.PARTS, "duplicates", lambda options: iter([rows]))
     path = tmp_path / "rows.json"
     arguments = ["bench_selection.py", "--quick", "--parts", "duplicates", "--json", str(path)]
     monkeypatch.setattr(sys, "argv", arguments)
