@@ -43,6 +43,7 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->score_panels = score_panels<Format>;
   scan->select = select<Format>;
   scan->select_columns = select_columns<Format>;
+  scan->reach = reach<Format>;
   scan->peak = peak<Format>;
 }
 
@@ -77,6 +78,8 @@ void fill(stope::KernelTable* table, const char* name) {
   fill_infonce(&table->infonce);
   table->measure = measure;
   table->combine = combine;
+  table->add_wide = add_wide;
+  table->move_bounds = move_bounds;
   table->widen = widen;
   table->normalise = normalise;
   table->reached_by = reached_by;

@@ -41,6 +41,18 @@ struct RowStats {
   bool finite;
 };
 
+// How the bounds of one row on `count` groups of centers move (scan/drift.h has why): by
+//   squared:  V = -T,  T' = max((1 - slack) sqrt(max(T - tiny, 0)) - way, 0)^2 (1 - slack) - tiny
+//   else:     V' = V + way (1 + 2^-18) + slack
+inline constexpr float kTinySquare = 0x1p-100f;
+struct BoundMove {
+  const float* ways;
+  std::int64_t count;  // at most 64
+  bool squared;
+  float slack;
+  float limit;
+};
+
 struct RowMeasure {
   bool finite;
   float largest;       // |x|
@@ -136,6 +148,11 @@ struct ScanKernels {
   std::uint32_t (*select_columns)(const TileEntry* tile, std::int64_t stride, int rows,
                                   const ColumnTerms* terms, const PanelRun* panels, bool biased,
                                   std::uint64_t* masks);
+
+  // most[r * kMaxTilePanels + p] = the largest left side of select's first test in panel p: no row
+  // of it scores what a term's `lower` above that asks for.
+  void (*reach)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                const PanelRun* panels, bool biased, float* most);
 
   // A loop of multiply-adds on registers alone; returns the number of operations done.
   std::int64_t (*peak)(std::int64_t rounds);
@@ -299,6 +316,13 @@ struct KernelTable {
 
   // out = keep * out + factor * row.
   void (*combine)(const float* row, float factor, float keep, std::int64_t depth, float* out);
+
+  // sums[0..depth) += row, in float64.
+  void (*add_wide)(const float* row, std::int64_t depth, double* sums);
+
+  // Moves the bounds; returns, as bits, those that are not below the limit afterwards, NaN
+  // included.
+  std::uint64_t (*move_bounds)(float* bounds, const BoundMove* move);
 
   // dst[0..depth) = float32 of src; exact for every DType.
   void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);

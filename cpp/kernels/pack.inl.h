@@ -126,6 +126,32 @@ void combine(const float* row, float factor, float keep, std::int64_t depth, flo
   });
 }
 
+void add_wide(const float* __restrict row, std::int64_t depth, double* __restrict sums) {
+  for (std::int64_t i = 0; i < depth; ++i) sums[i] += static_cast<double>(row[i]);
+}
+
+std::uint64_t move_bounds(float* bounds, const stope::BoundMove* move) {
+  const f32x16 zero = set_f32(0.0f), tiny = set_f32(stope::kTinySquare);
+  const f32x16 slack = set_f32(move->slack), rest = set_f32(1.0f - move->slack);
+  const f32x16 limit = set_f32(move->limit);
+  std::uint64_t open = 0;
+  for_each_group(move->count, [&](std::int64_t i, int count) {
+    const f32x16 way = load_group(move->ways + i, count);
+    f32x16 bound = load_group(bounds + i, count);
+    if (move->squared) {
+      const f32x16 square = max_f32(sub_f32(sub_f32(zero, bound), tiny), zero);
+      const f32x16 left = max_f32(sub_f32(mul_f32(sqrt_f32(square), rest), way), zero);
+      bound = sub_f32(tiny, mul_f32(mul_f32(left, left), rest));
+    } else {
+      bound = add_f32(bound, fma_f32(way, set_f32(1 + 0x1p-18f), slack));
+    }
+    store_group(bounds + i, bound, count);
+    const std::uint64_t lanes = (std::uint64_t{1} << count) - 1;
+    open |= (~std::uint64_t{mask_gt(limit, bound)} & lanes) << i;
+  });
+  return open;
+}
+
 // write(i, codes) receives the 16 codes of the group at element i; zeros beyond the depth.
 template <typename Format, typename Write>
 inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale, Write write) {

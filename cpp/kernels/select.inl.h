@@ -16,37 +16,70 @@ struct Flag {
   static constexpr bool value = kValue;
 };
 
+// What the first test compares with a row's `lower`, for panels [first, first + kPanels).
+template <typename Format, bool kBias, int kPanels>
+class Reach {
+ public:
+  Reach(const RowTerms* terms, const PanelRun& panels, int first) : first_(first) {
+    const f32x16 residual = set_f32(terms[0].tile_residual), norm = set_f32(terms[0].tile_norm);
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) {
+      const auto* footer = reinterpret_cast<const PanelFooter*>(
+          panels.data + (first + p) * panels.bytes + panels.footer_offset);
+      scale_[p] = load_f32(footer->scale);
+      error_[p] = mul_f32(scale_[p], fma_f32(norm, load_f32(footer->norm),
+                                             mul_f32(residual, load_f32(footer->residual))));
+      if constexpr (kBias)
+        half_square_[p] = sub_f32(set_f32(0.0f), mul_f32(scale_[p], load_f32(footer->half_square)));
+    }
+  }
+
+  // Of panel first + p, for the row of a tile that begins at `dots`.
+  f32x16 of(const TileEntry* dots, const RowTerms& row, int p) const {
+    const f32x16 dot = Format::load_tile(dots + (first_ + p) * kLanes);
+    const f32x16 most = fma_f32(dot, scale_[p], error_[p]);
+    if constexpr (kBias) return fma_f32(set_f32(row.bias), half_square_[p], most);
+    return most;
+  }
+
+ private:
+  int first_;
+  f32x16 scale_[kPanels], error_[kPanels], half_square_[kPanels];
+};
+
 // The first test: the rows with a candidate in panels [first, first + kPanels), as bits. What lies
 // above a ceiling passes too, for no threshold is above its ceiling.
 template <typename Format, bool kBias, int kPanels>
 inline std::uint32_t hit_rows(const TileEntry* tile, std::int64_t stride, int rows,
                               const RowTerms* terms, const PanelRun& panels, int first) {
-  f32x16 scale[kPanels], error[kPanels], half_square[kPanels];
-  const f32x16 residual = set_f32(terms[0].tile_residual), norm = set_f32(terms[0].tile_norm);
-#pragma GCC unroll 4
-  for (int p = 0; p < kPanels; ++p) {
-    const auto* footer = reinterpret_cast<const PanelFooter*>(
-        panels.data + (first + p) * panels.bytes + panels.footer_offset);
-    scale[p] = load_f32(footer->scale);
-    error[p] = mul_f32(scale[p], fma_f32(norm, load_f32(footer->norm),
-                                         mul_f32(residual, load_f32(footer->residual))));
-    if constexpr (kBias)
-      half_square[p] = sub_f32(set_f32(0.0f), mul_f32(scale[p], load_f32(footer->half_square)));
-  }
+  const Reach<Format, kBias, kPanels> reach(terms, panels, first);
   std::uint32_t hits = 0;
   for (int r = 0; r < rows; ++r) {
-    f32x16 largest;
+    f32x16 largest = reach.of(tile + r * stride, terms[r], 0);
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) {
-      const f32x16 dot = Format::load_tile(tile + r * stride + (first + p) * kLanes);
-      f32x16 most = fma_f32(dot, scale[p], error[p]);
-      if constexpr (kBias) most = fma_f32(set_f32(terms[r].bias), half_square[p], most);
-      largest = p == 0 ? most : max_f32(largest, most);
-    }
+    for (int p = 1; p < kPanels; ++p)
+      largest = max_f32(largest, reach.of(tile + r * stride, terms[r], p));
     const bool hit = mask_ge(largest, set_f32(terms[r].lower)) != 0;
     hits |= static_cast<std::uint32_t>(hit) << r;
   }
   return hits;
+}
+
+template <typename Format, bool kBias>
+inline void reach_block(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                        const PanelRun& panels, float* most) {
+  for (int p = 0; p < panels.count; ++p) {
+    const Reach<Format, kBias, 1> reach(terms, panels, p);
+    for (int r = 0; r < rows; ++r)
+      most[r * stope::kMaxTilePanels + p] = reduce_max(reach.of(tile + r * stride, terms[r], 0));
+  }
+}
+
+template <typename Format>
+void reach(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+           const PanelRun* panels, bool biased, float* most) {
+  biased ? reach_block<Format, true>(tile, stride, rows, terms, *panels, most)
+         : reach_block<Format, false>(tile, stride, rows, terms, *panels, most);
 }
 
 // The second test, of one row.

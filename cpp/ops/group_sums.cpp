@@ -102,7 +102,7 @@ class GroupSums {
                                   ? static_cast<const float*>(row_data(call_.rows, done_ + row))
                                   : values_ + row * columns;
         double* sums = call_.sums + call_.groups[done_ + row] * columns;
-        for (std::int64_t c = first; c < end; ++c) sums[c] += static_cast<double>(values[c]);
+        kernels_.add_wide(values + first, end - first, sums + first);
       }
     });
   }

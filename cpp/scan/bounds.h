@@ -119,6 +119,22 @@ class Bounds {
     t->bias = euclidean() ? static_cast<float>((1 - 0x1p-20) / q.scale) : 0.0f;
   }
 
+  // No canonical score of a panel is above `least` where set_lower would say more than `most`: so
+  // none is above base + slope * most, which is set_lower solved for `least`; as a score, or as
+  // minus a squared distance.
+  struct Line {
+    double base, slope;
+    double at(float most) const {
+      const double m = std::max(most, -1e38f);
+      return base + slope * (m + std::fabs(m) * 0x1p-22);
+    }
+  };
+  Line highest(const QueryBound& q) const {
+    if (!euclidean()) return {absolute_, q.scale};
+    const double factor = (1 - slop_) / (1 + 0x1p-18) / (1 + 0x1p-20);
+    return {absolute_ - q.square_low * (1 - 0x1p-20) * factor, 2 * q.scale * factor};
+  }
+
  private:
   void set_upper(const QueryBound& q, float most, RowTerms* t) const {
     // A finite stand-in for "no ceiling" that no score in these units reaches.

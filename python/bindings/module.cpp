@@ -8,6 +8,7 @@ namespace stope::python {
 void register_group_sums(pybind11::module_& module);
 void register_hard_negatives(pybind11::module_& module);
 void register_infonce(pybind11::module_& module);
+void register_nearest_centers(pybind11::module_& module);
 void register_neighbors(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_similarity(pybind11::module_& module);
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_core, module) {
   stope::python::register_group_sums(module);
   stope::python::register_hard_negatives(module);
   stope::python::register_infonce(module);
+  stope::python::register_nearest_centers(module);
   stope::python::register_neighbors(module);
   stope::python::register_runtime(module);
   stope::python::register_similarity(module);

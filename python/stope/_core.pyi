@@ -125,6 +125,20 @@ def knn_graph(
 def sampling_keys(
     *, seed: int, first_query: int, ids: NDArray[Any], rows: int, columns: int, keys: NDArray[Any]
 ) -> None: ...
+def center_groups(centers: int) -> int: ...
+def nearest_centers(
+    *,
+    rows: object,
+    centers: NDArray[Any],
+    before: NDArray[Any] | None,
+    metric: str,
+    labels: NDArray[Any],
+    scores: NDArray[Any],
+    reached: NDArray[Any],
+    threads: int,
+    allocate: Allocate,
+    progress: Progress | None,
+) -> None: ...
 def group_sums(
     *,
     rows: object,

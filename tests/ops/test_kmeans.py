@@ -7,6 +7,7 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
+import reference
 
 import stope
 from stope import _arrays, _core, isa
@@ -290,6 +291,103 @@ def test_scikit_learn_and_faiss_agree():
 def test_bad_input_gets_a_sentence(make, kind, sentence):
     with pytest.raises(kind, match=sentence):
         make(shapeless(6, 4))
+
+
+# --- the assignment ----------------------------------------------------------------------------
+
+
+def as_bounds(scores, metric):
+    """Scores as bounds are kept: minus the squared distance under euclidean."""
+    wide = scores.astype(np.float64)
+    return -np.square(wide) if metric == "euclidean" else wide
+
+
+def rounds_of_centers(case):
+    """(rows, centers of each round) that try the bounds: drifts of every size, and strange rows."""
+    random = np.random.default_rng(len(case))
+    rows, dim, k = 150, 21, 70
+    if case == "wide groups":
+        k = 1100  # 69 panels: groups of two
+    if case == "one":
+        k = 1
+    x = random.standard_normal((rows, dim))
+    centers = random.standard_normal((k, dim)) * 0.5
+    steps = [0.3, 0.05, 0.0, 0.01, 1e-4, 0.02, 2.0, 1e-6, 0.01]
+    if case == "alike":
+        x = np.repeat(x[:30], 5, axis=0)
+        centers = np.repeat(centers[:35], 2, axis=0)
+    if case == "on centers":
+        x[:k] = centers
+    if case == "zeros":
+        x[::7] = 0
+        centers[3] = 0
+    rounds = [centers]
+    for step in steps:
+        moved = rounds[-1] + step * random.standard_normal(centers.shape) / dim**0.5
+        still = random.random(k) < 0.5
+        moved[still] = rounds[-1][still]
+        if step == 0.02 and k > 1:
+            moved[k // 2] = x[0]  # as an empty cluster's center goes
+        if case == "alike" and len(rounds) % 2:
+            moved[1::2] = moved[::2]  # a tie with the center before
+        rounds.append(moved)
+    scale = {"tiny": 1e-19, "huge": 1e17}.get(case, 1)
+    return (x * scale).astype(np.float32), [(c * scale).astype(np.float32) for c in rounds]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    "case",
+    ["plain", "wide groups", "one", "alike", "on centers", "zeros", "tiny", "huge"],
+)
+def test_assignments_are_those_of_all_scores_and_bounds_hold(metric, case):
+    """Round after round: the nearest center of every row, and no bound below what it bounds."""
+    x, rounds = rounds_of_centers(case)
+    truth = [reference.canonical(x, centers, metric) for centers in rounds]
+    k = len(rounds[0])
+    groups = _core.center_groups(k)
+    panels = np.arange(k) // 16
+    members = panels // (panels[-1] // 64 + 1)
+    assert groups == members.max() + 1 <= 64
+    for name in isa.available():
+        labels = np.full(len(x), -7)
+        scores = np.full(len(x), np.nan, np.float32)
+        reached = np.full((len(x), groups), np.nan, np.float32)
+        before = None
+        for number, (centers, every) in enumerate(zip(rounds, truth, strict=True)):
+            with isa.only(name):
+                _core.nearest_centers(
+                    rows=x, centers=centers, before=before, metric=metric, labels=labels,
+                    scores=scores, reached=reached, threads=1 + number % 2,
+                    allocate=_arrays.workspace, progress=None,
+                )  # fmt: skip
+            assert np.array_equal(labels, every.argmax(axis=1))
+            assert np.array_equal(reference.bits(scores), reference.bits(every.max(axis=1)))
+            others = as_bounds(every, metric)
+            others[np.arange(len(x)), labels] = -np.inf
+            for group in range(groups):
+                assert (others[:, members == group].max(axis=1) <= reached[:, group]).all()
+            before = centers
+
+
+def test_rows_whose_bounds_hold_are_not_scanned():
+    """Clusters far apart: bounds are moved by the formula, which a scan would not give."""
+    x, labels = blobs(1, 40, 30, dim=32)
+    centers = np.stack([x[labels == c].mean(axis=0) for c in range(40)])
+    state = np.empty(len(x), np.int64), np.empty(len(x), np.float32)
+    reached = np.empty((len(x), 3), np.float32)
+    bounds = []
+    moved = centers + np.float32(0.05)
+    for before, to in ((None, centers), (centers, centers), (centers, moved)):
+        _core.nearest_centers(
+            rows=x, centers=to, before=before, metric="euclidean", labels=state[0],
+            scores=state[1], reached=reached, threads=1, allocate=_arrays.workspace, progress=None,
+        )  # fmt: skip
+        bounds.append(reached.copy())
+    way = 0.05 * 32**0.5
+    far = np.sqrt(-bounds[1].astype(np.float64))
+    assert (far > 1).all()  # no group holds a center that could be nearer
+    assert -bounds[2] == pytest.approx(np.square(far - way), rel=1e-4)
 
 
 # --- the sums ----------------------------------------------------------------------------------

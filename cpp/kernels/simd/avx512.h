@@ -47,6 +47,7 @@ inline f32x16 fma_f32(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, 
 inline f32x16 max_f32(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); }
 inline f32x16 min_f32(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); }
 inline f32x16 abs_f32(f32x16 a) { return _mm512_abs_ps(a); }
+inline f32x16 sqrt_f32(f32x16 a) { return _mm512_sqrt_ps(a); }
 inline f32x16 round_f32(f32x16 a) {
   return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

@@ -72,6 +72,9 @@ inline f32x16 min_f32(f32x16 a, f32x16 b) {
 inline f32x16 abs_f32(f32x16 a) {
   return map_lanes([&](int l) { return __builtin_fabsf(a.lane[l]); });
 }
+inline f32x16 sqrt_f32(f32x16 a) {
+  return map_lanes([&](int l) { return __builtin_sqrtf(a.lane[l]); });
+}
 inline f32x16 round_f32(f32x16 a) {
   return map_lanes([&](int l) { return __builtin_rintf(a.lane[l]); });
 }
