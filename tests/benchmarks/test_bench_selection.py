@@ -150,7 +150,10 @@ def test_votes_are_those_of_the_oracle_and_any_right_label_counts(bench):
     measured = labels.measure(*each, 5, [1.0], 1)
     names = [row["method"] for row in measured]
     assert names == ["classifier", "neighbours", "both"]  # of all: no label is rare
-    assert all(row["mean"] == 1.0 and row["count"] == 100 for row in measured)
+    alone, neighbours, both = (row["mean"] for row in measured)
+    assert neighbours == 1.0
+    assert both >= alone > 0.5
+    assert all(row["count"] == 100 for row in measured)
 
 
 def test_phrases_of_two_passages_are_joined_and_walked_over(bench):
