@@ -256,6 +256,13 @@ def test_other_weights_and_other_texts_are_another_job(tmp_path, case):
     )
     with pytest.raises(ValueError, match=r"begun otherwise: texts differs\. Go on"):
         MiningJob(tmp_path / "job", other, Counting()).run()
+    titles = [*["document"] * 9, *[""] * (DOCUMENTS - 9)]  # the same texts, put together otherwise
+    titled = Pairs.from_texts(
+        pairs.query_texts, pairs.corpus_texts[:QUERIES], pairs.corpus_texts, corpus_titles=titles
+    )
+    assert titled.corpus_texts == pairs.corpus_texts
+    with pytest.raises(ValueError, match=r"begun otherwise: texts differs\. Go on"):
+        MiningJob(tmp_path / "job", titled, Counting()).run()
     moved = tmp_path / "next"
     asked = Counting()
     cache = tmp_path / "job" / "embeddings"

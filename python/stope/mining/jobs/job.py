@@ -111,9 +111,10 @@ class MiningJob:
         TypeError, ValueError: arguments of a wrong kind or value; a teacher_margin without a
             teacher; sampling "random" (take "uniform", which draws by the query).
 
-    Memory: the pairs; one shard of embeddings; and for a shard of queries about 200 bytes for each
-    candidate. Neither embeddings nor results of the whole job are ever in memory, but "bm25" holds
-    its index, a teacher 20 bytes per pair, and the `Mined` that is returned 40 bytes per negative.
+    Memory: the pairs with their texts, one shard of embeddings, and `stope.topk`'s workspace with
+    the candidates of a shard of queries. Embeddings and records of the whole job are mapped from
+    the disk; but "bm25" holds its index, a teacher 20 bytes per pair, and the `Mined` that is
+    returned all negatives.
 
     Example:
         >>> import pathlib, tempfile
@@ -311,7 +312,8 @@ class MiningJob:
     def _inputs(self) -> dict[str, Any]:
         """Fingerprints of texts, ids, weights, embeddings and files."""
         pairs, exclude = self._mined, self._exclude
-        positives = (repr(rows.tolist()) for rows in pairs.positives.rows())
+        positives = [repr(rows.tolist()) for rows in pairs.positives.rows()]
+        positives += [] if pairs.body_starts is None else map(str, pairs.body_starts.tolist())
         texts = (pairs.query_ids, pairs.query_texts, pairs.corpus_ids, pairs.corpus_texts)
         prints = {
             "texts": fingerprint_texts(text for part in (*texts, positives) for text in part),

@@ -31,7 +31,8 @@ class Sources:
 
     Sources are asked in the order of quotas, "random" last; a document that one gives, no later one
     gives again. What a source cannot give, the next gives in its place, and after the last one the
-    first. The limits of the job hold for the documents of all.
+    first. The limits of the job hold for the documents of all. "dense" and "siblings" search within
+    them; "bm25" and "random" look at ten times as many documents as a query gets, and no more.
 
     Attributes:
         quotas: negatives per query by source, such as ``{"dense": 4, "bm25": 1, "random": 1}``;
