@@ -380,7 +380,14 @@ def like(result: Any, model: object, place: Place = ON_CPU) -> Any:
     if kind == "torch":
         return sys.modules["torch"].from_numpy(result)
     if kind in ("jax", "jaxlib"):
-        return sys.modules["jax"].numpy.asarray(result)
+        jax = sys.modules["jax"]
+        wide = result.dtype == np.int64 and not jax.config.jax_enable_x64
+        if wide and result.size and np.abs(result).max() > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"an id is {int(np.abs(result).max())}, and JAX keeps int32 unless jax_enable_x64 "
+                "is set; set it, or give NumPy arrays"
+            )
+        return jax.numpy.asarray(result.astype(np.int32) if wide else result)
     return result
 
 
