@@ -119,7 +119,14 @@ def blocks(page, language):
         yield text[: match.start(1)].count("\n"), match.group(1)
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if page.parent != RECIPES], ids=relative)
+RUN_HERE = [
+    page
+    for page in pages()
+    if page.parent != RECIPES and frameworks.is_here(frameworks.PAGES.get(page.stem))
+]
+
+
+@pytest.mark.parametrize("page", RUN_HERE, ids=relative)
 def test_examples_of_pages_run(page, tmp_path, monkeypatch):
     """Blocks with >>> are doctests that share their names; others are scripts.
 

@@ -18,6 +18,13 @@ OPTIONAL = {
     "stope.integrations.txtai": "txtai",
     "stope.integrations.vicinity": "vicinity",
 }
+# Pages whose examples need a framework.
+PAGES = {"mteb": "mteb", "langchain": "langchain_core", "llama_index": "llama_index"}
+
+
+def is_here(framework):
+    """Whether a framework is installed; None is always."""
+    return framework is None or importlib.util.find_spec(framework) is not None
 
 
 def module_names():
@@ -26,8 +33,7 @@ def module_names():
     return sorted(
         name
         for name in names
-        if not name.rpartition(".")[2].startswith("__main")
-        and (name not in OPTIONAL or importlib.util.find_spec(OPTIONAL[name]) is not None)
+        if not name.rpartition(".")[2].startswith("__main") and is_here(OPTIONAL.get(name))
     )
 
 
