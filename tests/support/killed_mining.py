@@ -1,4 +1,4 @@
-"""Mining jobs in child processes that kill themselves; run by test_mining_jobs.py as a script.
+"""Mining jobs in children that kill themselves; test_mining_jobs_killed.py runs it as a script.
 
 python killed_mining.py FOLDER  < jobs.json     the moments at which children die
 """
