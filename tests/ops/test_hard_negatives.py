@@ -64,6 +64,10 @@ def test_options_against_the_oracle(metric, case):
         {"range_min": 5, "range_max": 14},
         {"range_min": 5, "range_max": 14, "range_counts": "raw"},
         {"range_max": 20, "range_counts": "raw", "max_score": float(middle)},
+        {"range_min": 5, "range_max": 14, "range_counts": "window"},
+        {"range_counts": "window", "relative_margin": 0.1},
+        {"range_max": 20, "range_counts": "window", "max_score": float(middle)},
+        {"exclude": exclude, "range_counts": "window", "min_score": float(low)},
         {"exclude": exclude},
         {"exclude": exclude, "range_min": 2, "range_max": 30, "range_counts": "raw"},
     ]
@@ -118,7 +122,7 @@ def test_margins_are_exact_on_exact_numbers(data):
             option.get("range_min", 0) + num_negatives + data.draw(st.integers(0, 9))
         )
     if data.draw(st.booleans()):
-        option["range_counts"] = "raw"
+        option["range_counts"] = data.draw(st.sampled_from(["raw", "window"]))
     scores = reference.canonical(queries, corpus)
     got = stope.mine_hard_negatives(
         queries, corpus, positives, num_negatives, metric="dot", **option

@@ -94,13 +94,15 @@ def pool(
     min_score=None,
     range_min=0,
     range_counts="eligible",
+    most_positives=0,
 ):
     """One query: (eligible ids of ranks range_min to end, positive score, rejected by reason).
 
     A candidate is kept when score <= p - absolute_margin, score <= p - |p| relative_margin,
     score <= max_score and score >= min_score (equality kept), with p the smallest score of a
     positive. Scores above the ceiling count for the rule that sets it. `rejected` covers the
-    corpus, or the window where raw ranks count; the floor counts only where candidates run out.
+    corpus, or what is looked at: the range where raw ranks count, the best end + most_positives
+    rows for a window. The floor counts only where candidates run out.
     """
     p = np.float64(min(scores[i] for i in positives))
     ceilings = {"absolute_margin": np.inf, "relative_margin": np.inf, "max_score": np.inf}
@@ -128,6 +130,10 @@ def pool(
         reasons = reasons[range_min:end]
         inside = [i for i, why in reasons if why is None]
         ran_out = True
+    elif range_counts == "window":
+        reasons = reasons[: end + most_positives]
+        inside = [i for i, why in reasons if why is None][range_min:end]
+        ran_out = True
     else:
         eligible = [i for i, why in reasons if why is None]
         inside = eligible[range_min:end]
@@ -142,8 +148,9 @@ def mine(scores, positives, num_negatives, *, exclude=None, range_min=0, range_m
     """Top mining over a matrix of scores: (ids, scores, positive_scores, counts, rejected)."""
     num_queries = len(scores)
     end = range_min + num_negatives
-    if range_max is not None and options.get("range_counts") == "raw":
+    if range_max is not None and options.get("range_counts") in ("raw", "window"):
         end = range_max
+    most = max(map(len, positives))
     ids = np.full((num_queries, num_negatives), -1, np.int64)
     values = np.full((num_queries, num_negatives), -np.inf, np.float32)
     positive_scores = np.empty(num_queries, np.float32)
@@ -152,7 +159,13 @@ def mine(scores, positives, num_negatives, *, exclude=None, range_min=0, range_m
     for row in range(num_queries):
         excluded = () if exclude is None else exclude[row]
         inside, p, why = pool(
-            scores[row], positives[row], end, exclude=excluded, range_min=range_min, **options
+            scores[row],
+            positives[row],
+            end,
+            exclude=excluded,
+            range_min=range_min,
+            most_positives=most,
+            **options,
         )
         chosen = inside[:num_negatives]
         ids[row, : len(chosen)], values[row, : len(chosen)] = chosen, scores[row][chosen]

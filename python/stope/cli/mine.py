@@ -34,6 +34,7 @@ class Counts(str, Enum):
     """What ranks count."""
 
     eligible = "eligible"
+    window = "window"
     raw = "raw"
 
 
@@ -198,7 +199,11 @@ def mine(
     range_max: Annotated[int | None, _limit("Rank to stop at.")] = None,
     range_counts: Annotated[
         Counts,
-        option("Ranks count documents that may be negatives, or all of them.", panel=_LIMITS),
+        option(
+            "Ranks count documents that may be negatives (window: among the best range-max alone, "
+            "as sentence-transformers), or all of them.",
+            panel=_LIMITS,
+        ),
     ] = Counts.eligible,
     sampling: Annotated[
         Sampling,

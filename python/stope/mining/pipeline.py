@@ -64,7 +64,7 @@ class Limits:
     min_score: float | None = None
     range_min: int = 0
     range_max: int | None = None
-    range_counts: Literal["eligible", "raw"] = "eligible"
+    range_counts: Literal["eligible", "window", "raw"] = "eligible"
     sampling: str | Sampling | Mapping[str, Any] = "top"
     pool: int = 200
     seed: int = 0

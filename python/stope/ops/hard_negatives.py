@@ -17,6 +17,7 @@ from stope.lists import Lists
 from stope.ops._search import METRICS, TopK, exclusions, pair_scores, search
 from stope.progress import check_progress
 
+RANGE_COUNTS = ("eligible", "window", "raw")
 REASONS = ("positive", "excluded", "absolute_margin", "relative_margin", "max_score", "min_score")
 
 
@@ -116,9 +117,11 @@ def mine_hard_negatives(
         range_min: ranks to skip.
         range_max: rank to stop before. Default: ``range_min + num_negatives`` for ``"top"``,
             ``range_min + 10 * num_negatives`` for ``"random"``.
-        range_counts: ``"eligible"``: ranks count eligible candidates (sentence-transformers).
-            ``"raw"``: ranks count all corpus rows, positives included (FlagEmbedding); only the
-            rows of that window are considered.
+        range_counts: ``"eligible"``: ranks count eligible candidates. ``"window"``: they do, but
+            only the best range_max + P corpus rows are looked at, P the most positives that a query
+            has (sentence-transformers; a query whose limits refuse these gets fewer). ``"raw"``:
+            ranks count all corpus rows, positives included (FlagEmbedding); only the rows of that
+            range are looked at.
         sampling: ``"top"``: the hardest of the window. ``"random"``: a uniform choice without
             replacement from it.
         seed: of the random choice, 0 to 2^64 - 1. The choice depends on the seed, the query's row
@@ -131,7 +134,7 @@ def mine_hard_negatives(
         reason: ``positive``, ``excluded`` (the query's own lists), ``absolute_margin``,
         ``relative_margin``, ``max_score`` (scores above the ceiling, counted under the rule that
         sets the query's ceiling) and ``min_score`` (only rows that ran out reach the floor; 0 for
-        full rows). With ``range_counts="raw"`` they count inside the window.
+        full rows). With ``"window"`` and ``"raw"`` they count inside what is looked at.
 
     Thread safety: as :func:`stope.topk`.
 
@@ -167,10 +170,16 @@ def mine_hard_negatives(
     positive_scores = np.minimum.reduceat(answered, answers.offsets[:-1])
     rules = score_limits(positive_scores, absolute_margin, relative_margin, max_score, min_score)
     never = answers if extra is None else answers.union(extra)
-    end = min(window.end, c.rows)
-    scan = functools.partial(search, queries, corpus, end, metric=metric, progress=progress)
-    make = _eligible_pool if range_counts == "eligible" else _raw_pool
-    pool = make(scan, answers, never, rules, window.first, c.rows)
+    pool = hardest(
+        functools.partial(search, queries, corpus, metric=metric, progress=progress),
+        answers,
+        never,
+        rules,
+        (window.first, window.end),
+        counts=range_counts,
+        corpus_rows=c.rows,
+        most_positives=int(answers.lengths.max(initial=0)),
+    )
     ids, scores = _choose(pool, window)
 
     def like(result: NDArray[Any]) -> Any:
@@ -195,7 +204,7 @@ class _Window(NamedTuple):
     seed: int
 
 
-class _Pool(NamedTuple):
+class Pool(NamedTuple):
     """The candidates of the window, best first, padded with -1 and -inf at the end."""
 
     ids: NDArray[np.int64]
@@ -209,7 +218,7 @@ def _window(
     wanted = size(num_negatives, "num_negatives")
     first = integer(range_min, "range_min", 0)
     choice(sampling, "sampling", ("top", "random"))
-    choice(counts, "range_counts", ("eligible", "raw"))
+    choice(counts, "range_counts", RANGE_COUNTS)
     if range_max is None:
         end = first + wanted * (10 if sampling == "random" else 1)
     else:
@@ -249,14 +258,19 @@ def score_limits(
     relative_margin: float | None = None,
     max_score: float | None = None,
     min_score: float | None = None,
+    *,
+    signed: bool = False,
 ) -> ScoreLimits:
-    """The limits of :func:`mine_hard_negatives` for queries of these lowest positive scores."""
+    """The limits of :func:`mine_hard_negatives` for queries of these lowest positive scores.
+
+    Margins below 0, with which negatives may score above the positive, are taken if signed.
+    """
     for name, margin in (
         ("absolute_margin", absolute_margin),
         ("relative_margin", relative_margin),
     ):
         if margin is not None:  # how far below the positive a negative must stay
-            real(margin, name, 0)
+            real(margin, name, -math.inf if signed else 0)
     for name, score in (("max_score", max_score), ("min_score", min_score)):
         if score is not None and not (isinstance(score, float) and math.isinf(score)):
             real(score, name)
@@ -279,63 +293,100 @@ def score_limits(
     return ScoreLimits(ceiling if limits else None, binding, min_score)
 
 
+def hardest(
+    scan: Callable[..., TopK],
+    answers: Lists,
+    never: Lists,
+    rules: ScoreLimits,
+    ranks: tuple[int, int],
+    *,
+    counts: str,
+    corpus_rows: int,
+    most_positives: int,
+) -> Pool:
+    """The candidates of some ranks, best first.
+
+    Args:
+        scan: `search` but for its k and limits.
+        answers: the positives, every query at least one.
+        never: what is not to be found, as a rule with the positives.
+        rules: the limits.
+        ranks: from which rank on, and which rank to stop before.
+        counts: what ranks count.
+        corpus_rows: of the corpus.
+        most_positives: by how many rows a "window" is wider.
+    """
+    first, end = ranks
+    if counts == "eligible":
+        return _eligible_pool(scan, answers, never, rules, ranks, corpus_rows)
+    wide = end + most_positives if counts == "window" else end
+    ranked = scan(min(wide, corpus_rows))
+    ids, scores = on_host(ranked.ids), on_host(ranked.scores)
+    if counts == "raw":
+        return among(ids[:, first:], scores[:, first:], answers, never, rules)
+    pool = among(ids, scores, answers, never, rules)
+    return pool._replace(ids=pool.ids[:, first:end], scores=pool.scores[:, first:end])
+
+
 def _eligible_pool(
     scan: Callable[..., TopK],
     answers: Lists,
     never: Lists,
     rules: ScoreLimits,
-    first: int,
-    size: int,
-) -> _Pool:
+    ranks: tuple[int, int],
+    corpus_rows: int,
+) -> Pool:
+    first, end = ranks
     above = np.zeros(answers.num_lists, dtype=np.int64)
-    ranked = scan(exclude=never, ceiling=rules.ceiling, floor=rules.floor, above_ceiling=above)
+    ranked = scan(
+        min(end, corpus_rows),
+        exclude=never,
+        ceiling=rules.ceiling,
+        floor=rules.floor,
+        above_ceiling=above,
+    )
     ids, scores = on_host(ranked.ids), on_host(ranked.scores)
-    own_counts, never_counts = answers.lengths, never.lengths
+    never_counts = never.lengths
     rejected = {reason: np.zeros_like(above) for reason in REASONS}
-    rejected["positive"] = own_counts
-    rejected["excluded"] = never_counts - own_counts
+    excluded_answers = never.contains(answers.owners, answers.ids)
+    rejected["positive"] = np.bincount(answers.owners[excluded_answers], minlength=len(above))
+    rejected["excluded"] = never_counts - rejected["positive"]
     for reason in ("absolute_margin", "relative_margin", "max_score"):
         rejected[reason] = np.where(rules.binding == REASONS.index(reason), above, 0)
     counts = np.count_nonzero(ids >= 0, axis=1)
-    below = size - never_counts - above - counts
+    below = corpus_rows - never_counts - above - counts
     rejected["min_score"] = np.where(counts < ids.shape[1], below, 0)
-    return _Pool(ids[:, first:], scores[:, first:], rejected)
+    return Pool(ids[:, first:], scores[:, first:], rejected)
 
 
-def _raw_pool(
-    scan: Callable[..., TopK],
+def among(
+    ids: NDArray[np.int64],
+    scores: NDArray[np.float32],
     answers: Lists,
     never: Lists,
     rules: ScoreLimits,
-    first: int,
-    size: int,
-) -> _Pool:
-    ranked = scan()
-    ids, scores = on_host(ranked.ids)[:, first:], on_host(ranked.scores)[:, first:]
+) -> Pool:
+    """Of given candidates those that are eligible, in their order; -1 is none."""
     owners = np.repeat(np.arange(len(ids)), ids.shape[1])
-    positive = answers.contains(owners, ids.reshape(-1)).reshape(ids.shape)
-    excluded = never.contains(owners, ids.reshape(-1)).reshape(ids.shape) & ~positive
-    left = ~(positive | excluded)
-    above = np.zeros_like(left)
-    if rules.ceiling is not None:
-        above = left & (scores > rules.ceiling[:, None])
-    below = np.zeros_like(left)
-    if rules.floor is not None:
-        below = left & ~above & (scores < rules.floor)
-    rejected = {"positive": positive, "excluded": excluded, "min_score": below}
-    for reason in ("absolute_margin", "relative_margin", "max_score"):
-        rejected[reason] = above & (rules.binding == REASONS.index(reason))[:, None]
-    kept = left & ~above & ~below
+    excluded = never.contains(owners, ids.reshape(-1)).reshape(ids.shape)
+    positive = answers.contains(owners, ids.reshape(-1)).reshape(ids.shape) & excluded
+    excluded &= ~positive
+    left = (ids >= 0) & ~(positive | excluded)
+    broken = np.where(left, rules.broken(scores), -1)
+    rejected = {"positive": positive, "excluded": excluded}
+    for reason in REASONS[2:]:
+        rejected[reason] = broken == REASONS.index(reason)
+    kept = left & (broken < 0)
     order = np.argsort(~kept, axis=1, kind="stable")
     kept_first = np.take_along_axis(kept, order, axis=1)
-    return _Pool(
+    return Pool(
         np.where(kept_first, np.take_along_axis(ids, order, axis=1), -1),
         np.where(kept_first, np.take_along_axis(scores, order, axis=1), np.float32(-np.inf)),
         {reason: np.count_nonzero(mask, axis=1) for reason, mask in rejected.items()},
     )
 
 
-def _choose(pool: _Pool, window: _Window) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _choose(pool: Pool, window: _Window) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The negatives of every row, in the order of the pool, padded to the wanted number."""
     rows, width = pool.ids.shape
     taken = min(width, window.wanted)
