@@ -160,6 +160,23 @@ class NegativeTable:
         """Scores aligned with negatives_of(query); ValueError when the table has none."""
         return _scores_of(*self._negatives, "negative_scores", query)
 
+    def padded_negatives(self, width: int) -> tuple[Ids, Scores | None]:
+        """Rows of the first negatives of every query, int64 ``[nq, width]``, and their scores.
+
+        Padded with -1 and -inf at the end.
+        """
+        lists, scores = self._negatives
+        places = np.arange(len(lists.ids)) - lists.offsets[lists.owners]
+        kept = places < width
+        area = lists.owners[kept], places[kept]
+        rows = np.full((lists.num_lists, width), -1, dtype=np.int64)
+        rows[area] = lists.ids[kept]
+        if scores is None:
+            return rows, None
+        padded = np.full(rows.shape, -np.inf)
+        padded[area] = scores[kept]
+        return rows, padded
+
     @property
     def num_positives(self) -> Ids:
         """Number of positives of each query, int64 [nq]."""

@@ -17,6 +17,7 @@ from stope._kinds import a, at_least, kinds, maybe, string
 from stope.data.negatives import NegativeTable
 from stope.data.writers.jsonl import write_jsonl
 from stope.data.writers.parquet import write_parquet
+from stope.data.writers.training_columns import training_columns
 
 
 class NegativeRows:
@@ -266,10 +267,10 @@ def negatives_dataset(
     """Return the rows of `negative_rows` as a `datasets.Dataset`, in memory.
 
     Raises:
-        ValueError: as `negative_rows`; no rows at all (a Dataset without rows has no columns).
+        ValueError: as `negative_rows`; no rows at all.
         ImportError: the datasets library is not installed.
 
-    Memory: all rows.
+    Memory: all rows, in the first four formats as Arrow.
 
     Example:
         >>> table = NegativeTable(["q1"], ["ore"], ["d1", "d2"], ["rock", "pit"],
@@ -282,7 +283,15 @@ def negatives_dataset(
         raise ValueError(
             f"no rows to put into a dataset: {rows.dropped} {rows.dropped_reason}; mine more"
         )
-    return need("datasets", extra="train").Dataset.from_list(list(rows))
+    library = need("datasets", extra="train")
+    if format in ("flagembedding", "tevatron"):
+        return library.Dataset.from_list(list(rows))
+    positives, of_positives = table._positives
+    negatives, of_negatives = table.padded_negatives(rows.num_negatives)
+    marks = (of_positives, of_negatives) if scores else (None, None)
+    sides = (positives, marks[0]), (negatives, marks[1])
+    texts = table.query_texts, table.document_texts
+    return library.Dataset(training_columns(texts, *sides, format))
 
 
 def _write_parquet(path: Path, rows: NegativeRows) -> int:
