@@ -21,7 +21,10 @@ INTERNAL, PUBLIC = 12, 16
 MIRRORS: dict[str, str] = {
     "stope.integrations.sentence_transformers.loss.InfoNCELoss.__init__": (
         "sentence-transformers' MultipleNegativesRankingLoss and GISTEmbedLoss, with their caches"
-    )
+    ),
+    "stope.integrations.sentence_transformers.hard_negatives.mine_hard_negatives": (
+        "sentence-transformers' mine_hard_negatives"
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import datasets
 import numpy as np
 from small_transformers import tiny
 
@@ -79,6 +80,47 @@ def ranking_calls():
     }
 
 
+def library_calls(folder, model):
+    """Of what has sentence-transformers' names."""
+    small, rows = tiny(folder / "small"), np.random.default_rng(1).standard_normal((9, 8))
+    pairs = datasets.Dataset.from_dict({"query": TEXTS[:5], "answer": TEXTS[5:10]})
+    ranked = {"q": "iron"}, {"d": "ore", "e": "sea"}, {"q": {"d"}}
+    losses = {
+        "MultipleNegativesRankingLoss": {"model": model},
+        "MultipleNegativesSymmetricRankingLoss": {"model": model},
+        "GISTEmbedLoss": {"model": model, "guide": model},
+        "CachedMultipleNegativesRankingLoss": {"model": small},
+        "CachedMultipleNegativesSymmetricRankingLoss": {"model": small},
+        "CachedGISTEmbedLoss": {"model": small, "guide": small},
+    }
+    others = {
+        "mine_hard_negatives": {
+            "dataset": pairs,
+            "model": model,
+            "num_negatives": 1,
+            "anchor_column_name": "query",
+            "positive_column_name": "answer",
+            "range_max": 4,
+            "max_score": 1.0,
+            "min_score": -1.0,
+            "absolute_margin": 0.1,
+            "relative_margin": 0.1,
+            "verbose": False,
+        },
+        "semantic_search": {"query_embeddings": rows[:2], "corpus_embeddings": rows},
+        "paraphrase_mining": {"model": model, "sentences": TEXTS[:4]},
+        "paraphrase_mining_embeddings": {"embeddings": rows},
+        "community_detection": {"embeddings": rows, "threshold": 0.5, "min_community_size": 2},
+        "InformationRetrievalEvaluator": dict(
+            zip(("queries", "corpus", "relevant_docs"), ranked, strict=True)
+        ),
+    }
+    return {
+        f"stope.integrations.sentence_transformers.{name}": call
+        for name, call in {**losses, **others}.items()
+    }
+
+
 def calls(folder):
     """The calls; paths lie in the folder."""
     model = static_encoder(TEXTS, dim=8, vocab_size=60)
@@ -99,6 +141,7 @@ def calls(folder):
         "stope.integrations.sentence_transformers.CachedInfoNCELoss": {
             "model": tiny(folder / "transformer")
         },
+        **library_calls(folder, model),
         "stope.runs.Config": {"data": source, "output": {"folder": "run"}},
         "stope.runs.run": {
             "config": {

@@ -53,6 +53,12 @@ def cached_loss_base() -> Any:
     return _first("base.losses:CachedLossMixin", "losses:CachedMultipleNegativesRankingLoss")
 
 
+def evaluator_base() -> Any:
+    """The class of the evaluator of retrieval."""
+    name = "InformationRetrievalEvaluator"
+    return _first(f"sentence_transformer.evaluation:{name}", f"evaluation:{name}")
+
+
 def embed_columns(model: Any, columns: Sequence[Features]) -> list[Any]:
     """The embeddings of each column's features, in as few forward passes as the version can.
 

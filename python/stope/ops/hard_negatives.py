@@ -258,19 +258,25 @@ def score_limits(
     relative_margin: float | None = None,
     max_score: float | None = None,
     min_score: float | None = None,
-    *,
-    signed: bool = False,
 ) -> ScoreLimits:
-    """The limits of :func:`mine_hard_negatives` for queries of these lowest positive scores.
-
-    Margins below 0, with which negatives may score above the positive, are taken if signed.
-    """
+    """The limits of :func:`mine_hard_negatives` for queries of these lowest positive scores."""
     for name, margin in (
         ("absolute_margin", absolute_margin),
         ("relative_margin", relative_margin),
     ):
         if margin is not None:  # how far below the positive a negative must stay
-            real(margin, name, -math.inf if signed else 0)
+            real(margin, name, 0)
+    return signed_limits(positive_scores, absolute_margin, relative_margin, max_score, min_score)
+
+
+def signed_limits(
+    positive_scores: NDArray[np.float32],
+    absolute_margin: float | None,
+    relative_margin: float | None,
+    max_score: float | None,
+    min_score: float | None,
+) -> ScoreLimits:
+    """The same, also of margins below 0: negatives may score so far above the positive."""
     for name, score in (("max_score", max_score), ("min_score", min_score)):
         if score is not None and not (isinstance(score, float) and math.isinf(score)):
             real(score, name)

@@ -24,8 +24,11 @@ class CachedInfoNCELoss(InfoNCELoss, versions.cached_loss_base()):  # type: igno
         name = TOKENS if self.mini_batch_size is None else "mini_batch_size"
         if versions.has_static_input(model):
             raise ValueError(
-                f"{name} is {getattr(self, name)} but the model is a static encoder, "
-                "which keeps no activations to save; leave it out: this loss needs no score matrix"
+                f"{name} is {getattr(self, name)}, but {type(self).__name__} is not compatible "
+                "with a SentenceTransformer model based on a StaticEmbedding, a static encoder, "
+                "which keeps no activations to save; use "
+                f"{type(self).__name__.removeprefix('Cached')} without mini-batches: it needs no "
+                "score matrix"
             )
         if self.mini_batch_size is None:
             self.mini_batch_size = 32  # not read where tokens are counted

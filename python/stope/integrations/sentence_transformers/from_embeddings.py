@@ -57,7 +57,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
             batch: what is known of the rows.
         """
         # Where this stope does not compute, the CPU does: autograd finds its way there and back.
-        queries, *columns = (_computable(rows) for rows in embeddings)
+        queries, *columns = (computable(rows) for rows in embeddings)
         documents = torch.cat(columns)
         rows, peers = len(queries), self._peers(queries.device)
         names = batch.names(rows, len(documents))
@@ -139,7 +139,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
             there["log_weights"] = documents.new_zeros(len(documents), dtype=torch.float32)
             there["log_weights"][:rows] = batch.log_weights.to(documents.device)
         if batch.guides is not None:
-            first, *others = (_computable(guides) for guides in batch.guides)
+            first, *others = (computable(guides) for guides in batch.guides)
             there |= {"guide_queries": first, "guide_documents": torch.cat(others)}
             back |= {"guide_queries": others[0], "guide_documents": first}
         if self.queue is not None and len(self.queue):
@@ -269,7 +269,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         return float(count + (documents - 1.0) * ("document_to_document" in directions))
 
 
-def _computable(rows: Tensor) -> Tensor:
+def computable(rows: Tensor) -> Tensor:
     """Embeddings in a dtype that the core takes, on a device that it computes on."""
     if rows.dtype == torch.float64:
         rows = rows.float()

@@ -9,6 +9,7 @@ from typing import Any
 
 from stope._checks import choice, number, shown
 from stope.encoders.versions import dimension
+from stope.integrations.sentence_transformers.metrics import metric_of_function
 
 _DIRECTIONS = {
     "query_to_doc": "query_to_document",
@@ -16,7 +17,6 @@ _DIRECTIONS = {
     "doc_to_query": "document_to_query",
     "doc_to_doc": "document_to_document",
 }
-_METRICS = {"cos_sim": "cosine", "pairwise_cos_sim": "cosine", "dot_score": "dot"}
 
 
 def temperature_of(temperature: float | None, scale: float | None) -> float:
@@ -36,12 +36,7 @@ def metric_of(metric: str, similarity: Callable[..., Any] | None) -> str:
     """The metric, also where sentence-transformers' function for it is given."""
     if similarity is None:
         return metric
-    named = _METRICS.get(getattr(similarity, "__name__", ""))
-    if named is None:
-        raise ValueError(
-            f"similarity_fct is {shown(similarity)}; the fused loss knows util.cos_sim and "
-            "util.dot_score, which are metric='cosine' and metric='dot'"
-        )
+    named = metric_of_function(similarity, "similarity_fct", ("cosine", "dot"))
     if metric not in ("cosine", named):
         raise ValueError(f"metric is {metric!r} but similarity_fct says {named!r}; give one")
     return named

@@ -1,0 +1,167 @@
+"""The searches over embeddings against the library's own, on the same inputs."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
+pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
+
+from library_cases import FixedModel
+from sentence_transformers import util
+
+from stope.integrations.sentence_transformers import (
+    community_detection,
+    paraphrase_mining,
+    paraphrase_mining_embeddings,
+    semantic_search,
+)
+
+FUNCTIONS = [util.cos_sim, util.dot_score, util.euclidean_sim]
+
+
+def rows(count, dim=24, seed=0, clusters=0):
+    rng = np.random.default_rng(seed)
+    made = rng.standard_normal((count, dim)).astype(np.float32)
+    if clusters:
+        centres = 4 * rng.standard_normal((clusters, dim)).astype(np.float32)
+        made += centres[rng.integers(0, clusters, count)]
+    return torch.from_numpy(made)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("top_k", [1, 10, 500])
+def test_semantic_search(function, top_k):
+    options = {"top_k": top_k, "score_function": function}
+    queries, corpus = rows(9), rows(300, seed=1)
+    ours = semantic_search(queries, corpus, **options)
+    theirs = util.semantic_search(queries, corpus, corpus_chunk_size=70, **options)
+    assert [[hit["corpus_id"] for hit in hits] for hits in ours] == [
+        [hit["corpus_id"] for hit in hits] for hits in theirs
+    ]
+    for mine, wanted in zip(ours, theirs, strict=True):
+        assert [hit["score"] for hit in mine] == pytest.approx(
+            [hit["score"] for hit in wanted], rel=1e-5, abs=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    "kind", [lambda x: x.numpy(), lambda x: x.double(), lambda x: x.tolist(), lambda x: list(x)]
+)
+def test_kinds_of_embeddings(kind):
+    queries, corpus = rows(3), rows(50, seed=1)
+    wanted = semantic_search(queries, corpus, top_k=4)
+    assert semantic_search(kind(queries), kind(corpus), top_k=4) == wanted
+    assert semantic_search(kind(queries)[0], corpus, top_k=4) == wanted[:1]
+
+
+def test_equal_scores_are_in_the_order_of_rows():
+    corpus = rows(1).repeat(40, 1)
+    hits = semantic_search(rows(1, seed=3), corpus, top_k=6)
+    assert [hit["corpus_id"] for hit in hits[0]] == list(range(6))
+
+
+def test_nothing_to_search():
+    assert semantic_search(rows(2), rows(0)) == [[], []]
+    assert semantic_search(rows(0), rows(3)) == []
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(("max_pairs", "top_k"), [(50, 100), (10**6, 3), (7, 2), (10**6, 10**6)])
+def test_paraphrase_mining(function, max_pairs, top_k):
+    embeddings = rows(120, clusters=9)
+    options = {"max_pairs": max_pairs, "top_k": top_k, "score_function": function}
+    ours = paraphrase_mining_embeddings(embeddings, **options)
+    theirs = util.paraphrase_mining_embeddings(embeddings, **options)
+    wanted = {(i, j): score for score, i, j in theirs}
+    assert {(i, j): score for score, i, j in ours} == pytest.approx(wanted, rel=4e-5, abs=5e-5)
+    assert len(ours) == len(theirs)
+    assert ours == sorted(ours, key=lambda pair: (-pair[0], *pair[1:]))
+
+
+def test_copies_are_pairs_in_order():
+    embeddings = rows(1).repeat(5, 1)
+    pairs = paraphrase_mining_embeddings(embeddings, max_pairs=4)
+    assert [pair[1:] for pair in pairs] == [[0, 1], [0, 2], [0, 3], [0, 4]]
+    assert paraphrase_mining_embeddings(rows(1)) == []
+
+
+def test_paraphrase_mining_encodes():
+    texts = [f"w{i % 5} w{i % 3} w{i}" for i in range(30)]
+    model = FixedModel()
+    model.encode = lambda texts, **options: (
+        model.asked.append(options),
+        torch.from_numpy(FixedModel().encode(texts)),
+    )[1]
+    ours = paraphrase_mining(model, texts, batch_size=7, prompt="say: ")
+    assert model.asked[0] | {"batch_size": 7, "prompt": "say: "} == model.asked[0]
+    theirs = util.paraphrase_mining(model, texts)
+    assert [pair[1:] for pair in ours] == [pair[1:] for pair in theirs]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12])
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9])
+def test_community_detection(size, threshold):
+    embeddings = rows(400, clusters=25)
+    ours = community_detection(embeddings, threshold, size)
+    theirs = util.community_detection(embeddings, threshold, size)
+    assert ours == theirs
+    assert (threshold, size) == (0.9, 12) or len(theirs) > 0
+
+
+def test_communities_of_copies_and_of_nothing():
+    copies = torch.ones(200, 16)
+    assert community_detection(copies, threshold=1.0, min_community_size=30) == [list(range(200))]
+    assert community_detection(rows(0)) == []
+    assert community_detection(rows(3), min_community_size=10) == []
+    zeros = torch.zeros(20, 4)
+    assert community_detection(zeros, min_community_size=2) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: semantic_search(rows(2), rows(3).to_sparse()),
+            TypeError,
+            "corpus_embeddings is a sparse",
+        ),
+        (lambda: semantic_search(rows(2), rows(3), top_k=0), ValueError, "top_k is 0"),
+        (
+            lambda: semantic_search(rows(2), rows(3), score_function=util.manhattan_sim),
+            ValueError,
+            "score_function is .*util.cos_sim",
+        ),
+        (
+            lambda: semantic_search(rows(2), rows(3), score_function=lambda a, b: a @ b.T),
+            ValueError,
+            "score_function is",
+        ),
+        (lambda: semantic_search("x", rows(3)), TypeError, "query_embeddings is 'x'"),
+        (lambda: semantic_search(rows(2) / 0, rows(3)), ValueError, "queries has"),
+        (
+            lambda: paraphrase_mining_embeddings(rows(3), max_pairs=-1),
+            ValueError,
+            "max_pairs is -1",
+        ),
+        (lambda: community_detection(rows(30), "much"), TypeError, "threshold is 'much'"),
+    ],
+)
+def test_wrong_arguments(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [semantic_search, paraphrase_mining, paraphrase_mining_embeddings, community_detection],
+)
+def test_signatures_are_the_librarys(function):
+    theirs = inspect.signature(getattr(util, function.__name__)).parameters
+    ours = inspect.signature(function).parameters
+    assert list(ours) == list(theirs)
+    for name in set(ours) - {"score_function"}:
+        assert ours[name].default == theirs[name].default
