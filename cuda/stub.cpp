@@ -2,6 +2,7 @@
 #include "stope/error.h"
 #include "stope/hard_negatives.h"
 #include "stope/infonce.h"
+#include "stope/neighbors.h"
 #include "stope/runtime.h"
 #include "stope/similarity.h"
 #include "stope/topk.h"
@@ -26,6 +27,8 @@ namespace {
 void similarity_cuda(const SimilarityCall&) { refuse("similarity"); }
 void pack_cuda(const PackCall&) { refuse("FlatIndex"); }
 void topk_cuda(const TopkCall&) { refuse("topk"); }
+void pairs_above_cuda(const PairsAboveCall&) { refuse("pairs_above"); }
+void nearest_earlier_cuda(const NearestEarlierCall&) { refuse("nearest_earlier"); }
 void pair_scores_cuda(const PairScoresCall&) { refuse("mine_hard_negatives"); }
 void infonce_forward_cuda(const InfonceProblem&, const InfonceForward&) { refuse("infonce"); }
 void infonce_backward_cuda(const InfonceProblem&, const InfonceBackward&) { refuse("infonce"); }

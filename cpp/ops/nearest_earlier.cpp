@@ -122,10 +122,13 @@ class NearestEarlier {
 }  // namespace
 
 std::size_t nearest_earlier_workspace_bytes(const NearestEarlierCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda)
+    return nearest_earlier_cuda_workspace_bytes(call);
   return NearestEarlier(call).bytes();
 }
 
 void nearest_earlier(const NearestEarlierCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return nearest_earlier_cuda(call);
   NearestEarlier(call, Workspace(call.execution)).run();
 }
 

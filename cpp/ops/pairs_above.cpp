@@ -177,9 +177,14 @@ class PairsAbove {
 }  // namespace
 
 std::size_t pairs_above_workspace_bytes(const PairsAboveCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda)
+    return pairs_above_cuda_workspace_bytes(call);
   return PairsAbove(call).bytes();
 }
 
-void pairs_above(const PairsAboveCall& call) { PairsAbove(call, Workspace(call.execution)).run(); }
+void pairs_above(const PairsAboveCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return pairs_above_cuda(call);
+  PairsAbove(call, Workspace(call.execution)).run();
+}
 
 }  // namespace stope

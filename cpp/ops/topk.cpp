@@ -141,7 +141,7 @@ class Topk {
     RowFault fault;
     const float scale = fixed_scale(call_.queries, call_.metric);
     for_each_query([&](std::int64_t i, int) { prepare_query(i, scale, &fault); });
-    fault.raise("queries");
+    fault.raise(call_.queries_name);
     level_all_terms();
     std::fill_n(codes_ + group_rows_ * shape_.query_bytes, kMaxTileRows * shape_.query_bytes,
                 std::int8_t{0});
@@ -215,7 +215,7 @@ class Topk {
     if (pass_.packed == nullptr) pack_first_region();
     for (std::int64_t panel = 0; panel < panels_; panel += pass_.region_panels) {
       if (pass_.kind != TopkPassKind::kSample)
-        fault_.raise("corpus");
+        fault_.raise(call_.corpus_name);
       else if (fault_.noted())
         return;
       scan_region(panel, std::min(panel + pass_.region_panels, panels_));

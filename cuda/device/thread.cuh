@@ -38,8 +38,9 @@ STOPE_DEVICE T* shared_memory() {
 STOPE_DEVICE std::int32_t atomic_add(std::int32_t* p, std::int32_t value) {
   return atomicAdd(p, value);
 }
-STOPE_DEVICE void atomic_add(std::int64_t* p, std::int64_t value) {
-  atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value));
+STOPE_DEVICE std::int64_t atomic_add(std::int64_t* p, std::int64_t value) {
+  return static_cast<std::int64_t>(
+      atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value)));
 }
 STOPE_DEVICE void atomic_min(std::int64_t* p, std::int64_t value) {
   atomicMin(reinterpret_cast<long long*>(p), static_cast<long long>(value));

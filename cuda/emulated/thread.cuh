@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "machine.h"
 
@@ -26,11 +27,11 @@ STOPE_DEVICE T* shared_memory() {
 
 // Fibers change places only where they wait, so nothing comes between.
 STOPE_DEVICE std::int32_t atomic_add(std::int32_t* p, std::int32_t value) {
-  const std::int32_t before = *p;
-  *p += value;
-  return before;
+  return std::exchange(*p, *p + value);
 }
-STOPE_DEVICE void atomic_add(std::int64_t* p, std::int64_t value) { *p += value; }
+STOPE_DEVICE std::int64_t atomic_add(std::int64_t* p, std::int64_t value) {
+  return std::exchange(*p, *p + value);
+}
 STOPE_DEVICE void atomic_min(std::int64_t* p, std::int64_t value) {
   if (value < *p) *p = value;
 }

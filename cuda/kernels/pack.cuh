@@ -12,10 +12,10 @@ inline constexpr int kPackThreads = 256;
 inline constexpr std::int64_t kPackRows = kPackThreads / kCanonicalLanes;
 
 struct PackArguments {
-  Matrix matrix;
+  PlacedRows from;
   Metric metric;
-  std::int64_t first_row, rows;
-  std::int64_t first_id;  // what faults call the matrix's first row
+  std::int64_t first_row, rows;  // by their places
+  std::int64_t first_id;         // what faults call the matrix's first row
   Panels panels;
   std::int64_t first_place;  // of the first row in the panels
   RowFactors* factors;       // [rows], or nullptr
@@ -32,9 +32,9 @@ STOPE_KERNEL(kPackThreads) pack_rows(PackArguments a) {
   const std::int64_t wanted = block_x() * kPackRows + thread() / kCanonicalLanes;
   // Both halves of a warp take every step together; beyond the end the last row is packed again.
   const std::int64_t place = wanted < a.rows ? wanted : a.rows - 1;
-  const std::int64_t row = a.first_row + place;
-  const RowMeasure measure = measure_row(a.matrix, a.metric, row);
-  const RowReader x = reader(a.matrix, a.metric, row, measure.factors);
+  const std::int64_t row = row_at(a.from, a.first_row + place);
+  const RowMeasure measure = measure_row(a.from.matrix, a.metric, row);
+  const RowReader x = reader(a.from.matrix, a.metric, row, measure.factors);
   float largest = measure.largest;
   if (a.metric == Metric::kCosine && largest != 0.0f)
     largest = magnitude(mul_rn(mul_rn(largest, measure.factors.prescale), measure.factors.inverse));
@@ -71,7 +71,8 @@ struct StartArguments {
   BoundRules rules;
   std::int64_t first_query, queries;
   Panels panels;
-  const float* floors;    // of all queries, or nullptr
+  float floor;            // of all queries
+  const float* floors;    // of each of them instead, or nullptr
   const float* ceilings;  // likewise
   QueryBound* bounds;
   QueryTerms* terms;
@@ -84,7 +85,7 @@ struct StartArguments {
 STOPE_KERNEL(kPackThreads) start_queries(StartArguments a) {
   const std::int64_t i = block_x() * std::int64_t{kPackThreads} + thread();
   if (i >= a.queries) return;
-  QueryState state = {0, 0, 0.0f, -infinity(), infinity()};
+  QueryState state = {0, 0, 0.0f, a.floor, infinity()};
   if (a.floors != nullptr) state.floor = a.floors[a.first_query + i];
   if (a.ceilings != nullptr) state.ceiling = a.ceilings[a.first_query + i];
   state.least = state.floor < state.ceiling ? state.floor : state.ceiling;

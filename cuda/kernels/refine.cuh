@@ -8,22 +8,17 @@
 //   3. At the end: sorted, and written to the caller's arrays.
 #pragma once
 
-#include "exact_dot.cuh"
+#include "rescore.cuh"
 #include "select.cuh"
 
 namespace stope::cuda {
 
 struct RefineArguments {
-  Matrix queries;
-  Matrix corpus;          // the rows that are on the device,
-  std::int64_t first_id;  // from this one on
-  std::int64_t first_query;
+  Rescoring rows;
   std::int32_t k;
   std::int64_t keep, capacity;
   bool rescores;  // whatever is left
   bool last;
-  BoundRules rules;
-  const RowFactors* factors;
   const QueryBound* bounds;
   QueryTerms* terms;
   QueryState* states;
@@ -35,42 +30,17 @@ struct RefineArguments {
   std::int64_t* above_ceiling;  // [all queries], or nullptr
 };
 
-// Canonical scores for the entries that have none, half a warp each.
-STOPE_DEVICE void rescore(const RefineArguments& a, std::int64_t query, Candidate* entries,
-                          std::int32_t count) {
-  const Metric metric = a.rules.metric;
-  const RowReader q = reader(a.queries, metric, a.first_query + query, a.factors[query]);
-  constexpr std::int32_t kAtOnce = kSelectThreads / kCanonicalLanes;
-  for (std::int32_t first = 0; first < count; first += kAtOnce) {
-    const std::int32_t wanted = first + static_cast<std::int32_t>(thread()) / kCanonicalLanes;
-    const bool open = wanted < count && entries[wanted].lower != entries[wanted].upper;
-    if (ballot(open) == 0) continue;  // both halves of a warp take every step together
-    // An entry that has its score may be of a row that is gone.
-    const std::int64_t row = open ? entries[wanted].id - a.first_id : 0;
-    RowFactors factors = {1.0f, 1.0f};
-    if (metric == Metric::kCosine) factors = measure_row(a.corpus, metric, row).factors;
-    const float score = exact_score(q, reader(a.corpus, metric, row, factors), metric);
-    warp_barrier();  // a lane of the other half may still be reading its entry
-    if (open && half_lane() == 0) {
-      entries[wanted].upper = score;
-      entries[wanted].lower = score;
-    }
-  }
-  block_barrier();
-}
-
 STOPE_DEVICE void write_answer(const RefineArguments& a, std::int64_t query,
                                const Candidate* entries, std::int32_t count) {
-  const std::int64_t first = (a.first_query + query) * a.k;
+  const std::int64_t row = row_at(a.rows.queries, a.rows.first_query + query), first = row * a.k;
   for (auto r = static_cast<std::int32_t>(thread()); r < a.k; r += kSelectThreads) {
     a.scores[first + r] = r < count ? entries[r].upper : -infinity();
-    a.ids[first + r] = r < count ? entries[r].id : -1;
+    a.ids[first + r] = r < count ? row_at(a.rows.corpus, entries[r].id) : -1;
   }
-  if (thread() == 0 && a.above_ceiling != nullptr)
-    a.above_ceiling[a.first_query + query] = a.above[query];
+  if (thread() == 0 && a.above_ceiling != nullptr) a.above_ceiling[row] = a.above[query];
 }
 
-STOPE_KERNEL(kSelectThreads) refine_list(RefineArguments a) {
+STOPE_KERNEL(kSelectThreads, 5) refine_list(RefineArguments a) {
   auto* memory = shared_memory<SelectMemory>();
   const std::int64_t query = block_x();
   QueryState* state = a.states + query;
@@ -91,7 +61,7 @@ STOPE_KERNEL(kSelectThreads) refine_list(RefineArguments a) {
         entries, count, [&](Candidate* entry) { return entry->upper >= least; }, memory);
   }
   if (a.rescores || count > a.keep) {
-    rescore(a, query, entries, count);
+    rescore(a.rows, query, entries, count);
     std::int64_t refused = 0;
     const auto eligible = [&](Candidate* entry) {
       bool is_above;
@@ -123,7 +93,7 @@ STOPE_KERNEL(kSelectThreads) refine_list(RefineArguments a) {
     state->count = count;
     state->kept = a.kept == nullptr ? 0 : count;
     state->least = least;
-    a.terms[query] = query_terms(a.rules, a.bounds[query], least);
+    a.terms[query] = query_terms(a.rows.rules, a.bounds[query], least);
   }
 }
 

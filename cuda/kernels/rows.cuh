@@ -14,6 +14,10 @@ STOPE_DEVICE const void* row_of(const Matrix& matrix, std::int64_t row) {
   return static_cast<const char*>(matrix.data) + row * matrix.row_stride_bytes;
 }
 
+STOPE_DEVICE std::int64_t row_at(const PlacedRows& rows, std::int64_t place) {
+  return rows.order == nullptr ? place : rows.order[place];
+}
+
 STOPE_DEVICE float element(DType dtype, const void* row, std::int64_t i) {
   switch (dtype) {
     case DType::kFloat32: return static_cast<const float*>(row)[i];

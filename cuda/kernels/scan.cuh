@@ -29,6 +29,8 @@ struct ScanArguments {
   std::int64_t* above;
   const std::int64_t* exclude_offsets;  // of all queries, or nullptr
   const std::int64_t* exclude_ids;
+  Reach reach;
+  std::int64_t first_place;  // of the group's queries among the rows, where they are some of them
 };
 
 inline constexpr int kScanThreads = 256;
@@ -54,6 +56,12 @@ STOPE_DEVICE void copy_slab(std::uint16_t* to, const std::uint16_t* from, std::i
   }
 }
 
+// Whether one of the places [place, end) may find one of the rows [row, row_end).
+STOPE_DEVICE bool reaches(Reach reach, std::int64_t place, std::int64_t end, std::int64_t row,
+                          std::int64_t row_end) {
+  return reach == Reach::kAll || (reach == Reach::kEarlier ? row < end - 1 : row_end - 1 > place);
+}
+
 // Whether the list of the query holds the id; lists ascend.
 STOPE_DEVICE bool is_excluded(const ScanArguments& a, std::int64_t query, std::int64_t id) {
   if (a.exclude_offsets == nullptr) return false;
@@ -77,6 +85,8 @@ STOPE_DEVICE void consider(const ScanArguments& a, std::int64_t query, std::int6
   const std::int64_t id = a.first_row + row;
   QueryState* state = a.states + query;
   Candidate entry = {score.upper, score.lower, static_cast<std::int32_t>(id)};
+  const std::int64_t place = a.first_place + query;
+  if (!reaches(a.reach, place, place + 1, id, id + 1)) return;
   if (entry.upper < state->least || is_excluded(a, a.first_query + query, id)) return;
   bool is_above;
   if (admit(*state, &entry, &is_above))
@@ -89,6 +99,8 @@ STOPE_KERNEL(kScanThreads) scan_tile(ScanArguments a) {
   auto* slabs = shared_memory<std::uint16_t>();
   const std::int64_t first_query = std::int64_t{block_y()} * kTileSide;
   const std::int64_t first_row = std::int64_t{block_x()} * kTileSide;
+  const std::int64_t place = a.first_place + first_query, id = a.first_row + first_row;
+  if (!reaches(a.reach, place, place + kTileSide, id, id + kTileSide)) return;
   const std::uint16_t* query_codes = a.query_codes + first_query * a.depth_padded;
   const unsigned warp = thread() / kWarp;
   const unsigned warp_row = warp / kWarpsAcross * kWarpRows;

@@ -99,25 +99,26 @@ STOPE_DEVICE std::int32_t keep_entries(Candidate* entries, std::int32_t count, c
   return kept;
 }
 
-// Sorts exact entries; there is room for the next power of two.
-STOPE_DEVICE void sort_entries(Candidate* entries, std::int32_t count) {
-  std::int32_t size = 1;
-  while (size < count) size *= 2;
-  for (std::int32_t i = count + static_cast<std::int32_t>(thread()); i < size; i += kSelectThreads)
-    entries[i] = {-infinity(), -infinity(), INT32_MAX};
-  block_barrier();
-  // Bitonic: runs of `run` entries, every other one descending, are merged by halves.
-  for (std::int32_t run = 2; run <= size; run *= 2) {
-    for (std::int32_t half = run / 2; half > 0; half /= 2) {
-      for (auto p = static_cast<std::int32_t>(thread()); p < size / 2; p += kSelectThreads) {
-        const std::int32_t low = p / half * 2 * half + p % half, high = low + half;
-        const Candidate a = entries[low], b = entries[high];
-        const bool ascending = (low & run) == 0;
-        if ((ranking_key(b) < ranking_key(a)) == ascending) {
-          entries[low] = b;
-          entries[high] = a;
-        }
-      }
+// Sorts exact entries.
+STOPE_DEVICE void sort_entries(Candidate* entries, std::int64_t count) {
+  // Bitonic: two sorted runs of `half` entries are merged by halves, the second one read backwards.
+  // Every exchange puts the smaller one in front, so that what is missing behind the last entry of
+  // a whole number of runs would never move.
+  const auto exchange = [&](std::int64_t low, std::int64_t high) {
+    if (high >= count) return;
+    const Candidate a = entries[low], b = entries[high];
+    if (ranking_key(a) < ranking_key(b)) return;
+    entries[low] = b;
+    entries[high] = a;
+  };
+  for (std::int64_t half = 1; half < count; half *= 2) {
+    const std::int64_t pairs = (count + 2 * half - 1) / (2 * half) * half;
+    for (std::int64_t p = thread(); p < pairs; p += kSelectThreads)
+      exchange(p / half * 2 * half + p % half, (p / half + 1) * 2 * half - 1 - p % half);
+    block_barrier();
+    for (std::int64_t step = half / 2; step > 0; step /= 2) {
+      for (std::int64_t p = thread(); p < pairs; p += kSelectThreads)
+        exchange(p / step * 2 * step + p % step, p / step * 2 * step + p % step + step);
       block_barrier();
     }
   }

@@ -20,6 +20,15 @@ struct RowFactors {
   float inverse;
 };
 
+// Rows of a matrix in an order: place p holds row order[p], or row p.
+struct PlacedRows {
+  Matrix matrix;
+  const std::int64_t* order = nullptr;
+};
+
+// Which rows of the corpus a query may find, where it is one of them: by their places.
+enum class Reach : std::int32_t { kAll, kEarlier, kLater };
+
 // The first row that may not be scored; kNoRow where there is none.
 struct RowFaults {
   std::int64_t not_finite;
@@ -74,6 +83,13 @@ struct QueryState {
   std::int32_t kept;  // so many of them lie in memory of their own between two chunks
   float least;
   float floor, ceiling;
+};
+
+// A pair whose score reaches the threshold; rows count from the block's beginning.
+struct FoundPair {
+  std::int32_t row;
+  std::int32_t id;
+  float score;
 };
 
 // Products of norms below this limit cannot overflow float32, in any order of summation.

@@ -28,12 +28,13 @@ inline void refuse(const RowFaults& found, const std::string& name, std::int64_t
 }
 
 // faults[0] are those of the queries, faults[1] those of the corpus.
-inline void raise_faults(const RowFaults* faults, void* stream) {
+inline void raise_faults(const RowFaults* faults, void* stream, const char* queries = "queries",
+                         const char* corpus = "corpus") {
   if (is_recording(stream)) return;
   RowFaults found[2];
   copy_to_host(found, faults, sizeof(found), stream);
-  refuse(found[0], "queries");
-  refuse(found[1], "corpus");
+  refuse(found[0], queries);
+  refuse(found[1], corpus);
 }
 
 }  // namespace stope::cuda

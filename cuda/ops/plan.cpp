@@ -78,4 +78,44 @@ std::size_t topk_cuda_workspace_bytes(const TopkCall& call) {
   return workspace.bytes();
 }
 
+TopkCall cuda::topk_call(const NearestEarlierCall& call) {
+  TopkCall search;
+  search.queries = search.corpus = call.rows;
+  search.queries_name = search.corpus_name = "x";
+  search.metric = call.metric;
+  search.k = 1;
+  search.scores = call.scores;
+  search.ids = call.ids;
+  search.budget = call.budget;
+  search.execution = call.execution;
+  return search;
+}
+
+TopkCall cuda::topk_call(const PairsAboveCall& call) {
+  TopkCall search;
+  search.queries = call.x;
+  search.queries.data =
+      static_cast<const std::byte*>(call.x.data) + call.first * call.x.row_stride_bytes;
+  search.queries.rows = call.end - call.first;
+  search.corpus = call.y;
+  search.queries_name = "x";
+  search.corpus_name = call.within ? "x" : "y";
+  search.metric = call.metric;
+  search.budget = call.budget;
+  search.execution = call.execution;
+  return search;
+}
+
+std::size_t nearest_earlier_cuda_workspace_bytes(const NearestEarlierCall& call) {
+  Workspace workspace;
+  const cuda::NearestEarlierMemory memory(call, &workspace);
+  return workspace.bytes();
+}
+
+std::size_t pairs_above_cuda_workspace_bytes(const PairsAboveCall& call) {
+  Workspace workspace;
+  const cuda::PairsAboveMemory memory(call, &workspace);
+  return workspace.bytes();
+}
+
 }  // namespace stope

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "stope/hard_negatives.h"
+#include "stope/neighbors.h"
 #include "stope/similarity.h"
 #include "stope/topk.h"
 #include "stope/workspace.h"
@@ -105,6 +106,42 @@ struct TopkMemory {
   static T* optional(const T* given, std::int64_t count, Workspace* workspace) {
     return given == nullptr ? nullptr : workspace->take<T>(count);
   }
+};
+
+// Searches of rows among each other, as topk's calls.
+TopkCall topk_call(const NearestEarlierCall& call);
+TopkCall topk_call(const PairsAboveCall& call);
+
+struct NearestEarlierMemory {
+  TopkCall search;
+  CudaTopkPlan plan;
+  std::int64_t* order;  // [rows.rows], where the call has one
+  TopkMemory lists;
+
+  NearestEarlierMemory(const NearestEarlierCall& call, Workspace* workspace)
+      : search(topk_call(call)),
+        plan(plan_topk_cuda(search)),
+        order(call.order == nullptr ? nullptr : workspace->take<std::int64_t>(call.rows.rows)),
+        lists(search, plan, workspace) {}
+};
+
+struct PairsAboveMemory {
+  TopkCall search;
+  CudaTopkPlan plan;
+  std::int64_t* total;
+  std::int64_t* starts;  // [end - first]
+  FoundPair* pairs;      // [capacity]
+  Candidate* ordered;    // [capacity]
+  TopkMemory lists;
+
+  PairsAboveMemory(const PairsAboveCall& call, Workspace* workspace)
+      : search(topk_call(call)),
+        plan(plan_topk_cuda(search)),
+        total(workspace->take<std::int64_t>(1)),
+        starts(workspace->take<std::int64_t>(call.end - call.first)),
+        pairs(workspace->take<FoundPair>(call.capacity)),
+        ordered(workspace->take<Candidate>(call.capacity)),
+        lists(search, plan, workspace) {}
 };
 
 }  // namespace stope::cuda

@@ -7,16 +7,6 @@
 namespace stope::python {
 namespace {
 
-// A matrix in host memory: these operations have no CUDA kernels.
-Array import_on_host(const py::object& object, const char* name, const char* operation) {
-  Array array = import_matrix(object, name);
-  if (array.matrix.device.kind != DeviceKind::kCpu)
-    throw DeviceError(std::string(name) + " is on " + device_name(array.matrix.device) + ", and " +
-                      operation + " runs on the CPU alone; copy " + name +
-                      " to host memory, with .cpu() or CuPy's .get()");
-  return array;
-}
-
 void check_same_kind(const Matrix& x, const Matrix& y) {
   if (x.columns != y.columns)
     throw py::value_error("y has dim " + std::to_string(y.columns) + " but x has dim " +
@@ -29,10 +19,11 @@ void check_same_kind(const Matrix& x, const Matrix& y) {
 void run_pairs_above(const py::object& x, const std::optional<py::object>& y, std::int64_t first,
                      std::int64_t end, const std::string& metric, float threshold,
                      const py::object& counts, const std::optional<py::object>& ids,
-                     const std::optional<py::object>& scores, std::int64_t capacity, int threads,
-                     const py::object& allocate, const py::object& progress) {
-  const Array rows = import_on_host(x, "x", "pairs_above");
-  const Array others = y ? import_on_host(*y, "y", "pairs_above") : rows;
+                     const std::optional<py::object>& scores, std::int64_t capacity,
+                     std::int64_t stream, int threads, const py::object& allocate,
+                     const py::object& progress, const std::optional<CudaTopkBudget>& budget) {
+  const Array rows = import_matrix(x, "x", stream);
+  const Array others = y ? import_matrix(*y, "y", stream) : rows;
   check_same_kind(rows.matrix, others.matrix);
   PythonProgress reporter(progress);
   PairsAboveCall call;
@@ -43,14 +34,15 @@ void run_pairs_above(const py::object& x, const std::optional<py::object>& y, st
   call.end = end;
   call.metric = parse_word(metric, "metric", kMetrics);
   call.threshold = threshold;
-  const Device cpu;
-  call.counts = import_result<std::int64_t>(counts, "counts", end - first, cpu);
+  const Device device = rows.matrix.device;
+  call.counts = import_result<std::int64_t>(counts, "counts", end - first, device);
   if (ids && scores) {
     call.capacity = capacity;
-    call.ids = import_result<std::int64_t>(*ids, "ids", capacity, cpu);
-    call.scores = import_result<float>(*scores, "scores", capacity, cpu);
+    call.ids = import_result<std::int64_t>(*ids, "ids", capacity, device);
+    call.scores = import_result<float>(*scores, "scores", capacity, device);
   }
-  call.execution = execution_on(cpu, 0, threads);
+  if (budget) call.budget = *budget;
+  call.execution = execution_on(device, stream, threads);
   call.execution.progress = reporter.progress();
   const WorkspaceLoan loan(allocate, pairs_above_workspace_bytes(call), &call.execution);
   run_without_gil(pairs_above, call, &reporter);
@@ -58,19 +50,21 @@ void run_pairs_above(const py::object& x, const std::optional<py::object>& y, st
 
 void run_nearest_earlier(const py::object& x, const std::optional<py::buffer>& order,
                          const std::string& metric, float threshold, const py::object& scores,
-                         const py::object& ids, int threads, const py::object& allocate,
-                         const py::object& progress) {
-  const Array rows = import_on_host(x, "x", "nearest_earlier");
+                         const py::object& ids, std::int64_t stream, int threads,
+                         const py::object& allocate, const py::object& progress,
+                         const std::optional<CudaTopkBudget>& budget) {
+  const Array rows = import_matrix(x, "x", stream);
   PythonProgress reporter(progress);
   NearestEarlierCall call;
   call.rows = rows.matrix;
   if (order) call.order = import_vector<std::int64_t>(*order, "order", rows.matrix.rows, false);
   call.metric = parse_word(metric, "metric", kMetrics);
   call.threshold = threshold;
-  const Device cpu;
-  call.scores = import_result<float>(scores, "scores", rows.matrix.rows, cpu);
-  call.ids = import_result<std::int64_t>(ids, "ids", rows.matrix.rows, cpu);
-  call.execution = execution_on(cpu, 0, threads);
+  const Device device = rows.matrix.device;
+  call.scores = import_result<float>(scores, "scores", rows.matrix.rows, device);
+  call.ids = import_result<std::int64_t>(ids, "ids", rows.matrix.rows, device);
+  if (budget) call.budget = *budget;
+  call.execution = execution_on(device, stream, threads);
   call.execution.progress = reporter.progress();
   const WorkspaceLoan loan(allocate, nearest_earlier_workspace_bytes(call), &call.execution);
   run_without_gil(nearest_earlier, call, &reporter);
@@ -79,7 +73,7 @@ void run_nearest_earlier(const py::object& x, const std::optional<py::buffer>& o
 void run_knn_graph(const py::object& x, std::int64_t k, const std::string& metric,
                    const py::object& scores, const py::object& ids, int threads,
                    const py::object& allocate, const py::object& progress) {
-  const Array rows = import_on_host(x, "x", "knn_graph");
+  const Array rows = import_matrix(x, "x");
   PythonProgress reporter(progress);
   KnnGraphCall call;
   call.rows = rows.matrix;
@@ -100,10 +94,12 @@ void register_neighbors(py::module_& module) {
   module.def("pairs_above", &run_pairs_above, py::kw_only(), py::arg("x"), py::arg("y"),
              py::arg("first"), py::arg("end"), py::arg("metric"), py::arg("threshold"),
              py::arg("counts"), py::arg("ids"), py::arg("scores"), py::arg("capacity"),
-             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
+             py::arg("budget") = py::none());
   module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),
              py::arg("metric"), py::arg("threshold"), py::arg("scores"), py::arg("ids"),
-             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
+             py::arg("budget") = py::none());
   module.def("knn_graph", &run_knn_graph, py::kw_only(), py::arg("x"), py::arg("k"),
              py::arg("metric"), py::arg("scores"), py::arg("ids"), py::arg("threads"),
              py::arg("allocate"), py::arg("progress"));

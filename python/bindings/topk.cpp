@@ -34,8 +34,9 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
               const std::optional<py::buffer>& allowed, const std::optional<py::buffer>& ceilings,
               const std::optional<py::buffer>& floors, const py::object& scores,
               const py::object& ids, const std::optional<py::object>& above_ceiling,
-              std::int64_t stream, int threads, const py::object& allocate,
-              const py::object& progress, const std::optional<py::object>& allocate_pinned,
+              const std::string& queries_name, const std::string& corpus_name, std::int64_t stream,
+              int threads, const py::object& allocate, const py::object& progress,
+              const std::optional<py::object>& allocate_pinned,
               const std::optional<CudaTopkBudget>& budget) {
   const Array q = import_matrix(queries, "queries", stream);
   const Array c = import_matrix(corpus, "corpus", stream);
@@ -43,6 +44,8 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   PythonProgress reporter(progress);
   const std::int64_t rows = q.matrix.rows;
   TopkCall call;
+  call.queries_name = queries_name.c_str();
+  call.corpus_name = corpus_name.c_str();
   call.queries = q.matrix;
   call.corpus = c.matrix;
   call.k = k;
@@ -111,7 +114,8 @@ void register_topk(py::module_& module) {
              py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
              py::arg("exclude_ids"), py::arg("allowed") = py::none(), py::arg("ceilings"),
              py::arg("floors"), py::arg("scores"), py::arg("ids"), py::arg("above_ceiling"),
-             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
+             py::arg("queries_name"), py::arg("corpus_name"), py::arg("stream") = 0,
+             py::arg("threads"), py::arg("allocate"), py::arg("progress"),
              py::arg("allocate_pinned") = py::none(), py::arg("budget") = py::none());
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
              py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("stream") = 0,

@@ -37,13 +37,8 @@ def corpus_and_queries(
 
     With ``streams`` the corpus may be in host memory where the queries are on a device.
     """
-    q = matrix_shape(queries, "queries")
-    c = matrix_shape(corpus, "corpus")
-    if (q.device, c.device) != ("cpu", "cpu") and not _core.build_info()["cuda"]:
-        raise RuntimeError(
-            "queries or corpus is on a CUDA device, but this stope was built without CUDA; "
-            "move them to the CPU with .cpu()"
-        )
+    q = device_shape(queries, "queries")
+    c = device_shape(corpus, "corpus")
     if q.device != c.device and not (streams and c.device == "cpu"):
         raise ValueError(
             f"queries are on {q.device} but corpus is on {c.device}; move one to the other's device"
@@ -59,9 +54,20 @@ def corpus_and_queries(
     return q, c
 
 
+def device_shape(array: object, name: str) -> MatrixShape:
+    """Check one matrix, for an operation that runs where it lies."""
+    shape = matrix_shape(array, name)
+    if shape.device != "cpu" and not _core.build_info()["cuda"]:
+        raise RuntimeError(
+            f"{name} is on {shape.device}, but this stope was built without CUDA; move it to the "
+            "CPU with .cpu()"
+        )
+    return shape
+
+
 def some_rows(array: object, name: str) -> MatrixShape:
     """Check one matrix, which may not be empty."""
-    shape = matrix_shape(array, name)
+    shape = device_shape(array, name)
     if shape.rows == 0:
         raise ValueError(f"{name} is empty (0 rows); give at least one row")
     return shape
@@ -131,13 +137,15 @@ class Place(NamedTuple):
         """Scratch memory for one call of the core; pages that are not touched cost nothing."""
         return self.empty((size,), np.uint8)
 
-    def join(self, first: Any, second: Any) -> Any:
-        """The rows of both matrices, in new memory."""
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Arrays of this place one after another, in new memory."""
+        if self is ON_CPU:
+            return np.concatenate(parts)
         if self.library == "torch":
-            return sys.modules["torch"].cat([first, second])
+            return sys.modules["torch"].cat(parts)
         cupy = sys.modules["cupy"]
         with cupy.cuda.Device(self.device):
-            return cupy.concatenate([first, second])
+            return cupy.concatenate(parts)
 
     def owns(self, array: object) -> bool:
         """Whether an array is of the device's library, and so may be used without the CPU."""

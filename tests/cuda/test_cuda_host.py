@@ -79,7 +79,18 @@ def test_plans_of_known_sizes(queries, rows, columns, k, group, chunk):
     assert (got["group"], got["chunk"]) == (group, chunk)
 
 
-@pytest.mark.parametrize("call", ["similarity", "topk", "mine_hard_negatives", "FlatIndex"])
+ON_A_DEVICE = {
+    "similarity": lambda array: stope.similarity(array, array),
+    "topk": lambda array: stope.topk(array, array, 2),
+    "mine_hard_negatives": lambda array: stope.mine_hard_negatives(array, array, [0] * 4),
+    "FlatIndex": lambda array: stope.FlatIndex(array),
+    "knn_graph": lambda array: stope.knn_graph(array, 2),
+    "pairs_above": lambda array: stope.pairs_above(array, threshold=0),
+    "nearest_earlier": lambda array: stope.nearest_earlier(array),
+}
+
+
+@pytest.mark.parametrize("call", ON_A_DEVICE.values(), ids=ON_A_DEVICE)
 def test_arrays_on_a_gpu_that_is_not_there(call, monkeypatch):
     """A build without CUDA says so; one with CUDA works here too, and passes on its text."""
     flags = stope.build_info()["flags"]
@@ -90,10 +101,5 @@ def test_arrays_on_a_gpu_that_is_not_there(call, monkeypatch):
     array = fake_cupy.on_device(rows)
     said = "built without CUDA.*CPU" if "STOPE_CUDA=OFF" in flags else r"cuda\w+ failed: .+ \(cuda"
     with pytest.raises(RuntimeError, match=said):
-        {
-            "similarity": lambda: stope.similarity(array, array),
-            "topk": lambda: stope.topk(array, array, 2),
-            "mine_hard_negatives": lambda: stope.mine_hard_negatives(array, array, [0] * 4),
-            "FlatIndex": lambda: stope.FlatIndex(array),
-        }[call]()
+        call(array)
     assert stope.topk(rows, rows, 1).ids.ravel().tolist() == [0, 1, 2, 3]

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import reference_infonce as oracle
 import wide_cases as wide
+from devices import DEVICES, device_called
 from infonce_cases import PRECISIONS, drawn, precisions
 from infonce_checks import ACCURACY, backward_is_close, forward_is_close, is_accurate, same_bits
-from infonce_on_device import DEVICES, check, device_called, moved, run
+from infonce_on_device import check, moved, run
 
 import stope
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import infonce_cases as cases
 import numpy as np
 import pytest
+from devices import DEVICES, device_called
 from infonce_cases import precisions
 from infonce_checks import same_bits
-from infonce_on_device import DEVICES, MATRICES, device_called, moved, run
+from infonce_on_device import MATRICES, moved, run
 
 import stope
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cases
-import fake_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -157,11 +156,3 @@ def test_wrong_input_is_refused():
         stope.nearest_earlier(x.astype(np.float64))
     with pytest.raises(ValueError, match="threshold"):
         stope.nearest_earlier(x, threshold=np.inf)
-
-
-def test_a_device_is_refused_with_the_remedy():
-    x = np.ones((3, 4), np.float32)
-    with pytest.raises(
-        RuntimeError, match=r"on cuda:0, and nearest_earlier runs on the CPU.*\.cpu"
-    ):
-        stope.nearest_earlier(fake_cupy.on_device(x))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cases
-import fake_cupy
 import ml_dtypes
 import numpy as np
 import pytest
@@ -209,11 +208,3 @@ def test_what_does_not_go_together_is_refused():
         stope.pairs_above(x, threshold=np.nan)
     with pytest.raises(ValueError, match="count_only"):
         stope.pairs_above(x, threshold=0, sink=print, count_only=True)
-
-
-def test_a_device_is_refused_with_the_remedy():
-    x = np.ones((3, 4), np.float32)
-    with pytest.raises(RuntimeError, match=r"on cuda:0, and pairs_above runs on the CPU.*\.cpu"):
-        stope.pairs_above(fake_cupy.on_device(x), threshold=0)
-    with pytest.raises(RuntimeError, match="y is on cuda:0"):
-        stope.pairs_above(x, fake_cupy.on_device(x), threshold=0)

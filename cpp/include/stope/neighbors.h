@@ -1,9 +1,10 @@
 // neighbors: what is asked of the rows of one matrix about each other (or of two matrices): pairs
 // above a threshold, the nearest earlier row, the nearest others. All decisions are those of the
-// canonical scores. On the CPU alone.
+// canonical scores.
 #pragma once
 
 #include "stope/matrix.h"
+#include "stope/topk.h"
 
 namespace stope {
 
@@ -22,6 +23,7 @@ struct PairsAboveCall {
   std::int64_t capacity = 0;
   std::int64_t* ids = nullptr;  // [capacity]
   float* scores = nullptr;      // [capacity]
+  CudaTopkBudget budget;
   Execution execution;
 };
 
@@ -36,13 +38,14 @@ struct NearestEarlierCall {
   float threshold = 0;          // inclusive; -infinity for none
   float* scores = nullptr;      // [rows], -infinity where there is none
   std::int64_t* ids = nullptr;  // [rows], -1 where there is none
+  CudaTopkBudget budget;
   Execution execution;
 };
 
 std::size_t nearest_earlier_workspace_bytes(const NearestEarlierCall& call);
 void nearest_earlier(const NearestEarlierCall& call);
 
-// Of every row the k best others, ordered by (score descending, id ascending).
+// On the CPU alone: of every row the k best others, ordered by (score descending, id ascending).
 struct KnnGraphCall {
   Matrix rows;
   Metric metric = Metric::kDot;
@@ -54,5 +57,11 @@ struct KnnGraphCall {
 
 std::size_t knn_graph_workspace_bytes(const KnnGraphCall& call);
 void knn_graph(const KnnGraphCall& call);
+
+// The same on a GPU; the stub throws DeviceError when the library was built without CUDA.
+std::size_t pairs_above_cuda_workspace_bytes(const PairsAboveCall& call);
+void pairs_above_cuda(const PairsAboveCall& call);
+std::size_t nearest_earlier_cuda_workspace_bytes(const NearestEarlierCall& call);
+void nearest_earlier_cuda(const NearestEarlierCall& call);
 
 }  // namespace stope

@@ -39,6 +39,8 @@ struct TopkCall {
                                           // lowest first; above_ceiling does not look at it
   const float* ceilings = nullptr;        // optional [queries.rows], inclusive
   const float* floors = nullptr;          // optional [queries.rows], inclusive
+  const char* queries_name = "queries";   // in messages about their rows
+  const char* corpus_name = "corpus";     // likewise
   float* scores = nullptr;                // [queries.rows, k], short rows end in -infinity
   std::int64_t* ids = nullptr;            // [queries.rows, k], short rows end in -1
   std::int64_t* above_ceiling = nullptr;  // optional [queries.rows]: rows refused by the ceiling

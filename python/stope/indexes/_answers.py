@@ -19,7 +19,7 @@ from stope.indexes._filters import Filter
 from stope.indexes._held import Held
 from stope.indexes._ids import Places
 from stope.lists import Lists, offsets_of
-from stope.ops._search import Metric, Packed, Precision, padded_search, pair_scores
+from stope.ops._search import Besides, Metric, Precision, padded_search, pair_scores
 from stope.ops.pairs_above import pairs_above
 from stope.progress import Progress
 
@@ -106,7 +106,7 @@ class _Part(NamedTuple):
     """What is scanned: the whole corpus, or few rows of it in the order of their ids."""
 
     corpus: Any
-    packed: Packed | None
+    besides: Besides
     places: Places | None  # of its rows; None: all
     excluded: Lists | None  # in its numbers
 
@@ -114,13 +114,13 @@ class _Part(NamedTuple):
 def _part(question: Question) -> _Part:
     held, filter_ = question.held, question.filter
     if filter_.mask is None or filter_.listed is not None:
-        return _Part(held.corpus, Packed(held.panels), None, filter_.excluded)
+        return _Part(held.corpus, Besides(held.panels), None, filter_.excluded)
     shape = _arrays.matrix_shape(question.queries, "queries")
     share = _FEW if shape.rows >= _MANY_QUERIES else _FEW_OF_ALL
     few = np.count_nonzero(filter_.mask) * share <= held.ids.places
     if not few and (shape.device, held.shape.device) == ("cpu", "cpu"):
         allowed = np.packbits(filter_.mask, bitorder="little")
-        return _Part(held.corpus, Packed(held.panels, allowed), None, filter_.excluded)
+        return _Part(held.corpus, Besides(held.panels, allowed), None, filter_.excluded)
     places = held.ids.in_order(filter_.mask)
     excluded = filter_.excluded
     if excluded is not None:
@@ -128,7 +128,7 @@ def _part(question: Question) -> _Part:
         rows[places] = np.arange(len(places))
         renamed = excluded._replace(ids=rows[excluded.ids])
         excluded = renamed.where(renamed.ids >= 0).distinct()
-    return _Part(_arrays.take_rows(held.corpus, places), None, places, excluded)
+    return _Part(_arrays.take_rows(held.corpus, places), Besides(), places, excluded)
 
 
 def _search(
@@ -142,7 +142,7 @@ def _search(
         excluded = None if excluded is None else excluded.take(rows)
     found = padded_search(
         queries, part.corpus, k, metric=question.metric, exclude=excluded, ceiling=ceiling,
-        floor=floor, precision=question.precision, progress=question.progress, packed=part.packed,
+        floor=floor, precision=question.precision, progress=question.progress, besides=part.besides,
     )  # fmt: skip
     scores, places = on_host(found.scores), on_host(found.ids)
     if part.places is not None and len(part.places):

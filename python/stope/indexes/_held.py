@@ -120,7 +120,7 @@ def joined(
     """The same on a device, where the corpus is copied and keeps nothing that was replaced."""
     start, after = before.ids.places, before.ids.places + len(rows)
     place = _arrays.place_of(before.corpus, before.shape.device, "corpus")
-    corpus = place.join(before.corpus, rows)
+    corpus = place.join([before.corpus, rows])
     panels = place.workspace(_core.packed_cuda_bytes(after, before.shape.dim))
     panels[: _core.packed_cuda_bytes(start, before.shape.dim)] = before.panels
     pack(corpus, start, panels, metric, name="rows", place=place)

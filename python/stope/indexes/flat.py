@@ -333,7 +333,7 @@ class FlatIndex:
             options: dict[str, Any] = {"metric": self.metric, "precision": precision}
             options |= {"ceiling": ceiling, "floor": floor, "progress": progress}
             if ids.values is None and filter_.mask is None and filter_.listed is None:
-                options |= {"exclude": filter_.excluded, "packed": _search.Packed(now.panels)}
+                options |= {"exclude": filter_.excluded, "besides": _search.Besides(now.panels)}
                 whole = shape.rows > 0 and k <= ids.places
                 answer = _search.search if whole else _search.padded_search
                 return answer(queries, now.corpus, k, out=out, **options)

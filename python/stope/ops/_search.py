@@ -30,14 +30,20 @@ class TopK(NamedTuple):
     ids: Any
 
 
-class Packed(NamedTuple):
-    """What an index adds to its corpus: panels, and on the CPU perhaps which rows may be found.
+class Besides(NamedTuple):
+    """What a search is told beside what :func:`stope.topk` is.
 
-    ``allowed`` has a bit for every row, lowest first; ``above_ceiling`` does not look at it.
+    By an index: panels of its corpus, and on the CPU perhaps which rows may be found (a bit for
+    every row, lowest first; ``above_ceiling`` does not look at it). By operations whose arguments
+    have other names: those, for messages about rows.
     """
 
-    panels: Any
+    panels: Any = None
     allowed: NDArray[np.uint8] | None = None
+    names: tuple[str, str] = ("queries", "corpus")
+
+
+_NOTHING = Besides()
 
 
 def exclusions(exclude: Any, queries: int, corpus_rows: int) -> Lists | None:
@@ -70,10 +76,10 @@ def search(
     precision: Precision = "exact",
     out: tuple[Any, Any] | None = None,
     progress: Progress | None = None,
-    packed: Packed | None = None,
+    besides: Besides = _NOTHING,
     above_ceiling: NDArray[np.int64] | None = None,
 ) -> TopK:
-    """:func:`stope.topk`, and what an index and the miner need besides."""
+    """:func:`stope.topk`, and what an index, the miner and other operations need besides."""
     check_progress(progress)
     choice(metric, "metric", METRICS)
     choice(precision, "precision", PRECISIONS)
@@ -95,15 +101,17 @@ def search(
         k=k,
         metric=metric,
         precision=precision,
-        packed=None if packed is None or q.device != c.device else packed.panels,
+        packed=besides.panels if q.device == c.device else None,
         exclude_offsets=None if lists is None else lists.offsets,
         exclude_ids=None if lists is None else lists.ids,
-        allowed=None if packed is None else packed.allowed,
+        allowed=besides.allowed,
         ceilings=_arrays.limits(ceiling, "ceiling", q.rows, -np.inf),
         floors=_arrays.limits(floor, "floor", q.rows, np.inf),
         scores=scores,
         ids=ids,
         above_ceiling=above,
+        queries_name=besides.names[0],
+        corpus_name=besides.names[1],
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=progress,
@@ -141,7 +149,7 @@ def _check_unused(
     floor: Any = None,
     precision: str = "exact",
     progress: Progress | None = None,
-    packed: Packed | None = None,
+    besides: Besides = _NOTHING,
 ) -> None:
     check_progress(progress)
     choice(metric, "metric", METRICS)

@@ -8,7 +8,7 @@ import numpy as np
 
 from stope import _arrays, _core
 from stope._checks import choice, integer
-from stope.ops._search import METRICS, Metric, TopK, search
+from stope.ops._search import METRICS, Besides, Metric, TopK, search
 from stope.progress import Progress, check_progress
 
 _MOST_SHARED = 32  # neighbours up to which a score that serves both of its rows saves time
@@ -59,12 +59,15 @@ def knn_graph(x: Any, k: int, *, metric: Metric = "dot", progress: Progress | No
         raise ValueError(f"k is {neighbors}, but a row of x has {others} others; {remedy}")
     if shape.device != "cpu" or neighbors > _MOST_SHARED:
         itself = np.arange(shape.rows + 1)
-        try:
-            return search(
-                x, x, neighbors, metric=metric, exclude=(itself, itself[:-1]), progress=progress
-            )
-        except ValueError as error:  # of a row, which the search names by its own argument
-            raise ValueError(str(error).replace("queries has", "x has", 1)) from None
+        return search(
+            x,
+            x,
+            neighbors,
+            metric=metric,
+            exclude=(itself, itself[:-1]),
+            progress=progress,
+            besides=Besides(names=("x", "x")),
+        )
     area = (shape.rows, neighbors)
     scores, ids = np.empty(area, np.float32), np.empty(area, np.int64)
     _core.knn_graph(

@@ -52,9 +52,10 @@ def nearest_earlier(
             finite, NaN or infinity (naming the row), a norm of 2^63 or more under ``dot`` or
             ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
-        RuntimeError: x on a CUDA device: this operation runs on the CPU alone.
 
-    Memory beyond inputs and results: about 7 MiB a thread, less for small x.
+    Memory beyond inputs and results: about 7 MiB a thread, less for small x; on a CUDA device that
+    of :func:`stope.topk` with k = 1, and a copy of the order. There the scan is topk's, on the
+    caller's stream, and a CUDA graph captures it as it does that.
 
     Source: docs/methods.md, H10 (order of ties), docs/concepts/exactness.md (the certificate).
 
@@ -70,7 +71,8 @@ def nearest_earlier(
     shape = _arrays.some_rows(x, "x")
     places = None if order is None else _permutation(order, shape.rows)
     least = -np.inf if threshold is None else _arrays.threshold(threshold, "threshold")
-    scores, ids = np.empty(shape.rows, np.float32), np.empty(shape.rows, np.int64)
+    place = _arrays.place_of(x, shape.device, "x")
+    scores, ids = place.empty((shape.rows,), np.float32), place.empty((shape.rows,), np.int64)
     _core.nearest_earlier(
         x=x,
         order=places,
@@ -79,10 +81,11 @@ def nearest_earlier(
         scores=scores,
         ids=ids,
         threads=_core.num_threads(),
-        allocate=_arrays.workspace,
+        allocate=place.workspace,
         progress=progress,
+        **place.options,
     )
-    return TopK(_arrays.like(scores, x), _arrays.like(ids, x))
+    return TopK(_arrays.like(scores, x, place), _arrays.like(ids, x, place))
 
 
 def _permutation(order: Any, rows: int) -> NDArray[np.int64]:

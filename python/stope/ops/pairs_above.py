@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from stope import _arrays, _core
 from stope._checks import choice, flag, integer
+from stope._host import on_host
 from stope._kinds import callback, kinds, maybe
 from stope.ops._search import METRICS, Metric
 from stope.progress import Progress, check_progress
 
 _CHUNK_PAIRS = 1 << 22  # of one call of the core, unless a single row has more
+_KINDS = (np.int64, np.int64, np.float32)  # of rows, ids and scores
 _FIRST_ROWS, _MOST_ROWS = 1024, 16384  # of x in the first call, and in a later one
 
 
@@ -71,11 +73,13 @@ def pairs_above(
             ``max_pairs`` (saying how many so far), a sink together with ``count_only``, NaN or
             infinity (naming the row), a norm of 2^63 or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
-        RuntimeError: a matrix on a CUDA device: this operation runs on the CPU alone.
 
     Memory beyond inputs and results (20 bytes a pair, twice that for a moment at the end): at most
     180 MiB of pairs under way, or 44 bytes for each pair of a row with more than 4 million, and
-    about 7 MiB a thread. Counting takes the latter alone.
+    about 7 MiB a thread. Counting takes the latter alone. On a CUDA device, where matrices and
+    pairs lie on the caller's stream, instead of the latter what :func:`stope.topk` takes there. It
+    waits for the number of pairs of every few thousand rows of x, so that no CUDA graph captures
+    it.
 
     Source: docs/methods.md, H10 (order of ties), docs/concepts/exactness.md (the certificate).
 
@@ -93,13 +97,16 @@ def pairs_above(
         raise ValueError("sink is given with count_only=True, which has no pairs; leave one out")
     most = None if max_pairs is None else integer(max_pairs, "max_pairs", 0)
     shape = _arrays.some_rows(x, "x")
-    if y is not None:
-        _arrays.some_rows(y, "y")
+    if y is not None and (device := _arrays.some_rows(y, "y").device) != shape.device:
+        raise ValueError(
+            f"x is on {shape.device} but y is on {device}; move one to the other's device"
+        )
     least = _arrays.threshold(threshold, "threshold")
+    place = _arrays.place_of(x, shape.device, "x")
 
     def search(first: int, end: int, room: int) -> _Block:
-        counts = np.empty(end - first, np.int64)
-        block = _Block(counts, np.empty(room, np.int64), np.empty(room, np.float32))
+        counts = place.empty((end - first,), np.int64)
+        ids, scores = place.empty((room,), np.int64), place.empty((room,), np.float32)
         _core.pairs_above(
             x=x,
             y=y,
@@ -108,14 +115,15 @@ def pairs_above(
             metric=metric,
             threshold=least,
             counts=counts,
-            ids=None if count_only else block.ids,
-            scores=None if count_only else block.scores,
+            ids=None if count_only else ids,
+            scores=None if count_only else scores,
             capacity=room,
             threads=_core.num_threads(),
-            allocate=_arrays.workspace,
+            allocate=place.workspace,
             progress=_Hearing(progress, first, end, shape.rows) if progress else None,
+            **place.options,
         )
-        return block
+        return _Block(on_host(counts), ids, scores)
 
     chunks: list[PairsAbove] = []
     total = first = 0
@@ -136,26 +144,28 @@ def pairs_above(
             continue
         total += many
         if many and not count_only:
-            owners = np.repeat(np.arange(first, end), block.counts)
+            owners = place.vector(np.repeat(np.arange(first, end), block.counts), np.int64)
             chunk = (owners, block.ids[:many], block.scores[:many])
             if sink is not None:
-                sink(*(_arrays.like(part, x) for part in chunk))
-            else:
-                chunks.append(PairsAbove(*(part.copy() for part in chunk)))
+                sink(*(_arrays.like(part, x, place) for part in chunk))
+            else:  # of its own size
+                chunks.append(PairsAbove(*(place.join([part]) for part in chunk)))
         room = min(room, _CHUNK_PAIRS)
         rows = _MOST_ROWS if count_only else _next_rows(many, end - first)
         first = end
     if sink is not None or count_only:
         return total
-    return PairsAbove(*(_arrays.like(_join(chunks, part), x) for part in range(3)))
+    chunks = chunks or [PairsAbove(*(place.empty((0,), kind) for kind in _KINDS))]
+    joined = (place.join(parts) for parts in zip(*chunks, strict=True))
+    return PairsAbove(*(_arrays.like(part, x, place) for part in joined))
 
 
 class _Block(NamedTuple):
     """What one call of the core says of some rows: its pairs, where they fit, and how many."""
 
     counts: NDArray[np.int64]
-    ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    ids: Any
+    scores: Any
 
 
 class _Hearing:
@@ -175,9 +185,3 @@ def _next_rows(pairs: int, rows: int) -> int:
     """How many rows fill two thirds of a chunk, if the next ones are like these."""
     fitting = _CHUNK_PAIRS * 2 // 3 * rows // max(pairs, 1)
     return max(min(fitting, _MOST_ROWS), 1)
-
-
-def _join(chunks: list[PairsAbove], part: int) -> NDArray[Any]:
-    """One of the three vectors of all chunks."""
-    dtype = np.float32 if part == 2 else np.int64
-    return np.concatenate([chunk[part] for chunk in chunks] or [np.empty(0, dtype)])
