@@ -1,6 +1,6 @@
 """stope inside other frameworks against their own search: mteb, and SemHash on vicinity's backends.
 
-    python benchmarks/bench_plugs.py [mteb] [semhash] [--json PATH]
+    python benchmarks/bench_plugs.py [mteb] [mteb-backends] [semhash] [--json PATH]
 
 Embeddings are made before the clock starts, and the encoder only hands them out: timed is the
 search with what the framework does around it. Contenders take turns after an unmeasured call each;
@@ -24,6 +24,7 @@ import numpy as np
 import report
 
 DOCUMENTS, QUERIES, DIM = 100_000, 2_000, 384
+RECORDS, THRESHOLD = 20_000, 0.7
 
 
 def clustered(rows: int, seed: int) -> np.ndarray:
@@ -140,6 +141,38 @@ def mteb_search(
     return times
 
 
+def semhash(repeat: int) -> dict[str, dict[str, Any]]:
+    """SemHash.self_deduplicate of 20,000 records, with its own backend and with stope's."""
+    from semhash import SemHash
+
+    from stope.integrations.vicinity import StopeBackend
+
+    rows = clustered(RECORDS, 1)
+    records = [f"record {row}" for row in range(len(rows))]
+
+    def deduplicated(backend: str, on_stope: bool = False) -> Callable[[], Any]:
+        def run() -> Any:
+            made = SemHash.from_embeddings(rows, records, model=None, ann_backend=backend)
+            if on_stope:
+                made.index.backend = StopeBackend.from_vectors(made.index.vectors)
+            return made.self_deduplicate(threshold=THRESHOLD).selected
+
+        return run
+
+    contenders = {
+        "stope": deduplicated("basic", on_stope=True),
+        "usearch": deduplicated("usearch"),  # SemHash's default
+        "basic": deduplicated("basic"),  # vicinity's exact one
+    }
+    times = in_turns(contenders, repeat)
+    exact = set(times["basic"]["result"])
+    for entry in times.values():
+        kept = entry.pop("result")
+        entry["records_kept"] = len(kept)
+        entry["kept_as_exact"] = len(exact & set(kept)) / len(exact)
+    return times
+
+
 def shared(first: dict[str, Any], second: dict[str, Any]) -> float:
     """How many of the first's documents the second has, too."""
     return statistics.mean(
@@ -152,17 +185,17 @@ def mteb_backends(repeat: int) -> dict[str, dict[str, Any]]:
     return mteb_search(repeat, queries=100, backends=True)
 
 
-BENCHMARKS = {"mteb": mteb_search, "mteb-backends": mteb_backends}
+BENCHMARKS = {"mteb": mteb_search, "mteb-backends": mteb_backends, "semhash": semhash}
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("names", nargs="*", choices=[[], *BENCHMARKS], default=list(BENCHMARKS))
+    options.add_argument("names", nargs="*", choices=[*BENCHMARKS])
     options.add_argument("--repeat", type=int, default=3, help="samples of each contender")
     options.add_argument("--json", type=Path, help="write everything measured there")
     chosen = options.parse_args()
     measured = {}
-    for name in chosen.names:
+    for name in chosen.names or BENCHMARKS:
         measured[name] = BENCHMARKS[name](chosen.repeat)
         print(f"{name}\n{'':16}{'wall clock':>12}{'processor':>12}")
         for contender, entry in measured[name].items():
