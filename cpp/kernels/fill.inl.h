@@ -44,6 +44,7 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->select = select<Format>;
   scan->select_columns = select_columns<Format>;
   scan->reach = reach<Format>;
+  scan->read_tile = read_tile<Format>;
   scan->peak = peak<Format>;
 }
 
@@ -65,6 +66,7 @@ void fill_infonce(stope::InfonceKernels* infonce) {
   infonce->mask = mask_scores;
   infonce->survey = survey_scores;
   infonce->fold = fold_scores;
+  infonce->sift = sift_scores;
   infonce->weigh = weigh_scores;
   infonce->score_fold = score_fold;
   infonce->score_weigh = score_weigh;
@@ -80,6 +82,7 @@ void fill(stope::KernelTable* table, const char* name) {
   table->combine = combine;
   table->add_wide = add_wide;
   table->move_bounds = move_bounds;
+  table->add_rows = add_rows;
   table->widen = widen;
   table->normalise = normalise;
   table->reached_by = reached_by;

@@ -154,6 +154,10 @@ struct ScanKernels {
   void (*reach)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
                 const PanelRun* panels, bool biased, float* most);
 
+  // scores[r * scores_stride + 16 * p + c] = scales[r] * scale of row c of panel p * that entry.
+  void (*read_tile)(const TileEntry* tile, std::int64_t stride, int rows, const float* scales,
+                    const PanelRun* panels, float* scores, std::int64_t scores_stride);
+
   // A loop of multiply-adds on registers alone; returns the number of operations done.
   std::int64_t (*peak)(std::int64_t rounds);
 };
@@ -212,6 +216,15 @@ struct InfonceMask {
   const std::int32_t* groups;      // of the columns, or nullptr
   const std::int32_t* row_groups;  // dropped when a column's group is one of these
   int row_group_count;
+};
+
+// What a row lets pass of a tile: entries whose logit, multiplier * S + log_weight, reaches
+// `least`, which is finite.
+struct InfonceSieveTerms {
+  float multiplier;
+  const float* log_weights;  // of the tile's columns, or nullptr
+  float least;
+  float reference;
 };
 
 struct InfonceSurvey {
@@ -298,6 +311,10 @@ struct InfonceKernels {
   // `largest` is the largest score of the row, or NaN where it is not known.
   void (*fold)(const float* scores, int count, float largest, const InfonceTerms* terms,
                InfonceSums* sums);
+  // Bit c of passed[c / 64]: entry c passes. Returns the sum of e^(logit - reference) of those that
+  // do not, within 3e-6 and what float32 loses.
+  float (*sift)(const float* scores, int count, const InfonceSieveTerms* sieve,
+                std::uint64_t* passed);
   // Replaces scores by the weights dL/dS / multiplier, zeros up to `padded`; adds the row's sum of
   // dL/dlogit to *total for sigmoid, and of dL/dlogit * dlogit/dmultiplier to *moment if focal.
   void (*weigh)(float* scores, int count, int padded, const InfonceTerms* terms,
@@ -323,6 +340,10 @@ struct KernelTable {
   // Moves the bounds; returns, as bits, those that are not below the limit afterwards, NaN
   // included.
   std::uint64_t (*move_bounds)(float* bounds, const BoundMove* move);
+
+  // out += weights[0] * row 0, then += weights[1] * row 1, and so on.
+  void (*add_rows)(const float* const* rows, const float* weights, std::int64_t count,
+                   std::int64_t depth, float* out);
 
   // dst[0..depth) = float32 of src; exact for every DType.
   void (*widen)(DType dtype, const void* src, std::int64_t depth, float* dst);

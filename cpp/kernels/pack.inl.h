@@ -152,6 +152,38 @@ std::uint64_t move_bounds(float* bounds, const stope::BoundMove* move) {
   return open;
 }
 
+// A few vectors of `out` at a time, in registers while all rows pass by.
+template <int kVectors>
+inline void add_rows_block(const float* const* rows, const float* weights, std::int64_t count,
+                           std::int64_t at, float* out) {
+  f32x16 sum[kVectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) sum[v] = load_f32(out + at + v * kLanes);
+  for (std::int64_t e = 0; e < count; ++e) {
+    const float* row = rows[e] + at;
+    const f32x16 weight = set_f32(weights[e]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) sum[v] = fma_f32(weight, load_f32(row + v * kLanes), sum[v]);
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) store_f32(out + at + v * kLanes, sum[v]);
+}
+
+void add_rows(const float* const* rows, const float* weights, std::int64_t count,
+              std::int64_t depth, float* out) {
+  constexpr int kWide = 8;  // two such blocks hide the latency of an FMA on any listed CPU
+  std::int64_t at = 0;
+  for (; at + kWide * kLanes <= depth; at += kWide * kLanes)
+    add_rows_block<kWide>(rows, weights, count, at, out);
+  for (; at + kLanes <= depth; at += kLanes) add_rows_block<1>(rows, weights, count, at, out);
+  if (at == depth) return;
+  const auto rest = static_cast<int>(depth - at);
+  f32x16 sum = load_partial_f32(out + at, rest);
+  for (std::int64_t e = 0; e < count; ++e)
+    sum = fma_f32(set_f32(weights[e]), load_partial_f32(rows[e] + at, rest), sum);
+  store_group(out + at, sum, rest);
+}
+
 // write(i, codes) receives the 16 codes of the group at element i; zeros beyond the depth.
 template <typename Format, typename Write>
 inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale, Write write) {

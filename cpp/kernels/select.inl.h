@@ -185,6 +185,21 @@ std::uint32_t select_columns(const TileEntry* tile, std::int64_t stride, int row
                 : select_columns_block<Format, false>(tile, stride, rows, *terms, *panels, masks);
 }
 
+template <typename Format>
+void read_tile(const TileEntry* tile, std::int64_t stride, int rows, const float* scales,
+               const PanelRun* panels, float* scores, std::int64_t scores_stride) {
+  for (int p = 0; p < panels->count; ++p) {
+    const auto* footer = reinterpret_cast<const PanelFooter*>(panels->data + p * panels->bytes +
+                                                              panels->footer_offset);
+    const f32x16 scale = load_f32(footer->scale);
+    for (int r = 0; r < rows; ++r) {
+      const f32x16 dot = Format::load_tile(tile + r * stride + p * kLanes);
+      store_f32(scores + r * scores_stride + p * kLanes,
+                mul_f32(dot, mul_f32(set_f32(scales[r]), scale)));
+    }
+  }
+}
+
 // Float32 numbers in their order as integers, and back.
 inline std::int32_t ordered_bits(float value) {
   std::int32_t bits;

@@ -221,6 +221,30 @@ void fold_scores(const float* scores, int count, float largest, const InfonceTer
   }
 }
 
+float sift_scores(const float* scores, int count, const stope::InfonceSieveTerms* sieve,
+                  std::uint64_t* passed) {
+  const f32x16 multiplier = set_f32(sieve->multiplier * kLog2E);
+  const f32x16 unit = set_f32(kLog2E), zero = set_f32(0.0f), smallest = set_f32(kSmallestPower);
+  const f32x16 offset = set_f32(-sieve->reference * kLog2E);
+  const f32x16 slope = set_f32(sieve->multiplier), least = set_f32(sieve->least);
+  f32x16 sum = zero;
+  for (int c = 0; c < count; c += kLanes) {
+    const f32x16 s = load_scores(scores + c, count - c);
+    f32x16 power = offset, logit = zero;
+    if (sieve->log_weights != nullptr) {
+      logit = load_weights(sieve->log_weights + c, count - c);
+      power = fma_f32(logit, unit, offset);
+    }
+    logit = fma_f32(s, slope, logit);
+    power = fma_f32(s, multiplier, power);
+    const f32x16 term = where_le(power, smallest, zero, exp2_rough(power));
+    sum = add_f32(sum, where_le(least, logit, zero, term));
+    if (c % 64 == 0) passed[c / 64] = 0;
+    passed[c / 64] |= static_cast<std::uint64_t>(mask_ge(logit, least)) << (c % 64);
+  }
+  return reduce_add(sum);
+}
+
 template <InfonceKind kKind, bool kFocal>
 void weigh_row(float* scores, int count, int padded, const InfonceTerms& terms,
                const InfonceCoefficients& coefficients, double* total, double* moment) {

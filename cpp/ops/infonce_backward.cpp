@@ -1,179 +1,34 @@
 // infonce, backward: every tile is scored again, turned into weights, and multiplied with both of
 // its operands. Positives are no part of the tiles: their gradients are added through the lists.
 //
-// Gradients of rows belong to the slab that owns them; those of columns are added slab by slab, in
-// the order of the slabs, each waiting for the one before: no partial copies and no dependence on
-// the threads. Extra memory: the packed slab, block and tile of every thread, statistics per row;
-// with query-to-query or document-to-* also one float row per query.
-#include <cmath>
-#include <new>
-#include <thread>
-
-#include "infonce_scan.h"
+// Extra memory: the packed slab, block and tile of every thread, statistics per row; with
+// query-to-query or document-to-* also one float row per query.
+#include "infonce_gradients.h"
+#include "infonce_sieve.h"
 #include "stope/infonce.h"
 
 namespace stope {
 namespace {
 
-// 1 / norm where the norm or its square leaves float32; gradients through shorter rows than
-// kShortestRow are cut off.
-float extreme_inverse_norm(const KernelTable& kernels, const Matrix& matrix, std::int64_t i,
-                           float* scratch) {
-  constexpr double kShortestRow = 1e-30;
-  const float* row = float_row(kernels, matrix, Metric::kDot, i, scratch);
-  double sum = 0;
-  for (std::int64_t d = 0; d < matrix.columns; ++d)
-    sum += static_cast<double>(row[d]) * static_cast<double>(row[d]);
-  return static_cast<float>(1 / std::max(std::sqrt(sum), kShortestRow));
-}
-
-class Backward : InfonceScan {
+class Backward : InfonceGradients<InfonceScan, true> {
  public:
   Backward(const InfonceProblem& problem, Workspace workspace)
-      : InfonceScan(problem, true, workspace) {
-    coefficients_ = workspace_.take<InfonceCoefficients>(rows_);
-    references_ = workspace_.take<double>(rows_);
-    moments_ = workspace_.take<double>(rows_);
-    bias_moments_ = workspace_.take<double>(rows_);
-    entry_gradients_ = workspace_.take<double>(positive_count());
-    entry_rows_ = workspace_.take<std::int64_t>(positive_count());
-    document_offsets_ = workspace_.take<std::int64_t>(problem.documents.rows + 1);
-    document_entries_ = workspace_.take<std::int64_t>(positive_count());
-    progress_ = workspace_.take<std::atomic<std::int64_t>>(slabs_);
-    if (has_other_directions(problem))
-      beside_out_ = {workspace_.take<float>(rows_ * depth_), rows_};
-  }
+      : InfonceGradients(problem, InfonceUse::kBackward, workspace) {}
   using InfonceScan::bytes;
 
   void run(const InfonceBackward& out) {
-    prepare();
-    total_ = slabs_ * pass_count_;
-    parallel(slabs_, [&](std::int64_t slab, int thread) {
-      find_limits(slab_begin(slab), slab_end(slab), spaces_[thread]);
-      for (std::int64_t i = slab_begin(slab); i < slab_end(slab); ++i) weigh_row(i, out);
-    });
-    queries_out_ = {out.queries, rows_};
-    documents_out_ = {out.documents, problem_.documents.rows};
-    touch(queries_out_);
-    touch(documents_out_);
-    for (int p = 0; p < pass_count_; ++p) run_pass(p);
-    finish();
-    *out.scale = *out.bias = 0;
-    for (std::int64_t i = 0; i < rows_; ++i) {
-      *out.scale += moments_[i];
-      if (problem_.objective == Objective::kSigmoid) *out.bias += bias_moments_[i];
-    }
-    report();
+    run_passes(
+        out,
+        [&](std::int64_t begin, std::int64_t end, int thread) {
+          find_limits(begin, end, spaces_[thread]);
+        },
+        [&](int pass, std::int64_t slab, int thread, const Sums& rows_out,
+            const Sums& columns_out) {
+          run_slab(passes_[pass], slab, spaces_[thread], rows_out, columns_out);
+        });
   }
 
  private:
-  // A matrix of gradients in the making.
-  struct Sums {
-    float* data = nullptr;
-    std::int64_t rows = 0;
-    bool begun = false;      // else the first products are stored, not added
-    bool in_blocks = false;  // in the order in which kernels accumulate
-  };
-
-  // The weights of a row's negatives, and the gradients of its positives' scores, by the scale.
-  void weigh_row(std::int64_t i, const InfonceBackward& out) {
-    const RowPositives row_positives = positives(i);
-    const RowObjective row(problem_, row_positives, out.state[i]);
-    const double gradient = static_cast<double>(out.row_gradients[i]);
-    const NegativeWeights negatives = row.negatives(gradient);
-    coefficients_[i] = {static_cast<float>(negatives.reference), negatives.first, negatives.second};
-    if (wide_) references_[i] = negatives.reference;
-    moments_[i] = bias_moments_[i] = 0;
-    for (std::int64_t p = 0; p < row_positives.count; ++p) {
-      const std::int64_t e = problem_.positives.offsets[i] + p;
-      const double score = static_cast<double>(row_positives.scores[p]);
-      const double weight = gradient == 0 ? 0 : row.positive(p, gradient);
-      moments_[i] += weight * score * (problem_.focal ? score : 1);
-      bias_moments_[i] += weight;
-      entry_gradients_[e] = weight * (problem_.focal ? 2 * score : 1);
-      entry_rows_[e] = i;
-    }
-  }
-
-  // Writes to every page: the system makes new ones for all the threads at once, not for the one
-  // that adds the first gradients while others wait for it.
-  void touch(const Sums& sums) {
-    if (sums.data == nullptr) return;
-    constexpr std::int64_t kPage = 4096 / sizeof(float), kTask = 512 * kPage;
-    const std::int64_t count = sums.rows * depth_;
-    parallel(divide_up(count, kTask), [&](std::int64_t task, int) {
-      const std::int64_t end = std::min((task + 1) * kTask, count);
-      for (std::int64_t i = task * kTask; i < end; i += kPage) sums.data[i] = 0.0f;
-    });
-  }
-
-  void order(const Sums& sums, std::int64_t strip, int thread, bool back) const {
-    const std::int64_t first = strip * kInfonceStrip;
-    const auto rows = static_cast<int>(std::min<std::int64_t>(kInfonceStrip, sums.rows - first));
-    kernels_.infonce.order_sums(precision_, rows, depth_, back, sums.data + first * depth_,
-                                spaces_[thread].rows);
-  }
-  void to_blocks(Sums* sums) {
-    if (sums->begun && !sums->in_blocks)
-      parallel(divide_up(sums->rows, kInfonceStrip),
-               [&](std::int64_t strip, int thread) { order(*sums, strip, thread, false); });
-    sums->in_blocks = true;
-  }
-  // body(i, row i, thread) for all rows, which are no longer in blocks.
-  template <typename Body>
-  void each_row(Sums* sums, Body body) {
-    parallel(divide_up(sums->rows, kInfonceStrip), [&](std::int64_t strip, int thread) {
-      if (sums->in_blocks) order(*sums, strip, thread, true);
-      const std::int64_t end = std::min((strip + 1) * kInfonceStrip, sums->rows);
-      for (std::int64_t i = strip * kInfonceStrip; i < end; ++i)
-        body(i, sums->data + i * depth_, thread);
-    });
-    sums->in_blocks = false;
-  }
-  void to_rows(Sums* sums) {
-    if (sums->in_blocks) each_row(sums, [](auto...) {});
-  }
-
-  void run_pass(int number) {
-    using Kind = InfoncePassKind;
-    const InfoncePass& pass = passes_[number];
-    const bool queries = from_queries(pass.kind);
-    // Columns that are queries get their gradients where rows that are queries would.
-    const bool beside = !queries || pass.kind == Kind::kQueryToQuery;
-    Sums none;
-    Sums* rows_out = beside ? &beside_out_ : &queries_out_;
-    const int columns = columns_of(pass.kind);
-    Sums* columns_out = columns == kQueries     ? &queries_out_
-                        : columns == kDocuments ? &documents_out_
-                                                : &none;
-    if (beside) beside_out_.begun = false;
-    to_blocks(rows_out);
-    if (columns_out->data != nullptr) to_blocks(columns_out);
-    for (std::int64_t s = 0; s < slabs_; ++s) new (progress_ + s) std::atomic<std::int64_t>(0);
-    parallel(slabs_, [&](std::int64_t slab, int thread) {
-      run_slab(pass, slab, spaces_[thread], *rows_out, *columns_out);
-      ++done_;
-    });
-    rows_out->begun = columns_out->begun = true;
-    const bool queue_follows =
-        number + 1 < pass_count_ && passes_[number + 1].kind == Kind::kQueryToQueue;
-    if (!queue_follows && !problem_.focal) add_moments(pass, rows_out);
-    if (!beside) return;
-    if (queries) {
-      to_rows(&queries_out_);
-      each_row(&beside_out_, [&](std::int64_t i, const float* row, int) {
-        kernels_.combine(row, 1.0f, 1.0f, depth_, queries_out_.data + i * depth_);
-      });
-    } else if (documents_out_.data != nullptr) {
-      to_rows(&documents_out_);
-      to_rows(&beside_out_);
-      // One after the other: queries may share a document.
-      for (std::int64_t i = 0; i < rows_; ++i)
-        kernels_.combine(beside_out_.data + i * depth_, 1.0f, 1.0f, depth_,
-                         documents_out_.data + pass.rows.index[i] * depth_);
-    }
-  }
-
   void run_slab(const InfoncePass& pass, std::int64_t slab, const InfonceSpace& space,
                 const Sums& rows_out, const Sums& columns_out) {
     const InfonceKernels& k = kernels_.infonce;
@@ -181,7 +36,7 @@ class Backward : InfonceScan {
     scan(
         pass, begin, end, space,
         [&](std::int64_t block) {
-          if (slab > 0 && columns_out.data != nullptr) wait_for(progress_[slab - 1], block + 1);
+          if (columns_out.data != nullptr) wait_for(slab, block);
         },
         [&](const InfonceTile& tile) {
           const auto row = static_cast<int>(tile.slab_row % kInfonceWeightRows);
@@ -214,7 +69,7 @@ class Backward : InfonceScan {
           product.add = columns_out.begun || begin + first > 0;
           k.accumulate(precision_, &product);
         },
-        [&](std::int64_t block) { progress_[slab].store(block + 1, std::memory_order_release); });
+        [&](std::int64_t block) { is_done(slab, block); });
   }
 
   // A row of coefficient 0 may have no finite reference.
@@ -234,6 +89,7 @@ class Backward : InfonceScan {
     }
     mask_row(tile, r, space, nullptr);
     if (wide_) return weigh_wide(tile, r, padded, space);
+    give_own_scores(tile, r, space);
     const InfonceTerms& terms = terms_of_row(tile, i);
     double total = 0, moment = 0;
     kernels_.infonce.weigh(scores, tile.columns, padded, &terms, &coefficients_[i], &total,
@@ -258,85 +114,6 @@ class Backward : InfonceScan {
     });
     std::copy_n(weights, padded, space.tile + r * tile_stride_);
   }
-
-  // The slab before is at work on another thread, a few blocks ahead or behind.
-  static void wait_for(const std::atomic<std::int64_t>& progress, std::int64_t block) {
-    for (int spins = 0; progress.load(std::memory_order_acquire) < block; ++spins)
-      if (spins > 64) std::this_thread::yield();
-  }
-
-  // What the negatives add to dL/dscale: sum_j G_ij S_ij is the gradient of row i along row i.
-  void add_moments(const InfoncePass& pass, Sums* gradients) {
-    each_row(gradients, [&](std::int64_t i, const float* gradient, int thread) {
-      const InfonceRow row = pass.rows.row(kernels_, i, spaces_[thread].rows);
-      moments_[i] += static_cast<double>(dot(row.data, gradient) * row.factor);
-    });
-  }
-  float dot(const float* a, const float* b) const {
-    float out;
-    kernels_.exact_dot(&a, 1, &b, 1, depth_, &out, 1);
-    return out;
-  }
-
-  // Adds what the positives give, and goes from normalised rows to the given ones.
-  void finish() {
-    const IdLists& lists = problem_.positives;
-    FirstRow queries_beyond, documents_beyond;
-    const auto add = [&](const InfonceSide& side, std::int64_t row, std::int64_t entry, int thread,
-                         float* gradient) {
-      const InfonceRow from = side.row(kernels_, row, spaces_[thread].rows);
-      const auto weight = static_cast<float>(entry_gradients_[entry]);
-      kernels_.combine(from.data, weight * from.factor, 1.0f, depth_, gradient);
-    };
-    each_row(&queries_out_, [&](std::int64_t i, float* gradient, int thread) {
-      for (std::int64_t e = lists.offsets[i]; e < lists.offsets[i + 1]; ++e)
-        add(documents_, lists.ids[e], e, thread, gradient);
-      to_given_row(queries_, i, thread, gradient);
-      if (!is_finite(gradient)) queries_beyond.note(i);
-    });
-    if (queries_beyond.noted()) refuse_beyond("the gradient of queries", queries_beyond.row());
-    if (documents_out_.data == nullptr) return;
-    order_by_document(problem_.positives, positive_count(), documents_.count, document_offsets_,
-                      document_entries_);
-    each_row(&documents_out_, [&](std::int64_t j, float* gradient, int thread) {
-      for (std::int64_t n = document_offsets_[j]; n < document_offsets_[j + 1]; ++n)
-        add(queries_, entry_rows_[document_entries_[n]], document_entries_[n], thread, gradient);
-      to_given_row(documents_, j, thread, gradient);
-      if (!is_finite(gradient)) documents_beyond.note(j);
-    });
-    if (documents_beyond.noted())
-      refuse_beyond("the gradient of documents", documents_beyond.row());
-  }
-
-  bool is_finite(const float* gradient) const {
-    RowMeasure measure;
-    kernels_.measure(gradient, depth_, &measure);
-    return measure.finite;
-  }
-
-  // g -> scale * g, and through the normalisation: (g - x <x, g>) / |row| with x = row / |row|.
-  void to_given_row(const InfonceSide& side, std::int64_t i, int thread, float* g) const {
-    const auto scale = static_cast<float>(problem_.scale);
-    if (side.factors == nullptr) return kernels_.combine(g, 0.0f, scale, depth_, g);
-    float* scratch = spaces_[thread].rows;
-    const float inverse = std::isnan(side.factors[i])
-                              ? extreme_inverse_norm(kernels_, *side.matrix, i, scratch)
-                              : side.factors[i];
-    const InfonceRow row = side.row(kernels_, i, scratch);
-    const float keep = scale * inverse;
-    const float along = dot(row.data, g) * row.factor;
-    kernels_.combine(row.data, -along * row.factor * keep, keep, depth_, g);
-  }
-
-  InfonceCoefficients* coefficients_;
-  double* references_;  // of wide rows
-  double *moments_, *bias_moments_;
-  double* entry_gradients_;  // dL / dS of every positive, by the scale
-  std::int64_t* entry_rows_;
-  std::int64_t *document_offsets_, *document_entries_;
-  std::atomic<std::int64_t>* progress_;
-  Sums queries_out_, documents_out_;
-  Sums beside_out_;  // what rows that are no queries, or columns too, add to gradients afterwards
 };
 
 }  // namespace
@@ -344,12 +121,19 @@ class Backward : InfonceScan {
 std::size_t infonce_backward_workspace_bytes(const InfonceProblem& problem) {
   if (problem.execution.device.kind == DeviceKind::kCuda)
     return infonce_backward_cuda_workspace_bytes(problem);
-  return Backward(problem, {}).bytes();
+  const std::size_t dense = Backward(problem, {}).bytes();
+  return may_sift(problem) ? std::max(dense, sieve_backward_workspace_bytes(problem)) : dense;
 }
 
 void infonce_backward(const InfonceProblem& problem, const InfonceBackward& out) {
   if (problem.execution.device.kind == DeviceKind::kCuda)
     return infonce_backward_cuda(problem, out);
+  const std::int64_t rows = problem.queries.rows;
+  const bool sifted =
+      may_sift(problem) && std::any_of(out.state, out.state + rows, [](const InfonceState& row) {
+        return row.least > kMinusInfinity;
+      });
+  if (sifted) return sieve_backward(problem, out);
   Backward(problem, Workspace(problem.execution)).run(out);
 }
 

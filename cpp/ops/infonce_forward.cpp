@@ -5,7 +5,7 @@
 // statistics per row.
 #include <cmath>
 
-#include "infonce_scan.h"
+#include "infonce_sieve.h"
 #include "stope/infonce.h"
 
 namespace stope {
@@ -16,7 +16,7 @@ constexpr float kMasked = -std::numeric_limits<float>::infinity();
 class Forward : InfonceScan {
  public:
   Forward(const InfonceProblem& problem, Workspace workspace)
-      : InfonceScan(problem, false, workspace) {}
+      : InfonceScan(problem, InfonceUse::kForward, workspace) {}
   using InfonceScan::bytes;
 
   void run(const InfonceForward& out) {
@@ -35,14 +35,14 @@ class Forward : InfonceScan {
     return {static_cast<float>(state.reference), state.first, state.second};
   }
   static void store(const InfonceSums& sums, InfonceState* state) {
-    *state = {static_cast<double>(sums.reference), sums.first, sums.second, 0};
+    *state = {static_cast<double>(sums.reference), sums.first, sums.second, 0, kMinusInfinity};
   }
 
   void run_slab(std::int64_t begin, std::int64_t end, const InfonceSpace& space,
                 const InfonceForward& out) {
     find_limits(begin, end, space);
     for (std::int64_t i = begin; i < end; ++i) {
-      out.state[i] = {kMinusInfinity, 0, 0, 0};
+      out.state[i] = {kMinusInfinity, 0, 0, 0, kMinusInfinity};
       out.best_negatives[i] = -1;
       out.best_negative_scores[i] = kMasked;
       out.negatives[i] = 0;
@@ -98,10 +98,11 @@ class Forward : InfonceScan {
     mask_row(tile, r, space, &survey);
     note(tile, i, survey, out);
     if (wide_) return fold_wide(tile, r, space, &out.state[i]);
+    const bool own = give_own_scores(tile, r, space);
+    const float largest = own ? std::numeric_limits<float>::quiet_NaN() : survey.largest;
     const InfonceTerms& terms = terms_of_row(tile, i);
     InfonceSums sums = load(out.state[i]);
-    kernels_.infonce.fold(space.tile + r * tile_stride_, tile.columns, survey.largest, &terms,
-                          &sums);
+    kernels_.infonce.fold(space.tile + r * tile_stride_, tile.columns, largest, &terms, &sums);
     store(sums, &out.state[i]);
   }
 
@@ -127,6 +128,8 @@ class Forward : InfonceScan {
   void finish(std::int64_t i, const InfonceForward& out) {
     const RowPositives row_positives = positives(i);
     out.state[i].kept = static_cast<double>(out.negatives[i]);
+    out.kept[i] = out.negatives[i];
+    out.left_out[i] = 0.0f;
     const RowObjective row(problem_, row_positives, out.state[i]);
     out.losses[i] = static_cast<float>(row.loss());
     out.log_sum_exp[i] = static_cast<float>(row.log_sum_exp());
@@ -144,11 +147,13 @@ class Forward : InfonceScan {
 std::size_t infonce_forward_workspace_bytes(const InfonceProblem& problem) {
   if (problem.execution.device.kind == DeviceKind::kCuda)
     return infonce_forward_cuda_workspace_bytes(problem);
-  return Forward(problem, {}).bytes();
+  const std::size_t dense = Forward(problem, {}).bytes();
+  return may_sift(problem) ? std::max(dense, sieve_forward_workspace_bytes(problem)) : dense;
 }
 
 void infonce_forward(const InfonceProblem& problem, const InfonceForward& out) {
   if (problem.execution.device.kind == DeviceKind::kCuda) return infonce_forward_cuda(problem, out);
+  if (may_sift(problem) && sieve_forward(problem, out)) return;
   Forward(problem, Workspace(problem.execution)).run(out);
 }
 

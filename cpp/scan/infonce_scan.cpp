@@ -40,32 +40,37 @@ InfonceRow InfonceSide::row(const KernelTable& kernels, std::int64_t i, float* s
   return {float_row(kernels, *matrix, Metric::kDot, i, scratch), factor};
 }
 
-InfonceScan::InfonceScan(const InfonceProblem& problem, bool backward, Workspace workspace)
+InfonceScan::InfonceScan(const InfonceProblem& problem, InfonceUse use, Workspace workspace)
     : problem_(problem),
       kernels_(stope::kernels()),
       precision_(problem.precision),
       workspace_(workspace),
       // A block's rows are packed twice: half as many when elements take twice as much.
-      tile_columns_(backward ? kInfonceWeightRows * 2 / bytes_of(kernels_.infonce.element_bytes)
-                             : kMostTileColumns),
+      tile_columns_(use == InfonceUse::kBackward
+                        ? kInfonceWeightRows * 2 / bytes_of(kernels_.infonce.element_bytes)
+                        : kMostTileColumns),
       tile_stride_(tile_columns_ + kLanes),
       rows_(problem.queries.rows),
       depth_(problem.queries.columns) {
   const std::int64_t threads = std::min(problem.execution.threads, kMaxInfonceThreads);
   // As many slabs for every thread, of nearly as many rows: every slab packs all the columns, so
   // few are better. Backward, one a thread is no faster, and would take twice the memory.
+  const bool backward = use == InfonceUse::kBackward, sieve = use == InfonceUse::kSieve;
   const std::int64_t fewest = backward ? std::max(divide_up(rows_, kInfonceSlabRows), 2 * threads)
                                        : std::max(divide_up(rows_, 2 * kInfonceSlabRows), threads);
   const std::int64_t units = divide_up(rows_, kInfonceSlabUnit);
-  slabs_ = std::min(units, round_up(fewest, threads));
+  slabs_ =
+      std::min(units, sieve ? divide_up(rows_, sieve_rows(problem)) : round_up(fewest, threads));
   slab_rows_ = divide_up(units, slabs_) * kInfonceSlabUnit;
   const std::int64_t tile = kInfonceStrip * tile_stride_;
   const std::int64_t row = row_bytes(depth_), guide_depth = problem.guide_queries.columns;
   for (std::int64_t t = 0; t < threads; ++t) {
     InfonceSpace& space = spaces_[t];
     space = {};
-    space.left = workspace_.take<std::int8_t>(slab_rows_ * row);
-    space.right = workspace_.take<std::int8_t>(tile_columns_ * row);
+    if (!sieve) {
+      space.left = workspace_.take<std::int8_t>(slab_rows_ * row);
+      space.right = workspace_.take<std::int8_t>(tile_columns_ * row);
+    }
     if (backward) {
       space.left_inner = workspace_.take<std::int8_t>(round_up(slab_rows_, kInfonceChunk) * row);
       space.right_inner = workspace_.take<std::int8_t>(tile_columns_ * row);
@@ -118,7 +123,8 @@ void InfonceScan::prepare() {
   const InfonceProblem& p = problem_;
   double longest[kInfonceMatrices] = {};
   for (int m = 0; m < (p.has_guide ? kInfonceMatrices : kGuide); ++m) longest[m] = check(m);
-  wide_ = p.objective != Objective::kSigmoid && is_wide(p, largest_logit(longest));
+  largest_logit_ = logit_of(longest);
+  wide_ = p.objective != Objective::kSigmoid && is_wide(p, largest_logit_);
   if (p.document_groups != nullptr) {
     for (std::int64_t e = 0; e < positive_count(); ++e)
       row_groups_[e] = p.document_groups[p.positives.ids[e]];
@@ -162,7 +168,7 @@ double InfonceScan::check(int number) {
 }
 
 // What no logit exceeds, with rows that are not longer than this.
-double InfonceScan::largest_logit(const double* longest) const {
+double InfonceScan::logit_of(const double* longest) const {
   const InfonceProblem& p = problem_;
   double score = 1;  // scores of 0 by what float32 does not hold would make NaN
   for (int n = 0; n < pass_count_; ++n) {
@@ -214,6 +220,11 @@ void InfonceScan::find_limits(std::int64_t begin, std::int64_t end, const Infonc
   kernels_.bfloat16.begin_tiles();
   score_positives(begin, end, queries_, documents_, space.left, space.right, space,
                   [&](std::int64_t e, std::int64_t, float s) { positive_scores_[e] = s; });
+  kernels_.bfloat16.end_tiles();
+  limit_rows(begin, end, space);
+}
+
+void InfonceScan::limit_rows(std::int64_t begin, std::int64_t end, const InfonceSpace& space) {
   for (std::int64_t i = begin; i < end; ++i) {
     const RowPositives row = positives(i);
     limits_[i] = {kNoLimit, -kNoLimit, kNoLimit};
@@ -222,12 +233,14 @@ void InfonceScan::find_limits(std::int64_t begin, std::int64_t end, const Infonc
     if (!problem_.has_guide)
       limits_[i].upper = *std::min_element(row.scores, row.scores + row.count);
   }
-  if (problem_.has_guide)
+  if (problem_.has_guide) {
+    kernels_.bfloat16.begin_tiles();
     score_positives(begin, end, passes_[0].guide_rows, passes_[0].guide_columns, space.guide_left,
                     space.guide_right, space, [&](std::int64_t, std::int64_t i, float s) {
                       limits_[i].upper = std::min(limits_[i].upper, s);
                     });
-  kernels_.bfloat16.end_tiles();
+    kernels_.bfloat16.end_tiles();
+  }
   for (std::int64_t i = begin; i < end; ++i) limit_row(i);
 }
 
@@ -245,10 +258,14 @@ void InfonceScan::score(const InfonceTile& tile, const InfonceSpace& space) cons
   const InfonceStrip strip = strip_of(tile, space);
   k.score(precision_, strip.left, strip.right, tile.rows, tile.columns, depth_, space.tile,
           tile_stride_);
-  if (!tile.pass->guided) return;
+  if (tile.pass->guided) score_guide(tile, space);
+}
+
+void InfonceScan::score_guide(const InfonceTile& tile, const InfonceSpace& space) const {
   const std::int64_t depth = problem_.guide_queries.columns;
-  k.score(precision_, space.guide_left + tile.slab_row * row_bytes(depth), space.guide_right,
-          tile.rows, tile.columns, depth, space.guide_tile, tile_stride_);
+  kernels_.infonce.score(precision_, space.guide_left + tile.slab_row * row_bytes(depth),
+                         space.guide_right, tile.rows, tile.columns, depth, space.guide_tile,
+                         tile_stride_);
 }
 
 InfonceStrip InfonceScan::strip_of(const InfonceTile& tile, const InfonceSpace& space) const {
@@ -267,7 +284,6 @@ bool InfonceScan::has_limits() const {
          p.floors != nullptr;
 }
 
-// Rows [begin, end) against columns [first_column, last_column): as mask_row and terms_of say.
 bool InfonceScan::is_plain(const InfoncePass& pass, const InfonceTerms& terms, std::int64_t begin,
                            std::int64_t end, std::int64_t first_column,
                            std::int64_t last_column) const {
@@ -320,15 +336,21 @@ void InfonceScan::mask_row(const InfonceTile& tile, int r, const InfonceSpace& s
   if (survey != nullptr)
     kernels_.infonce.survey(scores, tile.columns, limits.positive,
                             tile.first_column + pass.first_id, survey);
-  if (pass.kind != Kind::kQueryToDocument || wide_ || !has_own_logits(problem_)) return;
-  in_tile(problem_.hard_negatives, i, tile, [&](std::int64_t c) {
-    if (scores[c] == -kNoLimit) return;
-    scores[c] = own_score(problem_, scores[c]);
-    if (survey != nullptr) survey->largest = std::numeric_limits<float>::quiet_NaN();
-  });
 }
 
-// Flags the query's own hard negatives, where their logits are of another form.
+bool InfonceScan::give_own_scores(const InfonceTile& tile, int r, const InfonceSpace& space) const {
+  bool any = false;
+  if (tile.pass->kind != InfoncePassKind::kQueryToDocument || wide_ || !has_own_logits(problem_))
+    return any;
+  float* scores = space.tile + r * tile_stride_;
+  in_tile(problem_.hard_negatives, tile.first_row + r, tile, [&](std::int64_t c) {
+    if (scores[c] == -kNoLimit) return;
+    scores[c] = own_score(problem_, scores[c]);
+    any = true;
+  });
+  return any;
+}
+
 void InfonceScan::mark_own(const InfonceTile& tile, std::int64_t i, bool* own) const {
   if (tile.pass->kind == InfoncePassKind::kQueryToDocument && has_own_logits(problem_))
     in_tile(problem_.hard_negatives, i, tile, [&](std::int64_t c) { own[c] = true; });

@@ -29,6 +29,9 @@ inline constexpr std::int64_t kInfonceSlabUnit = 2 * kInfonceStrip;
 inline constexpr std::int64_t kInfonceTaskRows = 64;  // of loops over single rows
 inline constexpr int kMaxInfonceThreads = 1024;
 
+// Rows of a slab of a sieve: by the problem's shape alone, so that threads change nothing.
+std::int64_t sieve_rows(const InfonceProblem& problem);
+
 // A row as it lies in memory, and what it has to be multiplied by.
 struct InfonceRow {
   const float* data;
@@ -70,12 +73,15 @@ struct InfonceSpace {
   float* rows;    // a strip of float rows
 };
 
+// What a scan takes memory for. A sieve scores codes of its own.
+enum class InfonceUse { kForward, kBackward, kSieve };
+
 class InfonceScan {
  public:
   std::size_t bytes() const { return workspace_.bytes(); }
 
  protected:
-  InfonceScan(const InfonceProblem& problem, bool backward, Workspace workspace);
+  InfonceScan(const InfonceProblem& problem, InfonceUse use, Workspace workspace);
 
   // Checks the inputs and finds what is needed of every row and column.
   void prepare();
@@ -105,6 +111,8 @@ class InfonceScan {
 
   // The positives' scores of the slab, and the limits that follow from them.
   void find_limits(std::int64_t begin, std::int64_t end, const InfonceSpace& space);
+  // The limits alone, where the scores are known.
+  void limit_rows(std::int64_t begin, std::int64_t end, const InfonceSpace& space);
 
   // For every block of columns before(block), body(tile) for its tiles, after(block). The tiles'
   // consumer scores them.
@@ -178,15 +186,18 @@ class InfonceScan {
   }
 
   void score(const InfonceTile& tile, const InfonceSpace& space) const;
+  void score_guide(const InfonceTile& tile, const InfonceSpace& space) const;
   // For the kernels that score a plain tile and use it in one go.
   InfonceStrip strip_of(const InfonceTile& tile, const InfonceSpace& space) const;
 
   float best_positive(std::int64_t i) const { return limits_[i].positive; }
 
-  // Masks row r of a scored tile; `survey` counts what is left. Then the query's own hard negatives
-  // get the score whose logit is theirs, unless rows are wide.
+  // Masks row r of a scored tile; `survey` counts what is left.
   void mask_row(const InfonceTile& tile, int r, const InfonceSpace& space,
                 InfonceSurvey* survey) const;
+  // Then the query's own hard negatives get the score whose logit is theirs, unless rows are wide.
+  // True where there are any in the tile.
+  bool give_own_scores(const InfonceTile& tile, int r, const InfonceSpace& space) const;
   const InfonceTerms& terms_of_row(const InfonceTile& tile, std::int64_t i) const {
     if (tile.terms->kind == kInfonceSigmoid)
       tile.terms->shift = static_cast<float>(logit_shift(problem_, positives(i)));
@@ -215,6 +226,23 @@ class InfonceScan {
                       logit_shift(problem_, positives(i)));
   }
 
+  InfonceTerms terms_of(const InfoncePass& pass, std::int64_t first_column) const;
+  // Flags the query's own hard negatives, where their logits are of another form.
+  void mark_own(const InfonceTile& tile, std::int64_t i, bool* own) const;
+  // Rows [begin, end) against columns [first_column, last_column): nothing is masked, and every
+  // entry's logit is its score times the multiplier.
+  bool is_plain(const InfoncePass& pass, const InfonceTerms& terms, std::int64_t begin,
+                std::int64_t end, std::int64_t first_column, std::int64_t last_column) const;
+  // What no logit exceeds; after prepare.
+  double largest_logit() const { return largest_logit_; }
+
+  struct RowLimits {
+    float upper, lower;  // of the scores that masks look at
+    float positive;      // the best positive's score
+  };
+  RowLimits* limits_ = nullptr;
+  bool has_limits() const;
+
   const InfonceProblem& problem_;
   const KernelTable& kernels_;
   const Precision precision_;
@@ -235,28 +263,18 @@ class InfonceScan {
   std::int64_t total_ = 1;
 
  private:
-  struct RowLimits {
-    float upper, lower;  // of the scores that masks look at
-    float positive;      // the best positive's score
-  };
-
   InfonceSide rows_of(InfoncePassKind kind, int guide) const;
   void make_passes();
-  InfonceTerms terms_of(const InfoncePass& pass, std::int64_t first_column) const;
   double check(int number);
-  double largest_logit(const double* longest) const;
-  bool is_plain(const InfoncePass& pass, const InfonceTerms& terms, std::int64_t begin,
-                std::int64_t end, std::int64_t first_column, std::int64_t last_column) const;
-  bool has_limits() const;
+  double logit_of(const double* longest) const;
   template <typename Write>
   void score_positives(std::int64_t begin, std::int64_t end, const InfonceSide& queries,
                        const InfonceSide& documents, std::int8_t* left, std::int8_t* right,
                        const InfonceSpace& space, Write write) const;
   void limit_row(std::int64_t i);
   void hide(const InfonceTile& tile, std::int64_t i, float* scores) const;
-  void mark_own(const InfonceTile& tile, std::int64_t i, bool* own) const;
 
-  RowLimits* limits_ = nullptr;
+  double largest_logit_ = 0;
   std::int32_t* row_groups_ = nullptr;    // of every positive
   std::int32_t* query_groups_ = nullptr;  // of every query's first positive
   std::int32_t* hidden_ = nullptr;

@@ -132,20 +132,23 @@ class RowObjective {
             static_cast<float>(gradient * second)};
   }
 
-  // dL/dlogit of positive p.
+  // dL/dlogit of positive p. Where some of the negatives' mass gets no gradient, the positives bear
+  // as much less, so that a row's gradients sum to zero.
   STOPE_SHARED double positive(std::int64_t p, double gradient) const {
     const double x = logit(p);
     double out = 0;
     switch (problem_.objective) {
       case Objective::kOut:
-        out = positives_.count == 1 ? -sigmoid(negatives_ - x)
-                                    : ::exp(x - relative_log_sum_exp()) - share(p);
+        out = positives_.count == 1
+                  ? -sigmoid(negatives_ - x) * (1 - left_out())
+                  : ::exp(x - relative_log_sum_exp()) - share(p) +
+                        left_out() * share(p) * ::exp(negatives_ - relative_log_sum_exp());
         break;
       case Objective::kIn:
-        out = -sigmoid(negatives_ - log_positives_) * ::exp(x - log_positives_);
+        out = -sigmoid(negatives_ - log_positives_) * ::exp(x - log_positives_) * (1 - left_out());
         break;
-      case Objective::kExcl: out = -share(p) * sigmoid(negatives_ - x); break;
-      case Objective::kDecoupled: out = state_.kept == 0 ? 0 : -share(p); break;
+      case Objective::kExcl: out = -share(p) * sigmoid(negatives_ - x) * (1 - left_out()); break;
+      case Objective::kDecoupled: out = state_.kept == 0 ? 0 : -share(p) * (1 - left_out()); break;
       case Objective::kHardness:
         if (state_.kept > 0) {
           const Debiased h = hardness();
@@ -191,6 +194,10 @@ class RowObjective {
     return {debiased, 1 / (1 - taken), -taken / (1 - taken)};
   }
 
+  // Of a softmax.
+  STOPE_SHARED double left_out() const {
+    return state_.second > 0 ? state_.second / state_.first : 0;
+  }
   STOPE_SHARED double share(std::int64_t p) const { return positives_.weight(p) / total_weight_; }
   STOPE_SHARED double logit(std::int64_t p) const {
     return positive_logit(problem_, static_cast<double>(positives_.scores[p])) - base_;

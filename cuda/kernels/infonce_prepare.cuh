@@ -72,7 +72,7 @@ struct OutcomeArguments {
 STOPE_KERNEL(kInfonceThreads) start_rows(OutcomeArguments a) {
   const std::int64_t i = thread_of_grid();
   if (i >= a.problem.queries.rows) return;
-  a.out.state[i] = {kMinusInfinity, 0, 0, 0};
+  a.out.state[i] = {kMinusInfinity, 0, 0, 0, kMinusInfinity};
   a.out.best_negatives[i] = -1;
   a.out.best_negative_scores[i] = masked_score();
   a.out.negatives[i] = 0;
@@ -83,6 +83,8 @@ STOPE_KERNEL(kInfonceThreads, 2) finish_rows(OutcomeArguments a) {
   const std::int64_t i = thread_of_grid();
   if (i >= a.problem.queries.rows) return;
   a.out.state[i].kept = static_cast<double>(a.out.negatives[i]);
+  a.out.kept[i] = a.out.negatives[i];
+  a.out.left_out[i] = 0.0f;
   const InfonceState sums = a.out.state[i];
   const RowPositives positives = positives_of(a.problem, a.out.positive_scores, i);
   const RowObjective row(a.problem, positives, sums);

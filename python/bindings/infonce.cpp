@@ -61,6 +61,7 @@ constexpr OptionReader kReaders[] = {
     {"documents_see_hard_negatives", read<&Options::documents_see_hard_negatives>},
     {"hard_negative_log_weight", read<&Options::hard_negative_log_weight>},
     {"hardness_strength", read<&Options::hardness_strength>},
+    {"drop", read<&Options::drop>},
     {"absolute_margin", read_optional<&Options::has_absolute_margin, &Options::absolute_margin>},
     {"relative_margin", read_optional<&Options::has_relative_margin, &Options::relative_margin>},
 };
@@ -149,10 +150,19 @@ const T* import_given(const py::object& object, const char* name, py::ssize_t si
   return import_vector<T>(object.cast<py::buffer>(), name, size, false);
 }
 
+// The words that a pass may remember in, in host memory.
+InfonceMemory import_memory(const py::buffer& memory, bool written) {
+  const py::ssize_t slots = memory.request().size;
+  const double* words = written ? import_vector<double>(memory, "memory", slots, true)
+                                : import_vector<double>(memory, "memory", slots, false);
+  return {reinterpret_cast<std::uint64_t*>(const_cast<double*>(words)), slots};
+}
+
 void run_forward(const Problem& given, const py::object& losses, const py::object& log_sum_exp,
                  const py::object& positive_scores, const py::object& negatives,
                  const py::object& best_negatives, const py::object& best_negative_scores,
-                 const py::object& ranks, const py::object& state, const py::object& allocate,
+                 const py::object& ranks, const py::object& kept, const py::object& left_out,
+                 const py::object& state, const py::object& memory, const py::object& allocate,
                  const py::object& progress) {
   InfonceProblem problem = given.problem;
   PythonProgress reporter(progress);
@@ -169,6 +179,9 @@ void run_forward(const Problem& given, const py::object& losses, const py::objec
   out.best_negative_scores =
       import_result<float>(best_negative_scores, "best_negative_scores", rows, device);
   out.ranks = import_result<std::int64_t>(ranks, "ranks", rows, device);
+  out.kept = import_result<std::int64_t>(kept, "kept", rows, device);
+  out.left_out = import_result<float>(left_out, "left_out", rows, device);
+  if (!memory.is_none()) out.memory = import_memory(memory.cast<py::buffer>(), true);
   out.state = reinterpret_cast<InfonceState*>(
       import_result<double>(state, "state", rows * kInfonceState, device));
   const WorkspaceLoan loan(allocate, infonce_forward_workspace_bytes(problem), &problem.execution);
@@ -176,10 +189,10 @@ void run_forward(const Problem& given, const py::object& losses, const py::objec
   run_without_gil(call, problem, &reporter);
 }
 
-void run_backward(const Problem& given, const py::object& state, const py::object& row_gradients,
-                  const py::object& queries, const py::object& documents,
-                  const py::object& scale_and_bias, const py::object& allocate,
-                  const py::object& progress) {
+void run_backward(const Problem& given, const py::object& state, const py::object& memory,
+                  const py::object& row_gradients, const py::object& queries,
+                  const py::object& documents, const py::object& scale_and_bias,
+                  const py::object& allocate, const py::object& progress) {
   InfonceProblem problem = given.problem;
   PythonProgress reporter(progress);
   problem.execution.progress = reporter.progress();
@@ -188,6 +201,7 @@ void run_backward(const Problem& given, const py::object& state, const py::objec
   InfonceBackward out;
   out.state = reinterpret_cast<const InfonceState*>(
       import_given<double>(state, "state", rows * kInfonceState, device));
+  if (!memory.is_none()) out.memory = import_memory(memory.cast<py::buffer>(), false);
   out.row_gradients = import_given<float>(row_gradients, "row_gradients", rows, device);
   out.queries = import_result<float>(queries, "queries", rows * dim, device);
   if (!documents.is_none())
@@ -211,9 +225,10 @@ void register_infonce(py::module_& module) {
   module.def("infonce_forward", &run_forward, py::kw_only(), py::arg("problem"), py::arg("losses"),
              py::arg("log_sum_exp"), py::arg("positive_scores"), py::arg("negatives"),
              py::arg("best_negatives"), py::arg("best_negative_scores"), py::arg("ranks"),
-             py::arg("state"), py::arg("allocate"), py::arg("progress"));
+             py::arg("kept"), py::arg("left_out"), py::arg("state"), py::arg("memory"),
+             py::arg("allocate"), py::arg("progress"));
   module.def("infonce_backward", &run_backward, py::kw_only(), py::arg("problem"), py::arg("state"),
-             py::arg("row_gradients"), py::arg("queries"), py::arg("documents"),
+             py::arg("memory"), py::arg("row_gradients"), py::arg("queries"), py::arg("documents"),
              py::arg("scale_and_bias"), py::arg("allocate"), py::arg("progress"));
 }
 

@@ -181,7 +181,10 @@ def infonce_forward(
     best_negatives: NDArray[Any],
     best_negative_scores: NDArray[Any],
     ranks: NDArray[Any],
+    kept: NDArray[Any],
+    left_out: NDArray[Any],
     state: NDArray[Any],
+    memory: NDArray[Any] | None,
     allocate: Allocate,
     progress: Progress | None,
 ) -> None: ...
@@ -189,6 +192,7 @@ def infonce_backward(
     *,
     problem: InfonceProblem,
     state: NDArray[Any],
+    memory: NDArray[Any] | None,
     row_gradients: NDArray[Any],
     queries: NDArray[Any],
     documents: NDArray[Any] | None,

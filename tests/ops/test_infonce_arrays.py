@@ -103,7 +103,7 @@ def test_results_are_named_tuples():
     gradients = stope.infonce_backward(queries, documents, forward)
     assert isinstance(forward, stope.InfoNCE)
     assert isinstance(gradients, stope.InfoNCEGradients)
-    assert forward._fields == (*oracle.InfoNCE._fields[:7], "state")
+    assert forward._fields == (*oracle.InfoNCE._fields[:7], "kept", "left_out", "state")
     assert gradients._fields == ("queries", "documents", "temperature", "bias")
 
 

@@ -291,9 +291,13 @@ def evaluate(
     queue_ids=None,
     guide_queue=None,
     precision="float32",
+    drop=0.0,
     progress=None,
 ):
-    """(InfoNCE, Gradients); row_gradients dL/dL_i, default 1/M. precision, progress: no meaning."""
+    """(InfoNCE, Gradients); row_gradients dL/dL_i, default 1/M.
+
+    precision, drop and progress have no meaning here.
+    """
     rows, num_documents = len(queries), len(documents)
     scale = 1 / temperature
     positives = id_lists(np.arange(rows) if positives is None else positives, rows)

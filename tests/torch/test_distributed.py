@@ -264,6 +264,7 @@ def test_without_a_process_group_it_is_the_plain_loss(form):
         ({"form": "ring", "directions": ALL}, "the ring does not have directions"),
         ({"form": "ring", "objective": "pairwise"}, "the ring does not have objective 'pairwise'"),
         ({"form": "ring", "focal_margin": 0.3}, "the ring does not have focal_margin"),
+        ({"form": "ring", "drop": 0.01}, "the ring does not have drop=0.01"),
         ({"form": "ring", "foreign_hard_negatives": False}, "foreign_hard_negatives=False"),
     ],
 )

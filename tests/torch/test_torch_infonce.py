@@ -306,6 +306,25 @@ def test_compile_the_function_with_plain_arguments():
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_dropped_gets_no_gradient(compiled):
+    """The loss is that without drop, the statistics tell, and far documents move nothing."""
+    generator = torch.Generator().manual_seed(3)
+    documents = torch.randn(1100, 24, generator=generator)
+    queries = documents[:256] + 0.5 * torch.randn(256, 24, generator=generator)
+    documents.requires_grad_()
+    loss = InfoNCELoss(temperature=0.01, drop=1e-3)
+    call = torch.compile(loss, backend="eager", fullgraph=True) if compiled else loss
+    value = call(queries, documents)
+    value.backward()
+    whole = InfoNCELoss(temperature=0.01)(queries.detach(), documents.detach())
+    assert abs(value.item() - whole.item()) < 1e-3
+    statistics = loss.statistics
+    assert (statistics.left_out <= 1e-3).all()
+    assert statistics.kept.sum() < 0.1 * statistics.negatives.sum()
+    assert (documents.grad[256:].abs().sum(1) == 0).any()
+
+
 def test_autocast():
     encoder = torch.nn.Linear(12, 8)
     loss = InfoNCELoss(0.1, learnable_temperature=True)

@@ -50,6 +50,7 @@ struct InfonceOptions {
   double hardness_strength = 0.0;
   bool has_absolute_margin = false, has_relative_margin = false;
   double absolute_margin = 0.0, relative_margin = 0.0;
+  double drop = 0.0;  // share of a row's negatives' mass that gradients may leave out
 };
 
 struct InfonceProblem : InfonceOptions {
@@ -77,11 +78,20 @@ struct InfonceProblem : InfonceOptions {
 
 // A row's sums between the passes. softmax: of e^(logit - reference); hardness: of both its
 // exponentials; pairwise and sigmoid: of softplus and of its derivative. `kept`: how many negatives
-// they are of.
+// they are of. Where something was left out, `least` is the lowest logit of what was not, and of a
+// softmax `second` is the part of `first` that was; else `least` is -infinity.
 struct InfonceState {
   double reference, first, second, kept;
+  double least;
 };
 inline constexpr int kInfonceState = sizeof(InfonceState) / sizeof(double);
+
+// What a forward pass that leaves something out may remember of the rest for the backward pass,
+// where it has room; `slots` are words of eight bytes.
+struct InfonceMemory {
+  std::uint64_t* words = nullptr;
+  std::int64_t slots = 0;
+};
 
 struct InfonceForward {
   float* losses = nullptr;                 // [M]
@@ -91,11 +101,15 @@ struct InfonceForward {
   std::int64_t* best_negatives = nullptr;  // [M], -1 for none
   float* best_negative_scores = nullptr;   // [M]
   std::int64_t* ranks = nullptr;           // [M]
+  std::int64_t* kept = nullptr;            // [M] negatives with gradient
+  float* left_out = nullptr;               // [M] share of the negatives' mass, at most
   InfonceState* state = nullptr;           // [M]
+  InfonceMemory memory;
 };
 
 struct InfonceBackward {
   const InfonceState* state = nullptr;   // [M] of the forward pass
+  InfonceMemory memory;                  // likewise
   const float* row_gradients = nullptr;  // [M] dL / dloss
   float* queries = nullptr;              // [M, dim]
   float* documents = nullptr;            // optional [N, dim]

@@ -27,6 +27,7 @@ Partition = Literal["joint", "per_direction"]
 Hardness = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 Precision = Literal["float32", "bfloat16"]
 
+_SOFTMAX = ("out", "in", "excl", "decoupled")
 _MOST = 1e37  # of a number that float32 holds with room for sums, and of 1 / temperature
 
 
@@ -113,6 +114,7 @@ class Options:
     absolute_margin: float | None = _number(None)
     relative_margin: float | None = _number(None)
     precision: Precision = _word("float32", *get_args(Precision))
+    drop: float = _option(0.0, _probability)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -130,6 +132,13 @@ class Options:
             raise ValueError("beta and positive_prior are for objective 'hardness' only")
         if self.bias and self.objective != "sigmoid":
             raise ValueError(f"bias is {self.bias}, but only objective 'sigmoid' has one")
+        if self.drop and (self.objective not in _SOFTMAX or self.focal_margin is not None):
+            what = "focal_margin" if self.objective in _SOFTMAX else f"objective {self.objective!r}"
+            raise ValueError(
+                f"drop is {self.drop}, a share of a softmax over plain logits, but {what} has "
+                "none; leave drop at 0, or use one of the objectives "
+                f"{', '.join(map(repr, _SOFTMAX))}"
+            )
         bonus = self.hardness_strength if self.hardness else 0.0
         if self.focal_margin is not None and (
             self.objective == "sigmoid" or bonus or self.hard_negative_log_weight

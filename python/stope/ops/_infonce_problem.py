@@ -243,6 +243,11 @@ def _problem(queries: Any, documents: Any, options: Options, arrays: Arrays) -> 
             "queries or documents is on a CUDA device, but this stope was built without CUDA; "
             "move them to the CPU with .cpu()"
         )
+    if options.drop and q.device != "cpu":
+        raise ValueError(
+            f"drop is {options.drop}, but queries are on {q.device}, where gradients leave nothing "
+            "out; leave drop at 0, or move the matrices to the CPU with .cpu()"
+        )
     for shape, name in ((q, "queries"), (d, "documents")):
         if shape.rows == 0:
             raise ValueError(f"{name} is empty (0 rows); give at least one row")

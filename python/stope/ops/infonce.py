@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from stope._checks import flag
 from stope._host import on_host
 from stope._kinds import a, kinds, maybe, numbers
 from stope.ops._infonce_problem import Problem, float32_vector, problems
+from stope.ops._infonce_state import memory_size, state_size
 from stope.progress import check_progress
 
 _STATE: int = _core.INFONCE_STATE
@@ -34,7 +35,10 @@ class InfoNCE(NamedTuple):
         best_negative_scores: float32 ``[m]``, its raw score; -inf where there is none.
         ranks: int64 ``[m]``, 1 + kept documents that score above the query's best positive; 0 for
             queries without positives.
-        state: float64, what :func:`infonce_backward` needs: sums per row, never scores.
+        kept: int64 ``[m]``, how many of the negatives get a gradient: with ``drop=0`` all of them.
+        left_out: float32 ``[m]``, at most this share of the mass of the row's negatives gets none.
+        state: float64, what :func:`infonce_backward` needs: sums per row, and with ``drop`` the
+            entries that were kept, where they fit.
     """
 
     losses: Any
@@ -44,6 +48,8 @@ class InfoNCE(NamedTuple):
     best_negatives: Any
     best_negative_scores: Any
     ranks: Any
+    kept: Any
+    left_out: Any
     state: Any
 
 
@@ -62,17 +68,6 @@ class InfoNCEGradients(NamedTuple):
     documents: Any
     temperature: Any
     bias: Any
-
-
-def state_size(
-    rows: int, columns: int, queue: int, positives: int, options: Mapping[str, Any]
-) -> int:
-    """Length of ``InfoNCE.state`` for so many queries and documents; sums and products only."""
-    del queue, positives
-    both = options.get("partition", "joint") == "per_direction" and (
-        "document_to_query" in options.get("directions", ())
-    )
-    return _STATE * (rows + columns) if both else _STATE * rows
 
 
 def infonce_forward(
@@ -154,6 +149,17 @@ def infonce_forward(
             queue: ``[k, dim]``, more documents that get no gradient; queue_ids, guide_queue go with
             document_ids and guide_documents.
 
+            drop: the largest share of the mass of a query's negatives (of Σ_negatives e^l) that may
+            get no gradient, at least 0 (all get one) and below 1. Most of a softmax is nothing at
+            temperatures of 0.01 to 0.02: the scores are scanned by codes of one byte, and what
+            certainly lies below the query's level is counted in the loss by its scan, and not
+            multiplied. The positives bear as much less, so that a query's gradients sum to zero.
+            1e-3 changes gradients by less than ``precision="bfloat16"`` does. For the objectives
+            with a softmax, without ``focal_margin``, on the CPU. Where so much would be kept that
+            it does not pay (about a sixteenth of all pairs, by a sample), and for fewer than 256
+            queries or 1,024 columns, nothing is left out; ``left_out`` and ``kept`` tell. Masks and
+            what is kept go by exact scores, and so do ``ranks`` in float32.
+
             precision: ``"float32"``: losses to 1e-6 / temperature, gradients to 1e-5 of their norm
             (on AMX, from 256 elements on, values are split into two bfloat16 parts, and losses are
             good to 2e-6 / temperature). ``"bfloat16"``: inputs and weights rounded to bfloat16,
@@ -176,7 +182,9 @@ def infonce_forward(
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
 
     Memory beyond inputs and outputs: at most 8,704 packed rows per thread and statistics per query;
-    nothing grows with m · n. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
+    nothing grows with m · n. With ``drop`` at most 1,024 rows and 70 MB per thread in place of
+    those, and ``state`` holds up to 256 MB of what was kept; where that is too little, the backward
+    pass scans again. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
     and the packed rows of both sides. There ids, weights and limits are read from host memory
     (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
     the call waits for the stream once, to refuse rows with NaN or infinity.
@@ -201,7 +209,8 @@ def infonce_forward(
     asked = problems(queries, documents, options)
     place = _place(queries)
     _check_recording(asked, place)
-    results = [_forward(problem, place, progress) for problem in asked]
+    memory = memory_size(asked[0].rows, *_columns(asked[0]), options)
+    results = [_forward(problem, place, memory, progress) for problem in asked]
     first = results[0]
     if len(asked) > 1:
         swapped = asked[1]
@@ -210,12 +219,19 @@ def infonce_forward(
         anchor, query = swapped.positives.owners, swapped.positives.ids
         np.add.at(losses, query, swapped.shares * on_host(results[1].losses)[anchor])
         np.add.at(counts, query, on_host(results[1].negatives)[anchor])
+        kept, left_out = on_host(first.kept).copy(), on_host(first.left_out).copy()
+        np.add.at(kept, query, on_host(results[1].kept)[anchor])
+        np.maximum.at(left_out, query, on_host(results[1].left_out)[anchor])
         columns = _arrays.matrix_shape(documents, "documents").rows
         state = np.zeros(_STATE * (asked[0].rows + columns))
         parts = np.concatenate([on_host(first.state), on_host(results[1].state)])
         state[: parts.size] = parts
         first = first._replace(
-            losses=(losses / 2).astype(np.float32), negatives=counts, state=state
+            losses=(losses / 2).astype(np.float32),
+            negatives=counts,
+            kept=kept,
+            left_out=left_out,
+            state=state,
         )
     if np.any(np.diff(asked[0].order) != 1):
         scores = np.empty(asked[0].order.size, np.float32)
@@ -279,8 +295,7 @@ def infonce_backward(
     _check_recording(asked, place)
     rows = asked[0].rows
     state = place.vector(forward.state, np.float64)
-    shape = _arrays.matrix_shape(documents, "documents")
-    size = state_size(rows, shape.rows, 0, 0, options)
+    size = state_size(rows, *_columns(asked[0]), options)
     if tuple(state.shape) != (size,):
         raise ValueError(
             f"forward.state has shape {tuple(state.shape)}, but these inputs and options make "
@@ -296,15 +311,15 @@ def infonce_backward(
         )
     else:
         gradients = _row_gradients(row_gradients, rows) / len(asked)
-    part = state[: _STATE * rows]
-    result = _backward(asked[0], part, gradients, document_gradients, place, progress)
+    part, memory = state[: _STATE * rows], state[_STATE * rows :] if len(asked) == 1 else None
+    result = _backward(asked[0], part, memory, gradients, document_gradients, place, progress)
     if len(asked) > 1:
         swapped = asked[1]
         anchor, query = swapped.positives.owners, swapped.positives.ids
         of_anchors = np.zeros(swapped.rows)
         np.add.at(of_anchors, anchor, swapped.shares * gradients[query])
         part = state[_STATE * rows : _STATE * (rows + swapped.rows)]
-        other = _backward(swapped, part, of_anchors, True, place, progress)
+        other = _backward(swapped, part, None, of_anchors, True, place, progress)
         result.queries[...] += other.documents
         if document_gradients:
             anchors = swapped.order if place is _arrays.ON_CPU else place.bring(swapped.order)
@@ -334,6 +349,12 @@ def _check_recording(asked: list[Problem], place: _arrays.Place) -> None:
     raise RuntimeError(f"{what} put together on the host, which a CUDA graph leaves out; {remedy}")
 
 
+def _columns(problem: Problem) -> tuple[int, int]:
+    """How many documents and rows of the queue there are."""
+    queue = 0 if problem.queue is None else _arrays.matrix_shape(problem.queue, "queue").rows
+    return _arrays.matrix_shape(problem.documents, "documents").rows, queue
+
+
 def _place(queries: Any) -> _arrays.Place:
     device = _arrays.matrix_shape(queries, "queries").device
     return _arrays.place_of(queries, device, "queries")
@@ -352,8 +373,9 @@ def _row_gradients(value: Any, rows: int) -> NDArray[np.float64]:
     return float32_vector(value, "row_gradients", rows)
 
 
-def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
+def _forward(problem: Problem, place: _arrays.Place, memory: int, progress: Any) -> InfoNCE:
     rows = problem.rows
+    state = place.empty((_STATE * rows + memory,), np.float64)
     result = InfoNCE(
         losses=place.empty((rows,), np.float32),
         log_sum_exp=place.empty((rows,), np.float32),
@@ -362,10 +384,16 @@ def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
         best_negatives=place.empty((rows,), np.int64),
         best_negative_scores=place.empty((rows,), np.float32),
         ranks=place.empty((rows,), np.int64),
-        state=place.empty((_STATE * rows,), np.float64),
+        kept=place.empty((rows,), np.int64),
+        left_out=place.empty((rows,), np.float32),
+        state=state,
     )
     _core.infonce_forward(
-        problem=problem.core(place), allocate=place.workspace, progress=progress, **result._asdict()
+        problem=problem.core(place),
+        allocate=place.workspace,
+        progress=progress,
+        **{**result._asdict(), "state": state[: _STATE * rows]},
+        memory=state[_STATE * rows :] if memory else None,
     )
     return result
 
@@ -373,6 +401,7 @@ def _forward(problem: Problem, place: _arrays.Place, progress: Any) -> InfoNCE:
 def _backward(
     problem: Problem,
     state: Any,
+    memory: Any,
     gradients: Any,
     document_gradients: bool,
     place: _arrays.Place,
@@ -385,6 +414,7 @@ def _backward(
     _core.infonce_backward(
         problem=problem.core(place),
         state=state,
+        memory=None if memory is None or len(memory) == 0 else memory,
         row_gradients=place.vector(gradients, np.float32),
         queries=queries.reshape(-1),
         documents=None if documents is None else documents.reshape(-1),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import stope
 import torch
 from stope.ops._infonce_options import ARRAY_NAMES
-from stope.ops.infonce import state_size
+from stope.ops._infonce_state import state_size
 
 Scalar = bool | int | float | str | None | tuple[str, ...]
 LISTS = ("hard_negatives", "exclude")  # which cross as two tensors
@@ -44,6 +44,8 @@ class Statistics(NamedTuple):
         best_negatives: int64 ``[M]``, id of the best of them among the documents, -1 if none.
         best_negative_scores: float32 ``[M]``, its raw similarity, -inf if none.
         ranks: int64 ``[M]``, 1 + negatives above the best positive; 0 without positives.
+        kept: int64 ``[M]``, how many of the negatives get a gradient (``drop``).
+        left_out: float32 ``[M]``, at most this share of the negatives' mass gets none.
     """
 
     losses: Any
@@ -53,6 +55,8 @@ class Statistics(NamedTuple):
     best_negatives: Any
     best_negative_scores: Any
     ranks: Any
+    kept: Any
+    left_out: Any
 
 
 def encode(options: dict[str, Scalar]) -> str:
@@ -128,7 +132,6 @@ def _forward_fake(queries: Any, documents: Any, *rest: Any) -> tuple[Any, ...]:
         rows,
         documents.shape[0],
         0 if queue is None else queue.shape[0],
-        ids.shape[0],
         _decoded(options),
     )
     return (
@@ -139,6 +142,8 @@ def _forward_fake(queries: Any, documents: Any, *rest: Any) -> tuple[Any, ...]:
         integers(rows),
         floats(rows),
         integers(rows),
+        integers(rows),
+        floats(rows),
         queries.new_empty(size, dtype=torch.float64),
     )
 
@@ -253,7 +258,7 @@ def _define(name: str, schema: str, kernel: Callable[..., Any], fake: Callable[.
 
 _define(
     "stope::infonce_forward",
-    f"({_INPUTS}str options) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    f"({_INPUTS}str options) -> ({', '.join(['Tensor'] * len(stope.InfoNCE._fields))})",
     _forward,
     _forward_fake,
 ).register_autograd(_differentiate, setup_context=_save)

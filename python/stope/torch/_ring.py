@@ -51,6 +51,8 @@ def check_options(options: dict[str, Any]) -> None:
         wrong = f"objective {objective!r}"
     elif options.get("focal_margin") is not None:
         wrong = "focal_margin"
+    elif options.get("drop"):
+        wrong = f"drop={options['drop']}"
     elif not options.get("foreign_hard_negatives", True):
         wrong = "foreign_hard_negatives=False"
     if wrong:
@@ -88,7 +90,15 @@ def row_losses(
     objective = options.get("objective", "out")
     losses, log_sum_exp = _merge(objective, negatives, scores / temperature, owner, share)
     statistics = Statistics(
-        losses.detach(), log_sum_exp.detach(), scores.detach(), counts, best, best_scores, None
+        losses.detach(),
+        log_sum_exp.detach(),
+        scores.detach(),
+        counts,
+        best,
+        best_scores,
+        ranks=None,
+        kept=counts,
+        left_out=torch.zeros_like(losses),
     )
     return losses, statistics
 

@@ -137,7 +137,7 @@ def infonce_statistics(
     ]
     _check_devices(inputs)
     losses, *statistics = torch.ops.stope.infonce_forward(*inputs, options)
-    return losses, Statistics(losses.detach(), *statistics[:6])
+    return losses, Statistics(losses.detach(), *statistics[:-1])
 
 
 def _as_tensor(value: Any, name: str) -> Any:

@@ -151,6 +151,10 @@ class LossPart(Part):
         Precision,
         Field(description="of the products; bfloat16 is faster on AVX-512 with BF16, and with AMX"),
     ] = "float32"
+    drop: Annotated[
+        Real,
+        Field(ge=0, lt=1, description="share of a row's negatives' mass that gets no gradient"),
+    ] = 0.0
     mini_batch_size: Annotated[
         Count | None,
         Field(
