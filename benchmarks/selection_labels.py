@@ -21,7 +21,7 @@ WEIGHTS = tuple(round(0.1 * tenth, 1) for tenth in range(11))
 TEMPERATURES = (0.03, 0.1, 0.3, 1.0)
 RATES = (0.01, 0.03)
 RARE = 5  # training titles of an occupation at most
-EPOCHS, BATCH = 10, 512
+STEPS, BATCH = 200, 512
 
 
 class Titles(NamedTuple):
@@ -61,7 +61,7 @@ def classifier(train: Titles, classes: int, rate: float, seed: int) -> Any:
     model = torch.nn.Linear(train.rows.shape[1], classes)
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     rows, labels = torch.tensor(train.rows), torch.tensor(train.labels)
-    for _ in range(EPOCHS):
+    for _ in range(round(STEPS * BATCH / len(rows))):
         for part in torch.randperm(len(rows)).split(BATCH):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(rows[part]), labels[part]).backward()
