@@ -94,12 +94,34 @@ def test_components_by_search():
         assert np.array_equal(connected_components(graph).labels, expected)
 
 
-def test_other_libraries_read_it():
+def edges_in(library, graph):
+    """(row, other row, weight) of each edge, as another library reads the graph."""
+    if library == "igraph":
+        read = pytest.importorskip(library).Graph.Weighted_Adjacency(graph, mode="undirected")
+        return [(*edge.tuple, edge["weight"]) for edge in read.es]
+    read = pytest.importorskip(library).from_scipy_sparse_array(graph)
+    return [(i, j, edge["weight"]) for i, j, edge in read.edges(data=True)]
+
+
+@pytest.mark.parametrize("library", ["igraph", "networkx"])
+@pytest.mark.parametrize("weights", ["score", "distance"])
+def test_other_libraries_read_it(library, weights):
+    """The same edges with the same weights, those of duplicates with distance 0 among them."""
+    graph = neighbor_graph(rows(), 2, weights=weights)
+    expected = dense_of(graph)
+    assert (expected == 0).any() == (weights == "distance")
+    edges = edges_in(library, graph)
+    read = np.full(graph.shape, np.nan, np.float32)
+    for i, j, weight in edges:
+        read[i, j] = read[j, i] = weight
+    np.testing.assert_array_equal(read, expected)
+    assert len(edges) == graph.nnz // 2
+
+
+def test_components_are_those_of_networkx():
     networkx = pytest.importorskip("networkx")
-    x = rows()
-    graph = neighbor_graph(x, 2)
+    graph = neighbor_graph(rows(), 2)
     read = networkx.from_scipy_sparse_array(graph)
-    assert read.number_of_edges() == graph.nnz // 2
     assert connected_components(graph).number == networkx.number_connected_components(read)
 
 
