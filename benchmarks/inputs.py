@@ -105,6 +105,25 @@ class NeighborWork(Work):
 
 
 @dataclasses.dataclass(frozen=True)
+class ClusterWork(Work):
+    """`updates` of the centers of `k` clusters, from the same rows as first centers."""
+
+    updates: int = 10
+    counted: ClassVar[str] = "2 x updates x rows x k x dim (no pruning)"
+
+    @property
+    def operations(self) -> float:
+        """What an update costs that scores every row against every center."""
+        return 2.0 * self.updates * self.rows * self.k * self.dim
+
+    @property
+    def label(self) -> str:
+        """Sizes and options, under the row's name in the table."""
+        sizes = f"{self.rows:,} x {self.dim}, k {self.k:,}"
+        return f"{sizes}, {self.updates} updates\n{self.data}, {self.threads} threads"
+
+
+@dataclasses.dataclass(frozen=True)
 class LossWork(Work):
     """infonce forward and backward: `queries` rows against `rows` documents, i's positive is i.
 
@@ -174,6 +193,10 @@ def make(work: Work) -> Inputs:
         _, corpus, positives = _embeddings(work.data, task, 1, work.rows, work.dim)
         rows = _with_near_repeats(corpus, work.planted)
         return Inputs(rows, rows, positives, None)
+    if isinstance(work, ClusterWork):
+        _, rows, positives = _embeddings(work.data, task, 1, work.rows, work.dim)
+        first = np.random.default_rng(work.k).choice(work.rows, work.k, replace=False)
+        return Inputs(rows[first], rows, positives, None)
     queries, corpus, positives = _embeddings(work.data, task, work.queries, work.rows, work.dim)
     excluded = None
     if isinstance(work, MiningWork) and work.excluded:

@@ -1,18 +1,20 @@
-"""The contenders of bench_neighbors.py: graphs of nearest others, and pairs above a threshold.
+"""The contenders of bench_neighbors.py: graphs, pairs above a threshold, and k-means.
 
 Graphs are (scores, ids) without the row itself; pairs are (rows, ids, scores) with rows < ids.
 What others return besides (the row itself, each pair twice) is left out inside the clock, as a
-user must.
+user must. k-means gives inertia (before the last update, and after it where the library says so)
+and the processor time of its call, which a busy machine disturbs less than the clock.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from inputs import Inputs, NeighborWork
+from inputs import ClusterWork, Inputs, NeighborWork
 
 Run = Callable[[], Any]
 
@@ -102,6 +104,50 @@ def _pairs_sentence_transformers(work: NeighborWork, inputs: Inputs) -> Run:
     return run
 
 
+def _clusters_stope(work: ClusterWork, inputs: Inputs) -> Run:
+    import stope
+
+    def run() -> tuple[list[float], float]:
+        start = time.process_time()
+        clusters = stope.kmeans(
+            inputs.corpus, work.k, init=inputs.queries, max_iterations=work.updates
+        )
+        return clusters.inertia.tolist(), time.process_time() - start
+
+    return run
+
+
+def _clusters_faiss(work: ClusterWork, inputs: Inputs) -> Run:
+    import faiss
+
+    def run() -> tuple[list[float], float]:
+        start = time.process_time()
+        clusters = faiss.Kmeans(
+            work.dim,
+            work.k,
+            niter=work.updates,
+            min_points_per_centroid=1,
+            max_points_per_centroid=work.rows,
+        )
+        clusters.train(inputs.corpus, init_centroids=inputs.queries)
+        return clusters.obj.tolist(), time.process_time() - start
+
+    return run
+
+
+def _clusters_sklearn(work: ClusterWork, inputs: Inputs) -> Run:
+    from sklearn.cluster import KMeans
+
+    def run() -> tuple[list[float], float]:
+        start = time.process_time()
+        clusters = KMeans(
+            work.k, init=inputs.queries, n_init=1, max_iter=work.updates, tol=0, algorithm="lloyd"
+        ).fit(inputs.corpus)
+        return [clusters.inertia_], time.process_time() - start
+
+    return run
+
+
 def _few(most: int) -> Callable[[Any], bool]:
     return lambda work: work.rows <= most
 
@@ -120,4 +166,9 @@ PAIRS: dict[str, tuple[str, Callable[..., Run], Callable[[Any], bool]]] = {
         _pairs_sentence_transformers,
         _few(MOST_SLOW),
     ),
+}
+CLUSTERS: dict[str, tuple[str, Callable[..., Run], Callable[[Any], bool]]] = {
+    "stope": ("stope", _clusters_stope, lambda work: True),
+    "faiss": ("faiss", _clusters_faiss, lambda work: True),
+    "sklearn": ("sklearn", _clusters_sklearn, _few(MOST_FAISS)),
 }

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inputs import Inputs, LossWork, MiningWork, NeighborWork, TopKWork, Work
+from inputs import ClusterWork, Inputs, LossWork, MiningWork, NeighborWork, TopKWork, Work
 
 TORCH_CHUNK_BYTES = 64 << 20  # scores of one block of queries x rows in the torch contender
 TORCH_QUERY_BLOCK = 512
@@ -94,9 +94,11 @@ def _contenders(work: Work) -> dict[str, tuple[str, Callable[..., Run], Callable
         import loss_peers  # which needs the types of this file
 
         return loss_peers.contenders(work)
-    if isinstance(work, NeighborWork):
+    if isinstance(work, (ClusterWork, NeighborWork)):
         import neighbor_peers
 
+        if isinstance(work, ClusterWork):
+            return neighbor_peers.CLUSTERS
         return neighbor_peers.GRAPH if work.k else neighbor_peers.PAIRS
     return MINING if isinstance(work, MiningWork) else TOPK
 
