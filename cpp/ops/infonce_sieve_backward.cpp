@@ -149,6 +149,11 @@ class SieveBackward : InfonceGradients<InfonceSieve, false> {
 
   // Logits of row i become weights.
   void weigh(std::int64_t i, int count, float* logits) const {
+    // The reference of a row without gradient says nothing.
+    if (coefficients_[i].first == 0.0f) {
+      std::fill_n(logits, count, 0.0f);
+      return;
+    }
     InfonceTerms terms = {};
     terms.kind = kInfonceSoftmax;
     terms.multiplier = 1;

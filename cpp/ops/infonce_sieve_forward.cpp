@@ -14,9 +14,10 @@
 namespace stope {
 namespace {
 
-constexpr double kReserve = 1.0 / 16;    // measured on embeddings of texts
-constexpr std::int64_t kMostShare = 10;  // beyond 1 / 16 of all entries the dense way is faster
-constexpr std::int64_t kRoomShare = 8;   // room for the entries of a slab: 1 / 8 of all
+constexpr double kReserve = 1.0 / 16;  // measured on embeddings of texts
+// Beyond 1 / so much of all entries the dense way is faster, whose products cost half in bfloat16.
+constexpr std::int64_t kMostShare[] = {7, 10};
+constexpr std::int64_t kRoomShare = 8;  // room for the entries of a slab: 1 / 8 of all
 constexpr int kLevelSteps = 12;
 constexpr double kRough = 1e-5;  // more than the kernels' exponentials are off
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
@@ -50,7 +51,8 @@ class SieveForward : InfonceSieve {
       run_slab(first, std::min(first + kInfonceStrip, rows_), thread, out, {});
     });
     const std::int64_t pairs = strips * kInfonceStrip * columns_;
-    if (overflow_ || (scored_ + 2 * kept_) / 3 * kMostShare > pairs) return false;
+    const std::int64_t most_share = kMostShare[precision_ == Precision::kBFloat16 ? 1 : 0];
+    if (overflow_ || (scored_ + 2 * kept_) / 3 * most_share > pairs) return false;
     ++done_;
     parallel(slabs_, [&](std::int64_t slab, int thread) {
       if (overflow_) return;

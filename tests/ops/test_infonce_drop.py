@@ -236,6 +236,22 @@ def test_nothing_is_left_out_where_it_does_not_pay(rows, count, temperature):
     same_bits(gradients, stope.infonce_backward(queries, documents, plain, upstream, **options))
 
 
+@pytest.mark.parametrize("memory", [True, False])
+def test_rows_without_gradient_beside_large_logits(memory, monkeypatch):
+    """e^logit is beyond float32: what has no weight must not become NaN."""
+    queries, documents, options, upstream, _ = of_problem("several", temperature=0.005)
+    if not memory:
+        monkeypatch.setattr(_infonce_state, "_MOST", 0)
+    upstream = upstream.copy()
+    upstream[::3] = 0
+    _, gradients = sifted(queries, documents, options, upstream, 1e-3)
+    assert not gradients.queries[::3].any()
+    assert np.isfinite(gradients.queries).all()
+    assert np.isfinite(gradients.documents).all()
+    by = oracle.backward(queries, documents, upstream, **options)
+    assert np.linalg.norm(gradients.documents - by.documents) < 4e-3 * np.linalg.norm(by.documents)
+
+
 def test_two_ways_sum_what_they_keep():
     queries, documents, options, upstream, _ = of_problem("two ways of several")
     forward, _ = sifted(queries, documents, options, upstream, 1e-3)

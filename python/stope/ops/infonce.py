@@ -156,7 +156,7 @@ def infonce_forward(
             multiplied. The positives bear as much less, so that a query's gradients sum to zero.
             1e-3 changes gradients by less than ``precision="bfloat16"`` does. For the objectives
             with a softmax, without ``focal_margin``, on the CPU. Where so much would be kept that
-            it does not pay (about a sixteenth of all pairs, by a sample), and for fewer than 256
+            it does not pay (about a tenth of all pairs, by a sample), and for fewer than 256
             queries or 1,024 columns, nothing is left out; ``left_out`` and ``kept`` tell. Masks and
             what is kept go by exact scores, and so do ``ranks`` in float32.
 
@@ -182,8 +182,8 @@ def infonce_forward(
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
 
     Memory beyond inputs and outputs: at most 8,704 packed rows per thread and statistics per query;
-    nothing grows with m · n. With ``drop`` at most 1,024 rows and 70 MB per thread in place of
-    those, and ``state`` holds up to 256 MB of what was kept; where that is too little, the backward
+    nothing grows with m · n. With ``drop`` at most 1,024 rows and 70 MB per thread (100 bytes a
+    column, if that is more) in place of those, and ``state`` holds up to 256 MB of what was kept; where that is too little, the backward
     pass scans again. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
     and the packed rows of both sides. There ids, weights and limits are read from host memory
     (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
