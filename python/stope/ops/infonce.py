@@ -183,11 +183,12 @@ def infonce_forward(
 
     Memory beyond inputs and outputs: at most 8,704 packed rows per thread and statistics per query;
     nothing grows with m · n. With ``drop`` at most 1,024 rows and 70 MB per thread (100 bytes a
-    column, if that is more) in place of those, and ``state`` holds up to 256 MB of what was kept; where that is too little, the backward
-    pass scans again. On a CUDA device: at most 2,048 x 4,096 scores (as many of a guide)
-    and the packed rows of both sides. There ids, weights and limits are read from host memory
-    (those on the device are copied to it), ``precision="float32"`` runs without tensor cores, and
-    the call waits for the stream once, to refuse rows with NaN or infinity.
+    column, if that is more) in place of those, and ``state`` holds up to 256 MB of what was kept;
+    where that is too little, the backward pass scans again. On a CUDA device: at most 2,048 x 4,096
+    scores (as many of a guide) and the packed rows of both sides. There ids, weights and limits are
+    read from host memory (those on the device are copied to it), ``precision="float32"`` runs
+    without tensor cores, and the call waits for the stream once, to refuse rows with NaN or
+    infinity.
 
     CUDA graphs (``torch.cuda.graph``, after a first call outside): a replay reads the matrices and
     row gradients anew, while sizes, options, ids, weights and limits are those of the recording.
