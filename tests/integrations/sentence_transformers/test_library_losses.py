@@ -40,6 +40,15 @@ OPTIONS = {
         {"contrast_anchors": False, "contrast_positives": False, "margin": 0.1},
     ],
 }
+
+
+def told(value):
+    """A parameter in words that are the same in every process: functions by their names."""
+    if isinstance(value, dict):
+        return str({name: getattr(item, "__name__", item) for name, item in value.items()})
+    return getattr(value, "__name__", str(value))
+
+
 CASES = [(name, options) for name in NAMES for options in OPTIONS[name.removeprefix("Cached")]]
 
 
@@ -75,7 +84,7 @@ def agree(mine, wanted, tolerance=1e-5):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), CASES, ids=told)
 def test_values_gradients_and_options(model, guide, name, options):
     theirs = make(part("losses"), name, model, guide, **options)
     loss = make(ours, name, model, guide, **options)
@@ -160,7 +169,7 @@ def test_more_options_of_ours(model):
         ({"temprature": 0.1}, TypeError, "temprature"),
         ({"temperature": 0.1}, ValueError, "temperature is 0.1 and scale is 20.0"),
     ],
-    ids=str,
+    ids=told,
 )
 def test_options_are_refused_at_construction(model, options, kind, message):
     with pytest.raises(kind, match=message):
