@@ -113,6 +113,7 @@ void quantise_signed(const float* row, std::int64_t depth, std::int64_t depth_pa
 template <typename Tiles>
 void fill_scan(ScanKernels* scan) {
   scan->tile_rows = kAmxRows;
+  scan->few_rows = kAmxRows;
   scan->tile_panels = stope::kMaxTilePanels;
   scan->begin_tiles = begin_tiles;
   scan->end_tiles = end_tiles;

@@ -11,7 +11,7 @@ namespace {
 // and without saturating, in three instructions for the four of Int8.
 struct NarrowInt8 : Int8 {
   static constexpr int kQueryOffset = 64;
-  static constexpr int kRows = kNarrowTileRows;
+  static constexpr int kRows = kNarrowTileRows, kFewRows = kRows;
   using Query = __m256i;
 
   static float scale(float largest) { return largest * (1.0f / 63.0f); }
@@ -41,6 +41,7 @@ void fill_avx2(KernelTable* table) {
   fill_scan<NarrowInt8>(&table->int8_exact);
   table->int8_exact.quantise = quantise_narrow;
   table->int8_exact.pack_panel = table->int8.pack_panel;
+  fill_int4<NarrowInt8>(table);
 }
 
 }  // namespace stope

@@ -35,10 +35,10 @@ inline f32x16 dot2_bf16(f32x16 sum, __m512i a, __m512i b) {
 }
 
 struct Bfloat16Pairs : Bfloat16 {
-  static constexpr int kRows = 6, kPanels = 4;
+  static constexpr int kRows = 6, kPanels = 4, kFewRows = kRows;
   using Corpus = __m512i;
   using Query = __m512i;
-  static Corpus load(const std::int8_t* p) { return load_s8(p); }
+  static void load(const std::int8_t* p, Corpus* x) { x[0] = load_s8(p); }
   static Query broadcast(const std::int8_t* p) { return broadcast_q8(p); }
   static Sum multiply_add(Sum sum, Query q, Corpus x) { return dot2_bf16(sum, q, x); }
 };
@@ -171,6 +171,7 @@ void fill_avx512_bf16(KernelTable* table) {
   table->name = "avx512_bf16";
   ScanKernels& scan = table->bfloat16;
   scan.tile_rows = Bfloat16Pairs::kRows;
+  scan.few_rows = Bfloat16Pairs::kRows;
   scan.tile_panels = Bfloat16Pairs::kPanels;
   scan.score_panels = score_panels<Bfloat16Pairs>;
   scan.peak = peak<Bfloat16Pairs>;

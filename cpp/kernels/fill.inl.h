@@ -33,8 +33,10 @@ void no_tiles() {}
 template <typename Format>
 void fill_scan(stope::ScanKernels* scan) {
   scan->element_bytes = Format::kElementBytes;
+  scan->panel_bits = Format::kPanelBits;
   scan->excluded = Format::excluded();
   scan->tile_rows = Format::kRows;
+  scan->few_rows = Format::kFewRows;
   scan->tile_panels = Format::kPanels;
   scan->quantise = quantise<Format>;
   scan->pack_panel = pack_panel<Format>;
@@ -46,6 +48,13 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->reach = reach<Format>;
   scan->read_tile = read_tile<Format>;
   scan->peak = peak<Format>;
+}
+
+// `queries` is the format of the table's int8_exact.
+template <typename Queries>
+void fill_int4(stope::KernelTable* table) {
+  fill_scan<Int4<Queries>>(&table->int4);
+  table->int4.quantise = table->int8_exact.quantise;
 }
 
 // Sums are accumulated as rows.
@@ -76,6 +85,7 @@ void fill(stope::KernelTable* table, const char* name) {
   table->name = name;
   fill_scan<Int8>(&table->int8);
   table->int8_exact = table->int8;
+  fill_int4<Int8>(table);
   fill_scan<Bfloat16>(&table->bfloat16);
   fill_infonce(&table->infonce);
   table->measure = measure;

@@ -6,7 +6,8 @@
 //   chunk values[depth_padded * element_bytes / 4][16 rows]
 //   PanelFooter                            what the 16 rows were scaled by and lost
 // with depth_padded = depth rounded up to 64. Row x is stored as x ~ scale * u: for int8
-// |u| <= 127, for bfloat16 scale is a power of two and |u| < 2.
+// |u| <= 127, for bfloat16 scale is a power of two and |u| < 2. In int4 panels u is one of fifteen
+// int8 levels; a byte's halves name two of them, the lower one that of the even chunk.
 //
 // Kernels check nothing, allocate nothing, throw nothing. All pointers are valid for what the
 // comment beside them says; nothing is assumed aligned unless stated.
@@ -114,9 +115,11 @@ union TileEntry {
 
 // The kernels of one format.
 struct ScanKernels {
-  int element_bytes;
+  int element_bytes;   // of a query
+  int panel_bits;      // of an element in a panel
   TileEntry excluded;  // an entry that is no candidate: below every dot product
   int tile_rows;       // queries of one score_panels call, at most kMaxTileRows
+  int few_rows;        // likewise where there are no more, at least tile_rows
   int tile_panels;     // panels of one score_panels call, at most kMaxTilePanels
 
   // Quantise one query row (written to depth_padded elements, in this table's own encoding).
@@ -325,6 +328,7 @@ struct KernelTable {
   const char* name;
   ScanKernels int8;
   ScanKernels int8_exact;  // for a scan whose answer is rescored: queries may have fewer bits
+  ScanKernels int4;        // half the bytes of a panel; its queries are a table's own int8 ones
   ScanKernels bfloat16;
   InfonceKernels infonce;
 
@@ -370,6 +374,7 @@ struct KernelTable {
 
 void fill_generic(KernelTable* table);
 void fill_avx2(KernelTable* table);
+void fill_avx2_vnni(KernelTable* table);
 void fill_avx512(KernelTable* table);
 void fill_avx512_bf16(KernelTable* table);
 void fill_amx(KernelTable* table);

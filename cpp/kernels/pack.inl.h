@@ -184,6 +184,15 @@ void add_rows(const float* const* rows, const float* weights, std::int64_t count
   store_group(out + at, sum, rest);
 }
 
+inline float root_mean_square(const float* row, std::int64_t depth) {
+  f32x16 sum = set_f32(0.0f);
+  for_each_group(depth, [&](std::int64_t i, int count) {
+    const f32x16 x = load_group(row + i, count);
+    sum = fma_f32(x, x, sum);
+  });
+  return __builtin_sqrtf(reduce_add(sum) / static_cast<float>(depth));
+}
+
 // write(i, codes) receives the 16 codes of the group at element i; zeros beyond the depth.
 template <typename Format, typename Write>
 inline RowStats quantise_row(const float* row, std::int64_t depth, float fixed_scale, Write write) {
@@ -235,8 +244,7 @@ void quantise(const float* row, std::int64_t depth, std::int64_t depth_padded, f
 template <typename Format>
 std::uint32_t pack_panel(const float* const* rows, int count, std::int64_t depth,
                          std::int64_t depth_padded, float fixed_scale, std::int8_t* panel) {
-  constexpr int kElements = kChunkBytes / Format::kElementBytes;  // of one chunk
-  const std::int64_t value_bytes = depth_padded * kLanes * Format::kElementBytes;
+  const std::int64_t value_bytes = depth_padded * kLanes * Format::kPanelBits / 8;
   const std::int64_t written = (depth + kLanes - 1) / kLanes * kLanes;
   if (count < kLanes || written < depth_padded)
     __builtin_memset(panel, 0, static_cast<std::size_t>(value_bytes));
@@ -245,12 +253,12 @@ std::uint32_t pack_panel(const float* const* rows, int count, std::int64_t depth
   for (int c = 0; c < kLanes; ++c) {
     RowStats stats = {1.0f, 0.0f, 0.0f, 0, true};
     if (c < count) {
+      if constexpr (Format::kPanelBits == 4)
+        fixed_scale = Format::scale(root_mean_square(rows[c], depth));
       stats = quantise_row<Format>(rows[c], depth, fixed_scale, [&](std::int64_t i, f32x16 codes) {
         std::int8_t bytes[kLanes * Format::kElementBytes];
         Format::store(bytes, codes);
-        for (int g = 0; g < kLanes / kElements; ++g)
-          __builtin_memcpy(panel + (i / kElements + g) * kChunkRowBytes + kChunkBytes * c,
-                           bytes + kChunkBytes * g, kChunkBytes);
+        Format::place(panel, i, c, bytes);
       });
       if (!stats.finite) not_finite |= 1u << c;
     }

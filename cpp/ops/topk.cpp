@@ -30,6 +30,7 @@
 #include "rescore.h"
 #include "rows.h"
 #include "scan.h"
+#include "splits.h"
 #include "tasks.h"
 #include "topk_plan.h"
 
@@ -45,11 +46,10 @@ class Topk {
       : call_(call),
         kernels_(stope::kernels()),
         plan_(call, kernels_),
-        scan_(plan_.scan),
-        shape_(plan_.shape),
+        format_(&plan_.format),
         bounds_(call.metric, call.corpus.columns, plan_.int8, call.precision != Precision::kExact),
         scorer_(kernels_, call.queries, call.corpus, call.metric),
-        selector_(kernels_, call.k, scorer_),
+        selector_(kernels_, call.k, plan_.capacity, scorer_, plan_.has_halves),
         sample_selector_(kernels_, plan_.sample.rank, scorer_),
         rescorer_(scorer_, call.corpus, call.execution.threads),
         workspace_(workspace) {
@@ -64,13 +64,13 @@ class Topk {
       group_rows_ = std::min(plan_.group, call_.queries.rows - first);
       std::iota(query_rows_, query_rows_ + group_rows_, first);
       if (plan_.samples) {
-        pass_ = {plan_.sample.rows, nullptr, &sample_selector_, plan_.sample_panels,
+        pass_ = {plan_.sample.rows, true, &sample_selector_, plan_.sample_panels,
                  TopkPassKind::kSample};
         prepare_queries();
         scan_pass();
         start_over_from_sample();
       }
-      pass_ = {call_.corpus.rows, plan_.packed, &selector_, plan_.region_panels,
+      pass_ = {call_.corpus.rows, format_->packed == nullptr, &selector_, plan_.region_panels,
                TopkPassKind::kFirst};
       if (!plan_.samples) prepare_queries();
       scan_pass();
@@ -92,18 +92,18 @@ class Topk {
   };
 
   void take_workspace() {
-    const std::int64_t depth = shape_.depth, lists = plan_.splits * plan_.group;
+    const std::int64_t depth = shape().depth, lists = plan_.splits * plan_.group;
     query_rows_ = workspace_.take<std::int64_t>(plan_.group);
     queries_ = workspace_.take<TopkQuery>(plan_.group);
-    codes_ = workspace_.take<std::int8_t>((plan_.group + kMaxTileRows) * shape_.query_bytes);
+    codes_ = workspace_.take<std::int8_t>((plan_.group + kMaxTileRows) * shape().query_bytes);
     if (!read_in_place(call_.queries, call_.metric))
       query_values_ = workspace_.take<float>(plan_.group * depth);
     terms_ = workspace_.take<RowTerms>(lists);
     states_ = workspace_.take<TopkSplit>(lists);
     entries_ = workspace_.take<Candidate>(lists * plan_.capacity);
     above_ = workspace_.take<std::int64_t>(lists);
-    region_ = workspace_.take<std::int8_t>(plan_.buffer_panels * shape_.bytes);
-    next_region_ = workspace_.take<std::int8_t>(plan_.buffer_panels * shape_.bytes);
+    region_ = workspace_.take<std::int8_t>(plan_.buffer_panels * shape().bytes);
+    next_region_ = workspace_.take<std::int8_t>(plan_.buffer_panels * shape().bytes);
     scratch_ = workspace_.take<ThreadScratch>(call_.execution.threads);
     for (std::int64_t t = 0; t < call_.execution.threads; ++t) {
       ThreadScratch scratch = {};
@@ -135,35 +135,51 @@ class Topk {
         body(i, thread);
     });
   }
+  const ScanKernels& scan_kernels() const { return format_->kernels; }
+  int tile_rows() const { return tile_rows_for(scan_kernels(), plan_.group); }
+  const PanelShape& shape() const { return format_->shape; }
   bool report() const { return tell(call_.execution, done_, total_); }
 
   void prepare_queries() {
     RowFault fault;
-    const float scale = fixed_scale(call_.queries, call_.metric);
-    for_each_query([&](std::int64_t i, int) { prepare_query(i, scale, &fault); });
+    format_ = &plan_.format;
+    halved_rows_ = 0;
+    for_each_query([&](std::int64_t i, int) { prepare_query(i, &fault); });
     fault.raise(call_.queries_name);
     level_all_terms();
-    std::fill_n(codes_ + group_rows_ * shape_.query_bytes, kMaxTileRows * shape_.query_bytes,
+    std::fill_n(codes_ + group_rows_ * shape().query_bytes, kMaxTileRows * shape().query_bytes,
                 std::int8_t{0});
   }
 
-  void prepare_query(std::int64_t i, float scale, RowFault* fault) {
+  void prepare_query(std::int64_t i, RowFault* fault) {
     const std::int64_t row = query_rows_[i];
     TopkQuery& query = queries_[i];
-    float* scratch = query_values_ == nullptr ? nullptr : query_values_ + i * shape_.depth;
+    float* scratch = query_values_ == nullptr ? nullptr : query_values_ + i * shape().depth;
     query.values = float_row(kernels_, call_.queries, call_.metric, row, scratch);
-    RowStats stats;
-    scan_.quantise(query.values, shape_.depth, shape_.depth_padded, scale,
-                   codes_ + i * shape_.query_bytes, &stats);
-    if (!stats.finite)
-      fault->note_not_finite(row);
-    else if (!(stats.norm * stats.scale < kLargestNorm))
-      fault->note_too_long(row);
-    query.bound = bounds_.query(stats);
+    quantise_query(i, fault);
     query.floor = call_.floors == nullptr ? -kInfinity : call_.floors[row];
     query.ceiling = call_.ceilings == nullptr ? kInfinity : call_.ceilings[row];
     start_lists(i, -kInfinity);
   }
+
+  void quantise_query(std::int64_t i, RowFault* fault) {
+    RowStats stats;
+    format_->kernels.quantise(queries_[i].values, shape().depth, shape().depth_padded,
+                              fixed_scale(call_.queries, call_.metric),
+                              codes_ + i * shape().query_bytes, &stats);
+    if (!stats.finite)
+      fault->note_not_finite(query_rows_[i]);
+    else if (!(stats.norm * stats.scale < kLargestNorm))
+      fault->note_too_long(query_rows_[i]);
+    queries_[i].bound = bounds_.query(stats);
+  }
+
+  void set_terms(std::int64_t i) {
+    for (std::int64_t s = i; s < plan_.splits * plan_.group; s += plan_.group)
+      terms_[s] = bounds_.terms(queries_[i].bound, states_[s].list.least, queries_[i].ceiling);
+  }
+  QueryRow query_row(std::int64_t i) const { return {query_rows_[i], queries_[i].values}; }
+  TopkSplits splits_of(std::int64_t i) const { return {states_ + i, plan_.splits, plan_.group}; }
 
   void start_lists(std::int64_t i, float guess) {
     TopkQuery& query = queries_[i];
@@ -177,14 +193,14 @@ class Topk {
       states_[s].eligibility = {query.floor, query.ceiling, 0};
       states_[s].list =
           pass_.selector->list(entries_ + s * plan_.capacity, std::max(least, query.guess));
-      terms_[s] = bounds_.terms(query.bound, states_[s].list.least, query.ceiling);
       above_[s] = 0;
     }
+    set_terms(i);
   }
 
   void level_all_terms() {
     for (std::int64_t split = 0; split < plan_.splits; ++split)
-      level_terms(terms_ + split * plan_.group, group_rows_, scan_.tile_rows);
+      level_terms(terms_ + split * plan_.group, group_rows_, tile_rows());
   }
 
   // Empty lists, with what the sample says of the k-th best score as their threshold. A guess too
@@ -212,35 +228,53 @@ class Topk {
   void scan_pass() {
     panels_ = divide_up(pass_.rows, kLanes);
     fault_.clear();
-    if (pass_.packed == nullptr) pack_first_region();
-    for (std::int64_t panel = 0; panel < panels_; panel += pass_.region_panels) {
+    if (pass_.packs) pack_first_region();
+    for (std::int64_t panel = 0; panel < panels_;) {
       if (pass_.kind != TopkPassKind::kSample)
         fault_.raise(call_.corpus_name);
       else if (fault_.noted())
         return;
-      scan_region(panel, std::min(panel + pass_.region_panels, panels_));
+      const std::int64_t end = plan_.region_end(panel, pass_.region_panels, panels_);
+      scan_region(panel, end);
+      if (plan_.has_halves && end < panels_) between_regions((end - panel) * kLanes);
+      panel = end;
     }
   }
 
+  // The next region begins with what all splits know by now. It reads half the bytes of a row,
+  // unless so many rows pass that reading these in full takes more than that saves.
+  void between_regions(std::int64_t rows) {
+    std::int64_t passed = 0;
+    for (std::int64_t i = 0; i < group_rows_; ++i)
+      passed += share_threshold(selector_, query_row(i), splits_of(i), scratch_[0].candidates);
+    const bool halves = format_ == &plan_.halves;
+    if (halves) halved_rows_ += rows;
+    if (halves ? !plan_.halves_pay(passed, halved_rows_, call_.corpus) : halved_rows_ == 0) {
+      format_ = halves ? &plan_.format : &plan_.halves;
+      RowFault none;  // the queries are in order by now
+      for (std::int64_t i = 0; i < group_rows_; ++i) quantise_query(i, &none);
+    }
+    for (std::int64_t i = 0; i < group_rows_; ++i) set_terms(i);
+    level_all_terms();
+  }
+
   void scan_region(std::int64_t first, std::int64_t end) {
-    const std::int8_t* data =
-        pass_.packed == nullptr ? region_ : pass_.packed + first * shape_.bytes;
+    const std::int8_t* data = pass_.packs ? region_ : format_->packed + first * shape().bytes;
     const std::int64_t blocks = divide_up(group_rows_, plan_.block);
     const std::int64_t per_split =
-        round_up(divide_up(end - first, plan_.splits), scan_.tile_panels);
+        round_up(divide_up(end - first, plan_.splits), scan_kernels().tile_panels);
     const std::int64_t scans = blocks * plan_.splits;
-    const std::int64_t next_end =
-        pass_.packed == nullptr ? std::min(end + pass_.region_panels, panels_) : end;
+    const std::int64_t next_end = pass_.packs ? std::min(end + pass_.region_panels, panels_) : end;
     parallel(scans + divide_up(next_end - end, kPackPanels), [&](std::int64_t task, int thread) {
       if (task >= scans)
         return pack_panels(end + (task - scans) * kPackPanels, next_end, end, next_region_, thread);
       const std::int64_t split = task % plan_.splits, row = task / plan_.splits * plan_.block;
       const std::int64_t begin = first + split * per_split;
-      const ScanPanels panels = {data + (begin - first) * shape_.bytes, begin,
+      const ScanPanels panels = {data + (begin - first) * shape().bytes, begin,
                                  std::min(begin + per_split, end)};
       if (panels.first < panels.end)
-        scan_block(split, {codes_, row, std::min(row + plan_.block, group_rows_)}, panels,
-                   scratch_[thread].candidates);
+        scan_block(split, {codes_, row, std::min(row + plan_.block, group_rows_), tile_rows()},
+                   panels, scratch_[thread].candidates);
     });
     std::swap(region_, next_region_);
     if (pass_.kind == TopkPassKind::kFirst)
@@ -261,8 +295,8 @@ class Topk {
       std::int64_t ids[kLanes];
       const int count = static_cast<int>(std::min<std::int64_t>(kLanes, pass_.rows - p * kLanes));
       for (int c = 0; c < count; ++c) ids[c] = row_id(p * kLanes + c);
-      pack_rows(kernels_, scan_, call_.corpus, call_.metric, ids, count, shape_,
-                scratch_[thread].pack, out + (p - first) * shape_.bytes, &fault_);
+      pack_rows(kernels_, scan_kernels(), call_.corpus, call_.metric, ids, count, shape(),
+                scratch_[thread].pack, out + (p - first) * shape().bytes, &fault_);
     }
   }
 
@@ -281,42 +315,22 @@ class Topk {
       for (std::int64_t i = queries.first; i < queries.end; ++i)
         states[i].next_excluded = first_from(call_.exclude, query_rows_[i], panels.first * kLanes);
     std::uint64_t masks[kMaxTileRows];
-    scan(scan_, shape_, queries, panels,
+    scan(scan_kernels(), shape(), queries, panels,
          [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run, TileEntry* tile) {
-           if (excludes) exclude(states + row, row, rows, panel, run.count, tile);
-           if ((panel + run.count) * kLanes > pass_.rows) exclude_padding(rows, panel, tile);
-           std::uint32_t hits =
-               scan_.select(tile, kTileStride, rows, terms + row, &run, bounds_.euclidean(), masks,
-                            above == nullptr ? nullptr : above + row);
+           if (excludes)
+             exclude_ids(call_.exclude, query_rows_ + row, states + row, rows, panel, run.count,
+                         scan_kernels().excluded, tile);
+           if ((panel + run.count) * kLanes > pass_.rows)
+             exclude_padding(rows, pass_.rows - panel * kLanes, scan_kernels().excluded, tile);
+           std::uint32_t hits = scan_kernels().select(tile, kTileStride, rows, terms + row, &run,
+                                                      bounds_.euclidean(), masks,
+                                                      above == nullptr ? nullptr : above + row);
            for (; hits != 0; hits &= hits - 1) {
              const int r = std::countr_zero(hits);
              collect(row + r, &states[row + r], &terms[row + r], masks[r], panel, run.data,
                      tile + r * kTileStride, scratch);
            }
          });
-  }
-
-  void exclude(TopkSplit* states, std::int64_t row, int rows, std::int64_t panel, int count,
-               TileEntry* tile) const {
-    const std::int64_t begin = panel * kLanes, end = (panel + count) * kLanes;
-    for (int r = 0; r < rows; ++r) {
-      const std::int64_t list_end = call_.exclude.offsets[query_rows_[row + r] + 1];
-      std::int64_t& next = states[r].next_excluded;
-      // A chunk is scanned once per query, in ascending panels, so the cursor never goes back.
-      for (; next < list_end && call_.exclude.ids[next] < end; ++next)
-        tile[r * kTileStride + call_.exclude.ids[next] - begin] = scan_.excluded;
-    }
-  }
-
-  void exclude_padding(int rows, std::int64_t panel, TileEntry* tile) const {
-    const std::int64_t valid = pass_.rows - panel * kLanes;
-    for (int r = 0; r < rows; ++r)
-      std::fill(tile + r * kTileStride + valid, tile + (r + 1) * kTileStride, scan_.excluded);
-  }
-
-  // Whether any query may find a row. A sample that hears of it stands for the rows that are left.
-  bool allows(std::int64_t id) const {
-    return call_.allowed == nullptr || (call_.allowed[id / 8] >> (id % 8) & 1) != 0;
   }
 
   // Bit 16 * p + c of the mask is row c of the p-th panel at `panels`.
@@ -327,8 +341,8 @@ class Topk {
     for (; mask != 0; mask &= mask - 1) {
       const int column = std::countr_zero(mask);
       const std::int64_t id = row_id(first_panel * kLanes + column);
-      if (dots[column].i32 == scan_.excluded.i32 || !allows(id)) continue;
-      const PanelFooter& footer = shape_.footer(panels + column / kLanes * shape_.bytes);
+      if (dots[column].i32 == scan_kernels().excluded.i32 || !allows(call_.allowed, id)) continue;
+      const PanelFooter& footer = shape().footer(panels + column / kLanes * shape().bytes);
       const double dot = plan_.int8 ? static_cast<double>(dots[column].i32)
                                     : static_cast<double>(dots[column].f32);
       const Interval score = bounds_.score(query.bound, footer, column % kLanes, dot);
@@ -336,8 +350,7 @@ class Topk {
       if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
       state->list.entries[state->list.count++] = entry;
       if (pass_.selector->due(state->list)) {
-        pass_.selector->refine(&state->list, {query_rows_[i], query.values}, &state->eligibility,
-                               scratch);
+        pass_.selector->refine(&state->list, query_row(i), &state->eligibility, scratch);
         bounds_.set_lower(query.bound, state->list.least, terms);
       }
     }
@@ -357,7 +370,7 @@ class Topk {
       parallel(rescorer_.tasks(group_rows_), [&](std::int64_t task, int thread) {
         const auto query = [&](std::int64_t i) {
           const CandidateList& list = states_[i].list;
-          return RescoreQuery{{query_rows_[i], queries_[i].values}, list.entries, list.count};
+          return RescoreQuery{query_row(i), list.entries, list.count};
         };
         rescorer_.run(task, group_rows_, query, scratch_[thread].rescore);
       });
@@ -373,42 +386,27 @@ class Topk {
     Eligibility eligibility = states_[i].eligibility;
     std::int64_t above = above_[i];
     if (plan_.splits > 1) {
-      list.entries = scratch.merged;
-      list.count = 0;
-      for (std::int64_t split = 0; split < plan_.splits; ++split) {
-        const TopkSplit& part = states_[split * plan_.group + i];
-        std::copy_n(part.list.entries, part.list.count, list.entries + list.count);
-        list.count += part.list.count;
-        list.least = std::max(list.least, part.list.least);
-        if (split > 0) {
-          eligibility.above += part.eligibility.above;
-          above += above_[split * plan_.group + i];
-        }
-      }
+      list = merged(splits_of(i), scratch.merged, &eligibility);
+      for (std::int64_t split = 1; split < plan_.splits; ++split)
+        above += above_[split * plan_.group + i];
     }
     if (rowwise_) {
       selector_.finish_exact(&list, &eligibility, scratch);
     } else {
       if (plan_.splits > 1) selector_.tighten(&list, scratch.lowers);
-      selector_.finish(&list, {row, query.values}, &eligibility, scratch);
+      selector_.finish(&list, query_row(i), &eligibility, scratch);
     }
     query.refuted = query.guess != -kInfinity &&
                     (list.count < call_.k || list.entries[call_.k - 1].upper < query.guess);
     if (query.refuted) return;
-    float* scores = call_.scores + row * call_.k;
-    std::int64_t* ids = call_.ids + row * call_.k;
-    for (std::int64_t r = 0; r < call_.k; ++r) {
-      scores[r] = r < list.count ? list.entries[r].upper : -kInfinity;
-      ids[r] = r < list.count ? list.entries[r].id : -1;
-    }
+    write_best(list, call_.k, call_.scores + row * call_.k, call_.ids + row * call_.k);
     if (call_.above_ceiling != nullptr) call_.above_ceiling[row] = above + eligibility.above;
   }
 
   const TopkCall& call_;
   const KernelTable& kernels_;
   const TopkPlan plan_;
-  const ScanKernels& scan_;
-  const PanelShape& shape_;
+  const TopkFormat* format_;
   Bounds bounds_;
   ExactScorer scorer_;
   CandidateSelector selector_;
@@ -419,6 +417,7 @@ class Topk {
   TopkPass pass_ = {};
   RowFault fault_;
   bool rowwise_ = false;
+  std::int64_t halved_rows_ = 0;  // scanned by halves
   std::int64_t panels_ = 0, group_rows_ = 0, done_ = 0, total_ = 0;
 
   std::int64_t* query_rows_ = nullptr;  // of the caller's queries

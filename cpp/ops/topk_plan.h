@@ -7,6 +7,7 @@
 #include "candidates.h"
 #include "packing.h"
 #include "rows.h"
+#include "scan.h"
 #include "stope/topk.h"
 
 namespace stope {
@@ -24,24 +25,29 @@ struct TopkQuery {
 enum class TopkPassKind { kSample, kFirst, kRepeated };
 struct TopkPass {
   std::int64_t rows;
-  const std::int8_t* packed;  // nullptr: packed here, region by region
+  bool packs;  // here, region by region
   const CandidateSelector* selector;
   std::int64_t region_panels;
   TopkPassKind kind;
 };
 
-// One split's view of one query.
-struct TopkSplit {
-  CandidateList list;
-  Eligibility eligibility;
-  std::int64_t next_excluded;
+// How the corpus is scanned, and the panels of it that are there.
+struct TopkFormat {
+  const ScanKernels& kernels;
+  PanelShape shape;
+  const std::int8_t* packed;  // nullptr: packed by topk, region by region
+
+  TopkFormat(const ScanKernels& scan, std::int64_t columns, const void* panels)
+      : kernels(scan),
+        shape(columns, scan.element_bytes, scan.panel_bits),
+        packed(static_cast<const std::int8_t*>(panels)) {}
 };
 
 struct TopkPlan {
-  const ScanKernels& scan;
+  TopkFormat format;
   bool int8;
-  const std::int8_t* packed;  // nullptr: packed by topk, region by region
-  PanelShape shape;
+  TopkFormat halves;  // where they pay
+  bool has_halves;
   std::int64_t capacity;  // of a list of candidates
   RowSample sample;
   std::int64_t splits;  // of the corpus, each with candidates of its own
@@ -52,28 +58,32 @@ struct TopkPlan {
   std::int64_t buffer_panels;                 // of the larger one of those that topk packs
 
   TopkPlan(const TopkCall& call, const KernelTable& kernels)
-      : scan(choose_scan(call, kernels)),
-        int8(&scan != &kernels.bfloat16),
-        packed(int8 ? static_cast<const std::int8_t*>(call.packed.data) : nullptr),
-        shape(call.corpus.columns, scan.element_bytes),
-        capacity(CandidateSelector::capacity_for(call.k)),
+      : format(choose_format(call, kernels)),
+        int8(&format.kernels != &kernels.bfloat16),
+        halves(kernels.int4, call.corpus.columns, call.packed.halves),
+        has_halves(&format.kernels == &kernels.int8_exact && format.packed != nullptr &&
+                   halves.packed != nullptr),
         sample(call.corpus.rows, call.k) {
     const std::int64_t threads = call.execution.threads;
     const std::int64_t queries = std::max<std::int64_t>(call.queries.rows, 1);
     splits = std::clamp<std::int64_t>(divide_up(kFewQueries * threads, queries), 1, threads);
+    capacity = CandidateSelector::capacity_for(call.k);
+    if (has_halves) capacity = std::max(capacity, kHalvesCandidates / splits);
     const std::int64_t list_bytes =
         capacity * static_cast<std::int64_t>(sizeof(Candidate)) * splits;
     group = std::max<std::int64_t>({kCandidateBytes / list_bytes, 2 * kMaxTileRows,
                                     std::min(kManyQueries, kMostCandidateBytes / list_bytes)});
     group = std::min(group, queries);
-    // Blocks small enough that every thread gets several.
-    const std::int64_t most = round_up(kBlockBytes / shape.query_bytes, scan.tile_rows);
-    block = std::clamp<std::int64_t>(round_up(divide_up(group, 4 * threads), scan.tile_rows),
-                                     scan.tile_rows, std::max<std::int64_t>(most, scan.tile_rows));
-    samples = sample.rows > 0 && splits == 1 && group >= kFewQueries * threads;
+    const PanelShape& shape = format.shape;
+    const std::int64_t tile_rows = tile_rows_for(format.kernels, group);
+    // Blocks small enough that every thread gets several, or one where each has its own split.
+    const std::int64_t most = round_up(kBlockBytes / shape.query_bytes, tile_rows);
+    block = round_up(splits == threads ? group : divide_up(group, 4 * threads), tile_rows);
+    block = std::clamp<std::int64_t>(block, tile_rows, std::max<std::int64_t>(most, tile_rows));
+    samples = !has_halves && sample.rows > 0 && splits == 1 && group >= kFewQueries * threads;
     // A region that several blocks scan should stay in a cache.
     const bool scanned_once = group <= block * threads;
-    const std::int64_t region_bytes = packed != nullptr && scanned_once
+    const std::int64_t region_bytes = format.packed != nullptr && scanned_once
                                           ? kIndexRegionBytes
                                           : kRegionBytes * std::max<std::int64_t>(threads / 4, 1);
     const auto panels_in = [&](std::int64_t bytes) {
@@ -81,7 +91,22 @@ struct TopkPlan {
     };
     region_panels = std::min(panels_in(region_bytes), divide_up(call.corpus.rows, kLanes));
     sample_panels = std::min(panels_in(kRegionBytes), divide_up(sample.rows, kLanes));
-    buffer_panels = std::max(packed != nullptr ? 0 : region_panels, samples ? sample_panels : 0);
+    buffer_panels =
+        std::max(format.packed != nullptr ? 0 : region_panels, samples ? sample_panels : 0);
+  }
+
+  // Whether reading the rows that passed takes less than halves have saved.
+  bool halves_pay(std::int64_t passed, std::int64_t halved_rows, const Matrix& corpus) const {
+    const std::int64_t saved_bytes = format.shape.bytes - halves.shape.bytes;  // of a panel
+    const std::int64_t row_bytes = corpus.columns * element_bytes(corpus.dtype);
+    return passed * row_bytes * kLanes <= halved_rows * saved_bytes;
+  }
+
+  // Where the region ends that begins at a panel. With halves, regions grow from a share of the
+  // corpus on, so that each begins with a threshold from many rows.
+  std::int64_t region_end(std::int64_t begin, std::int64_t region, std::int64_t panels) const {
+    if (has_halves) region = std::min(std::max(begin, divide_up(panels, kFirstShare)), region);
+    return std::min(begin + region, panels);
   }
 
  private:
@@ -95,12 +120,19 @@ struct TopkPlan {
   static constexpr std::int64_t kBlockBytes = 192 << 10;    // of queries, in the second-level cache
   static constexpr std::int64_t kFewQueries = 64;  // per thread; below it corpora are split
 
+  static constexpr std::int64_t kHalvesCandidates = 1 << 15;  // of a query; scored late, if at all
+  static constexpr std::int64_t kFirstShare = 32;
+
   static const ScanKernels& choose_scan(const TopkCall& call, const KernelTable& kernels) {
     if (call.precision == Precision::kBFloat16) return kernels.bfloat16;
     if (call.precision == Precision::kInt8 || scored_as_int8(call.queries, call.metric))
       return kernels.int8;
     if (call.packed.data != nullptr) return kernels.int8_exact;
     return exact_scan(kernels, call.queries, call.corpus, call.metric);
+  }
+  static TopkFormat choose_format(const TopkCall& call, const KernelTable& kernels) {
+    const ScanKernels& scan = choose_scan(call, kernels);
+    return {scan, call.corpus.columns, &scan == &kernels.bfloat16 ? nullptr : call.packed.data};
   }
 };
 

@@ -58,6 +58,7 @@ struct CandidateList {
   std::int64_t count = 0;
   std::int64_t limit = 0;  // the count at which the threshold is raised again
   float least = -kInfinity;
+  std::int64_t scored = 0;  // entries, to make room
 };
 
 // What a thread lends to the candidates while it works on them.
@@ -143,10 +144,11 @@ class CandidateSelector {
  public:
   CandidateSelector(const KernelTable& kernels, std::int64_t k, const ExactScorer& scorer)
       : CandidateSelector(kernels, k, capacity_for(k), scorer) {}
-  // With lists of another capacity, which takes more exact scores where it is less.
+  // With lists of another capacity, which takes more exact scores where it is less. With `wide`
+  // bounds, thresholds are exact scores.
   CandidateSelector(const KernelTable& kernels, std::int64_t k, std::int64_t capacity,
-                    const ExactScorer& scorer)
-      : kernels_(kernels), k_(k), capacity_(capacity), scorer_(scorer) {}
+                    const ExactScorer& scorer, bool wide = false)
+      : kernels_(kernels), k_(k), capacity_(capacity), wide_(wide), scorer_(scorer) {}
 
   static std::int64_t capacity_for(std::int64_t k) { return 2 * k + 640; }
 
@@ -162,6 +164,8 @@ class CandidateSelector {
               const CandidateScratch& scratch) const {
     if (list->count == capacity_)
       compact(list, query, eligibility, scratch);
+    else if (wide_)
+      sharpen(list, query, eligibility, scratch);
     else
       tighten(list, scratch.lowers);
     list->limit = next_limit(list->count);
@@ -178,16 +182,38 @@ class CandidateSelector {
       settle_best(list, query, eligibility, scratch);
       drop_below_least(list);
     }
-    if (list->count > most) settle(list, query, eligibility, scratch);
+    if (list->count > most) {
+      list->scored += open(*list);
+      settle(list, query, eligibility, scratch);
+    }
+  }
+
+  // Entries that are not exact and may be among the k best.
+  static std::int64_t open(const CandidateList& list) {
+    return std::count_if(list.entries, list.entries + list.count, [&](const Candidate& entry) {
+      return !entry.exact() && entry.upper >= list.least;
+    });
+  }
+
+  // The k best so far become exact, so that the threshold is as high as it can be by now.
+  void sharpen(CandidateList* list, const QueryRow& query, Eligibility* eligibility,
+               const CandidateScratch& scratch) const {
+    tighten(list, scratch.lowers);
+    settle_best(list, query, eligibility, scratch);
+    drop_below_least(list);
+  }
+
+  // A value that k of the lower bounds reach; `lowers` has room for 16 values more.
+  float reached(float* lowers, std::int64_t count) const {
+    if (count < k_) return -kInfinity;
+    std::fill_n(lowers + count, kLanes, -kInfinity);
+    return kernels_.reached_by(lowers, count, k_);
   }
 
   // Drop what cannot be among the k best any more. `lowers` has room for 16 values more.
   void tighten(CandidateList* list, float* lowers) const {
-    if (list->count >= k_) {
-      for (std::int64_t i = 0; i < list->count; ++i) lowers[i] = list->entries[i].lower;
-      std::fill_n(lowers + list->count, kLanes, -kInfinity);
-      list->least = std::max(list->least, kernels_.reached_by(lowers, list->count, k_));
-    }
+    for (std::int64_t i = 0; i < list->count; ++i) lowers[i] = list->entries[i].lower;
+    list->least = std::max(list->least, reached(lowers, list->count));
     drop_below_least(list);
   }
 
@@ -338,6 +364,7 @@ class CandidateSelector {
   const KernelTable& kernels_;
   std::int64_t k_;
   std::int64_t capacity_;
+  bool wide_;
   const ExactScorer& scorer_;
 };
 

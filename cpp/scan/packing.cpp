@@ -26,7 +26,8 @@ void RowFault::raise(const char* argument, std::int64_t first_row) const {
 }
 
 namespace {
-constexpr int kIndexElementBytes = 1;          // a packed corpus is int8
+constexpr int kIndexElementBytes = 1;          // a packed corpus is int8,
+constexpr int kHalfBits = 4;                   // and its halves of so many bits
 constexpr double kLargestInt8Residual = 0.04;  // of queries and corpus together
 }  // namespace
 
@@ -99,6 +100,11 @@ std::size_t packed_bytes(std::int64_t rows, std::int64_t columns) {
                                   PanelShape(columns, kIndexElementBytes).bytes);
 }
 
+std::size_t packed_half_bytes(std::int64_t rows, std::int64_t columns) {
+  return static_cast<std::size_t>(divide_up(rows, kLanes) *
+                                  PanelShape(columns, kIndexElementBytes, kHalfBits).bytes);
+}
+
 std::size_t pack_workspace_bytes(const PackCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return pack_cuda_workspace_bytes(call);
   Workspace workspace;
@@ -109,16 +115,21 @@ std::size_t pack_workspace_bytes(const PackCall& call) {
 void pack(const PackCall& call) {
   if (call.execution.device.kind == DeviceKind::kCuda) return pack_cuda(call);
   const KernelTable& kernels = stope::kernels();
-  const ScanKernels& scan = kernels.int8;
-  const PanelShape shape(call.corpus.columns, scan.element_bytes);
+  const std::int64_t columns = call.corpus.columns;
   Workspace workspace(call.execution);
-  const std::int64_t scratch_floats = kLanes * shape.depth;
+  const std::int64_t scratch_floats = kLanes * columns;
   auto* scratch = workspace.take<float>(call.execution.threads * scratch_floats);
   const std::int64_t first = call.first_row / kLanes;
   const std::int64_t panels = divide_up(call.corpus.rows, kLanes) - first;
   constexpr std::int64_t kPanelsPerTask = 64;
   std::int64_t done = 0;
   RowFault fault;
+  const auto pack_to = [&](void* packed, const ScanKernels& scan, std::int64_t panel, int thread) {
+    const PanelShape shape(columns, scan.element_bytes, scan.panel_bits);
+    pack_one_panel(kernels, scan, call.corpus, call.metric, panel, shape,
+                   scratch + thread * scratch_floats,
+                   static_cast<std::int8_t*>(packed) + panel * shape.bytes, &fault);
+  };
   // In slices, so that progress is reported and a stop is heard.
   constexpr std::int64_t kSlice = 64 * kPanelsPerTask;
   for (std::int64_t begin = 0; begin < panels; begin += kSlice) {
@@ -126,12 +137,11 @@ void pack(const PackCall& call) {
     parallel_for(call.execution.threads, divide_up(end - begin, kPanelsPerTask),
                  [&](std::int64_t task, int thread) {
                    const std::int64_t start = begin + task * kPanelsPerTask;
-                   for (std::int64_t p = start; p < std::min(start + kPanelsPerTask, end); ++p)
-                     pack_one_panel(
-                         kernels, scan, call.corpus, call.metric, first + p, shape,
-                         scratch + thread * scratch_floats,
-                         static_cast<std::int8_t*>(call.packed) + (first + p) * shape.bytes,
-                         &fault);
+                   for (std::int64_t p = start; p < std::min(start + kPanelsPerTask, end); ++p) {
+                     pack_to(call.packed, kernels.int8, first + p, thread);
+                     if (call.halves != nullptr)
+                       pack_to(call.halves, kernels.int4, first + p, thread);
+                   }
                  });
     fault.raise(call.name, call.first_row);
     done = std::min(end * kLanes, call.corpus.rows);

@@ -20,10 +20,12 @@ struct PanelShape {
   std::int64_t bytes;          // of a panel
 
   PanelShape(std::int64_t columns, int element_bytes)
+      : PanelShape(columns, element_bytes, 8 * element_bytes) {}
+  PanelShape(std::int64_t columns, int element_bytes, int panel_bits)
       : depth(columns),
         depth_padded(round_up(columns, kDepthMultiple)),
         query_bytes(depth_padded * element_bytes),
-        footer_offset(query_bytes * kLanes),
+        footer_offset(depth_padded * panel_bits / 8 * kLanes),
         bytes(footer_offset + static_cast<std::int64_t>(sizeof(PanelFooter))) {}
 
   const PanelFooter& footer(const std::int8_t* panel) const {

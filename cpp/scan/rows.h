@@ -12,6 +12,10 @@ inline const void* row_data(const Matrix& matrix, std::int64_t row) {
   return static_cast<const char*>(matrix.data) + row * matrix.row_stride_bytes;
 }
 
+inline std::int64_t element_bytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
+}
+
 // int8 under the dot product has an exact int32 score; every other combination goes by float32.
 inline bool scored_as_int8(const Matrix& matrix, Metric metric) {
   return matrix.dtype == DType::kInt8 && metric == Metric::kDot;
@@ -98,10 +102,7 @@ class ExactScorer {
 
   void prefetch(std::int64_t id) const {
     const char* row = static_cast<const char*>(row_data(corpus_, id));
-    const std::int64_t element_bytes = corpus_.dtype == DType::kFloat32 ? 4
-                                       : corpus_.dtype == DType::kInt8  ? 1
-                                                                        : 2;
-    const std::int64_t row_bytes = corpus_.columns * element_bytes;
+    const std::int64_t row_bytes = corpus_.columns * element_bytes(corpus_.dtype);
     for (std::int64_t byte = 0; byte < row_bytes && byte < kPrefetchBytes; byte += 64)
       __builtin_prefetch(row + byte);
   }

@@ -16,7 +16,13 @@ namespace stope {
 struct ScanQueries {
   const std::int8_t* codes;
   std::int64_t first, end;
+  int tile_rows = 0;  // 0: as the kernels have them for many
 };
+
+// Queries of a tile, where there are no more than these.
+inline int tile_rows_for(const ScanKernels& kernels, std::int64_t queries) {
+  return queries <= kernels.few_rows ? kernels.few_rows : kernels.tile_rows;
+}
 
 // Panels [first, end) of the corpus; panel p lies at data + (p - first) * shape.bytes.
 struct ScanPanels {
@@ -32,15 +38,16 @@ template <typename Consumer>
 void scan(const ScanKernels& kernels, const PanelShape& shape, const ScanQueries& queries,
           const ScanPanels& panels, Consumer&& consume) {
   alignas(64) TileEntry tile[kMaxTileRows * kTileStride];
+  const int tile_rows = queries.tile_rows != 0 ? queries.tile_rows : kernels.tile_rows;
   kernels.begin_tiles();
   for (std::int64_t panel = panels.first; panel < panels.end; panel += kernels.tile_panels) {
     const PanelRun run = {
         panels.data + (panel - panels.first) * shape.bytes, shape.bytes, shape.footer_offset,
         static_cast<int>(std::min<std::int64_t>(kernels.tile_panels, panels.end - panel))};
-    for (std::int64_t row = queries.first; row < queries.end; row += kernels.tile_rows) {
+    for (std::int64_t row = queries.first; row < queries.end; row += tile_rows) {
       const QueryTile block = {
           queries.codes + row * shape.query_bytes, shape.query_bytes,
-          static_cast<int>(std::min<std::int64_t>(kernels.tile_rows, queries.end - row))};
+          static_cast<int>(std::min<std::int64_t>(tile_rows, queries.end - row))};
       kernels.score_panels(&block, &run, shape.depth, tile, kTileStride);
       consume(row, block.rows, panel, run, tile);
     }

@@ -14,6 +14,13 @@ T* optional_vector(const std::optional<py::buffer>& buffer, const char* name, py
   return buffer ? import_vector<T>(*buffer, name, size, writable) : nullptr;
 }
 
+// The halves of a matrix in host memory.
+std::uint8_t* import_halves(const std::optional<py::buffer>& halves, const Matrix& matrix,
+                            bool writable) {
+  const auto bytes = static_cast<py::ssize_t>(packed_half_bytes(matrix.rows, matrix.columns));
+  return optional_vector<std::uint8_t>(halves, "halves", bytes, writable);
+}
+
 // The panels of a matrix, on its device.
 std::uint8_t* import_packed(const py::object& packed, const Matrix& matrix, bool writable) {
   const bool cuda = matrix.device.kind == DeviceKind::kCuda;
@@ -28,7 +35,7 @@ std::uint8_t* import_packed(const py::object& packed, const Matrix& matrix, bool
 
 void run_topk(const py::object& queries, const py::object& corpus, std::int64_t k,
               const std::string& metric, const std::string& precision,
-              const std::optional<py::object>& packed,
+              const std::optional<py::object>& packed, const std::optional<py::buffer>& halves,
               const std::optional<py::buffer>& exclude_offsets,
               const std::optional<py::buffer>& exclude_ids,
               const std::optional<py::buffer>& allowed, const std::optional<py::buffer>& ceilings,
@@ -52,6 +59,7 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
   call.metric = parse_word(metric, "metric", kMetrics);
   call.precision = parse_word(precision, "precision", kScanPrecisions);
   if (packed) call.packed.data = import_packed(*packed, c.matrix, false);
+  call.packed.halves = import_halves(halves, c.matrix, false);
   call.exclude.offsets =
       optional_vector<std::int64_t>(exclude_offsets, "exclude offsets", rows + 1, false);
   call.exclude.ids = optional_vector<std::int64_t>(exclude_ids, "exclude ids", -1, false);
@@ -86,7 +94,8 @@ void run_topk(const py::object& queries, const py::object& corpus, std::int64_t 
 }
 
 void run_pack(const py::object& corpus, const std::string& name, const std::string& metric,
-              std::int64_t first_row, const py::object& packed, std::int64_t stream, int threads,
+              std::int64_t first_row, const py::object& packed,
+              const std::optional<py::buffer>& halves, std::int64_t stream, int threads,
               const py::object& allocate, const py::object& progress) {
   const Array c = import_matrix(corpus, name.c_str(), stream);
   PythonProgress reporter(progress);
@@ -96,6 +105,7 @@ void run_pack(const py::object& corpus, const std::string& name, const std::stri
   call.metric = parse_word(metric, "metric", kMetrics);
   call.first_row = first_row;
   call.packed = import_packed(packed, c.matrix, true);
+  call.halves = import_halves(halves, c.matrix, true);
   call.execution = execution_on(c.matrix.device, stream, threads);
   call.execution.progress = reporter.progress();
   const WorkspaceLoan loan(allocate, pack_workspace_bytes(call), &call.execution);
@@ -111,15 +121,15 @@ void register_topk(py::module_& module) {
            }),
            py::kw_only(), py::arg("list_bytes"), py::arg("code_bytes"), py::arg("block_bytes"));
   module.def("topk", &run_topk, py::kw_only(), py::arg("queries"), py::arg("corpus"), py::arg("k"),
-             py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("exclude_offsets"),
-             py::arg("exclude_ids"), py::arg("allowed") = py::none(), py::arg("ceilings"),
-             py::arg("floors"), py::arg("scores"), py::arg("ids"), py::arg("above_ceiling"),
-             py::arg("queries_name"), py::arg("corpus_name"), py::arg("stream") = 0,
-             py::arg("threads"), py::arg("allocate"), py::arg("progress"),
+             py::arg("metric"), py::arg("precision"), py::arg("packed"), py::arg("halves"),
+             py::arg("exclude_offsets"), py::arg("exclude_ids"), py::arg("allowed") = py::none(),
+             py::arg("ceilings"), py::arg("floors"), py::arg("scores"), py::arg("ids"),
+             py::arg("above_ceiling"), py::arg("queries_name"), py::arg("corpus_name"),
+             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
              py::arg("allocate_pinned") = py::none(), py::arg("budget") = py::none());
   module.def("pack", &run_pack, py::kw_only(), py::arg("corpus"), py::arg("name"),
-             py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("stream") = 0,
-             py::arg("threads"), py::arg("allocate"), py::arg("progress"));
+             py::arg("metric"), py::arg("first_row"), py::arg("packed"), py::arg("halves"),
+             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"));
   module.def(
       "cuda_topk_plan",
       [](std::int64_t queries, std::int64_t rows, std::int64_t columns, std::int64_t k,
@@ -146,6 +156,7 @@ void register_topk(py::module_& module) {
       py::kw_only(), py::arg("queries"), py::arg("rows"), py::arg("columns"), py::arg("k"),
       py::arg("in_host_memory") = false, py::arg("budget") = py::none());
   module.def("packed_bytes", &packed_bytes, py::arg("rows"), py::arg("columns"));
+  module.def("packed_half_bytes", &packed_half_bytes, py::arg("rows"), py::arg("columns"));
   module.def("packed_cuda_bytes", &packed_cuda_bytes, py::arg("rows"), py::arg("columns"));
   module.def(
       "matrix_shape",

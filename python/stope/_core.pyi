@@ -31,6 +31,7 @@ def topk(
     metric: str,
     precision: str,
     packed: object | None,
+    halves: NDArray[Any] | None,
     exclude_offsets: NDArray[Any] | None,
     exclude_ids: NDArray[Any] | None,
     allowed: NDArray[Any] | None = None,
@@ -55,6 +56,7 @@ def pack(
     metric: str,
     first_row: int,
     packed: object,
+    halves: NDArray[Any] | None,
     threads: int,
     allocate: Allocate,
     progress: Progress | None,
@@ -70,6 +72,7 @@ def cuda_topk_plan(
     budget: CudaTopkBudget | None = None,
 ) -> dict[str, int]: ...
 def packed_bytes(rows: int, columns: int) -> int: ...
+def packed_half_bytes(rows: int, columns: int) -> int: ...
 def packed_cuda_bytes(rows: int, columns: int) -> int: ...
 def matrix_shape(array: object, name: str) -> tuple[int, int, str, str]: ...
 def pair_scores(

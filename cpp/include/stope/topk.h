@@ -5,10 +5,13 @@
 
 namespace stope {
 
-// A corpus packed once for many searches; `data` holds packed_bytes(rows, columns) bytes, 64-byte
-// aligned. The layout is the same on every ISA. On a GPU: packed_cuda_bytes, 16-byte aligned.
+// A corpus packed once for many searches; `data` holds packed_bytes(rows, columns) bytes, `halves`
+// packed_half_bytes: codes of half as many bits, which searches of few queries read first. Both are
+// 64-byte aligned and the same on every ISA. On a GPU: packed_cuda_bytes, 16-byte aligned, no
+// halves.
 struct PackedCorpus {
   const void* data = nullptr;
+  const void* halves = nullptr;  // optional; read first wherever they are there
 };
 
 struct PackCall {
@@ -17,6 +20,7 @@ struct PackCall {
   std::int64_t first_row = 0;   // rows before the panel that holds this one are packed already
   const char* name = "corpus";  // of the new rows, in messages, which count from first_row
   void* packed = nullptr;
+  void* halves = nullptr;  // optional
   Execution execution;
 };
 
@@ -51,6 +55,7 @@ struct TopkCall {
 };
 
 std::size_t packed_bytes(std::int64_t rows, std::int64_t columns);
+std::size_t packed_half_bytes(std::int64_t rows, std::int64_t columns);
 std::size_t pack_workspace_bytes(const PackCall& call);
 void pack(const PackCall& call);
 

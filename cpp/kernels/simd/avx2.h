@@ -4,6 +4,7 @@
 //   vfmadd231ps ymm                  | 4        | 2 / 2
 //   vpmaddubsw, vpmaddwd ymm         | 5 / 3    | 2 / 2    u8*s8 pairs -> s16, s16 pairs -> s32
 //   vpsignb, vpabsb ymm              | 1        | 2 / 4    the sign of q moved onto x
+//   vpshufb ymm                      | 1        | 1 / 2    32 levels by their four bits
 //   vcvtdq2ps, vcmpps, vmovmskps     | 4, 4, 2  | 2, 2, 1
 // A step of dot4 is sign + maddubs + madd + add: 32 multiply-adds in four instructions, against
 // 8 in one for float32. |q| and |x| stay below 128, so a pair is at most 2 * 127 * 127 = 32,258
@@ -23,6 +24,7 @@ constexpr int kExactRows = 2;
 constexpr int kExactColumns = 2;
 constexpr int kBfloat16TileRows = 4;
 constexpr int kBfloat16TilePanels = 1;
+constexpr int kFewTileRows = 4;
 constexpr int kInfonceRows = 6;
 constexpr int kInfonceVectors = 1;
 constexpr int kQueryOffset = 0;
@@ -153,11 +155,25 @@ inline void store_i32(std::int32_t* p, i32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.high);
 }
 inline i32x16 zero_i32() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline i32x16 add_i32(i32x16 a, i32x16 b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
 inline f32x16 to_f32(i32x16 a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 
 inline s8x64 load_s8(const std::int8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline void load_levels(const std::int8_t* p, const std::int8_t* levels, s8x64* x) {
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)));
+  const __m256i lower = _mm256_set1_epi8(15);
+  const s8x64 halves = load_s8(p);
+  const auto by_lower = [&](__m256i h) {
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(h, lower));
+  };
+  x[0] = {by_lower(halves.low), by_lower(halves.high)};
+  x[1] = {by_lower(_mm256_srli_epi16(halves.low, 4)), by_lower(_mm256_srli_epi16(halves.high, 4))};
 }
 inline q8x4 broadcast_q8(const std::int8_t* p) {
   std::int32_t bytes;

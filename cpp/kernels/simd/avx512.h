@@ -3,6 +3,7 @@
 //   instruction              | latency | per cycle (Ice Lake server / Zen 4)
 //   vfmadd231ps zmm          | 4       | 2 / 1
 //   vpdpbusd zmm             | 5 / 4   | 2 / 1    64 u8*s8 multiply-adds into 16 int32
+//   vpshufb zmm              | 1 / 2   | 1 / 1    64 levels by their four bits
 //   vcvtdq2ps zmm            | 4       | 2 / 1
 //   vcmpps k, zmm            | 4       | 1 / 1
 //   vpbroadcastd zmm, m32    | load    | 2 / 1
@@ -22,6 +23,7 @@ constexpr int kExactRows = 4;
 constexpr int kExactColumns = 4;
 constexpr int kBfloat16TileRows = 6;
 constexpr int kBfloat16TilePanels = 3;
+constexpr int kFewTileRows = 8;
 constexpr int kInfonceRows = 8;
 constexpr int kInfonceVectors = 3;
 constexpr int kQueryOffset = 128;
@@ -84,9 +86,18 @@ inline void store_i8(std::int8_t* p, f32x16 a) {
 inline i32x16 load_i32(const std::int32_t* p) { return _mm512_loadu_si512(p); }
 inline void store_i32(std::int32_t* p, i32x16 a) { _mm512_storeu_si512(p, a); }
 inline i32x16 zero_i32() { return _mm512_setzero_si512(); }
+inline i32x16 add_i32(i32x16 a, i32x16 b) { return _mm512_add_epi32(a, b); }
 inline f32x16 to_f32(i32x16 a) { return _mm512_cvtepi32_ps(a); }
 
 inline s8x64 load_s8(const std::int8_t* p) { return _mm512_loadu_si512(p); }
+inline void load_levels(const std::int8_t* p, const std::int8_t* levels, s8x64* x) {
+  const __m512i table =
+      _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(levels)));
+  const __m512i lower = _mm512_set1_epi8(15);
+  const __m512i halves = load_s8(p);
+  x[0] = _mm512_shuffle_epi8(table, _mm512_and_si512(halves, lower));
+  x[1] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(halves, 4), lower));
+}
 inline q8x4 broadcast_q8(const std::int8_t* p) {
   std::int32_t bytes;
   __builtin_memcpy(&bytes, p, sizeof(bytes));

@@ -11,6 +11,7 @@ constexpr int kExactRows = 1;
 constexpr int kExactColumns = 1;
 constexpr int kBfloat16TileRows = 4;
 constexpr int kBfloat16TilePanels = 1;
+constexpr int kFewTileRows = 4;
 constexpr int kInfonceRows = 4;
 constexpr int kInfonceVectors = 1;
 constexpr int kQueryOffset = 0;  // added to a query's int8 before it is stored
@@ -22,7 +23,7 @@ struct i32x16 {
   std::int32_t lane[16];
 };
 struct s8x64 {
-  const std::int8_t* data;  // [16 rows][4 elements]
+  std::int8_t value[64];  // [16 rows][4 elements]
 };
 struct q8x4 {
   const std::int8_t* data;
@@ -147,16 +148,32 @@ inline void store_i32(std::int32_t* p, i32x16 a) {
   for (int l = 0; l < 16; ++l) p[l] = a.lane[l];
 }
 inline i32x16 zero_i32() { return i32x16{}; }
+inline i32x16 add_i32(i32x16 a, i32x16 b) {
+  for (int l = 0; l < 16; ++l) a.lane[l] += b.lane[l];
+  return a;
+}
 inline f32x16 to_f32(i32x16 a) {
   return map_lanes([&](int l) { return static_cast<float>(a.lane[l]); });
 }
 
-inline s8x64 load_s8(const std::int8_t* p) { return {p}; }
+inline s8x64 load_s8(const std::int8_t* p) {
+  s8x64 x;
+  __builtin_memcpy(x.value, p, sizeof(x.value));
+  return x;
+}
+// x[0] by the lower halves of 64 bytes, x[1] by the upper ones.
+inline void load_levels(const std::int8_t* p, const std::int8_t* levels, s8x64* x) {
+  for (int i = 0; i < 64; ++i) {
+    const auto halves = static_cast<std::uint8_t>(p[i]);
+    x[0].value[i] = levels[halves & 15u];
+    x[1].value[i] = levels[halves >> 4];
+  }
+}
 inline q8x4 broadcast_q8(const std::int8_t* p) { return {p}; }
 // acc[c] += sum_j q[j] * x[c][j]
-inline i32x16 dot4(i32x16 acc, q8x4 q, s8x64 x) {
+inline i32x16 dot4(i32x16 acc, q8x4 q, const s8x64& x) {
   for (int c = 0; c < 16; ++c)
-    for (int j = 0; j < 4; ++j) acc.lane[c] += q.data[j] * x.data[4 * c + j];
+    for (int j = 0; j < 4; ++j) acc.lane[c] += q.data[j] * x.value[4 * c + j];
   return acc;
 }
 

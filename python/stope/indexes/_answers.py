@@ -114,13 +114,13 @@ class _Part(NamedTuple):
 def _part(question: Question) -> _Part:
     held, filter_ = question.held, question.filter
     if filter_.mask is None or filter_.listed is not None:
-        return _Part(held.corpus, Besides(held.panels), None, filter_.excluded)
+        return _Part(held.corpus, held.besides(), None, filter_.excluded)
     shape = _arrays.matrix_shape(question.queries, "queries")
     share = _FEW if shape.rows >= _MANY_QUERIES else _FEW_OF_ALL
     few = np.count_nonzero(filter_.mask) * share <= held.ids.places
     if not few and (shape.device, held.shape.device) == ("cpu", "cpu"):
         allowed = np.packbits(filter_.mask, bitorder="little")
-        return _Part(held.corpus, Besides(held.panels, allowed), None, filter_.excluded)
+        return _Part(held.corpus, held.besides(allowed), None, filter_.excluded)
     places = held.ids.in_order(filter_.mask)
     excluded = filter_.excluded
     if excluded is not None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stope import _arrays, _core
 from stope.indexes import _ids
 from stope.indexes._ids import Ids, Places
+from stope.ops._search import Besides
 from stope.progress import Progress
 
 _PANEL_ROWS = 16
@@ -23,6 +24,11 @@ class Held(NamedTuple):
     panels: Any  # bytes of the corpus's device
     shape: _arrays.MatrixShape
     ids: Ids
+    halves: NDArray[np.uint8] | None = None  # codes of half as many bits
+
+    def besides(self, allowed: NDArray[np.uint8] | None = None) -> Besides:
+        """What a search of all rows reads, of those that are allowed."""
+        return Besides(self.panels, allowed, halves=self.halves)
 
     def compacted(self, metric: str) -> Held:
         """The rows that are there, in the order of their ids."""
@@ -39,6 +45,7 @@ class Room(NamedTuple):
     rows: NDArray[Any]
     panels: NDArray[np.uint8]
     ids: NDArray[Any] | None
+    halves: NDArray[np.uint8] | None
 
 
 def held(
@@ -51,15 +58,17 @@ def held(
 ) -> Held:
     """Pack a corpus where it is, under ids or, without them, numbers from 0."""
     shape = _arrays.matrix_shape(corpus, "corpus")
-    place = _arrays.ON_CPU
+    place, halves = _arrays.ON_CPU, None
     if shape.device == "cpu":
+        if (shape.dtype, metric) != ("int8", "dot"):
+            halves = _arrays.aligned_bytes(_core.packed_half_bytes(shape.rows, shape.dim))
         panels = _arrays.aligned_bytes(_core.packed_bytes(shape.rows, shape.dim))
     else:
         place = _arrays.place_of(corpus, shape.device, "corpus")
         panels = place.workspace(_core.packed_cuda_bytes(shape.rows, shape.dim))
     if shape.rows:
-        pack(corpus, 0, panels, metric, progress=progress, place=place)
-    return Held(corpus, panels, shape, _ids.begin(shape.rows, values, following))
+        pack(corpus, 0, panels, metric, halves=halves, progress=progress, place=place)
+    return Held(corpus, panels, shape, _ids.begin(shape.rows, values, following), halves)
 
 
 class Growth(NamedTuple):
@@ -68,16 +77,24 @@ class Growth(NamedTuple):
     room: Room
     after: Held  # its panels are still the old ones
     panels: NDArray[np.uint8]  # from the one in which the new rows begin
-    begin: int  # where these go
-    shared: bool  # whether that one holds old rows, too
+    halves: NDArray[np.uint8] | None
+    first: int  # the first row of that one
+    shared: bool  # whether it holds old rows, too
 
     def finished(self, *, crowded: bool) -> tuple[Room, Held]:
         """With the panels written, into a copy of the room's where others may be reading them."""
-        room, end = self.room, self.begin + self.panels.size
-        if self.shared and crowded:
-            room = room._replace(panels=_copied(room.panels, room.panels.size))
-        room.panels[self.begin : end] = self.panels
-        return room, self.after._replace(panels=room.panels[:end])
+        room, dim, copies = self.room, self.after.shape.dim, self.shared and crowded
+        begin = _core.packed_bytes(self.first, dim)
+        panels = _written(room.panels, self.panels, begin, copies=copies)
+        halves = room.halves
+        if halves is not None and self.halves is not None:
+            begin = _core.packed_half_bytes(self.first, dim)
+            halves = _written(halves, self.halves, begin, copies=copies)
+        rows = self.after.shape.rows
+        after = self.after._replace(panels=panels[: _core.packed_bytes(rows, dim)])
+        if halves is not None:
+            after = after._replace(halves=halves[: _core.packed_half_bytes(rows, dim)])
+        return room._replace(panels=panels, halves=halves), after
 
 
 def grow(
@@ -104,14 +121,16 @@ def grow(
         room.ids[start:after] = new
     room.rows[start:after] = _arrays.bits(rows)
     corpus = _arrays.from_bits(room.rows[:after], before.shape.dtype)
-    begin, end = (_core.packed_bytes(number, dim) for number in (first, after))
-    panels = _arrays.aligned_bytes(end - begin)
-    pack(corpus[first:], start - first, panels, metric, name="rows")
+    panels = _arrays.aligned_bytes(_core.packed_bytes(after - first, dim))
+    halves = None
+    if room.halves is not None:
+        halves = _arrays.aligned_bytes(_core.packed_half_bytes(after - first, dim))
+    pack(corpus[first:], start - first, panels, metric, halves=halves, name="rows")
     values = None if room.ids is None else room.ids[:after]
     numbers = np.arange(start, after) if new is None else new
     ids = before.ids.appended(numbers, values, replaced)
     grown = Held(corpus, before.panels, before.shape._replace(rows=after), ids)
-    return Growth(room, grown, panels, begin, shared)
+    return Growth(room, grown, panels, halves, first, shared)
 
 
 def joined(
@@ -169,9 +188,20 @@ def _larger(before: Held, capacity: int) -> Room:
     rows = np.empty((capacity, before.shape.dim), dtype=current.dtype)
     rows[: len(current)] = current
     panels = _copied(before.panels, _core.packed_bytes(capacity, before.shape.dim))
+    halves = before.halves
+    if halves is not None:
+        halves = _copied(halves, _core.packed_half_bytes(capacity, before.shape.dim))
     if ids is not None:
         ids = np.concatenate([ids, np.empty(capacity - len(ids), dtype=ids.dtype)])
-    return Room(rows, panels, ids)
+    return Room(rows, panels, ids, halves)
+
+
+def _written(
+    whole: NDArray[np.uint8], part: NDArray[np.uint8], begin: int, *, copies: bool
+) -> NDArray[np.uint8]:
+    whole = _copied(whole, whole.size) if copies else whole
+    whole[begin : begin + part.size] = part
+    return whole
 
 
 def _copied(panels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -186,6 +216,7 @@ def pack(
     packed: Any,
     metric: str,
     *,
+    halves: NDArray[np.uint8] | None = None,
     name: str = "corpus",
     progress: Progress | None = None,
     place: _arrays.Place = _arrays.ON_CPU,
@@ -197,6 +228,7 @@ def pack(
         metric=metric,
         first_row=first,
         packed=packed,
+        halves=halves,
         threads=_core.num_threads(),
         allocate=place.workspace,
         progress=progress,

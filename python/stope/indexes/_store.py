@@ -73,6 +73,7 @@ class Store:
         ids, shape = now.ids, now.shape
         if room is None:
             count = shape.rows * shape.dim * _BYTES[shape.dtype] + int(now.panels.nbytes)
+            count += 0 if now.halves is None else now.halves.nbytes
             count += 0 if ids.values is None else ids.values.nbytes
         else:
             count = sum(array.nbytes for array in room if array is not None)

@@ -45,15 +45,16 @@ class FlatIndex:
     :attr:`ids` and of masks.
 
     The corpus is packed once into int8 panels with their error bounds, a quarter of its float32
-    size; a search then reads the panels instead of the corpus, and the corpus only to rescore.
-    The index keeps a reference to the corpus it is given, where it need not convert it: do not
-    change it afterwards. Rows that are removed or replaced stay in memory, unseen, until they are
-    1,024 and a third of those that are there; then, or by :meth:`compact`, all rows are copied.
+    size; a search reads these (one query first codes of half as many bits, not kept in files), then
+    the corpus to rescore. The index keeps a reference to the corpus it is given, where it need not
+    convert it: do not change it afterwards. Rows removed or replaced stay in memory, unseen, until
+    they are 1,024 and a third of those that are there; then, or by :meth:`compact`, all rows are
+    copied.
 
     A corpus on a CUDA device (torch or CuPy) stays there, with panels of bfloat16 beside it, and is
-    searched there, by queries on the same device; each change copies it.
-    Queries on a device may search an index in host memory: its corpus streams through the device,
-    as in :func:`stope.topk`, and its panels are not used.
+    searched there, by queries on the same device; each change copies it. Queries on a device may
+    search an index in host memory: its corpus streams through the device, as in :func:`stope.topk`,
+    and its panels are not used.
 
     **Threads** may call any method at any time. A method that reads (search, range_search,
     reconstruct, save, ids, ``in``, copies) sees the index as it was at one moment between two
@@ -78,11 +79,11 @@ class FlatIndex:
         ValueError, TypeError: as :func:`stope.topk`; ids that repeat, are -1 or not as many as the
             rows; a number too large for the storage.
 
-    Memory: (dim rounded up to 64 + 24) bytes a row beside the corpus; on a CUDA device, there, two
-    bytes for each element of dim rounded up to 32, and 20, for each of the rows rounded up to 128.
-    Ids of one's own take 8 bytes a row, and about 100 more (and their text) where they do not come
-    in ascending order. :meth:`search` needs what :func:`stope.topk` needs without the packed
-    corpus.
+    Memory: 1.5 x (dim rounded up to 64) + 48 bytes a row beside the corpus (two thirds of it when
+    loaded, or of int8 under the dot product); on a CUDA device, there, two for each element of dim
+    rounded up to 32, and 20, of rows rounded up to 128. Ids of one's own take 8 a row, about 100
+    more (and text) where they do not ascend. :meth:`search` needs what :func:`stope.topk` does,
+    less the packing.
 
     >>> import numpy as np
     >>> index = FlatIndex(3)
@@ -333,7 +334,7 @@ class FlatIndex:
             options: dict[str, Any] = {"metric": self.metric, "precision": precision}
             options |= {"ceiling": ceiling, "floor": floor, "progress": progress}
             if ids.values is None and filter_.mask is None and filter_.listed is None:
-                options |= {"exclude": filter_.excluded, "besides": _search.Besides(now.panels)}
+                options |= {"exclude": filter_.excluded, "besides": now.besides()}
                 whole = shape.rows > 0 and k <= ids.places
                 answer = _search.search if whole else _search.padded_search
                 return answer(queries, now.corpus, k, out=out, **options)

@@ -21,6 +21,8 @@ Precision = Literal["exact", "bfloat16", "int8"]
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_MOST_QUERIES_FOR_HALVES, _MOST_K_FOR_HALVES = 1, 128
+_LEAST_FOR_HALVES = 1 << 24  # bytes of panels; fewer stay in a cache
 
 
 class TopK(NamedTuple):
@@ -41,6 +43,7 @@ class Besides(NamedTuple):
     panels: Any = None
     allowed: NDArray[np.uint8] | None = None
     names: tuple[str, str] = ("queries", "corpus")
+    halves: NDArray[np.uint8] | None = None  # read before the panels, on the CPU
 
 
 _NOTHING = Besides()
@@ -102,6 +105,7 @@ def search(
         metric=metric,
         precision=precision,
         packed=besides.panels if q.device == c.device else None,
+        halves=besides.halves if _halves_pay(besides, q, k) else None,
         exclude_offsets=None if lists is None else lists.offsets,
         exclude_ids=None if lists is None else lists.ids,
         allowed=besides.allowed,
@@ -121,6 +125,13 @@ def search(
     if above_ceiling is not None and above is not above_ceiling:
         above_ceiling[:] = on_host(above)
     return _as_queries(out, scores, ids, queries, place)
+
+
+def _halves_pay(besides: Besides, queries: _arrays.MatrixShape, k: int) -> bool:
+    """Whether a search waits for memory, and lets few rows pass by half of their bits."""
+    on_cpu = queries.device == "cpu" and besides.halves is not None
+    few = queries.rows <= _MOST_QUERIES_FOR_HALVES and k <= _MOST_K_FOR_HALVES
+    return on_cpu and few and besides.panels.size >= _LEAST_FOR_HALVES
 
 
 def padded_search(queries: Any, corpus: Any, k: int, *, out: Any = None, **options: Any) -> TopK:
