@@ -53,12 +53,18 @@ CpuFeatures detect() {
   found.avx512 = found.avx2 && (states & kZmm) == kZmm && bit(seven.ebx, 16) &&
                  bit(seven.ebx, 17) && bit(seven.ebx, 30) && bit(seven.ebx, 31) &&
                  bit(seven.ecx, 11);
-  const bool bf16 = bit(cpuid(7, 1).eax, 5);
+  const Registers seven_one = cpuid(7, 1);
+  const bool bf16 = bit(seven_one.eax, 5);
   found.avx512_bf16 = found.avx512 && bf16;
 #if defined(STOPE_EMULATE_AMX)
   constexpr bool kEmulated = true;
 #else
   constexpr bool kEmulated = false;
+#endif
+#if defined(STOPE_EMULATE_AVXVNNI)
+  found.avxvnni = found.avx512;
+#else
+  found.avxvnni = found.avx2 && bit(seven_one.eax, 4);
 #endif
   found.amx = found.avx512 &&
               (kEmulated || ((states & kTiles) == kTiles && bit(seven.edx, 22) &&

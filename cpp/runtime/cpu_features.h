@@ -5,6 +5,7 @@ namespace stope {
 
 struct CpuFeatures {
   bool avx2 = false;         // with FMA and F16C
+  bool avxvnni = false;      // that and AVX-VNNI
   bool avx512 = false;       // F, BW, DQ, VL and VNNI
   bool avx512_bf16 = false;  // that and BF16
   bool amx = false;          // tiles, int8 and bfloat16, with the kernel's permission to use them

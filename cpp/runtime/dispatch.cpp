@@ -30,6 +30,7 @@ Registry make_registry() {
 #if defined(STOPE_X86)
   const CpuFeatures& cpu = cpu_features();
   if (cpu.avx2) add(fill_avx2);
+  if (cpu.avxvnni) add(fill_avx2_vnni);
   if (cpu.avx512) add(fill_avx512);
   if (cpu.avx512_bf16) add(fill_avx512_bf16);
   if (cpu.amx) add(fill_amx);

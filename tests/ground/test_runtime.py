@@ -24,7 +24,7 @@ import stope
 def test_isa_names():
     available = stope.isa.available()
     assert available[0] == "generic"
-    known = ("generic", "avx2", "avx512", "avx512_bf16", "amx")
+    known = ("generic", "avx2", "avxvnni", "avx512", "avx512_bf16", "amx")
     assert available == [isa for isa in known if isa in available]
     assert stope.isa.current() == os.environ.get("STOPE_ISA", available[-1])
 
@@ -36,6 +36,9 @@ def test_available_follows_the_cpu():
     with open("/proc/cpuinfo") as lines:
         flags = set(next(line for line in lines if line.startswith("flags")).split())
     assert ("avx2" in stope.isa.available()) == ({"avx2", "fma", "f16c"} <= flags)
+    assert ("avxvnni" in stope.isa.available()) == (
+        "avx2" in stope.isa.available() and "avx_vnni" in flags
+    )
     assert ("avx512" in stope.isa.available()) <= (
         {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags
     )

@@ -223,7 +223,7 @@ def test_bindings(path):
 
 def test_flags_of_one_instruction_set_reach_only_its_kernels():
     text = (ROOT / "CMakeLists.txt").read_text()
-    assert len(text.splitlines()) <= 150
+    assert len(text.splitlines()) <= 160
     code = re.sub(r"#[^\n]*", "", text)
     assert not re.search(r"march=native|\bGLOB", code)
     for flag in re.finditer(r"-m(?:avx|amx|fma|f16c|sse|bmi)", code):
