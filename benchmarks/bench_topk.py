@@ -36,7 +36,11 @@ def rows(kinds: list[str], quick: bool) -> list[TopKWork]:
         found[1:] = [row(f"main-{kind}", "main", data=kind) for kind in kinds[1:]]
     found += [
         row(f"packed-{n}", "packed", queries=n, packed=True, all_peers=True, memory=not quick)
-        for n in (1, 32)
+        for n in (1, 8, 32)
+    ]
+    found += [
+        row(f"euclidean-{n}-k{k}", "euclidean", queries=n, k=k, packed=True, metric="euclidean")
+        for n, k in ((1, 10), (1, K), (8, K))
     ]
     found += [row(f"unpacked-{n}", "queries", queries=n) for n in (1, 32)]
     found += [row(f"k-{k}", "k", k=k, memory=not quick) for k in (10, 1_000)]
@@ -64,6 +68,8 @@ def check(work: data.Work, given: data.Inputs, results: dict[str, Any], subject:
     others = {name: found for name, found in results.items() if name != subject}
     if isinstance(work, TopKWork) and work.precision != "exact":
         return _recall(ids, {name: np.asarray(found[1]) for name, found in others.items()})
+    if isinstance(work, TopKWork) and work.metric == "euclidean":
+        scores = 1 - np.square(scores, dtype=np.float64) / 2  # of rows of norm 1
     problems, details, swaps = [], {}, 0
     wrong = answers.wrong_scores(given, scores, ids)
     if wrong:

@@ -74,6 +74,7 @@ class TopKWork(Work):
 
     packed: bool = False
     precision: str = "exact"
+    metric: str = "dot"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,7 +81,7 @@ def threads_of(name: str, count: int) -> Any:
 
             undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(count)
-        if package in ("faiss", "faiss-knn", "sentence-transformers"):
+        if package in ("faiss", "faiss-knn", "faiss-panorama", "sentence-transformers"):
             import faiss
 
             undo.callback(faiss.omp_set_num_threads, faiss.omp_get_max_threads())
@@ -140,17 +140,30 @@ def _topk_stope(work: TopKWork, inputs: Inputs) -> Run:
 
     queries, k = inputs.queries, work.k
     if work.packed:
-        index = stope.FlatIndex(inputs.corpus, metric="dot")
+        index = stope.FlatIndex(inputs.corpus, metric=work.metric)
         return lambda: index.search(queries, k, precision=work.precision)
     corpus = inputs.corpus
-    return lambda: stope.topk(queries, corpus, k, metric="dot", precision=work.precision)
+    return lambda: stope.topk(queries, corpus, k, metric=work.metric, precision=work.precision)
 
 
 def _topk_faiss(work: TopKWork, inputs: Inputs) -> Run:
     import faiss
 
-    index = faiss.IndexFlatIP(work.dim)
+    flat = faiss.IndexFlatL2 if work.metric == "euclidean" else faiss.IndexFlatIP
+    index = flat(work.dim)
     index.add(inputs.corpus.astype(np.float32, copy=False))
+    queries, k = inputs.queries, work.k
+    return lambda: index.search(queries, k)
+
+
+def _topk_panorama(work: TopKWork, inputs: Inputs) -> Run:
+    """Rows turned to their principal axes, so that the first of eight levels decide most."""
+    import faiss
+
+    turn = faiss.PCAMatrix(work.dim, work.dim)
+    turn.train(inputs.corpus[:: max(1, len(inputs.corpus) // 10_000)])
+    index = faiss.IndexPreTransform(turn, faiss.IndexFlatL2Panorama(work.dim, 8))
+    index.add(inputs.corpus)
     queries, k = inputs.queries, work.k
     return lambda: index.search(queries, k)
 
@@ -331,6 +344,7 @@ TOPK: dict[str, tuple[str, Callable[..., Run], Callable[[Any], bool]]] = {
     "stope": ("stope", _topk_stope, lambda work: True),
     "faiss": ("faiss", _topk_faiss, lambda work: True),
     "faiss-knn": ("faiss", _topk_faiss_knn, lambda work: work.all_peers and not work.packed),
+    "faiss-panorama": ("faiss", _topk_panorama, lambda work: work.metric == "euclidean"),
     "torch": ("torch", _topk_torch, lambda work: work.all_peers),
     "usearch": (
         "usearch",
