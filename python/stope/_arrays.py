@@ -220,6 +220,8 @@ def _integers(array: Any, name: str) -> NDArray[np.int64]:
         raise TypeError(f"{name} has dtype {values.dtype}; ids are integers")
     if values.ndim != 1:
         raise ValueError(f"{name} has {values.ndim} dimensions; give a vector of ids")
+    if values.dtype == np.uint64 and int(values.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name} has {values.max()}, beyond int64; give ids of int64")
     return np.require(values, np.int64, ["C", "A"])
 
 

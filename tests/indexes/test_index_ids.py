@@ -116,10 +116,30 @@ def test_ids_that_are_not_there_make_no_difference_but_one_never_given_is_refuse
             call(ROWS[:2], 1, exclude=[[], [6]])
         with pytest.raises(ValueError, match="among has id -2"):
             call(ROWS[:2], 1, among=[-2])
+    with pytest.raises(TypeError, match=r"exclude is array\(3\); give ids"):
+        index.search(ROWS[:1], 1, exclude=np.array(3))
+    for huge in ([2**64 - 1], [[2**64 - 1]], (np.int64([0, 1]), np.uint64([2**64 - 1]))):
+        with pytest.raises(ValueError, match=r"exclude.* has .*beyond"):  # not -1, which is none
+            index.search(ROWS[:1], 1, exclude=huge)
     index.remove([5])
     assert 5 not in index.search(ROWS, 6, exclude=[5, 5]).ids
     assert sorted(texts().search(ROWS[:1], 9, among=["zz", "a", "a"]).ids[0, :1]) == ["a"]
     assert texts().search(ROWS[:1], 1, exclude=["zz"]).ids.tolist() == [["f"]]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+@pytest.mark.parametrize("how", ["compact", "save", "pickle"])
+def test_ids_that_a_caller_gave_stay_a_caller_s(order, how, tmp_path):
+    index = stope.FlatIndex(ROWS[order], ids=order)
+    wanted = index.search(ROWS[:2], 2, exclude=[9, 1]).ids.tolist()
+    if how == "compact":
+        index.compact()
+    elif how == "pickle":
+        index = pickle.loads(pickle.dumps(index))
+    else:
+        index.save(tmp_path / "index")
+        index = stope.FlatIndex.load(tmp_path / "index")
+    assert index.search(ROWS[:2], 2, exclude=[9, 1]).ids.tolist() == wanted
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])

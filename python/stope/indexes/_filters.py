@@ -71,7 +71,8 @@ def _named(value: Any, name: str, queries: int, ids: Ids, find: Find) -> Mask | 
     if mask is not None:
         marked[ids.in_order()[mask]] = True
         return marked
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__"):
+    no_list = not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0
+    if isinstance(value, str | bytes | Mapping) or no_list:
         raise TypeError(
             f"{name} is {shown(value)}; give ids, a list of them for each query, or a mask"
         )

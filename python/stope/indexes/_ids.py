@@ -101,8 +101,8 @@ class Ids(NamedTuple):
     def at(self, order: Places) -> Ids:
         """The ids of these places alone, which ascend."""
         values: NDArray[Any] | None = self.of(order)
-        if not self.texts and np.array_equal(self.of(order), np.arange(len(order))):
-            values = None
+        if self.values is None and np.array_equal(order, np.arange(len(order))):
+            values = None  # ids that a caller gave stay a caller's, also 0, 1, 2, ...
         return begin(len(order), values, self.next)
 
     def following(self, count: int) -> NDArray[np.int64]:
