@@ -142,3 +142,33 @@ def test_refusals_are_faisss_and_stopes_at_once():
     with pytest.raises(ValueError, match=r"rows.*row 0\b"):
         index.add(np.full((1, 3), np.nan))
     assert index.ntotal == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda index, mapped: index.remove_ids(np.array([True, False])), r"mask of shape \(2,\)"),
+        (
+            lambda index, mapped: index.remove_ids([1.5]),
+            r"ids is .*1\.5.*; give a list of integers",
+        ),
+        (lambda index, mapped: index.remove_ids(["a"]), "give a list of integers"),
+        (lambda index, mapped: index.merge_from(index), "give another flat index"),
+        (lambda index, mapped: mapped.add_with_ids(np.ones((1, 3)), [1.7]), "list of integers"),
+        (lambda index, mapped: mapped.add_with_ids(np.ones((1, 3)), [True]), "list of integers"),
+        (lambda index, mapped: mapped.add_with_ids(np.ones((1, 3)), np.uint64([2**64 - 7])), "64"),
+        (lambda index, mapped: mapped.add_with_ids(np.ones((2, 3)), [1]), "ids has 1 for 2 rows"),
+        (
+            lambda index, mapped: index.search(np.ones((1, 3)), 2, D=np.empty((4, 2))),
+            r"shape \(4, 2\); give one of \(1, 2\)",
+        ),
+    ],
+)
+def test_no_row_or_id_changes_by_mistake(change, message):
+    index, mapped = ours.IndexFlatIP(3), ours.IndexIDMap(ours.IndexFlatIP(3))
+    index.add(np.eye(3))
+    with pytest.raises(ours.WrongArgumentError, match=message):
+        change(index, mapped)
+    assert (index.ntotal, mapped.ntotal, len(mapped.id_map)) == (3, 0, 0)
+    assert index.remove_ids([]) == 0
+    assert index.remove_ids(np.int64(1)) == 1

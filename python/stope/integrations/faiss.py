@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from stope._checks import choice, shown, size
 from stope.indexes import FlatIndex
+from stope.indexes._ids import flat
 from stope.lists import Lists, offsets_of
 
 METRIC_INNER_PRODUCT, METRIC_L2 = 0, 1
@@ -168,10 +169,11 @@ class IndexFlat:
     def merge_from(self, other_index: IndexFlat, add_id: int = 0) -> None:
         """Move the rows of another index to the end of this one."""
         metric = getattr(other_index, "metric_type", None)
-        if add_id or not isinstance(other_index, IndexFlat) or metric != self.metric_type:
+        another = isinstance(other_index, IndexFlat) and other_index is not self
+        if add_id or not another or metric != self.metric_type:
             raise WrongArgumentError(
-                f"other_index is {shown(other_index)} with add_id={shown(add_id)}; give a flat "
-                "index of the same metric, and no add_id"
+                f"other_index is {shown(other_index)} with add_id={shown(add_id)}; give another "
+                "flat index of the same metric, and no add_id"
             )
         self.add(other_index.reconstruct_n())
         other_index.reset()
@@ -263,11 +265,9 @@ class IndexIDMap:
 
     def add_with_ids(self, x: Any, ids: Any) -> None:
         """Append rows under their ids."""
-        numbers = np.asarray(ids, dtype=np.int64)
-        if numbers.shape != (len(x),):
-            raise WrongArgumentError(
-                f"ids has shape {numbers.shape}; give one id for each of {len(x)}"
-            )
+        numbers = _integers(ids, "ids")
+        if len(numbers) != len(x):
+            raise WrongArgumentError(f"ids has {len(numbers)} for {len(x)} rows; give one for each")
         self.index.add(x)
         self.id_map = np.concatenate([self.id_map, numbers])
 
@@ -312,11 +312,28 @@ def _members(selector: Any, ids: Array) -> NDArray[np.bool_]:
     if hasattr(selector, "is_member"):
         return np.fromiter(map(selector.is_member, ids.tolist()), dtype=bool, count=len(ids))
     array = np.asarray(selector)
-    return array if array.dtype == bool else np.isin(ids, array)
+    if array.dtype != bool:
+        return np.isin(ids, _integers(np.atleast_1d(selector), "ids"))
+    if array.shape != ids.shape:
+        raise WrongArgumentError(f"ids is a mask of shape {array.shape}; give one of {len(ids)}")
+    return array
+
+
+def _integers(ids: Any, name: str) -> NDArray[np.int64]:
+    """Ids as they are: a fraction is not cut off, nor a number brought into 64 bits."""
+    try:
+        numbers = flat(ids, name)
+    except ValueError as error:
+        raise WrongArgumentError(str(error)) from None
+    if numbers is None or numbers.dtype != np.int64:
+        raise WrongArgumentError(f"{name} is {shown(ids)}; give a list of integers")
+    return numbers
 
 
 def _into(out: Array | None, values: Array) -> Array:
     if out is None:
         return values
+    if out.shape != values.shape:
+        raise WrongArgumentError(f"D or I has shape {out.shape}; give one of {values.shape}")
     out[...] = values
     return out
