@@ -179,6 +179,11 @@ def test_arrow_is_not_copied():
         ),
         (pa.array([[1], [None]], pa.list_(pa.float32())), ValueError, r"from row 0 .*lack numbers"),
         (
+            pa.array([[], []], pa.list_(pa.float32())),
+            ValueError,
+            r"row 0 .*has an empty list; give",
+        ),
+        (
             pa.chunked_array([[[1]], [[1, 2]]], pa.list_(pa.float32())),
             ValueError,
             r"row 1 .*has 2 numbers, others have 1",

@@ -95,4 +95,14 @@ def test_wrong_columns_are_refused():
         add_stope_index(data.to_iterable_dataset(), "v")
     with pytest.raises(ValueError, match="k is 0"):
         add_stope_index(table(), "v").search("v", X[0], k=0)
+    numbers = Dataset.from_dict({"v": [[1, 2]]}, Features({"v": List(Value("int64"))}))
+    with pytest.raises(TypeError, match='"v" holds int64; cast it'):
+        add_stope_index(numbers, "v")
     assert data.list_indexes() == []
+
+
+def test_a_query_is_one_vector():
+    data, dim = add_stope_index(table(), "v"), X.shape[1]
+    assert data.search("v", X[:1], k=2) == data.search("v", X[0], k=2)
+    with pytest.raises(ValueError, match=rf"shape \(2, {dim // 2}\); give one vector of {dim}"):
+        data.search("v", X[0].reshape(2, -1), k=2)

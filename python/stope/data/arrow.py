@@ -103,6 +103,8 @@ def _matrix(chunk: Any, name: str, row: int, dim: int | None) -> NDArray[Any]:
     lengths = need("pyarrow.compute", extra="train").list_value_length(chunk)
     lengths = lengths.to_numpy(zero_copy_only=False)
     dim = int(lengths[0]) if dim is None else dim
+    if not dim:
+        raise ValueError(f"{name}: row {row} (from 0) has an empty list; give one number or more")
     if (lengths != dim).any():
         other = int(np.flatnonzero(lengths != dim)[0])
         raise ValueError(

@@ -35,7 +35,13 @@ class StopeIndex(library.BaseIndex):  # type: ignore[misc,name-defined]
 
     def search(self, query: Any, k: int = 10, **options: Any) -> Any:
         """The k best rows of a vector ``[dim]``; options as :meth:`stope.FlatIndex.search`."""
-        scores, ids = self.search_batch(_vectors(query).reshape(1, -1), k, **options)
+        rows = _vectors(query)
+        if tuple(rows.shape) not in ((self.index.dim,), (1, self.index.dim)):
+            raise ValueError(
+                f"query has shape {tuple(rows.shape)}; give one vector of {self.index.dim} "
+                "numbers, or more to search_batch"
+            )
+        scores, ids = self.search_batch(rows.reshape(1, -1), k, **options)
         return library.SearchResults(scores[0], ids[0])
 
     def search_batch(self, queries: Any, k: int = 10, **options: Any) -> Any:
@@ -93,6 +99,8 @@ def index_column(
     index, done = None, 0
     for batch in dataset.with_format("arrow").iter(batch_size=batch_size):
         rows = from_arrow(batch[column], f'column "{column}" from row {done} on')
+        if rows.dtype == np.int64:
+            raise TypeError(f'column "{column}" holds int64; cast it to lists of float32 or int8')
         if index is None:
             index = stope.FlatIndex(
                 rows.shape[1], metric, storage=rows.dtype.name if storage is None else storage
