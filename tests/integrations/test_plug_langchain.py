@@ -112,3 +112,25 @@ def test_changes_are_whole():
         StopeVectorStore("x")
     with pytest.raises(ValueError, match="metric"):
         StopeVectorStore(EMBEDDING, metric="jaccard")
+
+
+def test_no_document_is_lost_half_way_or_by_a_wrong_argument():
+    store = StopeVectorStore.from_texts(TEXTS[:3], EMBEDDING, ids=["a", "b", "c"])
+    with pytest.raises(ValueError, match="metadata"):
+        store.add_texts(["x"], ["no dictionary"], ids=["x"])
+    for call, message in (
+        (lambda: store.add_texts(["x"], ids=[0]), "ids has 0; give strings"),
+        (lambda: store.delete("abc"), "ids is 'abc'; give a list"),
+        (lambda: store.similarity_search("x", filter={"n": 1}), "give a function of a document"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    assert len(store.similarity_search("x", k=3)) == 3  # no row without its document
+
+
+def test_others_may_add_while_a_filter_is_asked():
+    store = StopeVectorStore.from_texts(TEXTS[:3], EMBEDDING, ids=["a", "b", "c"])
+    best = store.similarity_search(
+        TEXTS[0], k=9, filter=lambda document: bool(store.add_texts([document.page_content + "!"]))
+    )
+    assert {document.id for document in best} == {"a", "b", "c"}

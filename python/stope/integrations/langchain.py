@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import stope
-from stope._checks import choice, one_each, size
+from stope._checks import choice, one_each, shown, size
 from stope._extras import need
 from stope.ops._search import METRICS, Metric
 from stope.retrieval import Retriever
@@ -72,23 +72,29 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
         for values, name in ((metadatas, "metadatas"), (ids, "ids")):
             if values is not None:
                 one_each(values, name, len(texts), "texts")
+        wrong = next((name for name in ids or () if not isinstance(name, str | None)), None)
+        if wrong is not None:
+            raise TypeError(f"ids has {shown(wrong)}; give strings, or None for a random id")
         names = [name or str(uuid.uuid4()) for name in ids or [None] * len(texts)]
         about = metadatas or [{} for _ in texts]
         # Of one id the last stays, as where they come one after the other.
         last = {name: place for place, name in enumerate(names)}
         if last:
+            kept = {
+                name: documents.Document(id=name, page_content=texts[place], metadata=about[place])
+                for name, place in last.items()
+            }
             rows = _matrix(self._embedding.embed_documents(texts))
             if self._index is None:
                 self._index = stope.FlatIndex(rows.shape[1], self.metric)
             self._index.add(rows[list(last.values())], list(last), replace=True)
-            for name, place in last.items():
-                self._documents[name] = documents.Document(
-                    id=name, page_content=texts[place], metadata=about[place]
-                )
+            self._documents.update(kept)
         return names
 
     def delete(self, ids: list[str] | None = None, **options: Any) -> bool:
         """Remove the documents of these ids, those that are there; None removes all."""
+        if isinstance(ids, str):
+            raise TypeError(f"ids is {shown(ids)}; give a list of strings")
         there = [name for name in dict.fromkeys(self._documents if ids is None else ids)
                  if name in self._documents]  # fmt: skip
         if self._index is not None and there:
@@ -153,7 +159,10 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
             return []
         among = None
         if filter is not None:
-            among = [name for name, document in self._documents.items() if filter(document)]
+            if not callable(filter):
+                raise TypeError(f"filter is {shown(filter)}; give a function of a document")
+            everything = list(self._documents.items())  # at once: others may add
+            among = [name for name, document in everything if filter(document)]
         best = self._index.search(_matrix([embedding]), k, among=among)
         pairs = zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True)
         there = self._documents  # a row comes before its document, and goes before it
