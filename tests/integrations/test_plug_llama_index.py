@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -121,7 +124,17 @@ def test_stope_s_retrievers_are_llama_index_s():
     assert found[0].score > found[1].score > 0
 
 
-def test_what_it_cannot_do_is_refused(stores):
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda store: pickle.loads(pickle.dumps(store))])
+def test_copies_hold_the_nodes(stores, again):
+    store, query = stores[0], VectorStoreQuery(query_embedding=X[0].tolist(), similarity_top_k=5)
+    other = again(store)
+    assert other.query(query).ids == store.query(query).ids
+    assert len(other.query(query).nodes) == 5
+    other.clear()
+    assert len(store.query(query).nodes) == 5
+
+
+def test_what_it_cannot_do_is_refused(stores, tmp_path):
     store = stores[0]
     wrong = VectorStoreQuery(query_embedding=X[0].tolist(), mode=VectorStoreQueryMode.MMR)
     with pytest.raises(ValueError, match="mode is 'mmr'; StopeVectorStore has default alone"):
@@ -131,5 +144,7 @@ def test_what_it_cannot_do_is_refused(stores):
     with pytest.raises(ValueError, match="dim 3 but"):
         store.add([TextNode(id_="odd", embedding=[1.0, 2.0, 3.0])])
     assert store.get_nodes(["odd"]) == []
+    with pytest.raises(ValueError, match=r"persist_path is .*; keep it by pickling"):
+        StorageContext.from_defaults(vector_store=store).persist(str(tmp_path))
     with pytest.raises(ValueError, match="metric"):
         StopeVectorStore(metric="jaccard")

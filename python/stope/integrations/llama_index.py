@@ -26,7 +26,8 @@ class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name
 
     Scores are those of the metric, higher is better; nodes of equal score come in the order of
     their ids. A node whose id is there replaces it. Embeddings are kept as float32. Queries are of
-    the mode "default", by node ids, document ids and metadata filters; other modes are refused.
+    the mode "default", by node ids, document ids and metadata filters; other modes are refused, and
+    so is ``persist``: the store is kept by pickling.
 
     Args:
         metric: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (score = -distance).
@@ -74,6 +75,17 @@ class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name
     def clear(self) -> None:
         """Remove all nodes."""
         self._index, self._nodes = None, {}
+
+    def persist(self, persist_path: str, fs: Any = None) -> None:
+        """Refuse: the store is in memory. Pickling keeps it, nodes and embeddings."""
+        raise ValueError(
+            f"persist_path is {shown(persist_path)}, but StopeVectorStore is in memory and writes "
+            "no file; keep it by pickling"
+        )
+
+    def __setstate__(self, state: Any) -> None:
+        """Restore nodes and index, which LlamaIndex's own method leaves out."""
+        pydantic.BaseModel.__setstate__(self, state)
 
     def query(self, query: Any, **options: Any) -> Any:
         """The best nodes of a ``VectorStoreQuery``, with similarities and ids."""
