@@ -210,6 +210,8 @@ def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match=r"begins at id 80: .*row 4"):
         run_of(StopeSearch(Broken(), corpus_chunk_size=40), task)
     empty = StopeSearchIndex()
+    with pytest.raises(ValueError, match="idxs has 1 entries for 2 embeddings"):
+        empty.add_documents(np.ones((2, 4), np.float32), ["a"])
     with pytest.raises(ValueError, match="no documents yet"):
         empty.search(np.ones((1, 4), np.float32), 1, cos_sim)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._checks import shown, unique
+from stope._checks import one_each, shown, unique
 from stope._extras import need
 from stope._host import on_host
 from stope._kinds import at_least, kinds
@@ -49,7 +49,9 @@ class StopeSearchIndex:
 
     def add_documents(self, embeddings: Any, idxs: Sequence[str]) -> None:
         """Keep the embeddings of some documents, and their ids."""
-        self._blocks.append(_as_taken(embeddings))
+        rows = _as_taken(embeddings)
+        one_each(idxs, "idxs", len(rows), "embeddings")
+        self._blocks.append(rows)
         self._ids.extend(idxs)
 
     def search(
