@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ pytest.importorskip("bm25s", reason="needs the extra retrieval")
 import pyarrow.parquet
 from command import EMBEDDED, QUERIES, call, folder, one_sentence, process, texts
 
+from stope.cli.mined import show_suspects
 from stope.data import FORMATS, Source, read_jsonl, read_source, write_jsonl
 
 JOB = ("mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "--job", "job", "--relative-margin", "0.05")
@@ -96,6 +99,19 @@ def test_every_format_of_a_job_is_read_back_whole(call, files, format, ending):
         want = {text: rows for text, rows in want.items() if len(rows) == 7}
     assert found == want
     assert len(found) > 5
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ({"dense": {"max_score": 3}, "random": {"max_score": 0}}, True),
+        ({"dense": {"teacher_margin": 1}}, True),
+        ({"corpus": {"excluded": 4, "query_text": 1}, "dense": {"min_score": 2}}, False),
+    ],
+)
+def test_suspects_of_any_source_are_told(capsys, counts, told):
+    show_suspects(SimpleNamespace(folder=Path("job"), counts=counts))
+    assert ("scored like answers" in " ".join(capsys.readouterr().out.split())) is told
 
 
 def test_what_a_person_excludes_is_not_mined_again(call, files):

@@ -65,18 +65,16 @@ def show_written(counts: Summary, written: ExportSummary) -> None:
 
 def show_suspects(job: MiningJob) -> None:
     """Where the job's table is, and what to do about documents that may be answers."""
+    from stope.mining.jobs.miner import SUSPECTED
+
     table = job.folder / "negatives.parquet"
-    away = {reason: n for name in job.counts for reason, n in job.counts[name].items()}
-    suspected = any(away.get(reason) for reason in _SUSPECTED)
+    suspected = any(counts.get(reason) for counts in job.counts.values() for reason in SUSPECTED)
     terminal.tell(f"{table} has all of this by ids, with scores, sources and reasons.")
     if suspected:
         terminal.tell(
             "Its rows whose reason is neither kept nor positive scored like answers: read some. "
             "Kept ones that are answers go into a file of query_id and document_id for --exclude."
         )
-
-
-_SUSPECTED = ("copy", "near_positive", "absolute_margin", "relative_margin", "max_score")
 
 
 def print_json(

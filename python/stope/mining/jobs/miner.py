@@ -32,7 +32,7 @@ REASONS = ("kept", "positive", *KNOWN, *LIMITS[2:], "teacher_margin")
 SUSPECTS = 5  # documents per query that were turned away and are listed
 _SCORE_LIMITS = LIMITS[2:]
 _NEAR = ("copy", "near_positive")
-_SUSPECTED = (*_NEAR, *LIMITS[2:5], "teacher_margin")
+SUSPECTED = (*_NEAR, *LIMITS[2:5], "teacher_margin")
 
 ROW = np.dtype(
     [
@@ -123,7 +123,7 @@ class Miner:
         records["rows"]["document"] = -1
         _put(records["rows"][:, : self.total], negatives)
         suspects = np.concatenate(looked_at)
-        suspects = suspects[np.isin(suspects["reason"], [REASONS.index(n) for n in _SUSPECTED])]
+        suspects = suspects[np.isin(suspects["reason"], [REASONS.index(n) for n in SUSPECTED])]
         first = np.unique(suspects[["query", "document"]], return_index=True)[1]
         _put(records["rows"][:, self.total :], suspects[np.sort(first)])
         records["rows"]["query"] = (start + shard.every)[:, None]
