@@ -49,8 +49,16 @@ def test_semantic_search(function, top_k):
 
 
 @pytest.mark.parametrize(
-    "kind", [lambda x: x.numpy(), lambda x: x.double(), lambda x: x.tolist(), lambda x: list(x)]
+    "kind",
+    [
+        lambda x: x.numpy(),
+        lambda x: x.double(),
+        lambda x: x.tolist(),
+        lambda x: list(x),
+        lambda x: list(x.numpy()),
+    ],
 )
+@pytest.mark.filterwarnings("error")
 def test_kinds_of_embeddings(kind):
     queries, corpus = rows(3), rows(50, seed=1)
     wanted = semantic_search(queries, corpus, top_k=4)

@@ -265,7 +265,10 @@ def _rows(embeddings: Any, name: str) -> torch.Tensor:
     if isinstance(embeddings, Sequence) and embeddings and isinstance(embeddings[0], torch.Tensor):
         embeddings = torch.stack(list(embeddings))
     try:
-        rows = torch.as_tensor(embeddings)
+        # Of a list of arrays torch would read number by number.
+        rows = torch.as_tensor(
+            np.array(embeddings) if isinstance(embeddings, Sequence) else embeddings
+        )
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             f"{name} is {shown(embeddings)}; give a tensor, an array or a list of equally long rows"
