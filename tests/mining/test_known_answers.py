@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from stope.data import Pairs
 from stope.data.text_identity import letters_key
-from stope.mining import copies_of_positives, mine, near_positives
+from stope.mining import (
+    Limits,
+    MiningJob,
+    Sources,
+    copies_of_positives,
+    mine,
+    near_positives,
+)
 
 TITLE, BODY = "Iron ore", "A rock, from which iron is won."
 TOGETHER = [
@@ -77,6 +84,24 @@ def test_letters_digits_and_symbols_count(first, second, same):
 def test_texts_of_punctuation_alone_are_equal_to_none():
     pairs = Pairs.from_texts(["?", "!"], ["...", "ore"], ["---", "***", "ore"])
     assert len(copies_of_positives(pairs).ids) == 0
+
+
+def test_documents_without_text_are_no_negatives(tmp_path):
+    pytest.importorskip("pyarrow", reason="tables are Parquet")
+    pairs = Pairs.from_texts(["?"], ["ore"], ["", "ore", " \n", "pit", "lamp"])
+    options = {
+        "query_embeddings": np.ones((1, 2), np.float32),
+        "corpus_embeddings": np.float32([[1, n] for n in range(5)]),
+        "limits": Limits(num_negatives=9),
+    }
+    without = [
+        mine(pairs, **options),
+        mine(pairs, exclude=[[3]], **options),
+        MiningJob(tmp_path / "job", pairs, sources=Sources({"random": 9}), **options).run(),
+    ]
+    found = [set(dict(mined.negatives()["q0"])) for mined in without]
+    assert found == [{"d3", "d4"}, {"d3"}, {"d3", "d4"}]
+    assert [mined.result.rejected["excluded"].tolist() for mined in without] == [[1], [2], [1]]
 
 
 @given(st.integers(0, 2**32), st.floats(0.2, 1.0))

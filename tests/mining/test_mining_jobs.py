@@ -297,6 +297,7 @@ def test_folders_of_others_and_old_versions(tmp_path, case):
         ({"limits": Limits(sampling="random")}, ValueError, "sampling is 'random', which a job"),
         ({"teacher_margin": 0.1}, ValueError, "teacher_margin is 0.1, but there is no teacher"),
         ({"near_positive": 1.5}, ValueError, "near_positive is 1.5"),
+        ({"near_positive": 0}, ValueError, "near_positive is 0; give a cosine above 0"),
         ({"teacher": lambda both: [0.0] * len(both)}, ValueError, "teacher .* has no weights"),
         ({"sources": Sources({"run": 1}, run={"q0": {"x": 1.0}})}, ValueError, "run names no doc"),
         ({"query_embeddings": None}, TypeError, "there is no encoder and no query_embeddings"),

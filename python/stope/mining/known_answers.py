@@ -1,4 +1,4 @@
-"""Documents that answer though nobody says so: copies of positives, and what is near to them."""
+"""Documents that are no negatives though nobody says so: copies of answers, near ones, blanks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from stope._checks import real
 from stope._kinds import a, kinds, matrix
 from stope.data.pairs import Pairs
 from stope.data.text_identity import letters_key
-from stope.lists import Lists
+from stope.lists import Ids, Lists
 
 _MOST_PAIRS = 20_000_000
+
+
+def without_text(pairs: Pairs) -> Ids:
+    """The documents that are blank, ascending: nothing is learned from them."""
+    blank = (row for row, text in enumerate(pairs.corpus_texts) if not text.strip())
+    return np.fromiter(blank, np.int64)
 
 
 @kinds(pairs=a(Pairs))

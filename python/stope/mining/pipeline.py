@@ -17,11 +17,12 @@ from stope._host import on_host
 from stope._kinds import a, at_least, kinds, maybe, string
 from stope._named import own_name
 from stope.data.pairs import AMONG, Among, Pairs
+from stope.data.readers.negative_ids import Exclusions
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder
 from stope.lists import Lists
 from stope.mining.embedded import OF_EMBEDDING, embeddings_of, mined_among
-from stope.mining.known_answers import copies_of_positives
+from stope.mining.known_answers import copies_of_positives, without_text
 from stope.mining.mined import Mined
 from stope.mining.sampling import Keys, Sampling, Top, sampling_keys, sampling_names
 from stope.ops._search import Metric, exclusions, pair_scores
@@ -127,7 +128,8 @@ def mine(
 ) -> Mined:
     """Find hard negatives for every query of the pairs, exactly.
 
-    Copies of a positive are no negatives of its query (`copies_of_positives`).
+    Copies of a positive are no negatives of its query (`copies_of_positives`), documents without
+    text are nobody's; both count as excluded.
 
     Args:
         encoder: object with ``encode(list of strings) -> array``; not needed where both embeddings
@@ -177,6 +179,8 @@ def mine(
     answers = copies_of_positives(pairs)
     answers = answers.union(pairs.same_text_rows()) if exclude_query_text else answers
     never = answers if never is None else answers.union(never)
+    if (blank := without_text(pairs)).size:
+        never = Exclusions(never, blank).lists(len(pairs.query_ids))
     mining = of_stage(step, "mining")
     result, scores = hardest(pairs, queries, corpus, wanted, never, progress=mining)
     if documents is not None:

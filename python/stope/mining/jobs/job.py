@@ -41,7 +41,7 @@ from stope.mining.jobs.folder import JobFolder
 from stope.mining.jobs.miner import REASONS, Miner
 from stope.mining.jobs.sources import Candidates, Sources
 from stope.mining.jobs.tables import positive_rows, write_counts, write_documents
-from stope.mining.known_answers import copies_of_positives
+from stope.mining.known_answers import copies_of_positives, without_text
 from stope.mining.mined import Mined
 from stope.mining.pair_scores import PairScores
 from stope.mining.pipeline import Limits
@@ -98,7 +98,7 @@ class MiningJob:
         near_positive: a document whose cosine with a positive is at least this is no negative
             (`near_positives`); None for any.
         exclude: rows of the corpus never to choose, as in `stope.mining.mine`; or what
-            `stope.data.read_exclusions` reads.
+            `stope.data.read_exclusions` reads. Documents without text are never chosen.
         shard_size: queries that are mined between two saves.
 
     Attributes:
@@ -161,6 +161,8 @@ class MiningJob:
             )
         self._margin = None if teacher_margin is None else real(teacher_margin, "teacher_margin", 0)
         self._near = None if near_positive is None else real(near_positive, "near_positive", 0, 1)
+        if self._near == 0:
+            raise ValueError(f"near_positive is {near_positive}; give a cosine above 0, or None")
         kept = self.folder / "teacher"
         self._teacher = None if teacher is None else PairScores(teacher, folder=kept)
         self._cache = cache
@@ -173,8 +175,9 @@ class MiningJob:
             pairs, self.limits.among, corpus_embeddings
         )
         among = self._documents
-        self._exclude = exclude if among is None else exclude.among(among)
-        mined = self._mined
+        exclude, mined = exclude if among is None else exclude.among(among), self._mined
+        blank = without_text(mined)
+        self._exclude = exclude._replace(documents=np.union1d(exclude.documents, blank))
         queries = selected(
             query_embeddings, mined.query_rows, mined.num_queries_given, "query_embeddings"
         )
