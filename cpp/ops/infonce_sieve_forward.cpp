@@ -75,6 +75,7 @@ class SieveForward : InfonceSieve {
     double least;       // the highest level so far
     double first_mass;  // what the first block holds at least
     bool begun;
+    bool held;   // while entries are thinned out: those below the level are not counted yet
     bool again;  // sifted again, at a level that does not move
   };
 
@@ -98,7 +99,7 @@ class SieveForward : InfonceSieve {
     Harvest& harvest = harvests_[thread];
     find_canonical_limits(begin, end, thread);
     for (std::int64_t i = begin; i < end; ++i) {
-      harvest.rows[i - begin] = {{kMasked, 0, 0}, 0, 0, kMinusInfinity, 0, false, false};
+      harvest.rows[i - begin] = {{kMasked, 0, 0}, 0, 0, kMinusInfinity, 0, false, false, false};
       out.best_negatives[i] = -1;
       out.best_negative_scores[i] = kMasked;
       out.negatives[i] = 0;
@@ -158,8 +159,10 @@ class SieveForward : InfonceSieve {
   void thin_out(std::int64_t blocks, std::int64_t rows, Harvest* harvest) {
     const double seen = static_cast<double>(blocks) / static_cast<double>(all_blocks());
     order_by_row(rows, harvest);
-    for (std::int64_t r = 0; r < rows; ++r) raise(r, 0.8 * seen, harvest);
-    retain(blocks, harvest, [&](const SiftedEntry& entry) { return reaches(*harvest, entry); });
+    for (std::int64_t r = 0; r < rows; ++r) harvest->rows[r].held = !raise(r, 0.8 * seen, harvest);
+    retain(blocks, harvest, [&](const SiftedEntry& entry) {
+      return harvest->rows[entry.row()].held || reaches(*harvest, entry);
+    });
     harvest->crowd = std::max(harvest->crowd, harvest->used + room_ / 4);
   }
 

@@ -196,6 +196,35 @@ def test_columns_in_the_worst_order(drop):
     assert (np.abs(forward.losses - expected.losses) <= forward.left_out + 1e-4).all()
 
 
+def test_a_level_that_was_too_high_is_mended():
+    """Columns just below the first level use up what may go, and as many follow."""
+    rng = np.random.default_rng(9)
+    drop, count, crowd, temperature = 1e-2, 20_000, 2_460, 0.02
+    level = 0.9 + temperature * np.log(16 * drop / count)
+    cosines = np.full(count, 0.1) + rng.uniform(-0.1, 0.1, count)
+    cosines[256] = 0.9
+    near = rng.uniform(0.4, 0.6, crowd)
+    cosines[rng.permutation(np.arange(600, count))[:crowd]] = level - near * temperature
+    across = rng.standard_normal((count, DIM - 1))
+    across *= np.sqrt(1 - cosines**2)[:, None] / np.linalg.norm(across, axis=1, keepdims=True)
+    documents = np.concatenate([cosines[:, None], across], axis=1).astype(np.float32)
+    queries = np.zeros((256, DIM), np.float32)
+    queries[:128, 1] = queries[128:, 0] = 1  # the sample, which decides, takes the first
+    documents[257] = 0.9 * queries[0] + 0.4 * queries[-1]
+    options = {"temperature": temperature, "drop": drop}
+    forward = stope.infonce_forward(queries, documents, **options)
+    logits = (queries[-1:].astype(np.float64) @ oracle.unit(oracle.raw(documents)).T)[
+        0
+    ] / temperature
+    least = forward.state[: 256 * STATE].reshape(256, STATE)[:, LEAST]
+    assert (forward.kept < 0.2 * count).all()
+    for row in range(128, 256, 17):
+        masses = np.exp(logits - logits.max())
+        masses[row] = 0
+        out = masses[logits < least[row] - 1e-4].sum() / masses.sum()
+        assert 0.3 * drop < out <= forward.left_out[row] <= np.float32(drop)
+
+
 def test_ties_at_the_level_are_kept_or_left_out_together():
     rng = np.random.default_rng(2)
     queries, base = cases.embeddings(rng, 256, DIM), cases.embeddings(rng, 400, DIM)

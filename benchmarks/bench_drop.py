@@ -1,0 +1,189 @@
+"""The loss with `drop` against itself without, and against torch, on embeddings of real pairs.
+
+python benchmarks/bench_drop.py [medquad wordnet_gloss] [--temperatures 0.01 0.02 0.05] [--turns 3]
+    [--queries 8192] [--documents 49152] [-o results/drop.json]
+
+The first 4,096 training pairs of a collection, each query and document once, embedded by MiniLM;
+queries repeat, and further documents are mixtures of two (`inputs.spread_to`). Forward and
+backward, cosine, contenders in turns; processor time beside wall, for other work may be running.
+Errors of gradients are against float32 without drop, norm-wise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+import inputs
+import stope
+
+PAIRS = 4_096
+DROPS = {"bfloat16": (0.0, 1e-2, 1e-3, 1e-4), "float32": (0.0, 1e-3, 1e-6)}
+
+
+def pairs(collection: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of queries and of their documents."""
+    texts = {
+        part: {record["_id"]: record for record in inputs._records(collection, part)}
+        for part in ("queries", "corpus")
+    }
+    path = inputs.COLLECTIONS / collection / "qrels" / "train.tsv"
+    asked: dict[str, str] = {}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        if int(grade) > 0 and query not in asked and document not in asked.values():
+            asked[query] = document
+        if len(asked) == PAIRS:
+            break
+    documents = [texts["corpus"][document] for document in asked.values()]
+    return (
+        inputs._embedded(f"{collection}_drop_q", [texts["queries"][q]["text"] for q in asked]),
+        inputs._embedded(
+            f"{collection}_drop_d", [f"{r.get('title', '')} {r['text']}".strip() for r in documents]
+        ),
+    )
+
+
+def of_stope(queries, documents, positives, temperature, precision, drop):
+    """A call of forward and backward."""
+    options = {
+        "positives": positives,
+        "temperature": temperature,
+        "precision": precision,
+        "drop": drop,
+    }
+
+    def run():
+        forward = stope.infonce_forward(queries, documents, **options)
+        found = stope.infonce_backward(queries, documents, forward, **options)
+        kept = forward.kept.sum() / forward.negatives.sum()
+        return found.queries, found.documents, float(kept)
+
+    return run
+
+
+def of_torch(queries, documents, positives, temperature, autocast):
+    """The same by cross-entropy over the whole matrix."""
+    from torch.nn.functional import cross_entropy, normalize
+
+    import torch
+
+    torch.set_num_threads(stope.get_num_threads())
+    q, d = (torch.from_numpy(rows).requires_grad_() for rows in (queries, documents))
+    targets = torch.from_numpy(positives)
+
+    def run():
+        q.grad = d.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = cross_entropy(normalize(q) @ normalize(d).T / temperature, targets)
+        loss.backward()
+        return q.grad.numpy().copy(), d.grad.numpy().copy(), 1.0
+
+    return run
+
+
+def measure(runs, turns):
+    """{contender: (processor seconds, wall seconds, what it returned)}, medians of the turns."""
+    seconds = {name: ([], []) for name in runs}
+    results = {}
+    for _ in range(turns):
+        for name, run in runs.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            results[name] = run()
+            seconds[name][0].append(time.process_time() - processor)
+            seconds[name][1].append(time.perf_counter() - wall)
+    return {
+        name: (*map(statistics.median, taken), results[name]) for name, taken in seconds.items()
+    }
+
+
+def error(mine, theirs):
+    """The distance of two matrices by the second's norm."""
+    return float(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs))
+
+
+def table(collection, temperature, options):
+    """The rows of one collection at one temperature, printed as they are."""
+    queries, documents = pairs(collection)
+    positives = np.arange(options.queries) % len(queries)
+    given = (
+        np.ascontiguousarray(queries[positives]),
+        inputs.spread_to(documents, options.documents, np.random.default_rng(0)),
+        positives,
+        temperature,
+    )
+    runs = {
+        f"stope {precision} drop {drop:g}": of_stope(*given, precision, drop)
+        for precision, drops in DROPS.items()
+        for drop in drops
+    }
+    for name, autocast in (("torch bfloat16", True), ("torch float32", False)):
+        runs[name] = of_torch(*given, autocast)
+    measured = measure(runs, options.turns)
+    exact = measured["stope float32 drop 0"][2]
+    print(f"\n{collection}, temperature {temperature}")
+    rows = []
+    for name, (processor, wall, found) in measured.items():
+        peer = "torch float32" if "float32" in name else "torch bfloat16"
+        row = {
+            "collection": collection,
+            "temperature": temperature,
+            "contender": name,
+            "processor_s": processor,
+            "wall_s": wall,
+            "torch_ratio": measured[peer][0] / processor,
+            "kept": found[2],
+            "query_error": error(found[0], exact[0]),
+            "document_error": error(found[1], exact[1]),
+        }
+        print(
+            f"{name:28} {processor:7.2f} s, wall {wall:6.2f} s, {row['torch_ratio']:5.2f}x torch, "
+            f"kept {found[2]:8.4%}, errors {row['query_error']:.1e} {row['document_error']:.1e}"
+        )
+        rows.append(row)
+    return rows
+
+
+def main():
+    """Print the tables, and keep them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("collections", nargs="*", default=["medquad", "wordnet_gloss"])
+    parser.add_argument("--temperatures", nargs="+", type=float, default=[0.01, 0.02, 0.05])
+    for name, default in (("queries", 8_192), ("documents", 49_152), ("turns", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    machine = {
+        "isa": stope.isa.current(),
+        "threads": stope.get_num_threads(),
+        "processors": os.cpu_count(),
+        "machine": platform.machine(),
+        "load": os.getloadavg()[0],
+        "stope": stope.__version__,
+        "torch": version("torch"),
+        "numpy": np.__version__,
+        "command": f"python benchmarks/bench_drop.py {' '.join(options.collections)} --queries "
+        f"{options.queries} --documents {options.documents} --turns {options.turns}",
+    }
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    rows = [
+        row
+        for collection in options.collections
+        for temperature in options.temperatures
+        for row in table(collection, temperature, options)
+    ]
+    if options.output is not None:
+        text = json.dumps({"machine": machine, "rows": rows}, indent=1)
+        options.output.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
