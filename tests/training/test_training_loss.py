@@ -251,7 +251,7 @@ def test_weights_are_no_texts_to_the_sampler():
 
 
 def test_refused(encoder):
-    with pytest.raises(ValueError, match="mini_batch_size is 4 but the model is a static encoder"):
+    with pytest.raises(ValueError, match="mini_batch_size is 4, but CachedInfoNCELoss is not"):
         contrastive_loss(encoder, mini_batch_size=4)
     rows = list(zip(QUERIES, POSITIVES, strict=True))
     with pytest.raises(ValueError, match="precision is 'half'; give one of"):
