@@ -32,21 +32,23 @@ DROPS = {"bfloat16": (0.0, 1e-2, 1e-3, 1e-4), "float32": (0.0, 1e-3, 1e-6)}
 def pairs(collection: str) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of queries and of their documents."""
     texts = {
-        part: {record["_id"]: record for record in inputs._records(collection, part)}
+        part: {record["_id"]: record for record in inputs.records(collection, part)}
         for part in ("queries", "corpus")
     }
     path = inputs.COLLECTIONS / collection / "qrels" / "train.tsv"
     asked: dict[str, str] = {}
+    taken: set[str] = set()
     for line in path.read_text(encoding="utf-8").splitlines()[1:]:
         query, document, grade = line.split("\t")
-        if int(grade) > 0 and query not in asked and document not in asked.values():
+        if int(grade) > 0 and query not in asked and document not in taken:
             asked[query] = document
+            taken.add(document)
         if len(asked) == PAIRS:
             break
     documents = [texts["corpus"][document] for document in asked.values()]
     return (
-        inputs._embedded(f"{collection}_drop_q", [texts["queries"][q]["text"] for q in asked]),
-        inputs._embedded(
+        inputs.embedded(f"{collection}_drop_q", [texts["queries"][q]["text"] for q in asked]),
+        inputs.embedded(
             f"{collection}_drop_d", [f"{r.get('title', '')} {r['text']}".strip() for r in documents]
         ),
     )

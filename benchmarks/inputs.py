@@ -262,13 +262,13 @@ def _real(
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     if task not in REAL_QUERIES:
         raise ValueError("--data real has no rows for the loss, whose query i answers document i")
-    ids = [record["_id"] for record in _records("wordnet_gloss", "corpus")]
+    ids = [record["_id"] for record in records("wordnet_gloss", "corpus")]
     row_of = {doc_id: row for row, doc_id in enumerate(ids)}
     judged = _judged_queries(task)
-    texts = {record["_id"]: record["text"] for record in _records("wordnet_gloss", "queries")}
-    queries = _embedded(f"wordnet_gloss_queries_{task}", [texts[query] for query in judged])
+    texts = {record["_id"]: record["text"] for record in records("wordnet_gloss", "queries")}
+    queries = embedded(f"wordnet_gloss_queries_{task}", [texts[query] for query in judged])
     parts = [
-        _embedded(name, [f"{r['title']} {r['text']}".strip() for r in _records(name, "corpus")])
+        embedded(name, [f"{r['title']} {r['text']}".strip() for r in records(name, "corpus")])
         for name in REAL_CORPORA
     ]
     if dim != queries.shape[1]:
@@ -309,7 +309,7 @@ def _judged_queries(task: str) -> dict[str, list[str]]:
     return dict(list(judged.items())[::step][:REAL_QUERY_LIMIT])
 
 
-def _records(collection: str, what: str) -> list[dict[str, str]]:
+def records(collection: str, what: str) -> list[dict[str, str]]:
     path = COLLECTIONS / collection / f"{what}.jsonl.gz"
     if not path.exists():
         raise FileNotFoundError(f"--data real needs {path}, which is not there")
@@ -317,7 +317,7 @@ def _records(collection: str, what: str) -> list[dict[str, str]]:
         return [json.loads(line) for line in lines]
 
 
-def _embedded(name: str, texts: list[str]) -> np.ndarray:
+def embedded(name: str, texts: list[str]) -> np.ndarray:
     """Embeddings of `texts`, from the cache when it has as many rows as there are texts."""
     path = CACHE / f"{name}.npy"
     if path.exists():

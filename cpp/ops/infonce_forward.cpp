@@ -26,8 +26,7 @@ class Forward : InfonceScan {
       run_slab(slab_begin(slab), slab_end(slab), spaces_[thread], out);
       ++done_;
     });
-    if (beyond_.noted()) refuse_beyond("losses", beyond_.row());
-    report();
+    finish_rows();
   }
 
  private:
@@ -126,20 +125,11 @@ class Forward : InfonceScan {
   }
 
   void finish(std::int64_t i, const InfonceForward& out) {
-    const RowPositives row_positives = positives(i);
     out.state[i].kept = static_cast<double>(out.negatives[i]);
     out.kept[i] = out.negatives[i];
     out.left_out[i] = 0.0f;
-    const RowObjective row(problem_, row_positives, out.state[i]);
-    out.losses[i] = static_cast<float>(row.loss());
-    out.log_sum_exp[i] = static_cast<float>(row.log_sum_exp());
-    if (!std::isfinite(out.losses[i])) beyond_.note(i);
-    if (row_positives.count == 0) out.ranks[i] = 0;
-    std::copy_n(row_positives.scores, row_positives.count,
-                out.positive_scores + problem_.positives.offsets[i]);
+    tell_row(i, out);
   }
-
-  FirstRow beyond_;
 };
 
 }  // namespace

@@ -99,7 +99,8 @@ class SieveBackward : InfonceGradients<InfonceSieve, false> {
       give_own_scores(tile, r, spaces_[thread]);
     }
     Passed passed;
-    pass(tile, r, error, state.least, static_cast<float>(state.reference), thread, &passed);
+    pass(tile, r, state.least, logit_error(tile, error), static_cast<float>(state.reference),
+         thread, &passed);
     const std::int64_t place = (tile.slab_row + r) * kMostTileColumns;
     for (int e = 0; e < passed.count; ++e)
       if (static_cast<double>(passed.logits[e]) >= state.least)

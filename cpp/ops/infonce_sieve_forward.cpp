@@ -61,8 +61,7 @@ class SieveForward : InfonceSieve {
       ++done_;
     });
     if (overflow_) return false;
-    if (beyond_.noted()) refuse_beyond("losses", beyond_.row());
-    report();
+    finish_rows();
     return true;
   }
 
@@ -74,14 +73,13 @@ class SieveForward : InfonceSieve {
     double certified;   // of what did not, at most
     double least;       // the highest level so far
     double first_mass;  // what the first block holds at least
-    bool begun;
-    bool held;   // while entries are thinned out: those below the level are not counted yet
-    bool again;  // sifted again, at a level that does not move
+    bool held;          // while entries are thinned out: those below the level are not counted yet
+    bool again;         // sifted again, at a level that does not move
   };
 
-  // Entries [first, first + count) of a sweep, by pass, block, row and column.
+  // The entries of a sweep, by pass, block, row and column.
   struct Sweep {
-    std::int64_t first, count;
+    std::int64_t count;
     std::uint32_t* counts;  // of every block
   };
   struct Harvest {
@@ -99,7 +97,7 @@ class SieveForward : InfonceSieve {
     Harvest& harvest = harvests_[thread];
     find_canonical_limits(begin, end, thread);
     for (std::int64_t i = begin; i < end; ++i) {
-      harvest.rows[i - begin] = {{kMasked, 0, 0}, 0, 0, kMinusInfinity, 0, false, false, false};
+      harvest.rows[i - begin] = {{kMasked, 0, 0}, 0, 0, kMinusInfinity, 0, false, false};
       out.best_negatives[i] = -1;
       out.best_negative_scores[i] = kMasked;
       out.negatives[i] = 0;
@@ -131,7 +129,7 @@ class SieveForward : InfonceSieve {
              const InfonceForward& out) {
     Harvest& harvest = harvests_[thread];
     Sweep& sweep = harvest.sweeps[number];
-    sweep.first = harvest.used;
+    const std::int64_t before = harvest.used;
     std::int64_t block_number = 0, start = 0;
     const bool again = number > 0;
     for (int p = 0; p < pass_count_; ++p)
@@ -152,7 +150,7 @@ class SieveForward : InfonceSieve {
             if (!again && harvest.used > harvest.crowd)
               thin_out(block_number, end - begin, &harvest);
           });
-    sweep.count = harvest.used - sweep.first;
+    sweep.count = again ? harvest.used - before : harvest.used;
   }
 
   // Raises the levels of all rows, leaving to the blocks to come their share of what may go.
@@ -188,9 +186,10 @@ class SieveForward : InfonceSieve {
     Harvest& harvest = harvests_[thread];
     Row& row = harvest.rows[tile.slab_row + r];
     float* scores = space.tile + r * tile_stride_;
+    const double slack = logit_error(tile, error);
     const bool documents = tile.pass->first_id >= 0 && !row.again;
     // What does not pass may rank above the positive only where that lies below the level.
-    const bool low = documents && is_low(tile, i, row);
+    const bool low = documents && is_low(tile, i, row, slack);
     if (low && precision_ == Precision::kFloat32)
       settle_at(best_positive(i), tile, r, error, thread);
     InfonceSurvey survey = {};
@@ -204,40 +203,61 @@ class SieveForward : InfonceSieve {
     float raw[kMostTileColumns];
     const bool own = has_own_logits(problem_);
     if (documents && own) std::copy_n(scores, tile.columns, raw);
+    // Where logits do not rise with scores, the best score may not pass.
+    if (documents && (own || tile.terms->log_weights != nullptr))
+      find_best(tile, r, survey.largest, error, thread, out);
     give_own_scores(tile, r, space);
-    if (!row.begun) begin_row(tile, scores, error, &row);
-    const double level = level_of(row);
+    if (!begun(row)) begin_row(tile, scores, slack, &row);
+    const double level = level_of(row, slack);
     Passed passed;
-    const float rest = pass(tile, r, error, level, row.sums.reference, thread, &passed);
+    const float rest = pass(tile, r, level, slack, row.sums.reference, thread, &passed);
     row.least = std::max(row.least, level);
     row.rest += static_cast<double>(rest);
-    row.certified += static_cast<double>(rest) * std::exp(logit_error(tile, error)) * (1 + 1e-4);
+    row.certified += static_cast<double>(rest) * std::exp(slack) * (1 + 1e-4);
     if (!row.again) out.negatives[i] += survey.kept;
     if (documents) note(tile, i, passed, own ? raw : scores, low, out);
     take(tile, r, passed, level, thread, &row);
   }
 
   // A lower bound of the first block's mass, by the scan's scores less their errors.
-  void begin_row(const InfonceTile& tile, const float* scores, double error, Row* row) const {
-    row->begun = true;
+  void begin_row(const InfonceTile& tile, const float* scores, double slack, Row* row) const {
     InfonceSums sums = {kMasked, 0, 0};
     kernels_.infonce.fold(scores, tile.columns, NAN, tile.terms, &sums);
     row->sums.reference = sums.reference;
-    row->first_mass = sums.first * std::exp(-logit_error(tile, error));
+    row->first_mass = sums.first * std::exp(-slack);
   }
-  double level_of(const Row& row) const {
+  static bool begun(const Row& row) { return row.sums.reference != kMasked; }
+  // The best passes at any rate: it is the reference, or came as near to it as the scan's error.
+  double level_of(const Row& row, double slack) const {
     if (row.again) return row.least;
     const double mass = std::max(row.sums.first, row.first_mass);
     const double room = problem_.drop * mass - row.certified;
     if (!(room > 0)) return kMinusInfinity;
-    return static_cast<double>(row.sums.reference) +
-           std::log(room / (kReserve * static_cast<double>(columns_)));
+    const double level = std::log(room / (kReserve * static_cast<double>(columns_)));
+    return static_cast<double>(row.sums.reference) + std::min(level, -slack);
   }
 
-  bool is_low(const InfonceTile& tile, std::int64_t i, const Row& row) const {
-    if (!row.begun || tile.terms->log_weights != nullptr || has_own_logits(problem_)) return true;
+  bool is_low(const InfonceTile& tile, std::int64_t i, const Row& row, double slack) const {
+    if (!begun(row) || tile.terms->log_weights != nullptr || has_own_logits(problem_)) return true;
     const auto positive = static_cast<double>(best_positive(i));
-    return !(multiplier_of(problem_, tile.pass->kind) * positive > level_of(row));
+    return !(multiplier_of(problem_, tile.pass->kind) * positive > level_of(row, slack));
+  }
+
+  // `largest` is the largest of the scan's scores.
+  void find_best(const InfonceTile& tile, int r, float largest, double error, int thread,
+                 const InfonceForward& out) const {
+    const std::int64_t i = tile.first_row + r;
+    float* best = &out.best_negative_scores[i];
+    const double reached =
+        std::max(static_cast<double>(*best), static_cast<double>(largest) - error);
+    const float* scores = spaces_[thread].tile + r * tile_stride_;
+    for (int c = 0; c < tile.columns; ++c) {
+      if (static_cast<double>(scores[c]) + error * (1 + 0x1p-20) < reached) continue;
+      const float score = canonical(tile, r, c, thread);
+      if (!(score > *best)) continue;
+      *best = score;
+      out.best_negatives[i] = tile.pass->first_id + tile.first_column + c;
+    }
   }
 
   // Ranks and the best, by canonical scores of what passed.
@@ -409,15 +429,8 @@ class SieveForward : InfonceSieve {
     out.left_out[i] = all > 0 ? static_cast<float>(row.certified * (1 + kRough) / all) : 0.0f;
     out.state[i] = {static_cast<double>(row.sums.reference), all, row.rest,
                     static_cast<double>(out.negatives[i]),
-                    row.begun ? row.least : std::numeric_limits<double>::infinity()};
-    const RowPositives row_positives = positives(i);
-    const RowObjective objective(problem_, row_positives, out.state[i]);
-    out.losses[i] = static_cast<float>(objective.loss());
-    out.log_sum_exp[i] = static_cast<float>(objective.log_sum_exp());
-    if (!std::isfinite(out.losses[i])) beyond_.note(i);
-    if (row_positives.count == 0) out.ranks[i] = 0;
-    std::copy_n(row_positives.scores, row_positives.count,
-                out.positive_scores + problem_.positives.offsets[i]);
+                    begun(row) ? row.least : std::numeric_limits<double>::infinity()};
+    tell_row(i, out);
   }
 
   const std::int64_t columns_;
@@ -425,7 +438,6 @@ class SieveForward : InfonceSieve {
   Harvest harvests_[kMaxInfonceThreads];
   std::atomic<bool> overflow_ = false;
   std::atomic<std::int64_t> scored_ = 0, kept_ = 0;
-  FirstRow beyond_;
 };
 
 }  // namespace

@@ -72,8 +72,10 @@ class InfonceGradients : public Scan {
     });
     queries_out_ = {out.queries, rows_};
     documents_out_ = {out.documents, problem_.documents.rows};
-    touch(queries_out_);
-    touch(documents_out_);
+    if constexpr (kInBlocks) {
+      touch(queries_out_);
+      touch(documents_out_);
+    }
     for (int p = 0; p < pass_count_; ++p) run_pass(p, run_slab);
     finish();
     *out.scale = *out.bias = 0;

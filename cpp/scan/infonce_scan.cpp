@@ -188,6 +188,22 @@ bool InfonceScan::report() const {
   return tell(problem_.execution, std::min(done_.load(), total_), total_);
 }
 
+void InfonceScan::tell_row(std::int64_t i, const InfonceForward& out) {
+  const RowPositives row_positives = positives(i);
+  const RowObjective row(problem_, row_positives, out.state[i]);
+  out.losses[i] = static_cast<float>(row.loss());
+  out.log_sum_exp[i] = static_cast<float>(row.log_sum_exp());
+  if (!std::isfinite(out.losses[i])) beyond_.note(i);
+  if (row_positives.count == 0) out.ranks[i] = 0;
+  std::copy_n(row_positives.scores, row_positives.count,
+              out.positive_scores + problem_.positives.offsets[i]);
+}
+
+void InfonceScan::finish_rows() const {
+  if (beyond_.noted()) refuse_beyond("losses", beyond_.row());
+  report();
+}
+
 // write(entry, row, score) for the positives of rows [begin, end), by the tiles' own arithmetic.
 template <typename Write>
 void InfonceScan::score_positives(std::int64_t begin, std::int64_t end, const InfonceSide& queries,

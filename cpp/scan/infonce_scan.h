@@ -100,6 +100,11 @@ class InfonceScan {
   }
   bool report() const;
 
+  // What the state of row i means: its loss and what is told beside it.
+  void tell_row(std::int64_t i, const InfonceForward& out);
+  // After the last row: refuses a loss beyond float32.
+  void finish_rows() const;
+
   std::int64_t slab_begin(std::int64_t slab) const {
     return std::min(slab * divide_up(rows_, kInfonceSlabUnit) / slabs_ * kInfonceSlabUnit, rows_);
   }
@@ -275,6 +280,7 @@ class InfonceScan {
   void hide(const InfonceTile& tile, std::int64_t i, float* scores) const;
 
   double largest_logit_ = 0;
+  FirstRow beyond_;                       // of the losses
   std::int32_t* row_groups_ = nullptr;    // of every positive
   std::int32_t* query_groups_ = nullptr;  // of every query's first positive
   std::int32_t* hidden_ = nullptr;

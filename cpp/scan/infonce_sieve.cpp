@@ -142,15 +142,11 @@ double InfonceSieve::logit_error(const InfonceTile& tile, double error) const {
 void InfonceSieve::settle_at(float limit, const InfonceTile& tile, int r, double error,
                              int thread) const {
   if (std::isinf(limit)) return;
-  const Space& space = sieves_[thread];
   float* scores = spaces_[thread].tile + r * tile_stride_;
-  const float* row = row_of(tile, r, space);
   const auto low = static_cast<float>(static_cast<double>(limit) - error * (1 + 0x1p-20));
   const auto high = static_cast<float>(static_cast<double>(limit) + error * (1 + 0x1p-20));
   for (int c = 0; c < tile.columns; ++c) {
-    if (scores[c] < low || scores[c] > high) continue;
-    const float* column = space.columns + c * depth_;
-    kernels_.exact_dot(&row, 1, &column, 1, depth_, scores + c, 1);
+    if (scores[c] >= low && scores[c] <= high) scores[c] = canonical(tile, r, c, thread);
   }
 }
 
@@ -161,11 +157,11 @@ void InfonceSieve::settle_limits(const InfonceTile& tile, int r, double error, i
   settle_at(limits.lower, tile, r, error, thread);
 }
 
-float InfonceSieve::pass(const InfonceTile& tile, int r, double error, double least,
+float InfonceSieve::pass(const InfonceTile& tile, int r, double least, double slack,
                          float reference, int thread, Passed* passed) const {
   const Space& space = sieves_[thread];
   const float* scores = spaces_[thread].tile + r * tile_stride_;
-  const double lowest = least - logit_error(tile, error);
+  const double lowest = least - slack;
   constexpr float kLowest = -std::numeric_limits<float>::max();
   const InfonceSieveTerms sieve = {tile.terms->multiplier, tile.terms->log_weights,
                                    lowest > static_cast<double>(kLowest)

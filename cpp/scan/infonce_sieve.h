@@ -145,8 +145,17 @@ class InfonceSieve : public InfonceScan {
 
   // Entries of a masked row of scores that may have a logit of `least` or more, scored
   // canonically; returns the sum of e^(logit - reference) of the others, by the scan's logits.
-  float pass(const InfonceTile& tile, int r, double error, double least, float reference,
+  // Logits of the scan are off by at most `slack`.
+  float pass(const InfonceTile& tile, int r, double least, double slack, float reference,
              int thread, Passed* passed) const;
+  // The canonical score of row r of the tile and column c of its block.
+  float canonical(const InfonceTile& tile, int r, int c, int thread) const {
+    const Space& space = sieves_[thread];
+    const float *row = row_of(tile, r, space), *column = space.columns + c * depth_;
+    float score;
+    kernels_.exact_dot(&row, 1, &column, 1, depth_, &score, 1);
+    return score;
+  }
   // Scores that may lie on either side of `limit` become canonical.
   void settle_at(float limit, const InfonceTile& tile, int r, double error, int thread) const;
   // Likewise of the row's limits.

@@ -225,6 +225,36 @@ def test_a_level_that_was_too_high_is_mended():
         assert 0.3 * drop < out <= forward.left_out[row] <= np.float32(drop)
 
 
+@pytest.mark.parametrize("name", ["log weights", "own hard"])
+def test_the_best_score_with_a_low_logit(name):
+    """Weights of logits that turn the order of scores round."""
+    queries, documents, options, upstream, _ = of_problem(name, temperature=0.005)
+    rng = np.random.default_rng(1)
+    if name == "log weights":
+        options = options | {"log_weights": rng.uniform(-120, 0, COUNT).astype(np.float32)}
+    else:
+        nearest = stope.topk(queries, documents, 3, metric="cosine").ids
+        near = [row[row != own] for row, own in zip(nearest, options["positives"], strict=True)]
+        options = options | {"hard_negatives": near, "hard_negative_log_weight": -120.0}
+    forward, _ = sifted(queries, documents, options, upstream, 1e-3)
+    plain = stope.infonce_forward(queries, documents, **options)
+    for field in ("negatives", "best_negatives", "ranks"):
+        np.testing.assert_array_equal(getattr(forward, field), getattr(plain, field), field)
+
+
+@pytest.mark.parametrize("drop", [1e-3, 0.5, 0.99])
+def test_flat_rows_beside_steep_ones(drop):
+    """A query of zeros scores 0 everywhere: its level must not pass over its best."""
+    queries, documents, options, upstream, _ = of_problem("plain")
+    queries = queries.copy()
+    queries[::100] = 0
+    forward, _ = sifted(queries, documents, options, upstream, drop)
+    plain = stope.infonce_forward(queries, documents, **options)
+    for field in ("negatives", "best_negatives", "ranks"):
+        np.testing.assert_array_equal(getattr(forward, field), getattr(plain, field), field)
+    assert (np.abs(forward.losses - plain.losses) <= forward.left_out + 1e-4).all()
+
+
 def test_ties_at_the_level_are_kept_or_left_out_together():
     rng = np.random.default_rng(2)
     queries, base = cases.embeddings(rng, 256, DIM), cases.embeddings(rng, 400, DIM)
