@@ -63,7 +63,7 @@ def a_case_job(folder, case, **options):
     ],
     ids=str,
 )
-def test_the_dense_source_alone_mines_as_mine_does(tmp_path, case, limits):
+def test_the_dense_source_alone_mines_as_mine_does(tmp_path, case, limits, monkeypatch):
     pairs, queries, corpus = case
     exclude = [np.array([40 + query]) for query in range(QUERIES)]
     want = mine(
@@ -71,8 +71,8 @@ def test_the_dense_source_alone_mines_as_mine_does(tmp_path, case, limits):
     )
     for shard_size in (7, 100):
         folder = tmp_path / str(shard_size)
-        job = a_case_job(folder, case, limits=limits, exclude=exclude, shard_size=shard_size)
-        found = job.run()
+        monkeypatch.setattr("stope.mining.jobs.job.SHARD_SIZE", shard_size)
+        found = a_case_job(folder, case, limits=limits, exclude=exclude).run()
         for name in ("ids", "scores", "positive_scores", "counts"):
             assert np.array_equal(getattr(found.result, name), getattr(want.result, name)), name
         assert np.array_equal(found.positive_scores, want.positive_scores)
@@ -83,13 +83,14 @@ def test_the_dense_source_alone_mines_as_mine_does(tmp_path, case, limits):
         assert (tmp_path / "7" / name).read_bytes() == (tmp_path / "100" / name).read_bytes()
 
 
-def test_sources_follow_one_another_as_plain_loops_say(tmp_path, case):
+def test_sources_follow_one_another_as_plain_loops_say(tmp_path, case, monkeypatch):
+    monkeypatch.setattr("stope.mining.jobs.job.SHARD_SIZE", 8)
     _, queries, corpus = case
     run = {f"q{q}": {f"d{(7 * q + 3 * n) % DOCUMENTS}": -n for n in range(9)} for q in range(29)}
     groups = {f"d{d}": d % 11 for d in range(0, DOCUMENTS, 2)}
     limits = Limits(max_score=0.35)
     sources = Sources({"run": 2, "random": 1, "siblings": 2, "dense": 2}, run=run, groups=groups)
-    a_case_job(tmp_path / "job", case, limits=limits, sources=sources, shard_size=8).run()
+    a_case_job(tmp_path / "job", case, limits=limits, sources=sources).run()
     unit = [x / np.linalg.norm(x.astype(np.float64), axis=1)[:, None] for x in (queries, corpus)]
     scores = unit[0] @ unit[1].T
     kept = kept_of(tmp_path / "job")

@@ -57,6 +57,9 @@ sys.path.insert(0, sys.argv[2])
 from memory import peak_mib
 from stope.data import Pairs
 from stope.mining import Limits, MiningJob, Sources
+from stope.mining.jobs import job as jobs
+
+jobs.SHARD_SIZE = 16
 
 rows = np.load(sys.argv[1] + "/rows.npy", mmap_mode="r")
 texts = [f"document {row}" for row in range(len(rows))]
@@ -70,7 +73,6 @@ job = MiningJob(
     limits=Limits(relative_margin=0.1),
     sources=Sources({"dense": 4, "random": 1}),
     near_positive=0.9,
-    shard_size=16,
 )
 print(peak_mib(job.run))
 """

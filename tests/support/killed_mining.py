@@ -12,7 +12,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import kills
-import numpy as np
 
 import stope
 import stope.mining
@@ -27,20 +26,9 @@ from stope.mining.jobs import job, miner
 COUNT = 90
 
 
-class Teacher:
-    """Shared words, and a little less for long documents."""
-
-    def fingerprint(self):
-        return "shared words"
-
-    def __call__(self, both):
-        shared = [len(set(q.split()) & set(d.split())) - 0.01 * len(d) for q, d in both]
-        return np.float32(shared)
-
-
 PLACES = {
     "encode": (Counting, "encode"),
-    "teacher": (Teacher, "__call__"),
+    "teacher": (kills.Teacher, "__call__"),
     "shard": (miner.Miner, "records"),
     "sync": (os, "fsync"),
     "rename": (os, "replace"),
@@ -53,7 +41,7 @@ PLACES = {
 
 
 def a_job(folder, **changes):
-    """A job of all sources, small and with many saves."""
+    """A job of all sources, small and with many saves of embeddings."""
     texts = some_texts(COUNT * 3, seed=5)
     pairs = Pairs.from_texts(texts[:COUNT], texts[COUNT : 2 * COUNT], texts[COUNT:])
     names = pairs.corpus_ids
@@ -65,10 +53,9 @@ def a_job(folder, **changes):
             groups={name: place % 5 for place, name in enumerate(names)},
         ),
         "cache": EmbeddingCache(folder / "embeddings", shard_size=40),
-        "teacher": Teacher(),
+        "teacher": kills.Teacher(),
         "teacher_margin": 0.3,
         "near_positive": 0.99,
-        "shard_size": 20,
         "batch_size": 16,
     }
     return MiningJob(folder, pairs, Counting(), **{**options, **changes})
@@ -82,6 +69,7 @@ def run(folder, name, moment):
         kills.die_after(float(number))
     elif what:
         kills.kill_at_call(*PLACES[what], int(number))
+    job.SHARD_SIZE = 20
     a_job(folder / name).run()
 
 

@@ -62,19 +62,8 @@ def start(kind, folder):
         options["guard"] = kind == "guarded"
         if kind == "taught":
             options["refresh"] |= {"teacher_margin": 0.05}
-            options |= {"teacher": Teacher(), "distillation": "stabilised"}
+            options |= {"teacher": kills.Teacher(), "distillation": "stabilised"}
     return model, Pairs.from_texts(*TEXTS), options
-
-
-class Teacher:
-    """Shared words, and a little less for long documents."""
-
-    def fingerprint(self):
-        return "shared words"
-
-    def __call__(self, both):
-        shared = [len(set(q.split()) & set(d.split())) - 0.01 * len(d) for q, d in both]
-        return np.float32(shared)
 
 
 def run(kind, folder, name, moment):
@@ -123,7 +112,7 @@ PLACES = {
     "removal": (checkpoint.shutil, "rmtree"),
     "shard": (shards, "_write_manifest"),
     "mine": (refresh_run, "mine_by_source"),
-    "teacher": (Teacher, "__call__"),
+    "teacher": (kills.Teacher, "__call__"),
 }
 
 

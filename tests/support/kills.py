@@ -1,4 +1,5 @@
-"""Children that kill themselves at named moments, as if the machine had been switched off."""
+"""Children that kill themselves at named moments, as if the machine had been switched off; and a
+teacher to die in."""
 
 from __future__ import annotations
 
@@ -7,6 +8,19 @@ import os
 import signal
 import sys
 import threading
+
+import numpy as np
+
+
+class Teacher:
+    """Shared words, and a little less for long documents."""
+
+    def fingerprint(self):
+        return "shared words"
+
+    def __call__(self, both):
+        shared = [len(set(q.split()) & set(d.split())) - 0.01 * len(d) for q, d in both]
+        return np.float32(shared)
 
 
 def die():

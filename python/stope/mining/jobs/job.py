@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._checks import integer, real
+from stope._checks import real
 from stope._checks import path as path_kind
 from stope._extras import need
 from stope._files.arrays import digest
@@ -49,6 +49,7 @@ from stope.ops._search import exclusions, pair_scores
 from stope.progress import StageProgress, of_stage, silent
 
 DOCUMENTS, COUNTS = "negatives.parquet", "counts.parquet"
+SHARD_SIZE = 1024  # queries that are mined between two saves
 _OF_EMBEDDING = {
     name: check
     for name, check in OF_EMBEDDING.items()
@@ -67,8 +68,8 @@ _OF_EMBEDDING = {
 class MiningJob:
     """Mine hard negatives into a folder, from which a run that was killed goes on.
 
-    Texts are encoded in shards of 2,048 and mined in shards of shard_size queries; what is done is
-    on the disk, and `run` goes on after it to the very bytes that it would have written without the
+    Texts are encoded in shards of 2,048, queries are mined in shards of 1,024; what is done is on
+    the disk, and `run` goes on after it to the very bytes that it would have written without the
     kill (with the same batch_size: batches can move an encoder's last bits). Embeddings stay on the
     disk and are mapped.
 
@@ -99,7 +100,6 @@ class MiningJob:
             (`near_positives`); None for any.
         exclude: rows of the corpus never to choose, as in `stope.mining.mine`; or what
             `stope.data.read_exclusions` reads. Documents without text are never chosen.
-        shard_size: queries that are mined between two saves.
 
     Attributes:
         folder, pairs, limits, sources: as given.
@@ -146,7 +146,6 @@ class MiningJob:
         teacher_margin: float | None = None,
         near_positive: float | None = None,
         exclude: Any = None,
-        shard_size: int = 1024,
     ) -> None:
         self.folder = Path(folder).expanduser()
         self.limits, self.sources = limits or Limits(), sources or Sources()
@@ -166,7 +165,6 @@ class MiningJob:
         kept = self.folder / "teacher"
         self._teacher = None if teacher is None else PairScores(teacher, folder=kept)
         self._cache = cache
-        self._shard_size = integer(shard_size, "shard_size", 1)
         if not isinstance(exclude, Exclusions):
             lists = exclusions(exclude, len(pairs.query_ids), len(pairs.corpus_ids))
             exclude = Exclusions(lists, np.empty(0, np.int64))
@@ -239,7 +237,7 @@ class MiningJob:
         count = len(miner.pairs.query_ids)
         named = json.dumps([arguments, inputs], sort_keys=True)
         key = hashlib.sha256(named.encode()).hexdigest()
-        wanted = Manifest(key, key, "mined", None, key, count, self._shard_size)
+        wanted = Manifest(key, key, "mined", None, key, count, SHARD_SIZE)
 
         def mined(start: int, stop: int) -> NDArray[np.float32]:
             made = miner.records(start, stop)
@@ -309,7 +307,6 @@ class MiningJob:
             "near_positive": self._near,
             "query_prompt": self._prompts[0],
             "corpus_prompt": self._prompts[1],
-            "shard_size": self._shard_size,
         }
 
     def _inputs(self) -> dict[str, Any]:
