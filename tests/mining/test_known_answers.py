@@ -75,9 +75,29 @@ def test_two_titles_of_one_text_are_two_documents():
         ("\u9244\u9271\u3002", "\u9244\u9271", True),
         ("x = 3", "x: 3", False),
         ("no", "on", False),
+        ("1.5 mg", "15 mg", False),
+        ("1,500 t", "1.500 t", False),
+        ("version 1.2.3", "version 12.3", False),
+        ("pages 3-5", "pages 35", False),
+        ("pages 3\u20135", "pages 3-5", True),
+        ("at -5 degrees", "at 5 degrees", False),
+        ("at \u20135 degrees", "at -5 degrees", True),
+        ("5% of ore", "5 of ore", False),
+        ("C#", "C", False),
+        ("R&D", "RD", False),
+        ("a@b", "ab", False),
+        ("and/or", "andor", False),
+        ("2*3", "23", False),
+        ("max_size", "maxsize", False),
+        ("# Ore #", "Ore", True),
+        ("__Iron__ *ore*", "Iron ore", True),
+        ("Covid-19", "Covid 19", True),
+        ("iron / copper", "iron, copper", True),
+        ("Budget 2020: 3 mines.", "Budget 2020\n\n3 mines", True),
+        ("Ore - 5 tons", "Ore, 5 tons", True),
     ],
 )
-def test_letters_digits_and_symbols_count(first, second, same):
+def test_what_changes_the_meaning_counts(first, second, same):
     assert (letters_key(first) == letters_key(second)) is same
 
 

@@ -56,20 +56,30 @@ class _LettersOf(dict[int, int | None]):
 
 
 _LETTERS = _LettersOf()
+_DASHES = dict.fromkeys(range(0x2010, 0x2016), "-")
+_MEANING = re.compile(  # all alternatives behind one set of letters, which is fast to look for
+    r"([\d%&@#*/_-](?:(?<=\d)[^\w\s]+(?=\d)|(?<=[%&@])|(?<=[^\W_]\#)"
+    r"|(?<=[^\W_][*/_])(?=[^\W_])|(?<=-)(?<!\w-)(?=\d)))"
+)
 
 
 def letters_key(text: str) -> bytes | None:
-    """`text_key` of a text's letters, digits and symbols alone; None where it has none.
+    """`text_key` of a text without the punctuation that separates; None where nothing is left.
 
     So equal are texts that differ in punctuation and blanks: what was joined by ": ", ". " or a
-    line end, put in quotation marks, or broken by a hyphen.
+    line end, put in quotation marks or asterisks, or broken by a hyphen. What changes the meaning
+    stays: letters, digits and symbols (C++); what joins two digits (1.5, 10-20) and a minus before
+    one; %, & and @; # behind a letter or digit (C#), and *, / and _ that join two.
 
     >>> letters_key("Iron ore: a rock.") == letters_key("iron ore \u2013 a rock")
     True
-    >>> letters_key("C++") == letters_key("C"), letters_key(" - ")
-    (False, None)
+    >>> letters_key("1.5 mg") == letters_key("15 mg"), letters_key("C#") == letters_key("C")
+    (False, False)
+    >>> letters_key(" - ")
     """
-    letters = normal_text(text).translate(_LETTERS)
+    parts = _MEANING.split(normal_text(text).translate(_DASHES))
+    parts[::2] = (part.translate(_LETTERS) for part in parts[::2])
+    letters = "".join(parts)
     return text_key(letters) if letters else None
 
 

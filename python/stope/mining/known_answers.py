@@ -27,9 +27,10 @@ def copies_of_positives(pairs: Pairs) -> Lists:
     """For each query the documents whose text is a positive's, however either was put together.
 
     Texts that are equal up to case, blanks and the form of letters are one document in `Pairs`.
-    Here punctuation does not count either, and a title in front may be there or not: "Title: text",
-    "Title. Text" and "text" are a document of that title and text. Two documents with the same text
-    and different titles are different.
+    Here punctuation that only separates does not count either (`letters_key` of
+    `stope.data.text_identity` says which counts: 1.5 is not 15, C# not C), and a title in front may
+    be there or not: "Title: text", "Title. Text" and "text" are a document of that title and text.
+    Two documents with the same text and different titles are different.
 
     Returns:
         Rows of the corpus, ascending, without the positives themselves.
