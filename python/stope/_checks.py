@@ -1,7 +1,7 @@
 """Checks of arguments: the value itself, or a sentence that names argument, value and remedy.
 
 A wrong kind is a TypeError, a wrong value a ValueError. Messages have no full stop at the end. A
-value stands in a message as `shown` writes it, which is never long.
+value stands in a message as `shown` writes it, which is never long, a count as `counted` does.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import numbers
 import operator
 import os
+import re
 import reprlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set, Sized
 from os import PathLike
@@ -230,6 +231,26 @@ def shown(value: Any) -> str:
     text = _SHORT.repr(value)
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+
+
+def counted(count: int, nouns: str) -> str:
+    """A count and what it counts, in the plural; where there is one, the noun becomes singular.
+
+    >>> counted(1, "queries without a positive"), counted(1200, "held-out queries")
+    ('1 query without a positive', '1,200 held-out queries')
+    """
+    if count == 1:
+        nouns = re.sub(r"ies\b|s\b", lambda end: "y" if end[0] == "ies" else "", nouns, count=1)
+    return f"{count:,} {nouns}"
+
+
+def counted_all(counts: Mapping[str, int]) -> str:
+    """All counts that are not 0, by what they count.
+
+    >>> counted_all({"rows without text": 1, "rows labelled as no answer": 0, "negatives": 2})
+    '1 row without text, 2 negatives'
+    """
+    return ", ".join(counted(count, nouns) for nouns, count in counts.items() if count)
 
 
 _SHORT = reprlib.Repr()

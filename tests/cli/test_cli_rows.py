@@ -117,7 +117,7 @@ def test_rows_without_text(call, files):
     done = call("mine", "rows.jsonl", "c.jsonl", code=1)
     assert 'rows.jsonl:13: field "query" is empty' in one_sentence(done.stderr)
     done = call("mine", "rows.jsonl", "c.jsonl", "--skip-empty")
-    assert "left out: 1 rows without text" in done.stderr
+    assert "left out: 1 row without text" in done.stderr
 
 
 def test_train_reads_labels_as_mine_does(call, files):
@@ -134,7 +134,7 @@ def test_train_reads_labels_as_mine_does(call, files):
     options = ("--skip-empty", "--min-relevance", "0.5", "--epochs", "1", "--batch-size", "4")
     done = call("train", "rows.jsonl", *options, "-o", "model")
     assert "6 queries" in done.stderr
-    assert "1 rows without text" in done.stderr
+    assert "1 row without text" in done.stderr
 
 
 def test_search_makes_no_ids_up(call, files):

@@ -254,7 +254,7 @@ def test_odd_files_are_served(call, folder):
     np.save("two.npy", np.eye(2, dtype=np.float32))
     done = call("dedup", "blank.jsonl", "--skip-empty", "--embeddings", "two.npy")
     assert "2 documents, whose ids are the numbers of their rows" in done.stderr
-    assert "rows without text that are left out: 1." in done.stderr
+    assert "left out: 1 row without text" in done.stderr
     assert rows_of(folder / "kept.jsonl") == [{"_id": "0", "text": "ore"}]
 
 

@@ -58,7 +58,7 @@ def test_a_job_of_all_sources_is_done_once_and_told(call, files):
     said = f"{len(kept(rows))} rows in negatives.jsonl: "
     assert said in told
     assert "of the 40 pairs of a query and a positive x up to 7 negatives" in told
-    assert "--groups: 1 documents are left out, which the data do not have" in done.stderr
+    assert "--groups: 1 document left out, which the data do not have" in done.stderr
     before = (files / "job" / "negatives.parquet").stat().st_mtime_ns
     again = call(*MIXED, "-o", "again.jsonl", "--json", "-q")
     counts = json.loads(again.stdout)

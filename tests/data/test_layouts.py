@@ -88,9 +88,9 @@ def test_scores_are_labels_where_the_border_is_known():
 
 def test_no_row_that_is_a_pair_is_said(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [{"query": "q", "document": "d", "label": 0}])
-    with pytest.raises(ValueError, match=r"holds no pairs \(1 rows labelled as no answer\)"):
+    with pytest.raises(ValueError, match=r"holds no pairs \(1 row labelled as no answer\)"):
         list(read_pairs(tmp_path / "p.jsonl"))
-    with pytest.raises(ValueError, match=r"holds no pairs \(1 rows labelled as no answer\)"):
+    with pytest.raises(ValueError, match=r"holds no pairs \(1 row labelled as no answer\)"):
         read_source(Source(tmp_path / "p.jsonl"))
 
 
@@ -164,9 +164,9 @@ def test_negatives_of_unequal_number_are_filled_up_and_that_is_said(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", rows)
     data = read_source(Source(tmp_path / "p.jsonl"))
     assert data.negatives[3] == ["x", "y", "z", "w"]
-    assert data.left_out["negatives that are positives of their query"] == 1
+    assert data.left_out["negatives among the positives of their query"] == 1
     assert "with 0 to 4 negatives each" in data.described()
-    assert "left out: 1 negatives that are positives of their query" in data.described()
+    assert "left out: 1 negative among the positives of their query" in data.described()
     filled, added = data.filled_negatives(seed=1)
     assert added == 4 * 8 - sum(map(len, data.negatives))
     assert {len(texts) for texts in filled} == {4}
@@ -188,7 +188,7 @@ def test_rows_of_queries_without_a_positive_are_counted(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", rows)
     data = read_source(Source(tmp_path / "p.jsonl"))
     assert data.pairs.query_texts == ["q"]
-    assert "1 queries without a positive" in data.described()
+    assert "1 query without a positive" in data.described()
 
 
 # --- ids ----------------------------------------------------------------------------------------

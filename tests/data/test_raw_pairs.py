@@ -205,7 +205,7 @@ def test_cloze_says_what_it_skips():
     assert len(list(found)) == 1
     assert found.skipped == {"one sentence or none": 2, "sentences too short": 1}
     assert found.report() == (
-        "4 rows gave 1 pairs; rows skipped: 3 (2 one sentence or none, 1 sentences too short)."
+        "4 rows gave 1 pair; rows skipped: 3 (2 one sentence or none, 1 sentence too short)."
     )
 
 

@@ -63,7 +63,7 @@ def test_pairs_go_into_mining_and_training():
     pairs = Pairs.from_texts(*crops.columns())
     assert len(pairs.query_texts) == 12
     assert crops.examples() == list(zip(*crops.columns(), strict=True))
-    with pytest.raises(ValueError, match=r"there is no pair: 1 rows gave 0 pairs; rows skipped: 1"):
+    with pytest.raises(ValueError, match=r"there is no pair: 1 row gave 0 pairs; rows skipped: 1"):
         independent_crops(["short"]).columns()
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from stope._checks import counted
 from stope.cli import corpus as corpora
 from stope.cli import options, terminal
 from stope.cli.options import option
@@ -77,7 +78,9 @@ def cluster(
 
     documents = corpora.read_corpus(context)
     if k > len(documents.ids):
-        raise ValueError(f"-k is {k} but {corpus} has {len(documents.ids)} documents; lower it")
+        raise ValueError(
+            f"-k is {k} but {corpus} has {counted(len(documents.ids), 'documents')}; lower it"
+        )
     with terminal.bars(quiet) as bars:
         rows = documents.embeddings(bars)
         made = stope.kmeans(
@@ -120,7 +123,7 @@ def cluster(
             "clusters without documents: k-means found fewer places than -k asks for, as it does "
             "where documents are equal; lower -k, or take duplicates out (stope dedup)."
         )
-    terminal.tell(f"{terminal.counted(len(rows), 'document')} in {output}")
+    terminal.tell(f"{counted(len(rows), 'documents')} in {output}")
 
 
 def _show_largest(documents: corpora.Corpus, made: Any, sizes: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from stope._checks import shown
+from stope._checks import counted, counted_all, shown
 from stope.cli import options, terminal
 from stope.cli.options import option, without_effect
 
@@ -184,8 +184,8 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
         _refuse_unwritable(path)
     if not chosen["quiet"]:
         numbered = "" if corpus.id_column else ", whose ids are the numbers of their rows, from 0"
-        left_out = "".join(f"; {what} that are left out: {n:,}" for what, n in skipped.items())
-        terminal.say(f"{path}: {terminal.counted(len(ids), 'document')}{numbered}{left_out}.")
+        left_out = f"; left out: {counted_all(skipped)}" if skipped else ""
+        terminal.say(f"{path}: {counted(len(ids), 'documents')}{numbered}{left_out}.")
     if chosen["embeddings"] is not None:
         without_effect(context, of_encoder, "it has no effect beside --embeddings")
         corpus.vectors = read_vectors(chosen["embeddings"], "--embeddings", rows=len(ids))

@@ -12,6 +12,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from stope._checks import counted
 from stope.cli import corpus as corpora
 from stope.cli import options, terminal
 from stope.cli.options import option
@@ -122,7 +123,7 @@ def dedup(
         terminal.tell(f"The largest group is kept as {documents.ids[largest]}: {text}")
     _show_examples(documents, distinct, left, threshold)
     _show_next(left, threshold)
-    terminal.tell(f"{terminal.counted(len(kept), 'document')} in {output}")
+    terminal.tell(f"{counted(len(kept), 'documents')} in {output}")
 
 
 def _order(documents: corpora.Corpus, keep: Keep) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stope._checks import shown
+from stope._checks import counted, shown
 from stope.cli import options, terminal
 from stope.cli.options import option
 from stope.cli.terminal import reported
@@ -187,7 +187,7 @@ def _show(
             cells[-1] += [f"{row['baseline']:.4f}", f"{gain['mean']:+.4f}", _interval(gain, "+")]
             cells[-1].append(p_value)
     count = scored.num_queries
-    title = f"{run} on {count:,} {'query' if count == 1 else 'queries'}"
+    title = f"{run} on {counted(count, 'queries')}"
     terminal.show_table(title, header, cells)
     if count == 1:
         terminal.say("an interval is undefined with one query; judge more.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stope._checks import counted
 from stope.cli import mining_job, options, terminal
 from stope.cli.corpus import check_outputs
 from stope.cli.mined import print_json, show_mined, show_suspects, show_written
@@ -418,7 +419,8 @@ def _refusal(counts: Summary, format: Format) -> str | None:
         why = "no query has a negative"
     elif format is Format.n_tuple and not counts.complete:
         why = (
-            f"no query has the {counts.num_negatives_wanted} negatives that a row of n-tuple needs"
+            f"no query has the {counted(counts.num_negatives_wanted, 'negatives')} that a row of "
+            "n-tuple needs"
         )
     else:
         return None

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stope._checks import counted
 from stope.cli import terminal
 
 if TYPE_CHECKING:
@@ -51,15 +52,17 @@ def show_mined(counts: Summary, job: MiningJob | None) -> None:
 
 def show_written(counts: Summary, written: ExportSummary) -> None:
     """The rows of the file and what they add up from, and what their numbers mean."""
-    terminal.tell(f"{written.rows:,} rows in {written.path}: {_sum_of(counts, written)}")
+    rows = counted(written.rows, "rows")
+    terminal.tell(f"{rows} in {written.path}: {_sum_of(counts, written)}")
     if written.dropped:
-        terminal.say(f"{written.dropped:,} {written.dropped_reason} are left out.")
+        terminal.say(f"left out: {counted(written.dropped, written.dropped_reason)}.")
     if counts.never_positive:
         share = counts.never_positive / counts.num_negatives
         terminal.tell(
-            f"{counts.never_positive:,} of the {counts.num_negatives:,} negatives ({share:.0%}) "
-            "answer no query here. Trained on, they move away from every query: right if nobody "
-            "will ask for them, harmful if somebody will; --among positives leaves them out."
+            f"negatives that answer no query here: {counts.never_positive:,} of "
+            f"{counts.num_negatives:,} ({share:.0%}). Trained on, they move away from every query: "
+            "right if nobody will ask for them, harmful if somebody will; --among positives leaves "
+            "them out."
         )
 
 
@@ -98,17 +101,16 @@ def _sum_of(counts: Summary, written: ExportSummary) -> str:
     >>> _sum_of(counts, ExportSummary(Path("x"), "triplet", 50, 0, ""))
     '10 pairs of a query and a positive x 5 negatives'
     """
-    pairs, wanted = (
-        f"{counts.num_pairs:,} pairs of a query and a positive",
-        counts.num_negatives_wanted,
-    )
+    pairs = counted(counts.num_pairs, "pairs of a query and a positive")
+    wanted = counted(counts.num_negatives_wanted, "negatives")
     whole = counts.complete == counts.num_queries
     kept = f"{counts.num_pairs - written.dropped:,} of the {pairs}" if written.dropped else pairs
     if written.format == "triplet":
-        return f"{kept} x {'' if whole else 'up to '}{wanted} negatives"
+        return f"{kept} x {'' if whole else 'up to '}{wanted}"
     if written.format == "labeled-pair":
-        return f"{pairs} + {counts.num_negatives:,} negatives"
+        return f"{pairs} + {counted(counts.num_negatives, 'negatives')}"
     if written.format in ("flagembedding", "tevatron"):
-        return f"one for each of {written.rows:,} queries, with all its positives and negatives"
+        queries = counted(written.rows, "queries")
+        return f"one for each of {queries}, with all its positives and negatives"
     exactly = "" if whole or written.format == "n-tuple" else "up to "
-    return f"one for each of {kept}, with {exactly}{wanted} negatives"
+    return f"one for each of {kept}, with {exactly}{wanted}"

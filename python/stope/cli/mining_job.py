@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stope._checks import counted
 from stope.cli import options, terminal
 from stope.cli.options import without_effect
 
@@ -101,8 +102,8 @@ def say_unknown(job: MiningJob) -> None:
     for name, count in job.unknown.items():
         if count:
             terminal.say(
-                f"--{name}: {count:,} documents are left out, which the data do not have by that "
-                "id (of equal texts the first stands for all)."
+                f"--{name}: {counted(count, 'documents')} left out, which the data do not have by "
+                "that id (of equal texts the first stands for all)."
             )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stope._checks import counted
 from stope.cli import options, terminal
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
@@ -128,7 +129,9 @@ def search(
         _say_numbered(queries, query_ids, "queries")
         _say_numbered(corpus, corpus_ids, "documents")
     if k is not None and k > len(corpus_ids):
-        raise ValueError(f"-k is {k} but the corpus has {len(corpus_ids)} documents; lower it")
+        raise ValueError(
+            f"-k is {k} but the corpus has {counted(len(corpus_ids), 'documents')}; lower it"
+        )
     if not as_json:
         _check_ids(queries, query_ids, "query")
         _check_ids(corpus or queries, corpus_ids, "document")
@@ -174,8 +177,10 @@ def search(
         write_jsonl(output, _json_rows(run))
     else:
         write_run(run, output, tag=tag)
-    results = sum(len(documents) for documents in run.values())
-    terminal.tell(f"{len(run):,} queries, {results:,} documents found, in {output}")
+    results = sum(map(len, run.values()))
+    terminal.tell(
+        f"{counted(len(run), 'queries')}, {counted(results, 'documents')} found, in {output}"
+    )
 
 
 def _refuse_idle(context: typer.Context, method: Method, *, as_json: bool, embedded: bool) -> None:

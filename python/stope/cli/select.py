@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stope._checks import counted
 from stope.cli import corpus as corpora
 from stope.cli import options, terminal
 from stope.cli.options import option, without_effect
@@ -106,23 +107,20 @@ def select(
     documents = corpora.read_corpus(
         context, encodes_more=examples is not None and not corpora.holds_vectors(examples)
     )
+    size = counted(len(documents.ids), "documents")
     if num_documents > len(documents.ids):
-        raise ValueError(
-            f"-n is {num_documents} but {corpus} has {len(documents.ids)} documents; lower it"
-        )
+        raise ValueError(f"-n is {num_documents} but {corpus} has {size}; lower it")
     if method in _CLUSTERED and clusters >= len(documents.ids):
         raise ValueError(
-            f"--clusters is {clusters} but {corpus} has {len(documents.ids)} documents, each of "
-            "which would be one; lower it"
+            f"--clusters is {clusters} but {corpus} has {size}, each of which would be one; "
+            "lower it"
         )
     wanted = None if examples is None else _read_examples(context, examples, documents)
     with terminal.bars(quiet) as bars:
         rows = documents.embeddings(bars)
         targets = None if wanted is None else _targets(wanted, documents, rows, bars)
         if not quiet:
-            terminal.say(
-                f"choosing {num_documents:,} of {len(rows):,} documents by {method.value}."
-            )
+            terminal.say(f"choosing {num_documents:,} of {size} by {method.value}.")
         chosen = _selector(context, method, targets)(rows, num_documents)
     if ids is not None:
         write_jsonl(ids, _described(documents, chosen, [] if wanted is None else wanted.ids))
@@ -139,7 +137,7 @@ def select(
     terminal.show_counts("Selection", counts)
     _show_examples(documents, chosen, wanted)
     _say_copies(documents, chosen, wanted)
-    terminal.tell(f"{terminal.counted(len(chosen.ids), 'document')} in {output}")
+    terminal.tell(f"{counted(len(chosen.ids), 'documents')} in {output}")
 
 
 def _refuse_idle(context: typer.Context, method: Method, examples: Path | None) -> None:

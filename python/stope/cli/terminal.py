@@ -87,15 +87,6 @@ def show_counts(title: str, counts: Mapping[str, int | str]) -> None:
     show_table(title, ["", ""], rows, named=False)
 
 
-def counted(count: int, noun: str) -> str:
-    """A number and what it counts.
-
-    >>> counted(1, "document"), counted(1200, "document")
-    ('1 document', '1,200 documents')
-    """
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
-
-
 def beginning(text: str, width: int = 40) -> str:
     r"""The beginning of a text, on one line of at most so many characters.
 

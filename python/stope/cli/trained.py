@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stope._checks import counted
 from stope.cli import terminal
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def show_report(report: RunReport, keys: bool) -> None:
     With keys what to do next is named as in a configuration, else by options.
     """
     done = report.training
+    steps = counted(done.steps, "steps")
     terminal.tell(
-        f"{done.steps:,} steps in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in "
-        f"{report.model}"
+        f"{steps} in {done.seconds:.1f} s, last loss {done.losses[-1]:.4f}, in {report.model}"
     )
     for title, count, before, after, gains in (
         ("held-out", report.num_queries, report.before, report.after, report.gains),
@@ -41,7 +42,7 @@ def show_report(report: RunReport, keys: bool) -> None:
             rows.append([*row, f"{teacher[name]:.4f}"] if teacher else row)
         header = ["metric", "before", "after", "gain", "95% interval"]
         header += ["teacher"] if teacher else []
-        terminal.show_table(f"{count:,} {title} queries", header, rows)
+        terminal.show_table(counted(count, f"{title} queries"), header, rows)
         first = next(iter(before))
         if after[first] < before[first]:
             terminal.tell(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stope._checks import shown
+from stope._checks import counted, counted_all, shown
 from stope.data.pairs import Pairs
 from stope.data.text_identity import fingerprint_texts
 from stope.lists import Ids, Lists
@@ -84,19 +84,19 @@ class SourceData:
         pairs = self.pairs
         removed = pairs.num_corpus_given - int((pairs.corpus_rows >= 0).sum())
         added = int((pairs.corpus_rows < 0).sum())
-        said = f"{len(pairs.query_texts):,} queries, {len(pairs.corpus_texts):,} documents"
-        said += f", {len(pairs.positives.ids):,} pairs"
+        sizes = len(pairs.query_texts), len(pairs.corpus_texts), len(pairs.positives.ids)
+        said = ", ".join(map(counted, sizes, ("queries", "documents", "pairs")))
         if self.negatives is not None:
             counts = sorted({len(texts) for texts in self.negatives})
-            several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-            said += f" with {several} negatives each"
+            fewest = f"{counts[0]} to " if len(counts) > 1 else ""
+            said += f" with {fewest}{counted(counts[-1], 'negatives')} each"
         if self.columns:
             said += f", with {', '.join(self.columns)}"
         if removed and len(pairs.corpus_ids) != pairs.num_corpus_given:
-            said += f"; {removed:,} duplicate texts removed"
+            said += f"; {counted(removed, 'duplicate texts')} removed"
         if added:
-            said += f"; {added:,} positives added that the corpus lacked"
-        left = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+            said += f"; {counted(added, 'positives')} added that the corpus lacked"
+        left = counted_all(self.left_out)
         return said + (f"; left out: {left}" if left else "")
 
     def fingerprint(self) -> str:

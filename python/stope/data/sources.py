@@ -34,7 +34,7 @@ from stope.lists import Lists
 
 Say = Callable[[str], None]
 WEIGHT = "weight"
-_ANSWERS = "negatives that are positives of their query"
+_ANSWERS = "negatives among the positives of their query"
 
 
 @kinds(split=string, positive_ids=flag, ignore_labels=flag, skip_empty=flag)

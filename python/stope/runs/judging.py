@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import counted
 from stope._extras import need
 from stope.data import Collection, Pairs, Source, SourceData, read_beir, read_sources, text_key
 from stope.evaluation import RetrievalEvaluation
@@ -102,8 +103,8 @@ def _hold_out(section: EvaluationSection, data: SourceData, seed: int) -> tuple[
             f"that share positives has {smallest} queries, and {number} are to be held out; raise "
             "evaluation.holdout, or leave evaluation.holdout_by out"
         )
-    said = f"holding out {len(queries):,} queries to judge by: {apart:,} share no positive with "
-    said += f"those that are trained on, {len(queries) - apart:,} are drawn at random"
+    said = f"holding out {counted(len(queries), 'queries')} to judge by: {apart:,} share no "
+    said += f"positive with those that are trained on, {len(queries) - apart:,} are drawn at random"
     if not apart and section.holdout_by == "both":
         said += f" (no {number // 2:,} queries or fewer have their positives to themselves)"
     return Judges(_of_pairs(data.pairs, queries, section), said=said), data.without(queries)

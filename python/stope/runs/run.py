@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from stope._checks import flag
+from stope._checks import counted, flag
 from stope._kinds import a, callback, kinds, maybe
 from stope.data import SourceData, read_sources
 from stope.encoders.models import load_encoder, save_encoder, static_encoder_and_ids
@@ -194,12 +194,12 @@ def _trained(
 ) -> tuple[TrainingReport, Sequence[Evaluation | None], dict[str, float]]:
     """Train; how it went, the evaluations of both judges, and `_after`."""
     count = int(data.pairs.positives[0][-1])
-    tell(f"training on {count:,} pairs")
+    tell(f"training on {counted(count, 'pairs')}")
     done = _train(config, folder, data, judged.held_out, model, progress, tell)
     if not done.steps:
         raise ValueError(
-            f"no batch without duplicates can be made from {count} pairs; give more pairs or a "
-            "smaller schedule.batch_size"
+            f"no batch without duplicates can be made from {counted(count, 'pairs')}; give more "
+            "pairs or a smaller schedule.batch_size"
         )
     return done, _judge(judged, model, "after training", tell), _after(done, config)
 
@@ -265,7 +265,7 @@ def _adapt(
         for evaluation in (judged.held_out, judged.test)
     )
     first = [None if judge is None else judge.evaluate(None) for judge in (held_out, test)]
-    tell(f"training an adapter on {int(data.pairs.positives[0][-1]):,} pairs")
+    tell(f"training an adapter on {counted(int(data.pairs.positives[0][-1]), 'pairs')}")
     adapter, done = adapting.fit(config, folder.path, data, frozen, held_out, progress)
     last = [None if judge is None else judge.evaluate(adapter) for judge in (held_out, test)]
     if not (folder.model.is_dir() and any(folder.model.iterdir())):
@@ -304,7 +304,7 @@ def _taught(
         say=tell,
     )
     if judged.held_out is not None and "teacher" not in folder.state:
-        tell(f"evaluating {len(judged.held_out.query_ids):,} queries with the teacher")
+        tell(f"evaluating {counted(len(judged.held_out.query_ids), 'queries')} with the teacher")
         folder.note(teacher=taught.judge_teacher(judged.held_out))
     return taught
 
@@ -409,7 +409,7 @@ def _judge(judged: Judges, model: Any, when: str, tell: Say) -> list[Evaluation 
     evaluations: list[Evaluation | None] = []
     for judge in (judged.held_out, judged.test):
         if judge is not None:
-            tell(f"evaluating {len(judge.query_ids):,} queries {when}")
+            tell(f"evaluating {counted(len(judge.query_ids), 'queries')} {when}")
         evaluations.append(None if judge is None else judge.evaluate(model))
     return evaluations
 

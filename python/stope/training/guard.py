@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import shown
+from stope._checks import counted, shown
 from stope.evaluation import Evaluation, compare
 from stope.progress import Progress
 from stope.scale.processes import of_first, processes
@@ -129,7 +129,7 @@ class Verdict:
     def change(self) -> str:
         """The gain, with its interval, and what it was measured by."""
         span = "" if self.low is None else f" [{self.low:+.3f}, {self.high:+.3f}]"
-        queries = "1 held-out query" if self.queries == 1 else f"{self.queries:,} held-out queries"
+        queries = counted(self.queries, "held-out queries")
         return f"{self.gain:+.3f}{span} {self.metric} on {queries}"
 
     def __str__(self) -> str:
@@ -173,7 +173,9 @@ def run_guarded(job: Job) -> TrainingReport:
     before, weights = per_query(job.evaluation, job.model), copy_tensors(job.model.state_dict())
     first = processes()[0] == 0
     if first:
-        job.say(f"going on with {entering(recipe)} for {guard.steps(report.steps):,} steps")
+        job.say(
+            f"going on with {entering(recipe)} for {counted(guard.steps(report.steps), 'steps')}"
+        )
     second = run_job(dataclasses.replace(job, **_second(job, guard, report.steps)))
     after = per_query(job.evaluation, job.model)
     verdict = Verdict.of(entering(recipe), before, after, guard.errors)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from stope._checks import integer, shown
+from stope._checks import counted, counted_all, integer, shown
 from stope.data.readers.fields import join_title
 
 Row: TypeAlias = str | tuple[str, str]
@@ -84,12 +84,12 @@ class RawPairs:
             >>> from stope.data import title_to_body
             >>> pairs = title_to_body([("Ore", "Rock with metal."), ("", "No title.")])
             >>> len(pairs.examples()), pairs.report()
-            (1, '2 rows gave 1 pairs; rows skipped: 1 (1 no title).')
+            (1, '2 rows gave 1 pair; rows skipped: 1 (1 no title).')
         """
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+        reasons = f" ({counted_all(self.skipped)})" if self.skipped else ""
         return (
-            f"{self.rows:,} rows gave {self.pairs:,} pairs; rows skipped:"
-            f" {self.skipped.total():,}{f' ({reasons})' if reasons else ''}."
+            f"{counted(self.rows, 'rows')} gave {counted(self.pairs, 'pairs')}; rows skipped: "
+            f"{self.skipped.total():,}{reasons}."
         )
 
     def numbered(self) -> Iterator[tuple[int, str, str]]:

@@ -33,8 +33,8 @@ from stope.data.readers.columns import (
 )
 from stope.data.readers.fields import (
     Row,
-    counted,
     id_of,
+    in_brackets,
     join_title,
     names,
     number_of,
@@ -206,7 +206,9 @@ def iter_examples(
 
 def no_pairs(name: str, skipped: Mapping[str, int]) -> str:
     """What is said of a file without pairs."""
-    return f"{name} holds no pairs{counted(skipped)}; give rows with a query and what answers it"
+    return (
+        f"{name} holds no pairs{in_brackets(skipped)}; give rows with a query and what answers it"
+    )
 
 
 class _Passage(NamedTuple):

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from stope._checks import shown
+from stope._checks import counted_all, shown
 
 Row = Mapping[str, Any]
 
@@ -55,13 +55,13 @@ def id_of(value: Any, name: str, where: str) -> str:
     return value
 
 
-def counted(skipped: Mapping[str, int]) -> str:
+def in_brackets(skipped: Mapping[str, int]) -> str:
     """What was left out, in brackets.
 
-    >>> counted({"rows without text": 2})
+    >>> in_brackets({"rows without text": 2})
     ' (2 rows without text)'
     """
-    told = ", ".join(f"{number:,} {reason}" for reason, number in skipped.items() if number)
+    told = counted_all(skipped)
     return f" ({told})" if told else ""
 
 

@@ -21,8 +21,8 @@ from stope.data.readers.columns import (
 from stope.data.readers.fields import (
     Row,
     add_id,
-    counted,
     id_of,
+    in_brackets,
     join_title,
     names,
     require,
@@ -170,7 +170,7 @@ class _Reader(NamedTuple):
             count += 1
         if count == 0:
             raise ValueError(
-                f"{source_name(source)} holds no {self.of}{counted(self.skipped)}; give more"
+                f"{source_name(source)} holds no {self.of}{in_brackets(self.skipped)}; give more"
             )
 
     def _of_lines(self, source: Source, ids: Ids) -> Iterator[Document]:

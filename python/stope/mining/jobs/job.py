@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._checks import real
 from stope._checks import path as path_kind
+from stope._checks import real
 from stope._extras import need
 from stope._files.arrays import digest
 from stope._files.shards import Manifest, kept_array
