@@ -47,6 +47,7 @@ class _LibraryLoss(InfoNCELoss):
     """What the library's losses have in common."""
 
     _more: tuple[str, ...] = ()  # names of options that the library's class does not have
+    _told = False  # of labels
 
     def _open(self, sentence_features: Iterable[Features], labels: Any) -> Any:
         """As the library's losses, read no labels; say so where they tell rows apart."""
@@ -62,8 +63,6 @@ class _LibraryLoss(InfoNCELoss):
                 )
             labels = None
         return super()._open(sentence_features, labels)
-
-    _told = False
 
     def _config(self, config: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
         """These options, and those that were given besides the library's."""
@@ -270,24 +269,21 @@ class GISTEmbedLoss(_LibraryLoss):
         gather_across_devices: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(
-            model,
-            guide=guide,
-            temperature=temperature,
-            margin_strategy=margin_strategy,
-            margin=margin,
-            contrast_anchors=contrast_anchors,
-            contrast_positives=contrast_positives,
-            gather_across_devices=gather_across_devices,
-            **options,
-        )
-        self._gist = {
+        gist: dict[str, Any] = {
             "margin_strategy": margin_strategy,
             "margin": margin,
             "contrast_anchors": contrast_anchors,
             "contrast_positives": contrast_positives,
         }
-        self._more = tuple(options)
+        super().__init__(
+            model,
+            guide=guide,
+            temperature=temperature,
+            gather_across_devices=gather_across_devices,
+            **gist,
+            **options,
+        )
+        self._gist, self._more = gist, tuple(options)
 
     margin_strategy = property(lambda loss: loss._gist["margin_strategy"])
     margin = property(lambda loss: loss._gist["margin"])
