@@ -10,6 +10,7 @@ datasets = pytest.importorskip("datasets", reason='needs pip install "stope[trai
 from datasets import Dataset, Features, IterableDataset, List, Value
 
 import stope
+import torch
 from stope.integrations.datasets import StopeIndex, add_stope_index, index_column
 
 X = np.random.default_rng(0).standard_normal((300, 12)).astype(np.float32)
@@ -103,6 +104,7 @@ def test_wrong_columns_are_refused():
 
 def test_a_query_is_one_vector():
     data, dim = add_stope_index(table(), "v"), X.shape[1]
-    assert data.search("v", X[:1], k=2) == data.search("v", X[0], k=2)
+    for same in (X[:1], X[0].tolist(), torch.tensor(X[0], dtype=torch.float64, requires_grad=True)):
+        assert data.search("v", same, k=2) == data.search("v", X[0], k=2)
     with pytest.raises(ValueError, match=rf"shape \(2, {dim // 2}\); give one vector of {dim}"):
         data.search("v", X[0].reshape(2, -1), k=2)

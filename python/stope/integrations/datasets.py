@@ -13,6 +13,7 @@ from stope._extras import need
 from stope._kinds import a, at_least, kinds, maybe, string
 from stope.data.arrow import from_arrow
 from stope.indexes.flat import Storage
+from stope.integrations._vectors import taken
 from stope.ops._search import Metric
 from stope.progress import Progress, check_progress
 
@@ -35,7 +36,7 @@ class StopeIndex(library.BaseIndex):  # type: ignore[misc,name-defined]
 
     def search(self, query: Any, k: int = 10, **options: Any) -> Any:
         """The k best rows of a vector ``[dim]``; options as :meth:`stope.FlatIndex.search`."""
-        rows = _vectors(query)
+        rows = taken(query)
         if tuple(rows.shape) not in ((self.index.dim,), (1, self.index.dim)):
             raise ValueError(
                 f"query has shape {tuple(rows.shape)}; give one vector of {self.index.dim} "
@@ -46,7 +47,7 @@ class StopeIndex(library.BaseIndex):  # type: ignore[misc,name-defined]
 
     def search_batch(self, queries: Any, k: int = 10, **options: Any) -> Any:
         """The k best rows of every vector of ``[queries, dim]``; -1 where there are fewer."""
-        best = self.index.search(_vectors(queries), size(k, "k"), **options)
+        best = self.index.search(taken(queries), size(k, "k"), **options)
         return library.BatchedSearchResults(best.scores.tolist(), best.ids.tolist())
 
     def save(self, file: str | PathLike[str]) -> None:
@@ -149,10 +150,3 @@ def add_stope_index(
         )
     dataset._indexes[index_name or column] = StopeIndex(index_column(dataset, column, **options))
     return dataset
-
-
-def _vectors(queries: Any) -> Any:
-    if hasattr(queries, "detach"):
-        return queries.detach()
-    rows = np.asarray(queries)
-    return rows.astype(np.float32) if rows.dtype.kind == "f" and rows.itemsize == 8 else rows

@@ -14,6 +14,7 @@ from stope._checks import one_each, shown, unique
 from stope._extras import need
 from stope._host import on_host
 from stope._kinds import at_least, kinds
+from stope.integrations._vectors import taken
 from stope.lists import Lists, offsets_of
 from stope.ops._search import METRICS, Metric, pair_scores
 
@@ -49,7 +50,7 @@ class StopeSearchIndex:
 
     def add_documents(self, embeddings: Any, idxs: Sequence[str]) -> None:
         """Keep the embeddings of some documents, and their ids."""
-        rows = _as_taken(embeddings)
+        rows = taken(embeddings)
         one_each(idxs, "idxs", len(rows), "embeddings")
         self._blocks.append(rows)
         self._ids.extend(idxs)
@@ -63,7 +64,7 @@ class StopeSearchIndex:
         query_idx_to_id: Mapping[int, str] | None = None,
     ) -> tuple[list[list[float]], list[list[int]]]:
         """Scores and places of the best documents: of all, or in the query's list of top_ranked."""
-        rows = _as_taken(embeddings)
+        rows = taken(embeddings)
         ranked = None
         if top_ranked is not None:
             names = query_idx_to_id or {}
@@ -142,7 +143,7 @@ class StopeSearch:
         def embedded(texts: Any, prompt_type: Any) -> Any:
             about = {"task_metadata": task_metadata, "prompt_type": prompt_type}
             batches = loader(texts, **about, num_proc=num_proc, **encode_kwargs)
-            return _as_taken(self.model.encode(batches, **about, **where, **encode_kwargs))
+            return taken(self.model.encode(batches, **about, **where, **encode_kwargs))
 
         corpus, step = self._corpus, self.corpus_chunk_size
         names, ids = list(queries["id"]), np.array(list(corpus["id"]), dtype=object)
@@ -158,14 +159,6 @@ class StopeSearch:
             name: dict(zip(ids[row].tolist(), scores.tolist(), strict=True))
             for name, (scores, row) in zip(names, best, strict=True)
         }
-
-
-def _as_taken(embeddings: Any) -> Any:
-    """Embeddings without gradients, float64 as float32."""
-    if hasattr(embeddings, "detach"):
-        embeddings = embeddings.detach()
-        return embeddings.float() if "float64" in str(embeddings.dtype) else embeddings
-    return embeddings.astype(np.float32) if embeddings.dtype == np.float64 else embeddings
 
 
 def _rows_of(ranked: _Ranked, names: Sequence[str], ids: Sequence[str]) -> Lists:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 import stope
 from stope._checks import size
 from stope._extras import need
+from stope.integrations._vectors import taken
 
 ann = need("txtai.ann.base", extra="txtai")
 
@@ -32,13 +31,13 @@ class StopeANN(ann.ANN):  # type: ignore[misc,name-defined]
         """Pack vectors under the ids 0, 1, ..."""
         if self.config.get("quantize"):
             raise ValueError("quantize is set, whose vectors are bits; leave it out for stope")
-        self.backend = stope.FlatIndex(_rows(embeddings), "dot")
+        self.backend = stope.FlatIndex(taken(embeddings), "dot")
         self.config["offset"] = len(embeddings)
         self.metadata({"stope": stope.__version__})
 
     def append(self, embeddings: Any) -> None:
         """Add vectors; their ids go on."""
-        self.backend.add(_rows(embeddings))
+        self.backend.add(taken(embeddings))
         self.config["offset"] += len(embeddings)
         self.metadata()
 
@@ -48,7 +47,7 @@ class StopeANN(ann.ANN):  # type: ignore[misc,name-defined]
 
     def search(self, queries: Any, limit: int) -> list[list[tuple[int, float]]]:
         """[(id, score)] for each query, best first."""
-        best = self.backend.search(_rows(queries), size(limit, "limit"))
+        best = self.backend.search(taken(queries), size(limit, "limit"))
         pairs = zip(best.ids.tolist(), best.scores.tolist(), strict=True)
         return [[(i, s) for i, s in zip(*row, strict=True) if i >= 0] for row in pairs]
 
@@ -59,8 +58,3 @@ class StopeANN(ann.ANN):  # type: ignore[misc,name-defined]
     def save(self, path: str) -> None:
         """Write the index to one file."""
         self.backend.save(path)
-
-
-def _rows(vectors: Any) -> Any:
-    rows = np.asarray(vectors)
-    return rows.astype(np.float32) if rows.dtype == np.float64 else rows

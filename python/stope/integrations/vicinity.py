@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import size
 from stope._extras import need
+from stope.integrations._vectors import taken
 
 base = need("vicinity.backends.base", extra="vicinity")
 basic = need("vicinity.backends.basic", extra="vicinity")
@@ -46,7 +47,7 @@ class StopeBackend(base.AbstractBackend):  # type: ignore[misc,name-defined]
         super().__init__(arguments)
         if arguments.metric not in _METRICS:
             raise ValueError(f"metric is {arguments.metric.value!r}; give one of " + _named())
-        self._index = stope.FlatIndex(_rows(vectors), _METRICS[arguments.metric])
+        self._index = stope.FlatIndex(taken(vectors), _METRICS[arguments.metric])
 
     @classmethod
     def from_vectors(cls, vectors: Any, metric: Any = "cosine", **options: Any) -> StopeBackend:
@@ -69,7 +70,7 @@ class StopeBackend(base.AbstractBackend):  # type: ignore[misc,name-defined]
 
     def insert(self, vectors: Any) -> None:
         """Append vectors."""
-        self._index.add(_rows(vectors))
+        self._index.add(taken(vectors))
 
     def delete(self, indices: list[int]) -> None:
         """Remove the vectors at these places; those behind move up."""
@@ -78,7 +79,7 @@ class StopeBackend(base.AbstractBackend):  # type: ignore[misc,name-defined]
 
     def query(self, vectors: Any, k: int) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Places and distances of the k nearest of each vector."""
-        best = self._index.search(_rows(vectors), min(size(k, "k"), max(len(self), 1)))
+        best = self._index.search(taken(vectors), min(size(k, "k"), max(len(self), 1)))
         pairs = zip(best.ids[:, : len(self)], self._distances(best.scores), strict=True)
         return [(ids, distances[: len(ids)]) for ids, distances in pairs]
 
@@ -86,7 +87,7 @@ class StopeBackend(base.AbstractBackend):  # type: ignore[misc,name-defined]
         self, vectors: Any, threshold: float, max_k: int
     ) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Places and distances of all vectors within the threshold."""
-        within = self._index.range_search(_rows(vectors), _OFFSETS[self._index.metric] - threshold)
+        within = self._index.range_search(taken(vectors), _OFFSETS[self._index.metric] - threshold)
         ends = within.offsets[1:-1]
         distances = self._distances(within.scores)
         return list(zip(np.split(within.ids, ends), np.split(distances, ends), strict=True))
@@ -108,8 +109,3 @@ class StopeBackend(base.AbstractBackend):  # type: ignore[misc,name-defined]
 
 def _named() -> str:
     return ", ".join(repr(metric.value) for metric in _METRICS)
-
-
-def _rows(vectors: Any) -> NDArray[Any]:
-    rows = np.asarray(vectors)
-    return rows.astype(np.float32) if rows.dtype == np.float64 else rows
