@@ -163,7 +163,8 @@ class IndexFlat:
     def remove_ids(self, x: Any) -> int:
         """Remove the rows of these ids (an array or a selector), and return how many there were."""
         removed = _members(x, np.arange(self.ntotal))
-        self._replace(self.reconstruct_batch(np.flatnonzero(~removed)))
+        left = self.index.reconstruct(np.flatnonzero(~removed))
+        self.index = FlatIndex(left, self.index.metric)
         return int(np.count_nonzero(removed))
 
     def merge_from(self, other_index: IndexFlat, add_id: int = 0) -> None:
@@ -175,11 +176,8 @@ class IndexFlat:
                 f"other_index is {shown(other_index)} with add_id={shown(add_id)}; give another "
                 "flat index of the same metric, and no add_id"
             )
-        self.add(other_index.reconstruct_n())
+        self.add(other_index.index.reconstruct())
         other_index.reset()
-
-    def _replace(self, rows: Array) -> None:
-        self.index = FlatIndex(rows, self.index.metric)
 
     def _rows(self, x: Any) -> Array:
         rows = np.ascontiguousarray(x, dtype=np.float32)
