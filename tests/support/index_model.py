@@ -41,17 +41,13 @@ class Model:
         scores = reference.canonical(queries, self.matrix(), self.metric)
         return [
             sorted(
-                ((score, id_) for score, id_ in zip(row, self.ids, strict=True) if id_ in allowed),
+                (
+                    (score, id_)
+                    for score, id_ in zip(row, self.ids, strict=True)
+                    if id_ in allowed and floor <= score <= ceiling
+                ),
                 key=lambda pair: (-pair[0], pair[1]),
             )
-            if floor == -np.inf and ceiling == np.inf
-            else [
-                (score, id_)
-                for score, id_ in sorted(
-                    zip(row, self.ids, strict=True), key=lambda pair: (-pair[0], pair[1])
-                )
-                if id_ in allowed and floor <= score <= ceiling
-            ]
             for row, allowed in zip(scores, may, strict=True)
         ]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stope import _arrays
 from stope._checks import shown
 from stope.indexes import _ids
-from stope.indexes._held import Held, Room, grow, held, joined, stored
+from stope.indexes._held import Held, Room, grow, joined, stored
 from stope.indexes._ids import Ids, Places
 from stope.ops._search import Metric
 
@@ -214,10 +214,3 @@ def _known(known: Ids, new: NDArray[Any], old: str) -> Places:
     if old == "needed":
         _ids.refuse_missing(new, places)
     return places[there]
-
-
-def packed_again(
-    corpus: Any, metric: Metric, rounds: bool, values: NDArray[Any] | None, following: int
-) -> Store:
-    """A store of rows that came without their panels."""
-    return Store(held(corpus, metric, values, following), metric, rounds=rounds)

@@ -19,7 +19,7 @@ from stope.indexes._answers import InRange, Question
 from stope.indexes._filters import Filter, resolve
 from stope.indexes._held import Held, held, stored
 from stope.indexes._ids import Ids
-from stope.indexes._store import Store, packed_again
+from stope.indexes._store import Store
 from stope.ops import _search
 from stope.ops._search import METRICS, PRECISIONS, Metric, Precision, TopK
 from stope.progress import Progress, check_progress
@@ -446,5 +446,5 @@ def _of(store: Store) -> FlatIndex:
     return index
 
 
-def _packed_again(*parts: Any) -> FlatIndex:
-    return _of(packed_again(*parts))
+def _packed_again(corpus: Any, metric: Metric, rounds: bool, *ids: Any) -> FlatIndex:
+    return _of(Store(held(corpus, metric, *ids), metric, rounds=rounds))
