@@ -134,10 +134,8 @@ def read_exclusions(
             documents.append(row_of[document])
     if not rows and not documents:
         raise ValueError(f"{argument}: {path} names no document; leave it out")
-    lists = Lists.from_owners(owners, rows, len(query_of)) if rows else None
-    return Exclusions(
-        None if lists is None else lists.union(lists), np.unique(np.array(documents, np.int64))
-    )
+    lists = Lists.from_owners(owners, rows, len(query_of)).distinct() if rows else None
+    return Exclusions(lists, np.unique(np.array(documents, np.int64)))
 
 
 def _ids_of(path: Path) -> Iterator[tuple[str, str, str]]:
