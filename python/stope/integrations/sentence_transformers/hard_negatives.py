@@ -221,7 +221,6 @@ def mine_hard_negatives(
         ids, scores = (np.take_along_axis(rows, order, axis=1) for rows in (ids, scores))
         pool = among(ids, scores, answers, never, _rules(positive_scores, answers, limits))
         pool = pool._replace(ids=pool.ids[:, : ranks[1]], scores=pool.scores[:, : ranks[1]])
-        looked_at = len(ids) * (ranks[1] + most)
     else:
         positive_scores = pair_scores(query_rows, corpus_rows, answers, metric=metric)
         needed = ranks[0] + num_negatives
@@ -236,10 +235,10 @@ def mine_hard_negatives(
             corpus_rows=documents,
             most_positives=most,
         )
-        looked_at = len(pool.ids) * (ranks[1] + most)
-        if range_counts == "eligible":
-            rejected = sum(int(counts.sum()) for counts in pool.rejected.values())
-            looked_at = rejected + int(np.count_nonzero(pool.ids >= 0))
+    looked_at = len(pool.ids) * (ranks[1] + most)
+    if range_counts == "eligible" and not rescored:
+        rejected = sum(int(counts.sum()) for counts in pool.rejected.values())
+        looked_at = rejected + int(np.count_nonzero(pool.ids >= 0))
     chosen = _chosen(pool, ranks[0], num_negatives, sampling_strategy)
     say("Negative candidates mined, preparing dataset...")
     rows = _dataset(sides, columns, positive_scores if with_scores else None, chosen, layout)
