@@ -55,7 +55,8 @@ def test_mine_says_which_negatives_answer_nothing(call, folder):
     rows = list(read_jsonl(folder / "ids.jsonl"))
     never = sum(int(row["document_id"][1:]) >= QUERIES for row in rows)  # d0 answers q0, and so on
     told = " ".join(done.stdout.split())
-    assert f"{never} of the {len(rows)} negatives ({never / len(rows):.0%}) answer no query" in told
+    share = f"{never} of {len(rows)} ({never / len(rows):.0%})"
+    assert f"negatives that answer no query here: {share}" in told
     assert told.endswith("--among positives leaves them out.")
     done = call(*wanted, "--among", "positives")
     rows = list(read_jsonl(folder / "ids.jsonl"))
