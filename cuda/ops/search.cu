@@ -7,6 +7,7 @@
 #include "launch.h"
 #include "pack.cuh"
 #include "scan.cuh"
+#include "take_in.h"
 
 namespace stope {
 namespace cuda {
@@ -16,11 +17,6 @@ void launch_pack(const PackArguments& arguments, void* stream) {
   launch("pack_rows", pack_rows,
          {.blocks_x = divide_up(arguments.rows, kPackRows), .threads = kPackThreads}, stream,
          arguments);
-}
-
-template <typename T>
-void take_in(const T* from, std::int64_t count, T* to, void* stream) {
-  if (to != nullptr) copy_to_device(to, from, static_cast<std::size_t>(count) * sizeof(T), stream);
 }
 
 }  // namespace
@@ -53,10 +49,13 @@ Search::Search(const TopkCall& call, const CudaTopkPlan& plan, const TopkMemory&
 void Search::walk() {
   const std::int64_t queries = call_.queries.rows;
   clear_faults(memory_.faults, 2, stream_);
-  take_in(call_.exclude.offsets, queries + 1, memory_.exclude_offsets, stream_);
-  take_in(call_.exclude.ids, TopkMemory::excluded(call_), memory_.exclude_ids, stream_);
-  take_in(call_.ceilings, queries, memory_.ceilings, stream_);
-  take_in(call_.floors, queries, memory_.floors, stream_);
+  const auto bring = [&](const auto* from, std::int64_t count, auto* to) {
+    if (from != nullptr) take_in(from, count, to, stream_);
+  };
+  bring(call_.exclude.offsets, queries + 1, memory_.exclude_offsets);
+  bring(call_.exclude.ids, TopkMemory::excluded(call_), memory_.exclude_ids);
+  bring(call_.ceilings, queries, memory_.ceilings);
+  bring(call_.floors, queries, memory_.floors);
   std::int64_t done = 0, total = 0;
   for (std::int64_t first = 0; first < queries; first += plan_.pass)
     total += range(first).end - range(first).first;

@@ -11,6 +11,7 @@
 // memory: then it passes through two buffers (host_rows.h), and the host waits for those.
 #pragma once
 
+#include <limits>
 #include <optional>
 
 #include "host_rows.h"
@@ -24,7 +25,8 @@ struct SearchScope {
   Reach reach = Reach::kAll;            // else queries are rows of the corpus
   std::int64_t first_place = 0;         // that of the first query, also in messages
   const std::int64_t* order = nullptr;  // on the device: the row in each place
-  float floor = 0;                      // of queries that have none of their own
+  // Of queries that have none of their own.
+  float floor = -std::numeric_limits<float>::infinity();
 };
 
 class Search {

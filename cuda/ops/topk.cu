@@ -9,8 +9,6 @@
 // its rows are there.
 #include "stope/topk.h"
 
-#include <limits>
-
 #include "launch.h"
 #include "refine.cuh"
 #include "search.h"
@@ -52,8 +50,7 @@ void topk_cuda(const TopkCall& call) {
   const CudaTopkPlan plan = plan_topk_cuda(call);
   Workspace workspace(call.execution);
   const cuda::TopkMemory memory(call, plan, &workspace);
-  constexpr float kNone = -std::numeric_limits<float>::infinity();
-  cuda::topk_within(call, plan, memory, {.floor = kNone});
+  cuda::topk_within(call, plan, memory, {});
 }
 
 }  // namespace stope

@@ -218,6 +218,29 @@ def test_small_ties_go_to_the_earliest_in_the_order(device):
     np.testing.assert_array_equal(ids, [*(np.arange(396) % 4 + 396), -1, -1, -1, -1])
 
 
+def test_a_graph_keeps_limits_and_exclusions(device):
+    """Those of the recording; rows are read anew."""
+    x, rng = rows_of("gaussian", 300, 12), np.random.default_rng(4)
+    scores = stope.similarity(x, x)
+    ceiling, floor = np.quantile(scores, 0.9, axis=1), np.quantile(scores, 0.2, axis=1)
+    limits = {"ceiling": ceiling.astype(np.float32), "floor": floor.astype(np.float32)}
+    exclude = np.arange(0, 1801, 6), rng.integers(50, size=1800) + 50 * np.tile(np.arange(6), 300)
+    kept = {name: limit.copy() for name, limit in limits.items()}
+    there = device.to(np.zeros_like(x))
+    stope.topk(there, there, 5, exclude=exclude, **limits)  # torch wants a call before the graph
+
+    def both():
+        return stope.topk(there, there, 5, exclude=exclude, **limits), stope.knn_graph(there, 5)
+
+    (found, graph), replay = device.record(both)
+    for limit in limits.values():
+        limit[:] = np.nan
+    device.write(there, x)
+    replay()
+    same(device, found, stope.topk(x, x, 5, exclude=exclude, **kept))
+    same(device, graph, stope.knn_graph(x, 5))
+
+
 def test_a_graph_captures_the_nearest_and_no_pairs(device):
     """The order is the graph's, rows are read anew."""
     x, order = rows_of("gaussian", 300, 12), np.random.default_rng(3).permutation(300)

@@ -65,8 +65,8 @@ def topk(
     On a CUDA device (torch, CuPy) everything is queued on the caller's stream, and the answer has
     the CPU's bits. The scan is in bfloat16 on tensor cores; ``"int8"`` and ``"bfloat16"`` both name
     it without the proof. The call waits once, at its end, to hear whether a row was refused; while
-    a CUDA graph is captured it does not wait, rows go unchecked, and limits and exclusions, which
-    lie in host memory, are not possible.
+    a CUDA graph is captured it does not wait and rows go unchecked; limits and exclusions are those
+    of the recording.
 
     Queries on a CUDA device may search a corpus in host memory, a memory map included: its rows
     stream through the device in blocks of at most 64 MiB, one on its way while another one is
