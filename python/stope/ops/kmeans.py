@@ -95,7 +95,7 @@ def kmeans(
             which is exact), an init of another kind.
 
     Memory beyond inputs and outputs: 30·k·dim bytes of centers and sums, 100 bytes a row and 4
-    more for every 16 centers (256 at most), 4,096 rows of float32, and 1,700·dim bytes and 100 KiB
+    more for every 16 centers (256 at most), 4,096 rows of float32, and 1,100·dim bytes and 350 KiB
     a thread; k-means++ another 100 bytes a row.
 
     Speed: from the second update on a row is scored against its own center alone, and against those
