@@ -1,8 +1,7 @@
 // AVX2 with products of four bytes (Alder Lake, Zen 5 onwards: AVX-VNNI). For the int8 scans.
 //
 //   instruction                    | per cycle (Alder Lake P / Zen 5) | what it does
-//   vpdpbusd ymm, VEX-coded        | 2 / 2                            | 8 int32 += 4 products each,
-//   u8 * s8
+//   vpdpbusd ymm, VEX-coded        | 2 / 2                            | 8 int32 += 4 u8 * s8 each
 // One instruction for the three of AVX2, and nothing saturates: queries keep their eight bits, as
 // u + 128. The build option STOPE_EMULATE_AVXVNNI takes the EVEX-coded instruction of AVX-512.
 #include <cstddef>

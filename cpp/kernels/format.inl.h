@@ -2,9 +2,10 @@
 //
 //   Int8:      u = round(x / scale), scale = max|x| / 127;       four elements to a chunk
 //   Bfloat16:  u = x / scale rounded to 8 bits, scale = 2^e;     two elements to a chunk
-//   Int4:      u = the nearest of 15 levels, the best ones for Gaussian elements (Lloyd's rule),
-//   which
-//              leave 0.104 of their length;                      eight elements in two chunks
+//   Int4:      u = the nearest of 15 levels;                     eight elements in two chunks
+//
+// The levels are the best ones for Gaussian elements (Lloyd's rule) and leave 0.104 of their
+// length.
 //
 // kChunks chunks lie in kChunkRowBytes bytes of a panel, and are loaded together.
 #pragma once

@@ -3,7 +3,7 @@
 // A scan has a format, int8 or bfloat16. Either way sixteen corpus rows lie side by side in a
 // panel, the same bytes on every ISA, in chunks of four bytes (four int8 or two bfloat16 of one
 // row):
-//   chunk values[depth_padded * element_bytes / 4][16 rows]
+//   chunk values[depth_padded * panel_bits / 32][16 rows]
 //   PanelFooter                            what the 16 rows were scaled by and lost
 // with depth_padded = depth rounded up to 64. Row x is stored as x ~ scale * u: for int8
 // |u| <= 127, for bfloat16 scale is a power of two and |u| < 2. In int4 panels u is one of fifteen

@@ -21,6 +21,11 @@ constexpr int parts_for(int sums) {
   return !Format::kExactSums || sums > 3 ? Format::kChunks : sums > 1 ? 2 : 4;
 }
 
+inline const PanelFooter* footer_of(const PanelRun& panels, int p) {
+  return reinterpret_cast<const PanelFooter*>(panels.data + p * panels.bytes +
+                                              panels.footer_offset);
+}
+
 template <typename Format, int kRows, int kPanels>
 inline void score_block(const QueryTile& queries, const PanelRun& panels, int first,
                         std::int64_t depth, TileEntry* tile, std::int64_t stride) {
@@ -33,8 +38,7 @@ inline void score_block(const QueryTile& queries, const PanelRun& panels, int fi
   typename Format::Sum sum[kSums][kRows][kPanels];
 #pragma GCC unroll 4
   for (int p = 0; p < kPanels; ++p) {
-    const auto start = Format::start(
-        reinterpret_cast<const PanelFooter*>(data + p * panels.bytes + panels.footer_offset));
+    const auto start = Format::start(footer_of(panels, first + p));
 #pragma GCC unroll 4
     for (int s = 0; s < kSums; ++s)
 #pragma GCC unroll 8

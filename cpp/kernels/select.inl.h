@@ -24,8 +24,7 @@ class Reach {
     const f32x16 residual = set_f32(terms[0].tile_residual), norm = set_f32(terms[0].tile_norm);
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) {
-      const auto* footer = reinterpret_cast<const PanelFooter*>(
-          panels.data + (first + p) * panels.bytes + panels.footer_offset);
+      const PanelFooter* footer = footer_of(panels, first + p);
       scale_[p] = load_f32(footer->scale);
       error_[p] = mul_f32(scale_[p], fma_f32(norm, load_f32(footer->norm),
                                              mul_f32(residual, load_f32(footer->residual))));
@@ -88,8 +87,7 @@ inline std::uint64_t select_row(const TileEntry* tile, const RowTerms& row, cons
                                 f32x16 excluded, std::int64_t* above) {
   std::uint64_t kept = 0;
   for (int p = 0; p < panels.count; ++p) {
-    const auto* footer =
-        reinterpret_cast<const PanelFooter*>(panels.data + p * panels.bytes + panels.footer_offset);
+    const PanelFooter* footer = footer_of(panels, p);
     const f32x16 inverse = load_f32(footer->inverse), residual = load_f32(footer->residual);
     const f32x16 norm = load_f32(footer->norm), half_square = load_f32(footer->half_square);
     const f32x16 dot = Format::load_tile(tile + p * kLanes);
@@ -150,8 +148,7 @@ inline std::uint32_t select_columns_block(const TileEntry* tile, std::int64_t st
                                           std::uint64_t* masks) {
   std::uint32_t hits = 0;
   for (int p = 0; p < panels.count; ++p) {
-    const auto* footer =
-        reinterpret_cast<const PanelFooter*>(panels.data + p * panels.bytes + panels.footer_offset);
+    const PanelFooter* footer = footer_of(panels, p);
     const f32x16 error = fma_f32(set_f32(terms.norm), load_f32(footer->norm),
                                  mul_f32(set_f32(terms.residual), load_f32(footer->residual)));
     const f32x16 least = sub_f32(load_f32(terms.lower + p * kLanes), error);
@@ -189,8 +186,7 @@ template <typename Format>
 void read_tile(const TileEntry* tile, std::int64_t stride, int rows, const float* scales,
                const PanelRun* panels, float* scores, std::int64_t scores_stride) {
   for (int p = 0; p < panels->count; ++p) {
-    const auto* footer = reinterpret_cast<const PanelFooter*>(panels->data + p * panels->bytes +
-                                                              panels->footer_offset);
+    const PanelFooter* footer = footer_of(*panels, p);
     const f32x16 scale = load_f32(footer->scale);
     for (int r = 0; r < rows; ++r) {
       const f32x16 dot = Format::load_tile(tile + r * stride + p * kLanes);

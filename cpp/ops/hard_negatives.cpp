@@ -60,10 +60,7 @@ void pair_scores(const PairScoresCall& call) {
     RowStats stats;
     kernels.int8.quantise(row, shape.depth, shape.depth_padded, fixed_scale(matrix, call.metric),
                           scratch.codes + thread * shape.depth_padded, &stats);
-    if (!stats.finite)
-      fault->note_not_finite(index);
-    else if (!(stats.norm * stats.scale < kLargestNorm))
-      fault->note_too_long(index);
+    fault->note(stats, index);
   };
   const auto body = [&](std::int64_t task, int thread) {
     float* rows = scratch.rows + thread * ExactScorer::scratch_floats(shape.depth);

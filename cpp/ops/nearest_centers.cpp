@@ -31,7 +31,6 @@ namespace {
 constexpr std::int64_t kMostGroups = 64;
 constexpr std::int64_t kBlockBytes = 96 << 10;  // of codes
 constexpr std::int64_t kLeastRows = 32, kMostRows = 256;
-constexpr std::int64_t kAhead = 3;                   // rows under way from memory
 constexpr int kCandidates = 16;                      // of a row, before they are rescored
 constexpr std::uint64_t kBits = 0x4332322132212110;  // nibble n: the bits set in n, 0 to 15
 constexpr int kBatch = 8;                            // centers of one call of the exact kernels
@@ -47,9 +46,8 @@ class NearestCenters {
       : call_(call),
         kernels_(stope::kernels()),
         scan_(exact_scan(kernels_, call.rows, call.centers, call.metric)),
-        int8_(&scan_ != &kernels_.bfloat16),
         shape_(call.rows.columns, scan_.element_bytes),
-        bounds_(call.metric, call.rows.columns, int8_, false),
+        bounds_(call.metric, call.rows.columns, &scan_ != &kernels_.bfloat16, false),
         drift_(call.metric, call.rows.columns),
         known_(call.before.data != nullptr),
         panels_(panels_of(call.centers.rows)),
@@ -224,10 +222,7 @@ class NearestCenters {
     RowStats stats;
     scan_.quantise(made.values, shape_.depth, shape_.depth_padded, 0,
                    scratch.codes + place * shape_.query_bytes, &stats);
-    if (!stats.finite)
-      row_fault_.note_not_finite(row);
-    else if (!(stats.norm * stats.scale < kLargestNorm))
-      row_fault_.note_too_long(row);
+    row_fault_.note(stats, row);
     if (stats.norm == 0.0f && call_.metric == Metric::kCosine) {  // scores 0 with every center
       call_.labels[row] = 0;
       call_.scores[row] = 0.0f;
@@ -328,10 +323,8 @@ class NearestCenters {
     std::int64_t best = 0;
     double largest = -HUGE_VAL;
     for (int c = 0; c < std::min<std::int64_t>(kLanes, call_.centers.rows - first); ++c) {
-      const double dot =
-          int8_ ? static_cast<double>(dots[c].i32) : static_cast<double>(dots[c].f32);
       const double half = bounds_.euclidean() ? footer.half_square[c] / row.bound.scale : 0;
-      const double about = footer.scale[c] * (dot - half);
+      const double about = footer.scale[c] * (bounds_.dot(dots[c]) - half);
       if (about > largest) best = c;
       largest = std::max(about, largest);
     }
@@ -350,9 +343,7 @@ class NearestCenters {
       const int c = std::countr_zero(mask);
       if (dots[c].i32 == scan_.excluded.i32) continue;
       const PanelFooter& footer = shape_.footer(run.data + c / kLanes * shape_.bytes);
-      const Interval score = bounds_.score(
-          row.bound, footer, c % kLanes,
-          int8_ ? static_cast<double>(dots[c].i32) : static_cast<double>(dots[c].f32));
+      const Interval score = bounds_.score(row.bound, footer, c % kLanes, bounds_.dot(dots[c]));
       if (score.upper < row.least) continue;
       if (row.count == kCandidates) settle(row, own_terms);
       row.candidates[row.count++] = {score.upper, static_cast<std::int32_t>(first + c)};
@@ -403,7 +394,6 @@ class NearestCenters {
   const NearestCentersCall& call_;
   const KernelTable& kernels_;
   const ScanKernels& scan_;
-  const bool int8_;
   const PanelShape shape_;
   const Bounds bounds_;
   const Drift drift_;

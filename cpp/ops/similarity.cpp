@@ -69,10 +69,7 @@ class Similarity {
         kernels_.int8.quantise(float_row(kernels_, matrix, call_.metric, row, scratch), shape.depth,
                                shape.depth_padded, fixed_scale(matrix, call_.metric),
                                codes_ + thread * shape.depth_padded, &stats);
-        if (!stats.finite)
-          fault.note_not_finite(row);
-        else if (!(stats.norm * stats.scale < kLargestNorm))
-          fault.note_too_long(row);
+        fault.note(stats, row);
       }
     });
     fault.raise(name);

@@ -167,10 +167,7 @@ class Topk {
     format_->kernels.quantise(queries_[i].values, shape().depth, shape().depth_padded,
                               fixed_scale(call_.queries, call_.metric),
                               codes_ + i * shape().query_bytes, &stats);
-    if (!stats.finite)
-      fault->note_not_finite(query_rows_[i]);
-    else if (!(stats.norm * stats.scale < kLargestNorm))
-      fault->note_too_long(query_rows_[i]);
+    fault->note(stats, query_rows_[i]);
     queries_[i].bound = bounds_.query(stats);
   }
 
@@ -343,9 +340,8 @@ class Topk {
       const std::int64_t id = row_id(first_panel * kLanes + column);
       if (dots[column].i32 == scan_kernels().excluded.i32 || !allows(call_.allowed, id)) continue;
       const PanelFooter& footer = shape().footer(panels + column / kLanes * shape().bytes);
-      const double dot = plan_.int8 ? static_cast<double>(dots[column].i32)
-                                    : static_cast<double>(dots[column].f32);
-      const Interval score = bounds_.score(query.bound, footer, column % kLanes, dot);
+      const Interval score =
+          bounds_.score(query.bound, footer, column % kLanes, bounds_.dot(dots[column]));
       Candidate entry = {score.upper, score.lower, static_cast<std::int32_t>(id)};
       if (entry.upper < state->list.least || !state->eligibility.admit(&entry)) continue;
       state->list.entries[state->list.count++] = entry;

@@ -111,10 +111,9 @@ class BlockScan {
   BlockScan(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus, Metric metric)
       : kernels_(kernels),
         scan_(exact_scan(kernels, queries, corpus, metric)),
-        int8_(&scan_ != &kernels.bfloat16),
         metric_(metric),
         shape_(corpus.columns, scan_.element_bytes),
-        bounds_(metric, corpus.columns, int8_, false) {}
+        bounds_(metric, corpus.columns, &scan_ != &kernels.bfloat16, false) {}
 
   // Rows of a block where `tasks` blocks are wanted of `rows`: whole tiles, few enough for a cache.
   std::int64_t block_rows(std::int64_t rows, std::int64_t tasks) const {
@@ -145,10 +144,7 @@ class BlockScan {
       RowStats stats;
       scan_.quantise(float_row(kernels_, rows.matrix, metric_, row, scratch.query), shape_.depth,
                      shape_.depth_padded, scale, scratch.codes + i * shape_.query_bytes, &stats);
-      if (!stats.finite)
-        fault->note_not_finite(row);
-      else if (!(stats.norm * stats.scale < kLargestNorm))
-        fault->note_too_long(row);
+      fault->note(stats, row);
       scratch.bounds[i] = bounds_.query(stats);
       scratch.terms[i] = bounds_.terms(scratch.bounds[i], least(block.first + i), kInfinity);
     }
@@ -218,8 +214,7 @@ class BlockScan {
   // What the scan says of one entry: the bounds of its canonical score.
   Interval score(const QueryBound& query, const PanelRun& run, int column, TileEntry dot) const {
     const PanelFooter& footer = shape_.footer(run.data + column / kLanes * shape_.bytes);
-    return bounds_.score(query, footer, column % kLanes,
-                         int8_ ? static_cast<double>(dot.i32) : static_cast<double>(dot.f32));
+    return bounds_.score(query, footer, column % kLanes, bounds_.dot(dot));
   }
   bool excluded(TileEntry entry) const { return entry.i32 == scan_.excluded.i32; }
 
@@ -260,7 +255,6 @@ class BlockScan {
 
   const KernelTable& kernels_;
   const ScanKernels& scan_;
-  bool int8_;
   Metric metric_;
   PanelShape shape_;
   Bounds bounds_;

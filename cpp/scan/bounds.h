@@ -38,6 +38,7 @@ class Bounds {
  public:
   Bounds(Metric metric, std::int64_t depth, bool exact_sums, bool approximate)
       : metric_(metric),
+        exact_sums_(exact_sums),
         approximate_(approximate),
         slop_(0x1p-19 + (static_cast<double>(depth) / (exact_sums ? 16 : 1) + 16) * 0x1p-22),
         absolute_(static_cast<double>(depth + 2) * 0x1p-149),
@@ -59,6 +60,11 @@ class Bounds {
     q.square_low = low * low;
     q.square_high = norm * norm * q.scale * q.scale;
     return q;
+  }
+
+  // The dot product that a tile of the scan holds.
+  double dot(TileEntry entry) const {
+    return exact_sums_ ? static_cast<double>(entry.i32) : static_cast<double>(entry.f32);
   }
 
   // The bounds of the canonical score, given the scan's dot product and lane c of a footer.
@@ -157,7 +163,7 @@ class Bounds {
   static float clamp_low(double value) { return static_cast<float>(std::min(value, 1e38)); }
 
   Metric metric_;
-  bool approximate_;
+  bool exact_sums_, approximate_;
   double slop_, absolute_, inflation_;
 };
 

@@ -60,6 +60,12 @@ class RowFault {
  public:
   void note_not_finite(std::int64_t row) { not_finite_.note(row); }
   void note_too_long(std::int64_t row) { too_long_.note(row); }
+  void note(const RowStats& stats, std::int64_t row) {
+    if (!stats.finite)
+      note_not_finite(row);
+    else if (!(stats.norm * stats.scale < kLargestNorm))
+      note_too_long(row);
+  }
   bool noted() const { return not_finite_.noted() || too_long_.noted(); }
   void clear() {
     not_finite_.clear();

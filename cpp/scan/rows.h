@@ -12,10 +12,6 @@ inline const void* row_data(const Matrix& matrix, std::int64_t row) {
   return static_cast<const char*>(matrix.data) + row * matrix.row_stride_bytes;
 }
 
-inline std::int64_t element_bytes(DType dtype) {
-  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
-}
-
 // int8 under the dot product has an exact int32 score; every other combination goes by float32.
 inline bool scored_as_int8(const Matrix& matrix, Metric metric) {
   return matrix.dtype == DType::kInt8 && metric == Metric::kDot;

@@ -3,17 +3,23 @@
 #include <algorithm>
 
 namespace stope {
+namespace {
 
-std::size_t similarity_cuda_workspace_bytes(const SimilarityCall& call) {
+template <typename Memory, typename... Parts>
+std::size_t bytes_of(const Parts&... parts) {
   Workspace workspace;
-  const cuda::SimilarityMemory memory(call, &workspace);
+  const Memory memory(parts..., &workspace);
   return workspace.bytes();
 }
 
+}  // namespace
+
+std::size_t similarity_cuda_workspace_bytes(const SimilarityCall& call) {
+  return bytes_of<cuda::SimilarityMemory>(call);
+}
+
 std::size_t pair_scores_cuda_workspace_bytes(const PairScoresCall& call) {
-  Workspace workspace;
-  const cuda::PairMemory memory(call, &workspace);
-  return workspace.bytes();
+  return bytes_of<cuda::PairMemory>(call);
 }
 
 CudaTopkPlan plan_topk_cuda(const TopkCall& call) {
@@ -73,9 +79,7 @@ std::size_t topk_cuda_pinned_bytes(const TopkCall& call) {
 }
 
 std::size_t topk_cuda_workspace_bytes(const TopkCall& call) {
-  Workspace workspace;
-  const cuda::TopkMemory memory(call, plan_topk_cuda(call), &workspace);
-  return workspace.bytes();
+  return bytes_of<cuda::TopkMemory>(call, plan_topk_cuda(call));
 }
 
 TopkCall cuda::topk_call(const NearestEarlierCall& call) {
@@ -107,15 +111,11 @@ TopkCall cuda::topk_call(const PairsAboveCall& call) {
 }
 
 std::size_t nearest_earlier_cuda_workspace_bytes(const NearestEarlierCall& call) {
-  Workspace workspace;
-  const cuda::NearestEarlierMemory memory(call, &workspace);
-  return workspace.bytes();
+  return bytes_of<cuda::NearestEarlierMemory>(call);
 }
 
 std::size_t pairs_above_cuda_workspace_bytes(const PairsAboveCall& call) {
-  Workspace workspace;
-  const cuda::PairsAboveMemory memory(call, &workspace);
-  return workspace.bytes();
+  return bytes_of<cuda::PairsAboveMemory>(call);
 }
 
 }  // namespace stope

@@ -35,9 +35,6 @@ struct PairMemory {
         ids(workspace->take<std::int64_t>(call.pairs.offsets[call.queries.rows])) {}
 };
 
-inline std::int64_t element_bytes(DType dtype) {
-  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
-}
 inline std::int64_t row_bytes(const Matrix& matrix) {
   return matrix.columns * element_bytes(matrix.dtype);
 }

@@ -153,9 +153,8 @@ const T* import_given(const py::object& object, const char* name, py::ssize_t si
 // The words that a pass may remember in, in host memory.
 InfonceMemory import_memory(const py::buffer& memory, bool written) {
   const py::ssize_t slots = memory.request().size;
-  const double* words = written ? import_vector<double>(memory, "memory", slots, true)
-                                : import_vector<double>(memory, "memory", slots, false);
-  return {reinterpret_cast<std::uint64_t*>(const_cast<double*>(words)), slots};
+  return {reinterpret_cast<std::uint64_t*>(import_vector<double>(memory, "memory", slots, written)),
+          slots};
 }
 
 void run_forward(const Problem& given, const py::object& losses, const py::object& log_sum_exp,

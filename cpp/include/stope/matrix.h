@@ -25,6 +25,10 @@ struct Matrix {
   Device device;
 };
 
+inline std::int64_t element_bytes(DType dtype) {
+  return dtype == DType::kFloat32 ? 4 : dtype == DType::kInt8 ? 1 : 2;
+}
+
 // One ascending list of row numbers per query: list i is ids[offsets[i]] .. ids[offsets[i + 1] -
 // 1].
 struct IdLists {
