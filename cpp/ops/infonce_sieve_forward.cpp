@@ -20,7 +20,6 @@ constexpr std::int64_t kMostShare[] = {7, 10};
 constexpr std::int64_t kRoomShare = 8;  // room for the entries of a slab: 1 / 8 of all
 constexpr int kLevelSteps = 12;
 constexpr double kRough = 1e-5;  // more than the kernels' exponentials are off
-constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
 class SieveForward : InfonceSieve {
  public:
@@ -97,9 +96,9 @@ class SieveForward : InfonceSieve {
     Harvest& harvest = harvests_[thread];
     find_canonical_limits(begin, end, thread);
     for (std::int64_t i = begin; i < end; ++i) {
-      harvest.rows[i - begin] = {{kMasked, 0, 0}, 0, 0, kMinusInfinity, 0, false, false};
+      harvest.rows[i - begin] = {{-kInfinity, 0, 0}, 0, 0, kMinusInfinity, 0, false, false};
       out.best_negatives[i] = -1;
-      out.best_negative_scores[i] = kMasked;
+      out.best_negative_scores[i] = -kInfinity;
       out.negatives[i] = 0;
       out.ranks[i] = 1;
     }
@@ -221,12 +220,12 @@ class SieveForward : InfonceSieve {
 
   // A lower bound of the first block's mass, by the scan's scores less their errors.
   void begin_row(const InfonceTile& tile, const float* scores, double slack, Row* row) const {
-    InfonceSums sums = {kMasked, 0, 0};
+    InfonceSums sums = {-kInfinity, 0, 0};
     kernels_.infonce.fold(scores, tile.columns, NAN, tile.terms, &sums);
     row->sums.reference = sums.reference;
     row->first_mass = sums.first * std::exp(-slack);
   }
-  static bool begun(const Row& row) { return row.sums.reference != kMasked; }
+  static bool begun(const Row& row) { return row.sums.reference != -kInfinity; }
   // The best passes at any rate: it is the reference, or came as near to it as the scan's error.
   double level_of(const Row& row, double slack) const {
     if (row.again) return row.least;
@@ -248,8 +247,7 @@ class SieveForward : InfonceSieve {
                  const InfonceForward& out) const {
     const std::int64_t i = tile.first_row + r;
     float* best = &out.best_negative_scores[i];
-    const double reached =
-        std::max(static_cast<double>(*best), static_cast<double>(largest) - error);
+    const double reached = std::max<double>(*best, static_cast<double>(largest) - error);
     const float* scores = spaces_[thread].tile + r * tile_stride_;
     for (int c = 0; c < tile.columns; ++c) {
       if (static_cast<double>(scores[c]) + error * (1 + 0x1p-20) < reached) continue;
