@@ -185,24 +185,31 @@ class Operations(RuleBasedStateMachine):
             assert other not in index
 
 
+FORMS = (None, "ids", "set", "mask", "lists", "padded", "masks", "csr")
+EACH = FORMS[4:]  # for each query one
+
+
 @st.composite
 def filters(draw, ids, count, texts):
     """(exclude and among in one of their forms, the ids that each query may find)."""
     options, may = {}, [set(ids) for _ in range(count)]
     for name in ("exclude", "among"):
-        form = draw(
-            st.sampled_from([None, "ids", "set", "mask", "lists", "padded", "masks", "csr"])
-        )
+        form = draw(st.sampled_from(FORMS))
         if form is None or (form == "csr" and texts):
             continue
-        each = form in ("lists", "padded", "masks", "csr")
+        each = form in EACH
         some = st.lists(st.sampled_from(ids), unique=True) if ids else st.just([])
         chosen = [draw(some) for _ in range(count if each else 1)]
         options[name] = in_form(form, chosen, ids, draw(st.integers(0, 2)), texts)
-        for row in range(count):
-            listed = set(chosen[row if each else 0])
-            may[row] = may[row] - listed if name == "exclude" else may[row] & listed
+        may = left(may, name, chosen)
     return options, may
+
+
+def left(may, name, chosen):
+    """What each query may find after a filter, of one list for all or one each."""
+    listed = map(set, chosen * (len(may) if len(chosen) == 1 else 1))
+    pairs = zip(may, listed, strict=True)
+    return [ids - some if name == "exclude" else ids & some for ids, some in pairs]
 
 
 def in_form(form, chosen, ids, padding, texts):
@@ -235,3 +242,36 @@ def test_an_index_is_a_dictionary(most_gone, monkeypatch):
     monkeypatch.setattr(_store, "_MOST_GONE", most_gone)
     options = settings(max_examples=40, stateful_step_count=20, deadline=None)
     run_state_machine_as_test(Operations, settings=options)
+
+
+@pytest.mark.parametrize("exclude", FORMS)
+@pytest.mark.parametrize("among", FORMS)
+@pytest.mark.parametrize("texts", [False, True])
+def test_filters_of_all_forms_together(exclude, among, texts):
+    """Rows came in any order and some are gone; many are left, which are scanned, or a few."""
+    if texts and "csr" in (exclude, among):
+        return
+    rng = np.random.default_rng([FORMS.index(exclude), FORMS.index(among), texts])
+    ids = rng.permutation(400)[:230].tolist()
+    ids = [f"{id_:03}" for id_ in ids] if texts else ids
+    model, index, rows = index_model.Model(DIM), stope.FlatIndex(DIM), rows_of(7, 230)
+    for put, remove in ((model.put, model.remove), (index.add, index.remove)):
+        put(rows, ids)
+        remove(ids[::9])
+    for count, share in ((1, 0.02), (1, 0.5), (20, 0.05), (20, 0.5)):
+        queries, options, may = rows_of(count, count), {}, [set(model.ids)] * count
+        kept = 1 - share if among is None else 0.5
+        for name, form, part in (("exclude", exclude, kept), ("among", among, share)):
+            if form is not None:
+                lists = range(count if form in EACH else 1)
+                chosen = [[id_ for id_ in model.ids if rng.random() < part] for _ in lists]
+                options[name] = in_form(form, chosen, model.ids, 1, texts)
+                may = left(may, name, chosen)
+        ranked = model.ranked(queries, may)
+        for k in (1, 7, 60, 250):
+            got = index.search(queries, k, **options)
+            expected = index_model.padded(ranked, k, None if texts else -1)
+            reference.assert_same(got, expected, f"{count} queries, {share}, k {k}")
+        near = index.range_search(queries, 1, **options)
+        pairs = [[id_ for score, id_ in row if score >= 1] for row in ranked]
+        assert [part.tolist() for part in np.split(near.ids, near.offsets[1:-1])] == pairs
