@@ -67,6 +67,16 @@ def test_ranges_leave_out_the_radius(both, radius):
         np.testing.assert_allclose(found, expected[1], rtol=3e-7)
 
 
+def test_ranges_are_those_of_the_distances(both):
+    """Also of the next radius, whose root is often that of the row it lets in."""
+    (_, mine), _, queries = both
+    distances, ids = (array[0] for array in mine.search(queries[:1], ROWS))
+    nearer = mine.metric_type == ours.METRIC_L2
+    for radius in np.nextafter(distances[::10], np.float32(np.inf if nearer else -np.inf)):
+        inside = distances < radius if nearer else distances > radius
+        assert mine.range_search(queries[:1], radius)[2].tolist() == sorted(ids[inside].tolist())
+
+
 def test_selectors(both):
     (theirs, mine), _, queries = both
     chosen = np.arange(5, 250, 3)

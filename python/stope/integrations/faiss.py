@@ -120,8 +120,7 @@ class IndexFlat:
         """
         rows, radius = self._rows(x), np.float32(thresh)
         least = -np.sqrt(np.maximum(radius, 0)) if self.metric_type == METRIC_L2 else radius
-        least = np.nextafter(least, np.float32(-np.inf))  # squares are compared below
-        threshold = float(np.clip(least, -_LARGEST, _LARGEST))
+        threshold = float(np.clip(least, -_LARGEST, _LARGEST))  # inclusive, which is decided below
         found = self.index.range_search(rows, threshold, among=self._selected(params))
         distances = self._distances(found.scores)
         inside = distances < radius if self.metric_type == METRIC_L2 else distances > radius
