@@ -102,6 +102,7 @@ def test_txtai_searches_by_stope(tmp_path, monkeypatch):
         embeddings.index([(i, text, None) for i, text in enumerate(texts)])
         embeddings.upsert([(9, "tin in granite", None)])
         embeddings.delete([1])
+        embeddings.ann.delete([77, 77])  # passed over
         return embeddings
 
     ours, theirs = made("stope.integrations.txtai.StopeANN"), made("numpy")

@@ -111,7 +111,7 @@ def read_exclusions(
     Example:
         >>> import pathlib, tempfile
         >>> path = pathlib.Path(tempfile.mkdtemp(), "no.tsv")
-        >>> _ = path.write_text("query_id\tdocument_id\nq0\td1\n\td2\n")
+        >>> _ = path.write_text("query_id\tdocument_id\nq0\td1\n\td2\nq0\td1\n")
         >>> excluded = read_exclusions(path, Pairs.from_texts(["ore?"], ["a"], ["a", "b", "c"]))
         >>> excluded.queries.ids.tolist(), excluded.documents.tolist()
         ([1], [2])
