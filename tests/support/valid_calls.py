@@ -9,6 +9,7 @@ import numpy as np
 import valid_mining_calls
 import valid_neighbors_calls
 import valid_plugs_calls
+import valid_scale_calls
 import valid_weighting_calls
 from valid_mining_calls import CORPUS, QUERIES, TEXTS, mined, pairs
 
@@ -53,6 +54,8 @@ RESULTS = {
     "stope.neighbors.Selection",
     "stope.neighbors.SemDeDup",
     "stope.runs.RunReport",
+    "stope.scale.plan.Layout",
+    "stope.scale.plan.Plan",
     "stope.torch.Statistics",
     "stope.torch.ranking.RetrievedList",
     "stope.training.RefreshReport",
@@ -395,5 +398,6 @@ def calls(folder):
         **valid_mining_calls.calls(folder, trec),
         **valid_neighbors_calls.calls(),
         **valid_plugs_calls.calls(),
+        **valid_scale_calls.calls(),
         **valid_weighting_calls.calls(),
     }
