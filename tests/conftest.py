@@ -34,17 +34,28 @@ def why_no_gpu():
     return None
 
 
+def why_no_browser():
+    """A reason not to run the tests marked `browser`, or None."""
+    from browser import why_no_browser
+
+    return why_no_browser()
+
+
+NEEDS = {"gpu": why_no_gpu, "browser": why_no_browser}
+
+
 def pytest_collection_modifyitems(config, items):
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked or why_no_gpu() is None:
-        return
-    items[:] = [item for item in items if item not in marked]
-    config.hook.pytest_deselected(items=marked)
+    for marker, why_not in NEEDS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and why_not() is not None:
+            items[:] = [item for item in items if item not in marked]
+            config.hook.pytest_deselected(items=marked)
 
 
 def pytest_terminal_summary(terminalreporter):
-    if why_no_gpu() is not None:  # tests may have been collected by other processes
-        terminalreporter.write_line(f"tests marked gpu did not run: {why_no_gpu()}")
+    for marker, why_not in NEEDS.items():
+        if why_not() is not None:  # tests may have been collected by other processes
+            terminalreporter.write_line(f"tests marked {marker} did not run: {why_not()}")
 
 
 @pytest.fixture

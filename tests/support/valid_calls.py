@@ -48,6 +48,7 @@ RESULTS = {
     "stope.mining.TeacherScores",
     "stope.neighbors.Components",
     "stope.neighbors.Contexts",
+    "stope.report.Page",
     "stope.neighbors.Deduplicated",
     "stope.neighbors.DuplicateGroups",
     "stope.neighbors.Path",

@@ -1,0 +1,9 @@
+"""Pages that people look at: one self-contained HTML file each, and the same figures as pictures.
+
+A `Page` is a value: sections of sentences, numbers, `figures.Figure` and `pages.Table`. What is on
+it is decided by one function per kind of input, and how it looks in `pages` and `figures` alone.
+"""
+
+from stope.report.pages import Page
+
+__all__ = ["Page"]
