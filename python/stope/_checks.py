@@ -6,6 +6,7 @@ value stands in a message as `shown` writes it, which is never long, a count as 
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import operator
@@ -231,6 +232,17 @@ def shown(value: Any) -> str:
     text = _SHORT.repr(value)
     text = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     return text if len(text) <= 200 else f"{text[:120]}...{text[-60:]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question that names the nearest of the known words, or nothing.
+
+    >>> did_you_mean("epoch", ["epochs", "steps"]), did_you_mean("sieve", ["epochs"])
+    (' (did you mean "epochs"?)', '')
+    """
+    by_letters = {name.lower(): name for name in reversed(list(known))}
+    near = difflib.get_close_matches(word[:60].lower(), by_letters, n=1)
+    return f' (did you mean "{by_letters[near[0]]}"?)' if near else ""
 
 
 def counted(count: int, nouns: str) -> str:

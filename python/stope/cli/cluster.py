@@ -71,7 +71,7 @@ def cluster(
     [b]Example:[/b] stope cluster corpus.jsonl -k 100 -o clusters.jsonl
     """
     files = [(output, _JSON_LINES), (centers, (".npy",)), (summary, (".json",))]
-    corpora.check_outputs((corpus, embeddings), files)
+    options.check_outputs((corpus, embeddings), files)
     options.set_threads(threads)
     import stope
     from stope.data import atomic_path, write_jsonl

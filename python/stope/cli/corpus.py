@@ -227,21 +227,6 @@ def read_vectors(path: Path, called: str, *, rows: int | None = None) -> NDArray
     return vectors
 
 
-def check_outputs(
-    inputs: Iterable[Path | None], outputs: Iterable[tuple[Path | None, tuple[str, ...]]]
-) -> None:
-    """Refuse, before any work, files that could not be written, or that would replace an input."""
-    known = [path.resolve() for path in inputs if path is not None]
-    for path, endings in outputs:
-        if path is not None:
-            options.check_output(path, *endings)
-            if path.resolve() in known:
-                raise ValueError(
-                    f"cannot write {path}: it is read or written already; name another"
-                )
-            known.append(path.resolve())
-
-
 def write_json(path: Path | None, counts: dict[str, Any]) -> None:
     """Write the counts of --summary, where it was given."""
     from stope.data import open_atomic

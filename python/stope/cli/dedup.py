@@ -77,7 +77,7 @@ def dedup(
     """
     lines = [(output, _JSON_LINES), (groups, _JSON_LINES)]
     pictures = [(summary, (".json",)), (picture, (".png",))]
-    corpora.check_outputs((corpus, embeddings), [*lines, *pictures])
+    options.check_outputs((corpus, embeddings), [*lines, *pictures])
     options.set_threads(threads)
     if picture is not None:
         from stope.cli.picture import need_matplotlib

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stope._checks import counted, shown
+from stope._checks import counted, first_twice, shown
 from stope.cli import options, terminal
-from stope.cli.options import option
+from stope.cli.options import option, switch
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from stope.evaluation import Evaluation
 
 _METRICS = ("nDCG@10", "MRR@10", "R@100")
+_OFTEN = (
+    *("nDCG@10", "nDCG@100", "MRR@10", "R@10", "R@100", "R@1000", "MAP@100", "P@5", "P@10"),
+    *("Success@1", "Success@10", "Rprec", "Bpref", "Judged@10", "ndcg_cut_10", "map", "recip_rank"),
+)
+
+
+def _often_asked(incomplete: str) -> list[str]:
+    """What the shell completes after --metric."""
+    return [name for name in _OFTEN if name.startswith(incomplete)]
 
 
 @reported
@@ -44,11 +53,21 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         option(
-            "nDCG@10, MRR@10, R@100, MAP@100, P@5, ...; may be repeated.",
-            *("--metric", "-m"),
+            "nDCG@10, MRR@10, R@100, MAP@100, P@5, Rprec, Bpref, Judged@10 or another of "
+            "ir-measures' names or trec_eval's (ndcg_cut_10, map); commas between several.",
+            *("--metric", "--metrics", "-m"),
             default=", ".join(_METRICS),
+            autocompletion=_often_asked,
         ),
     ] = None,
+    ignore_identical_ids: Annotated[
+        bool,
+        switch(
+            "--ignore-identical-ids",
+            "Leave documents with the query's own id out of the run, as BEIR does; by default they "
+            "count.",
+        ),
+    ] = False,
     confidence: Annotated[float, option("Of the intervals, between 0 and 1.")] = 0.95,
     num_samples: Annotated[int, option("Bootstrap samples.", min=1)] = 10_000,
     seed: Annotated[int, option("Of the bootstrap.", min=0)] = 0,
@@ -58,6 +77,8 @@ def evaluate(
     per_query: Annotated[
         Path | None, option("Also write every query's numbers as .jsonl.", default="none")
     ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Score a run against judgements, with confidence intervals by bootstrap over queries.
@@ -67,52 +88,92 @@ def evaluate(
 
     [b]Example:[/b] stope evaluate run.trec qrels/test.tsv --baseline bm25.trec
     """
-    if output is not None:
-        options.check_output(output, ".json")
-    if per_query is not None:
-        options.check_output(per_query, ".jsonl", ".jsonl.gz")
+    options.check_outputs(
+        (run, qrels, baseline), [(output, (".json",)), (per_query, (".jsonl", ".jsonl.gz"))]
+    )
     from stope.data import open_atomic, read_qrels, read_run, write_jsonl
     from stope.evaluation import evaluate as score
 
-    names = tuple(metric) if metric else _METRICS
-    for name in names:
-        _check_metric(name)
+    names = _METRICS if metric is None else _names(metric)
     judged = read_qrels(qrels)
     results = read_run(run)
     _refuse_other_ids(run, results, judged)
-    scored = _of_file(run, lambda: score(results, judged, names))
-    other = None
-    if baseline is not None:
-        earlier = read_run(baseline)
-        other = _of_file(baseline, lambda: score(earlier, judged, names))
-    rows = [
-        _row(name, scored, other, confidence=confidence, num_samples=num_samples, seed=seed)
-        for name in names
-    ]
+
+    def scored_by(path: Path, ranked: Run) -> Evaluation:
+        try:
+            return score(ranked, judged, names, ignore_identical_ids=ignore_identical_ids)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    scored = scored_by(run, results)
+    other = None if baseline is None else scored_by(baseline, read_run(baseline))
+    rows = []
+    with terminal.bars(quiet) as bars:
+        for number, name in enumerate(names, start=1):
+            row = _row(name, scored, other, confidence, num_samples=num_samples, seed=seed)
+            rows.append(row)
+            bars.show("intervals", number, len(names))
+    document: dict[str, Any] = {
+        "run": str(run),
+        "qrels": str(qrels),
+        "baseline": None if baseline is None else str(baseline),
+        "num_queries": scored.num_queries,
+        "num_empty": scored.num_empty,
+        "num_identical": scored.num_identical,
+        "identical_relevant": len(scored.identical_relevant),
+        "ignore_identical_ids": ignore_identical_ids,
+        "confidence": confidence,
+        "num_samples": num_samples,
+        "seed": seed,
+        "metrics": rows,
+    }
     if output is not None:
-        document = {"run": str(run), "qrels": str(qrels), "num_queries": scored.num_queries}
-        document |= {"num_empty": scored.num_empty}
-        document |= {"confidence": confidence, "num_samples": num_samples, "seed": seed}
         with open_atomic(output) as file:
-            file.write(json.dumps({**document, "metrics": rows}, indent=1) + "\n")
+            file.write(json.dumps(document, indent=1) + "\n")
     if per_query is not None:
         write_jsonl(
             per_query,
             (
                 {"query_id": query, **{name: scored.per_query[name][query] for name in names}}
-                for query in scored.per_query[names[0]]
+                for query in judged
             ),
         )
+    terminal.give(document)
     _show(rows, run, baseline, scored, confidence)
-    for path, evaluation in ((run, scored), (baseline, other)):
-        if evaluation is not None and evaluation.num_empty:
-            terminal.say(
-                f"{path} has no document for {evaluation.num_empty:,} of "
-                f"{evaluation.num_queries:,} judged queries, which score 0."
-            )
+    _say_empty(run, scored)
+    if baseline is not None and other is not None:
+        _say_empty(baseline, other)
+    _say_identical(run, scored, ignore_identical_ids)
     unjudged = sum(query not in judged for query in results)
     if unjudged:
-        terminal.say(f"{run}: queries without judgements are left out, {unjudged:,} of them.")
+        terminal.say(f"{run}: {counted(unjudged, 'queries')} without judgements left out.")
+
+
+def _say_empty(path: Path, scored: Evaluation) -> None:
+    if scored.num_empty:
+        terminal.say(
+            f"{path} has no document for {scored.num_empty:,} of "
+            f"{counted(scored.num_queries, 'judged queries')}, which score 0."
+        )
+
+
+def _say_identical(path: Path, scored: Evaluation, ignored: bool) -> None:
+    """What became of documents that have the query's own id."""
+    if not scored.num_identical:
+        return
+    documents = f"{counted(scored.num_identical, 'documents')} with the id of the query"
+    if not ignored:
+        terminal.say(
+            f"{path} has {documents}; --ignore-identical-ids leaves out such, as BEIR does."
+        )
+        return
+    terminal.say(f"{path}: {documents} left out.")
+    if scored.identical_relevant:
+        queries = counted(len(scored.identical_relevant), "queries")
+        terminal.say(
+            f"{queries}, such as {scored.identical_relevant[0]}, with the document of the same id "
+            "judged relevant: left out, it counts as not found."
+        )
 
 
 def _refuse_other_ids(path: Path, run: Run, judged: Qrels) -> None:
@@ -127,26 +188,24 @@ def _refuse_other_ids(path: Path, run: Run, judged: Qrels) -> None:
         )
 
 
-def _check_metric(name: str) -> None:
-    """Refuse an unknown metric before a file is read, by the option's name."""
-    from stope.evaluation.metrics import parse_metric
+def _names(asked: list[str]) -> list[str]:
+    """The metrics that the option names; an unknown one is refused before a file is read."""
+    from stope.evaluation.names import parse_metric
 
-    try:
-        parse_metric(name)
-    except ValueError as error:
-        raise ValueError(f"--metric: {str(error).removeprefix('metrics has ')}") from None
-
-
-def _of_file(path: Path, work: Callable[[], Evaluation]) -> Evaluation:
-    """The same, with the file's name before what is wrong with its content."""
-    try:
-        return work()
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    names = [name for text in asked for name in re.split(r",\s*(?![^(]*\))", text)]
+    for name in names:
+        try:
+            parse_metric(name)
+        except ValueError as error:
+            raise ValueError(f"--metric: {str(error).removeprefix('metrics has ')}") from None
+    twice = first_twice(names)
+    if twice is not None:
+        raise ValueError(f"--metric names {twice} twice; name it once")
+    return names
 
 
 def _row(
-    name: str, scored: Evaluation, other: Evaluation | None, *, confidence: float, **sampling: int
+    name: str, scored: Evaluation, other: Evaluation | None, confidence: float, **sampling: int
 ) -> dict[str, Any]:
     """The numbers of one metric; intervals are None with one query, where they are undefined."""
     from stope.evaluation import compare, confidence_interval

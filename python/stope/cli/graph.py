@@ -76,7 +76,7 @@ def graph(
 
     [b]Example:[/b] stope graph corpus.jsonl -k 15 -o graph.npz
     """
-    corpora.check_outputs((corpus, embeddings), [(output, (".npz",)), (summary, (".json",))])
+    options.check_outputs((corpus, embeddings), [(output, (".npz",)), (summary, (".json",))])
     if metric is options.Metric.dot and weights is Weights.distance:
         raise typer.BadParameter("dot products are no distances", param_hint="--weights")
     options.set_threads(threads)

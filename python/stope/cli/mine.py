@@ -10,7 +10,6 @@ import typer
 
 from stope._checks import counted
 from stope.cli import mining_job, options, terminal
-from stope.cli.corpus import check_outputs
 from stope.cli.mined import print_json, show_mined, show_suspects, show_written
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
@@ -267,7 +266,7 @@ def mine(
 
     · stope mine pairs.tsv corpus.jsonl --encoder model --job mined --quotas dense=4,bm25=1
     """
-    check_outputs(
+    options.check_outputs(
         [pairs, corpus, query_embeddings, corpus_embeddings, exclude, run, groups],
         [
             (output, (".jsonl", ".jsonl.gz", ".parquet")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -56,6 +57,7 @@ class UnknownIds(str, Enum):
 
 Debug = Annotated[bool, switch("--debug", "Show the traceback of a failure.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="No progress bars.")]
+Json = Annotated[bool, switch("--json", "Print one JSON object in place of lines and tables.")]
 Threads = Annotated[
     int | None, option("Threads of the search.", default="all cores", min=1, max=1024)
 ]
@@ -130,15 +132,34 @@ def set_threads(count: int | None) -> None:
         stope.set_num_threads(count)
 
 
-def check_output(path: Path, *endings: str) -> None:
-    """Refuse, before any work, a path that could not be written at the end."""
-    if not path.name.endswith(endings):
-        raise ValueError(f"cannot write {path}: its name must end in {', '.join(endings)}")
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; name a file")
-    if not path.parent.is_dir():
+def check_outputs(
+    inputs: Iterable[Path | None], outputs: Iterable[tuple[Path | None, tuple[str, ...]]]
+) -> None:
+    """Refuse, before any work, files that could not be written, or that would replace an input."""
+    known = [path.resolve() for path in inputs if path is not None]
+    for path, endings in outputs:
+        if path is None:
+            continue
+        if not path.name.endswith(endings):
+            raise ValueError(f"cannot write {path}: its name must end in {', '.join(endings)}")
+        if path.is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder; name a file")
+        _check_folder(path)
+        if path.resolve() in known:
+            raise ValueError(f"cannot write {path}: it is read or written already; name another")
+        known.append(path.resolve())
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse a path whose folder is not there, or takes no file."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
         raise ValueError(
             f"cannot write {path}: the folder {path.parent} does not exist; create it first"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"cannot write {path}: the folder {path.parent} may not be written to; name another"
         )
 
 
@@ -148,11 +169,7 @@ def check_model_folder(output: Path, resume: bool = False) -> None:
         raise ValueError(
             f"cannot write {output}: it exists and is not an empty folder; name another"
         )
-    if not output.absolute().parent.is_dir():
-        raise ValueError(
-            f"cannot write {output}: the folder {output.absolute().parent} does not exist; "
-            "create it first"
-        )
+    _check_folder(output)
 
 
 def model_path(name: str, option: str = "--encoder") -> str:

@@ -79,7 +79,12 @@ def search(
         bool, switch("--code", "bm25 also splits identifiers (snake_case, camelCase).")
     ] = False,
     exclude_self: Annotated[
-        bool, switch("--exclude-self", "Leave out the document with the query's id.")
+        bool,
+        typer.Option(
+            *("--exclude-self", "--ignore-identical-ids"),
+            metavar="",
+            help="Leave out the document with the query's id; by default it is found like others.",
+        ),
     ] = False,
     query_prompt: Annotated[str | None, option("Put before every query.")] = None,
     corpus_prompt: Annotated[str | None, option("Put before every document.")] = None,
@@ -100,7 +105,8 @@ def search(
 
     [b]Example:[/b] stope search queries.tsv corpus.jsonl -o run.trec --method dense --encoder model
     """
-    options.check_output(output, ".trec", ".run", ".txt", *_JSON_LINES)
+    endings = (".trec", ".run", ".txt", *_JSON_LINES)
+    options.check_outputs((queries, corpus, corpus_embeddings), [(output, endings)])
     needs_model = method is not Method.bm25
     if needs_model and encoder is None:
         raise typer.BadParameter(f"--method {method.value} needs --encoder", param_hint="--encoder")
@@ -116,6 +122,12 @@ def search(
         judged = collection.split(split)
         query_ids, query_texts = judged.query_ids, judged.query_texts
         corpus_ids, corpus_texts = collection.corpus_ids, collection.corpus_texts
+        itself = [name for name in query_ids if judged.qrels.get(name, {}).get(name, 0) > 0]
+        if exclude_self and itself:
+            terminal.say(
+                f"{counted(len(itself), 'queries')}, such as {itself[0]}, have their own document "
+                "judged relevant; --exclude-self leaves it out, so it counts as not found."
+            )
     elif corpus is None:
         raise typer.BadParameter("name the corpus after the queries", param_hint="CORPUS")
     else:

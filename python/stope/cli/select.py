@@ -99,7 +99,7 @@ def select(
     [b]Example:[/b] stope select corpus.jsonl --for queries.tsv -n 10000 -o chosen.jsonl
     """
     files = [(output, _JSON_LINES), (ids, _JSON_LINES), (summary, (".json",))]
-    corpora.check_outputs((corpus, embeddings, examples), files)
+    options.check_outputs((corpus, embeddings, examples), files)
     _refuse_idle(context, method, examples)
     options.set_threads(threads)
     from stope.data import write_jsonl

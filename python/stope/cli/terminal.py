@@ -7,12 +7,14 @@ and square brackets in paths are shown, and do nothing.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -37,6 +39,7 @@ _COUNTS = re.compile(r"[\d,]+ of [\d,]+$")
 _PAUSE = 10.0  # seconds between two lines about the same
 _WIDTH = 120  # where stdout is no terminal
 _SECTION = r"(?:(?:data|encoder|loss|negatives|training|schedule|evaluation|output)(?:\[\d+\])?\.)"
+_JSON = ContextVar("json", default=False)  # whether stdout gets one JSON object and nothing else
 NAMES_KEYS = "stope.names_keys"  # in a context's meta: what went wrong is named as in a YAML file
 
 
@@ -59,6 +62,8 @@ def say(message: str) -> None:
 
 def tell(message: str) -> None:
     """Print one line to stdout."""
+    if _JSON.get():
+        return
     Console().print(Text(clean(message)), soft_wrap=True)
 
 
@@ -71,6 +76,8 @@ def show_table(
     words: int = 1,
 ) -> None:
     """Print a table to stdout: the first columns, of words, to the left, numbers to the right."""
+    if _JSON.get():
+        return
     table = Table(title=Text(clean(title)), title_justify="left", show_header=named)
     for place, name in enumerate(header):
         table.add_column(Text(clean(name)), justify="left" if place < words else "right")
@@ -85,6 +92,12 @@ def show_counts(title: str, counts: Mapping[str, int | str]) -> None:
     """Print a table of what was counted."""
     rows = [(k, f"{v:,}" if isinstance(v, int) else v) for k, v in counts.items()]
     show_table(title, ["", ""], rows, named=False)
+
+
+def give(facts: Mapping[str, Any]) -> None:
+    """Print one JSON object to stdout where --json asks for it, in place of lines and tables."""
+    if _JSON.get():
+        print(json.dumps(facts, ensure_ascii=False))
 
 
 def beginning(text: str, width: int = 40) -> str:
@@ -116,6 +129,7 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        token = _JSON.set(bool(kwargs.get("as_json")))
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt:
@@ -132,6 +146,8 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
             else:
                 say(_with_options(_sentence(error), kwargs.get("context")))
             raise typer.Exit(1) from None
+        finally:
+            _JSON.reset(token)
 
     return wrapper
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import neg
 from typing import Any
 
-from stope._checks import shown
+from stope._checks import flag, shown
 from stope._extras import need
-
-_NAMES = {name.lower(): name for name in ("nDCG", "RR", "R", "AP", "P", "Success")}
-_NAMES |= {"mrr": "RR", "recall": "R", "map": "AP", "precision": "P"}
-_NEED_CUTOFF = {"R", "P", "Success"}
-_HAS_LEVEL = {"RR", "R", "AP", "P", "Success"}
-_METRIC = re.compile(r"([A-Za-z]+)(?:\(rel=([0-9]{1,4})\))?(?:@([0-9]{1,9}))?")
-# trec_eval keeps an array with an entry per relevance level: an absurd level would take gigabytes.
-_HIGHEST_RELEVANCE = 10_000
+from stope.evaluation.names import HIGHEST_RELEVANCE, parse_metric
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,9 @@ class Evaluation:
     Attributes:
         mean: {metric: mean over the queries of the judgements}.
         per_query: {metric: {query id: value}}, in the order of the judgements.
-        num_empty: judged queries for which the run has no document; each has the value 0.
+        num_empty: judged queries for which the run has no document.
+        num_identical: judged queries for which the run has a document with the query's own id.
+        identical_relevant: those queries of `num_identical` whose own document is judged relevant.
 
     Example:
         >>> Evaluation({"RR@10": 0.5}, {"RR@10": {"q1": 1.0, "q2": 0.0}}).num_queries
@@ -39,6 +33,8 @@ class Evaluation:
     mean: dict[str, float]
     per_query: dict[str, dict[str, float]]
     num_empty: int = 0
+    num_identical: int = 0
+    identical_relevant: tuple[str, ...] = ()
 
     @property
     def num_queries(self) -> int:
@@ -50,6 +46,8 @@ def evaluate(
     run: Mapping[str, Mapping[str, float]],
     qrels: Mapping[str, Mapping[str, float]],
     metrics: Sequence[str] = ("nDCG@10", "RR@10", "R@100"),
+    *,
+    ignore_identical_ids: bool = False,
 ) -> Evaluation:
     """Score a run against judgements, per query and on average.
 
@@ -68,20 +66,34 @@ def evaluate(
     - AP@k (MAP@k) = sum over relevant ranks i <= k of P@i, divided by R
     - P@k = relevant documents in the first k / k
     - Success@k = 1 when there is a relevant document in the first k, else 0
+    - Rprec = relevant documents in the first R / R
+    - Bpref = 1 / R, times the sum over relevant documents in the run of 1 - (judged irrelevant ones
+      before it, R at most) / min(R, judged irrelevant ones)
+    - Judged@k = judged documents in the first k / min(k, documents in the run)
+    - Accuracy@k = share of the pairs (relevant, irrelevant) in the first k of which the relevant
+      one is first; 1 where no irrelevant one is there. What others call accuracy@k is Success@k.
 
     Args:
         run: {query id: {document id: score}}; the greater the score the better.
-        qrels: {query id: {document id: relevance}}, relevances are whole numbers (1.0 too).
-        metrics: names as above; "RR(rel=2)@10" counts relevance 2 and more; nDCG, RR and AP may go
-            without "@k". The results have the names as given.
+        qrels: {query id: {document id: relevance}}, relevances are whole numbers (1.0 too). A
+            negative one is a document that nobody judged to infAP, Bpref and `judged_only`.
+        metrics: names as above, and all others that ir-measures parses and an installed library
+            computes ("RR(rel=2)@10" counts relevance 2 and more, "P(judged_only=True)@5", "ERR@20",
+            "Compat(p=0.9)"), or trec_eval's ("ndcg_cut_10", "map_cut_100", "P_5", "recall_100",
+            "recip_rank", "Rprec", "bpref"). The results have the names as given. Counts (NumRet,
+            num_rel) are means over queries, too, where trec_eval adds them up.
+        ignore_identical_ids: leave out of the run every document that has the query's own id, as
+            BEIR does unless it is told not to; here nothing is left out unless asked for. Where
+            such a document is judged relevant it counts as not retrieved; see `identical_relevant`.
 
     Returns:
-        Evaluation(mean, per_query, num_empty).
+        Evaluation(mean, per_query, num_empty, num_identical, identical_relevant).
 
     Raises:
-        ValueError: empty qrels, an unknown or repeated metric, a cutoff of 0, a score that is NaN
-            or infinite, a relevance above 10,000, a run that shares no query with the judgements or
-            has no document for any of them.
+        ValueError: empty qrels, an unknown or repeated metric, one that no installed library
+            computes, a cutoff of 0, a score that is NaN or infinite, a relevance above 10,000
+            (above 4 with ERR and dcg="exp-log2", which gdeval computes to five decimals), a run
+            that shares no query with the judgements or has no document for any of them.
         TypeError: run or qrels is no mapping of mappings, ids that are not strings, a score that is
             no number, a relevance that is not a whole number.
         ImportError: ir-measures is not installed.
@@ -118,9 +130,15 @@ def evaluate(
             raise TypeError(f"{name} is {shown(value)}; give {{query id: {{document id: {kind}}}}}")
     if not qrels:
         raise ValueError("qrels is empty; there is nothing to evaluate against")
-    empty = [query for query in qrels if not _documents(run, query, "run", "score")]
+    flag(ignore_identical_ids, "ignore_identical_ids")
+    searched = {query: _documents(run, query, "run", "score") for query in qrels}
+    identical = [query for query, documents in searched.items() if query in documents]
+    if ignore_identical_ids:
+        for query in identical:
+            searched[query] = {n: score for n, score in searched[query].items() if n != query}
+    empty = [query for query, documents in searched.items() if not documents]
     if len(empty) == len(qrels):
-        if any(run.values()):
+        if any(run.values()) and not identical:
             raise ValueError(
                 f"run and qrels share no query (run has {shown(next(iter(run)))}, qrels "
                 f"{shown(next(iter(qrels)))}); give those that belong together"
@@ -129,34 +147,30 @@ def evaluate(
             "run has no document for any query; give a run with results, or see why the search "
             "found nothing"
         )
-    library = need("ir_measures", extra="retrieval")
-    measures = {name: _measure(library, *parts) for name, parts in parsed.items()}
-    queries = list(qrels)
-    values = _calculate(library, set(measures.values()), run, qrels, queries)
+    values = _calculate(set(parsed.values()), searched, qrels)
     per_query = {
-        name: {query: values[measure][number] for number, query in enumerate(queries)}
-        for name, measure in measures.items()
+        name: dict(zip(qrels, values[measure], strict=True)) for name, measure in parsed.items()
     }
     mean = {name: math.fsum(each.values()) / len(each) for name, each in per_query.items()}
-    return Evaluation(mean, per_query, len(empty))
+    relevant = tuple(query for query in identical if qrels[query].get(query, 0) > 0)
+    return Evaluation(mean, per_query, len(empty), len(identical), relevant)
 
 
 def _calculate(
-    library: Any,
     measures: set[Any],
     run: Mapping[str, Mapping[str, float]],
     qrels: Mapping[str, Mapping[str, float]],
-    queries: Sequence[str],
 ) -> dict[Any, list[float]]:
     # Queries and documents go in under numbers of our own, and scores as exact small integers, so
     # that neither odd characters in ids nor the library's own tie order can touch the result.
     judged: dict[str, dict[str, int]] = {}
     ranked: dict[str, dict[str, float]] = {}
-    for number, query in enumerate(queries):
-        documents = _ranking(query, _documents(run, query, "run", "score"))
+    highest = min(map(_highest, measures))
+    for number, query in enumerate(qrels):
+        documents = _ranking(query, run[query])
         places = {document: f"r{place}" for place, document in enumerate(documents)}
         judged[str(number)] = {
-            places.get(document, f"u{order}"): _relevance(query, document, relevance)
+            places.get(document, f"u{order}"): _relevance(query, document, relevance, highest)
             for order, (document, relevance) in enumerate(
                 _documents(qrels, query, "qrels", "relevance").items()
             )
@@ -165,10 +179,35 @@ def _calculate(
             place: float(len(documents) - rank) for rank, place in enumerate(places.values())
         }
     # Some of the library's providers leave out a query without judgements: its value is 0.
-    values = {measure: [0.0] * len(queries) for measure in measures}
-    for metric in library.iter_calc(list(measures), judged, ranked):
-        values[metric.measure][int(metric.query_id)] = float(metric.value)
+    values = {measure: [0.0] * len(judged) for measure in measures}
+    accuracies = {measure for measure in measures if measure.NAME == "Accuracy"}
+    for measure in accuracies:
+        values[measure] = [_accuracy(measure, ranked[each], judged[each]) for each in judged]
+    rates = {measure for measure in measures if measure.NAME in ("Judged", "Compat")}
+    filled = {query: documents for query, documents in ranked.items() if documents}
+    library = need("ir_measures", extra="retrieval")
+    # These the library divides by the number of documents: it gets no query without any.
+    for some, rankings in ((rates, filled), (measures - rates - accuracies, ranked)):
+        for metric in library.iter_calc(list(some), judged, rankings) if some else ():
+            values[metric.measure][int(metric.query_id)] = float(metric.value)
     return values
+
+
+def _accuracy(measure: Any, ranked: Mapping[str, float], judged: Mapping[str, int]) -> float:
+    """Accuracy of a query, which ir-measures divides by 0 for where all that was found is right."""
+    level, cutoff = measure.params.get("rel", 1), measure.params.get("cutoff")
+    right, wrong, inverted = 0, 0, 0
+    for document in list(ranked)[:cutoff]:
+        if judged.get(document, 0) >= level:
+            right, inverted = right + 1, inverted + wrong
+        else:
+            wrong += 1
+    return 1 - inverted / (right * wrong) if right and wrong else float(right > 0)
+
+
+def _highest(measure: Any) -> int:
+    """The highest relevance that a metric's library takes."""
+    return 4 if measure.NAME == "ERR" or "dcg" in measure.params else HIGHEST_RELEVANCE
 
 
 def _documents(
@@ -211,19 +250,20 @@ def _check_scores(query: str, retrieved: Mapping[Any, Any]) -> None:
             )
 
 
-def _relevance(query: str, document: str, relevance: Any) -> int:
+def _relevance(query: str, document: str, relevance: Any, highest: int) -> int:
     _check_document(query, document)
     integral = isinstance(relevance, numbers.Real) and not isinstance(relevance, bool)
     if not integral or relevance != relevance // 1:
         raise TypeError(
             f"{_of(document, query, 'relevance')} is {shown(relevance)}; it must be a whole number"
         )
-    if relevance > _HIGHEST_RELEVANCE:
+    if relevance > highest:
+        of_metric = " with ERR and dcg=exp-log2" if highest < HIGHEST_RELEVANCE else ""
         raise ValueError(
             f"{_of(document, query, 'relevance')} is {relevance}; it may be at most "
-            f"{_HIGHEST_RELEVANCE}"
+            f"{highest}{of_metric}"
         )
-    return max(int(relevance), 0)
+    return max(int(relevance), -1)
 
 
 def _of(document: str, query: str, what: str) -> str:
@@ -236,34 +276,3 @@ def _check_document(query: str, document: Any) -> None:
             f"document id {shown(document)} of query {shown(query)} is a "
             f"{type(document).__name__}; ids are strings, give str(id)"
         )
-
-
-def parse_metric(name: Any) -> tuple[str, int | None, int | None]:
-    """The library's name of a metric, the least relevance that counts, and the cutoff."""
-    if not isinstance(name, str):
-        raise TypeError(f'metrics has {shown(name)}; give names, such as "nDCG@10"')
-    match = _METRIC.fullmatch(name)
-    known = _NAMES.get(match.group(1).lower()) if match else None
-    if match is None or known is None:
-        raise ValueError(
-            f"metrics has {shown(name)}, an unknown name; use nDCG@k, RR@k (MRR@k), "
-            "R@k (Recall@k), AP@k (MAP@k), P@k or Success@k"
-        )
-    level = int(match.group(2)) if match.group(2) else None
-    cutoff = int(match.group(3)) if match.group(3) else None
-    if cutoff is None and known in _NEED_CUTOFF:
-        raise ValueError(f'metric "{name}" needs a cutoff, for example "{name}@10"')
-    if cutoff == 0:
-        raise ValueError(f'metric "{name}" has the cutoff 0; it must be at least 1')
-    if level is not None and (level == 0 or known not in _HAS_LEVEL):
-        raise ValueError(
-            f'metric "{name}" cannot have rel={level}: nDCG is graded, and the others need rel >= 1'
-        )
-    return known, level, cutoff
-
-
-def _measure(library: Any, name: str, level: int | None, cutoff: int | None) -> Any:
-    measure = getattr(library, name)
-    if level is not None:
-        measure = measure(rel=level)
-    return measure if cutoff is None else measure @ cutoff

@@ -17,6 +17,7 @@ from stope.data.text_identity import fingerprint_texts
 from stope.encoders.cache import fingerprint_encoder
 from stope.encoders.encode import Encoder
 from stope.evaluation.metrics import Evaluation, evaluate
+from stope.evaluation.names import parse_metric
 from stope.retrieval import DenseRetriever
 
 _REMEMBERED = 4  # evaluations: a guard goes back to one before the last
@@ -39,7 +40,8 @@ class RetrievalEvaluation:
         corpus_ids: ids of the documents.
         corpus_texts: their texts.
         qrels: query id -> document id -> relevance.
-        metrics: names as `stope.evaluation.evaluate` takes them; training judges by the first.
+        metrics: names as `stope.evaluation.evaluate` takes them, refused at once where they are
+            unknown; training judges by the first.
         k: depth of retrieval (the corpus size if that is smaller).
         query_prompt: put before every query; None leaves the encoder's own in force.
         corpus_prompt: the same for documents.
@@ -59,6 +61,10 @@ class RetrievalEvaluation:
     corpus_prompt: str | None = None
     corpus_embeddings: NDArray[np.float32] | None = None
     _latest: dict[str, Evaluation] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in self.metrics:  # before the corpus is encoded
+            parse_metric(name)
 
     @classmethod
     def from_collection(

@@ -40,7 +40,9 @@ def search(
         retriever: any of this package, or an object with ``search(queries, k) -> Ranking``.
         query_ids, query_texts: of the queries, no id twice.
         corpus_ids: names of the documents, in the order the retriever has them.
-        exclude_self: leave out a document that has the query's own id (BEIR's ArguAna and Quora).
+        exclude_self: leave out a document that has the query's own id, which in BEIR's ArguAna and
+            Quora is the query itself (BEIR's evaluation does so: `ignore_identical_ids`); k others
+            are found all the same.
         batch_size: queries per call of the retriever.
         progress: called with (queries done, queries).
 

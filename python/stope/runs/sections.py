@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stope.adapters.recipe import AdapterPart
 from stope.data import Source
 from stope.data.raw_pairs.kinds import check_kind
+from stope.evaluation.names import parse_metric
 from stope.training.options import Count, Flag, Part, Positive, Real, Text, Whole, Word
 from stope.training.recipe import EvaluationPart, LoraOption, OutputPart
 
@@ -174,6 +175,13 @@ class EvaluationSection(EvaluationPart):
             "keeps its last unless others are clearly better"
         ),
     ] = "best"
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            parse_metric(name)
+        return names
 
     @model_validator(mode="after")
     def _one_set(self) -> EvaluationSection:

@@ -8,7 +8,6 @@ against a value becomes one sentence with path, value and remedy, of bounded len
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 import textwrap
@@ -41,7 +40,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from stope._checks import shown
+from stope._checks import did_you_mean, shown
 
 AnyPart = TypeVar("AnyPart", bound="Part")
 AnyParts = TypeVar("AnyParts", bound="Parts")
@@ -178,8 +177,7 @@ class Parts(Part):
                     owners.setdefault(field, part)
         if name in owners:
             return owners[name], name
-        near = difflib.get_close_matches(name, [*owners, *cls.WORDS, *cls.model_fields], n=1)
-        hint = f' (did you mean "{near[0]}"?)' if near else ""
+        hint = did_you_mean(name, [*owners, *cls.WORDS, *cls.model_fields])
         raise TypeError(f'there is no option "{name}"{hint}')
 
 
@@ -262,9 +260,7 @@ def unknown_key(key: object, path: str, known: Iterable[str]) -> str:
     'schedule has no key "epoch" (did you mean "epochs"?); its keys are batch_size, epochs'
     """
     names = list(known)
-    near = difflib.get_close_matches(str(key)[:60], names, n=1)
-    hint = f' (did you mean "{near[0]}"?)' if near else ""
-    word = shown(str(key))[1:-1]
+    word, hint = shown(str(key))[1:-1], did_you_mean(str(key), names)
     return f'{path} has no key "{word}"{hint}; its keys are {", ".join(names)}'
 
 
