@@ -189,7 +189,8 @@ def _calculate(
     # These the library divides by the number of documents: it gets no query without any.
     for some, rankings in ((rates, filled), (measures - rates - accuracies, ranked)):
         for metric in library.iter_calc(list(some), judged, rankings) if some else ():
-            values[metric.measure][int(metric.query_id)] = float(metric.value)
+            if metric.value == metric.value:  # NaN is 0 of 0 documents found: the value is 0
+                values[metric.measure][int(metric.query_id)] = float(metric.value)
     return values
 
 
