@@ -118,19 +118,49 @@ def test_what_a_person_excludes_is_not_mined_again(call, files):
     call(*JOB)
     first = sorted(kept(table(files)))
     rows = [{"query_id": q, "doc_id": d} for q, d in first[:20]]
-    write_jsonl(files / "no.jsonl", [*rows, {"doc_id": "d149"}])
+    write_jsonl(files / "no.jsonl", rows)
+    write_jsonl(files / "nobodys.jsonl", [{"document_id": "d149"}])
+    exclude = ("--exclude", "no.jsonl", "--exclude", "nobodys.jsonl")
     second = ("mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "--job", "second")
-    call(*second, "--exclude", "no.jsonl")
+    done = call(*second, *exclude)
+    assert "as negatives: 20 documents of single queries, 1 document of all" in done.stderr
     assert not kept(table(files, "second")) & set(first[:20])
     assert all(row["document_id"] != "d149" for row in table(files, "second"))
-    call(
-        "mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "--exclude", "no.jsonl", "--ids", "i.jsonl"
-    )
+    call("mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, *exclude, "--ids", "i.jsonl")
     mined = {(row["query_id"], row["document_id"]) for row in read_jsonl(files / "i.jsonl")}
     assert mined == kept(table(files, "second"))
     (files / "no.txt").write_text("d1\nnope\n")
     said = one_sentence(call(*second, "--exclude", "no.txt", code=1).stderr)
     assert said.startswith("--exclude: no.txt:2: the data have no document of the id 'nope'")
+
+
+def test_what_is_excluded_is_no_negative(call, folder):
+    call(
+        "mine", "pairs.tsv", "corpus.jsonl", "-o", "mined.jsonl", "--ids", "ids.jsonl",
+        "--query-embeddings", "q.npy", "--corpus-embeddings", "c.npy", "-n", 4,
+    )  # fmt: skip
+    rows = list(read_jsonl(folder / "ids.jsonl"))
+    write_jsonl(folder / "no.jsonl", [{"document_id": row["document_id"]} for row in rows[:2]])
+    write_jsonl(folder / "nope.jsonl", [{"document_id": "nope"}])
+    left = {row["document_id"] for row in rows[:2]}
+    count = sum(row["document_id"] in left for row in rows)
+    (folder / "run.yaml").write_text(
+        "data: {path: pairs.tsv, corpus: corpus.jsonl, exclude: no.jsonl}\n"
+        "negatives: {file: ids.jsonl}\nencoder: {static: {dim: 16}}\nschedule: {epochs: 1}\n"
+        "output: out\n"
+    )
+    assert f"{count} negatives of the file are excluded" in call("train", "run.yaml").stderr
+    fresh = ("train", "pairs.tsv", "corpus.jsonl", "-n", 2, "--holdout", 8, "--epochs", 1)
+    said = one_sentence(call(*fresh, "--exclude", "nope.jsonl", code=1).stderr)
+    assert said.startswith("--exclude: ")
+    assert "nope.jsonl:1: the data have no document of the id 'nope'" in said
+    done = call(*fresh, "--exclude", "no.jsonl")
+    assert f"excluded as negatives: 0 documents of single queries, {len(left)} docu" in done.stderr
+    mined = ("train", "mined.jsonl", "-o", "x", "--exclude", "no.jsonl")
+    said = one_sentence(call(*mined, code=1).stderr)
+    assert said.startswith("--exclude is for negatives that are mined, but ")
+    (folder / "no.txt").write_text("d1\n")
+    assert "a configuration says this" in call("train", "run.yaml", *mined[-2:], code=2).stderr
 
 
 @pytest.mark.parametrize(

@@ -222,15 +222,7 @@ def mine(
         ),
     ] = 200,
     seed: Annotated[int, option("Of the random choice.", panel=_LIMITS, min=0)] = 0,
-    exclude: Annotated[
-        Path | None,
-        option(
-            "Documents that are no negatives: rows of document_id, and query_id where one is meant "
-            "for one query; or .txt with an id a line.",
-            default="none",
-            panel=_LIMITS,
-        ),
-    ] = None,
+    exclude: options.Exclude = None,
     keep_query_text: Annotated[
         bool,
         switch(
@@ -267,7 +259,7 @@ def mine(
     · stope mine pairs.tsv corpus.jsonl --encoder model --job mined --quotas dense=4,bm25=1
     """
     options.check_outputs(
-        [pairs, corpus, query_embeddings, corpus_embeddings, exclude, run, groups],
+        [pairs, corpus, query_embeddings, corpus_embeddings, *(exclude or ()), run, groups],
         [
             (output, (".jsonl", ".jsonl.gz", ".parquet")),
             (ids, (".jsonl", ".jsonl.gz")),
@@ -284,7 +276,6 @@ def mine(
         Source,
         open_atomic,
         read_embeddings,
-        read_exclusions,
         read_source,
         write_jsonl,
     )
@@ -310,7 +301,6 @@ def mine(
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")
-    excluded = None if exclude is None else read_exclusions(exclude, table, argument="--exclude")
     embeddings: dict[str, Any] = {
         name: read_embeddings(path, f"--{name.replace('_', '-')}")
         for name, path in (
@@ -327,7 +317,7 @@ def mine(
         elif not embeddings:
             model = _trained_here(table, bars)
         if job is not None:
-            jobs = mining_job.make(context, table, model, embeddings, limits, excluded)
+            jobs = mining_job.make(context, table, model, embeddings, limits)
             mined = jobs.run(bars.show)
         else:
             mined = mine_pairs(
@@ -335,7 +325,6 @@ def mine(
                 model,
                 **embeddings,
                 limits=limits,
-                exclude=None if excluded is None else excluded.lists(len(table.query_ids)),
                 exclude_query_text=not keep_query_text,
                 query_prompt=query_prompt,
                 corpus_prompt=corpus_prompt,

@@ -12,7 +12,7 @@ from stope.cli import options, terminal
 from stope.cli.options import without_effect
 
 if TYPE_CHECKING:
-    from stope.data import Exclusions, Pairs
+    from stope.data import Pairs
     from stope.mining import Limits, MiningJob
 
 OF_JOBS = ("quotas", "run", "groups", "teacher", "teacher_margin", "near_positive")
@@ -68,7 +68,6 @@ def make(
     model: Any,
     embeddings: dict[str, Any],
     limits: Limits,
-    exclude: Exclusions | None,
 ) -> MiningJob:
     """The job of the command's options."""
     from stope.data import read_run
@@ -93,7 +92,6 @@ def make(
         limits=limits,
         sources=sources,
         teacher=teacher,
-        exclude=exclude,
     )
 
 

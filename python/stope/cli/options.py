@@ -82,6 +82,16 @@ IgnoreLabels = Annotated[
 SkipEmpty = Annotated[
     bool, switch("--skip-empty", "Leave out rows without text, and count them.", _FILES)
 ]
+Exclude = Annotated[
+    list[Path] | None,
+    option(
+        "Documents that are no negatives, by ids: rows of document_id, with query_id where it is "
+        "so for one query, as [b]stope report[/b] exports them; or .txt, an id a line. May be "
+        "repeated.",
+        default="none",
+        panel="Which documents may be negatives",
+    ),
+]
 OfUnknownIds = Annotated[
     UnknownIds,
     option("Judgements of a BEIR folder whose query or document is missing there.", panel=_FILES),

@@ -190,8 +190,8 @@ def _renamed(message: str, name: str, option: str) -> str:
     message = re.sub(rf"{before}{name}=True\b", option, message)
     message = re.sub(rf"{before}{name}=([\"']?)([\w.]+)\1", rf"{option} \2", message)
     message = re.sub(rf"{before}{_SECTION}(?:\w+\.)?{name}{after}", option, message)
-    place = before if "_" in name else "^"  # a plain word may be a word of the sentence
-    verb = after if "_" in name else r"(?= (?:is|has|holds|must|names|asks)\b)"
+    place = before if "_" in name else r"^(?:data: )?"  # a plain word may be a word of the sentence
+    verb = after if "_" in name else r"(?=: | (?:is|has|holds|must|names|asks)\b)"
     return re.sub(rf"{place}{name}{verb}", option, message)
 
 

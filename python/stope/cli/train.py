@@ -131,6 +131,7 @@ def train(
             min=0.0,
         ),
     ] = None,
+    exclude: options.Exclude = None,
     preset: Annotated[
         Preset | None,
         option(

@@ -7,6 +7,7 @@ Files are written to a temporary name and renamed, so that a file is there whole
 from stope._files.atomic import AtomicFile, atomic_path, open_atomic
 from stope.data.arrow import from_arrow, to_arrow
 from stope.data.collection import Collection, Qrels, Run, Split
+from stope.data.exclusions import Exclusions
 from stope.data.joining import join_pairs
 from stope.data.negatives import NegativeTable
 from stope.data.pairs import Pairs, SourcePairs
@@ -30,7 +31,7 @@ from stope.data.readers.examples import (
     read_tevatron,
 )
 from stope.data.readers.jsonl import read_jsonl
-from stope.data.readers.negative_ids import Exclusions, read_exclusions, read_negative_ids
+from stope.data.readers.negative_ids import read_exclusions, read_negative_ids
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, iter_texts, read_queries, read_texts
 from stope.data.readers.trec import read_qrels, read_run

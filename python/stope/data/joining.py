@@ -8,9 +8,12 @@ import numpy as np
 
 from stope._checks import shown
 from stope._kinds import kinds, mapping
+from stope.data.exclusions import Exclusions
 from stope.data.pairs import Pairs
 from stope.data.text_identity import text_key
-from stope.lists import Ids, Lists
+from stope.lists import Ids, Lists, offsets_of
+
+_NONE = Exclusions(None, np.empty(0, np.int64))
 
 
 @kinds(parts=mapping)
@@ -41,6 +44,7 @@ def join_pairs(parts: Mapping[str, Pairs]) -> tuple[Pairs, Ids]:
     queries: dict[str, str] = {}
     corpus_of: dict[str | int, Ids] = {}
     owners, ids = [], []
+    excluded: list[Lists] = []
     for name, part in parts.items():
         rows = np.empty(len(part.corpus_ids), dtype=np.int64)
         for place, text in enumerate(part.corpus_texts):
@@ -53,6 +57,8 @@ def join_pairs(parts: Mapping[str, Pairs]) -> tuple[Pairs, Ids]:
         corpus_of[name] = np.unique(rows)
         owners.append(part.positives.owners + len(queries))
         ids.append(rows[part.positives.ids])
+        never = (part.exclusions or _NONE).lists(len(part.query_ids))
+        excluded.append(never._replace(ids=rows[never.ids]))
         for query, text in zip(part.query_ids, part.query_texts, strict=True):
             queries[_free_name(query, name, queries)] = text
     owner, row = np.concatenate(owners), np.concatenate(ids)
@@ -61,7 +67,12 @@ def join_pairs(parts: Mapping[str, Pairs]) -> tuple[Pairs, Ids]:
     positives = Lists.from_owners(owner[order], row[order], len(queries))
     places = np.arange(len(queries)), np.arange(len(corpus)), len(queries), len(corpus)
     body_starts = np.array(starts, dtype=np.int64) if any(starts) else None
-    return Pairs(*texts, positives, *places, corpus_of, body_starts), order
+    exclusions = None
+    if any(len(lists.ids) for lists in excluded):
+        lengths = np.concatenate([lists.lengths for lists in excluded])
+        joined = Lists(offsets_of(lengths), np.concatenate([lists.ids for lists in excluded]))
+        exclusions = Exclusions(joined.distinct(), _NONE.documents)
+    return Pairs(*texts, positives, *places, corpus_of, body_starts, exclusions), order
 
 
 def _free_name(name: str, source: str, taken: Mapping[str, str]) -> str:

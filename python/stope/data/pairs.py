@@ -14,6 +14,7 @@ from stope._checks import texts as checked
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
 from stope.data.documents import DistinctDocuments, TextRows, ids_or_numbers, unique_ids
+from stope.data.exclusions import Exclusions
 from stope.data.text_identity import text_key
 from stope.lists import Ids, Lists
 
@@ -28,6 +29,7 @@ AMONG: tuple[Among, ...] = get_args(Among)
     **dict.fromkeys(("num_queries_given", "num_corpus_given"), at_least(0)),
     corpus_of=maybe(mapping),
     body_starts=maybe(integers),
+    exclusions=maybe(a(Exclusions)),
 )
 @dataclass(frozen=True)
 class Pairs:
@@ -53,6 +55,7 @@ class Pairs:
             corpus for all queries.
         body_starts: where the text begins behind the title, int64 ``[documents]``; None without
             titles.
+        exclusions: documents that are no negatives all the same (`read_exclusions`); None for none.
 
     Threads may share pairs. Memory: the lists of strings (not copied), and about 250 bytes per
     document, by which texts are looked up.
@@ -69,6 +72,7 @@ class Pairs:
     num_corpus_given: int
     corpus_of: Mapping[str | int, Ids] | None = None
     body_starts: Ids | None = None
+    exclusions: Exclusions | None = None
     _looked_up: list[TextRows] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -275,6 +279,7 @@ class Pairs:
             query_texts=[self.query_texts[query] for query in chosen.tolist()],
             positives=positives,
             query_rows=self.query_rows[chosen],
+            exclusions=None if self.exclusions is None else self.exclusions.take(chosen),
         )
 
     def renumbered(self) -> Pairs:
@@ -309,6 +314,7 @@ class Pairs:
             corpus_rows=self.corpus_rows[documents],
             body_starts=None if self.body_starts is None else self.body_starts[documents],
             corpus_of=None,
+            exclusions=None if self.exclusions is None else self.exclusions.among(documents),
             _looked_up=[],
         )
 
@@ -394,13 +400,15 @@ class Pairs:
         return Lists.from_sequences([sorted(lookup.rows_of(key)) for key in keys])
 
     def never_negatives(self) -> Lists:
-        """Documents that are no negatives of each query: its positives, and its own text.
+        """Documents that are no negatives of each query: positives, its own text, exclusions.
 
         >>> pairs = Pairs.from_texts(["ore"], ["rock"], ["ore", "sea", "rock"])
         >>> pairs.never_negatives().ids
         array([0, 2])
         """
-        return self.positives.union(self.same_text_rows())
+        known = self.positives.union(self.same_text_rows())
+        excluded = self.exclusions
+        return known if excluded is None else known.union(excluded.lists(len(self.query_ids)))
 
     def _lookup(self) -> TextRows:
         """Rows by the keys of their texts: made once, and shared with what `take` makes."""

@@ -92,6 +92,11 @@ class SourceData:
             said += f" with {fewest}{counted(counts[-1], 'negatives')} each"
         if self.columns:
             said += f", with {', '.join(self.columns)}"
+        if (excluded := pairs.exclusions) is not None:
+            some = 0 if excluded.queries is None else len(excluded.queries.ids)
+            every = counted(len(excluded.documents), "documents")
+            said += f"; excluded as negatives: {counted(some, 'documents')} of single queries"
+            said += f", {every} of all" if len(excluded.documents) else ""
         if removed and len(pairs.corpus_ids) != pairs.num_corpus_given:
             said += f"; {counted(removed, 'duplicate texts')} removed"
         if added:
@@ -104,6 +109,9 @@ class SourceData:
         pairs = self.pairs
         positives = [repr(part.tolist()) for part in pairs.positives]
         columns = [[name, *map(repr, values)] for name, values in self.columns.items()]
+        if (excluded := pairs.exclusions) is not None:
+            rows = [*(excluded.queries or ()), excluded.documents]
+            columns.append(["exclusions", *(repr(part.tolist()) for part in rows)])
         more = (cell for row in (*columns, *(self.negatives or [])) for cell in row)
         return fingerprint_texts([*pairs.query_texts, *pairs.corpus_texts, *positives, *more])
 

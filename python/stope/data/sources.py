@@ -25,6 +25,7 @@ from stope.data.readers.beir import UnknownIds, known_judgements, read_beir
 from stope.data.readers.columns import Layout, negative_columns_of
 from stope.data.readers.examples import NO_ANSWER, TrainingExample, iter_examples, no_pairs
 from stope.data.readers.fields import cell_number, names
+from stope.data.readers.negative_ids import file_names, read_exclusions
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, read_queries, refuse_ids
 from stope.data.readers.trec import read_qrels
@@ -59,6 +60,8 @@ class Source:
         negatives: "read" those that the file brings along, or "leave" them aside.
         weight: column with the weight of each row; default, a column "weight" if there is one.
         signals: columns of numbers that a weighting reads, such as easiness.
+        exclude: a file, or several, of documents that are no negatives, of a query or of all, by
+            ids (`read_exclusions`).
         limit: take so many queries (drawn with the seed), to try something out.
         pairs_from: make the pairs from raw text: kind ("crops", "inverse_cloze",
             "recurring_spans", "title") and options of that function of `stope.data`.
@@ -83,6 +86,7 @@ class Source:
     negatives: Literal["read", "leave"] = "read"
     weight: str | None = None
     signals: tuple[str, ...] | None = None
+    exclude: Any = None
     limit: int | None = None
     pairs_from: Mapping[str, Any] | None = None
 
@@ -96,6 +100,8 @@ class Source:
         choice(self.unknown_ids, "unknown_ids", ("error", "drop", "keep"))
         choice(self.negatives, "negatives", ("read", "leave"))
         maybe(at_least(1))(self.limit, "limit")
+        if self.exclude is not None:
+            object.__setattr__(self, "exclude", file_names(self.exclude, "exclude"))
         if self.signals is not None:
             object.__setattr__(self, "signals", tuple(texts(self.signals, "signals")))
 
@@ -140,6 +146,16 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
         data = _judged(source, path)
     else:
         data = _from_rows(source, path)
+    if source.exclude is not None:
+        if data.negatives is not None:
+            raise ValueError(
+                f"exclude is for negatives that are mined, but {path} brings its own, as texts; "
+                'mine them anew (stope mine --exclude), or leave them aside with negatives="leave"'
+            )
+        exclusions = read_exclusions(source.exclude, data.pairs, argument="exclude")
+        data = dataclasses.replace(
+            data, pairs=dataclasses.replace(data.pairs, exclusions=exclusions)
+        )
     if source.limit is not None and source.limit < len(data.pairs.query_texts):
         count = len(data.pairs.query_texts)
         drawn = np.random.default_rng([seed, 1]).choice(count, source.limit, replace=False)

@@ -16,8 +16,8 @@ from stope._checks import choice, integer, real
 from stope._host import on_host
 from stope._kinds import a, at_least, kinds, maybe, string
 from stope._named import own_name
+from stope.data.exclusions import Exclusions
 from stope.data.pairs import AMONG, Among, Pairs
-from stope.data.readers.negative_ids import Exclusions
 from stope.encoders.cache import EmbeddingCache
 from stope.encoders.encode import Encoder
 from stope.lists import Lists
@@ -139,6 +139,7 @@ def mine(
         corpus_embeddings: the same of documents.
         limits: which documents may be negatives, and how many are taken; default ``Limits()``.
         exclude: corpus rows of ``pairs`` never to choose, CSR or one array per query; -1 is none.
+            ``pairs.exclusions`` are not chosen either.
         exclude_query_text: never choose the document whose text is the query itself.
         query_prompt, corpus_prompt: put before every query or document; None leaves the encoder's
             own prompt in force.
@@ -179,8 +180,8 @@ def mine(
     answers = copies_of_positives(pairs)
     answers = answers.union(pairs.same_text_rows()) if exclude_query_text else answers
     never = answers if never is None else answers.union(never)
-    if (blank := without_text(pairs)).size:
-        never = Exclusions(never, blank).lists(len(pairs.query_ids))
+    hidden = Exclusions(never, without_text(pairs)).union(pairs.exclusions)
+    never = hidden.lists(len(pairs.query_ids))
     mining = of_stage(step, "mining")
     result, scores = hardest(pairs, queries, corpus, wanted, never, progress=mining)
     if documents is not None:

@@ -321,9 +321,9 @@ class Config(Part):
         return self.changed(
             teacher=teacher,
             data=[
-                dataclasses.replace(source, **paths)  # type: ignore[arg-type]
+                dataclasses.replace(source, **paths)
                 for source in self.data
-                if (paths := _absolute_paths(source, "path", "corpus", "qrels"))
+                if (paths := _absolute_source(source))
             ],
             encoder=encoder,
             evaluation=self.evaluation and _absolute(self.evaluation, "path", "corpus"),
@@ -342,6 +342,11 @@ def _check_adapter(config: Config, section: AdapterSection) -> None:
         )
     if config.encoder.lora is not None:
         raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
+    if any(source.exclude for source in config.data):
+        raise ValueError(
+            "data.exclude names documents that an adapter's own mining does not leave out; leave "
+            "it out, or train the encoder itself"
+        )
     for name in ("negatives", "batches", "teacher", "distillation"):
         if getattr(config, name) is not None:
             hint = "; adapter.refresh_every mines them, and guard: true keeps what helps"
@@ -400,6 +405,12 @@ def _as_written(said: str, sections: Any) -> str:
 def _absolute_paths(section: Any, *names: str) -> dict[str, str]:
     paths = {name: getattr(section, name) for name in names}
     return {name: str(Path(p).expanduser().absolute()) for name, p in paths.items() if p}
+
+
+def _absolute_source(source: Source) -> dict[str, Any]:
+    paths = _absolute_paths(source, "path", "corpus", "qrels")
+    files = [str(Path(file).expanduser().absolute()) for file in source.exclude or ()]
+    return {**paths, "exclude": files} if files else dict(paths)
 
 
 def _absolute(section: AnyPart, *names: str) -> AnyPart:

@@ -10,6 +10,7 @@ import numpy as np
 
 from stope.data import SourceData, read_negative_ids
 from stope.integrations.sentence_transformers.columns import TEACHER
+from stope.lists import Lists
 from stope.mining.pair_scores import ScoredPairs
 from stope.runs.config import Config
 from stope.runs.sections import MinedFile
@@ -39,6 +40,11 @@ def examples_of(
         ids = read_negative_ids(
             config.negatives.file, data.pairs, complete=complete, argument="negatives.file"
         )
+        if data.pairs.exclusions is not None:
+            never = data.pairs.exclusions.lists(len(ids))
+            kept = Lists.from_sequences([row[row >= 0] for row in ids]).without(never)
+            tell(f"{(ids >= 0).sum() - len(kept.ids):,} negatives of the file are excluded")
+            ids = kept.padded()
         rows = pairs_dataset(data.pairs, ids, seed=config.schedule.seed)
         if config.teacher is None:
             return rows, {}, None

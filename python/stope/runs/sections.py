@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from stope.adapters.recipe import AdapterPart
 from stope.data import Source
 from stope.data.raw_pairs.kinds import check_kind
+from stope.data.readers.negative_ids import file_names
 from stope.evaluation.names import parse_metric
 from stope.training.options import Count, Flag, Part, Positive, Real, Text, Whole, Word
 from stope.training.recipe import EvaluationPart, LoraOption, OutputPart
@@ -43,6 +44,8 @@ class SourceSection(Source):
     def __post_init__(self) -> None:
         if self.pairs_from is not None:
             object.__setattr__(self, "pairs_from", check_kind(self.pairs_from, "pairs_from"))
+        if self.exclude is not None:
+            object.__setattr__(self, "exclude", file_names(self.exclude, "exclude"))
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit is {self.limit}; give at least 2 queries")
         if self.signals is not None:

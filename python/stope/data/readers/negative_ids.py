@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stope._checks import flag, shown
 from stope._checks import path as path_kind
 from stope._kinds import a, kinds, string
+from stope.data.exclusions import Exclusions
 from stope.data.pairs import Pairs
 from stope.data.readers.columns import ID_COLUMNS, QUERY_ID_COLUMNS, first_of
 from stope.data.readers.fields import id_of, names
@@ -66,45 +67,35 @@ def read_negative_ids(
     return Lists.from_owners(owners, rows, len(query_of)).padded()
 
 
-class Exclusions(NamedTuple):
-    """Documents that may not be negatives, as rows of the corpus.
+def file_names(files: Any, name: str) -> tuple[str, ...] | None:
+    """One file or several, as names; None for none.
 
-    Attributes:
-        queries: of each query; None for none.
-        documents: of no query, ascending.
+    >>> file_names(["no.tsv"], "exclude"), file_names("no.tsv", "exclude")
+    (('no.tsv',), ('no.tsv',))
     """
-
-    queries: Lists | None
-    documents: NDArray[np.int64]
-
-    def among(self, documents: NDArray[np.int64]) -> Exclusions:
-        """The same as places among these ascending rows."""
-        queries = None if self.queries is None else self.queries.among(documents)
-        return Exclusions(queries, np.flatnonzero(np.isin(documents, self.documents)))
-
-    def lists(self, num_queries: int) -> Lists:
-        """All of them by query, as `stope.mining.mine` takes them."""
-        offsets = np.arange(num_queries + 1) * len(self.documents)
-        every = Lists(offsets, np.tile(self.documents, num_queries))
-        return every if self.queries is None else every.union(self.queries)
+    several = files if isinstance(files, list | tuple) else [files]
+    return tuple(str(path_kind(file, name)) for file in several) or None
 
 
-@kinds(path=path_kind, pairs=a(Pairs), argument=string)
+@kinds(path=file_names, pairs=a(Pairs), argument=string)
 def read_exclusions(
-    path: str | PathLike[str], pairs: Pairs, *, argument: str = "path"
+    path: str | PathLike[str] | Sequence[str | PathLike[str]],
+    pairs: Pairs,
+    *,
+    argument: str = "path",
 ) -> Exclusions:
     r"""Documents that a person, or a report, takes for answers: for a query, or for all.
 
     Args:
         path: rows of any kind that `read_rows` reads, with the id of a document under one of its
             usual names, and of a query; a row without a query is of all queries. A .txt file has an
-            id of a document in each line.
+            id of a document in each line. Or several such files.
         pairs: whose ids these are.
         argument: what errors call the file.
 
     Raises:
         ValueError: an id that pairs does not have (a document that is a copy of another goes by the
-            id of the first), a row without one, or no row.
+            id of the first), a row without one, or a file without rows.
 
     Memory: the ids.
 
@@ -118,22 +109,27 @@ def read_exclusions(
     """
     query_of = {name: row for row, name in enumerate(pairs.query_ids)}
     row_of = {name: row for row, name in enumerate(pairs.corpus_ids)}
-    owners, rows, documents = [], [], []
-    for where, query, document in _ids_of(Path(path).expanduser()):
-        unknown = document if document not in row_of else query
-        if document not in row_of or (query and query not in query_of):
-            what = "document" if document not in row_of else "query"
-            raise ValueError(
-                f"{argument}: {where}: the data have no {what} of the id {shown(unknown)}; take it "
-                "out, or give the ids of these data (a copy of a text goes by the id of the first)"
-            )
-        if query:
-            owners.append(query_of[query])
-            rows.append(row_of[document])
-        else:
-            documents.append(row_of[document])
-    if not rows and not documents:
-        raise ValueError(f"{argument}: {path} names no document; leave it out")
+    owners: list[int] = []
+    rows: list[int] = []
+    documents: list[int] = []
+    for each in file_names(path, argument) or ():
+        before = len(rows) + len(documents)
+        for where, query, document in _ids_of(Path(each).expanduser()):
+            unknown = document if document not in row_of else query
+            if document not in row_of or (query and query not in query_of):
+                what = "document" if document not in row_of else "query"
+                raise ValueError(
+                    f"{argument}: {where}: the data have no {what} of the id {shown(unknown)}; "
+                    "take it out, or give the ids of these data (a copy of a text goes by the id "
+                    "of the first)"
+                )
+            if query:
+                owners.append(query_of[query])
+                rows.append(row_of[document])
+            else:
+                documents.append(row_of[document])
+        if len(rows) + len(documents) == before:
+            raise ValueError(f"{argument}: {each} names no document; leave it out")
     lists = Lists.from_owners(owners, rows, len(query_of)).distinct() if rows else None
     return Exclusions(lists, np.unique(np.array(documents, np.int64)))
 

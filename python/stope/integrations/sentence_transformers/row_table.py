@@ -102,7 +102,7 @@ class RowTable:
         return numbers
 
     def columns_of_positives(self, rows: Ids, documents: Ids) -> Lists:
-        """For each row, the columns that hold any positive of its query.
+        """For each row, the columns that hold a positive of its query, or what is excluded for it.
 
         Args:
             rows: int64 [b], rows of the table.
@@ -120,7 +120,10 @@ class RowTable:
         """
         if self.pairs is None or self.query_of is None:
             raise ValueError("the table is of a dataset, which has no positives beyond its rows")
-        positives = self.pairs.positives.take(self.query_of[rows])
+        queries, excluded = self.query_of[rows], self.pairs.exclusions
+        positives = self.pairs.positives.take(queries)
+        if excluded is not None:
+            positives = positives.union(excluded.take(queries).lists(len(queries)))
         order = np.argsort(documents, kind="stable")
         first, last = (
             np.searchsorted(documents[order], positives.ids, side) for side in ("left", "right")

@@ -99,7 +99,8 @@ class MiningJob:
         near_positive: a document whose cosine with a positive is at least this is no negative
             (`near_positives`); None for any.
         exclude: rows of the corpus never to choose, as in `stope.mining.mine`; or what
-            `stope.data.read_exclusions` reads. Documents without text are never chosen.
+            `stope.data.read_exclusions` reads. Documents without text are never chosen, nor are
+            ``pairs.exclusions``.
 
     Attributes:
         folder, pairs, limits, sources: as given.
@@ -175,7 +176,7 @@ class MiningJob:
         among = self._documents
         exclude, mined = exclude if among is None else exclude.among(among), self._mined
         blank = without_text(mined)
-        self._exclude = exclude._replace(documents=np.union1d(exclude.documents, blank))
+        self._exclude = exclude.union(mined.exclusions).union(Exclusions(None, blank))
         queries = selected(
             query_embeddings, mined.query_rows, mined.num_queries_given, "query_embeddings"
         )

@@ -409,7 +409,7 @@ class LiveNegatives:
             if len(source.documents) < size:
                 foreign[source.queries] = ~np.isin(ids[source.queries], source.documents)
         for wrong, what in (
-            (bad & (ids >= 0), "a positive or its own text"),
+            (bad & (ids >= 0), "a positive, its own text or what is excluded"),
             (foreign & (ids >= 0), "a document of another source, or one that is not mined"),
             (twice, "a document twice"),
         ):
@@ -431,10 +431,10 @@ class LiveNegatives:
         if self._fingerprint is None:
             pairs = self.pairs
             texts = [fingerprint_texts(pairs.query_texts), fingerprint_texts(pairs.corpus_texts)]
-            rows = [digest(array) for array in pairs.positives]
-            if len(self._sources) > 1:
-                for source in self._sources:
-                    rows += [digest(source.queries), digest(source.documents)]
+            known = [pairs.positives, *(self._never if pairs.exclusions is not None else ())]
+            rows = [digest(array) for lists in known for array in lists]
+            for source in self._sources if len(self._sources) > 1 else ():
+                rows += [digest(source.queries), digest(source.documents)]
             self._fingerprint = hashlib.sha256(" ".join(texts + rows).encode()).hexdigest()
         return {
             "pairs": self._fingerprint,

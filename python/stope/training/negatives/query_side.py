@@ -117,7 +117,7 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
         self._scales = (1 / (lengths * temperature)).astype(np.float32)
         self._positives = pairs.positives
         self._query_of = pairs.positives.owners
-        self._own_texts = pairs.same_text_rows()
+        self._never = pairs.never_negatives()
         self._began = math.nan
         self._searched = 0.0
 
@@ -177,7 +177,7 @@ class QuerySideLoss(nn.Module):  # type: ignore[misc]
     def _retrieve(self, queries: Any, own: NDArray[np.int64]) -> RetrievedList:
         positives = self._positives.take(own)
         # A copy of the query is no negative; where it is a positive it stays.
-        exclude = self._own_texts.take(own).without(positives)
+        exclude = self._never.take(own).without(positives)
         given = queries.detach().cpu().numpy()
         began = time.perf_counter()
         ids = self._index.search(given, self._options["k"], exclude=exclude).ids
