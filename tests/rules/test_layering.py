@@ -268,7 +268,7 @@ GROUND = "_kinds _arrays _checks _core _extras _files _host _moved _named errors
 ORDER = (
     GROUND + " scale.processes",
     "ops",
-    "indexes",
+    "indexes scale.shards",
     "torch weighting",
     "data",
     "encoders",

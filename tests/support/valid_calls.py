@@ -57,6 +57,7 @@ RESULTS = {
     "stope.runs.RunReport",
     "stope.scale.plan.Layout",
     "stope.scale.plan.Plan",
+    "stope.scale.shards.NegativesPart",
     "stope.torch.Statistics",
     "stope.torch.ranking.RetrievedList",
     "stope.training.RefreshReport",

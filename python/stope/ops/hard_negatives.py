@@ -162,8 +162,8 @@ def mine_hard_negatives(
     check_progress(progress)
     choice(metric, "metric", METRICS)
     q, c = _arrays.corpus_and_queries(queries, corpus, streams=True)
-    window = _window(num_negatives, range_min, range_max, range_counts, sampling, seed)
-    answers = _positive_lists(positives, q.rows, c.rows)
+    window = window_of(num_negatives, range_min, range_max, range_counts, sampling, seed)
+    answers = positive_lists(positives, q.rows, c.rows)
     extra = exclusions(exclude, q.rows, c.rows)
     place = _arrays.place_of(queries, q.device, "queries")
     answered = pair_scores(queries, corpus, answers, metric=metric)
@@ -180,7 +180,7 @@ def mine_hard_negatives(
         corpus_rows=c.rows,
         most_positives=int(answers.lengths.max(initial=0)),
     )
-    ids, scores = _choose(pool, window)
+    ids, scores = chosen(pool, window)
 
     def like(result: NDArray[Any]) -> Any:
         return _arrays.like(result, queries, place)
@@ -194,7 +194,7 @@ def mine_hard_negatives(
     )
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
     """Which ranks are considered and how many of them are taken, and how."""
 
     first: int
@@ -212,9 +212,10 @@ class Pool(NamedTuple):
     rejected: dict[str, NDArray[np.int64]]
 
 
-def _window(
+def window_of(
     num_negatives: Any, range_min: Any, range_max: Any, counts: str, sampling: str, seed: Any
-) -> _Window:
+) -> Window:
+    """The ranks that these options of :func:`mine_hard_negatives` ask for."""
     wanted = size(num_negatives, "num_negatives")
     first = integer(range_min, "range_min", 0)
     choice(sampling, "sampling", ("top", "random"))
@@ -230,10 +231,11 @@ def _window(
             )
     if sampling == "top" and counts == "eligible":
         end = first + wanted  # the hardest come first: later ranks are never reached
-    return _Window(first, end, wanted, sampling, integer(seed, "seed", 0))
+    return Window(first, end, wanted, sampling, integer(seed, "seed", 0))
 
 
-def _positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
+def positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
+    """The ids that answer each query, one at least."""
     single = _arrays.as_id_vector(positives)
     if single is not None:
         if single.size != rows:
@@ -392,7 +394,9 @@ def among(
     )
 
 
-def _choose(pool: Pool, window: _Window) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def chosen(
+    pool: Pool, window: Window, first_query: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The negatives of every row, in the order of the pool, padded to the wanted number."""
     rows, width = pool.ids.shape
     taken = min(width, window.wanted)
@@ -400,7 +404,12 @@ def _choose(pool: Pool, window: _Window) -> tuple[NDArray[np.int64], NDArray[np.
         keys = np.empty((rows, width), dtype=np.uint64)
         pool_ids = np.ascontiguousarray(pool.ids)
         _core.sampling_keys(
-            seed=window.seed, first_query=0, ids=pool_ids, rows=rows, columns=width, keys=keys
+            seed=window.seed,
+            first_query=first_query,
+            ids=pool_ids,
+            rows=rows,
+            columns=width,
+            keys=keys,
         )
         places = np.sort(np.argsort(keys, axis=1, kind="stable")[:, :taken], axis=1)
     else:

@@ -9,8 +9,8 @@ import numpy as np
 
 from stope import _arrays
 from stope._checks import size
-from stope._host import on_host
 from stope._kinds import iterable, kinds
+from stope.ops._merge import best, shifted
 from stope.ops._search import Metric, Precision, TopK, search
 
 
@@ -54,28 +54,19 @@ def topk_blocks(
     [[1, 3, 2]]
     """
     rows, k = _arrays.matrix_shape(queries, "queries").rows, size(k, "k")
-    best = TopK(np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1))
+    answer = TopK(np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1))
     start = number = 0
     for block in blocks:
         try:
             count = _arrays.matrix_shape(block, "block").rows
             if count and rows:
-                floor, many = best.scores[:, -1], min(k, count)
+                floor, many = answer.scores[:, -1], min(k, count)
                 options = {"metric": metric, "precision": precision, "floor": floor}
-                best = _merged(best, search(queries, block, many, **options), start)
+                more = shifted(search(queries, block, many, **options), start)
+                answer = best([answer, more], k)
         except (TypeError, ValueError) as error:
             said = f"blocks[{number}], which begins at id {start}: {error}"
             raise type(error)(said) from error
         start, number = start + count, number + 1
         del block  # before the next one is made
-    return best
-
-
-def _merged(best: TopK, more: TopK, start: int) -> TopK:
-    """The best of both; `best` has the lower ids, so a stable sort keeps the order of ties."""
-    ids = on_host(more.ids)
-    ids = np.where(ids < 0, ids, ids + start)
-    scores = np.concatenate([best.scores, on_host(more.scores)], axis=1)
-    ids = np.concatenate([best.ids, ids], axis=1)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, : best.ids.shape[1]]
-    return TopK(*(np.take_along_axis(array, order, axis=1) for array in (scores, ids)))
+    return answer
