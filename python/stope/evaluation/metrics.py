@@ -13,6 +13,8 @@ from stope._checks import flag, shown
 from stope._extras import need
 from stope.evaluation.names import HIGHEST_RELEVANCE, parse_metric
 
+_HERE = ("Accuracy", "NumQ", "NumRel", "NumRet")  # computed in this file
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -178,25 +180,39 @@ def _calculate(
         ranked[str(number)] = {
             place: float(len(documents) - rank) for rank, place in enumerate(places.values())
         }
-    # Some of the library's providers leave out a query without judgements: its value is 0.
     values = {measure: [0.0] * len(judged) for measure in measures}
-    accuracies = {measure for measure in measures if measure.NAME == "Accuracy"}
-    for measure in accuracies:
-        values[measure] = [_accuracy(measure, ranked[each], judged[each]) for each in judged]
-    rates = {measure for measure in measures if measure.NAME in ("Judged", "Compat")}
-    filled = {query: documents for query, documents in ranked.items() if documents}
+    here = {measure for measure in measures if measure.NAME in _HERE}
+    for measure in here:
+        values[measure] = [_value(measure, ranked[each], judged[each]) for each in judged]
+    # The value is 0 without documents, by which the library divides. trec_eval reads memory that is
+    # not its own where nothing is judged; and what was judged negative it knows only for infAP.
+    plain = {
+        query: {name: relevance for name, relevance in documents.items() if relevance >= 0}
+        for query, documents in judged.items()
+    }
+    rates = {measure for measure in measures if measure.NAME == "Judged"}
+    inferred = {measure for measure in measures if measure.NAME == "infAP"}
+    others = measures - here - rates - inferred
     library = need("ir_measures", extra="retrieval")
-    # These the library divides by the number of documents: it gets no query without any.
-    for some, rankings in ((rates, filled), (measures - rates - accuracies, ranked)):
-        for metric in library.iter_calc(list(some), judged, rankings) if some else ():
-            if metric.value == metric.value:  # NaN is 0 of 0 documents found: the value is 0
+    kinds = ((rates, judged, judged), (inferred, judged, plain), (others, plain, plain))
+    for some, judgements, least in kinds:
+        queries = [query for query in ranked if ranked[query] and least[query]]
+        chosen = ({query: each[query] for query in queries} for each in (judgements, ranked))
+        for metric in library.iter_calc(list(some), *chosen) if some and queries else ():
+            if metric.value == metric.value:  # not 0 / 0
                 values[metric.measure][int(metric.query_id)] = float(metric.value)
     return values
 
 
-def _accuracy(measure: Any, ranked: Mapping[str, float], judged: Mapping[str, int]) -> float:
-    """Accuracy of a query, which ir-measures divides by 0 for where all that was found is right."""
+def _value(measure: Any, ranked: Mapping[str, float], judged: Mapping[str, int]) -> float:
+    """A query's value of what the library leaves out or fails on: counts, and Accuracy (0 / 0)."""
     level, cutoff = measure.params.get("rel", 1), measure.params.get("cutoff")
+    if measure.NAME == "NumQ":
+        return 1.0
+    if measure.NAME != "Accuracy":
+        all_of_them = measure.NAME == "NumRet" and "rel" not in measure.params
+        documents = ranked if measure.NAME == "NumRet" else judged
+        return float(sum(all_of_them or judged.get(name, 0) >= level for name in documents))
     right, wrong, inverted = 0, 0, 0
     for document in list(ranked)[:cutoff]:
         if judged.get(document, 0) >= level:
