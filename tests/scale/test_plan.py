@@ -49,15 +49,21 @@ def test_a_layout_covers_everything_once_and_fits(work, memory, workers):
 
 def test_where_the_corpus_fits_to_the_byte():
     work = Search(10**6, 10**6, 384, 10)
-    needed = layout(work, memory=2**40).memory
-    assert layout(work, memory=needed).strategy == "replicate"
-    cut = layout(work, memory=needed - 1)
-    assert (cut.strategy, cut.shards, cut.shard_rows) == ("shards", 2, 500_000)
-    assert "do not fit" in str(cut)
-    assert layout(work, memory=needed - 1, workers=3).shards == 2
-    assert layout(work, memory=needed // 3, workers=3).shards % 3 == 0
-    assert "leave some of 5 workers idle" in str(layout(Search(2000, 10**6, 8, 1), memory=needed,
-                                                        workers=5))  # fmt: skip
+
+    def cut(memory, workers=1):
+        return layout(work, memory=memory, workers=workers, block_rows=4096)
+
+    needed = cut(2**40).memory
+    assert cut(needed).strategy == "replicate"
+    halves = cut(needed - 1)
+    assert (halves.strategy, halves.shards, halves.shard_rows) == ("shards", 2, 500_000)
+    assert "do not fit" in str(halves)
+    assert cut(needed - 1, workers=3).shards == 2
+    assert cut(needed // 3, workers=4).shards == 8  # 6 fit, and 8 leave nobody idle
+    assert cut(needed // 3, workers=3).shards == 6
+    idle = layout(Search(2000, 10**6, 8, 1), memory=needed, workers=5)
+    assert idle.shards == 3
+    assert "leave some of 5 workers idle" in str(idle)
 
 
 def test_what_does_not_fit_is_refused_with_the_memory_it_takes():

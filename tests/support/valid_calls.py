@@ -58,6 +58,8 @@ RESULTS = {
     "stope.scale.plan.Layout",
     "stope.scale.plan.Plan",
     "stope.scale.shards.NegativesPart",
+    "stope.scale.simulation.Completion",
+    "stope.scale.simulation.Sweep",
     "stope.torch.Statistics",
     "stope.torch.ranking.RetrievedList",
     "stope.training.RefreshReport",
@@ -400,6 +402,6 @@ def calls(folder):
         **valid_mining_calls.calls(folder, trec),
         **valid_neighbors_calls.calls(),
         **valid_plugs_calls.calls(),
-        **valid_scale_calls.calls(),
+        **valid_scale_calls.calls(folder),
         **valid_weighting_calls.calls(),
     }

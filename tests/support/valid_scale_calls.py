@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
-from valid_mining_calls import CORPUS, QUERIES
+from valid_mining_calls import CORPUS, QUERIES, TEXTS
 
 import stope
+from encoders import HashEncoder
 from stope.scale import shards
-from stope.scale.plan import MACHINES, Search
+from stope.scale.plan import MACHINES, Search, predict
+from stope.scale.simulation import Conditions
 
 WORK = Search(queries=10, corpus=1000, dim=8, k=2)
 
 
-def calls():
-    """The calls, none of which needs a file."""
+def calls(folder):
+    """The calls by name."""
     answer, numbers = shards.topk_part(QUERIES, CORPUS, 2, 0), np.arange(3)
     return {
         "stope.scale.plan.Search": {"queries": 10, "corpus": 1000, "dim": 8, "k": 2},
@@ -25,6 +27,20 @@ def calls():
             "texts": 10.0,
         },
         "stope.scale.plan.layout": {"work": WORK, "memory": 2**34},
+        "stope.scale.rates.measure": {"dim": 768, "folder": folder, "memory": 2**34},
+        "stope.scale.rates.texts_per_second": {"encoder": HashEncoder(8), "sample": TEXTS},
+        "stope.scale.simulation.Conditions": {},
+        "stope.scale.simulation.simulate": {
+            "tasks": 4,
+            "workers": 2,
+            "seconds": 5.0,
+            "conditions": Conditions(),
+        },
+        "stope.scale.simulation.sweep": {
+            "plan": predict(WORK, MACHINES["zen4-2"]),
+            "conditions": Conditions(),
+            "runs": 2,
+        },
         "stope.scale.plan.predict": {"work": WORK, "machine": MACHINES["zen4-2"]},
         "stope.scale.shards.NegativeSearch": {
             "positives": numbers,

@@ -18,6 +18,7 @@ from stope.cli.doctor import doctor
 from stope.cli.evaluate import evaluate
 from stope.cli.graph import graph
 from stope.cli.mine import mine
+from stope.cli.plan import plan
 from stope.cli.search import search
 from stope.cli.select import select
 from stope.cli.train import train
@@ -55,5 +56,5 @@ def _root(
     pass
 
 
-for command in (demo, mine, train, search, evaluate, dedup, select, graph, cluster, doctor):
+for command in (demo, mine, train, search, evaluate, dedup, select, graph, cluster, plan, doctor):
     app.command()(command)

@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stope._checks import counted, integer, real, shown, size, text
+from stope._checks import counted, flag, integer, real, shown, size, text
 
 __all__ = ["MACHINES", "Layout", "Machine", "Plan", "Search", "layout", "predict"]
 
@@ -26,7 +26,7 @@ _MIB = 2**20
 WORKER_BYTES = 256 * _MIB  # interpreter, stope, Ray, Arrow
 SEARCH_BYTES = 66 * _MIB  # workspace of topk beside what it takes for each query of a group
 _BLOCK_BYTES = 64 * _MIB  # of a block's queries and results
-_BLOCKS_EACH = 4  # blocks of queries for a worker, that they end together
+_BLOCKS_EACH = 16  # blocks of queries for a worker, that they end together
 _FULL_RATE = 1024  # queries from which on the scan runs at its full rate
 _RESULT_BYTES = 12  # a score and an id
 _GROUP_BYTES = 32 * _MIB  # of candidates: topk's queries go in groups that fit
@@ -125,8 +125,8 @@ def layout(work: Search, *, memory: int, workers: int = 1, block_rows: int | Non
         work: the search.
         memory: bytes that a worker may have.
         workers: how many there are.
-        block_rows: queries of a block. Default: at most 64 MiB of queries and results, four blocks
-            a worker, and at least 1,024, from which on a scan runs at its full rate; whole groups
+        block_rows: queries of a block. Default: at most 64 MiB of queries and results, 16 blocks a
+            worker, and at least 1,024, from which on a scan runs at its full rate; whole groups
             of those that topk answers in one pass, where there is more than one.
 
     Returns:
@@ -331,7 +331,7 @@ def predict(
     if not isinstance(machine, Machine):
         raise TypeError(f"machine is {shown(machine)}; give a Machine, such as MACHINES['h200']")
     cut = layout(work, memory=machine.memory, workers=workers, block_rows=block_rows)
-    if encode and machine.texts is None:
+    if flag(encode, "encode") and machine.texts is None:
         raise ValueError(f"encode is True but {machine.name} has no rate of texts; give its texts")
     last = work.queries - (cut.blocks - 1) * cut.block_rows
     groups = [-(-rows // work.group) for rows in (cut.block_rows, last)]
