@@ -144,6 +144,9 @@ def test_what_is_observed(encoder):
     for key, share in {"min": 0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1}.items():
         assert seen[f"weight_{key}"] == pytest.approx(np.quantile(weights, share), rel=1e-4)
         assert seen[f"hardness_{key}"] == pytest.approx(np.quantile(hardness, share), abs=1e-5)
+    quarters = np.array_split(weights[np.argsort(hardness)], 4)
+    for name, part in zip(("easiest", "easy", "hard", "hardest"), quarters, strict=True):
+        assert seen[f"weight_{name}"] == pytest.approx(part.mean(), rel=1e-4)
     assert seen["weight_mean"] == pytest.approx(weights.mean(), rel=1e-4)
     effective = weights.sum() ** 2 / (weights**2).sum() / 14
     assert seen["weight_effective"] == pytest.approx(effective, rel=1e-4)

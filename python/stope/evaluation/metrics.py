@@ -169,7 +169,7 @@ def _calculate(
     ranked: dict[str, dict[str, float]] = {}
     highest = min(map(_highest, measures))
     for number, query in enumerate(qrels):
-        documents = _ranking(query, run[query])
+        documents = ranking(query, run[query])
         places = {document: f"r{place}" for place, document in enumerate(documents)}
         judged[str(number)] = {
             places.get(document, f"u{order}"): _relevance(query, document, relevance, highest)
@@ -238,7 +238,8 @@ def _documents(
     return documents
 
 
-def _ranking(query: Any, retrieved: Mapping[Any, Any]) -> list[str]:
+def ranking(query: Any, retrieved: Mapping[Any, Any]) -> list[str]:
+    """A query's documents, best first, as `evaluate` ranks them."""
     if not isinstance(query, str):
         raise TypeError(
             f"query id {shown(query)} is a {type(query).__name__}; ids are strings, give str(id)"

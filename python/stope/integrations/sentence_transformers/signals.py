@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 import torch
@@ -26,6 +27,7 @@ _EXAMPLE = {
     "hardness": (-0.5, 0.0625),
 }
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "max": 1.0}
+_QUARTERS = ("easiest", "easy", "hard", "hardest")
 
 
 class Signals(dict[str, Any]):
@@ -167,17 +169,29 @@ def observations(statistics: Statistics, weights: RowWeights, possible: float) -
     Returns:
         ``weight_min``, ``weight_p10``, ``weight_p50``, ``weight_p90``, ``weight_max``,
         ``weight_mean`` and ``weight_effective`` (:class:`stope.weighting.WeightSummary`) where rows
-        are weighted; ``hardness_min`` and so on, over the rows that have negatives;
+        are weighted, and ``weight_easiest``, ``weight_easy``, ``weight_hard``, ``weight_hardest``,
+        the mean weights of four quarters of the rows by hardness; ``hardness_min`` and so on, over
+        the rows that have negatives;
         ``false_negatives``, the share of pairs that are left out because they are known to be
         right; ``mean_rank`` of the positives and ``first_rank``, the share that ranks first.
     """
     facts: dict[str, float] = {}
     if weights.weights is not None:
-        facts |= _spread("weight", weights.weights)
+        facts |= _spread("weight", weights.weights.detach().double().numpy())
         summary = summarize_weights(weights.weights)
         facts |= {"weight_mean": summary.mean, "weight_effective": summary.effective}
     signals = batch_signals(statistics, weights.own_scores, {})
-    facts |= _spread("hardness", signals["hardness"])
+    hardness = signals["hardness"].detach().double().numpy()
+    facts |= _spread("hardness", hardness)
+    if weights.weights is not None:
+        rows = np.flatnonzero(np.isfinite(hardness))
+        rows = rows[np.argsort(hardness[rows], kind="stable")]
+        parts = np.array_split(weights.weights.detach().double().numpy()[rows], len(_QUARTERS))
+        facts |= {
+            f"weight_{name}": float(part.mean())
+            for name, part in zip(_QUARTERS, parts, strict=True)
+            if len(part)
+        }
     if possible > 0:
         kept = float(statistics.negatives.double().mean())
         facts["false_negatives"] = max(0.0, 1.0 - kept / possible)
@@ -187,9 +201,8 @@ def observations(statistics: Statistics, weights: RowWeights, possible: float) -
     return facts
 
 
-def _spread(name: str, values: Tensor) -> dict[str, float]:
-    rows = values.detach().double().numpy()
-    rows = rows[np.isfinite(rows)]
+def _spread(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    rows = values[np.isfinite(values)]
     if not rows.size:
         return {}
     places = np.quantile(rows, list(_QUANTILES.values()))

@@ -21,6 +21,7 @@ from stope._extras import need
 from stope._files.manifest import parse_json
 from stope.data import open_atomic
 
+LOG = "log.jsonl"
 KINDS = ("start", "step", "evaluation", "refresh", "checkpoint", "end", "guard")
 
 
@@ -56,7 +57,7 @@ class TrainingLog:
     def __init__(self, folder: str | os.PathLike[str], tensorboard: bool = False) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / "log.jsonl"
+        self.path = self.folder / LOG
         self._boards: Any = None
         self._board: Any = None
         if tensorboard:
@@ -156,7 +157,7 @@ def read_log(folder: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         FileNotFoundError: the folder has no log.
         ValueError: a line before the last one is none of a log.
     """
-    for raw in _whole_lines(Path(folder) / "log.jsonl"):
+    for raw in _whole_lines(Path(folder) / LOG):
         yield json.loads(raw)
 
 
