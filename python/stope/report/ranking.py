@@ -89,12 +89,12 @@ def _metrics(scored: Sequence[Evaluation], metrics: Sequence[str], names: Sequen
         means = [evaluation.mean[metric] for metric in metrics]
         ends = [confidence_interval(evaluation, m) if several else (None, None) for m in metrics]
         low, high = ([end[side] for end in ends] for side in (0, 1))
-        own = f" of {name}" if len(scored) > 1 else ""
-        columns |= {f"mean{own}": means, f"from{own}": low, f"to{own}": high}
+        of_name = f" of {name}" if len(scored) > 1 else ""
+        columns |= {f"mean{of_name}": means, f"from{of_name}": low, f"to{of_name}": high}
         series.append(Series(name, metrics, means, *((low, high) if several else ())))
         for metric, mean, end in zip(metrics, means, ends, strict=True):
             span = f" [{end[0]:.4f}, {end[1]:.4f}]" if several else ""
-            facts[f"{metric}{own}"] = f"{mean:.4f}{span}"
+            facts[f"{metric}{of_name}"] = f"{mean:.4f}{span}"
     title = "Means with their 95% intervals"
     figures = [Figure("metrics", "points", title, "metric", "mean", tuple(series))]
     if len(scored) > 1 and several:
@@ -180,14 +180,14 @@ def _queries(
         columns.append(Column("result", [results[place] for place in order], "word"))
         columns.append(Column("difference", difference[order], "number"))
     for name, run, value in zip(names, runs, values, strict=False):
-        own = f"{name}: " if len(runs) > 1 else ""
+        before = f"{name}: " if len(runs) > 1 else ""
         lists = [ranking(query, run.get(query, {})) for query in asked]
         ranks, firsts, states = zip(*map(_looked_at, lists, map(qrels.get, asked)), strict=True)
         columns += [
-            Column(f"{own}{metric}", value[order], "number"),
-            Column(f"{own}rank of an answer", ranks, "number"),
-            Column(f"{own}first document", [_named(first, documents) for first in firsts]),
-            Column(f"{own}judged", states, "word"),
+            Column(f"{before}{metric}", value[order], "number"),
+            Column(f"{before}rank of an answer", ranks, "number"),
+            Column(f"{before}first document", [_named(first, documents) for first in firsts]),
+            Column(f"{before}judged", states, "word"),
         ]
     answers = [_named(_answer(qrels[query]), documents) for query in asked]
     columns.append(Column("an answer", answers))
