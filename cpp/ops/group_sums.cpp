@@ -40,7 +40,6 @@ class GroupSums {
   std::size_t bytes() const { return workspace_.bytes(); }
 
   void run() {
-    std::fill_n(call_.sums, call_.num_groups * call_.rows.columns, 0.0);
     for (done_ = 0; done_ < call_.rows.rows; done_ += kBlock) {
       count_ = std::min(kBlock, call_.rows.rows - done_);
       sort_block();

@@ -12,10 +12,11 @@ from stope import _core, errors, isa
 from stope._checks import integer
 from stope._moved import find_moved_modules
 from stope.indexes.flat import FlatIndex
+from stope.ops._lloyd import KMeans
 from stope.ops._search import TopK
 from stope.ops.hard_negatives import HardNegatives, mine_hard_negatives
 from stope.ops.infonce import InfoNCE, InfoNCEGradients, infonce_backward, infonce_forward
-from stope.ops.kmeans import KMeans, kmeans
+from stope.ops.kmeans import kmeans
 from stope.ops.knn_graph import knn_graph
 from stope.ops.nearest_earlier import nearest_earlier
 from stope.ops.pairs_above import PairsAbove, pairs_above

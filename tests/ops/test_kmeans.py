@@ -394,7 +394,7 @@ def test_rows_whose_bounds_hold_are_not_scanned():
 
 
 def group_sums(x, groups, num_groups, metric="euclidean", threads=1):
-    sums = np.empty((num_groups, x.shape[1]))
+    sums = np.zeros((num_groups, x.shape[1]))
     _core.group_sums(
         rows=x, metric=metric, groups=groups, num_groups=num_groups, sums=sums, threads=threads,
         allocate=_arrays.workspace, progress=None,

@@ -60,6 +60,12 @@ def calls(folder):
             "start": 0,
             "threshold": 0.5,
         },
+        "stope.scale.shards.KMeansShard": {"x": CORPUS},
+        "stope.scale.shards.kmeans": {
+            "shards": [shards.KMeansShard(CORPUS)],
+            "k": 2,
+            "init": "random",
+        },
         "stope.scale.shards.knn_part": {
             "rows": QUERIES,
             "shard": CORPUS,

@@ -1,4 +1,5 @@
-// group_sums: sums[g] = the sum of the rows of group g, in float64, one after another as they lie.
+// group_sums: the rows of group g are added to sums[g], in float64, one after another as they lie.
+// So the rows of one shard after those of another make the sums of all, bit for bit.
 #pragma once
 
 #include "stope/matrix.h"
@@ -10,7 +11,7 @@ struct GroupSumsCall {
   Metric metric = Metric::kDot;          // under cosine rows are normalised first
   const std::int64_t* groups = nullptr;  // [rows.rows]
   std::int64_t num_groups = 0;
-  double* sums = nullptr;  // [num_groups, rows.columns]
+  double* sums = nullptr;  // [num_groups, rows.columns], finite
   Execution execution;
 };
 

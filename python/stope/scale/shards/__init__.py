@@ -10,6 +10,7 @@ ordered by them. Names are looked up after the merge (`named`): an order by name
 where a shard cut its equal scores off.
 """
 
+from stope.scale.shards.clusters import KMeansShard, kmeans
 from stope.scale.shards.negatives import NegativeSearch, NegativesPart
 from stope.scale.shards.numbering import named
 from stope.scale.shards.pairs import merge_pairs, pairs_part
@@ -22,6 +23,6 @@ from stope.scale.shards.searches import (
 )
 
 __all__ = [
-    "NegativeSearch", "NegativesPart", "earlier_part", "knn_part", "merge_earlier", "merge_pairs",
-    "merge_topk", "named", "pairs_part", "topk_part",
+    "KMeansShard", "NegativeSearch", "NegativesPart", "earlier_part", "kmeans", "knn_part",
+    "merge_earlier", "merge_pairs", "merge_topk", "named", "pairs_part", "topk_part",
 ]  # fmt: skip
