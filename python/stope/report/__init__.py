@@ -4,6 +4,7 @@ A `Page` is a value: sections of sentences, numbers, `figures.Figure` and `pages
 it is decided by one function per kind of input, and how it looks in `pages` and `figures` alone.
 """
 
+from stope.report.mining import of_table
 from stope.report.pages import Page
 
-__all__ = ["Page"]
+__all__ = ["Page", "of_table"]
