@@ -385,6 +385,11 @@ def calls(folder):
             "num_samples": 9,
         },
         "stope.evaluation.evaluate": {"run": run, "qrels": qrels, "metrics": ["nDCG@10"]},
+        "stope.report.of_table": {
+            "path": negative_ids,
+            "pairs": pairs(),
+            "layout": data.Layout(),
+        },
         "stope.retrieval.Bm25": {"corpus": TEXTS},
         "stope.retrieval.DenseRetriever": {"encoder": encoder, "corpus": TEXTS},
         "stope.retrieval.HnswRetriever": {"encoder": encoder, "corpus": TEXTS},

@@ -19,6 +19,7 @@ from stope.cli.evaluate import evaluate
 from stope.cli.graph import graph
 from stope.cli.mine import mine
 from stope.cli.plan import plan
+from stope.cli.report import report
 from stope.cli.search import search
 from stope.cli.select import select
 from stope.cli.train import train
@@ -56,5 +57,18 @@ def _root(
     pass
 
 
-for command in (demo, mine, train, search, evaluate, dedup, select, graph, cluster, plan, doctor):
+for command in (
+    demo,
+    mine,
+    train,
+    search,
+    evaluate,
+    dedup,
+    select,
+    graph,
+    cluster,
+    plan,
+    report,
+    doctor,
+):
     app.command()(command)

@@ -94,7 +94,7 @@ def of_table(
         *_scores(view),
         *_turned_away(view),
         _per_query(view),
-        *_hubs(view),
+        _hubs(view),
         _exposure(view),
         _listed(view, most_rows),
     ]
@@ -129,9 +129,10 @@ class _View(NamedTuple):
         """Of each row."""
         return self.lowest - self.table.scores()
 
-    def share(self, count: int) -> str:
-        """A number of negatives, and its share."""
-        return f"{count:,} of {self.kept.sum():,} ({count / self.kept.sum():.1%})"
+    def share(self, rows: NDArray[np.bool_]) -> str:
+        """How many negatives are among the rows."""
+        count, total = int((rows & self.kept).sum()), int(self.kept.sum())
+        return f"{count:,} of {total:,} ({count / total:.1%})"
 
 
 def _view(table: MinedTable, near: float) -> _View:
@@ -190,251 +191,248 @@ def _same_text(table: MinedTable, positive: NDArray[np.bool_]) -> Ids:
 
 
 def _summary(view: _View) -> Section:
-    table, kept = view.table, int(view.kept.sum())
+    table, suspected = view.table, np.any(list(view.suspicions.values()), axis=0)
     facts = {
         "queries": worded(len(table.queries)),
-        "positives of queries": worded(int(view.positive.sum())),
-        "negatives": worded(kept),
-        "documents named": worded(len(table.documents)),
+        "positives": worded(int(view.positive.sum())),
+        "negatives": worded(int(view.kept.sum())),
+        "documents that are either": worded(int(((view.negatives + view.answers) > 0).sum())),
     }
     if table.num_corpus is not None:
-        facts["documents in all"] = worded(table.num_corpus)
-    suspected = np.any(list(view.suspicions.values()), axis=0) & view.kept
-    facts["suspected of being answers"] = view.share(int(suspected.sum()))
+        facts["documents in the corpus"] = worded(table.num_corpus)
+    facts["suspected of being answers"] = view.share(suspected)
     text = (
-        "Hard negatives are documents that score high for a query and are no known answer. Some are "
-        "answers that nobody marked, and cost a training most. Read the suspected ones at the end of "
-        "this page, select the answers, save their ids, and give that file to stope mine --exclude."
+        "Hard negatives are documents that score high for a query and are no known answer. Some "
+        "are answers that nobody marked, and cost a training most. Read the suspected ones at the "
+        "end of this page, select the answers, save their ids, and give that file to stope mine "
+        "--exclude."
     )
     return Section("In short", [text], facts, missing=table.notes)
 
 
 def _scores(view: _View) -> list[Section]:
-    scores, margin = view.table.scores(), view.margin[view.kept]
-    series = histogram({"positives": scores[view.positive], "negatives": scores[view.kept]})
+    parts = {"positives": view.positive, "negatives": view.kept}
+    scores = {name: view.table.scores()[rows] for name, rows in parts.items()}
+    series = histogram(scores)
     if not series:
         return []
-    facts = {}
-    for name, rows in (("positives", view.positive), ("negatives", view.kept)):
-        part = scores[rows & np.isfinite(scores)]
-        if part.size:
-            low, middle, high = np.quantile(part, [0.05, 0.5, 0.95])
-            facts[f"score of {name}, median (5% to 95%)"] = (
-                f"{worded(middle)} ({worded(low)} to {worded(high)})"
-            )
-    figure = Figure("scores", "histogram", "Scores", "score", "rows", series)
+    facts = {
+        f"score of {name}, median (5% to 95%)": _spread(part)
+        for name, part in scores.items()
+        if np.isfinite(part).any()
+    }
     text = "Where the two overlap, the encoder does not tell an answer from a negative."
-    sections = [Section("Scores", [text], facts, [figure])]
-    series = histogram({"negatives": margin})
+    figure = Figure("scores", "histogram", "Scores", "score", "rows", series)
+    section = Section("Scores", [text], facts, [figure])
+    series = histogram({"negatives": view.margin[view.kept]})
     if not series:
         why = "No query has a score of its positives here, so there are no margins."
-        return [*sections, Section("Margins", missing=[why])]
-    counts = {word: int((rows & view.kept).sum()) for word, rows in view.suspicions.items()}
-    facts = {"negatives that score as high as a positive": view.share(counts["above"])}
-    facts[f"negatives less than {view.near:.3g} of a positive's score below it"] = view.share(
-        counts["near"]
-    )
-    facts["margin, median"] = worded(float(np.nanmedian(margin)))
-    rule = {"as high as the positive": 0.0} if np.nanmin(margin) <= 0 else {}
-    name = "the lowest score of the query's positives minus the negative's"
-    figure = Figure("margins", "histogram", "Margins", name, "negatives", series, rule)
+        return [section, Section("Margins", missing=[why])]
+    facts = {
+        "negatives that score as high as a positive": view.share(view.suspicions["above"]),
+        f"negatives up to {100 * view.near:.3g}% below it": view.share(view.suspicions["near"]),
+        "margin, median (5% to 95%)": _spread(view.margin[view.kept]),
+    }
     text = "Left of 0 are negatives that the encoder takes for better answers than a positive."
-    return [*sections, Section("Margins", [text], facts, [figure])]
+    what = "the lowest score of the query's positives minus the negative's"
+    rule = {"as high as the positive": 0.0}
+    figure = Figure("margins", "histogram", "Margins", what, "negatives", series, rule)
+    return [section, Section("Margins", [text], facts, [figure])]
 
 
 def _turned_away(view: _View) -> list[Section]:
     if view.table.turned_away is None:
         return []
-    totals: dict[tuple[str, str], int] = {}
+    totals: dict[str, dict[str, int]] = {}  # by source and reason
     for source, reason, count in view.table.turned_away:
         if reason not in ("kept", "positive"):
-            totals[reason, source] = totals.get((reason, source), 0) + count
+            of_source = totals.setdefault(source, {})
+            of_source[reason] = of_source.get(reason, 0) + count
     if not totals:
         return [Section("Turned away", ["No document was turned away: there were no limits."])]
-    sources = list(dict.fromkeys(source for _, source in totals))
-    reasons = sorted(
-        {r for r, _ in totals}, key=lambda r: -sum(totals.get((r, s), 0) for s in sources)
-    )
+    reasons = list(dict.fromkeys(reason for counts in totals.values() for reason in counts))
+    names = {reason: reason.replace("_", " ") for reason in reasons}
     series = tuple(
-        Series(
-            source,
-            [r.replace("_", " ") for r in reasons],
-            [totals.get((r, source), 0) for r in reasons],
-        )
-        for source in sources[:6]
+        Series(source, list(names.values()), [counts.get(reason, 0) for reason in reasons])
+        for source, counts in totals.items()
     )
-    figure = Figure("turned-away", "bars", "Turned away, by reason", "reason", "documents", series)
     facts = {
-        f"turned away: {reason.replace('_', ' ')}": worded(
-            sum(totals.get((reason, source), 0) for source in sources)
-        )
-        for reason in reasons
+        f"turned away: {name}": worded(sum(counts.get(reason, 0) for counts in totals.values()))
+        for reason, name in names.items()
     }
     text = (
         "A document that several sources name counts for each that looked at it; corpus stands for "
         "what is known beforehand: copies of positives, and what was excluded."
     )
+    figure = Figure("turned-away", "bars", "Turned away", "reason", "documents", series)
     return [Section("Turned away", [text], facts, [figure])]
 
 
 def _per_query(view: _View) -> Section:
     counts = np.bincount(view.table.query[view.kept], minlength=len(view.table.queries))
-    most = int(counts.max())
-    edges = np.arange(most + 2) if most < 40 else np.histogram_bin_edges(counts, 40)
-    series = (Series("queries", edges, np.histogram(counts, edges)[0]),)
-    if most < 40:
-        numbers = [str(number) for number in range(most + 1)]
-        series = (Series("queries", numbers, np.bincount(counts, minlength=most + 1)),)
-    kind, what = ("bars" if most < 40 else "histogram"), "negatives of a query"
-    figure = Figure("negatives-per-query", kind, "Negatives per query", what, "queries", series)
+    middle, most = float(np.median(counts)), int(counts.max())
     facts = {
-        "negatives per query, median (least to most)": (
-            f"{worded(float(np.median(counts)))} ({counts.min():,} to {most:,})"
-        ),
+        "negatives per query, median (least to most)": f"{middle:g} ({counts.min():,} to {most:,})",
         "queries without negatives": worded(int((counts == 0).sum())),
     }
     missing = []
     if view.table.num_corpus is None and not view.positive.any():
         missing = ["A query without negatives is not in this table, and so not counted."]
+    figure = Figure(
+        *("negatives-per-query", "bars", "Negatives per query", "negatives of a query", "queries"),
+        (_tally("queries", counts, most < 20),),
+    )
     return Section("Negatives per query", (), facts, [figure], missing=missing)
 
 
-def _hubs(view: _View) -> list[Section]:
-    times = view.negatives
-    limit = max(_LEAST_OF_A_HUB, int(np.ceil(_TIMES_THE_MEAN * times[times > 0].mean())))
-    hubs = np.flatnonzero(times >= limit)
+def _hubs(view: _View) -> Section:
+    times, named = view.negatives, view.table.documents
+    least = max(_LEAST_OF_A_HUB, int(np.ceil(_TIMES_THE_MEAN * times[times > 0].mean())))
+    hubs = np.flatnonzero(times >= least)
     hubs = hubs[np.argsort(-times[hubs], kind="stable")]
-    edges = 2 ** np.arange(int(times.max()).bit_length() + 1)
-    counts = np.histogram(times[times > 0], edges)[0]
-    names = [
-        f"{low:,}" if low == 1 else f"{low:,} to {2 * low - 1:,}" for low in edges[:-1].tolist()
-    ]
-    bars = Series("documents", names, counts)
-    what = "queries that have the document as a negative"
-    figure = Figure("hubs", "bars", f"Documents by {what}", what, "documents", (bars,))
-    share = times[hubs].sum() / max(1, times.sum())
-    facts = {"hubs": f"{len(hubs):,} (with {share:.1%} of the negatives)"}
+    share = times[hubs].sum() / times.sum()
     text = (
-        f"A hub is a negative of at least {limit:,} queries: of ten, and of ten times the mean of "
+        f"A hub is a negative of at least {least:,} queries: of ten, and of ten times the mean of "
         "the documents that are a negative at all. What is near to everything is seldom an answer, "
         "and teaches little; --sampling spreads the negatives, and so does a hub's id in --exclude."
     )
-    if not len(hubs):
-        return [Section("Hubs", [text], facts, [figure])]
-    listed = hubs[:_HUBS]
-    scores = view.table.scores()
-    means = [
-        float(np.mean(scores[view.kept & (view.table.document == row)])) for row in listed.tolist()
-    ]
-    columns = [
-        *_named(view.table.documents, listed, "document"),
-        Column("negative of", times[listed], "number"),
-        Column("positive of", view.answers[listed], "number"),
-        Column("mean score", means, "number"),
-    ]
-    export = {"document_id": "document id"} if view.table.documents.ids is not None else {}
-    caption = (
-        f"The {len(listed):,} largest of {len(hubs):,} hubs; saved ids are excluded for all queries"
+    facts = {"hubs": f"{len(hubs):,} (with {share:.1%} of the negatives)"}
+    figure = Figure(
+        *("hubs", "bars", "Documents by how many queries have them as a negative", "queries"),
+        "documents",
+        (_tally("documents", times[times > 0]),),
     )
-    table = Table(tuple(columns), caption, True, export)
-    return [Section("Hubs", [text], facts, [figure], table)]
+    table, listed = None, hubs[:_HUBS]
+    if len(hubs):
+        counts = (("negative of", times), ("positive of", view.answers))
+        columns = [Column(name, part[listed], "number") for name, part in counts]
+        table = Table(
+            (*_named(named, listed, "document"), *columns),
+            f"The {len(listed):,} largest of {len(hubs):,} hubs; saved ids are of all queries",
+            browse=True,
+            export={} if named.ids is None else {"document_id": "document id"},
+        )
+    return Section("Hubs", [text], facts, [figure], table)
 
 
 def _exposure(view: _View) -> Section:
-    """How often a document is a positive, and how often a negative."""
-    classes = ("0", "1", "2 to 3", "4 to 7", "8 and more")
-    edges = np.array([1, 2, 4, 8])
-    of_answers, of_negatives = (np.digitize(t, edges) for t in (view.answers, view.negatives))
+    classes = ("never", "once", "2 to 3 times", "4 to 7 times", "more often")
+    both = [np.digitize(times, [1, 2, 4, 8]) for times in (view.answers, view.negatives)]
     cells = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(cells, (of_answers, of_negatives), 1)
+    np.add.at(cells, tuple(both), 1)
+    missing = []
     if view.table.num_corpus is not None:
         cells[0, 0] += view.table.num_corpus - len(view.table.documents)
-    columns = [Column("times a positive", classes)]
+    else:
+        missing = ["Documents that are neither are not in this table, and so not counted."]
+    columns = [Column("a positive", classes)]
     columns += [
-        Column("never a negative" if place == 0 else f"{name} times", cells[:, place], "number")
+        Column(name if place else "a negative never", cells[:, place], "number")
         for place, name in enumerate(classes)
     ]
-    never = int(view.negatives[view.answers == 0].sum())
-    facts = {"negatives that are no query's positive": view.share(never)}
     text = (
         "A document that is only ever a negative moves away from every query: right if nobody will "
         "ask for it, harmful if somebody will (--among positives leaves such documents out). One "
         "that is a positive as often as a negative stays where it is."
     )
-    missing = []
-    if not view.positive.any():
+    facts = {}
+    if view.positive.any():
+        never = (view.answers == 0)[view.table.document]
+        facts["negatives that are no query's positive"] = view.share(never)
+    else:
         missing = ["This table does not name positives, so all documents count as never positive."]
-        facts = {}
-    elif view.table.num_corpus is None:
-        missing = ["Documents that are neither are not in this table, and so not counted."]
     caption = "Documents by how often they are a positive (rows) and a negative (columns)"
     return Section("Exposure", [text], facts, table=Table(tuple(columns), caption), missing=missing)
 
 
 def _listed(view: _View, most_rows: int) -> Section:
-    """All that is no positive, the suspected first, with the positive beside it."""
-    table = view.table
-    rows = np.flatnonzero(~view.positive)
-    suspected = np.any([part[rows] for part in view.suspicions.values()], axis=0)
-    order = np.lexsort((view.margin[rows], ~suspected, ~view.kept[rows]))
-    order = order[np.argsort(~(suspected | ~view.kept[rows])[order], kind="stable")]
-    rows = rows[order][:most_rows]
+    """All that is no positive, beside a positive: suspected, turned away, and then the rest."""
+    table, rows = view.table, np.flatnonzero(~view.positive)
+    suspected = np.any(list(view.suspicions.values()), axis=0)
+    state = np.where(~view.kept, 1, np.where(suspected, 0, 2))
+    rows = rows[np.lexsort((view.margin[rows], state[rows]))][:most_rows]
     marks = list(view.suspicions)
+    codes = np.zeros(len(rows), np.int64)
+    for bit, mark in enumerate(marks):
+        codes |= view.suspicions[mark][rows].astype(np.int64) << bit
     words = [
-        "; ".join(w for bit, w in enumerate(marks) if code >> bit & 1)
+        "; ".join(mark for bit, mark in enumerate(marks) if code >> bit & 1)
         for code in range(2 ** len(marks))
-    ]
-    codes = sum(
-        part[rows].astype(np.int64) << bit for bit, part in enumerate(view.suspicions.values())
-    )
-    columns = [
-        Column("suspicion", codes, "word", words),
-        *_named(table.queries, table.query[rows], "query"),
-        *_named(table.documents, view.shown[rows], "positive", by_text="its positive"),
-        *_named(table.documents, table.document[rows], "document"),
     ]
     numbers = {"score": table.scores(), "positive's score": view.lowest, "margin": view.margin}
     numbers |= {"rank": table.scores("rank"), "teacher's score": table.scores("teacher_score")}
-    columns += [
-        Column(name, values[rows], "number")
-        for name, values in numbers.items()
-        if np.isfinite(values).any()
+    columns = [
+        Column("suspicion", codes, "word", words),
+        *_named(table.queries, table.query[rows], "query"),
+        *_named(table.documents, view.shown[rows], "positive"),
+        *_named(table.documents, table.document[rows], "document"),
+        *(
+            Column(name, values[rows], "number")
+            for name, values in numbers.items()
+            if np.isfinite(values).any()
+        ),
+        *(
+            Column(name, part.codes[rows], "word", part.words)
+            for name, part in (("reason", table.reason), ("source", table.source))
+            if part is not None and np.ptp(part.codes[rows])
+        ),
     ]
-    for name, part in (("reason", table.reason), ("source", table.source)):
-        if part is not None:
-            columns.append(Column(name, part.codes[rows], "word", part.words))
     export = {"query_id": "query id", "document_id": "document id"}
-    export = export if table.queries.ids and table.documents.ids else {}
-    total, facts = int((~view.positive).sum()), {}
-    for word, part in view.suspicions.items():
-        if word in ("teacher", "same text"):
-            facts[f"suspected: {word}"] = view.share(int((part & view.kept).sum()))
+    facts = {
+        f"suspected: {mark}": view.share(part)
+        for mark, part in view.suspicions.items()
+        if mark not in ("above", "near")  # which stand with the margins
+    }
     terms = (
         "Above: it scores as high as a positive of its query, or higher. Near: less than "
-        f"{view.near:.3g} of that score below it. Same text: the letters of a positive. Teacher: a "
-        "teacher scores it as high as a positive. A reason other than kept says that it was turned "
-        "away, and is no negative now."
+        f"{100 * view.near:.3g}% of that score below it. Same text: the letters of a positive. "
+        "Teacher: a teacher scores it as high as a positive. A reason other than kept says why it "
+        "was turned away, and is no negative now."
     )
     cut = f"Texts are cut after {_LETTERS:,} characters; ids are saved whole."
-    missing = []
+    missing, total = [], int((~view.positive).sum())
     if len(rows) < total:
         missing = [f"Listed are {len(rows):,} of {total:,} rows, the most suspicious first."]
-    caption = "Negatives, and documents that were turned away, beside a positive of their query"
-    listed = Table(tuple(columns), caption, True, export)
-    return Section("Suspected answers, and all negatives", [terms, cut], facts, (), listed, missing)
+    listed = Table(
+        tuple(columns),
+        "Negatives, and documents that were turned away, beside a positive of their query",
+        browse=True,
+        export=export if table.queries.ids and table.documents.ids else {},
+    )
+    title = "Suspected answers, and all negatives"
+    return Section(title, [terms, cut], facts, (), listed, missing)
 
 
-def _named(names: Names, rows: Ids, what: str, by_text: str | None = None) -> list[Column]:
+def _named(names: Names, rows: Ids, what: str) -> list[Column]:
     """Columns of texts and ids, whichever there are; -1 is none."""
+    if (rows < 0).all():
+        return []
     columns = []
     if names.texts is not None:
         used, places = np.unique(rows, return_inverse=True)
         texts = ["" if row < 0 else _beginning(names.texts[row]) for row in used.tolist()]
-        columns.append(Column(by_text or what, places.reshape(-1), "text", texts))
+        columns.append(Column(what, places.reshape(-1), "text", texts))
     if names.ids is not None:
-        columns.append(Column(f"{what} id", rows, "text", names.ids))
-    return columns if (rows >= 0).any() else []
+        kind = "text" if names.texts is None else "id"
+        columns.append(Column(f"{what} id", rows, kind, names.ids))
+    return columns
 
 
 def _beginning(text: str) -> str:
     return text if len(text) <= _LETTERS else text[:_LETTERS] + "…"
+
+
+def _spread(values: Numbers) -> str:
+    low, middle, high = map(worded, np.nanquantile(values, [0.05, 0.5, 0.95]).tolist())
+    return f"{middle} ({low} to {high})"
+
+
+def _tally(name: str, counts: Ids, singly: bool = False) -> Series:
+    """How many counts are 0, 1, 2 to 3, 4 to 7, ...; or each number, where they are few."""
+    most = int(counts.max())
+    if singly:
+        numbers = [str(number) for number in range(most + 1)]
+        return Series(name, numbers, np.bincount(counts, minlength=most + 1))
+    starts = [*([0] if counts.min() == 0 else []), *(1 << bit for bit in range(most.bit_length()))]
+    names = [f"{low:,}" if low < 2 else f"{low:,} to {2 * low - 1:,}" for low in starts]
+    return Series(name, names, np.histogram(counts, [*starts, most + 1])[0])

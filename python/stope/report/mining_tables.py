@@ -2,7 +2,7 @@
 
 | form | brings |
 |---|---|
-| a job's folder, or its negatives.parquet | ids, scores, sources, reasons, teacher's scores; counts |
+| a job's folder, or its negatives.parquet | ids, scores, sources, reasons, a teacher's; counts |
 | ``--ids`` | ids, scores, the lowest score of each query's positives |
 | ``-o`` in any format | texts; scores with ``--scores``; ids in Tevatron's alone |
 
@@ -42,7 +42,7 @@ class Names(NamedTuple):
     ids: Sequence[str] | None
     texts: Sequence[str] | None
 
-    def __len__(self) -> int:  # type: ignore[override]
+    def __len__(self) -> int:
         return len(self.ids if self.ids is not None else self.texts or ())
 
 
@@ -54,7 +54,7 @@ class Words(NamedTuple):
 
     def rows(self, word: str) -> NDArray[np.bool_]:
         """Which rows have this word."""
-        return self.codes == (self.words.index(word) if word in self.words else -1)
+        return np.asarray(self.codes == (self.words.index(word) if word in self.words else -1))
 
     def take(self, rows: Ids) -> Words:
         """The words of these rows."""
@@ -210,27 +210,25 @@ def _by_texts(file: Path, layout: Layout | None) -> MinedTable:
             (0, example.positives, example.positive_ids),
             (1, example.negatives, example.negative_ids),
         ):
-            names = ids or [None] * len(texts)
-            for text, name, score in zip(texts, names, scores[reason], strict=True):
-                rows.append((query, documents.number(text, name), reason, score))
-    query, document, reasons, score = (np.array(part) for part in zip(*rows, strict=True))
+            for place, (text, score) in enumerate(zip(texts, scores[reason], strict=True)):
+                document = documents.number(text, ids[place] if ids else None)
+                rows.append((query, document, reason, score))
+    if not any(reason == 0 for _, _, reason, _ in rows):
+        raise ValueError(
+            f"{file} has no positive; give what stope mine wrote, with min_relevance where a label "
+            "says what answers"
+        )
+    columns = np.array(rows, np.float64).T
+    of_query, of_document, reasons = columns[:3].astype(np.int64)
     notes = ["What was turned away is not in training rows; the folder of stope mine --job has it."]
-    if np.isnan(score).all():
+    if np.isnan(columns[3]).all():
         notes.append(
             "These rows have no scores, so neither their distribution nor margins are shown; "
             "stope mine --scores writes them."
         )
-    return MinedTable(
-        queries.names(),
-        documents.names(),
-        query,
-        document,
-        Words(reasons, ["positive", "kept"]),
-        None,
-        {"score": score},
-        None,
-        notes,
-    )
+    names, numbers = (queries.names(), documents.names()), {"score": columns[3]}
+    words = Words(reasons, ["positive", "kept"])
+    return MinedTable(*names, of_query, of_document, words, None, numbers, None, notes)
 
 
 def _scores_of(

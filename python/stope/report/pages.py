@@ -46,8 +46,9 @@ class Column:
         name: above it.
         values: one per row: numbers (None and NaN are empty), or strings. With `words`, int
             numbers of words (-1 is empty): a text that stands in many rows is in the page once.
-        kind: "number"; "text", to read and to search; "word", one of few, by which rows can be
-            filtered: several are separated by "; ".
+        kind: "number"; "text", to read and to search; "id", a text that stands small below the
+            column before it; "word", one of few, by which rows can be filtered: several are
+            separated by "; ".
         words: what values number, or None.
     """
 
@@ -57,7 +58,7 @@ class Column:
     words: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        choice(self.kind, "kind", ("number", "text", "word"))
+        choice(self.kind, "kind", ("number", "text", "id", "word"))
 
     def cell(self, row: int) -> Any:
         """The value of a row, "" where it is empty."""
@@ -209,8 +210,8 @@ class Page:
         figure = table = 0
         for place, section in enumerate(self.sections):
             yield f'<section id="section-{place}"><h2>{escaped(section.title)}</h2>'
-            yield from (f"<p>{escaped(text)}</p>" for text in section.text)
-            yield from (f'<p class="missing">{escaped(text)}</p>' for text in section.missing)
+            yield from (f"<p>{_prose(text)}</p>" for text in section.text)
+            yield from (f'<p class="missing">{_prose(text)}</p>' for text in section.missing)
             if section.facts:
                 yield '<dl class="facts">'
                 for name, text in section.facts.items():
@@ -284,13 +285,19 @@ def escaped(text: str) -> str:
     return html.escape(_UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
+def _prose(text: str) -> str:
+    """A sentence as HTML, in which the names of options are not broken."""
+    return re.sub(r"(?<![\w-])--[a-z-]+", r"<code>\g<0></code>", escaped(text))
+
+
 def _rows_of(
     caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]
 ) -> Iterator[str]:
     """A table, its caption already escaped; what is numeric is to the right."""
     marks = [' class="number"' if right else "" for right in numeric]
-    yield f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}"><table>'
-    yield f"<caption>{caption}</caption><thead><tr>"
+    yield f'<p class="note">{caption}</p>'
+    yield f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">'
+    yield f'<table aria-label="{caption}"><thead><tr>'
     for mark, name in zip(marks, header, strict=True):
         yield f'<th scope="col"{mark}>{escaped(name)}</th>'
     yield "</tr></thead><tbody>"

@@ -84,6 +84,10 @@
           aria: { label: `Select row ${row + 1}` } });
         const line = make("tr", { className: mark.checked ? "selected" : "" }, make("td", {}, mark));
         for (const column of columns) {
+          if (column.kind === "id") {
+            line.lastChild.append(make("small", { textContent: seen(cell(column, row)), dir: "auto" }));
+            continue;
+          }
           const td = make("td", { className: column.kind, dir: "auto", data: { name: column.name } });
           if (column.values) td.textContent = worded(column.values[row]);
           else text(cell(column, row), td);
@@ -109,8 +113,11 @@
 
     function turn(step) {
       const last = Math.max(0, Math.ceil(rows.length / PAGE) - 1);
-      page = Math.min(last, Math.max(0, page + step));
+      const to = Math.min(last, Math.max(0, page + step));
+      if (to === page) return false;
+      page = to;
       show();
+      return true;
     }
 
     search.addEventListener("input", refresh);
@@ -159,18 +166,13 @@
       const marks = [...body.querySelectorAll("input")];
       const to = Math.abs(step) === 1 ? marks[marks.indexOf(event.target) + step] : null;
       if (to) { to.focus(); return; }
-      const before = page;
-      turn(Math.sign(step));
-      if (page !== before) {
-        const fresh = body.querySelectorAll("input");
-        fresh[step === -1 ? fresh.length - 1 : 0].focus();
-      }
+      if (turn(Math.sign(step))) [...body.querySelectorAll("input")].at(step === -1 ? -1 : 0).focus();
     });
     back.addEventListener("click", () => turn(-1));
     next.addEventListener("click", () => turn(1));
 
     const head = make("tr", {}, make("th", { scope: "col" }, every));
-    for (const column of columns) {
+    for (const column of columns.filter((each) => each.kind !== "id")) {
       const button = make("button", { type: "button", textContent: column.name });
       const th = make("th", { scope: "col", className: column.kind }, button);
       button.addEventListener("click", () => {
@@ -193,10 +195,10 @@
       });
       head.append(th);
     }
-    place.append(tools, make("p", {}, said),
+    place.append(tools, make("p", {}, said), make("p", { className: "note", textContent: table.caption }),
       make("div", { className: "scroll", role: "region", tabIndex: 0, aria: { label: table.caption } },
-        make("table", {}, make("caption", { textContent: table.caption }), make("thead", {}, head), body)),
-      make("div", { className: "tools" }, back, at, next));
+        make("table", { aria: { label: table.caption } }, make("thead", {}, head), body)),
+      make("div", { className: "tools pager" }, back, at, next));
     refresh();
   }
 
@@ -205,7 +207,7 @@
   root.dataset.tables = performance.now().toFixed(0);
   const drawn = [...document.querySelectorAll("[data-figure]")].map((place) =>
     vegaEmbed(place, data.figures[place.dataset.figure], { mode: "vega-lite", ast: true, renderer: "svg", actions: false,
-      logLevel: vega.Error, defaultStyle: false, tooltip: { disableDefaultStyle: true } }));
+      logLevel: 1, defaultStyle: false, tooltip: { disableDefaultStyle: true } }));
   Promise.all(drawn).then(
     () => { root.dataset.ready = performance.now().toFixed(0); },
     (error) => { root.dataset.failed = String(error); throw error; });

@@ -1,0 +1,233 @@
+"""The page in Chromium: from the disk, without a network, with any text, on any screen."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from browser import chromium, opened, prefer, resize
+from test_pages import EVIL, a_page, every_kind
+
+pytestmark = pytest.mark.browser
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("pages")
+
+
+@pytest.fixture(scope="module")
+def driver(folder):
+    with chromium(folder) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(driver, folder):
+    """The page of test_pages, freshly opened."""
+    path = folder / "report.html"
+    if not path.exists():
+        a_page(every_kind(), ROWS).write(path)
+    driver.get_log("browser")
+    driver.get_log("performance")
+    resize(driver, 1280, 900)
+    opened(driver, path)
+    return driver
+
+
+def script(driver, code, *arguments):
+    return driver.execute_script(f"return {code}", *arguments)
+
+
+def all_of(driver, selector):
+    return driver.find_elements("css selector", selector)
+
+
+def choose(driver, selector, word):
+    from selenium.webdriver.support.ui import Select
+
+    Select(all_of(driver, selector)[0]).select_by_visible_text(word)
+
+
+def typed(driver, text):
+    box = all_of(driver, "[data-table] input[type=search]")[0]
+    box.clear()
+    box.send_keys(text)
+    return [row.text for row in all_of(driver, "[data-table] tbody tr")]
+
+
+def status(driver):
+    return all_of(driver, "[role=status]")[0].text
+
+
+def test_it_opens_from_the_disk_asks_nothing_and_breaks_no_rule(page):
+    asked = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    urls = {
+        each["params"]["request"]["url"]
+        for each in asked
+        if each["method"] == "Network.requestWillBeSent"
+    }
+    assert len(urls) == 1
+    assert urls.pop().startswith("file://")
+    complaints = [e for e in page.get_log("browser") if e["level"] == "SEVERE"]
+    assert complaints == []
+    assert len(all_of(page, ".figure svg")) == 5
+    # What the policy forbids does not happen, even if a script in the page asked for it.
+    assert (
+        script(page, "fetch('https://example.org/').then(() => 'sent', () => 'refused')")
+        == "refused"
+    )
+    assert any("Content Security Policy" in e["message"] for e in page.get_log("browser"))
+
+
+def test_text_of_data_is_text(page):
+    assert page.title.startswith("Report </script><img")  # it would be "caught"
+    assert script(page, "document.images.length") == 0
+    assert script(page, "document.querySelectorAll('b').length") == 0
+    shown = EVIL.replace("\u2028", r"\u2028").replace("\u202e", r"\u202e")
+    shown = shown.replace("\0", r"\u0000").replace("\ud800", r"\ud800")
+    assert shown in script(page, "document.querySelector('[data-table] td.text').textContent")
+    assert shown in script(page, "document.querySelector('h1').textContent")
+
+
+def test_search_and_filters_let_through_what_holds_the_words(page):
+    assert status(page) == f"{ROWS} rows, 0 selected"
+    rows = typed(page, "D7")
+    assert len(rows) == 1
+    assert "d7" in rows[0]
+    assert status(page) == f"1 of {ROWS} rows, 0 selected"
+    assert len(typed(page, "q15 d30")) == 1  # each word in any column
+    assert typed(page, "q15 d9") == []
+    typed(page, " ")
+    choice = all_of(page, "[data-table] select")[0]
+    assert [option.text for option in choice.find_elements("css selector", "option")] == [
+        "all",
+        "above",
+        "near",
+    ]
+    choose(page, "[data-table] select", "above")
+    assert status(page) == f"{ROWS // 3} of {ROWS} rows, 0 selected"
+    choose(page, "[data-table] select", "near")
+    assert status(page) == f"{2 * ROWS // 3} of {ROWS} rows, 0 selected"
+
+
+def first_cells(driver, name):
+    cells = all_of(driver, f"[data-table] td[data-name='{name}']")
+    return [cell.text for cell in cells]
+
+
+def test_columns_sort_both_ways_and_what_is_empty_stays_last(page):
+    head = {button.text.split()[0]: button for button in all_of(page, "[data-table] th button")}
+    for direction in ("ascending", "descending"):
+        head["score"].click()
+        assert script(page, "document.querySelector('th[aria-sort]').ariaSort") == direction
+        numbers = [float(text) for text in first_cells(page, "score")]
+        assert len(numbers) == 25
+        assert numbers == sorted(numbers, reverse=direction == "descending")
+    for _ in range(2):
+        all_of(page, ".pager button")[1].click()
+    assert first_cells(page, "score")[-1] == ""
+    assert all_of(page, ".pager .note")[0].text == "Page 3 of 3"
+
+
+def test_selected_ids_are_saved_as_exclude_takes_them(page, folder):
+    saved = folder / "exclude.jsonl"
+    saved.unlink(missing_ok=True)
+    save = next(b for b in all_of(page, "[data-table] button") if b.text == "Save selected ids")
+    assert not save.is_enabled()
+    marks = all_of(page, "[data-table] tbody input")
+    marks[0].click()
+    marks[3].click()
+    typed(page, "d59")
+    all_of(page, "[data-table] thead input")[0].click()  # all that are shown
+    assert status(page) == f"1 of {ROWS} rows, 3 selected"
+    save.click()
+    for _ in range(100):
+        if saved.exists():
+            break
+        time.sleep(0.05)
+    rows = [json.loads(line) for line in saved.read_text(encoding="utf-8").split("\n")[:-1]]
+    assert [row["document_id"] for row in rows] == ["d0", "d3", "d59"]
+    assert [row["query_id"] for row in rows] == [f"q{n} {EVIL}" for n in (0, 1, 29)]
+
+
+def test_the_keyboard_goes_everywhere(page):
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(*keys):
+        ActionChains(page).send_keys(*keys).perform()
+
+    def focused(property):
+        return script(page, f"document.activeElement.{property}")
+
+    press(Keys.TAB)
+    assert focused("textContent") == "Skip to the content"
+    press(Keys.ENTER)
+    assert script(page, "location.hash") == "#main"
+    all_of(page, "[data-table] tbody input")[24].send_keys(Keys.SPACE)
+    assert status(page).endswith("1 selected")
+    press(Keys.ARROW_DOWN)  # over the end of a page
+    assert focused("dataset.row") == "25"
+    press(Keys.ARROW_UP)
+    assert focused("dataset.row") == "24"
+    press(Keys.PAGE_DOWN, Keys.PAGE_DOWN, Keys.PAGE_DOWN)
+    assert focused("dataset.row") == "50"
+    order = script(
+        page,
+        "[...document.querySelectorAll('a, button, input, select, summary, [tabindex]')]"
+        ".every((e) => e.tabIndex >= -1 && e.tabIndex <= 0)",
+    )
+    assert order  # the order of the page is that of the keys
+    named = script(
+        page,
+        "[...document.querySelectorAll('button, input, select, [role=img], [role=region]')]"
+        ".filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels && e.labels.length))"
+        ".map((e) => e.outerHTML)",
+    )
+    assert named == []
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_no_screen_makes_the_page_scroll_sideways(page, width):
+    resize(page, width, 844)
+    time.sleep(0.3)  # figures take the new width
+    assert script(page, "document.documentElement.scrollWidth") <= width
+    figures = script(
+        page,
+        "[...document.querySelectorAll('.figure svg')].map((e) => e.getBoundingClientRect().right)",
+    )
+    assert max(figures) <= width
+
+
+def test_themes_follow_the_system_or_the_choice(page):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    bar = "getComputedStyle(document.querySelector('.figure .mark-rect path')).fill"
+    dark, light = "rgb(20, 23, 27)", "rgb(255, 255, 255)"
+    prefer(page, "dark")
+    assert script(page, paper) == dark
+    in_dark = script(page, bar)
+    choose(page, "#theme", "light")
+    assert script(page, paper) == light
+    assert script(page, bar) != in_dark  # figures are of the theme without another drawing
+    prefer(page, "light")
+    choose(page, "#theme", "dark")
+    assert script(page, paper) == dark
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert script(page, paper) == light  # paper is white, and what acts is not on it
+    assert not all_of(page, "[data-table] input[type=search]")[0].is_displayed()
+    prefer(page, "light")
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_fifty_thousand_rows_open_in_under_two_seconds(driver, folder):
+    """A bound with room for a busy machine; docs/guides/report.md has what it takes alone."""
+    path = a_page(every_kind(), 49_998).write(folder / "many.html")
+    resize(driver, 1280, 900)
+    tables, ready = min(opened(driver, path) for _ in range(3))
+    assert tables <= ready < 4000
+    assert status(driver) == "49,998 rows, 0 selected"
+    before = time.perf_counter()
+    assert len(typed(driver, "d49997")) == 1
+    assert time.perf_counter() - before < 5
