@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import stope
+from stope.cli.bench import bench
 from stope.cli.cluster import cluster
 from stope.cli.dedup import dedup
 from stope.cli.demo import demo
@@ -28,7 +29,6 @@ app = typer.Typer(
     name="stope",
     help="Exact retrieval and hard-negative mining, and retrievers trained with them.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -69,6 +69,7 @@ for command in (
     cluster,
     plan,
     report,
+    bench,
     doctor,
 ):
     app.command()(command)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import stope
@@ -35,12 +37,26 @@ def describe() -> dict[str, Any]:
             "cuda": bool(build["cuda"]),
         },
         "machine": {
+            "processor": processor(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "numpy": importlib.metadata.version("numpy"),
         },
         "extras": extras(),
     }
+
+
+def processor() -> str:
+    """The processor's name, as the system has it.
+
+    >>> bool(processor())
+    True
+    """
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def extras() -> dict[str, dict[str, str]]:
