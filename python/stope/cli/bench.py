@@ -144,12 +144,12 @@ def _measured(name: str, share: float, dim: int, failed: dict[str, str]) -> dict
     rows = operation.smallest
     while True:
         gc.collect()
-        given = contenders.inputs(rows, operation.queries, dim, stope.get_num_threads())
+        data = contenders.inputs(rows, operation.queries, dim, stope.get_num_threads())
         runs, first = {}, {}
         started = Timed.now()
         for peer, make in list(peers.items()):
             try:
-                runs[peer] = make(given)
+                runs[peer] = make(data)
                 timed(runs[peer])
                 first[peer] = timed(runs[peer])
             except Exception as error:  # of another library: the rest is measured all the same
