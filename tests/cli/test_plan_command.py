@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from command import call, folder, one_sentence, texts
 
+from stope.cli.plan import duration
 from stope.scale import rates
 from stope.scale.plan import MACHINES, Search, predict
 
@@ -169,3 +172,21 @@ def test_options_without_effect_are_refused(call, arguments, said):
 def test_an_encoder_here_needs_texts(call):
     said = one_sentence(call(*SMALL, "--encoder", "x", code=1).stderr)
     assert said.startswith("--texts is missing")
+
+
+def test_the_guide_says_what_its_commands_say(call):
+    guide = (Path(__file__).resolve().parents[2] / "docs/guides/scale.md").read_text()
+    lines = re.findall(r"^(stope plan .*--machine [^#\n]*)", guide.replace("\\\n", " "), flags=re.M)
+    assert len(lines) == 6
+    for line in lines:
+        told = json.loads(call(*line.split()[1:], "--json").stdout)
+        assert f"| {duration(told['total_seconds'])} |" in guide, line
+        share = told["seconds"][told["limit"]] / told["total_seconds"]
+        assert f"| {told['limit']}, {share:.0%} |" in guide, line
+        simulated = {}
+        for row in told.get("simulation", ()):
+            simulated.setdefault(row["block_rows"], []).append(row)
+        for block, (retry, speculate) in simulated.items():
+            cells = [f"{block:,}", *map(duration, (retry["task_seconds"], retry["seconds"])),
+                     duration(speculate["seconds"])]  # fmt: skip
+            assert f"| {' | '.join(cells)} |" in guide, cells

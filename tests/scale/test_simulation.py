@@ -112,5 +112,5 @@ def test_what_cannot_be_simulated_is_refused():
     with pytest.raises(ValueError, match="spread is nan"):
         Conditions(spread=float("nan"))
     plan = predict(Search(10**9, 10**6, 8, 1), MACHINES["h200"], block_rows=1000)
-    with pytest.raises(ValueError, match="1,000,000 tasks; at most 50,000"):
+    with pytest.raises(ValueError, match="1,000,000 tasks; at most 200,000"):
         sweep(plan)

@@ -43,7 +43,7 @@ def draw_scores(path: Path, scores: NDArray[np.float32], threshold: float) -> No
 
 
 def draw_completion(path: Path, rows: Sequence[Any]) -> None:
-    """Draw how long a simulated job takes by size of block and policy, as PNG."""
+    """Draw how long a simulated job takes by size of block and policy, as PNG or SVG."""
     figure = need_matplotlib().Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for policy, color in (("retry", "#2c6e9b"), ("speculate", "#c0392b")):
@@ -60,4 +60,4 @@ def draw_completion(path: Path, rows: Sequence[Any]) -> None:
     axes.set_ylabel("hours (mean; band: 90% of runs)")
     figure.legend(loc="outside upper center", ncols=3)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=120)

@@ -106,10 +106,10 @@ def plan(
     restart: Annotated[
         float, option("Seconds until a failed worker is back.", panel=_WORKERS)
     ] = 60.0,
-    runs: Annotated[int, option("Of each size and policy.", min=1, panel=_WORKERS)] = 10,
+    runs: Annotated[int, option("Of each size and policy.", min=1, panel=_WORKERS)] = 5,
     seed: Annotated[int, option("Of the first run.", min=0, panel=_WORKERS)] = 0,
     picture: Annotated[
-        Path | None, option("Also draw it: .png (extra pictures).", panel=_WORKERS)
+        Path | None, option("Also draw it: .png or .svg (extra pictures).", panel=_WORKERS)
     ] = None,
     as_json: Annotated[bool, switch("--json", "Print JSON.")] = False,
     threads: options.Threads = None,
@@ -127,7 +127,7 @@ def plan(
     elif picture is not None:
         from stope.cli.picture import need_matplotlib
 
-        options.check_outputs([texts], [(picture, (".png",))])
+        options.check_outputs([texts], [(picture, (".png", ".svg"))])
         need_matplotlib()
     if machine != _HERE:
         options.without_effect(

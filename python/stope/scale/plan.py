@@ -322,7 +322,8 @@ def predict(
         TypeError: an argument of another kind.
         ValueError: as `layout`; encoding where the machine's rate of texts is not known.
 
-    Source: the terms of dim, of candidates and of passes are fitted on two cores of a Zen 4.
+    Source: the terms of dim, of candidates and of passes are fitted on two cores of a Zen 4;
+    benchmarks/results/plan.txt has predicted times beside measured ones.
 
     >>> made = predict(Search(10**8, 10**7, 768, 20), MACHINES["h200"], workers=8)
     >>> made.limit, round(made.total_seconds / 3600, 1), made.layout.strategy

@@ -29,7 +29,7 @@ __all__ = ["Completion", "Conditions", "Sweep", "simulate", "sweep"]
 
 Policy = Literal["retry", "speculate"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
-_MOST_TASKS = 50_000  # of a sweep's simulation
+_MOST_TASKS = 200_000  # of a sweep's simulation
 _FEWEST_QUERIES = 64  # of a sweep's block
 
 
@@ -179,12 +179,12 @@ class Sweep(NamedTuple):
 
 
 def sweep(
-    plan: Plan, conditions: Conditions | None = None, *, runs: int = 10, seed: int = 0
+    plan: Plan, conditions: Conditions | None = None, *, runs: int = 5, seed: int = 0
 ) -> list[Sweep]:
     """Simulate a plan with blocks of other sizes, under both policies.
 
     Sizes are those of the plan times powers of four, as far as a worker's memory holds them, of at
-    least 64 queries and at most 50,000 tasks; what a task takes is predicted for each.
+    least 64 queries and at most 200,000 tasks; what a task takes is predicted for each.
 
     Args:
         plan: of :func:`stope.scale.plan.predict`.
@@ -194,13 +194,13 @@ def sweep(
 
     Raises:
         TypeError: an argument of another kind.
-        ValueError: the plan's own blocks make more than 50,000 tasks, or as `simulate`.
+        ValueError: the plan's own blocks make more than 200,000 tasks, or as `simulate`.
 
     >>> from stope.scale.plan import MACHINES, Search, predict
     >>> made = predict(Search(10**7, 10**6, 384, 20), MACHINES["zen4-2"], workers=50)
-    >>> rows = sweep(made, Conditions(spread=0.5), runs=3)
+    >>> rows = sweep(made, Conditions(spread=0.5), runs=1)
     >>> sorted({row.block_rows for row in rows})
-    [771, 3084, 12336, 49344, 197376, 789504]
+    [192, 771, 3084, 12336, 49344, 197376, 789504]
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is {shown(plan)}; give what stope.scale.plan.predict returns")
