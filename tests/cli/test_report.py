@@ -7,6 +7,11 @@ from __future__ import annotations
 import json
 
 import pytest
+
+pytest.importorskip("typer", reason="needs the extra report")
+pytest.importorskip("pyarrow", reason="needs the extra report")
+pytest.importorskip("matplotlib", reason="needs the extra report")
+pytest.importorskip("vl_convert", reason="needs the extra report")
 from command import EMBEDDED, call, folder, texts
 
 

@@ -6,6 +6,8 @@ import json
 import time
 
 import pytest
+
+pytest.importorskip("vl_convert", reason="needs the extra report")
 from browser import chromium, opened, prefer, resize
 from test_pages import EVIL, a_page, every_kind
 

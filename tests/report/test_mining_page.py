@@ -7,6 +7,10 @@ import json
 import numpy as np
 import pytest
 
+pytest.importorskip("pyarrow", reason="needs the extra report")
+
+import pyarrow.parquet
+
 from stope.data import FORMATS, Layout, Pairs, read_exclusions
 from stope.mining import Limits, MiningJob, mine
 from stope.report import of_table
@@ -175,6 +179,25 @@ def test_what_is_missing_is_said_and_not_made_up(mined, format):
     assert section(of_table(folder / f"{format}.plain.parquet", pairs), "Suspected").table.export
 
 
+def test_scores_that_some_rows_lack_are_counted_and_said(tmp_path):
+    nan = float("nan")
+    columns = {
+        "query_id": ["a", "a", "b", "b", "c"],
+        "document_id": ["1", "2", "3", "4", "5"],
+        "score": [0.5, 0.25, nan, 0.5, nan],
+        "reason": ["positive", "kept", "positive", "kept", "kept"],
+    }
+    path = tmp_path / "some.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    page = of_table(path)
+    assert "2 negatives are not counted here" in section(page, "Margins").missing[0]
+    assert int(np.sum(section(page, "Margins").figures[0].series[0].y)) == 1
+    assert page.facts()["negatives that score as high as a positive"] == "0 of 3 (0.0%)"
+    columns["score"] = [nan] * 5
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    assert "no scores" in " ".join(section(of_table(path), "In short").missing)
+
+
 def test_ids_without_texts_say_so(mined):
     folder, pairs, _ = mined
     page = of_table(folder / "ids.jsonl")
@@ -245,7 +268,8 @@ def test_faults_are_sentences(mined, tmp_path):
     broken = tmp_path / "x.jsonl"
     for text, words in (
         ("", "has no rows"),
-        ('{"query_id": "q", "document_id": null}\n', "1 row without document_id"),
+        ('{"query_id": "q", "document_id": null}\n', "has rows without document_id"),
+        ('{"query_id": "", "document_id": "d"}\n', "has rows without query_id"),
         ('{"query_id": 3, "document_id": "d"}\n', "give what stope mine wrote"),
         ('{"query_id": "q", "document_id": "d", "score": "high"}\n', "give what stope mine wrote"),
         ('{"query_id": "q", "document_id": "d", "reason": "copy"}\n', "has no negative"),
@@ -254,6 +278,10 @@ def test_faults_are_sentences(mined, tmp_path):
         broken.write_text(text)
         with pytest.raises(ValueError, match=words):
             of_table(broken)
+    table = pyarrow.table({"query_id": ["q"], "document_id": ["d"], "score": [float("inf")]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="has an infinite score; give finite numbers"):
+        of_table(tmp_path / "x.parquet")
     with pytest.raises(FileNotFoundError):
         of_table(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="near is 2"):

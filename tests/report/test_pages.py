@@ -11,6 +11,9 @@ from importlib import resources
 import numpy as np
 import pytest
 
+pytest.importorskip("matplotlib", reason="needs the extra report")
+pytest.importorskip("vl_convert", reason="needs the extra report")
+
 from stope.report import Page
 from stope.report.figures import COLOURS, Figure, Series, histogram
 from stope.report.pages import Column, Section, Table

@@ -139,9 +139,7 @@ def _view(table: MinedTable, near: float) -> _View:
     kept, positive = table.reason.rows("kept"), table.reason.rows("positive")
     scores, teacher = table.scores(), table.scores("teacher_score")
     lowest, shown = _lowest(table, scores, positive)
-    if np.isfinite(told := table.scores("positive_score")).any():
-        lowest = np.full(len(lowest), np.nan)
-        np.fmin.at(lowest, table.query, told)
+    np.fmin.at(lowest, table.query, table.scores("positive_score"))
     limit, shown = lowest[table.query], shown[table.query]
     suspicions = {"above": scores >= limit}
     suspicions["near"] = ~suspicions["above"] & (scores > limit - near * np.abs(limit))
@@ -233,11 +231,17 @@ def _scores(view: _View) -> list[Section]:
         f"negatives up to {100 * view.near:.3g}% below it": view.share(view.suspicions["near"]),
         "margin, median (5% to 95%)": _spread(view.margin[view.kept]),
     }
+    without = int((view.kept & ~np.isfinite(view.margin)).sum())
+    why = (
+        f"{without:,} negatives are not counted here: this table has no score of theirs, or none "
+        "of a positive of their query."
+    )
+    missing = [why] if without else []
     text = "Left of 0 are negatives that the encoder takes for better answers than a positive."
     what = "the lowest score of the query's positives minus the negative's"
     rule = {"as high as the positive": 0.0}
     figure = Figure("margins", "histogram", "Margins", what, "negatives", series, rule)
-    return [section, Section("Margins", [text], facts, [figure])]
+    return [section, Section("Margins", [text], facts, [figure], missing=missing)]
 
 
 def _turned_away(view: _View) -> list[Section]:

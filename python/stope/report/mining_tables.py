@@ -124,6 +124,14 @@ def read_mined(path: Path, pairs: Pairs | None, layout: Layout | None = None) ->
             "These rows have texts and no ids, so nothing can be saved for --exclude; give the "
             "pairs and the corpus that were mined, too, or the table of stope mine --job or --ids."
         )
+    for name, values in table.numbers.items():
+        if np.isinf(values).any():
+            raise ValueError(f"{file} has an infinite {name}; give finite numbers, or none")
+    if not np.isfinite(table.scores()).any():
+        table.notes.append(
+            "This file has no scores, so neither their distribution nor margins are shown; stope "
+            "mine --scores writes them into training rows."
+        )
     if not table.reason.rows("kept").any():
         raise ValueError(f"{file} has no negative; give what stope mine wrote")
     return _once(table)
@@ -174,10 +182,11 @@ def _columns(file: Path) -> dict[str, Any]:
 
 def _numbered(column: Any, name: str, file: Path) -> tuple[NDArray[Any], list[str]]:
     """The numbers of a column's distinct values, and the values."""
-    if column.null_count:
-        raise ValueError(f"{file}: {counted(column.null_count, 'rows')} without {name}; fill it")
     encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    words: list[str] = encoded.dictionary.to_pylist()
+    if column.null_count or "" in words:  # an empty id would mean all queries in what is saved
+        raise ValueError(f"{file} has rows without {name}; fill it, or take them out")
+    return encoded.indices.to_numpy().astype(np.int64), words
 
 
 class _Side:
@@ -221,11 +230,6 @@ def _by_texts(file: Path, layout: Layout | None) -> MinedTable:
     columns = np.array(rows, np.float64).T
     of_query, of_document, reasons = columns[:3].astype(np.int64)
     notes = ["What was turned away is not in training rows; the folder of stope mine --job has it."]
-    if np.isnan(columns[3]).all():
-        notes.append(
-            "These rows have no scores, so neither their distribution nor margins are shown; "
-            "stope mine --scores writes them."
-        )
     names, numbers = (queries.names(), documents.names()), {"score": columns[3]}
     words = Words(reasons, ["positive", "kept"])
     return MinedTable(*names, of_query, of_document, words, None, numbers, None, notes)
