@@ -116,6 +116,20 @@ def callback(value: Any, name: str) -> None:
         raise TypeError(f"{name} is {shown(value)}; give a function")
 
 
+def offering(*methods: str) -> Check:
+    """A module or an object with these functions."""
+
+    def check(value: Any, name: str) -> None:
+        missing = [method for method in methods if not callable(getattr(value, method, None))]
+        if missing:
+            raise TypeError(
+                f"{name} is {shown(value)}, without {', '.join(missing)}; give the module stope, "
+                "or stope.scale.ray.Operations"
+            )
+
+    return check
+
+
 def sequence(value: Any, name: str) -> None:
     """A list, tuple or array, but no text."""
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__getitem__"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import choice, integer, real
 from stope._host import on_host
-from stope._kinds import a, at_least, kinds, maybe, string
+from stope._kinds import a, at_least, kinds, maybe, offering, string
 from stope._named import own_name
 from stope.data.exclusions import Exclusions
 from stope.data.pairs import AMONG, Among, Pairs
@@ -109,7 +109,7 @@ range_counts, sampling, pool, seed
         return values
 
 
-@kinds(**OF_EMBEDDING, limits=maybe(a(Limits)))
+@kinds(**OF_EMBEDDING, limits=maybe(a(Limits)), operations=offering("mine_hard_negatives"))
 def mine(
     pairs: Pairs,
     encoder: Encoder | None = None,
@@ -123,6 +123,7 @@ def mine(
     corpus_prompt: str | None = None,
     batch_size: int = 256,
     cache: EmbeddingCache | str | PathLike[str] | None = None,
+    operations: Any = stope,
     progress: StageProgress | None = None,
     **changes: Any,
 ) -> Mined:
@@ -145,6 +146,8 @@ def mine(
             own prompt in force.
         batch_size: texts per call of the encoder.
         cache: folder, or `EmbeddingCache`, that keeps what the encoder computes.
+        operations: who searches: this process, or `stope.scale.ray.Operations`; the negatives are
+            the same.
         progress: called with (stage, done, total); stages "queries", "corpus", "mining".
         **changes: attributes of `Limits`, in place of those of limits.
 
@@ -183,7 +186,9 @@ def mine(
     hidden = Exclusions(never, without_text(pairs)).union(pairs.exclusions)
     never = hidden.lists(len(pairs.query_ids))
     mining = of_stage(step, "mining")
-    result, scores = hardest(pairs, queries, corpus, wanted, never, progress=mining)
+    result, scores = hardest(
+        pairs, queries, corpus, wanted, never, operations=operations, progress=mining
+    )
     if documents is not None:
         result = result._replace(ids=np.where(result.ids >= 0, documents[result.ids], -1))
     return Mined(whole, result, scores, parameters)
@@ -197,6 +202,7 @@ def hardest(
     never: Lists,
     *,
     first_query: int = 0,
+    operations: Any = stope,
     progress: Progress | None = None,
 ) -> tuple[stope.HardNegatives, NDArray[np.float32]]:
     """What is mined among all documents, on the host, and the scores of the positives.
@@ -213,7 +219,7 @@ def hardest(
         del options["pool"]
         options |= {"sampling": "top", "num_negatives": max(least, min(limits.pool, most))}
     result = _all_on_host(
-        stope.mine_hard_negatives(
+        operations.mine_hard_negatives(
             queries, corpus, pairs.positives, exclude=never, progress=progress, **options
         )
     )

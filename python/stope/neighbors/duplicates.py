@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import choice, real
 from stope._extras import need
-from stope._kinds import kinds, matrix
+from stope._kinds import kinds, matrix, offering
 from stope.lists import Ids, Lists
 from stope.neighbors._embeddings import rows_of
 from stope.neighbors.graph import join
@@ -102,13 +102,14 @@ class Deduplicated(NamedTuple):
     nearest: TopK
 
 
-@kinds(x=matrix)
+@kinds(x=matrix, operations=offering("nearest_earlier", "pairs_above"))
 def deduplicate(
     x: Any,
     threshold: float,
     *,
     metric: Metric = "cosine",
     order: Any = None,
+    operations: Any = stope,
     progress: StageProgress | None = None,
 ) -> Deduplicated:
     """Keep a row unless its score with a kept row before it is at least the threshold.
@@ -125,6 +126,8 @@ def deduplicate(
         metric: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (the score is -distance).
         order: a permutation of the row numbers, the one that has the first claim at the front; None
             for the order of the rows.
+        operations: who computes: this process, or `stope.scale.ray.Operations`; the answer is the
+            same.
         progress: called with (stage, done, total): "nearest", then "duplicates".
 
     Returns:
@@ -146,11 +149,24 @@ def deduplicate(
     """
     check_progress(progress)
     rows = rows_of(x, "x")
-    least = np.float64(real(threshold, "threshold"))  # no rounding of it in comparisons
+    real(threshold, "threshold")
     choice(metric, "metric", METRICS)
+    return left_of(rows, threshold, metric, order, operations, progress)
+
+
+def left_of(
+    rows: Any,
+    threshold: float,
+    metric: Metric,
+    order: Any,
+    operations: Any,
+    progress: StageProgress | None,
+) -> Deduplicated:
+    """`deduplicate` of anything that has a length, gives rows by number, and operations know."""
+    least = np.float64(threshold)  # no rounding of it in comparisons
     count = len(rows)
     step = of_stage(progress, "nearest")
-    nearest = stope.nearest_earlier(rows, order, metric=metric, progress=step)
+    nearest = operations.nearest_earlier(rows, order, metric=metric, progress=step)
     places = np.arange(count)
     if order is not None:
         places[np.asarray(order)] = np.arange(count)
@@ -170,7 +186,7 @@ def deduplicate(
                 keepers[row], scores[row] = others[left[0]], values[start + left[0]]
 
     if len(alike):
-        stope.pairs_above(
+        operations.pairs_above(
             rows[alike],
             rows,
             threshold=float(least),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import choice, integer
 from stope._extras import need
-from stope._kinds import at_least, kinds, matrix
+from stope._kinds import at_least, kinds, matrix, offering
 from stope.lists import Ids
 from stope.neighbors._embeddings import rows_of
 from stope.ops._search import METRICS, Metric
@@ -27,7 +27,7 @@ class Components(NamedTuple):
     labels: Ids
 
 
-@kinds(x=matrix, k=at_least(1))
+@kinds(x=matrix, k=at_least(1), operations=offering("knn_graph"))
 def neighbor_graph(
     x: Any,
     k: int,
@@ -35,6 +35,7 @@ def neighbor_graph(
     metric: Metric = "cosine",
     kind: Kind = "symmetric",
     weights: Weights = "score",
+    operations: Any = stope,
     progress: Progress | None = None,
 ) -> Any:
     """The graph of every row's k nearest other rows, exact, as a scipy CSR matrix.
@@ -53,6 +54,8 @@ def neighbor_graph(
         kind: ``"directed"``, ``"symmetric"`` or ``"mutual"``.
         weights: ``"score"``; ``"distance"``: 1 - cosine, or the euclidean distance; or
             ``"connectivity"``: 1.
+        operations: who computes: this process, or `stope.scale.ray.Operations`; the graph is the
+            same.
         progress: called now and then with (done, total).
 
     Returns:
@@ -84,7 +87,7 @@ def neighbor_graph(
         distances(np.zeros(0, np.float32), metric)  # dot has none: say so before the search
     if width == 0:
         return sparse.csr_matrix((n, n), dtype=np.float32)
-    nearest = stope.knn_graph(rows, width, metric=metric, progress=progress)
+    nearest = operations.knn_graph(rows, width, metric=metric, progress=progress)
     sources = np.repeat(np.arange(n), width)
     values, keys = nearest.scores.reshape(-1), sources * n + nearest.ids.reshape(-1)
     back = nearest.ids.reshape(-1) * n + sources

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import stope
 from stope._checks import texts as texts_of
 from stope._host import on_host
-from stope._kinds import kinds, matrix, maybe, string
+from stope._kinds import callback, kinds, matrix, maybe, string
 from stope.encoders.encode import ENCODING, Encoder, encode_corpus, encode_queries
 from stope.ops._search import Precision
 from stope.progress import Progress
@@ -20,6 +20,7 @@ from stope.retrieval.ranking import Exclusions, Metric, Ranking, check_k
     corpus=maybe(texts_of),
     embeddings=maybe(matrix),
     **dict.fromkeys(("query_prompt", "corpus_prompt"), maybe(string)),
+    index=callback,
 )
 class DenseRetriever:
     """Rank documents by the similarity of embeddings, exactly.
@@ -33,6 +34,8 @@ class DenseRetriever:
         batch_size: texts per call of the encoder.
         query_prompt, corpus_prompt: put before every query or document; None leaves the encoder's
             own prompt in force.
+        index: makes what is searched of the embeddings and the metric: `stope.FlatIndex`, or
+            `index` of `stope.scale.ray.Operations`, which answers alike.
         progress: called with (texts embedded, texts).
 
     Thread safety: searches may overlap if those of the encoder may; embeddings, always.
@@ -63,13 +66,14 @@ class DenseRetriever:
         batch_size: int = 256,
         query_prompt: str | None = None,
         corpus_prompt: str | None = None,
+        index: Callable[..., Any] = stope.FlatIndex,
         progress: Progress | None = None,
     ) -> None:
         self.encoder = encoder
         self.batch_size = batch_size
         self.query_prompt = query_prompt
         rows = document_rows(encoder, corpus, embeddings, corpus_prompt, batch_size, progress)
-        self.index = stope.FlatIndex(rows, metric=metric)
+        self.index = index(rows, metric=metric)
 
     def __len__(self) -> int:
         """Count the documents."""

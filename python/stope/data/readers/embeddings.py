@@ -63,7 +63,7 @@ def read_embeddings(
             ...
         ValueError: --corpus-embeddings .../rows.npy holds float64; ...
     """
-    stored = _opened(path, argument, rows, column)
+    stored = opened(path, argument, rows, column)
     if stored.mapped is not None:
         return stored.mapped
     vectors, at = None, 0
@@ -100,12 +100,13 @@ def embedding_blocks(
     >>> [len(block) for block in embedding_blocks(path, block_rows=2)]
     [2, 2, 1]
     """
-    return _opened(path, "path", None, column).blocks(block_rows)
+    return opened(path, "path", None, column).blocks(block_rows)
 
 
-def _opened(
-    path: str | PathLike[str], argument: str, rows: int | None, column: str | None
+def opened(
+    path: str | PathLike[str], argument: str, rows: int | None = None, column: str | None = None
 ) -> Stored:
+    """The embeddings of a file, mapped or to be read in blocks; arguments of `read_embeddings`."""
     file = Path(path)
     if column is None and "::" in str(file) and not file.exists():
         name, _, column = str(file).partition("::")

@@ -1,0 +1,128 @@
+"""stope's operations with their own names and arguments, computed on a cluster.
+
+What takes ``operations`` (`stope.neighbors.deduplicate`, `stope.mining.mine`, ...) takes this in
+place of the module `stope`, and so does everything that it is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stope._checks import path as path_kind
+from stope._host import on_host
+from stope.ops._search import Metric, TopK
+from stope.ops.hard_negatives import REASONS, HardNegatives
+from stope.progress import Progress
+from stope.scale.ray import jobs
+from stope.scale.ray.job import Answer
+from stope.scale.ray.pool import Cluster
+
+
+@dataclass
+class Operations:
+    """Operations on matrices in memory or mapped, each a job in a folder of its name.
+
+    Attributes:
+        folder: of the jobs; a process that was stopped goes on from what is there.
+        cluster: which works.
+        plans: how jobs were cut, in their order.
+    """
+
+    folder: Path
+    cluster: Cluster
+    plans: list[str] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def at(cls, folder: str | PathLike[str], cluster: Cluster | None = None) -> Iterator[Operations]:
+        """Connect to the cluster, until the end of a `with` block."""
+        with (cluster or Cluster()).connected() as connected:
+            yield cls(path_kind(folder, "folder"), dataclasses.replace(connected, address=None))
+
+    def topk(self, queries: Any, corpus: Any, k: int, **options: Any) -> TopK:
+        """`stope.topk`; without precision, out and pad."""
+        answer = self._run(jobs.topk, "topk", queries, corpus, k, **options)
+        return TopK(answer.column("scores"), answer.column("document_ids"))
+
+    def knn_graph(self, x: Any, k: int, **options: Any) -> TopK:
+        """`stope.knn_graph`."""
+        answer = self._run(jobs.knn_graph, "knn_graph", x, k, **options)
+        return TopK(answer.column("scores"), answer.column("neighbor_ids"))
+
+    def nearest_earlier(self, x: Any, order: Any = None, **options: Any) -> TopK:
+        """`stope.nearest_earlier`; for an order the rows are copied in that order."""
+        rows = x if order is None else x[np.asarray(order)]
+        answer = self._run(jobs.earlier, "nearest_earlier", rows, **options)
+        scores, ids = answer.column("score"), answer.column("earlier")
+        if order is None:
+            return TopK(scores, ids)
+        places = np.asarray(order)
+        result = TopK(np.empty_like(scores), np.empty_like(ids))
+        result.scores[places] = scores
+        result.ids[places] = np.where(ids < 0, ids, places[ids])
+        return result
+
+    def pairs_above(self, x: Any, y: Any, *, sink: Any, **options: Any) -> int:
+        """`stope.pairs_above` of two matrices, with a sink."""
+        answer, total = self._run(jobs.pairs, "pairs_above", x, y, **options), 0
+        for table in answer.tables():
+            rows, ids, scores = (table[name].to_numpy() for name in ("row", "id", "score"))
+            total += len(rows)
+            if len(rows):
+                sink(rows, ids, scores)
+        return total
+
+    def mine_hard_negatives(
+        self, queries: Any, corpus: Any, positives: Any, num_negatives: int = 5, **options: Any
+    ) -> HardNegatives:
+        """`stope.mine_hard_negatives`."""
+        arrays = queries, corpus, positives
+        answer = self._run(jobs.mine, "mine", *arrays, num_negatives=num_negatives, **options)
+        names = ("negative_ids", "scores", "positive_score", "count")
+        rejected = {reason: answer.column(f"rejected_{reason}") for reason in REASONS}
+        return HardNegatives(*(answer.column(name) for name in names), rejected)
+
+    def index(self, rows: Any, metric: Metric) -> Index:
+        """What `stope.retrieval.DenseRetriever` searches."""
+        return Index(self, on_host(rows), metric)
+
+    def _run(self, job: Any, name: str, *arrays: Any, **options: Any) -> Answer:
+        folder = self.folder / f"{len(self.plans)}-{name}"
+        answer: Answer = job(*arrays, output=folder, cluster=self.cluster, **options)
+        self.plans.append(answer.plan)
+        return answer
+
+
+@dataclass(frozen=True)
+class Index:
+    """The rows that `Operations.topk` searches, as `stope.FlatIndex` is asked."""
+
+    operations: Operations
+    rows: Any
+    metric: Metric
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def search(
+        self,
+        queries: Any,
+        k: int,
+        *,
+        exclude: Any = None,
+        precision: str = "exact",
+        progress: Progress | None = None,
+    ) -> TopK:
+        """The k best rows of each query."""
+        if precision != "exact":
+            raise ValueError(f"precision is {precision!r}; on a cluster searches are exact")
+        options = {"metric": self.metric, "exclude": exclude, "progress": progress}
+        return self.operations.topk(queries, self.rows, k, **options)

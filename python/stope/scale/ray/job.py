@@ -1,0 +1,227 @@
+"""A job: a folder that holds the parts of an answer, each there whole or not at all.
+
+| file | holds |
+|---|---|
+| _manifest.json | what the job is of, how it was cut, whether it is complete and of which files |
+| part-000000.parquet, ... | the answers to a block of rows each, in order |
+
+A job that was stopped anywhere goes on after the parts that are there, also with other workers or
+another memory: how the corpus is cut decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stope._checks import path as path_kind
+from stope._extras import need
+from stope._files.atomic import open_atomic
+from stope._files.manifest import (
+    FILES,
+    described_files,
+    differences,
+    problem_with_files,
+    read_manifest,
+)
+from stope.data.arrow import from_arrow
+from stope.progress import Progress, check_progress, silent
+from stope.scale.plan import Layout, Search, layout
+from stope.scale.ray.pool import Cluster, Operation, Peak, Pool
+from stope.scale.ray.rows import COPIES, MANIFEST, Rows, rows_of
+
+FORMAT, VERSION = "stope.ray", 1
+_KIND = {
+    "format": (FORMAT,),
+    "version": (VERSION,),
+    "job": object,
+    "plan": str,
+    "block_rows": int,
+    "complete": bool,
+    "workers": [object],
+    "files": FILES,
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a job left.
+
+    Attributes:
+        folder: its parts and the manifest.
+        plan: how it was cut, and why.
+        workers: what each took; those of the last run, none if nothing was left to do.
+    """
+
+    folder: Path
+    plan: str
+    workers: tuple[Peak, ...]
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files, in the order of their rows."""
+        return sorted(self.folder.glob("part-*"))
+
+    def tables(self) -> Iterator[Any]:
+        """The parts as Arrow tables, one after the other."""
+        parquet = need("pyarrow.parquet", extra="ray")
+        return (parquet.read_table(path) for path in self.parts)
+
+    def table(self) -> Any:
+        """All parts as one Arrow table."""
+        return need("pyarrow", extra="ray").concat_tables(self.tables())
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column: a matrix where it holds lists."""
+        column = self.table()[name]
+        lists = hasattr(column.type, "value_type")
+        return from_arrow(column, name) if lists else column.to_numpy()
+
+
+class Written(Operation, Protocol):
+    """An operation whose answers the driver writes."""
+
+    def write(self, path: Path, whole: Any, block: tuple[int, int], *told: Any) -> None:
+        """Write the answer to a block, whole or not at all."""
+
+
+@dataclass
+class Job:
+    """A folder, and a cluster that this process is connected to."""
+
+    folder: Path
+    cluster: Cluster
+    progress: Progress
+
+    @classmethod
+    @contextmanager
+    def at(
+        cls, folder: str | PathLike[str], cluster: Cluster | None, progress: Progress | None
+    ) -> Iterator[Job]:
+        """Make the folder where it is missing, and connect."""
+        check_progress(progress)
+        path = path_kind(folder, "output").absolute()
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            with (cluster or Cluster()).connected() as connected:
+                yield cls(path, connected, progress or silent)
+        finally:
+            shutil.rmtree(path / COPIES, ignore_errors=True)
+
+    def rows(self, source: Any, name: str) -> Rows:
+        """What an argument names; see `rows_of`."""
+        return rows_of(source, name, self.folder)
+
+    def run(
+        self,
+        operation: Written,
+        options: dict[str, Any],
+        work: Search,
+        *,
+        tell: Callable[[int, int], tuple[Any, ...]] = lambda first, end: (),
+        ending: str = ".parquet",
+        shards: Callable[[Layout], list[Any]] | None = None,
+    ) -> Answer:
+        """Compute the parts that are missing.
+
+        Args:
+            operation: told ``part(shard, (first, end), *tell(first, end))``.
+            options: all that decides the answer, as JSON has it.
+            work: how much there is to do, for the layout.
+            tell: what the operation must know of a block.
+            ending: of the parts.
+            shards: what it is told of shards in place of their (first, end).
+
+        Raises:
+            ValueError: the folder is of another job, or is damaged.
+            RuntimeError: see `Pool.answers`.
+        """
+        options = json.loads(json.dumps(options))
+        before = self._manifest(options)
+        workers = self.cluster.workers or 1
+        cut = layout(
+            work,
+            memory=self.cluster.memory or 0,
+            workers=workers,
+            block_rows=before["block_rows"] if before else None,
+        )
+        if before and before["complete"]:
+            return Answer(self.folder, before["plan"], ())
+        self._write_manifest(options, cut, complete=False)
+        bounds = _cuts(work.queries, cut.block_rows)
+        missing = {n: block for n, block in enumerate(bounds) if not self._part(n, ending).exists()}
+        done = work.queries - sum(end - first for first, end in missing.values())
+        self.progress(done, work.queries)
+        corpus = _cuts(work.corpus, cut.shard_rows) if shards is None else shards(cut)
+        with Pool(self.cluster, operation, cut.memory) as pool:
+            answers = pool.answers(
+                list(missing),
+                lambda number: (missing[number], *tell(*missing[number])),
+                corpus,
+                12 * work.k * cut.block_rows,
+            )
+            for number, whole, told in answers:
+                operation.write(self._part(number, ending), whole, *told)
+                done += missing[number][1] - missing[number][0]
+                self.progress(done, work.queries)
+        self._write_manifest(options, cut, complete=True, peaks=pool.peaks)
+        return Answer(self.folder, str(cut), tuple(pool.peaks))
+
+    def _part(self, number: int, ending: str) -> Path:
+        return self.folder / f"part-{number:06}{ending}"
+
+    def _manifest(self, options: dict[str, Any]) -> dict[str, Any] | None:
+        path = self.folder / MANIFEST
+        if not path.exists():
+            if any(self.folder.glob("part-*")):
+                raise ValueError(
+                    f"{self.folder} has parts and no {MANIFEST}; name another folder, or empty it"
+                )
+            return None
+        remedy = f"remove the folder {self.folder} and run again"
+        before: dict[str, Any] = read_manifest(path, _KIND, remedy)
+        if different := differences(before["job"], options):
+            raise ValueError(
+                f"{self.folder} is of another job: {', '.join(different[:4])}; name another "
+                "folder, or remove it"
+            )
+        if before["complete"]:
+            problem = problem_with_files(self.folder, before["files"], self._others())
+            if problem is not None:
+                raise ValueError(f"{path} is damaged: {problem}; {remedy}")
+        return before
+
+    def _others(self) -> set[str]:
+        """Files of the folder that are no parts."""
+        copies = (path.relative_to(self.folder) for path in (self.folder / COPIES).rglob("*"))
+        return {MANIFEST, *(path.as_posix() for path in copies)}
+
+    def _write_manifest(
+        self, options: dict[str, Any], cut: Layout, *, complete: bool, peaks: list[Peak] = []
+    ) -> None:
+        files = described_files(self.folder, self._others()) if complete else {}
+        with open_atomic(self.folder / MANIFEST) as file:
+            told = {
+                "format": FORMAT,
+                "version": VERSION,
+                "job": options,
+                "plan": str(cut),
+                "block_rows": cut.block_rows,
+                "complete": complete,
+                "workers": [peak._asdict() for peak in peaks],
+                "files": files,
+            }
+            file.write(json.dumps(told, indent=1) + "\n")
+
+
+def _cuts(rows: int, size: int) -> list[tuple[int, int]]:
+    return [(first, min(first + size, rows)) for first in range(0, rows, size)]

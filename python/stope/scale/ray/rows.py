@@ -1,0 +1,288 @@
+"""Matrices whose rows lie in files: described in the driver, mapped in the workers that need them.
+
+What cannot be mapped (Parquet, Lance, Zarr, JSON lines, Ray Data sets) is copied once, block by
+block, to .npy files in the job's folder, which go when the job is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from stope._checks import shown
+from stope._extras import need
+from stope._files.arrays import digest
+from stope._files.atomic import atomic_path
+from stope._files.manifest import FileDescription, described_file, read_json
+from stope._host import on_host
+from stope._kinds import matrix
+from stope.data.arrow import from_arrow
+from stope.data.readers.columns import ID_COLUMNS, QUERY_ID_COLUMNS, first_of
+from stope.data.readers.embeddings import opened
+from stope.data.readers.stored import FOLDERS, LISTS, OPENERS, chosen_column, list_columns
+
+COPIES, MANIFEST = "_copies", "_manifest.json"  # readers of data sets pass over underscores
+_JSON_LINES = (".jsonl", ".jsonl.gz")
+_ENDINGS = (".npy", *OPENERS, *_JSON_LINES)
+_BLOCK = 65_536  # rows that are copied together
+_IDS = (*QUERY_ID_COLUMNS, *ID_COLUMNS)
+
+
+class File(NamedTuple):
+    """Rows that can be mapped, perhaps a file of their ids, and what tells both from others."""
+
+    path: str
+    rows: int
+    dim: int
+    dtype: str
+    ids: str | None
+    described: list[FileDescription]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix in files, one after the other."""
+
+    files: tuple[File, ...]
+
+    def __len__(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def dim(self) -> int:
+        """Columns."""
+        return self.files[0].dim
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return np.dtype(self.files[0].dtype).itemsize
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether rows have ids, and do not go by their numbers."""
+        return all(file.ids is not None for file in self.files)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What tells these rows from others, wherever they lie."""
+        return {
+            "rows": len(self),
+            "dim": self.dim,
+            "files": [each for file in self.files for each in file.described],
+        }
+
+    def __getitem__(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Copies of some rows, ascending."""
+        ends = np.cumsum([file.rows for file in self.files])
+        cuts = np.searchsorted(numbers, [0, *ends])
+        parts = [
+            _mapped(file.path)[numbers[cuts[place] : cuts[place + 1]] - (ends[place] - file.rows)]
+            for place, file in enumerate(self.files)
+        ]
+        return np.concatenate(parts)
+
+    def pieces(self, first: int, end: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Maps of these rows, file by file, each after the number of its first row."""
+        stop = 0
+        for file in self.files:
+            start, stop = stop, stop + file.rows
+            here, there = max(first, start), min(end, stop)
+            if here < there:
+                yield here, _mapped(file.path)[here - start : there - start]
+
+    def read(self, first: int, end: int) -> NDArray[Any]:
+        """These rows: a map, or a copy where they lie in several files."""
+        parts = [rows for _, rows in self.pieces(first, end)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def named(self, rows: NDArray[np.int64]) -> Any:
+        """The ids of rows, an Arrow array of texts; null for -1."""
+        arrow = need("pyarrow", extra="ray")
+        chunks = [chunk for file in self.files for chunk in _ids(file.ids).chunks]
+        wanted = arrow.array(rows.reshape(-1), mask=rows.reshape(-1) < 0)
+        return arrow.chunked_array(chunks).take(wanted).combine_chunks()
+
+
+@lru_cache(maxsize=4096)
+def _mapped(path: str) -> Any:
+    return opened(path, "file").mapped
+
+
+@lru_cache(maxsize=4096)
+def _ids(path: str | None) -> Any:
+    arrow = need("pyarrow", extra="ray")
+    return arrow.ipc.open_file(arrow.memory_map(path)).read_all()["id"]
+
+
+def rows_of(source: Any, name: str, folder: Path) -> Rows:
+    """The rows that an argument names.
+
+    Args:
+        source: a file, a folder of files or a list of them; a `ray.data.Dataset`; a matrix.
+        name: of the argument.
+        folder: of the job; copies go to a folder in it.
+
+    Raises:
+        FileNotFoundError: no such file, or no file of embeddings in the folder.
+        TypeError: another kind.
+        ValueError: files of different dims or dtypes, and what `read_embeddings` refuses.
+    """
+    if isinstance(source, Rows):
+        return source
+    copies = folder / COPIES
+    copies.mkdir(exist_ok=True)
+    paths = _paths(source, name)
+    if paths and paths[0].name.endswith(_JSON_LINES):
+        source, paths = ray.data.read_json([str(path) for path in paths], lines=True), []
+    if paths:
+        asked = [_of_file.remote(path.absolute(), name, copies) for path in paths]
+        try:
+            files = [file for file in ray.get(asked) if file.rows]
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+    elif type(source).__module__.startswith("ray.data"):
+        files = [_of_dataset(source, name, copies)]
+    else:
+        matrix(source, name)
+        files = [_of_matrix(on_host(source), name, copies)]
+    if not sum(file.rows for file in files):
+        raise ValueError(f"{name} is empty (0 rows); give at least one row")
+    for file in files[1:]:
+        if file[2:4] != files[0][2:4] or (file.ids is None) != (files[0].ids is None):
+            raise ValueError(
+                f"{name} has files that do not go together: {files[0].path} has dim "
+                f"{files[0].dim} and {files[0].dtype}, {file.path} {file.dim} and {file.dtype}; "
+                "write them alike, all with ids or none"
+            )
+    return Rows(tuple(files))
+
+
+def _paths(source: Any, name: str) -> list[Path]:
+    """The files that are meant; none where it is no path."""
+    if isinstance(source, list | tuple) and source and isinstance(source[0], str | PathLike):
+        return [path for each in source for path in _paths(each, name)]
+    if not isinstance(source, str | PathLike):
+        return []
+    path = Path(source)
+    if not path.is_dir() or path.suffix in FOLDERS:
+        return [path]
+    if (path / MANIFEST).exists() and not read_json(path / MANIFEST).get("complete"):
+        raise ValueError(f"{name} {path} is of a job that is not done; run that to its end first")
+    inside = [each for each in sorted(path.iterdir()) if each.name[0] not in "._"]
+    known = [each for each in inside if each.name.endswith(_ENDINGS)]
+    if not known:
+        raise FileNotFoundError(
+            f"{name} {path} has no file that ends in {', '.join(_ENDINGS)}; name another folder"
+        )
+    return known
+
+
+@ray.remote(num_cpus=1, max_retries=-1)
+def _of_file(path: Path, name: str, copies: Path) -> File:
+    """The file as it is, or copied where it cannot be mapped, and its ids where it has some."""
+    stored = opened(path, name)
+    ids = _ids_in(Path(str(path).partition("::")[0]), name)
+    target = copies / digest(np.frombuffer(str(path).encode(), np.uint8))[:16]
+    if stored.mapped is not None:
+        shape, dtype = stored.mapped.shape, stored.mapped.dtype.str
+        file = File(str(path), *shape, dtype, None, [described_file(path)])
+    else:
+        file = _copied(target, stored.blocks(_BLOCK), name)
+    return file if ids is None else _with_ids(file, target, ids)
+
+
+def _of_dataset(source: Any, name: str, copies: Path) -> File:
+    """A Ray Data set in its order; lists of float64, as JSON has them, become float32."""
+    arrow = need("pyarrow", extra="ray")
+    schema = source.schema().base_schema
+    vectors = chosen_column(list_columns(schema), None, name, LISTS)
+    id_column = first_of(dict.fromkeys(schema.names), _IDS)
+    ids: list[Any] = []
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for table in source.iter_batches(batch_size=_BLOCK, batch_format="pyarrow"):
+            column = table[vectors]
+            if arrow.types.is_float64(column.type.value_type):
+                column = column.cast(arrow.list_(arrow.float32()))
+            if id_column is not None:
+                ids.append(table[id_column])
+            yield from_arrow(column, f'{name}, "{vectors}"')
+
+    options = ray.data.DataContext.get_current().execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        file = _copied(copies / name, blocks(), name)
+    finally:
+        options.preserve_order = before
+    column = arrow.chunked_array([chunk for each in ids for chunk in each.chunks])
+    return file if id_column is None else _with_ids(file, copies / name, column)
+
+
+def _of_matrix(rows: NDArray[Any], name: str, copies: Path) -> File:
+    """A matrix that is all of a mapped .npy file, where it lies; any other in a file of its own."""
+    if isinstance(rows, np.memmap) and rows.mode == "r" and str(rows.filename).endswith(".npy"):
+        whole = opened(rows.filename, name).mapped
+        same = ("shape", "dtype", "strides", "offset")
+        if whole is not None and all(getattr(whole, of) == getattr(rows, of) for of in same):
+            path = Path(rows.filename)
+            return File(str(path), *rows.shape, rows.dtype.str, None, [described_file(path)])
+    return _copied(copies / f"{name}-{digest(rows)[:16]}", [rows], name)
+
+
+def _copied(target: Path, blocks: Iterable[NDArray[Any]], name: str) -> File:
+    """Write blocks as one .npy file, whose header has room for any number of rows."""
+    path = target.with_name(f"{target.name}.npy")
+    shape: tuple[int, ...] = (0, 0)
+    dtype = np.dtype(np.float32)
+    with atomic_path(path) as temporary, temporary.open("w+b") as file:
+        for block in blocks:
+            if not shape[0]:
+                shape, dtype = (0, block.shape[1]), block.dtype
+                _write_header(file, shape, dtype)
+            if (block.shape[1], block.dtype) != (shape[1], dtype):
+                raise ValueError(
+                    f"{name} has rows of dim {shape[1]} and {dtype}, and from row {shape[0]} on of "
+                    f"{block.shape[1]} and {block.dtype}; write all alike"
+                )
+            file.write(np.ascontiguousarray(block).data)
+            shape = (shape[0] + len(block), shape[1])
+        file.seek(0)
+        _write_header(file, shape, dtype)
+    return File(str(path), shape[0], shape[1], dtype.str, None, [described_file(path)])
+
+
+def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _ids_in(path: Path, name: str) -> Any:
+    """The column of ids of a Parquet file, None where there is none."""
+    if path.suffix != ".parquet":
+        return None
+    parquet = need("pyarrow.parquet", extra="ray")
+    column = first_of(dict.fromkeys(parquet.read_schema(path).names), _IDS)
+    return None if column is None else parquet.read_table(path, columns=[column])[column]
+
+
+def _with_ids(file: File, target: Path, column: Any) -> File:
+    """The file with its ids in another one beside it, as texts."""
+    arrow = need("pyarrow", extra="ray")
+    if column.null_count:
+        raise ValueError(f"{file.path} has rows without an id; give every row one")
+    path = target.with_name(f"{target.name}.arrow")
+    table = arrow.table({"id": column.cast(arrow.large_string())})
+    with atomic_path(path) as temporary, arrow.ipc.new_file(temporary, table.schema) as out:
+        out.write_table(table, _BLOCK)
+    return file._replace(ids=str(path), described=[*file.described, described_file(path)])
