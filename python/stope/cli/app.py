@@ -19,6 +19,7 @@ from stope.cli.doctor import doctor
 from stope.cli.evaluate import evaluate
 from stope.cli.graph import graph
 from stope.cli.mine import mine
+from stope.cli.on_ray import Command
 from stope.cli.plan import plan
 from stope.cli.report import report
 from stope.cli.search import search
@@ -72,4 +73,4 @@ for command in (
     bench,
     doctor,
 ):
-    app.command()(command)
+    app.command(cls=Command)(command)

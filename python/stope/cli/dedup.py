@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stope._checks import counted
 from stope.cli import corpus as corpora
-from stope.cli import options, terminal
+from stope.cli import on_ray, options, terminal
 from stope.cli.options import option
 from stope.cli.terminal import reported
 
@@ -64,6 +64,10 @@ def dedup(
     id_column: options.IdColumn = None,
     skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
+    ray: on_ray.Ray = None,
+    workers: on_ray.Workers = None,
+    worker_cpus: on_ray.WorkerCpus = 1,
+    worker_memory: on_ray.WorkerMemory = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -90,10 +94,10 @@ def dedup(
     order = _order(documents, keep)
     first = _first_of_copies(documents, order)
     distinct = np.flatnonzero(first == np.arange(len(first)))
-    with terminal.bars(quiet) as bars:
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         rows = documents.embeddings(bars, distinct if len(distinct) < len(first) else None)
         places = np.searchsorted(distinct, order[first[order] == order])
-        left = deduplicate(rows, threshold, order=places, progress=bars.show)
+        left = deduplicate(rows, threshold, order=places, operations=operations, progress=bars.show)
     keepers = distinct[left.keepers][np.searchsorted(distinct, first)]
     scores = left.scores[np.searchsorted(distinct, first)]
     kept = np.flatnonzero(keepers == np.arange(len(keepers)))

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from stope.cli import corpus as corpora
-from stope.cli import options, terminal
+from stope.cli import on_ray, options, terminal
 from stope.cli.options import option
 from stope.cli.terminal import reported
 
@@ -69,6 +69,10 @@ def graph(
     id_column: options.IdColumn = None,
     skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
+    ray: on_ray.Ray = None,
+    workers: on_ray.Workers = None,
+    worker_cpus: on_ray.WorkerCpus = 1,
+    worker_memory: on_ray.WorkerMemory = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -95,13 +99,14 @@ def graph(
     if names.tolist() != documents.ids:  # NumPy takes NUL at the end for padding
         raise ValueError(f"{corpus}: an id ends in the character NUL; rename it")
     width = min(_DEFAULT_K, n - 1) if k is None else k
-    with terminal.bars(quiet) as bars:
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         made = neighbor_graph(
             documents.embeddings(bars),
             width,
             metric=metric.value,
             kind=kind.value,
             weights=weights.value,
+            operations=operations,
             progress=bars.stage("neighbours"),
         )
     # The arrays of scipy.sparse.save_npz, and the ids beside them.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stope._checks import counted
-from stope.cli import mining_job, options, terminal
+from stope.cli import mining_job, on_ray, options, terminal
 from stope.cli.mined import print_json, show_mined, show_suspects, show_written
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
@@ -244,6 +244,10 @@ def mine(
     ignore_labels: options.IgnoreLabels = False,
     skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
+    ray: on_ray.Ray = None,
+    workers: on_ray.Workers = None,
+    worker_cpus: on_ray.WorkerCpus = 1,
+    worker_memory: on_ray.WorkerMemory = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -310,7 +314,7 @@ def mine(
         if path is not None
     }
     jobs = None
-    with terminal.bars(quiet) as bars:
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         model = None
         if encoder is not None:
             model = options.load_encoder(encoder)
@@ -330,6 +334,7 @@ def mine(
                 corpus_prompt=corpus_prompt,
                 batch_size=batch_size,
                 cache=cache,
+                operations=operations,
                 progress=bars.show,
             )
     counts = mined.summary()

@@ -24,6 +24,7 @@ def check(context: typer.Context, folder: Path | None) -> None:
     if folder is None:
         without_effect(context, OF_JOBS, "it is of a job; name its folder with --job")
         return
+    without_effect(context, ["ray"], "a job mines in this process")
     without_effect(context, ["keep_query_text"], "a job never takes a query's own text")
     if chosen["quotas"] is not None:
         without_effect(context, ["num_negatives"], "--quotas says how many negatives there are")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stope._checks import counted
-from stope.cli import options, terminal
+from stope.cli import on_ray, options, terminal
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 
@@ -98,6 +99,10 @@ def search(
     tag: Annotated[str, option("Last column of a TREC run.")] = "stope",
     batch_size: options.BatchSize = 256,
     threads: options.Threads = None,
+    ray: on_ray.Ray = None,
+    workers: on_ray.Workers = None,
+    worker_cpus: on_ray.WorkerCpus = 1,
+    worker_memory: on_ray.WorkerMemory = None,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -148,7 +153,7 @@ def search(
         _check_ids(queries, query_ids, "query")
         _check_ids(corpus or queries, corpus_ids, "document")
         _check_ids("--tag", [tag], "tag")
-    with terminal.bars(quiet) as bars:
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         retrievers: list[Retriever] = []
         if method in (Method.bm25, Method.hybrid):
             from stope.retrieval import Bm25, Tokenizer
@@ -166,6 +171,7 @@ def search(
                     batch_size=batch_size,
                     query_prompt=query_prompt,
                     corpus_prompt=corpus_prompt,
+                    operations=operations,
                     progress=bars.stage("corpus"),
                 )
             )
@@ -182,6 +188,8 @@ def search(
             corpus_ids,
             k=min(_DEFAULT_K, len(corpus_ids)) if k is None else k,
             exclude_self=exclude_self,
+            # A cluster shares all queries out; batches of the encoder are the same either way.
+            batch_size=len(query_ids) if ray is not None else -(-1024 // batch_size) * batch_size,
             progress=bars.stage("search"),
         )
     _check_empty(run)
@@ -203,6 +211,8 @@ def _refuse_idle(context: typer.Context, method: Method, *, as_json: bool, embed
         without_effect(context, (*of_encoders, "batch_size"), why)
     elif method is not Method.hybrid:
         without_effect(context, ["stemmer", "code"], why)
+    if method in (Method.bm25, Method.hnsw):
+        without_effect(context, ["ray"], why)
     if method is not Method.hybrid:
         without_effect(context, ["fusion", "dense_weight"], why)
     if embedded:
@@ -244,12 +254,19 @@ def _check_empty(run: dict[str, dict[str, float]]) -> None:
 
 
 def _dense(
-    encoder: Any, embeddings: Path | None, texts: list[str], *, approximate: bool, **chosen: Any
+    encoder: Any,
+    embeddings: Path | None,
+    texts: list[str],
+    *,
+    approximate: bool,
+    operations: Any,
+    **chosen: Any,
 ) -> Retriever:
     from stope.data import read_embeddings
     from stope.retrieval import DenseRetriever, HnswRetriever
 
-    kind = HnswRetriever if approximate else DenseRetriever
+    dense = functools.partial(DenseRetriever, index=operations.FlatIndex)
+    kind: Callable[..., Retriever] = HnswRetriever if approximate else dense
     if embeddings is None:
         return kind(encoder, texts, **chosen)
     rows = read_embeddings(embeddings, "--corpus-embeddings", rows=len(texts))

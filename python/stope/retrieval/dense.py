@@ -35,7 +35,7 @@ class DenseRetriever:
         query_prompt, corpus_prompt: put before every query or document; None leaves the encoder's
             own prompt in force.
         index: makes what is searched of the embeddings and the metric: `stope.FlatIndex`, or
-            `index` of `stope.scale.ray.Operations`, which answers alike.
+            that of `stope.scale.ray.Operations`, which answers alike.
         progress: called with (texts embedded, texts).
 
     Thread safety: searches may overlap if those of the encoder may; embeddings, always.

@@ -42,7 +42,9 @@ class Operations:
 
     @classmethod
     @contextmanager
-    def at(cls, folder: str | PathLike[str], cluster: Cluster | None = None) -> Iterator[Operations]:
+    def at(
+        cls, folder: str | PathLike[str], cluster: Cluster | None = None
+    ) -> Iterator[Operations]:
         """Connect to the cluster, until the end of a `with` block."""
         with (cluster or Cluster()).connected() as connected:
             yield cls(path_kind(folder, "folder"), dataclasses.replace(connected, address=None))
@@ -86,12 +88,16 @@ class Operations:
         """`stope.mine_hard_negatives`."""
         arrays = queries, corpus, positives
         answer = self._run(jobs.mine, "mine", *arrays, num_negatives=num_negatives, **options)
-        names = ("negative_ids", "scores", "positive_score", "count")
-        rejected = {reason: answer.column(f"rejected_{reason}") for reason in REASONS}
-        return HardNegatives(*(answer.column(name) for name in names), rejected)
+        return HardNegatives(
+            ids=answer.column("negative_ids"),
+            scores=answer.column("scores"),
+            positive_scores=answer.column("positive_score"),
+            counts=answer.column("count"),
+            rejected={reason: answer.column(f"rejected_{reason}") for reason in REASONS},
+        )
 
-    def index(self, rows: Any, metric: Metric) -> Index:
-        """What `stope.retrieval.DenseRetriever` searches."""
+    def FlatIndex(self, rows: Any, metric: Metric = "dot") -> Index:  # noqa: N802
+        """What `stope.retrieval.DenseRetriever` searches in place of `stope.FlatIndex`."""
         return Index(self, on_host(rows), metric)
 
     def _run(self, job: Any, name: str, *arrays: Any, **options: Any) -> Answer:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from stope._checks import path as path_kind
@@ -206,7 +205,7 @@ class Job:
         return {MANIFEST, *(path.as_posix() for path in copies)}
 
     def _write_manifest(
-        self, options: dict[str, Any], cut: Layout, *, complete: bool, peaks: list[Peak] = []
+        self, options: dict[str, Any], cut: Layout, *, complete: bool, peaks: Iterable[Peak] = ()
     ) -> None:
         files = described_files(self.folder, self._others()) if complete else {}
         with open_atomic(self.folder / MANIFEST) as file:

@@ -75,7 +75,9 @@ def topk(
     with Job.at(output, cluster, progress) as job:
         q, c = job.rows(queries, "queries"), job.rows(corpus, "corpus")
         never = exclusions(exclude, len(q), len(c))
-        limits = [_each(limit, len(q), name) for limit, name in ((ceiling, "ceiling"), (floor, "floor"))]
+        limits = [
+            _each(limit, len(q), name) for limit, name in ((ceiling, "ceiling"), (floor, "floor"))
+        ]
 
         def tell(first: int, end: int) -> tuple[Any, ...]:
             rows = np.arange(first, end)
@@ -174,9 +176,7 @@ def mine(
         known = NegativeSearch(positives, len(c), num_negatives, exclude=exclude, **options)
         one_each(known.answers.lengths, "positives", len(q), "queries")
         extra = exclusions(exclude, len(q), len(c))
-        chosen = {
-            "num_negatives": num_negatives, **options, "most_positives": known.most_positives
-        }
+        chosen = {"num_negatives": num_negatives, **options, "most_positives": known.most_positives}
 
         def tell(first: int, end: int) -> tuple[Any, ...]:
             rows = np.arange(first, end)

@@ -53,7 +53,12 @@ class TopKOf:
         exclude, ceiling, least = limits or (None, None, None)
         best, floor = None, least
         for start, rows in self.corpus.pieces(*shard):
-            options = {"metric": self.metric, "exclude": exclude, "ceiling": ceiling, "floor": floor}
+            options = {
+                "metric": self.metric,
+                "exclude": exclude,
+                "ceiling": ceiling,
+                "floor": floor,
+            }
             with _counting(block[0], start):
                 more = topk_part(queries, rows, self.k, start, **options)
             best = more if best is None else self.merge([best, more])
@@ -231,8 +236,8 @@ def _counting(first: int, start: int) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(
-            f"{error} (rows of the block are counted from row {first}, those of the corpus from row "
-            f"{start} on)"
+            f"{error} (rows of this block are counted from row {first} on, those of the corpus "
+            f"from row {start} on)"
         ) from error
 
 

@@ -10,6 +10,7 @@ answers do not depend on who gives them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import resource
 from collections import Counter, deque
@@ -68,7 +69,7 @@ class Cluster:
         """Connect, unless this process is, and fill in workers and memory."""
         connects = not ray.is_initialized()
         if connects:
-            ray.init(self.address, log_to_driver=False, logging_level="WARNING")
+            ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR)
         elif self.address not in (None, "auto", ray.get_runtime_context().gcs_address):
             raise ValueError(
                 f"address is {shown(self.address)}, but this process is connected to "
@@ -76,7 +77,8 @@ class Cluster:
                 "address out"
             )
         try:
-            yield self._fitted(ray.cluster_resources())
+            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            yield self._fitted(there)
         finally:
             if connects:
                 ray.shutdown()
@@ -262,7 +264,7 @@ class Pool:
     def _in_order(
         self, todo: Mapping[int, _Block], answer_bytes: int, shards: int
     ) -> Iterator[_Call]:
-        """All calls: a wave of blocks after the other, in it as many shards as there are workers."""
+        """All calls, a wave of blocks after the other, in it as many shards as workers."""
         wave, width = max(_HELD_BYTES // (answer_bytes * shards), 1), self.cluster.workers or 1
         numbers = list(todo)
         for at in range(0, len(numbers), wave):
@@ -284,7 +286,7 @@ class Pool:
     def _ready(self, flying: Mapping[Any, Any]) -> list[Any]:
         """The calls that have ended, perhaps badly; meanwhile workers start."""
         while len(self._live) + len(self._starting) < (self.cluster.workers or 1):
-            actor = self._make.remote(self._operation, self.cluster.num_cpus)
+            actor: Any = self._make.remote(self._operation, self.cluster.num_cpus)
             self._starting[actor.peak.remote()] = actor
         done, _ = ray.wait([*flying, *self._starting], num_returns=1, timeout=1, fetch_local=False)
         for ref in [ref for ref in done if ref in self._starting]:
@@ -336,6 +338,6 @@ class Pool:
 
 
 def _resources() -> str:
-    there = ray.available_resources()
+    there: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
     free = {name: there.get(name, 0) for name in ("CPU", "GPU", "memory")}
     return ", ".join(f"{amount:g} {name}" for name, amount in free.items()) + " free"

@@ -7,10 +7,8 @@ block, to .npy files in the job's folder, which go when the job is done.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +17,6 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from stope._checks import shown
 from stope._extras import need
 from stope._files.arrays import digest
 from stope._files.atomic import atomic_path
@@ -195,8 +192,8 @@ def _of_file(path: Path, name: str, copies: Path) -> File:
     ids = _ids_in(Path(str(path).partition("::")[0]), name)
     target = copies / digest(np.frombuffer(str(path).encode(), np.uint8))[:16]
     if stored.mapped is not None:
-        shape, dtype = stored.mapped.shape, stored.mapped.dtype.str
-        file = File(str(path), *shape, dtype, None, [described_file(path)])
+        (count, dim), dtype = stored.mapped.shape, stored.mapped.dtype.str
+        file = File(str(path), count, dim, dtype, None, [described_file(path)])
     else:
         file = _copied(target, stored.blocks(_BLOCK), name)
     return file if ids is None else _with_ids(file, target, ids)
@@ -231,12 +228,13 @@ def _of_dataset(source: Any, name: str, copies: Path) -> File:
 
 def _of_matrix(rows: NDArray[Any], name: str, copies: Path) -> File:
     """A matrix that is all of a mapped .npy file, where it lies; any other in a file of its own."""
-    if isinstance(rows, np.memmap) and rows.mode == "r" and str(rows.filename).endswith(".npy"):
-        whole = opened(rows.filename, name).mapped
+    path = Path(getattr(rows, "filename", None) or "")
+    if isinstance(rows, np.memmap) and rows.mode == "r" and path.suffix == ".npy":
+        whole = opened(path, name).mapped
         same = ("shape", "dtype", "strides", "offset")
         if whole is not None and all(getattr(whole, of) == getattr(rows, of) for of in same):
-            path = Path(rows.filename)
-            return File(str(path), *rows.shape, rows.dtype.str, None, [described_file(path)])
+            count, dim = rows.shape
+            return File(str(path), count, dim, rows.dtype.str, None, [described_file(path)])
     return _copied(copies / f"{name}-{digest(rows)[:16]}", [rows], name)
 
 

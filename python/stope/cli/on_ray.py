@@ -1,0 +1,89 @@
+"""`--ray`: the searches of a command on a Ray cluster, to the same files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+import stope
+from stope.cli import terminal
+from stope.cli.options import option, without_effect
+
+_PANEL = "On a Ray cluster"
+_GIB = 1 << 30
+
+Ray = Annotated[
+    str | None,
+    option(
+        "Search on a Ray cluster: its address, or none for RAY_ADDRESS, one that runs on this "
+        "machine, or a new one. The files that are written are the same.",
+        "--ray",
+        metavar="[ADDRESS]",
+        default="in this process",
+        panel=_PANEL,
+    ),
+]
+Workers = Annotated[
+    int | None, option("Workers on it.", default="as its CPUs allow", panel=_PANEL, min=1)
+]
+WorkerCpus = Annotated[int, option("CPUs and threads of a worker.", panel=_PANEL, min=1)]
+WorkerMemory = Annotated[
+    float | None,
+    option(
+        "GiB that a worker may fill; a corpus that does not fit is searched in shards.",
+        default="the cluster's over its workers",
+        panel=_PANEL,
+        min=0.25,
+    ),
+]
+
+
+class Command(TyperCommand):
+    """A command whose option --ray may stand alone, which typer does not know."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a lone --ray an empty address."""
+        end = args.index("--") if "--" in args else len(args)
+        for place in range(end):
+            followed = place + 1 < end and not args[place + 1].startswith("-")
+            if args[place] == "--ray" and not followed:
+                args = [*args[:place], "--ray=", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+@contextmanager
+def operations(context: typer.Context, output: Path) -> Iterator[Any]:
+    """Who computes: the module stope or, with --ray, `stope.scale.ray.Operations`.
+
+    Its jobs have a folder beside the output, from which a command that was stopped goes on; it is
+    removed when the block ends well.
+    """
+    chosen = context.params
+    if chosen["ray"] is None:
+        of_ray = ["workers", "worker_cpus", "worker_memory"]
+        without_effect(context, of_ray, "it has no effect without --ray")
+        yield stope
+        return
+    without_effect(context, ["threads"], "with --ray, --worker-cpus says how many a worker has")
+    from stope.scale.ray import Cluster, Operations
+
+    memory = chosen["worker_memory"]
+    cluster = Cluster(
+        chosen["ray"] or None,
+        workers=chosen["workers"],
+        num_cpus=chosen["worker_cpus"],
+        memory=None if memory is None else int(memory * _GIB),
+    )
+    folder = output.with_name(f"{output.name}.ray")
+    with Operations.at(folder, cluster) as made:
+        yield made
+    if not chosen["quiet"]:
+        for plan in dict.fromkeys(made.plans):
+            terminal.say(f"--ray: {plan}.")
+    shutil.rmtree(folder, ignore_errors=True)
