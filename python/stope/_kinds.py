@@ -69,7 +69,7 @@ def a(*classes: type) -> Check:
 
 def _public_name(kind: type) -> str:
     parts = kind.__module__.split(".")
-    room = ".".join(parts[: 3 if "integrations" in parts else 2])
+    room = ".".join(parts[: 3 if {"integrations", "scale"} & set(parts) else 2])
     return f"{room}.{kind.__name__}" if room.startswith("stope.") else kind.__name__
 
 

@@ -17,6 +17,10 @@ OPTIONAL = {
     "stope.integrations.llama_index": "llama_index",
     "stope.integrations.txtai": "txtai",
     "stope.integrations.vicinity": "vicinity",
+    **{
+        f"stope.scale.ray{name}": "ray"
+        for name in ("", ".arrays", ".job", ".jobs", ".operations", ".pool", ".rows")
+    },
 }
 # Pages whose examples need a framework.
 PAGES = {"mteb": "mteb", "langchain": "langchain_core", "llama_index": "llama_index"}

@@ -1,0 +1,313 @@
+"""Jobs on a local Ray cluster of two nodes: the bits of one machine, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import command
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import stope
+from stope import neighbors
+
+ray = pytest.importorskip("ray")
+
+from ray.cluster_utils import Cluster as LocalCluster
+
+from stope.scale import ray as scale
+from stope.scale.plan import Layout
+from stope.scale.ray import job as jobs_of
+
+folder, call, texts = command.folder, command.call, command.texts
+# Ray leaves sockets and files to the end of the process, and tells of itself in warnings.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated"),
+]
+_NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+
+@pytest.fixture(scope="module")
+def local():
+    """A connected cluster: a head without CPUs, and two nodes with one each."""
+    cluster = LocalCluster(
+        initialize_head=True, head_node_args={**_NODE, "num_cpus": 0, "include_dashboard": False}
+    )
+    for _ in range(2):
+        cluster.add_node(**_NODE)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(params=[5])
+def shards(request, monkeypatch):
+    """Cut every corpus into so many shards, which two workers share, and queries into blocks."""
+
+    def layout(work, *, memory, workers, block_rows):
+        rows = block_rows or 300
+        blocks, shard_rows = -(-work.queries // rows), -(-work.corpus // request.param)
+        return Layout("shards", request.param, shard_rows, blocks, rows, 300 << 20, "so it is")
+
+    monkeypatch.setattr(jobs_of, "layout", layout)
+
+
+def matrices(rows=900, queries=1000, dim=8):
+    """Small whole numbers: many scores are equal."""
+    rng = np.random.default_rng(0)
+    return (
+        rng.integers(-3, 4, (queries, dim)).astype(np.float32),
+        rng.integers(-3, 4, (rows, dim)).astype(np.float32),
+    )
+
+
+def equal(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_topk_of_files_of_all_kinds(local, tmp_path):
+    queries, corpus = matrices()
+    wanted = stope.topk(queries, corpus, 5)
+    for kind in ("npy", "parquet", "jsonl"):
+        (tmp_path / kind).mkdir()
+    np.save(tmp_path / "q.npy", queries)
+    parts = np.split(corpus, [100, 101])
+    for number, part in enumerate(parts):
+        np.save(tmp_path / "npy" / f"{number}.npy", part)
+        ids = [f"d{number}-{row}" for row in range(len(part))]
+        lists = pa.FixedSizeListArray.from_arrays(part.reshape(-1), part.shape[1])
+        pq.write_table(
+            pa.table({"_id": ids, "vector": lists}), tmp_path / "parquet" / f"{number}.parquet"
+        )
+        rows = [{"id": name, "vector": row.tolist()} for name, row in zip(ids, part, strict=True)]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "jsonl" / f"{number}.jsonl").write_text(text)
+    names = np.array([f"d{n}-{row}" for n, part in enumerate(parts) for row in range(len(part))])
+    for kind in ("npy", "parquet", "jsonl"):
+        told = []
+        answer = scale.topk(
+            tmp_path / "q.npy",
+            tmp_path / kind,
+            5,
+            tmp_path / f"of-{kind}",
+            progress=lambda *progress, told=told: told.append(progress),
+        )
+        assert np.array_equal(answer.column("scores"), wanted.scores)
+        table = answer.table()
+        assert table["query_id"].to_pylist() == list(range(1000))
+        found = np.array(table["document_ids"].to_pylist())
+        assert np.array_equal(found, wanted.ids if kind == "npy" else names[wanted.ids])
+        assert pa.types.is_fixed_size_list(table["scores"].type)
+        assert told[0] == (0, 1000)
+        assert told[-1] == (1000, 1000)
+        left = {path.name for path in answer.folder.iterdir()}
+        assert left == {"_manifest.json", *(path.name for path in answer.parts)}
+    assert pq.read_table(tmp_path / "of-npy").num_rows == 1000  # as any reader of data sets does
+
+
+@pytest.mark.parametrize("shards", [1, 5], indirect=True)
+def test_every_operation_has_the_bits_of_one_machine(local, tmp_path, shards):
+    queries, corpus = matrices()
+    corpus[500:600] = corpus[:100]
+    rng = np.random.default_rng(1)
+    never = np.sort(rng.integers(0, 900, (1000, 2)), axis=1)
+    never[:, 1] += never[:, 0] == never[:, 1]
+    never %= 900
+    floor = rng.integers(-5, 5, 1000).astype(np.float32)
+    answers = np.array_split(np.sort(rng.choice(900, 1500)), 1000)
+    answers = [np.unique(ids) for ids in answers]
+    with scale.Operations.at(tmp_path / "jobs") as remote:
+        options = {"exclude": never, "floor": floor, "ceiling": 20.0}
+        assert equal(
+            remote.topk(queries, corpus, 5, **options), stope.topk(queries, corpus, 5, **options)
+        )
+        assert equal(
+            remote.knn_graph(corpus, 4, metric="cosine"),
+            stope.knn_graph(corpus, 4, metric="cosine"),
+        )
+        for limits in (
+            {"relative_margin": 0.05, "exclude": never},
+            {"range_counts": "window", "max_score": 0.9, "sampling": "random", "seed": 3},
+        ):
+            first, second = (
+                module.mine_hard_negatives(queries, corpus, answers, 3, **limits)
+                for module in (remote, stope)
+            )
+            assert equal(first[:4], second[:4])
+            assert equal(first.rejected.values(), second.rejected.values())
+        order = rng.permutation(900)
+        first, second = (
+            neighbors.deduplicate(corpus, 0.97, order=order, operations=module)
+            for module in (remote, stope)
+        )
+        assert equal([*first[:3], *first.nearest], [*second[:3], *second.nearest])
+        assert len(first.kept) < 900
+        assert remote.plans[0] == "shards: so it is"
+
+
+def test_a_stopped_job_goes_on_and_knows_its_data(local, tmp_path, shards, monkeypatch):
+    queries, corpus = matrices()
+
+    def stop(done, total):
+        if done >= 600:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scale.topk(queries, corpus, 5, tmp_path / "job", progress=stop)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "job").glob("part-*")}
+    assert len(before) >= 2
+    assert not json.loads((tmp_path / "job" / "_manifest.json").read_text())["complete"]
+    with pytest.raises(ValueError, match=r"queries .*is of a job that is not done; run that"):
+        scale.topk(tmp_path / "job", corpus, 5, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"is of another job: k \(5, now 6\); name another folder"):
+        scale.topk(queries, corpus, 6, tmp_path / "job")
+    monkeypatch.undo()  # the layout: the whole corpus now, in the blocks of before
+    answer = scale.topk(queries, corpus, 5, tmp_path / "job", cluster=scale.Cluster(workers=1))
+    assert {name: (tmp_path / "job" / name).stat().st_mtime_ns for name in before} == before
+    assert np.array_equal(answer.column("document_ids"), stope.topk(queries, corpus, 5).ids)
+    assert len(answer.workers) == 1
+    assert answer.workers[0].peak_bytes > answer.workers[0].own_bytes > 20 << 20
+    again = scale.topk(queries, corpus, 5, tmp_path / "job")
+    assert again.workers == ()
+    answer.parts[1].write_bytes(answer.parts[0].read_bytes())
+    with pytest.raises(ValueError, match=r"'part-000001.parquet' is not what was written; remove"):
+        scale.topk(queries, corpus, 5, tmp_path / "job")
+
+
+def test_errors_are_those_of_one_machine(local, tmp_path):
+    queries, corpus = matrices()
+    with pytest.raises(FileNotFoundError, match=r"missing.npy"):
+        scale.topk(queries, tmp_path / "missing.npy", 5, tmp_path / "job")
+    with pytest.raises(FileNotFoundError, match=r"corpus .*has no file that ends in \.npy, "):
+        scale.topk(queries, tmp_path, 5, tmp_path / "job")
+    (tmp_path / "parts").mkdir()
+    np.save(tmp_path / "parts" / "0.npy", corpus)
+    np.save(tmp_path / "parts" / "1.npy", corpus[:, :4].copy())
+    with pytest.raises(ValueError, match=r"corpus has files that do not go together: .* has dim 8"):
+        scale.topk(queries, tmp_path / "parts", 5, tmp_path / "job")
+    corpus[700, 2] = np.nan
+    np.save(tmp_path / "parts" / "1.npy", corpus)
+    with pytest.raises(ValueError, match=r"corpus row 700 .*those of the corpus from row 900 on"):
+        scale.topk(queries, tmp_path / "parts", 5, tmp_path / "job", ceiling=-100.0)
+
+
+def test_wrong_arguments_are_refused_before_a_cluster_is_asked(tmp_path):
+    queries, corpus = matrices(10, 10)
+    for wrong, sentence in (
+        ({"k": 0}, "k is 0; it must be at least 1"),
+        ({"metric": "cos"}, "metric is 'cos'; give one of"),
+        ({"cluster": "auto"}, "cluster is 'auto'; give a stope.scale.ray.Cluster"),
+        ({"output": 3}, "output is 3; give a path"),
+        ({"progress": 3}, "progress is 3; give a function"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            scale.topk(
+                **{"queries": queries, "corpus": corpus, "k": 1, "output": tmp_path, **wrong}
+            )
+    for wrong in ("workers", "memory", "num_cpus"):
+        with pytest.raises(ValueError, match=f"{wrong} is 0; it must be at least 1"):
+            scale.Cluster(**{wrong: 0})
+        with pytest.raises(TypeError, match=f"{wrong} is 'x'"):
+            scale.Cluster(**{wrong: "x"})
+
+
+def test_too_many_workers_are_refused(local, tmp_path):
+    queries, corpus = matrices(10, 10)
+    with pytest.raises(ValueError, match=r"3 workers with num_cpus=1 and num_gpus=0 do not fit"):
+        scale.topk(queries, corpus, 1, tmp_path / "job", cluster=scale.Cluster(workers=3))
+    with pytest.raises(
+        ValueError, match=r"address is 'elsewhere:1', but this process is connected"
+    ):
+        scale.topk(queries, corpus, 1, tmp_path / "job", cluster=scale.Cluster("elsewhere:1"))
+
+
+def test_commands_write_the_same_bytes(local, call, tmp_path):
+    shutil.copy(tmp_path / "corpus.jsonl", tmp_path / "twice.jsonl")
+    embedded = ("--embeddings", "c.npy", "--quiet")
+    for name, arguments, outputs in (
+        ("graph", ("corpus.jsonl", "-k", 4, *embedded), {"-o": "graph.npz"}),
+        (
+            "dedup",
+            ("corpus.jsonl", "--threshold", 0.6, "--keep", "longest", *embedded),
+            {"-o": "kept.jsonl", "--groups": "groups.jsonl"},
+        ),
+        (
+            "mine",
+            (
+                *("pairs.tsv", "corpus.jsonl", "--query-embeddings", "q.npy"),
+                *("--corpus-embeddings", "c.npy", "--relative-margin", 0.05, "--quiet"),
+            ),
+            {"-o": "mined.jsonl", "--ids": "ids.jsonl", "--summary": "summary.json"},
+        ),
+    ):
+        said = []
+        for first, more in (("here-", ()), ("ray-", ("--ray", "--workers", 2))):
+            files = [each for at, file in outputs.items() for each in (at, f"{first}{file}")]
+            done = call(name, *arguments, *files, *more)
+            said.append(done.stdout.replace(first, ""))
+        assert said[0] == said[1]
+        for file in outputs.values():
+            here, there = (tmp_path / f"{first}{file}" for first in ("here-", "ray-"))
+            assert here.read_bytes() == there.read_bytes(), file
+            assert here.stat().st_size
+    assert not list(tmp_path.glob("*.ray"))
+
+
+def test_search_writes_the_same_bytes(local, call, tmp_path, monkeypatch):
+    from encoders import HashEncoder
+
+    monkeypatch.setattr("stope.cli.options.load_encoder", lambda name: HashEncoder())
+    searched = ("search", "queries.jsonl", "corpus.jsonl", "--encoder", "any", "--quiet")
+    for method in ("dense", "hybrid"):
+        for first, more in (("here", ()), ("ray", ("--ray",))):
+            call(*searched, "--method", method, "-k", 7, "-o", f"{first}.trec", *more)
+        assert (tmp_path / "here.trec").read_bytes() == (tmp_path / "ray.trec").read_bytes()
+    done = call("search", "queries.jsonl", "corpus.jsonl", "--ray", code=2)
+    assert "it has no effect with --method bm25" in done.output
+    done = call("graph", "corpus.jsonl", "--workers", 2, code=2)
+    assert "it has no effect without --ray" in done.output
+
+
+class Killer:
+    """Kills a worker, or a node with all on it, each time the job says how far it is."""
+
+    def __init__(self, local, deaths):
+        self.local, self.deaths, self.killed, self.told = local, list(deaths), [], []
+
+    def __call__(self, done, total):
+        self.told.append(done)
+        if not self.deaths:
+            return
+        nodes = [node for node in self.local.list_all_nodes() if not node.head]
+        kind = self.deaths.pop(0)
+        if kind == "node":
+            self.local.remove_node(nodes[0], allow_graceful=False)
+        elif kind == "new node":
+            self.local.add_node(**_NODE)
+        else:
+            raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+            inside = [child for pid in raylets for child in psutil.Process(pid).children(True)]
+            workers = [child for child in inside if "_Worker" in " ".join(child.cmdline())]
+            for worker in workers[: None if kind == "all workers" else 1]:
+                worker.send_signal(signal.SIGKILL)
+        self.killed.append(kind)
+
+
+def test_deaths_change_nothing(local, tmp_path, shards):
+    queries, corpus = matrices(queries=3000)
+    killer = Killer(local, ["", "worker", "node", "worker", "new node", "all workers"])
+    answer = scale.topk(queries, corpus, 5, tmp_path / "job", progress=killer)
+    assert not killer.deaths
+    wanted = stope.topk(queries, corpus, 5)
+    assert np.array_equal(answer.column("document_ids"), wanted.ids)
+    assert np.array_equal(answer.column("scores"), wanted.scores)
+    assert sorted(killer.told) == killer.told
+    assert killer.told[-1] == 3000
