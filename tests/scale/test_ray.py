@@ -29,7 +29,7 @@ folder, call, texts = command.folder, command.call, command.texts
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated"),
+    pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),
 ]
 _NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
@@ -91,11 +91,13 @@ def test_topk_of_files_of_all_kinds(local, tmp_path):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / "jsonl" / f"{number}.jsonl").write_text(text)
     names = np.array([f"d{n}-{row}" for n, part in enumerate(parts) for row in range(len(part))])
-    for kind in ("npy", "parquet", "jsonl"):
+    tables = [pq.read_table(path) for path in sorted((tmp_path / "parquet").iterdir())]
+    sources = {kind: tmp_path / kind for kind in ("npy", "parquet", "jsonl")}
+    for kind, source in {**sources, "dataset": ray.data.from_arrow(tables)}.items():
         told = []
         answer = scale.topk(
             tmp_path / "q.npy",
-            tmp_path / kind,
+            source,
             5,
             tmp_path / f"of-{kind}",
             progress=lambda *progress, told=told: told.append(progress),
@@ -195,7 +197,9 @@ def test_errors_are_those_of_one_machine(local, tmp_path):
         scale.topk(queries, tmp_path / "parts", 5, tmp_path / "job")
     corpus[700, 2] = np.nan
     np.save(tmp_path / "parts" / "1.npy", corpus)
-    with pytest.raises(ValueError, match=r"corpus row 700 .*those of the corpus from row 900 on"):
+    with pytest.raises(
+        ValueError, match=r"shard .* row 700; .*asked were rows 0 to 999, .*row 900"
+    ):
         scale.topk(queries, tmp_path / "parts", 5, tmp_path / "job", ceiling=-100.0)
 
 

@@ -6,11 +6,12 @@ machine, bit for bit. A shard that lies in several files is searched file by fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,14 +54,11 @@ class TopKOf:
         exclude, ceiling, least = limits or (None, None, None)
         best, floor = None, least
         for start, rows in self.corpus.pieces(*shard):
-            options = {
-                "metric": self.metric,
-                "exclude": exclude,
-                "ceiling": ceiling,
-                "floor": floor,
-            }
-            with _counting(block[0], start):
-                more = topk_part(queries, rows, self.k, start, **options)
+            options: Any = {"metric": self.metric, "exclude": exclude}
+            with _counting(block, start):
+                more = topk_part(
+                    queries, rows, self.k, start, ceiling=ceiling, floor=floor, **options
+                )
             best = more if best is None else self.merge([best, more])
             floor = best.scores[:, -1] if least is None else np.maximum(least, best.scores[:, -1])
         assert best is not None
@@ -90,14 +88,12 @@ class NeighborsOf:
 
     def part(self, shard: Span, block: Span) -> TopK:
         """The nearest in the shard."""
-        rows, options = self.x.read(*block), {"metric": self.metric}
-        return _together(
-            self.merge,
-            (
-                knn_part(rows, piece, self.k, block[0], start, **options)  # type: ignore[arg-type]
-                for start, piece in self.x.pieces(*shard)
-            ),
-        )
+        rows, options = self.x.read(*block), cast(Any, {"metric": self.metric})
+
+        def ask(piece: NDArray[Any], start: int) -> TopK:
+            return knn_part(rows, piece, self.k, block[0], start, **options)
+
+        return _together(self.merge, _answers(self.x, shard, block, ask))
 
     def merge(self, parts: Sequence[TopK]) -> TopK:
         """The nearest of all."""
@@ -129,9 +125,9 @@ class EarlierOf:
         parts = [nothing]
         if shard[0] <= first < shard[1]:
             parts.append(earlier_part(rows, first, **options))
-        for start, piece in self.x.pieces(shard[0], min(shard[1], first)):
-            parts.append(earlier_part(rows, first, piece, start, **options))
-        return self.merge(parts)
+        before = shard[0], min(shard[1], first)
+        ask = partial(earlier_part, rows, first, **options)
+        return self.merge([*parts, *_answers(self.x, before, block, ask)])
 
     def merge(self, parts: Sequence[TopK]) -> TopK:
         """The nearest of all."""
@@ -156,11 +152,11 @@ class PairsOf:
         rows = self.x.read(*block)
         options: dict[str, Any] = {"metric": self.metric, "threshold": self.threshold}
 
-        def pairs(start: int, piece: NDArray[Any]) -> PairsAbove:
-            those = stope.pairs_above(rows, piece, **options)
-            return PairsAbove(those.rows + block[0], those.ids + start, those.scores)
+        def ask(piece: NDArray[Any], start: int) -> PairsAbove:
+            pairs = stope.pairs_above(rows, piece, **options)
+            return PairsAbove(pairs.rows + block[0], pairs.ids + start, pairs.scores)
 
-        return _together(self.merge, (pairs(*piece) for piece in self.y.pieces(*shard)))
+        return _together(self.merge, _answers(self.y, shard, block, ask))
 
     def merge(self, parts: Sequence[PairsAbove]) -> PairsAbove:
         """All pairs, in their order."""
@@ -182,12 +178,11 @@ class NegativesOf:
     def part(self, shard: Span, block: Span, positives: Lists, exclude: Lists | None) -> Any:
         """The candidates of the shard; positives are scored wherever they lie."""
         queries, search = self.queries.read(*block), self.search(positives, exclude)
-        everywhere = self.corpus.pieces(0, len(self.corpus))
-        lowest = search.lowest(
-            [search.positive_scores(queries, rows, start) for start, rows in everywhere]
-        )
-        pieces = self.corpus.pieces(*shard)
-        return search.merge([search.part(queries, rows, at, lowest) for at, rows in pieces])
+        everywhere = 0, len(self.corpus)
+        score = partial(search.positive_scores, queries)
+        lowest = search.lowest(_answers(self.corpus, everywhere, block, score))
+        ask = partial(search.part, queries, positive_scores=lowest)
+        return search.merge(_answers(self.corpus, shard, block, ask))
 
     def merge(self, parts: Sequence[NegativesPart]) -> NegativesPart:
         """The candidates of all."""
@@ -229,18 +224,28 @@ def ids_of(rows: Rows, numbers: Ids) -> Any:
     return arrow.FixedSizeListArray.from_arrays(named, numbers.shape[1])
 
 
+def _answers(
+    corpus: Rows, shard: Span, block: Span, ask: Callable[[NDArray[Any], int], Part]
+) -> list[Part]:
+    """What each file of a shard answers."""
+    answers = []
+    for start, rows in corpus.pieces(*shard):
+        with _counting(block, start):
+            answers.append(ask(rows, start))
+    return answers
+
+
 @contextmanager
-def _counting(first: int, start: int) -> Iterator[None]:
+def _counting(block: Span, start: int) -> Iterator[None]:
     """Say from where on an error counts rows: it knows those of a block and of a file alone."""
     try:
         yield
     except (TypeError, ValueError) as error:
         raise type(error)(
-            f"{error} (rows of this block are counted from row {first} on, those of the corpus "
-            f"from row {start} on)"
+            f"{error} (asked were rows {block[0]} to {block[1] - 1}, counted from 0, of a shard "
+            f"that begins with row {start})"
         ) from error
 
 
-def _together(merge: Callable[[Sequence[Part]], Part], parts: Iterable[Part]) -> Part:
-    listed = list(parts)
-    return listed[0] if len(listed) == 1 else merge(listed)
+def _together(merge: Callable[[Sequence[Part]], Part], parts: Sequence[Part]) -> Part:
+    return parts[0] if len(parts) == 1 else merge(parts)

@@ -77,7 +77,7 @@ class Cluster:
                 "address out"
             )
         try:
-            there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            there: dict[str, float] = ray.cluster_resources()
             yield self._fitted(there)
         finally:
             if connects:
@@ -338,6 +338,6 @@ class Pool:
 
 
 def _resources() -> str:
-    there: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+    there: dict[str, float] = ray.available_resources()
     free = {name: there.get(name, 0) for name in ("CPU", "GPU", "memory")}
     return ", ".join(f"{amount:g} {name}" for name, amount in free.items()) + " free"

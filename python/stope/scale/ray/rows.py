@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from stope.data.arrow import from_arrow
 from stope.data.readers.columns import ID_COLUMNS, QUERY_ID_COLUMNS, first_of
 from stope.data.readers.embeddings import opened
 from stope.data.readers.stored import FOLDERS, LISTS, OPENERS, chosen_column, list_columns
+from stope.data.readers.tables import read_rows
 
 COPIES, MANIFEST = "_copies", "_manifest.json"  # readers of data sets pass over underscores
 _JSON_LINES = (".jsonl", ".jsonl.gz")
@@ -140,10 +142,9 @@ def rows_of(source: Any, name: str, folder: Path) -> Rows:
     copies = folder / COPIES
     copies.mkdir(exist_ok=True)
     paths = _paths(source, name)
-    if paths and paths[0].name.endswith(_JSON_LINES):
-        source, paths = ray.data.read_json([str(path) for path in paths], lines=True), []
     if paths:
-        asked = [_of_file.remote(path.absolute(), name, copies) for path in paths]
+        look = ray.remote(_of_file).options(num_cpus=1, max_retries=-1)
+        asked = [look.remote(path.absolute(), name, copies) for path in paths]
         try:
             files = [file for file in ray.get(asked) if file.rows]
         except ray.exceptions.RayTaskError as error:
@@ -185,12 +186,13 @@ def _paths(source: Any, name: str) -> list[Path]:
     return known
 
 
-@ray.remote(num_cpus=1, max_retries=-1)
 def _of_file(path: Path, name: str, copies: Path) -> File:
     """The file as it is, or copied where it cannot be mapped, and its ids where it has some."""
-    stored = opened(path, name)
-    ids = _ids_in(Path(str(path).partition("::")[0]), name)
     target = copies / digest(np.frombuffer(str(path).encode(), np.uint8))[:16]
+    if path.name.endswith(_JSON_LINES):
+        return _of_tables(_json_tables(path), target, f"{name} {path}")
+    stored = opened(path, name)
+    ids = _ids_in(Path(str(path).partition("::")[0]))
     if stored.mapped is not None:
         (count, dim), dtype = stored.mapped.shape, stored.mapped.dtype.str
         file = File(str(path), count, dim, dtype, None, [described_file(path)])
@@ -199,31 +201,40 @@ def _of_file(path: Path, name: str, copies: Path) -> File:
     return file if ids is None else _with_ids(file, target, ids)
 
 
+def _json_tables(path: Path) -> Iterator[Any]:
+    arrow, rows = need("pyarrow", extra="ray"), (row for _, row in read_rows(path))
+    while batch := list(islice(rows, _BLOCK)):
+        yield arrow.Table.from_pylist(batch)
+
+
 def _of_dataset(source: Any, name: str, copies: Path) -> File:
-    """A Ray Data set in its order; lists of float64, as JSON has them, become float32."""
-    arrow = need("pyarrow", extra="ray")
-    schema = source.schema().base_schema
-    vectors = chosen_column(list_columns(schema), None, name, LISTS)
-    id_column = first_of(dict.fromkeys(schema.names), _IDS)
-    ids: list[Any] = []
-
-    def blocks() -> Iterator[NDArray[Any]]:
-        for table in source.iter_batches(batch_size=_BLOCK, batch_format="pyarrow"):
-            column = table[vectors]
-            if arrow.types.is_float64(column.type.value_type):
-                column = column.cast(arrow.list_(arrow.float32()))
-            if id_column is not None:
-                ids.append(table[id_column])
-            yield from_arrow(column, f'{name}, "{vectors}"')
-
+    """A Ray Data set, in its order."""
     options = ray.data.DataContext.get_current().execution_options
     before, options.preserve_order = options.preserve_order, True
     try:
-        file = _copied(copies / name, blocks(), name)
+        tables = source.iter_batches(batch_size=_BLOCK, batch_format="pyarrow")
+        return _of_tables(tables, copies / name, name)
     finally:
         options.preserve_order = before
-    column = arrow.chunked_array([chunk for each in ids for chunk in each.chunks])
-    return file if id_column is None else _with_ids(file, copies / name, column)
+
+
+def _of_tables(tables: Iterable[Any], target: Path, name: str) -> File:
+    """A column of lists; numbers of 64 bits, as JSON has them, become float32."""
+    arrow, ids = need("pyarrow", extra="ray"), []
+
+    def blocks() -> Iterator[NDArray[Any]]:
+        for table in tables:
+            vectors = chosen_column(list_columns(table.schema), None, name, LISTS)
+            column, id_column = table[vectors], first_of(dict.fromkeys(table.schema.names), _IDS)
+            if column.type.value_type.bit_width == 64:
+                column = column.cast(arrow.list_(arrow.float32()))
+            if id_column is not None:
+                ids.append(table[id_column].cast(arrow.large_string()))
+            yield from_arrow(column, f'{name}, "{vectors}"')
+
+    file = _copied(target, blocks(), name)
+    chunks = [chunk for column in ids for chunk in column.chunks]
+    return _with_ids(file, target, arrow.chunked_array(chunks)) if chunks else file
 
 
 def _of_matrix(rows: NDArray[Any], name: str, copies: Path) -> File:
@@ -265,7 +276,7 @@ def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> No
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _ids_in(path: Path, name: str) -> Any:
+def _ids_in(path: Path) -> Any:
     """The column of ids of a Parquet file, None where there is none."""
     if path.suffix != ".parquet":
         return None
@@ -277,7 +288,7 @@ def _ids_in(path: Path, name: str) -> Any:
 def _with_ids(file: File, target: Path, column: Any) -> File:
     """The file with its ids in another one beside it, as texts."""
     arrow = need("pyarrow", extra="ray")
-    if column.null_count:
+    if column.null_count or len(column) != file.rows:
         raise ValueError(f"{file.path} has rows without an id; give every row one")
     path = target.with_name(f"{target.name}.arrow")
     table = arrow.table({"id": column.cast(arrow.large_string())})
