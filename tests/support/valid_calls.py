@@ -70,19 +70,23 @@ RESULTS = {
     "stope.weighting.WeightSummary",
 }
 # Protocols, bases and names of types: nobody calls them.
-NO_CALLS = {
-    "stope.integrations.faiss.WrongArgumentError",
-    "stope.data.Qrels",
-    "stope.data.Run",
-    "stope.neighbors.Selector",
-    "stope.retrieval.Retriever",
-    "stope.training.batches.Table",
-    "stope.training.batches.BatchSpec",
-    "stope.weighting.Weighting",
-    "stope.weighting.Formula",
-    "stope.weighting.OfSignal",
-    "stope.weighting.OfWeights",
-} | valid_plugs_calls.FOREIGN
+NO_CALLS = (
+    {
+        "stope.integrations.faiss.WrongArgumentError",
+        "stope.data.Qrels",
+        "stope.data.Run",
+        "stope.neighbors.Selector",
+        "stope.retrieval.Retriever",
+        "stope.training.batches.Table",
+        "stope.training.batches.BatchSpec",
+        "stope.weighting.Weighting",
+        "stope.weighting.Formula",
+        "stope.weighting.OfSignal",
+        "stope.weighting.OfWeights",
+    }
+    | valid_plugs_calls.FOREIGN
+    | valid_scale_calls.ON_RAY
+)
 
 # What a parameter takes besides the kind of its valid value, with no harm.
 TAKEN = {

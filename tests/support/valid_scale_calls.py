@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import frameworks
 import numpy as np
 from valid_mining_calls import CORPUS, QUERIES, TEXTS
 
@@ -11,6 +12,12 @@ from stope.scale import shards
 from stope.scale.plan import MACHINES, Search, predict
 from stope.scale.simulation import Conditions
 
+# What needs a cluster, or is of one; tests/scale/test_ray.py gives it wrong arguments.
+ON_RAY = {
+    f"stope.scale.ray.{name}"
+    for name in ("Answer", "Cluster", "Operations", "knn_graph", "mine", "topk")
+    if frameworks.is_here("ray")
+}
 WORK = Search(queries=10, corpus=1000, dim=8, k=2)
 
 
