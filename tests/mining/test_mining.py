@@ -343,13 +343,13 @@ def test_results_on_a_device_come_back(monkeypatch):
 # --- what comes out ----------------------------------------------------------------------------
 
 
-def mined_example(queries="ab"):
+def mined_example(queries="ab", absolute_margin=0.3):
     """Query a has two positives and, under the margin, a single negative; b two, and c none."""
     corpus = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
     q = np.array([[1, 0], [0, 1], [1, 0]], np.float32)[: len(queries)]
     answers = [["w", "x"], ["z"], ["z"]][: len(queries)]
     pairs = Pairs.from_texts(list(queries), answers, ["w", "x", "y", "z"])
-    limits = {"num_negatives": 2, "absolute_margin": 0.3}
+    limits = {"num_negatives": 2, "absolute_margin": absolute_margin}
     return mine(pairs, query_embeddings=q, corpus_embeddings=corpus, **limits)
 
 
@@ -366,6 +366,10 @@ def test_summary_counts(tmp_path):
     assert summary.rejected["absolute_margin"] == 1 + 1 + 3
     assert summary.score_quantiles == pytest.approx([0.0, 0.0, 0.0, 0.3, 0.6])
     assert summary.positive_quantiles == pytest.approx([0.0, 0.4, 0.8, 0.9, 1.0])
+    assert summary.margin_quantiles == pytest.approx([0.4, 0.6, 0.8, 0.9, 1.0])
+    assert (summary.above_positive, summary.hubs) == (0, {"d0": 1, "d1": 1, "d3": 1})
+    free = mined_example("abc", absolute_margin=None).summary()  # y z, y x, and for c w x
+    assert (free.above_positive, list(free.hubs.items())) == (2, [("d1", 2), ("d2", 2), ("d0", 1)])
     assert json.loads(summary.to_json())["complete"] == 1
 
 

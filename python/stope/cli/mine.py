@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -360,6 +361,9 @@ def mine(
         show_written(counts, written)
         if jobs is not None:
             show_suspects(jobs)
+        words = [job or ids or output, pairs, *([] if corpus is None else [corpus])]
+        report = shlex.join(map(str, ["stope", "report", *words]))
+        terminal.tell(f"See it, and choose what to --exclude: {report}")
 
 
 def _refuse_idle(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stope._checks import counted
 from stope.cli import terminal
+
+_HUB_TIMES, _HUB_SHARE = 20, 0.05  # of queries with the same negative
 
 if TYPE_CHECKING:
     from stope.data import ExportSummary
@@ -34,10 +37,20 @@ def show_mined(counts: Summary, job: MiningJob | None) -> None:
         for reason, number in counts.rejected.items()
         if number and not (several and reason in limits)
     ]
-    if counts.score_quantiles:
-        rows.append(("score of negatives, median", f"{counts.score_quantiles[2]:.4f}"))
-    rows.append(("score of positives, median", f"{counts.positive_quantiles[2]:.4f}"))
+    often = [f"{terminal.beginning(name)} ({times:,})" for name, times in counts.hubs.items()]
+    if often:
+        rows.append(("most often a negative (of queries)", ", ".join(often)))
     terminal.show_table("Hard negatives", ["", ""], rows, named=False)
+    scores = {
+        "positives (the lowest of a query)": counts.positive_quantiles,
+        "negatives": counts.score_quantiles,
+        "positive less negative": counts.margin_quantiles,
+    }
+    terminal.show_table(
+        "Scores",
+        ["", "least", "25%", "median", "75%", "most"],
+        [[name, *(f"{score:.4f}" for score in five)] for name, five in scores.items() if five],
+    )
     if not several:
         return
     terminal.show_table(
@@ -51,7 +64,7 @@ def show_mined(counts: Summary, job: MiningJob | None) -> None:
 
 
 def show_written(counts: Summary, written: ExportSummary) -> None:
-    """The rows of the file and what they add up from, and what their numbers mean."""
+    """The rows of the file and what they add up from, what the numbers mean, and what to do."""
     rows = counted(written.rows, "rows")
     terminal.tell(f"{rows} in {written.path}: {_sum_of(counts, written)}")
     if written.dropped:
@@ -64,6 +77,43 @@ def show_written(counts: Summary, written: ExportSummary) -> None:
             "right if nobody will ask for them, harmful if somebody will; --among positives leaves "
             "them out."
         )
+    for remark in _meaning(counts):
+        terminal.tell(remark)
+
+
+def _meaning(counts: Summary) -> Iterator[str]:
+    """What the numbers say about the negatives, and what to do about it.
+
+    >>> from stope.mining import Summary
+    >>> counts = Summary(9, 99, 5, 40, 0, 10, 40, 7, 1, 1, {}, [], [], [], 10, {"d1": 6})
+    >>> for remark in _meaning(counts):
+    ...     print(remark[:55])
+    10 of the 40 negatives (25%) score at least as high as
+    2 of 9 queries have fewer than 5 negatives: limits turn
+    >>> list(_meaning(Summary(9, 99, 5, 45, 0, 10, 45, 9, 0, 0, {}, [], [], [], 0, {"d1": 2})))
+    []
+    """
+    if counts.above_positive:
+        share = counts.above_positive / counts.num_negatives
+        yield (
+            f"{counts.above_positive:,} of the {counts.num_negatives:,} negatives ({share:.0%}) "
+            "score at least as high as their positive: many of these may be answers that nobody "
+            "marked. --relative-margin 0.05 keeps away from the positive."
+        )
+    fewer = counts.num_queries - counts.complete
+    if fewer:
+        yield (
+            f"{fewer:,} of {counts.num_queries:,} queries have fewer than "
+            f"{counted(counts.num_negatives_wanted, 'negatives')}: limits turned the others away, "
+            "or there are no more documents. Loosen the limits if that is too few."
+        )
+    hub = max(counts.hubs, key=lambda name: counts.hubs[name], default="")
+    times = counts.hubs.get(hub, 0)
+    if times >= max(_HUB_TIMES, _HUB_SHARE * counts.num_queries):
+        yield (
+            f"{hub} is a negative of {times:,} of {counts.num_queries:,} queries: it may fit "
+            "everything, as empty phrases do, or answer many. Read it."
+        )
 
 
 def show_suspects(job: MiningJob) -> None:
@@ -75,8 +125,7 @@ def show_suspects(job: MiningJob) -> None:
     terminal.tell(f"{table} has all of this by ids, with scores, sources and reasons.")
     if suspected:
         terminal.tell(
-            "Its rows whose reason is neither kept nor positive scored like answers: read some. "
-            "Kept ones that are answers go into a file of query_id and document_id for --exclude."
+            "Its rows whose reason is neither kept nor positive scored like answers: read some."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ def show_report(report: RunReport, keys: bool) -> None:
 
     With keys what to do next is named as in a configuration, else by options.
     """
+    from stope.report.training import meaning, of_training
+
     done = report.training
     steps = counted(done.steps, "steps")
     terminal.tell(
@@ -43,15 +46,14 @@ def show_report(report: RunReport, keys: bool) -> None:
         header = ["metric", "before", "after", "gain", "95% interval"]
         header += ["teacher"] if teacher else []
         terminal.show_table(counted(count, f"{title} queries"), header, rows)
-        first = next(iter(before))
-        if after[first] < before[first]:
-            terminal.tell(
-                f"Training made {first} worse; try a lower learning rate, fewer epochs, "
-                + ("a larger relative margin of the negatives, " if done.refreshes else "")
-                + "or more pairs."
-            )
+    page = of_training(report.folder)
+    facts = {name: text for section in page.sections[1:] for name, text in section.facts.items()}
+    terminal.show_table("While it trained", ["", ""], facts.items(), named=False)
+    for remark in meaning(report.to_dict()):
+        terminal.tell(remark)
     show_remarks([*report.remarks, *_guarded(report, keys)])
     show_model(report.model)
+    terminal.tell(f"See how it went: stope report {shlex.quote(str(report.folder))}")
 
 
 def _guarded(report: RunReport, keys: bool) -> list[str]:

@@ -128,6 +128,7 @@ class Narrator:
         self._say(f"  stope train {files} -o model --num-negatives 5")
         self._say(f"  stope train {files} -o student --teacher MODEL   (a pretrained encoder)")
         self._say(f"  stope mine {files} -o negatives.jsonl --encoder model --relative-margin 0.05")
+        self._say(f"  stope report negatives.jsonl {files}   (a page to look at them)")
         self._say(f"  stope demo --data BEIR_FOLDER{option}")
         if output is None:
             self._say("  (stope demo -o FOLDER keeps the encoder, the runs and the numbers)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from os import PathLike
 from typing import Any
 
@@ -38,6 +38,9 @@ class Summary:
         rejected: candidates turned away, by reason; see `stope.mine_hard_negatives`.
         score_quantiles: of the negatives, at 0, 25, 50, 75 and 100 percent; empty without any.
         positive_quantiles: of the lowest positive score of each query.
+        margin_quantiles: of that less the negative's score, over the negatives.
+        above_positive: how many negatives score at least as high as their query's lowest positive.
+        hubs: of how many queries the three documents are a negative that are it most often, by id.
     """
 
     num_queries: int
@@ -53,6 +56,9 @@ class Summary:
     rejected: dict[str, int]
     score_quantiles: list[float]
     positive_quantiles: list[float]
+    margin_quantiles: list[float] = field(default_factory=list)
+    above_positive: int = 0
+    hubs: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Write as an indented JSON object."""
@@ -78,7 +84,11 @@ class Mined:
     def summary(self) -> Summary:
         """Count what was found and what was turned away."""
         counts, wanted = self.result.counts, self.result.ids.shape[1]
-        negatives = self.result.ids[self.result.ids >= 0]
+        there = self.result.ids >= 0
+        negatives, scores = self.result.ids[there], self.result.scores[there]
+        margins = np.repeat(self.result.positive_scores, there.sum(axis=1)) - scores
+        rows, often = np.unique(negatives, return_counts=True)
+        most = np.argsort(-often, kind="stable")[:3]
         return Summary(
             num_queries=len(counts),
             num_corpus=len(self.pairs.corpus_ids),
@@ -91,8 +101,11 @@ class Mined:
             short=int(((counts > 0) & (counts < wanted)).sum()),
             empty=int((counts == 0).sum()),
             rejected={name: int(rows.sum()) for name, rows in self.result.rejected.items()},
-            score_quantiles=_quantiles(self.result.scores[self.result.ids >= 0]),
+            score_quantiles=_quantiles(scores),
             positive_quantiles=_quantiles(self.result.positive_scores),
+            margin_quantiles=_quantiles(margins),
+            above_positive=int((margins <= 0).sum()),
+            hubs={self.pairs.corpus_ids[rows[place]]: int(often[place]) for place in most},
         )
 
     def negatives(self) -> dict[str, list[tuple[str, float]]]:
