@@ -57,7 +57,12 @@ def test_mine_says_which_negatives_answer_nothing(call, folder):
     told = " ".join(done.stdout.split())
     share = f"{never} of {len(rows)} ({never / len(rows):.0%})"
     assert f"negatives that answer no query here: {share}" in told
-    assert told.endswith("--among positives leaves them out.")
+    assert "--among positives leaves them out." in told
+    scores = [row["positive_score"] - row["score"] for row in rows]
+    above = sum(score <= 0 for score in scores)
+    assert f"{above} of the {len(rows)} negatives ({above / len(rows):.0%}) score at least" in told
+    assert f"positive less negative │ {min(scores):.4f}" in told
+    assert told.endswith("--exclude: stope report ids.jsonl pairs.tsv corpus.jsonl")
     done = call(*wanted, "--among", "positives")
     rows = list(read_jsonl(folder / "ids.jsonl"))
     assert len(rows) == 3 * QUERIES

@@ -12,7 +12,9 @@ pytest.importorskip("typer", reason="needs the extra report")
 pytest.importorskip("pyarrow", reason="needs the extra report")
 pytest.importorskip("matplotlib", reason="needs the extra report")
 pytest.importorskip("vl_convert", reason="needs the extra report")
-from command import EMBEDDED, call, folder, texts
+from command import EMBEDDED, beir, call, folder, texts
+
+from stope.data import read_jsonl, write_jsonl
 
 
 @pytest.fixture
@@ -70,3 +72,70 @@ def test_faults_are_sentences_and_leave_no_page(mined, call, arguments, code, wo
     done = call("report", *arguments, code=code)
     assert words in " ".join(done.output.replace("│", " ").split())
     assert {path.name for path in mined.rglob("*.html")} == before
+
+
+# --- trainings and runs ------------------------------------------------------------------------
+
+
+def a_run(path, last="Q0"):
+    lines = (f"q{q} {last} d{(q + n) % 150} {n} {9 - n} tag\n" for q in range(9) for n in range(5))
+    path.write_text("".join(lines))
+
+
+def test_a_training_gets_its_page_from_its_folder_or_its_models(folder, call):
+    pytest.importorskip("transformers", reason="needs the extra train")
+    from stope.training.callbacks.log import TrainingLog
+
+    (folder / "model").mkdir()
+    with TrainingLog(folder / "model.run") as log:
+        log.write("start", 0, max_steps=9)
+        log.write("step", 1, loss=2.5)
+    for name in ("model", "model.run"):
+        done = call("report", name)
+        assert "model.run/report.html: open it in a browser." in done.stdout
+        assert "1 of 9: it runs, or was stopped" in done.stdout
+    assert not list((folder / "model").iterdir())
+    for more in (("pairs.tsv",), ("--near", "0.2"), ("--metric", "P@5")):
+        assert (
+            "holds a training, which is read alone" in call("report", "model", *more, code=2).stderr
+        )
+
+
+def test_runs_get_a_page_of_their_metrics(folder, beir, call):
+    a_run(folder / "new.trec")
+    rows = [{"query_id": f"q{q}", "document_id": f"d{q + 1}", "score": 1.0} for q in range(9)]
+    write_jsonl(folder / "old.jsonl", rows)
+    texts = ("corpus.jsonl", "--queries", "queries.jsonl")
+    done = call("report", "new.trec", "qrels.tsv", *texts, "--baseline", "old.jsonl")
+    told = " ".join(done.stdout.split())
+    assert "wins, ties, losses in nDCG@10 │ 9, 31, 0" in told
+    assert "MRR@10 of new.trec │ 0.2250 [" in told
+    page = (folder / "new.html").read_text(encoding="utf-8")
+    first = next(read_jsonl(folder / "corpus.jsonl"))["text"]
+    assert first in page
+    assert " ".join(first.split()[:4]) in page
+    done = call("report", "old.jsonl", "beir", "-m", "P@1", "--split", "train", "-q")
+    assert "queries with P@1 of 0 │ 30 of 30" in " ".join(done.stdout.split())
+    assert first in (folder / "old.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("new.trec",), 2, "new.trec is a run; give its judgements after it"),
+        (("new.trec", "qrels.tsv", "--near", "0.2"), 2, "is a run, which has no use for it"),
+        (("new.trec", "qrels.tsv", "--positive-ids"), 2, "is a run, which has no use for it"),
+        (("new.trec", "qrels.tsv", "--split", "dev"), 2, "this is for BEIR folders"),
+        (("new.trec", "qrels.tsv", "--metric", "ndgc"), 1, "unknown name"),
+        (("new.trec", "queries.jsonl"), 1, "queries.jsonl:1"),
+        (("other.txt", "qrels.tsv"), 1, "other.txt"),
+        (("ids.jsonl", "--baseline", "new.trec"), 2, "it is about a run, and ids.jsonl is none"),
+        (("new.trec", "qrels.tsv", "-o", "qrels.tsv"), 1, "its name must end in .html"),
+    ],
+    ids=str,
+)
+def test_what_is_no_run_or_says_nothing_of_one_is_refused(folder, call, arguments, code, words):
+    a_run(folder / "new.trec")
+    a_run(folder / "other.txt", last="x")
+    said = " ".join(call("report", *arguments, code=code).stderr.replace("│", " ").split())
+    assert words in said

@@ -13,7 +13,7 @@ import typer
 
 import stope
 
-_FILES = "Columns and files"
+FILES = "Columns and files"
 
 
 def option(
@@ -29,7 +29,7 @@ def switch(name: str, text: str, panel: str | None = None) -> Any:
 
 
 def _column(text: str) -> Any:
-    return option(text, default="found by name", panel=_FILES)
+    return option(text, default="found by name", panel=FILES)
 
 
 class Metric(str, Enum):
@@ -62,7 +62,7 @@ Threads = Annotated[
     int | None, option("Threads of the search.", default="all cores", min=1, max=1024)
 ]
 BatchSize = Annotated[int, option("Texts per call of the encoder.", min=1)]
-Split = Annotated[str, option("Split of a BEIR folder.", panel=_FILES)]
+Split = Annotated[str, option("Split of a BEIR folder.", panel=FILES)]
 CorpusColumn = Annotated[str | None, _column("Column of the texts in CORPUS.")]
 IdColumn = Annotated[str | None, _column("Column of the ids in CORPUS.")]
 QueryColumn = Annotated[str | None, _column("Column of the queries.")]
@@ -70,17 +70,17 @@ PositiveColumn = Annotated[str | None, _column("Column of the positives.")]
 QueryIdColumn = Annotated[str | None, _column("Column of the queries' ids.")]
 LabelColumn = Annotated[str | None, _column("Column that says whether a row's document answers.")]
 PositivesAreIds = Annotated[
-    bool, switch("--positive-ids", "The positives in PAIRS are ids of CORPUS, not texts.", _FILES)
+    bool, switch("--positive-ids", "The positives in PAIRS are ids of CORPUS, not texts.", FILES)
 ]
 MinRelevance = Annotated[
-    float | None, option("Least label, score or judgement of an answer.", default="1", panel=_FILES)
+    float | None, option("Least label, score or judgement of an answer.", default="1", panel=FILES)
 ]
 IgnoreLabels = Annotated[
     bool,
-    switch("--ignore-labels", "Every row is an answer, whatever its label or score.", _FILES),
+    switch("--ignore-labels", "Every row is an answer, whatever its label or score.", FILES),
 ]
 SkipEmpty = Annotated[
-    bool, switch("--skip-empty", "Leave out rows without text, and count them.", _FILES)
+    bool, switch("--skip-empty", "Leave out rows without text, and count them.", FILES)
 ]
 Exclude = Annotated[
     list[Path] | None,
@@ -94,7 +94,7 @@ Exclude = Annotated[
 ]
 OfUnknownIds = Annotated[
     UnknownIds,
-    option("Judgements of a BEIR folder whose query or document is missing there.", panel=_FILES),
+    option("Judgements of a BEIR folder whose query or document is missing there.", panel=FILES),
 ]
 
 

@@ -10,6 +10,7 @@ import typer
 
 from stope.cli import options, terminal
 from stope.cli.options import option
+from stope.cli.run_page import OF_RUNS, is_run, page_of_run
 from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ _OF_PAIRS = (
     *("query_column", "positive_column", "query_id_column", "positive_ids", "label_column"),
     *("ignore_labels", "skip_empty", "text_column", "id_column", "split", "unknown_ids"),
 )
-_TABLES = "What was mined"
+_OF_TABLES = ("near", "most_rows", "min_relevance")
+_NOT_OF_RUNS = ("positive_column", "positive_ids", "label_column", "ignore_labels", "skip_empty")
+_TABLES, _RUNS = "What was mined", "Runs"
 
 
 @reported
@@ -28,29 +31,32 @@ def report(
     what: Annotated[
         Path,
         typer.Argument(
-            metavar="TABLE",
+            metavar="TABLE|TRAINING|RUN",
             help="What stope mine wrote: the folder of --job or its negatives.parquet, the rows of "
-            "--ids, or training rows in any format.",
+            "--ids, or training rows in any format. The folder of a training or of its model. Or a "
+            "run, as stope search writes it.",
         ),
     ],
     pairs: Annotated[
         Path | None,
         typer.Argument(
-            metavar="PAIRS",
+            metavar="PAIRS|QRELS",
             help="Of a table by ids: the pairs that were mined, for texts; of training rows: for "
-            "ids.",
+            "ids. Of a run: its judgements, or a BEIR folder, which has texts, too.",
             show_default="neither",
         ),
     ] = None,
     corpus: Annotated[
         Path | None,
         typer.Argument(
-            metavar="CORPUS", help="The corpus that was mined.", show_default="the positives"
+            metavar="CORPUS",
+            help="The corpus that was mined or searched.",
+            show_default="the positives",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        option("File to write, .html.", "--output", "-o", default="beside TABLE, as .html"),
+        option("File to write, .html.", "--output", "-o", default="beside it, as .html"),
     ] = None,
     figures: Annotated[
         Path | None,
@@ -70,7 +76,25 @@ def report(
     most_rows: Annotated[
         int, option("Documents listed, the most suspicious first.", panel=_TABLES, min=1)
     ] = 50_000,
-    split: options.Split = "train",
+    baseline: Annotated[
+        Path | None, option("Run to compare with, query by query.", default="none", panel=_RUNS)
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        option(
+            "As for stope evaluate; queries are compared by the first. May be repeated.",
+            *("--metric", "-m"),
+            default="nDCG@10, MRR@10, R@100",
+            panel=_RUNS,
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None, option("Texts of the queries.", default="those of a BEIR folder", panel=_RUNS)
+    ] = None,
+    split: Annotated[
+        str | None,
+        option("Split of a BEIR folder.", default="train, of a run test", panel=options.FILES),
+    ] = None,
     unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
     query_column: options.QueryColumn = None,
     positive_column: options.PositiveColumn = None,
@@ -85,22 +109,41 @@ def report(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """Write one page, to be opened in a browser, that shows what was mined and what is suspicious.
+    """Write one page, to be opened in a browser: what was mined, how it trained, what it found.
 
     The page is one file, which loads nothing and sends nothing: figures, and a table to search,
-    filter and select in, whose ids stope mine --exclude takes.
+    filter and select in; of what was mined its ids are what stope mine --exclude takes.
 
-    [b]Example:[/b] stope report mined pairs.tsv corpus.jsonl
+    [b]Examples:[/b] stope report mined pairs.tsv corpus.jsonl · stope report model.run
+    · stope report run.trec qrels/test.tsv --baseline bm25.trec
     """
-    output = _beside(what) if output is None else output
-    options.check_outputs([what, pairs, corpus], [(output, (".html",))])
-    if pairs is None:
-        options.without_effect(context, _OF_PAIRS, "it is about PAIRS, and there is none")
+    training = _training(what)
+    run = training is None and is_run(what)
+    output = _beside(training or what) if output is None else output
+    inputs = [what, pairs, corpus, baseline, queries]
+    options.check_outputs(inputs, [(output, (".html",))])
+    if training is not None:
+        alone = (*_OF_PAIRS, *_OF_TABLES, *OF_RUNS, "pairs", "corpus")
+        options.without_effect(context, alone, f"{what} holds a training, which is read alone")
+    elif run:
+        idle = (*_NOT_OF_RUNS, *_OF_TABLES)
+        options.without_effect(context, idle, f"{what} is a run, which has no use for it")
     else:
+        options.without_effect(context, OF_RUNS, f"it is about a run, and {what} is none")
+    if pairs is not None:
         options.of_files(context, pairs, corpus)
+    elif training is None and not run:
+        options.without_effect(context, _OF_PAIRS, "it is about PAIRS, and there is none")
     with terminal.one_bar(quiet) as bar:
         bar.say(f"reading {what}")
-        page = _mined(context, what, pairs)
+        if training is not None:
+            from stope.report.training import of_training
+
+            page = of_training(training)
+        elif run:
+            page = page_of_run(context, what, pairs, corpus)
+        else:
+            page = _mined(context, what, pairs)
         bar.say(f"writing {output}")
         page.write(output)
         drawn = [] if figures is None else page.write_figures(figures)
@@ -125,6 +168,15 @@ def _beside(what: Path) -> Path:
     return what.with_name(what.name.removesuffix(".gz")).with_suffix(".html")
 
 
+def _training(what: Path) -> Path | None:
+    """The folder of a training, where its own or its model's is given."""
+    if not what.is_dir() or (what / "job.json").exists():
+        return None
+    from stope.report.training import training_folder
+
+    return training_folder(what)
+
+
 def _mined(context: typer.Context, what: Path, pairs: Path | None) -> Page:
     """The page of what `stope mine` wrote."""
     from stope.data import Layout, Source, read_source
@@ -133,6 +185,7 @@ def _mined(context: typer.Context, what: Path, pairs: Path | None) -> Page:
     chosen = context.params
     read = None
     if pairs is not None:
-        read = read_source(Source(pairs, negatives="leave", **options.of_source(context))).pairs
+        chosen_source = {"split": "train", **options.of_source(context)}
+        read = read_source(Source(pairs, negatives="leave", **chosen_source)).pairs
     layout = Layout(min_relevance=chosen["min_relevance"])
     return of_table(what, read, layout=layout, near=chosen["near"], most_rows=chosen["most_rows"])

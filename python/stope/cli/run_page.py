@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from stope.report import Page
 
+OF_RUNS = ("baseline", "metric", "queries")
 _OF_SEARCH = {"query_id", "document_id", "score"}
 _OF_MINING = ("positive_score", "reason", "source")
 
@@ -44,17 +45,16 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
     chosen = context.params
     if qrels is None:
         raise typer.BadParameter(
-            f"{run} is a run; give its judgements after it, a file or a BEIR folder: "
-            f"stope report {run} QRELS",
-            param_hint="PAIRS",
+            f"{run} is a run; give its judgements after it, a file or a BEIR folder",
+            param_hint="QRELS",
         )
     other, queries, documents = chosen["baseline"], {}, {}
     results = read_run(run)
     earlier = None if other is None else read_run(other)
     if qrels.is_dir():
-        unknown = chosen["unknown_ids"].value
-        collection = read_beir(qrels, [chosen["split"]], unknown_ids=unknown)
-        judged: Any = collection.split(chosen["split"]).qrels
+        split, unknown = chosen["split"] or "test", chosen["unknown_ids"].value
+        collection = read_beir(qrels, [split], unknown_ids=unknown)
+        judged: Any = collection.split(split).qrels
         queries = dict(zip(collection.query_ids, collection.query_texts, strict=True))
         documents = dict(zip(collection.corpus_ids, collection.corpus_texts, strict=True))
     else:
@@ -65,7 +65,9 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
         if corpus is not None:
             wanted = {name for grades in judged.values() for name in grades}
             for each in (results, earlier or {}):
-                wanted |= {name for query in judged for name in ranking(query, each.get(query, {}))[:1]}
+                wanted |= {
+                    name for query in judged for name in ranking(query, each.get(query, {}))[:1]
+                }
             documents = _texts(corpus, wanted, chosen["text_column"], chosen["id_column"])
     names = [run.name] if other is None else [run.name, other.name]
     if len(set(names)) < len(names):

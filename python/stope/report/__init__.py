@@ -6,5 +6,6 @@ it is decided by one function per kind of input, and how it looks in `pages` and
 
 from stope.report.mining import of_table
 from stope.report.pages import Page
+from stope.report.ranking import of_run
 
-__all__ = ["Page", "of_table"]
+__all__ = ["Page", "of_run", "of_table"]
