@@ -282,6 +282,10 @@ def test_faults_are_sentences(mined, tmp_path):
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
     with pytest.raises(ValueError, match="has an infinite score; give finite numbers"):
         of_table(tmp_path / "x.parquet")
+    with pytest.raises(
+        ValueError, match=r"has no negatives\.parquet; give the folder of a job that"
+    ):
+        of_table(tmp_path)
     with pytest.raises(FileNotFoundError):
         of_table(tmp_path / "none.parquet")
     with pytest.raises(ValueError, match="near is 2"):

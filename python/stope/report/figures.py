@@ -45,17 +45,20 @@ class Series:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row of plain values for each y, with the edges x and x2 of a histogram."""
-        x, y = np.asarray(self.x).tolist(), np.asarray(self.y, np.float64)
-        columns: dict[str, list[Any]] = {"x": x[: len(y)], "y": y.tolist()}
-        if len(x) > len(y):
-            columns["x2"] = x[1:]
+        x, count = np.asarray(self.x).tolist(), len(self.y)
+        columns: dict[str, Any] = {"x": x[:count], "y": self.y}
+        columns |= {"x2": x[1:]} if len(x) > count else {}
         if self.low is not None and self.high is not None:
-            columns |= {
-                "low": np.asarray(self.low).tolist(),
-                "high": np.asarray(self.high).tolist(),
-            }
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return [{"series": self.name, **row} for row in rows if np.isfinite(row["y"])]
+            columns |= {"low": self.low, "high": self.high}
+        rows = zip(*(_finite(values) for values in columns.values()), strict=True)
+        named = [dict(zip(columns, row, strict=True)) for row in rows]
+        return [{"series": self.name, **row} for row in named if row["y"] is not None]
+
+
+def _finite(values: Any) -> list[Any]:
+    """Plain values, None where a number is none: JSON has no NaN."""
+    plain = np.asarray(values).tolist()
+    return [None if isinstance(x, float) and not np.isfinite(x) else x for x in plain]
 
 
 @dataclass(frozen=True, eq=False)

@@ -105,6 +105,11 @@ def read_mined(path: Path, pairs: Pairs | None, layout: Layout | None = None) ->
         FileNotFoundError: no such file.
     """
     file = path / DOCUMENTS if path.is_dir() else path
+    if path.is_dir() and not file.exists():
+        raise ValueError(
+            f"{path} has no {DOCUMENTS}; give the folder of a job that has ended, or a file that "
+            "stope mine wrote"
+        )
     first = next(iter(read_rows(file)), None)
     if first is None:
         raise ValueError(f"{file} has no rows; give what stope mine wrote")

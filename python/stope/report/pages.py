@@ -202,7 +202,7 @@ class Page:
                 for n, section in enumerate(self.sections)
             ),
             sections="".join(self._sections()),
-            data=json.dumps(data, separators=(",", ":")).replace("<", r"\u003c"),
+            data=json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", r"\u003c"),
             scripts="".join(f"<script>{script}</script>" for script in scripts),
         )
 

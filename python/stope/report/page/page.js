@@ -7,8 +7,8 @@
   const unseen = /[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]/gu;
   const seen = (text) => text.replace(unseen, (c) => "\\u" + c.codePointAt(0).toString(16).padStart(4, "0"));
   const number = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 4 });
-  const whole = new Intl.NumberFormat("en-US");
-  const worded = (x) => x === null ? "" : (Number.isInteger(x) ? whole : number).format(x);
+  const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+  const worded = (x) => x === null ? "" : (Number.isInteger(x) || Math.abs(x) >= 1e4 ? whole : number).format(x);
 
   function make(tag, options = {}, ...children) {
     const { data: names = {}, aria = {}, ...rest } = options;
