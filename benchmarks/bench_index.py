@@ -51,6 +51,32 @@ def searches(rows, dim, random):
     return found
 
 
+def ranges(index, queries, turns):
+    """Print what range_search takes with the index's panels and without; how often they differ."""
+    corpus, wrong = index.reconstruct(), 0
+    for count in (1, 16, 200):
+        some = queries[:count]
+        least = float(index.search(some, 20).scores[:, -1].min())
+        ways = {
+            "range_search": lambda some=some, least=least: index.range_search(some, least),
+            "pairs_above, which packs": lambda some=some, least=least: stope.pairs_above(
+                some, corpus, threshold=least, metric="cosine"
+            ),
+        }
+        seconds = {name: [] for name in ways}
+        packed, plain = (way() for way in ways.values())
+        wrong += not np.array_equal(packed.ids, plain.ids)
+        wrong += not np.array_equal(packed.scores, plain.scores)
+        for _ in range(turns):
+            for name, way in ways.items():
+                start = time.process_time()
+                way()
+                seconds[name].append((time.process_time() - start) / count)
+        for name, samples in seconds.items():
+            print(f"{count:4} queries  {name:24} {1000 * statistics.median(samples):8.3f}")
+    return wrong
+
+
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -84,6 +110,7 @@ def main():
                     wrong += not np.array_equal(answer.ids[:few], expected)
         for name, samples in seconds.items():
             print(f"{count:4} queries  {name:24} {1000 * statistics.median(samples):8.3f}")
+    wrong += ranges(kinds["plain"][0], queries, options.turns)
     if wrong:
         sys.exit(f"{wrong} wrong answers")
 

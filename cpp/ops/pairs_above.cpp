@@ -30,7 +30,7 @@ class PairsAbove {
  public:
   explicit PairsAbove(const PairsAboveCall& call, Workspace workspace = {})
       : call_(call),
-        blocks_(stope::kernels(), call.x, call.y, call.metric),
+        blocks_(stope::kernels(), call.x, call.y, call.metric, call.packed),
         scorer_(blocks_.kernels(), call.x, call.y, call.metric),
         rows_(call.end - call.first),
         workspace_(workspace) {

@@ -125,9 +125,8 @@ struct TopkPlan {
 
   static const ScanKernels& choose_scan(const TopkCall& call, const KernelTable& kernels) {
     if (call.precision == Precision::kBFloat16) return kernels.bfloat16;
-    if (call.precision == Precision::kInt8 || scored_as_int8(call.queries, call.metric))
-      return kernels.int8;
-    if (call.packed.data != nullptr) return kernels.int8_exact;
+    if (call.precision == Precision::kInt8) return kernels.int8;
+    if (call.packed.data != nullptr) return packed_scan(kernels, call.queries, call.metric);
     return exact_scan(kernels, call.queries, call.corpus, call.metric);
   }
   static TopkFormat choose_format(const TopkCall& call, const KernelTable& kernels) {

@@ -1,5 +1,6 @@
 // Blocks of rows against blocks of rows, for answers about all pairs of rows: a task packs the two
-// blocks that it scans in its own thread's memory, so that nothing is kept of them.
+// blocks that it scans in its own thread's memory, so that nothing is kept of them. Panels that an
+// index has are read where they are.
 //
 // Rows stand in places: the caller's order, or that of the matrix. The pairs of blocks of one
 // matrix come in rounds, in each of which no block occurs twice: whatever a task keeps of the rows
@@ -108,10 +109,13 @@ struct BlockScratch {
 
 class BlockScan {
  public:
-  BlockScan(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus, Metric metric)
+  BlockScan(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus, Metric metric,
+            const void* packed = nullptr)
       : kernels_(kernels),
-        scan_(exact_scan(kernels, queries, corpus, metric)),
+        scan_(packed == nullptr ? exact_scan(kernels, queries, corpus, metric)
+                                : packed_scan(kernels, queries, metric)),
         metric_(metric),
+        packed_(static_cast<const std::int8_t*>(packed)),
         shape_(corpus.columns, scan_.element_bytes),
         bounds_(metric, corpus.columns, &scan_ != &kernels.bfloat16, false) {}
 
@@ -123,11 +127,12 @@ class BlockScan {
   }
 
   BlockScratch take(Workspace* workspace, std::int64_t query_rows, std::int64_t panel_rows) const {
-    BlockScratch scratch;
+    BlockScratch scratch = {};
     scratch.codes = workspace->take<std::int8_t>((query_rows + kMaxTileRows) * shape_.query_bytes);
     scratch.bounds = workspace->take<QueryBound>(query_rows);
     scratch.terms = workspace->take<RowTerms>(query_rows);
-    scratch.panels = workspace->take<std::int8_t>(divide_up(panel_rows, kLanes) * shape_.bytes);
+    if (packed_ == nullptr)
+      scratch.panels = workspace->take<std::int8_t>(divide_up(panel_rows, kLanes) * shape_.bytes);
     scratch.pack = workspace->take<float>(kLanes * shape_.depth);
     scratch.query = workspace->take<float>(shape_.depth);
     scratch.rows = workspace->take<float>(ExactScorer::scratch_floats(shape_.depth));
@@ -155,6 +160,7 @@ class BlockScan {
 
   void load_panels(const PlacedRows& rows, const Block& block, const BlockScratch& scratch,
                    RowFault* fault) const {
+    if (packed_ != nullptr) return;
     for (std::int64_t first = 0; first < block.count(); first += kLanes) {
       std::int64_t ids[kLanes];
       const int count = static_cast<int>(std::min<std::int64_t>(kLanes, block.count() - first));
@@ -170,6 +176,8 @@ class BlockScan {
   template <typename Consumer>
   void run(const Block& queries, const Block& columns, Reach reach, const BlockScratch& scratch,
            Consumer&& consume) const {
+    const std::int8_t* block =
+        packed_ == nullptr ? scratch.panels : packed_ + columns.first / kLanes * shape_.bytes;
     // As many queries as the second-level cache holds, at once.
     const std::int64_t part = round_up(kPartBytes / shape_.query_bytes + 1, scan_.tile_rows);
     for (std::int64_t begin = 0; begin < queries.count(); begin += part) {
@@ -181,7 +189,7 @@ class BlockScan {
         end_column = std::min(queries.first + end - 1 - columns.first, end_column);
       const std::int64_t first = first_column / kLanes;
       if (first_column >= end_column) continue;
-      const ScanPanels panels = {scratch.panels + first * shape_.bytes, first,
+      const ScanPanels panels = {block + first * shape_.bytes, first,
                                  divide_up(end_column, kLanes)};
       scan(scan_, shape_, {scratch.codes, begin, end}, panels,
            [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run,
@@ -256,6 +264,7 @@ class BlockScan {
   const KernelTable& kernels_;
   const ScanKernels& scan_;
   Metric metric_;
+  const std::int8_t* packed_;  // of the whole corpus, whose blocks then begin with a panel
   PanelShape shape_;
   Bounds bounds_;
 };

@@ -68,6 +68,10 @@ const ScanKernels& exact_scan(const KernelTable& kernels, const Matrix& queries,
   return residual > kLargestInt8Residual ? kernels.bfloat16 : kernels.int8_exact;
 }
 
+const ScanKernels& packed_scan(const KernelTable& kernels, const Matrix& queries, Metric metric) {
+  return scored_as_int8(queries, metric) ? kernels.int8 : kernels.int8_exact;
+}
+
 void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
                Metric metric, const std::int64_t* ids, int count, const PanelShape& shape,
                float* scratch, std::int8_t* out, RowFault* fault) {

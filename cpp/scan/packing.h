@@ -38,6 +38,8 @@ struct PanelShape {
 // and AVX2).
 const ScanKernels& exact_scan(const KernelTable& kernels, const Matrix& queries,
                               const Matrix& corpus, Metric metric);
+// The same for a corpus that is packed already, which is int8.
+const ScanKernels& packed_scan(const KernelTable& kernels, const Matrix& queries, Metric metric);
 
 // The first of the rows that threads note.
 class FirstRow {

@@ -16,8 +16,9 @@ void check_same_kind(const Matrix& x, const Matrix& y) {
                          " is int8 and the other is not; give both as int8 or neither");
 }
 
-void run_pairs_above(const py::object& x, const std::optional<py::object>& y, std::int64_t first,
-                     std::int64_t end, const std::string& metric, float threshold,
+void run_pairs_above(const py::object& x, const std::optional<py::object>& y,
+                     const std::optional<py::buffer>& packed, std::int64_t first, std::int64_t end,
+                     const std::string& metric, float threshold,
                      const py::object& counts, const std::optional<py::object>& ids,
                      const std::optional<py::object>& scores, std::int64_t capacity,
                      std::int64_t stream, int threads, const py::object& allocate,
@@ -30,6 +31,8 @@ void run_pairs_above(const py::object& x, const std::optional<py::object>& y, st
   call.x = rows.matrix;
   call.y = others.matrix;
   call.within = !y;
+  const auto bytes = static_cast<py::ssize_t>(packed_bytes(call.y.rows, call.y.columns));
+  if (packed) call.packed = import_vector<std::uint8_t>(*packed, "packed", bytes, false);
   call.first = first;
   call.end = end;
   call.metric = parse_word(metric, "metric", kMetrics);
@@ -92,8 +95,8 @@ void run_knn_graph(const py::object& x, std::int64_t k, const std::string& metri
 
 void register_neighbors(py::module_& module) {
   module.def("pairs_above", &run_pairs_above, py::kw_only(), py::arg("x"), py::arg("y"),
-             py::arg("first"), py::arg("end"), py::arg("metric"), py::arg("threshold"),
-             py::arg("counts"), py::arg("ids"), py::arg("scores"), py::arg("capacity"),
+             py::arg("packed"), py::arg("first"), py::arg("end"), py::arg("metric"),
+             py::arg("threshold"), py::arg("counts"), py::arg("ids"), py::arg("scores"), py::arg("capacity"),
              py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
              py::arg("budget") = py::none());
   module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),

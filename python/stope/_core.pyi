@@ -92,6 +92,7 @@ def pairs_above(
     *,
     x: object,
     y: object | None,
+    packed: NDArray[Any] | None,
     first: int,
     end: int,
     metric: str,

@@ -20,7 +20,7 @@ from stope.indexes._held import Held
 from stope.indexes._ids import Places
 from stope.lists import Lists, offsets_of
 from stope.ops._search import Besides, Metric, Precision, padded_search, pair_scores
-from stope.ops.pairs_above import pairs_above
+from stope.ops.pairs_above import pairs_beside
 from stope.progress import Progress
 
 # Rows that are at most one in so many are searched by themselves: copying and packing a row costs
@@ -88,18 +88,22 @@ def within(question: Question, threshold: float) -> InRange:
                 kept = kept & ~filter_.excluded.contains(owners, places)
             chunks.append((owners[kept], places[kept], scores[kept]))
 
-        pairs_above(
+        on_cpu = shapes[0].device == held.shape.device == "cpu"
+        pairs_beside(
             question.queries,
             part.corpus,
+            part.besides.panels if on_cpu else None,
             threshold=threshold,
             metric=question.metric,
             sink=keep,
             progress=question.progress,
         )
     owners, places, scores = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
-    order = np.lexsort((held.ids.ranks(places), -scores, owners))
     offsets = offsets_of(np.bincount(owners, minlength=count))
-    return InRange(offsets, scores[order], held.ids.of(places[order]))
+    if not held.ids.sorted or filter_.listed is not None:  # else as they came
+        order = np.lexsort((held.ids.ranks(places), -scores, owners))
+        scores, places = scores[order], places[order]
+    return InRange(offsets, scores, held.ids.of(places))
 
 
 class _Part(NamedTuple):

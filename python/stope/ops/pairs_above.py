@@ -91,6 +91,25 @@ def pairs_above(
     >>> pairs_above(x, threshold=0.6, count_only=True)
     4
     """
+    return pairs_beside(
+        x, y, None, threshold=threshold, metric=metric, max_pairs=max_pairs, sink=sink,
+        count_only=count_only, progress=progress,
+    )  # fmt: skip
+
+
+def pairs_beside(
+    x: Any,
+    y: Any,
+    panels: Any,
+    *,
+    threshold: float,
+    metric: Metric,
+    max_pairs: int | None = None,
+    sink: Callable[[Any, Any, Any], object] | None = None,
+    count_only: bool = False,
+    progress: Progress | None = None,
+) -> Any:
+    """`pairs_above` of a y whose panels an index has on the CPU, or None."""
     check_progress(progress)
     choice(metric, "metric", METRICS)
     if flag(count_only, "count_only") and sink is not None:
@@ -110,6 +129,7 @@ def pairs_above(
         _core.pairs_above(
             x=x,
             y=y,
+            packed=panels,
             first=first,
             end=end,
             metric=metric,
