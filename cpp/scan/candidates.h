@@ -150,7 +150,7 @@ class CandidateSelector {
                     const ExactScorer& scorer, bool wide = false)
       : kernels_(kernels), k_(k), capacity_(capacity), wide_(wide), scorer_(scorer) {}
 
-  static std::int64_t capacity_for(std::int64_t k) { return 2 * k + 640; }
+  static std::int64_t capacity_for(std::int64_t k) { return 3 * k + 640; }
 
   // An empty list in `entries`, which has room for the capacity.
   CandidateList list(Candidate* entries, float least) const {
@@ -261,9 +261,7 @@ class CandidateSelector {
       if (best == k_ && entries[i].upper < entries[0].upper) break;
       const int batch =
           static_cast<int>(std::min<std::int64_t>(ExactScorer::kBatch, list->count - i));
-      for (std::int64_t ahead = i + batch;
-           ahead < std::min(i + batch + ExactScorer::kBatch, list->count); ++ahead)
-        scorer_.prefetch(entries[ahead].id);
+      prefetch(*list, i + batch);
       Candidate settled[ExactScorer::kBatch];
       std::copy(entries + i, entries + i + batch, settled);
       const int kept = settle_batch(settled, batch, query, eligibility, scratch.rows);
@@ -326,6 +324,7 @@ class CandidateSelector {
     for (std::int64_t i = 0; i < list->count; i += ExactScorer::kBatch) {
       const int batch =
           static_cast<int>(std::min<std::int64_t>(ExactScorer::kBatch, list->count - i));
+      prefetch(*list, i + batch);
       Candidate settled[ExactScorer::kBatch];
       std::copy(list->entries + i, list->entries + i + batch, settled);
       const int count = settle_batch(settled, batch, query, eligibility, scratch.rows);
@@ -338,6 +337,12 @@ class CandidateSelector {
       list->count = k_;
       list->least = std::max(list->least, list->entries[k_ - 1].upper);
     }
+  }
+
+  // Asks for the rows of the next batch while one is scored: they lie here and there.
+  void prefetch(const CandidateList& list, std::int64_t first) const {
+    for (std::int64_t i = first; i < std::min(first + ExactScorer::kBatch, list.count); ++i)
+      if (!list.entries[i].exact()) scorer_.prefetch(list.entries[i].id);
   }
 
   // Makes the entries exact, removes those that are not eligible; returns how many remain.
