@@ -18,6 +18,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from stope._files.texts import KeyRows, StoredTexts, digest
+
 T = TypeVar("T")
 LARGEST = 2**64 - 1  # of a seed
 LONGEST = 2**31 - 1  # of an array
@@ -173,6 +177,12 @@ def texts(values: Any, name: str, *, empty: bool = False) -> list[str]:
     return listed
 
 
+def text_rows(values: Any, name: str, *, empty: bool = False) -> Sequence[str]:
+    """The same, but texts that lie on the disk stay there."""
+    stored = isinstance(values, StoredTexts) and (len(values) > 0 or empty)
+    return values if stored else texts(values, name, empty=empty)
+
+
 def one_each(values: Sized, name: str, count: int, what: str) -> None:
     """Refuse another number of values than there are of something.
 
@@ -197,6 +207,10 @@ def first_twice(values: Iterable[Hashable]) -> Any:
 
 def unique(names: Sequence[str], name: str) -> None:
     """Refuse ids of which one is there twice."""
+    if isinstance(names, StoredTexts):
+        places = KeyRows(map(digest, names)).distinct()[2]  # a row that is not new repeats one
+        again = np.flatnonzero(np.maximum.accumulate(places)[:-1] >= places[1:])[:1]
+        names = [names[row + 1] for row in (*again.tolist(), *again.tolist())]
     if len(set(names)) != len(names):
         raise ValueError(
             f"{name} has {shown(first_twice(names))} more than once; ids must be unique"

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from stope._checks import integer, shown, text
+from stope._files.texts import StoredTexts
 
 Check: TypeAlias = Callable[[Any, str], object]
 T = TypeVar("T")
@@ -90,6 +91,8 @@ def string(value: Any, name: str) -> None:
 
 def strings(value: Any, name: str) -> None:
     """A list of strings, which may be empty."""
+    if isinstance(value, StoredTexts):
+        return
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{name} is {shown(value)}; give a list of strings")
     wrong = next((row for row, entry in enumerate(value) if not isinstance(entry, str)), None)

@@ -302,7 +302,8 @@ def mine(
         pool=pool,
         seed=seed,
     )
-    data = read_source(Source(pairs, negatives="leave", **options.of_source(context)))
+    source = Source(pairs, negatives="leave", **options.of_source(context))
+    data = read_source(source, folder=None if job is None or job.is_file() else job)
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")
@@ -401,7 +402,7 @@ def _trained_here(pairs: Pairs, bars: terminal.Bars) -> Any:
             "one pair is too few to train a static encoder on; give more pairs, or an --encoder "
             "that is trained"
         )
-    model = static_encoder(pairs.corpus_texts + pairs.query_texts)
+    model = static_encoder([*pairs.corpus_texts, *pairs.query_texts])
     if not train(model, examples, progress=bars.stage("training")).steps:
         raise ValueError(
             f"no batch without duplicates can be made from {len(examples)} pairs; give more pairs, "

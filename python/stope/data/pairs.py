@@ -9,8 +9,9 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from stope._checks import choice, one_each, shown
+from stope._checks import choice, one_each, shown, text_rows
 from stope._checks import texts as checked
+from stope._files.texts import Names, taken
 from stope._kinds import a, at_least, integers, kinds, mapping, maybe, strings
 from stope.data.collection import Collection
 from stope.data.documents import DistinctDocuments, TextRows, ids_or_numbers, unique_ids
@@ -57,14 +58,15 @@ class Pairs:
             titles.
         exclusions: documents that are no negatives all the same (`read_exclusions`); None for none.
 
-    Threads may share pairs. Memory: the lists of strings (not copied), and about 250 bytes per
-    document, by which texts are looked up.
+    Threads may share pairs. Memory: the lists of strings (not copied), and about 100 bytes per
+    document, by which texts are looked up. Texts and ids of the corpus may lie on the disk instead
+    (``folder`` of `stope.data.read_source`); they are then sequences that are no lists.
     """
 
     query_ids: list[str]
     query_texts: list[str]
-    corpus_ids: list[str]
-    corpus_texts: list[str]
+    corpus_ids: Sequence[str]
+    corpus_texts: Sequence[str]
     positives: Lists
     query_rows: Ids
     corpus_rows: Ids
@@ -132,10 +134,8 @@ class Pairs:
         >>> pairs.positives.ids.tolist(), lines.row(0).tolist()
         ([0], [0, 1])
         """
-        queries, corpus = (
-            checked(queries, "queries", empty=True),
-            checked(corpus, "corpus", empty=True),
-        )
+        queries = checked(queries, "queries", empty=True)
+        corpus = text_rows(corpus, "corpus", empty=True)
         if not queries:
             raise ValueError("queries is empty; there is nothing to mine for")
         if not hasattr(positives, "__len__"):
@@ -203,7 +203,7 @@ class Pairs:
         names = unique_ids(query_ids, len(query_texts), "q", "query_ids")
         ids = unique_ids(corpus_ids, len(corpus_texts), "d", "corpus_ids")
         query_texts = checked(query_texts, "query_texts", empty=True)
-        corpus_texts = checked(corpus_texts, "corpus_texts", empty=True)
+        corpus_texts = text_rows(corpus_texts, "corpus_texts", empty=True)
         table = DistinctDocuments(corpus_texts, ids, corpus_titles)
         mapping(qrels, "qrels")
         kept, rows = [], []
@@ -248,18 +248,19 @@ class Pairs:
         rows: Iterable[Iterable[int]],
     ) -> Pairs:
         """Pairs of the queries that are kept, and of the rows of each one's positives."""
+        documents = table.table()
         return cls(
             [names[place] for place in kept],
             [queries[place] for place in kept],
-            table.ids,
-            table.texts,
+            documents.ids,
+            documents.texts,
             Lists.from_sequences([sorted(answered) for answered in rows]),
             np.array(kept, dtype=np.int64),
-            np.array(table.places, dtype=np.int64),
+            documents.places,
             len(queries),
             table.num_given,
-            body_starts=np.array(table.starts, dtype=np.int64) if any(table.starts) else None,
-            _looked_up=[table.lookup],
+            body_starts=documents.starts if documents.starts.any() else None,
+            _looked_up=[documents.lookup],
         )
 
     def take(self, queries: ArrayLike) -> Pairs:
@@ -305,11 +306,10 @@ class Pairs:
 
         Embeddings that were given for all documents still fit, since `corpus_rows` says which rows.
         """
-        rows = documents.tolist()
         return replace(
             self,
-            corpus_ids=[self.corpus_ids[row] for row in rows],
-            corpus_texts=[self.corpus_texts[row] for row in rows],
+            corpus_ids=taken(self.corpus_ids, documents),
+            corpus_texts=taken(self.corpus_texts, documents),
             positives=Lists(self.positives.offsets, np.searchsorted(documents, self.positives.ids)),
             corpus_rows=self.corpus_rows[documents],
             body_starts=None if self.body_starts is None else self.body_starts[documents],
@@ -392,6 +392,14 @@ class Pairs:
         lookup = self._lookup()
         keys = map(text_key, checked(texts, "texts", empty=True))
         return np.array([(*lookup.rows_of(key), -1)[0] for key in keys], dtype=np.int64)
+
+    def documents_by_id(self) -> Names:
+        """Where the document of each id stands: ``pairs.documents_by_id()["d1"]`` is its row.
+
+        >>> Pairs.from_texts(["ore?"], ["rock"]).documents_by_id()["d0"]
+        0
+        """
+        return Names(self.corpus_ids)
 
     def same_text_rows(self) -> Lists:
         """Documents whose text, with the title or without it, is the query itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,8 @@ class SourceData:
             rows = [*(excluded.queries or ()), excluded.documents]
             columns.append(["exclusions", *(repr(part.tolist()) for part in rows)])
         more = (cell for row in (*columns, *(self.negatives or [])) for cell in row)
-        return fingerprint_texts([*pairs.query_texts, *pairs.corpus_texts, *positives, *more])
+        every = chain(pairs.query_texts, pairs.corpus_texts, positives, more)
+        return fingerprint_texts(every)
 
 
 def random_negatives(

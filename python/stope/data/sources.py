@@ -7,8 +7,9 @@ file of rows, a BEIR folder, queries and documents that judgements join, or raw 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,25 +18,32 @@ from typing import Any, Literal
 import numpy as np
 
 from stope._checks import choice, flag, shown, texts
+from stope._checks import path as path_kind
 from stope._kinds import a, at_least, callback, kinds, maybe, sequence, string
+from stope.data.collection import Qrels
+from stope.data.example_pairs import negatives_of, pairs_of
 from stope.data.joining import join_pairs
 from stope.data.pairs import Pairs
 from stope.data.raw_pairs.kinds import make_pairs
-from stope.data.readers.beir import UnknownIds, known_judgements, read_beir
+from stope.data.readers.beir import (
+    UnknownIds,
+    iter_beir_corpus,
+    judged_queries,
+    known_judgements,
+    read_beir,
+)
 from stope.data.readers.columns import Layout, negative_columns_of
 from stope.data.readers.examples import NO_ANSWER, TrainingExample, iter_examples, no_pairs
-from stope.data.readers.fields import cell_number, names
+from stope.data.readers.fields import cell_number, join_title, names
 from stope.data.readers.negative_ids import file_names, read_exclusions
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, read_queries, refuse_ids
 from stope.data.readers.trec import read_qrels
 from stope.data.source_data import SourceData
-from stope.data.text_identity import text_key
-from stope.lists import Lists
+from stope.data.stored_documents import StoredDocuments, columns_of
 
 Say = Callable[[str], None]
 WEIGHT = "weight"
-_ANSWERS = "negatives among the positives of their query"
 
 
 @kinds(split=string, positive_ids=flag, ignore_labels=flag, skip_empty=flag)
@@ -115,18 +123,30 @@ class Source:
         return self.name or Path(self.path).name
 
 
-@kinds(source=a(Source), seed=at_least(0))
-def read_source(source: Source, *, seed: int = 0) -> SourceData:
+@kinds(source=a(Source), seed=at_least(0), folder=maybe(path_kind))
+def read_source(
+    source: Source, *, seed: int = 0, folder: str | PathLike[str] | None = None
+) -> SourceData:
     """Read a BEIR folder, a file of pairs, judged queries, or raw text that pairs are made from.
 
-    The seed is that of the queries that `Source.limit` draws, and of pairs made from raw text.
+    Args:
+        source: what to read.
+        seed: of the queries that `Source.limit` draws, and of pairs made from raw text.
+        folder: there the ids and texts of a corpus (of a BEIR folder, or ``source.corpus``) lie
+            while the pairs do, in files without names that take as many bytes as the texts. So a
+            corpus may be larger than memory. Made where missing.
 
     Raises:
         ValueError, TypeError, FileNotFoundError: what the readers say, with file and line; options
             that do not go together.
+        OSError: the folder cannot be written, or the disk is full.
 
-    Memory: all texts.
+    Memory: all texts; with a folder, those of the queries and of positives that stand beside them,
+    and 150 bytes per document (plus 24 for each that has a title).
     """
+    if folder is not None:
+        folder = path_kind(folder, "folder").expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
     path = Path(source.path).expanduser()
     if source.pairs_from is not None:
         _refuse(source, _NOT_OF_RAW_TEXT, "pairs_from makes pairs, which")
@@ -138,14 +158,12 @@ def read_source(source: Source, *, seed: int = 0) -> SourceData:
         _refuse(source, _NOT_OF_FOLDERS, f"{path} is a BEIR folder, which")
         if source.unknown_ids == "keep":
             raise ValueError('unknown_ids is "keep", which evaluation has; use "error" or "drop"')
-        collection = read_beir(path, [source.split], unknown_ids=source.unknown_ids)
-        least = 1 if source.min_relevance is None else source.min_relevance
-        data = SourceData(Pairs.from_collection(collection, source.split, min_relevance=least))
+        data = SourceData(_of_beir(source, path, folder))
     elif source.qrels is not None:
         _refuse(source, _NOT_OF_QRELS, "qrels join queries and documents, which")
-        data = _judged(source, path)
+        data = _judged(source, path, folder)
     else:
-        data = _from_rows(source, path)
+        data = _from_rows(source, path, folder)
     if source.exclude is not None:
         if data.negatives is not None:
             raise ValueError(
@@ -247,7 +265,22 @@ def _refuse(source: Source, reasons: Mapping[str, str], what: str) -> None:
         raise ValueError(f"{what} {reasons[wrong]}; leave {wrong} out")
 
 
-def _judged(source: Source, path: Path) -> SourceData:
+def _of_beir(source: Source, path: Path, folder: Path | None) -> Pairs:
+    least = 1 if source.min_relevance is None else source.min_relevance
+    if folder is None or source.unknown_ids == "keep":
+        collection = read_beir(path, [source.split], unknown_ids=source.unknown_ids)
+        return Pairs.from_collection(collection, source.split, min_relevance=least)
+
+    def read(*, repeated_ids: bool) -> Iterator[Document]:
+        rows = iter_beir_corpus(path, repeated_ids=repeated_ids)
+        return (Document(name, join_title(title, text), title) for name, title, text in rows)
+
+    documents = StoredDocuments(read, folder)
+    queries, qrels = judged_queries(path, documents, [source.split], source.unknown_ids)
+    return _joined(queries, queries.values(), documents, qrels[source.split], least)
+
+
+def _judged(source: Source, path: Path, folder: Path | None) -> SourceData:
     if source.corpus is None or source.qrels is None:
         raise ValueError("qrels needs corpus, where the judged documents are looked up; give it")
     left_out: Counter[str] = Counter()
@@ -255,33 +288,42 @@ def _judged(source: Source, path: Path) -> SourceData:
     query_ids, query_texts = read_queries(
         path, *columns, ids="named", skip_empty=skip, skipped=left_out
     )
-    documents = _documents(source, left_out, ids="named")
+    documents = _documents(source, left_out, "named", folder)
     judgements = Path(source.qrels).expanduser()
-    known = (set(query_ids), str(path)), (set(documents), str(source.corpus))
+    known = (set(query_ids), str(path)), (documents, str(source.corpus))
     qrels = known_judgements(read_qrels(judgements), judgements, *known, source.unknown_ids)
-    pairs = Pairs.from_qrels(
-        query_ids,
-        query_texts,
-        list(documents),
-        [document.text for document in documents.values()],
-        qrels,
-        min_relevance=1 if source.min_relevance is None else source.min_relevance,
-        corpus_titles=[document.title for document in documents.values()],
+    least = 1 if source.min_relevance is None else source.min_relevance
+    return SourceData(
+        _joined(query_ids, query_texts, documents, qrels, least), left_out=dict(left_out)
     )
-    return SourceData(pairs, left_out=left_out)
+
+
+def _joined(
+    query_ids: Iterable[str],
+    query_texts: Iterable[str],
+    documents: Mapping[str, Document],
+    qrels: Qrels,
+    least: float,
+) -> Pairs:
+    """The pairs of queries and documents that judgements join."""
+    ids, texts, titles = columns_of(documents)
+    asked = list(query_ids), list(query_texts)
+    return Pairs.from_qrels(*asked, ids, texts, qrels, min_relevance=least, corpus_titles=titles)
 
 
 def _documents(
-    source: Source, left_out: Counter[str], ids: Literal["usual", "named"]
-) -> dict[str, Document]:
+    source: Source, left_out: Counter[str], ids: Literal["usual", "named"], folder: Path | None
+) -> Mapping[str, Document]:
     corpus, columns = Path(str(source.corpus)).expanduser(), (source.text_column, source.id_column)
-    documents = iter_documents(
-        corpus, *columns, ids=ids, skip_empty=source.skip_empty, skipped=left_out
+    read = functools.partial(
+        iter_documents, corpus, *columns, ids=ids, skip_empty=source.skip_empty, skipped=left_out
     )
-    return {document.id: document for document in documents}
+    if folder is not None:
+        return StoredDocuments(read, folder)
+    return {document.id: document for document in read()}
 
 
-def _from_rows(source: Source, path: Path) -> SourceData:
+def _from_rows(source: Source, path: Path, folder: Path | None) -> SourceData:
     if source.positive_ids and source.corpus is None:
         raise ValueError("positive_ids needs corpus, where the ids are looked up; give it")
     left_out: Counter[str] = Counter()
@@ -289,9 +331,10 @@ def _from_rows(source: Source, path: Path) -> SourceData:
     shared = (each.name for each in dataclasses.fields(Layout) if each.name != "numbers")
     options = {name: getattr(source, name) for name in shared}
     layout = Layout(**options, numbers=tuple(numbers.values()))
-    documents: dict[str, Document] = {}
+    documents: Mapping[str, Document] = {}
     if source.corpus is not None:
-        documents = _documents(source, left_out, "named" if source.positive_ids else "usual")
+        kind: Literal["usual", "named"] = "named" if source.positive_ids else "usual"
+        documents = _documents(source, left_out, kind, folder)
     lines: list[TrainingExample] = []
     wrong: list[TrainingExample] = []
     values: dict[str, list[float]] = {name: [] for name in numbers}
@@ -308,7 +351,7 @@ def _from_rows(source: Source, path: Path) -> SourceData:
         raise ValueError(no_pairs(str(path), left_out))
     if by_id is None:
         refuse_ids([text for line in lines for text in line.positives], documents, path)
-    pairs, lines_of = _pairs_of(lines, documents, path)
+    pairs, lines_of = pairs_of(lines, documents, path)
     # A pair that stands in several lines is one row: with the mean of their numbers.
     columns = {
         name: [float(np.mean([by_line[line] for line in same])) for same in lines_of.rows()]
@@ -324,7 +367,7 @@ def _from_rows(source: Source, path: Path) -> SourceData:
                 f"{path} brings its own negatives ({_negative_names(path)}); leave corpus out, or "
                 'the negatives with negatives="leave"'
             )
-        negatives = _negatives_of(pairs, lines, lines_of, wrong, left_out)
+        negatives = negatives_of(pairs, lines, lines_of, wrong, left_out)
     return SourceData(pairs, columns, negatives, left_out=dict(left_out))
 
 
@@ -341,65 +384,6 @@ def _number_columns(source: Source, path: Path) -> dict[str, str]:
     weight = source.weight or (WEIGHT if WEIGHT in row else None)
     columns = {WEIGHT: weight} if weight is not None else {}
     return {**columns, **{name: name for name in source.signals or ()}}
-
-
-def _pairs_of(
-    lines: Sequence[TrainingExample], documents: Mapping[str, Document], path: Path
-) -> tuple[Pairs, Lists]:
-    """The pairs of the lines, and the lines of each."""
-    query_ids = None
-    if all(line.query_id is not None for line in lines):
-        query_ids = [str(line.query_id) for line in lines]
-    if not documents and all(line.positive_ids is not None for line in lines):
-        documents = _named_by_rows(lines, path)
-    return Pairs.from_lines(
-        [line.query for line in lines],
-        [line.positives for line in lines],
-        [document.text for document in documents.values()],
-        query_ids=query_ids,
-        corpus_ids=list(documents) or None,
-        corpus_titles=[document.title for document in documents.values()] or None,
-        positive_titles=[line.positive_titles or [""] * len(line.positives) for line in lines],
-    )
-
-
-def _named_by_rows(lines: Sequence[TrainingExample], path: Path) -> dict[str, Document]:
-    """The positives under the ids that the rows give them."""
-    documents: dict[str, Document] = {}
-    for line in lines:
-        titles = line.positive_titles or [""] * len(line.positives)
-        for name, text, title in zip(line.positive_ids or (), line.positives, titles, strict=True):
-            known = documents.setdefault(name, Document(name, text, title))
-            if text_key(known.text) != text_key(text):
-                raise ValueError(f"{path}: the id {shown(name)} stands for two texts; keep one")
-    return documents
-
-
-def _negatives_of(
-    pairs: Pairs,
-    lines: Sequence[TrainingExample],
-    lines_of: Lists,
-    wrong: Sequence[TrainingExample],
-    left_out: Counter[str],
-) -> list[list[str]]:
-    """For each pair the negatives of all its lines, each once, and none that answers its query."""
-    labelled: dict[bytes, list[str]] = {}
-    for example in wrong:
-        labelled.setdefault(text_key(example.query), []).extend(example.negatives)
-    keys = [text_key(query) for query in pairs.query_texts]
-    left_out["queries without a positive"] += len(labelled.keys() - set(keys))
-    never = pairs.positives
-    negatives = []
-    for query, same in zip(never.owners.tolist(), lines_of.rows(), strict=True):
-        texts = [text for line in same.tolist() for text in lines[line].negatives]
-        distinct: dict[bytes, str] = {}
-        for text in [*texts, *labelled.get(keys[query], ())]:
-            distinct.setdefault(text_key(text), text)
-        right = np.isin(pairs.rows_of(list(distinct.values())), never.row(query)).tolist()
-        kept = [text for text, answers in zip(distinct.values(), right, strict=True) if not answers]
-        left_out[_ANSWERS] += len(distinct) - len(kept)
-        negatives.append(kept)
-    return negatives
 
 
 def _negative_names(path: Path) -> str:

@@ -17,8 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import choice, integer, path, text
-from stope._checks import texts as texts_of
+from stope._checks import choice, integer, path, text, text_rows
 from stope._extras import need
 from stope._files.shards import FORMAT, VERSION, Manifest, kept_array
 from stope.data.text_identity import fingerprint_texts
@@ -90,7 +89,7 @@ class EmbeddingCache:
         choice(role, "role", _ENCODE)
         if prompt is not None:
             text(prompt, "prompt", "give a text, or None", blank=True)
-        texts = texts_of(texts, "texts")
+        texts = text_rows(texts, "texts")
         integer(batch_size, "batch_size", 1)
         check_progress(progress)
         wanted = self._manifest(encoder, texts, role, prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ def embeddings_of(
     corpus = selected(known[1], pairs.corpus_rows, pairs.num_corpus_given, "corpus_embeddings")
     check_embeddings(encoder, queries, corpus)
 
-    def embedded(texts: list[str], role: Literal["query", "corpus"], prompt: str | None) -> Any:
+    def embedded(texts: Sequence[str], role: Literal["query", "corpus"], prompt: str | None) -> Any:
         assert encoder is not None
         progress = of_stage(step, "queries" if role == "query" else "corpus")
         if cache is not None:

@@ -171,14 +171,16 @@ class PairScores:
         return rows[0], rows[1]
 
     def _of_texts(self, pairs: Pairs, queries: Ids, rows: Ids, progress: Progress | None) -> Floats:
-        sides = [
-            [prompt + text for text in texts] if prompt else texts
-            for prompt, texts in zip(
-                self._prompts, (pairs.query_texts, pairs.corpus_texts), strict=True
-            )
-        ]
+        sides, places = [], []
+        for prompt, texts, numbers in (
+            (self._prompts[0], pairs.query_texts, queries),
+            (self._prompts[1], pairs.corpus_texts, rows),
+        ):
+            used, at = np.unique(numbers, return_inverse=True)
+            sides.append([f"{prompt or ''}{texts[row]}" for row in used.tolist()])
+            places.append(at.reshape(-1))
         self._read_folder()
-        digests = _digests(sides[0], queries), _digests(sides[1], rows)
+        digests = _digests(sides[0], places[0]), _digests(sides[1], places[1])
         # Sums of multiples: what is random in both halves stays so in the pair's.
         wanted = digests[0] * _ODD + digests[1]
         scores, known = self._known(wanted)
@@ -187,7 +189,7 @@ class PairScores:
             if progress is not None:
                 progress(len(scores), len(scores))
             return scores
-        listed = _Pairs(sides[0], sides[1], queries[missing], rows[missing])
+        listed = _Pairs(sides[0], sides[1], places[0][missing], places[1][missing])
         here = missing[listed.order]
         score = _scorer(
             self.teacher, self._call, self._batch_size, progress, len(missing), len(scores)

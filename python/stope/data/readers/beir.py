@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal
 
+from stope._checks import flag, shown
 from stope._checks import path as path_kind
-from stope._checks import shown
 from stope._kinds import kinds, maybe, string, strings
 from stope.data.collection import Collection, Qrels
 from stope.data.readers.fields import add_id, id_of, join_title, require, text_of
@@ -58,32 +58,44 @@ def read_beir(
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; a BEIR folder holds corpus.jsonl")
-    files = _qrels_files(root, splits)
     titles: list[str] = []
     documents: dict[str, str] = {}
     for identifier, title, text in iter_beir_corpus(root):
         titles.append(title)
         documents[identifier] = join_title(title, text)
+    queries, qrels = judged_queries(root, documents, splits, unknown_ids)
+    columns = list(documents), list(documents.values()), list(queries), list(queries.values())
+    return Collection(*columns, qrels, titles)
+
+
+def judged_queries(
+    root: Path,
+    documents: AnyCollection[str],
+    splits: Sequence[str] | None,
+    unknown_ids: UnknownIds,
+) -> tuple[dict[str, str], dict[str, Qrels]]:
+    """The queries of a BEIR folder, and judgements by split; documents are the ids there are."""
+    files = _qrels_files(root, splits)
     queries = {
         identifier: text_of(require(row, "text", where), "text", where)
         for where, identifier, row in _rows_with_ids(beir_file(root, "queries.jsonl"))
     }
     known = (queries, "queries.jsonl"), (documents, "corpus.jsonl")
-    qrels = {
+    return queries, {
         split: known_judgements(read_qrels(path), path, *known, unknown_ids)
         for split, path in files.items()
     }
-    columns = list(documents), list(documents.values()), list(queries), list(queries.values())
-    return Collection(*columns, qrels, titles)
 
 
-@kinds(folder=path_kind)
-def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, str]]:
+@kinds(folder=path_kind, repeated_ids=flag)
+def iter_beir_corpus(
+    folder: str | PathLike[str], *, repeated_ids: bool = False
+) -> Iterator[tuple[str, str, str]]:
     """Yield (id, title, text) of the documents of a BEIR folder, one at a time.
 
     A document without a "title" has the title "". Errors as in `read_beir`.
 
-    Memory: one document, and the ids seen (to find duplicates).
+    Memory: one document, and the ids seen (to find duplicates, unless they may be repeated).
 
     Example:
         >>> import tempfile
@@ -93,7 +105,8 @@ def iter_beir_corpus(folder: str | PathLike[str]) -> Iterator[tuple[str, str, st
         >>> list(iter_beir_corpus(folder))
         [('d1', '', 'ore')]
     """
-    for where, identifier, row in _rows_with_ids(beir_file(Path(folder), "corpus.jsonl")):
+    file = beir_file(Path(folder), "corpus.jsonl")
+    for where, identifier, row in _rows_with_ids(file, repeated=repeated_ids):
         title = row.get("title")
         yield (
             identifier,
@@ -116,11 +129,14 @@ def beir_file(root: Path, name: str) -> Path:
     return there[0]
 
 
-def _rows_with_ids(path: Path) -> Iterator[tuple[str, str, dict[str, object]]]:
+def _rows_with_ids(
+    path: Path, *, repeated: bool = False
+) -> Iterator[tuple[str, str, dict[str, object]]]:
     seen: set[str] = set()
     for where, row in numbered_jsonl(path):
         identifier = id_of(require(row, "_id", where), "_id", where)
-        add_id(identifier, seen, where)
+        if not repeated:
+            add_id(identifier, seen, where)
         yield where, identifier, row
 
 

@@ -43,7 +43,7 @@ def read_negative_ids(
         ValueError: an id that pairs does not have, a row without ids, or no row.
     """
     query_of = {name: row for row, name in enumerate(pairs.query_ids)}
-    row_of = {name: row for row, name in enumerate(pairs.corpus_ids)}
+    row_of = pairs.documents_by_id()
     owners, rows = [], []
     for where, row in read_rows(Path(path).expanduser()):
         if "query_id" not in row or "document_id" not in row:
@@ -108,7 +108,7 @@ def read_exclusions(
         ([1], [2])
     """
     query_of = {name: row for row, name in enumerate(pairs.query_ids)}
-    row_of = {name: row for row, name in enumerate(pairs.corpus_ids)}
+    row_of = pairs.documents_by_id()
     owners: list[int] = []
     rows: list[int] = []
     documents: list[int] = []

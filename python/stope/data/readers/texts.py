@@ -76,7 +76,13 @@ def iter_texts(
     return ((name, text) for name, text, _ in iter_documents(source, text_column, id_column))
 
 
-@kinds(text_column=maybe(string), id_column=maybe(string), skip_empty=flag, skipped=maybe(mapping))
+@kinds(
+    text_column=maybe(string),
+    id_column=maybe(string),
+    skip_empty=flag,
+    skipped=maybe(mapping),
+    repeated_ids=flag,
+)
 def iter_documents(
     source: Source,
     text_column: str | None = None,
@@ -85,6 +91,7 @@ def iter_documents(
     ids: Ids = "usual",
     skip_empty: bool = False,
     skipped: Counter[str] | None = None,
+    repeated_ids: bool = False,
 ) -> Iterator[Document]:
     """Yield documents one at a time.
 
@@ -98,12 +105,13 @@ def iter_documents(
             where no other column could hold ids. "named" takes no numbers at all.
         skip_empty: leave out rows whose text is empty or missing; they count in skipped.
         skipped: counts what was left out, by reason.
+        repeated_ids: do not look for ids that are there twice.
 
     Raises:
         ValueError: no such column (the message names those found), a cell of the wrong type, a
             duplicate id, a malformed line; names file and line. A source without documents.
 
-    Memory: one row, and the ids seen (to find duplicates).
+    Memory: one row, and the ids seen (to find duplicates, unless they may be repeated).
 
     Example:
         >>> next(iter_documents([{"docid": "d1", "title": "Ore", "text": "Rock."}]))
@@ -111,7 +119,7 @@ def iter_documents(
     """
     counts: Counter[str] = Counter() if skipped is None else skipped
     columns = text_column, TEXT_COLUMNS, id_column, ID_COLUMNS
-    return _Reader("documents", *columns, skip_empty, counts).read(source, ids)
+    return _Reader("documents", *columns, skip_empty, counts, repeated_ids).read(source, ids)
 
 
 @kinds(
@@ -160,6 +168,7 @@ class _Reader(NamedTuple):
     id_columns: tuple[str, ...]
     skip_empty: bool
     skipped: Counter[str]
+    repeated_ids: bool = False
 
     def read(self, source: Source, ids: Ids) -> Iterator[Document]:
         choice(ids, "ids", ("usual", "needed", "named"))
@@ -204,7 +213,8 @@ class _Reader(NamedTuple):
             identifier = str(number)
             if id_name is not None:
                 identifier = id_of(require(row, id_name, where), id_name, where)
-                add_id(identifier, seen, where)
+                if not self.repeated_ids:
+                    add_id(identifier, seen, where)
             yield Document(identifier, text, title)
 
     def _id_name(self, row: Row, texts: set[str | None], ids: Ids, where: str) -> str | None:

@@ -112,10 +112,10 @@ class MiningJob:
         TypeError, ValueError: arguments of a wrong kind or value; a teacher_margin without a
             teacher; sampling "random" (take "uniform", which draws by the query).
 
-    Memory: the pairs with their texts, one shard of embeddings, and `stope.topk`'s workspace with
-    the candidates of a shard of queries. Embeddings and records of the whole job are mapped from
-    the disk; but "bm25" holds its index, a teacher 20 bytes per pair, and the `Mined` that is
-    returned all negatives.
+    Memory: the pairs, whose corpus may lie on the disk (``folder`` of `stope.data.read_source`),
+    one shard of embeddings, and `stope.topk`'s workspace with the candidates of a shard of queries.
+    Embeddings and records of the whole job are mapped from the disk; but "bm25" holds its index, a
+    teacher 20 bytes per pair, and the `Mined` that is returned all negatives.
 
     Example:
         >>> import pathlib, tempfile

@@ -124,9 +124,8 @@ class Candidates:
     _groups: Ids | None = None
 
     def __post_init__(self) -> None:
-        row_of: dict[str, int] = {}
         if self.sources.run is not None or self.sources.groups is not None:
-            row_of = {name: row for row, name in enumerate(self.pairs.corpus_ids)}
+            row_of = self.pairs.documents_by_id()
         if self.sources.run is not None:
             listed = [self.sources.run.get(query, {}) for query in self.pairs.query_ids]
             best = [
