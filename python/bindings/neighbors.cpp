@@ -18,11 +18,11 @@ void check_same_kind(const Matrix& x, const Matrix& y) {
 
 void run_pairs_above(const py::object& x, const std::optional<py::object>& y,
                      const std::optional<py::buffer>& packed, std::int64_t first, std::int64_t end,
-                     const std::string& metric, float threshold,
-                     const py::object& counts, const std::optional<py::object>& ids,
-                     const std::optional<py::object>& scores, std::int64_t capacity,
-                     std::int64_t stream, int threads, const py::object& allocate,
-                     const py::object& progress, const std::optional<CudaTopkBudget>& budget) {
+                     const std::string& metric, float threshold, const py::object& counts,
+                     const std::optional<py::object>& ids, const std::optional<py::object>& scores,
+                     std::int64_t capacity, std::int64_t stream, int threads,
+                     const py::object& allocate, const py::object& progress,
+                     const std::optional<CudaTopkBudget>& budget) {
   const Array rows = import_matrix(x, "x", stream);
   const Array others = y ? import_matrix(*y, "y", stream) : rows;
   check_same_kind(rows.matrix, others.matrix);
@@ -96,9 +96,9 @@ void run_knn_graph(const py::object& x, std::int64_t k, const std::string& metri
 void register_neighbors(py::module_& module) {
   module.def("pairs_above", &run_pairs_above, py::kw_only(), py::arg("x"), py::arg("y"),
              py::arg("packed"), py::arg("first"), py::arg("end"), py::arg("metric"),
-             py::arg("threshold"), py::arg("counts"), py::arg("ids"), py::arg("scores"), py::arg("capacity"),
-             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
-             py::arg("budget") = py::none());
+             py::arg("threshold"), py::arg("counts"), py::arg("ids"), py::arg("scores"),
+             py::arg("capacity"), py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"),
+             py::arg("progress"), py::arg("budget") = py::none());
   module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),
              py::arg("metric"), py::arg("threshold"), py::arg("scores"), py::arg("ids"),
              py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),

@@ -13,8 +13,8 @@ struct PairsAboveCall {
   Matrix x;
   Matrix y;
   bool within = false;  // y is x: of a pair of its rows, once, the later one is named as y's
-  const void* packed = nullptr;       // optional: the panels of y (PackedCorpus), on the CPU alone,
-                                      // and not within
+  const void* packed = nullptr;     // optional: the panels of y (PackedCorpus), on the CPU alone,
+                                    // and not within
   std::int64_t first = 0, end = 0;  // the block of x
   Metric metric = Metric::kDot;
   float threshold = 0;             // inclusive
