@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 
-import stope
 from stope._checks import choice, one_each, shown, size
 from stope._extras import need
+from stope.integrations._kept import Kept, ranked
 from stope.ops._search import METRICS, Metric
-from stope.retrieval import Retriever
 
 documents = need("langchain_core.documents", extra="langchain")
 retrievers = need("langchain_core.retrievers", extra="langchain")
 stores = need("langchain_core.vectorstores", extra="langchain")
 
 __all__ = ["StopeRetriever", "StopeVectorStore"]
-
-_Filter = Callable[[Any], bool]
 
 
 class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
@@ -43,10 +40,8 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
     def __init__(self, embedding: Any, *, metric: Metric = "cosine") -> None:
         if not hasattr(embedding, "embed_documents"):
             raise TypeError(f"embedding is a {type(embedding).__name__}; give LangChain Embeddings")
-        self.metric: Metric = choice(metric, "metric", METRICS)
+        self._kept: Kept[Any] = Kept(choice(metric, "metric", METRICS))
         self._embedding = embedding
-        self._documents: dict[str, Any] = {}
-        self._index: stope.FlatIndex | None = None
 
     @property
     def embeddings(self) -> Any:
@@ -77,35 +72,23 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
             raise TypeError(f"ids has {shown(wrong)}; give strings, or None for a random id")
         names = [name or str(uuid.uuid4()) for name in ids or [None] * len(texts)]
         about = metadatas or [{} for _ in texts]
-        # Of one id the last stays, as where they come one after the other.
-        last = {name: place for place, name in enumerate(names)}
-        if last:
-            kept = {
-                name: documents.Document(id=name, page_content=texts[place], metadata=about[place])
-                for name, place in last.items()
-            }
-            rows = _matrix(self._embedding.embed_documents(texts))
-            if self._index is None:
-                self._index = stope.FlatIndex(rows.shape[1], self.metric)
-            self._index.add(rows[list(last.values())], list(last), replace=True)
-            self._documents.update(kept)
+        made = [
+            documents.Document(id=name, page_content=text, metadata=each)
+            for name, text, each in zip(names, texts, about, strict=True)
+        ]
+        self._kept.put(names, made, self._embedding.embed_documents(texts) if texts else [])
         return names
 
     def delete(self, ids: list[str] | None = None, **options: Any) -> bool:
         """Remove the documents of these ids, those that are there; None removes all."""
         if isinstance(ids, str):
             raise TypeError(f"ids is {shown(ids)}; give a list of strings")
-        there = [name for name in dict.fromkeys(self._documents if ids is None else ids)
-                 if name in self._documents]  # fmt: skip
-        if self._index is not None and there:
-            self._index.remove(there)
-        for name in there:
-            del self._documents[name]
+        self._kept.remove(list(self._kept.objects) if ids is None else ids)
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Any]:
         """The documents of these ids that are there."""
-        return [self._documents[name] for name in ids if name in self._documents]
+        return [self._kept.objects[name] for name in ids if name in self._kept.objects]
 
     def similarity_search(self, query: str, k: int = 4, **options: Any) -> list[Any]:
         """The k best documents."""
@@ -138,9 +121,9 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
     ) -> list[Any]:  # fmt: skip
         """As max_marginal_relevance_search, of an embedding."""
         best = [document for document, _ in self._best(embedding, fetch_k, **options)]
-        if self._index is None or not best:
+        if self._kept.index is None or not best:
             return []
-        rows = self._index.reconstruct([document.id for document in best])
+        rows = self._kept.index.reconstruct([document.id for document in best])
         formula = need("langchain_core.vectorstores.utils", extra="langchain")
         chosen = formula.maximal_marginal_relevance(
             np.asarray(embedding, np.float32), list(rows), lambda_mult, k
@@ -148,31 +131,22 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
         return [best[place] for place in chosen]
 
     def _best(
-        self,
-        embedding: Any,
-        k: int,
-        *,
-        filter: _Filter | None = None,
+        self, embedding: Any, k: int, *, filter: Callable[[Any], bool] | None = None
     ) -> list[tuple[Any, float]]:
         size(k, "k")
-        if self._index is None:
-            return []
         among = None
         if filter is not None:
             if not callable(filter):
                 raise TypeError(f"filter is {shown(filter)}; give a function of a document")
-            everything = list(self._documents.items())  # at once: others may add
+            everything = list(self._kept.objects.items())  # at once: others may add
             among = [name for name, document in everything if filter(document)]
-        best = self._index.search(_matrix([embedding]), k, among=among)
-        pairs = zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True)
-        there = self._documents  # a row comes before its document, and goes before it
-        return [(there[name], score) for name, score in pairs if name in there]
+        return [(document, score) for _, document, score in self._kept.best(embedding, k, among)]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """From 0 to 1: (1 + cosine) / 2 or 1 / (1 + distance); dot has no bounds."""
-        if self.metric == "cosine":
+        if self._kept.metric == "cosine":
             return lambda score: (1 + score) / 2
-        if self.metric == "euclidean":
+        if self._kept.metric == "euclidean":
             return lambda score: 1 / (1 - score)
         raise ValueError('metric "dot" has no bounds, so no relevance from 0 to 1; use "cosine"')
 
@@ -193,19 +167,8 @@ class StopeRetriever(retrievers.BaseRetriever):  # type: ignore[misc,name-define
     k: int = 4
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any, **options: Any) -> list[Any]:
-        best: Retriever = self.retriever
-        count = min(options.get("k", self.k), len(self.documents))
-        ranking = best.search([query], k=count)
-        pairs = zip(ranking.ids[0].tolist(), ranking.scores[0].tolist(), strict=True)
+        best = ranked(self.retriever, query, self.documents, options.get("k", self.k))
         return [
-            self.documents[row].model_copy(
-                update={"metadata": {**self.documents[row].metadata, "score": score}}
-            )
-            for row, score in pairs
-            if row >= 0
+            document.model_copy(update={"metadata": {**document.metadata, "score": score}})
+            for document, score in best
         ]
-
-
-def _matrix(rows: Any) -> Any:
-    """LangChain's embeddings are lists of floats."""
-    return np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)

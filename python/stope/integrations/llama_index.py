@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-import stope
 from stope._checks import shown
 from stope._extras import need
+from stope.integrations._kept import Kept, ranked
 from stope.ops._search import Metric
 
 base = need("llama_index.core.base.base_retriever", extra="llama-index")
@@ -38,43 +36,42 @@ class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name
 
     stores_text: bool = True
     metric: Metric = "cosine"
-    _nodes: dict[str, Any] = pydantic.PrivateAttr(default_factory=dict)
-    _index: stope.FlatIndex | None = pydantic.PrivateAttr(default=None)
+    _kept: Any = pydantic.PrivateAttr(default=None)
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Begin empty."""
+        super().model_post_init(context)
+        self._kept = Kept(self.metric)
 
     @property
     def client(self) -> Any:
         """The :class:`stope.FlatIndex`, None while it is empty."""
-        return self._index
+        return self._kept.index
 
     def add(self, nodes: Sequence[Any], **options: Any) -> list[str]:
         """Keep nodes that have embeddings; returns their ids."""
-        last = {node.node_id: node for node in nodes}
-        if last:
-            rows = np.asarray([node.get_embedding() for node in last.values()], dtype=np.float32)
-            if self._index is None:
-                self._index = stope.FlatIndex(rows.shape[1], self.metric)
-            self._index.add(rows, list(last), replace=True)
-            kept = {"embedding": None}
-            self._nodes.update({name: node.model_copy(update=kept) for name, node in last.items()})
-        return [node.node_id for node in nodes]
+        names = [node.node_id for node in nodes]
+        plain = (node.model_copy(update={"embedding": None}) for node in nodes)
+        self._kept.put(names, plain, [node.get_embedding() for node in nodes])
+        return names
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: Any = None) -> list[Any]:
         """The nodes of these ids that pass the filters."""
-        return [self._nodes[name] for name in self._among(node_ids, None, filters)]
+        return [self._kept.objects[name] for name in self._among(node_ids, None, filters)]
 
     def delete(self, ref_doc_id: str, **options: Any) -> None:
         """Remove all nodes of a document."""
-        self._remove(self._among(None, [ref_doc_id], None))
+        self._kept.remove(self._among(None, [ref_doc_id], None))
 
     def delete_nodes(
         self, node_ids: list[str] | None = None, filters: Any = None, **options: Any
     ) -> None:
         """Remove the nodes of these ids that pass the filters."""
-        self._remove(self._among(node_ids, None, filters))
+        self._kept.remove(self._among(node_ids, None, filters))
 
     def clear(self) -> None:
         """Remove all nodes."""
-        self._index, self._nodes = None, {}
+        self._kept = Kept(self.metric)
 
     def persist(self, persist_path: str, fs: Any = None) -> None:
         """Refuse: the store is in memory. Pickling keeps it, nodes and embeddings."""
@@ -95,39 +92,28 @@ class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name
             )
         if query.query_embedding is None:
             raise ValueError("query has no embedding; set query_embedding")
-        pairs: list[tuple[str, float]] = []
-        if self._index is not None:
-            among = None
-            # VectorStoreIndex says by an empty list that it names no nodes.
-            named, of_documents = query.node_ids or None, query.doc_ids or None
-            if named or of_documents or query.filters is not None:
-                among = self._among(named, of_documents, query.filters)
-            rows = np.asarray([query.query_embedding], dtype=np.float32)
-            best = self._index.search(rows, query.similarity_top_k, among=among)
-            pairs = list(zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True))
-            pairs = [(name, score) for name, score in pairs if name in self._nodes]
+        among = None
+        # VectorStoreIndex says by an empty list that it names no nodes.
+        named, of_documents = query.node_ids or None, query.doc_ids or None
+        if named or of_documents or query.filters is not None:
+            among = self._among(named, of_documents, query.filters)
+        best = self._kept.best(query.query_embedding, query.similarity_top_k, among)
+        names, nodes, scores = zip(*best, strict=True) if best else ((), (), ())
         return types.VectorStoreQueryResult(
-            nodes=[self._nodes[name] for name, _ in pairs],
-            similarities=[score for _, score in pairs],
-            ids=[name for name, _ in pairs],
+            nodes=list(nodes), similarities=list(scores), ids=list(names)
         )
 
     def _among(self, node_ids: Any, doc_ids: Any, filters: Any) -> list[str]:
-        passes = utils.build_metadata_filter_fn(lambda name: self._nodes[name].metadata, filters)
-        names = self._nodes if node_ids is None else dict.fromkeys(node_ids)
+        nodes = self._kept.objects
+        passes = utils.build_metadata_filter_fn(lambda name: nodes[name].metadata, filters)
+        names = list(nodes) if node_ids is None else dict.fromkeys(node_ids)
         return [
             name
             for name in names
-            if name in self._nodes
-            and (doc_ids is None or self._nodes[name].ref_doc_id in doc_ids)
+            if name in nodes
+            and (doc_ids is None or nodes[name].ref_doc_id in doc_ids)
             and passes(name)
         ]
-
-    def _remove(self, names: list[str]) -> None:
-        if self._index is not None and names:
-            self._index.remove(names)
-        for name in names:
-            del self._nodes[name]
 
 
 class StopeRetriever(base.BaseRetriever):  # type: ignore[misc,name-defined]
@@ -146,10 +132,5 @@ class StopeRetriever(base.BaseRetriever):  # type: ignore[misc,name-defined]
         super().__init__(**options)
 
     def _retrieve(self, query_bundle: Any) -> list[Any]:
-        ranking = self._retriever.search([query_bundle.query_str], k=min(self._k, len(self._nodes)))
-        pairs = zip(ranking.ids[0].tolist(), ranking.scores[0].tolist(), strict=True)
-        return [
-            schema.NodeWithScore(node=self._nodes[row], score=score)
-            for row, score in pairs
-            if row >= 0
-        ]
+        best = ranked(self._retriever, query_bundle.query_str, self._nodes, self._k)
+        return [schema.NodeWithScore(node=node, score=score) for node, score in best]
