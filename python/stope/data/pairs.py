@@ -58,9 +58,8 @@ class Pairs:
             titles.
         exclusions: documents that are no negatives all the same (`read_exclusions`); None for none.
 
-    Threads may share pairs. Memory: the lists of strings (not copied), and about 100 bytes per
-    document, by which texts are looked up. Texts and ids of the corpus may lie on the disk instead
-    (``folder`` of `stope.data.read_source`); they are then sequences that are no lists.
+    Threads may share pairs. Memory: the strings (not copied; the corpus's ids and texts may lie on
+    the disk: ``folder`` of `stope.data.read_source`), and 100 bytes per document to look texts up.
     """
 
     query_ids: list[str]
