@@ -23,6 +23,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 from stope.scale import ray as scale
 from stope.scale.plan import Layout
 from stope.scale.ray import job as jobs_of
+from stope.scale.ray import rows as rows_module
 
 folder, call, texts = command.folder, command.call, command.texts
 # Ray leaves sockets and files to the end of the process, and tells of itself in warnings.
@@ -315,3 +316,28 @@ def test_deaths_change_nothing(local, tmp_path, shards):
     assert np.array_equal(answer.column("scores"), wanted.scores)
     assert sorted(killer.told) == killer.told
     assert killer.told[-1] == 3000
+
+
+def _mapped_mib():
+    """What this process has in memory of files."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) >> 10 for line in file if line.startswith("RssFile"))
+
+
+def test_a_worker_holds_the_pages_of_one_shard(tmp_path):
+    """Each shard is in the memory while it is searched; blocks of queries are copied out."""
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.ones((2**19, 32), np.float32))  # 64 MiB each
+    paths = [str(tmp_path / f"{name}.npy") for name in ("a", "b")]
+    rows = rows_module.Rows(
+        tuple(rows_module.File(path, 2**19, 32, "<f4", None, []) for path in paths)
+    )
+    before = _mapped_mib()
+    for first, end in ((0, 2**18), (2**18, 2**19), (2**19, 2**20), (0, 2**18)):
+        for _ in range(2):
+            pieces = [(start, piece, piece.sum()) for start, piece in rows.pieces(first, end)]
+        assert [start for start, *_ in pieces] == [first]
+        held = (end - first) * 32 * 4 >> 20
+        assert held <= _mapped_mib() - before <= held + 16
+    assert rows.read(2**19 - 1, 2**19 + 1).tolist() == np.ones((2, 32)).tolist()
+    assert _mapped_mib() - before <= 16

@@ -6,6 +6,7 @@ block, to .npy files in the job's folder, which go when the job is done.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,7 +93,13 @@ class Rows:
         return np.concatenate(parts)
 
     def pieces(self, first: int, end: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Maps of these rows, file by file, each after the number of its first row."""
+        """Maps of these rows, file by file, each after the number of its first row.
+
+        Pages of other rows than those asked for last are let go.
+        """
+        if _asked.get(self.files[0].path) != (first, end):
+            self._let_go()
+            _asked[self.files[0].path] = first, end
         stop = 0
         for file in self.files:
             start, stop = stop, stop + file.rows
@@ -101,9 +108,17 @@ class Rows:
                 yield here, _mapped(file.path)[here - start : there - start]
 
     def read(self, first: int, end: int) -> NDArray[Any]:
-        """These rows: a map, or a copy where they lie in several files."""
-        parts = [rows for _, rows in self.pieces(first, end)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        """A copy of these rows."""
+        rows = np.concatenate([rows for _, rows in self.pieces(first, end)])
+        self._let_go()
+        return rows
+
+    def _let_go(self) -> None:
+        """Leave the pages of maps to the system's cache: they no longer count as this process's."""
+        for file in self.files:
+            pages = getattr(_maps.get(file.path), "_mmap", None)
+            if pages is not None:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def named(self, rows: NDArray[np.int64]) -> Any:
         """The ids of rows, an Arrow array of texts; null for -1."""
@@ -113,9 +128,14 @@ class Rows:
         return arrow.chunked_array(chunks).take(wanted).combine_chunks()
 
 
-@lru_cache(maxsize=4096)
+_maps: dict[str, Any] = {}
+_asked: dict[str, tuple[int, int]] = {}  # of the file that rows begin with, those asked for last
+
+
 def _mapped(path: str) -> Any:
-    return opened(path, "file").mapped
+    if path not in _maps:
+        _maps[path] = opened(path, "file").mapped
+    return _maps[path]
 
 
 @lru_cache(maxsize=4096)
