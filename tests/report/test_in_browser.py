@@ -95,6 +95,9 @@ def test_text_of_data_is_text(page):
     cell = script(page, "document.querySelector('[data-table] td.text').textContent")
     assert cell == f"q0 {shown.removesuffix(chr(92) + 'ud800')}"
     assert shown in script(page, "document.querySelector('h1').textContent")
+    drawn = script(page, "[...document.querySelectorAll('svg')].map((e) => e.textContent).join()")
+    assert r"</script><img" in drawn
+    assert "\u202e" not in drawn
 
 
 def test_search_and_filters_let_through_what_holds_the_words(page):

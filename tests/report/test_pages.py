@@ -133,6 +133,12 @@ def test_what_is_no_number_is_left_out_of_both_drawings():
     figure.draw()
 
 
+def test_tooltips_have_whole_counts_and_four_digits():
+    spec = every_kind()[0].vega_lite()
+    tips = {tip["field"]: tip.get("format") for tip in spec["layer"][0]["encoding"]["tooltip"]}
+    assert tips == {"series": None, "x": ",.4~g", "x2": ",.4~g", "y": ",d"}
+
+
 def test_pictures_are_those_of_the_page(tmp_path):
     paths = a_page(every_kind()).write_figures(tmp_path / "new")
     assert [path.name for path in paths][:3] == ["scores.png", "scores.svg", "reasons.png"]

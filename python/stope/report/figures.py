@@ -8,6 +8,7 @@ second drawing. `vl_convert` has the bundle; altair would write the same 40 line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,11 @@ KINDS = ("histogram", "bars", "lines", "points")
 COLOURS = ("#0072b2", "#c85200", "#117733", "#aa4499", "#6b5b00", "#16191d")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [4, 4], [1, 3])
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+# Controls, separators of lines, what turns the order of letters around, halves of pairs.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+_LETTERS = 60  # of a name in a picture
 _MARKERS = ("o", "s", "^", "D", "P", "v")
 
 
@@ -52,12 +58,12 @@ class Series:
             columns |= {"low": self.low, "high": self.high}
         rows = zip(*(_finite(values) for values in columns.values()), strict=True)
         named = [dict(zip(columns, row, strict=True)) for row in rows]
-        return [{"series": self.name, **row} for row in named if row["y"] is not None]
+        return [{"series": visible(self.name), **row} for row in named if row["y"] is not None]
 
 
 def _finite(values: Any) -> list[Any]:
     """Plain values, None where a number is none: JSON has no NaN."""
-    plain = np.asarray(values).tolist()
+    plain = [visible(x) if isinstance(x, str) else x for x in np.asarray(values).tolist()]
     return [None if isinstance(x, float) and not np.isfinite(x) else x for x in plain]
 
 
@@ -129,7 +135,7 @@ class Figure:
         several, value, place = len(self.series) > 1, *self._channels()
         encoding = {**self._places(value, place), **self._looks()}
         encoding["tooltip"] = [
-            {"field": name, "title": titles[name], **({} if _is_name(rows, name) else _NUMBER)}
+            {"field": name, "title": titles[name], **_format(rows, name)}
             for name in there
             if name != "series" or several
         ]
@@ -141,7 +147,7 @@ class Figure:
             unshaped = {k: v for k, v in encoding.items() if k not in ("shape", "strokeDash")}
             layers.append({"mark": mark, "encoding": {**unshaped, **ends}})
         for name, at in self.rules.items():
-            data = {"values": [{"at": at, "name": name}]}
+            data = {"values": [{"at": at, "name": visible(name)}]}
             x = {"x": {"field": "at", "type": "quantitative"}}
             text = {"text": {"field": "name"}, "y": {"value": 0}, **x}
             layers.append({"data": data, "mark": _RULE, "encoding": x})
@@ -167,7 +173,7 @@ class Figure:
             names = {"type": "nominal", "sort": None, "title": None, "scale": scale}
             encoding[place] = {"field": "x", **names}
             if len(self.series) > 1:
-                domain = {"domain": [series.name for series in self.series]}
+                domain = {"domain": [visible(series.name) for series in self.series]}
                 encoding["yOffset"] = {"field": "series", "type": "nominal", "scale": domain}
             return encoding
         where = {"field": "x", "type": "quantitative", "scale": {"zero": False}, "title": self.x}
@@ -179,7 +185,7 @@ class Figure:
 
     def _looks(self) -> dict[str, Any]:
         """What tells the series apart: colours, and not colours alone."""
-        domain = [series.name for series in self.series]
+        domain = [visible(series.name) for series in self.series]
         series = {"field": "series", "type": "nominal"}
         if len(domain) == 1:
             return {"color": {**series, "legend": None}}
@@ -218,13 +224,16 @@ class Figure:
             self._draw_series(axes, series, place, names)
         for name, at in self.rules.items():
             axes.axvline(at, color="black", linewidth=1, linestyle="--")
-            axes.annotate(_plain(name), (at, 1), xycoords=("data", "axes fraction"), fontsize=8)
+            above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+            axes.annotate(_plain(name), (at, 1), (3, -10), fontsize=8, **above)
         if self.by_name:
             axes.set_yticks(range(len(names)), [_plain(name) for name in names])
             axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(_plain(self.y if self.by_name else self.x))
         axes.set_ylabel("" if self.by_name else _plain(self.y))
         axes.set_title(_plain(self.title), loc="left", fontsize=11, wrap=True)
+        for axis in (axes.xaxis, *([] if self.by_name else [axes.yaxis])):
+            axis.set_major_formatter("{x:,.6g}")
         if len(self.series) > 1:
             figure.legend(loc="outside lower center", ncols=3)
         return figure
@@ -286,16 +295,30 @@ def worded(value: Any) -> str:
     return str(value)
 
 
+def visible(text: str) -> str:
+    r"""Text with what cannot be seen, or turns the order of letters, written out.
+
+    >>> visible("a\u202eb")
+    'a\\u202eb'
+    """
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def _plain(text: str) -> str:
-    """Without what matplotlib takes for mathematics, or could not draw."""
-    return "".join(c if c.isprintable() else " " for c in text).replace("$", r"\$")
+    """Not too long, and without what matplotlib takes for mathematics."""
+    text = visible(text)
+    text = text if len(text) <= _LETTERS else text[:_LETTERS] + "…"
+    return text.replace("$", r"\$")
 
 
-def _is_name(rows: list[dict[str, Any]], column: str) -> bool:
-    return any(isinstance(row.get(column), str) for row in rows)
+def _format(rows: list[dict[str, Any]], column: str) -> dict[str, str]:
+    """How a tooltip writes a column."""
+    values = [row[column] for row in rows if row.get(column) is not None]
+    if any(isinstance(value, str) for value in values):
+        return {}
+    return {"format": ",.4~g" if any(value % 1 for value in values) else ",d"}
 
 
-_NUMBER = {"format": ",.4~g"}
 _RULE = {"type": "rule", "strokeDash": [4, 3], "color": "var(--ink)"}
 _RULE_NAME = {"type": "text", "align": "left", "dx": 4, "dy": 6, "color": "var(--ink)"}
 _INK = {"labelColor": "var(--ink)", "titleColor": "var(--ink)"}

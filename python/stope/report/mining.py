@@ -300,7 +300,7 @@ def _hubs(view: _View) -> Section:
         "the documents that are a negative at all. What is near to everything is seldom an answer, "
         "and teaches little; --sampling spreads the negatives, and so does a hub's id in --exclude."
     )
-    facts = {"hubs": f"{len(hubs):,} (with {share:.1%} of the negatives)"}
+    facts = {"hubs": f"{len(hubs):,} (with {share:.1%} of the negatives)" if len(hubs) else "0"}
     figure = Figure(
         *("hubs", "bars", "Documents by how many queries have them as a negative", "queries"),
         "documents",

@@ -30,12 +30,7 @@ from stope._checks import path as path_kind
 from stope._extras import need
 from stope._files.atomic import atomic_path, open_atomic
 from stope._kinds import kinds
-from stope.report.figures import Figure, worded
-
-# What would order the letters around it anew, or cannot be seen.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
+from stope.report.figures import Figure, visible, worded
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,12 +272,12 @@ class Page:
 
 
 def escaped(text: str) -> str:
-    r"""Text as HTML, with what cannot be seen, or turns the order of letters, written out.
+    r"""Text as HTML, by `visible`.
 
     >>> escaped("</script>\u202e")
     '&lt;/script&gt;\\u202e'
     """
-    return html.escape(_UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
+    return html.escape(visible(text))
 
 
 def _prose(text: str) -> str:
