@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from stope.cli import options
+from stope.cli import options, terminal
 from stope.cli.options import option
 from stope.cli.terminal import reported
 
@@ -37,6 +37,8 @@ def demo(
     seed: Annotated[int, option("Of training.", min=0)] = 0,
     unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
     threads: options.Threads = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Read a corpus, train a retriever, mine its hard negatives, train on, search, and compare.
@@ -51,12 +53,13 @@ def demo(
     options.set_threads(threads)
     from stope.demo import run
 
-    run(
+    result = run(
         data,
         encoder,
         output=output,
         seed=seed,
         max_documents=max_documents,
         unknown_ids=unknown_ids.value,
-        console=Console(),
+        console=Console(stderr=as_json, force_terminal=False if quiet else None),
     )
+    terminal.give(result.to_dict())

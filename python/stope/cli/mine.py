@@ -11,7 +11,7 @@ import typer
 
 from stope._checks import counted
 from stope.cli import mining_job, on_ray, options, terminal
-from stope.cli.mined import print_json, show_mined, show_suspects, show_written
+from stope.cli.mined import give, show_mined, show_suspects, show_written
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 
@@ -95,9 +95,7 @@ def mine(
     summary: Annotated[
         Path | None, option("Also write the counts as JSON.", default="none")
     ] = None,
-    as_json: Annotated[
-        bool, switch("--json", "Print the counts as one JSON object in place of tables.")
-    ] = False,
+    as_json: options.Json = False,
     job: Annotated[
         Path | None,
         option(
@@ -340,8 +338,7 @@ def mine(
                 progress=bars.show,
             )
     counts = mined.summary()
-    if not as_json:
-        show_mined(counts, jobs)
+    show_mined(counts, jobs)
     if jobs is not None:
         mining_job.say_unknown(jobs)
     if summary is not None:
@@ -354,17 +351,15 @@ def mine(
     if ids is not None and counts.num_negatives:
         write_jsonl(ids, mined.rows())
     written = None if refused else mined.export(output, format.value, scores=scores)
-    if as_json:
-        print_json(counts, jobs, written, output)
+    give(counts, jobs, written, output)
     if written is None:
         raise ValueError(refused)
-    if not as_json:
-        show_written(counts, written)
-        if jobs is not None:
-            show_suspects(jobs)
-        words = [job or ids or output, pairs, *([] if corpus is None else [corpus])]
-        report = shlex.join(map(str, ["stope", "report", *words]))
-        terminal.tell(f"See it, and choose what to --exclude: {report}")
+    show_written(counts, written)
+    if jobs is not None:
+        show_suspects(jobs)
+    words = [job or ids or output, pairs, *([] if corpus is None else [corpus])]
+    report = shlex.join(map(str, ["stope", "report", *words]))
+    terminal.tell(f"See it, and choose what to --exclude: {report}")
 
 
 def _refuse_idle(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -129,16 +128,14 @@ def show_suspects(job: MiningJob) -> None:
         )
 
 
-def print_json(
-    counts: Summary, job: MiningJob | None, written: ExportSummary | None, path: Path
-) -> None:
-    """All counts as one JSON object on stdout."""
+def give(counts: Summary, job: MiningJob | None, written: ExportSummary | None, path: Path) -> None:
+    """All counts, for --json."""
     facts = {**asdict(counts), "output": str(path), "rows": 0 if written is None else written.rows}
     if written is not None:
         facts |= {"format": written.format, "dropped": written.dropped}
     if job is not None:
         facts |= {"job": str(job.folder), "by_source": job.counts, "unknown": job.unknown}
-    print(json.dumps(facts))
+    terminal.give(facts)
 
 
 def _sum_of(counts: Summary, written: ExportSummary) -> str:

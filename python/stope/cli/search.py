@@ -103,6 +103,7 @@ def search(
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
+    as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -115,8 +116,8 @@ def search(
     needs_model = method is not Method.bm25
     if needs_model and encoder is None:
         raise typer.BadParameter(f"--method {method.value} needs --encoder", param_hint="--encoder")
-    as_json = output.name.endswith(_JSON_LINES)
-    _refuse_idle(context, method, as_json=as_json, embedded=corpus_embeddings is not None)
+    in_lines = output.name.endswith(_JSON_LINES)
+    _refuse_idle(context, method, in_lines=in_lines, embedded=corpus_embeddings is not None)
     options.of_files(context, queries, corpus)
     options.set_threads(threads)
     from stope.data import read_beir, read_queries, read_texts, write_jsonl, write_run
@@ -149,7 +150,7 @@ def search(
         raise ValueError(
             f"-k is {k} but the corpus has {counted(len(corpus_ids), 'documents')}; lower it"
         )
-    if not as_json:
+    if not in_lines:
         _check_ids(queries, query_ids, "query")
         _check_ids(corpus or queries, corpus_ids, "document")
         _check_ids("--tag", [tag], "tag")
@@ -193,17 +194,20 @@ def search(
             progress=bars.stage("search"),
         )
     _check_empty(run)
-    if as_json:
+    if in_lines:
         write_jsonl(output, _json_rows(run))
     else:
         write_run(run, output, tag=tag)
     results = sum(map(len, run.values()))
+    empty = sum(not documents for documents in run.values())
+    facts = {"queries": len(run), "queries_without_documents": empty, "documents_found": results}
+    terminal.give({**facts, "method": method.value, "output": str(output)})
     terminal.tell(
         f"{counted(len(run), 'queries')}, {counted(results, 'documents')} found, in {output}"
     )
 
 
-def _refuse_idle(context: typer.Context, method: Method, *, as_json: bool, embedded: bool) -> None:
+def _refuse_idle(context: typer.Context, method: Method, *, in_lines: bool, embedded: bool) -> None:
     """Refuse options that this search would not read."""
     why = f"it has no effect with --method {method.value}"
     if method is Method.bm25:
@@ -217,7 +221,7 @@ def _refuse_idle(context: typer.Context, method: Method, *, as_json: bool, embed
         without_effect(context, ["fusion", "dense_weight"], why)
     if embedded:
         without_effect(context, ["corpus_prompt"], "it has no effect beside --corpus-embeddings")
-    if as_json:
+    if in_lines:
         without_effect(context, ["tag"], "JSON lines have no tag")
 
 

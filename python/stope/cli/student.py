@@ -31,7 +31,7 @@ def distil(
     context: typer.Context, path: Path, teacher: str, code: bool, output: Path, quiet: bool
 ) -> None:
     """Write a student of documents alone."""
-    says = {*_OF_DOCUMENTS, "threads", "quiet", "debug"}
+    says = {*_OF_DOCUMENTS, "threads", "as_json", "quiet", "debug"}
     without_effect(
         context,
         {parameter.name or "" for parameter in context.command.params} - says,
@@ -55,5 +55,6 @@ def distil(
                 "teacher has not embedded yet."
             )
             raise typer.Exit(130) from None
+    terminal.give({"documents": len(texts), "remarks": taught.remarks, "model": str(output)})
     show_remarks(taught.remarks)
     show_model(output)

@@ -196,6 +196,7 @@ def train(
     ignore_labels: options.IgnoreLabels = False,
     skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
+    as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -215,7 +216,8 @@ def train(
     quiet_libraries.disable_progress_bar()  # of reading and writing weights
     if pairs.suffix.lower() in _YAML:
         context.meta[terminal.NAMES_KEYS] = True
-        says = {"pairs", "changes", "resume", "threads", "quiet", "debug", "example", "schema"}
+        says = {"pairs", "changes", "resume", "threads", "as_json", "quiet", "debug"}
+        says |= {"example", "schema"}
         without_effect(
             context,
             {parameter.name or "" for parameter in context.command.params} - says,
@@ -296,6 +298,7 @@ def train(
                 "checkpoint."
             )
             raise typer.Exit(130) from None
+    terminal.give({**report.to_dict(), "folder": str(report.folder), "model": str(report.model)})
     show_report(report, keys=bool(context.meta.get(terminal.NAMES_KEYS)))
 
 

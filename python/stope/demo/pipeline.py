@@ -62,6 +62,14 @@ class DemoReport:
     seconds: float
     encoder: Any = field(repr=False, default=None)
 
+    def to_dict(self) -> dict[str, Any]:
+        """What results.json holds: all numbers, no runs."""
+        stages = [
+            {key: value for key, value in asdict(stage).items() if key not in ("run", "evaluation")}
+            for stage in self.stages
+        ]
+        return {"stages": stages, "differences": self.differences, "seconds": self.seconds}
+
 
 def run(
     data: str | os.PathLike[str] | None = None,
@@ -115,10 +123,10 @@ def run(
     result = DemoReport(
         demo.stages, demo.differences(), time.perf_counter() - started, demo.encoder
     )
-    show.table(result, METRICS)
-    show.examples(material, result)
     if output is not None:
         _write(Path(output), result)
+    show.table(result, METRICS)
+    show.examples(material, result)
     show.what_next(encoder, output)
     return result
 
@@ -289,11 +297,6 @@ def _write(folder: Path, result: DemoReport) -> None:
     (folder / "runs").mkdir(exist_ok=True)
     for number, stage in enumerate(result.stages):
         write_run(stage.run, folder / "runs" / f"{number}.trec", tag=f"stage{number}")
-    rows = [
-        {key: value for key, value in asdict(stage).items() if key not in ("run", "evaluation")}
-        for stage in result.stages
-    ]
-    summary = {"stages": rows, "differences": result.differences, "seconds": result.seconds}
     with open_atomic(folder / "results.json") as file:
-        file.write(json.dumps(summary, indent=2) + "\n")
+        file.write(json.dumps(result.to_dict(), indent=2) + "\n")
     save_encoder(result.encoder, folder / "encoder")

@@ -36,7 +36,8 @@ class Narrator:
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
         )
-        with Progress(*columns, console=self._console, transient=True) as bars:
+        quiet = not self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=quiet) as bars:
             task = bars.add_task(name, total=None)
             yield lambda done, total: bars.update(task, completed=done, total=total)
         self._console.print(f"[green]done[/green]  {name}", highlight=False)
