@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -162,6 +163,34 @@ def test_scores_that_are_labels_need_their_border(mined):
     high = sorted(row["score"] for row in rows if row["score"] >= 0.6)
     scores = section(of_table(path, layout=Layout(min_relevance=0.6)), "Scores").figures[0]
     assert [int(np.sum(each.y)) for each in scores.series] == [len(high), len(rows) - len(high)]
+
+
+def test_scores_go_to_the_documents_they_stand_for(mined, tmp_path):
+    triplets = mined[0] / "triplet.jsonl"  # of which no label says anything
+    plain = of_table(triplets)
+    assert of_table(triplets, layout=Layout(min_relevance=0.5)).facts() == plain.facts()
+    path = tmp_path / "lists.jsonl"
+    row = {"query": "q", "documents": ["bad", "good", "worse"], "labels": [0, 1, 0]}
+    path.write_text(json.dumps({**row, "scores": [0.5, 0.75, 0.25]}) + "\n")
+    rows = listed(of_table(path))
+    assert dict(zip(rows["document"], rows["score"], strict=True)) == {"bad": 0.5, "worse": 0.25}
+    assert rows["positive's score"] == [0.75, 0.75]
+
+
+def test_queries_of_equal_text_are_one_in_rows_of_texts(tmp_path):
+    pairs = Pairs.from_texts(["ore?", "pit?"], ["a", "b"], ["a", "b", "c"], query_ids=["1", "2"])
+    twice = dataclasses.replace(pairs, query_texts=["ore?", "ore?"])
+    path = tmp_path / "rows.jsonl"
+    row = {"query": "ore?", "positive": "a", "negative": "c"}
+    path.write_text("".join(json.dumps({**row, "positive": name}) + "\n" for name in "ab"))
+    page = of_table(path)
+    assert page.facts()["queries"] == "1"
+    assert "queries of equal text apart" in " ".join(section(page, "In short").missing)
+    page = of_table(path, twice)
+    notes = " ".join(section(page, "In short").missing)
+    assert "1 query with the text of another" in notes
+    assert page.facts()["queries without negatives"] == "1"
+    assert listed(page)["query id"] == ["1"]
 
 
 @pytest.mark.parametrize("format", FORMATS)

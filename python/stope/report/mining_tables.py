@@ -22,9 +22,16 @@ from numpy.typing import NDArray
 from stope._checks import counted, shown
 from stope._extras import need
 from stope.data.pairs import Pairs
-from stope.data.readers.columns import SCORE_COLUMNS, Layout, first_of
+from stope.data.readers.columns import (
+    LABEL_COLUMNS,
+    SCORE_COLUMNS,
+    Layout,
+    first_of,
+    negative_columns_of,
+)
 from stope.data.readers.examples import TrainingExample, iter_examples
 from stope.data.readers.fields import scores_of
+from stope.data.readers.labels import Labels
 from stope.data.readers.tables import read_rows
 from stope.data.text_identity import text_key
 from stope.lists import Ids
@@ -236,6 +243,11 @@ def _by_texts(file: Path, layout: Layout | None) -> MinedTable:
     of_query, of_document, reasons = columns[:3].astype(np.int64)
     notes = ["What was turned away is not in training rows; the folder of stope mine --job has it."]
     names, numbers = (queries.names(), documents.names()), {"score": columns[3]}
+    if names[0].ids is None:
+        notes.append(
+            "Rows of texts do not tell queries of equal text apart: they are one here, with the "
+            "negatives of all; the table of --job or --ids keeps them."
+        )
     words = Words(reasons, ["positive", "kept"])
     return MinedTable(*names, of_query, of_document, words, None, numbers, None, notes)
 
@@ -251,12 +263,14 @@ def _scores_of(
     name = first_of(row, SCORE_COLUMNS)
     if name is None or row[name] is None:
         return blank
-    scores = scores_of(
-        row[name] if isinstance(row[name], list) else [row[name]], name, where, sum(sides)
-    )
-    if layout is not None and layout.min_relevance is not None:  # the scores are the labels
-        least = layout.min_relevance
-        scores.sort(key=lambda score: score < least)
+    values = row[name] if isinstance(row[name], list) else [row[name]]
+    scores = scores_of(values, name, where, sum(sides))
+    label = first_of(row, LABEL_COLUMNS)
+    if label is None and layout is not None and layout.min_relevance is not None:
+        label = name  # the scores are the labels
+    if label is not None and not negative_columns_of(row):  # one list, of either kind
+        right = Labels(layout or Layout()).answers(row, label, len(scores), where)
+        scores = [scores[place] for place in np.argsort(~np.array(right), kind="stable")]
     return scores[: sides[0]], scores[sides[0] :]
 
 
@@ -266,6 +280,13 @@ def _with_pairs(table: MinedTable, pairs: Pairs, file: Path) -> MinedTable:
     every = Names(pairs.corpus_ids, pairs.corpus_texts)
     query = _rows_in(table.queries, queries, "queries", file)[table.query]
     document = _rows_in(table.documents, every, "documents", file)[table.document]
+    if table.queries.ids is None:
+        lost = len(queries) - len(set(map(text_key, pairs.query_texts)))
+        if lost:
+            table.notes.append(
+                f"{counted(lost, 'queries')} with the text of another: no negatives are counted "
+                "for them."
+            )
     table = replace(table, queries=queries, num_corpus=len(every))
     if not table.reason.rows("positive").any():
         more = len(pairs.positives.ids)
@@ -289,7 +310,9 @@ def _rows_in(wanted: Names, known: Names, what: str, file: Path) -> Ids:
         places = [rows.get(name, -1) for name in wanted.ids]
         said = wanted.ids
     else:
-        by_text = {text_key(text): row for row, text in enumerate(known.texts or ())}
+        by_text: dict[bytes, int] = {}
+        for row, text in enumerate(known.texts or ()):
+            by_text.setdefault(text_key(text), row)
         places = [by_text.get(text_key(text), -1) for text in wanted.texts or ()]
         said = wanted.texts or ()
     if -1 in places:
