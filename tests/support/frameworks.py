@@ -23,7 +23,12 @@ OPTIONAL = {
     },
 }
 # Pages whose examples need a framework.
-PAGES = {"mteb": "mteb", "langchain": "langchain_core", "llama_index": "llama_index"}
+PAGES = {
+    "mteb": "mteb",
+    "langchain": "langchain_core",
+    "llama_index": "llama_index",
+    "scale": "ray",
+}
 
 
 def is_here(framework):

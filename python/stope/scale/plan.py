@@ -227,8 +227,9 @@ class Machine:
 
 _STORE = "disk and network: assumed"
 _GPU = (
-    "assumed, never measured by us: 12% of the vendor's peak (bf16, dense), which Flash-KNN's "
-    f"authors report for an exact search on H200 (8,192 x 200,000 x 256, k 24); {_STORE}"
+    "assumed, never measured by us: 12% of the vendor's peak (bf16, dense), what a time comes to "
+    "that Flash-KNN's authors publish for an exact search on H200 (8,192 x 200,000 x 256, k 24); "
+    f"{_STORE}"
 )
 _MANY = f", times its cores and 0.7 for sharing memory: assumed, never measured by us; {_STORE}"
 _ZEN4 = "measured on 2 cores of an EPYC (Zen 4), benchmarks/results/topk_dims.txt"
