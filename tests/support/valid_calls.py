@@ -389,6 +389,14 @@ def calls(folder):
             "num_samples": 9,
         },
         "stope.evaluation.evaluate": {"run": run, "qrels": qrels, "metrics": ["nDCG@10"]},
+        "stope.report.of_run": {
+            "run": run,
+            "qrels": qrels,
+            "baseline": run,
+            "queries": {"q1": "ore?"},
+            "documents": {},
+            "metrics": ["RR@10"],
+        },
         "stope.report.of_table": {
             "path": negative_ids,
             "pairs": pairs(),

@@ -6,12 +6,13 @@ are listed from the lowest value on: those that the search fails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from stope._checks import counted, one_each
+from stope._checks import counted, one_each, shown
 from stope._kinds import kinds, mapping, mapping_of_mappings, maybe, strings
 from stope.evaluation import Evaluation, compare, confidence_interval, evaluate
 from stope.evaluation.metrics import ranking
@@ -64,7 +65,16 @@ def of_run(
     """
     both = [run] if baseline is None else [run, baseline]
     one_each(names[: len(both)], "names", len(both), "run and baseline")
-    scored = [evaluate(each, qrels, [*metrics, *_also(metrics)]) for each in both]
+    if not metrics:
+        raise ValueError(f"metrics is {shown(metrics)}; name one at least, such as nDCG@10")
+    wanted = list(dict.fromkeys([*metrics, _JUDGED]))
+    scored = [evaluate(run, qrels, wanted)]
+    if baseline is not None:
+        try:
+            scored.append(evaluate(baseline, qrels, wanted))
+        except (TypeError, ValueError) as error:
+            said = re.sub(r"\brun\b", "baseline", str(error))
+            raise type(error)(said) from error
     sections = [
         _metrics(scored, metrics, names),
         _by_query(scored, metrics[0], names),
@@ -73,10 +83,6 @@ def of_run(
     against = "" if baseline is None else f" against {names[1]}"
     judged = counted(scored[0].num_queries, "judged queries")
     return Page(f"{names[0]}{against}", f"{judged}, by {metrics[0]} first.", sections)
-
-
-def _also(metrics: Sequence[str]) -> list[str]:
-    return [] if _JUDGED in metrics else [_JUDGED]
 
 
 def _metrics(scored: Sequence[Evaluation], metrics: Sequence[str], names: Sequence[str]) -> Section:
