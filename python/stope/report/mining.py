@@ -365,8 +365,14 @@ def _listed(view: _View, most_rows: int) -> Section:
     ]
     numbers = {"score": table.scores(), "positive's score": view.lowest, "margin": view.margin}
     numbers |= {"rank": table.scores("rank"), "teacher's score": table.scores("teacher_score")}
+    origins = [
+        Column(name, part.codes[rows], "word", part.words)
+        for name, part in (("reason", table.reason), ("source", table.source))
+        if part is not None and np.ptp(part.codes[rows])
+    ]
     columns = [
         Column("suspicion", codes, "word", words),
+        *origins,
         *_named(table.queries, table.query[rows], "query"),
         *_named(table.documents, view.shown[rows], "positive"),
         *_named(table.documents, table.document[rows], "document"),
@@ -374,11 +380,6 @@ def _listed(view: _View, most_rows: int) -> Section:
             Column(name, values[rows], "number")
             for name, values in numbers.items()
             if np.isfinite(values).any()
-        ),
-        *(
-            Column(name, part.codes[rows], "word", part.words)
-            for name, part in (("reason", table.reason), ("source", table.source))
-            if part is not None and np.ptp(part.codes[rows])
         ),
     ]
     export = {"query_id": "query id", "document_id": "document id"}

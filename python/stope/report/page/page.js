@@ -32,7 +32,7 @@
     const filters = new Map(); // of a column: which of its words let a row through
     let order = null, sorted = null, rows = [], page = 0, wanted = null;
 
-    const search = make("input", { type: "search", placeholder: "words, in any column" });
+    const search = make("input", { type: "search", placeholder: "words of texts and ids" });
     const tools = make("div", { className: "tools" }, labelled("Search", search));
     const said = make("span", { className: "note", role: "status" });
     const body = make("tbody");
