@@ -17,6 +17,7 @@ from stope.integrations.sentence_transformers import (
     community_detection,
     paraphrase_mining,
     paraphrase_mining_embeddings,
+    retrieval,
     semantic_search,
 )
 
@@ -88,6 +89,28 @@ def test_paraphrase_mining(function, max_pairs, top_k):
     assert {(i, j): score for score, i, j in ours} == pytest.approx(wanted, rel=4e-5, abs=5e-5)
     assert len(ours) == len(theirs)
     assert ours == sorted(ours, key=lambda pair: (-pair[0], *pair[1:]))
+
+
+@pytest.mark.parametrize("most", [300, 4_000, 30_000])
+def test_the_best_pairs_alone_are_those_of_the_graph(most, monkeypatch):
+    """Rows with more near ones than top_k, ties and copies among them."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 16)).astype(np.float32)
+    crowds = rng.choice(60, 4_500, p=np.arange(1, 61) / 1830)
+    embeddings = centres[crowds] + 0.3 * rng.standard_normal((4_500, 16)).astype(np.float32)
+    embeddings[100:150] = embeddings[:50]
+    asked, best = [], retrieval._best_pairs
+
+    def watched(*arguments):
+        asked.append(best(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(retrieval, "_best_pairs", watched)
+    ours = paraphrase_mining_embeddings(embeddings, max_pairs=most, top_k=20)
+    monkeypatch.setattr(retrieval, "_best_pairs", lambda *_: None)
+    assert ours == paraphrase_mining_embeddings(embeddings, max_pairs=most, top_k=20)
+    assert len(ours) == most
+    assert asked[0] is not None or most == 30_000  # where a pair is left out for its rows' sake
 
 
 def test_copies_are_pairs_in_order():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import stope
 import torch
@@ -18,9 +19,11 @@ from stope.integrations.sentence_transformers.kept_embeddings import check_promp
 from stope.integrations.sentence_transformers.metrics import metric_of_function
 from stope.integrations.sentence_transformers.progress import bar
 from stope.lists import Lists
-from stope.ops._search import pair_scores
+from stope.ops._search import Metric, pair_scores
 
 Hits = list[list[dict[str, int | float]]]
+Pairs = tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
+_FEW_ROWS, _SAMPLE = 4096, 256
 
 
 def semantic_search(
@@ -156,7 +159,8 @@ def paraphrase_mining_embeddings(
     Raises:
         ValueError, TypeError: as :func:`semantic_search`.
 
-    Memory beyond inputs and results: that of `stope.knn_graph`, and 30 bytes per row and neighbour.
+    Memory beyond inputs and results: that of `stope.knn_graph`, and 30 bytes per row and neighbour;
+    where max_pairs is less than a third of these, that of `stope.pairs_above` and 180 bytes a pair.
 
     Source: docs/guides/sentence_transformers.md.
 
@@ -170,21 +174,54 @@ def paraphrase_mining_embeddings(
     rows = _rows(embeddings, "embeddings")
     if len(rows) < 2 or not max_pairs:
         return []
-    graph = stope.knn_graph(rows, min(top_k, len(rows) - 1), metric=metric)
+    count = min(top_k, len(rows) - 1)
+    pairs = _best_pairs(rows, count, max_pairs, metric)
+    scores, lower, upper = _pairs_of_graph(rows, count, metric) if pairs is None else pairs
+    best = np.argsort(-scores, kind="stable")[:max_pairs]
+    listed = zip(scores[best].tolist(), lower[best].tolist(), upper[best].tolist(), strict=True)
+    return list(map(list, listed))
+
+
+def _pairs_of_graph(rows: torch.Tensor, count: int, metric: Metric) -> Pairs:
+    """Each pair of a row and one of its nearest, once: scores, first and second rows, ascending."""
+    graph = stope.knn_graph(rows, count, metric=metric)
     scores, others = on_host(graph.scores).reshape(-1), on_host(graph.ids).reshape(-1)
-    if len(scores) > 2 * max_pairs:  # a pair is there twice at most
-        least = np.partition(scores, len(scores) - 2 * max_pairs)[len(scores) - 2 * max_pairs]
-        places = np.flatnonzero(scores >= least)
-    else:
-        places = np.arange(len(scores))
-    itself, other = places // graph.ids.shape[1], others[places]
-    pairs = np.minimum(itself, other) * len(rows) + np.maximum(itself, other)
+    itself = np.repeat(np.arange(len(rows)), count)
+    pairs = np.minimum(itself, others) * len(rows) + np.maximum(itself, others)
     pairs, first = np.unique(pairs, return_index=True)
-    values = scores[places[first]]
-    best = np.argsort(-values, kind="stable")[:max_pairs]
-    lower, upper = np.divmod(pairs[best], len(rows))
-    listed = zip(values[best].tolist(), lower.tolist(), upper.tolist(), strict=True)
-    return [list(row) for row in listed]
+    return scores[first], *np.divmod(pairs, len(rows))
+
+
+def _best_pairs(rows: torch.Tensor, count: int, most: int, metric: Metric) -> Pairs | None:
+    """The same of the best pairs alone, where these are few: all pairs above a threshold that a
+    sample of the rows tells, for half the products. None where the graph is as good.
+    """
+    wanted = 2 * most / len(rows)  # pairs of a row
+    if len(rows) < _FEW_ROWS or 1.5 * wanted > count:
+        return None
+    sample = np.arange(0, len(rows), len(rows) // _SAMPLE)
+    near = stope.topk(
+        rows[sample], rows, min(4 * count, len(rows) - 1), metric=metric, exclude=sample[:, None]
+    )
+    values = -np.sort(-on_host(near.scores).reshape(-1))
+    threshold = float(values[int(1.2 * wanted * len(sample))])
+    try:
+        above = stope.pairs_above(rows, threshold=threshold, metric=metric, max_pairs=3 * most)
+    except ValueError:  # more pairs than the sample tells; or rows that the graph refuses as well
+        return None
+    lower, upper, scores = map(on_host, above)
+    both = np.concatenate([lower, upper]), np.concatenate([upper, lower])
+    crowded = np.bincount(both[0], minlength=len(rows)) > count
+    open_ = np.flatnonzero(crowded[both[0]])  # whose row has nearer ones, perhaps
+    order = open_[np.lexsort((both[1][open_], -np.tile(scores, 2)[open_], both[0][open_]))]
+    owners = both[0][order]
+    far = order[np.arange(len(order)) - np.searchsorted(owners, owners) >= count]
+    near_of = np.ones(2 * len(scores), bool)
+    near_of[far] = False
+    kept = near_of[: len(scores)] | near_of[len(scores) :]
+    if np.count_nonzero(kept) < most:
+        return None
+    return scores[kept], lower[kept], upper[kept]
 
 
 def community_detection(
