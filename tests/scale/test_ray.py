@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import encoders
 import stope
 from stope import neighbors
+from stope.encoders import encode_corpus
 
 ray = pytest.importorskip("ray")
 
@@ -224,6 +226,71 @@ def test_wrong_arguments_are_refused_before_a_cluster_is_asked(tmp_path):
             scale.Cluster(**{wrong: "x"})
 
 
+def test_kmeans_whose_workers_die(local, tmp_path):
+    _, corpus = matrices()
+    np.save(tmp_path / "a.npy", corpus[:200])
+    np.save(tmp_path / "b.npy", corpus[200:])
+    files = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    wanted = stope.kmeans(corpus, 9, metric="cosine", seed=3)
+    killer = Killer(local, ["", "worker", "", "worker"], "_Actor")
+    answer = scale.kmeans(files, 9, tmp_path / "job", metric="cosine", seed=3, progress=killer)
+    assert killer.killed.count("worker") == 2
+    assert np.array_equal(answer.column("label"), wanted.labels)
+    assert np.array_equal(answer.column("score"), wanted.scores)
+    assert np.array_equal(np.load(tmp_path / "job" / "_centers.npy"), wanted.centers)
+    assert answer.table()["id"].to_pylist() == list(range(900))
+    with pytest.raises(ValueError, match="k is 901, but x has 900 rows"):
+        scale.kmeans(files, 901, tmp_path / "other")
+
+
+def test_dedup_of_files(local, tmp_path):
+    _, corpus = matrices()
+    corpus[500:600] = corpus[:100]
+    names = [f"d{row}" for row in range(900)]
+    for first in (0, 450):
+        rows = slice(first, first + 450)
+        vectors = pa.FixedSizeListArray.from_arrays(corpus[rows].reshape(-1), 8)
+        table = pa.table({"id": names[rows], "vector": vectors})
+        pq.write_table(table, tmp_path / f"{first:03}.parquet")
+    wanted = neighbors.deduplicate(corpus, 0.97)
+    answer = scale.dedup(tmp_path, 0.97, tmp_path / "job")
+    table = answer.table()
+    assert table["id"].to_pylist() == names
+    assert np.array_equal(np.flatnonzero(table["kept"].to_numpy()), wanted.kept)
+    assert table["keeper_id"].to_pylist() == [names[row] for row in wanted.keepers]
+    assert np.array_equal(answer.column("score"), wanted.scores)
+    assert "; " in answer.plan
+    assert not (tmp_path / "job" / "_steps").exists()
+
+
+def test_encode_then_search(local, tmp_path):
+    encoder, docs = (
+        encoders.HashEncoder(),
+        [f"w{row} w{row % 7} " + "x " * (row % 5) for row in range(70)],
+    )
+    with pytest.raises(ValueError, match=r"encoder is HashEncoder.*give it a method fingerprint"):
+        scale.encode(encoder, docs, tmp_path / "made")
+    encoder.fingerprint = lambda: "hash"
+    ray.cloudpickle.register_pickle_by_value(encoders)  # workers do not have tests/support
+    for number, rows in enumerate((range(40), range(40, 70))):
+        lines = [json.dumps({"_id": f"d{row}", "text": docs[row]}) + "\n" for row in rows]
+        (tmp_path / f"{number}.jsonl").write_text("".join(lines))
+    wanted = encode_corpus(encoder, docs)
+    answer = scale.encode(
+        encoder, tmp_path, tmp_path / "made", batch_size=2, cluster=scale.Cluster(patience=60)
+    )
+    assert len(answer.parts) == 3
+    assert np.array_equal(answer.column("embedding"), wanted)
+    assert answer.table()["id"].to_pylist() == [f"d{row}" for row in range(70)]
+    for source in (docs, ray.data.from_items([{"text": text} for text in docs])):
+        folder = tmp_path / f"of-{type(source).__name__}"
+        again = scale.encode(encoder, source, folder, batch_size=16, by_length=False)
+        assert np.array_equal(again.column("embedding"), wanted)
+    best = scale.topk(wanted[:5], tmp_path / "made", 1, tmp_path / "best", metric="cosine")
+    ids = stope.topk(wanted[:5], wanted, 1, metric="cosine").ids
+    assert best.table()["document_ids"].to_pylist() == [[f"d{row}"] for row in ids[:, 0]]
+
+
 def test_too_many_workers_are_refused(local, tmp_path):
     queries, corpus = matrices(10, 10)
     with pytest.raises(ValueError, match=r"3 workers with num_cpus=1 and num_gpus=0 do not fit"):
@@ -267,9 +334,7 @@ def test_commands_write_the_same_bytes(local, call, tmp_path):
 
 
 def test_search_writes_the_same_bytes(local, call, tmp_path, monkeypatch):
-    from encoders import HashEncoder
-
-    monkeypatch.setattr("stope.cli.options.load_encoder", lambda name: HashEncoder())
+    monkeypatch.setattr("stope.cli.options.load_encoder", lambda name: encoders.HashEncoder())
     searched = ("search", "queries.jsonl", "corpus.jsonl", "--encoder", "any", "--quiet")
     for method in ("dense", "hybrid"):
         for first, more in (("here", ()), ("ray", ("--ray",))):
@@ -284,8 +349,8 @@ def test_search_writes_the_same_bytes(local, call, tmp_path, monkeypatch):
 class Killer:
     """Kills a worker, or a node with all on it, each time the job says how far it is."""
 
-    def __init__(self, local, deaths):
-        self.local, self.deaths, self.killed, self.told = local, list(deaths), [], []
+    def __init__(self, local, deaths, kind="_Worker"):
+        self.local, self.deaths, self.kind, self.killed, self.told = local, [*deaths], kind, [], []
 
     def __call__(self, done, total):
         self.told.append(done)
@@ -300,7 +365,7 @@ class Killer:
         else:
             raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
             inside = [child for pid in raylets for child in psutil.Process(pid).children(True)]
-            workers = [child for child in inside if "_Worker" in " ".join(child.cmdline())]
+            workers = [child for child in inside if self.kind in " ".join(child.cmdline())]
             for worker in workers[: None if kind == "all workers" else 1]:
                 worker.send_signal(signal.SIGKILL)
         self.killed.append(kind)

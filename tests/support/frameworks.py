@@ -11,16 +11,17 @@ import warnings
 import stope
 
 # The frameworks of stope.integrations that a developer may do without; CI has all but txtai.
+_PAGES_OF_RAY = (
+    *("arrays", "clusters", "duplicates", "encoding", "job", "jobs"),
+    *("operations", "pool", "rows"),
+)
 OPTIONAL = {
     "stope.integrations.haystack": "haystack",
     "stope.integrations.langchain": "langchain_core",
     "stope.integrations.llama_index": "llama_index",
     "stope.integrations.txtai": "txtai",
     "stope.integrations.vicinity": "vicinity",
-    **{
-        f"stope.scale.ray{name}": "ray"
-        for name in ("", ".arrays", ".job", ".jobs", ".operations", ".pool", ".rows")
-    },
+    **{f"stope.scale.ray{name}": "ray" for name in ("", *(f".{each}" for each in _PAGES_OF_RAY))},
 }
 # Pages whose examples need a framework.
 PAGES = {

@@ -13,11 +13,8 @@ from stope.scale.plan import MACHINES, Search, predict
 from stope.scale.simulation import Conditions
 
 # What needs a cluster, or is of one; tests/scale/test_ray.py gives it wrong arguments.
-ON_RAY = {
-    f"stope.scale.ray.{name}"
-    for name in ("Answer", "Cluster", "Operations", "knn_graph", "mine", "topk")
-    if frameworks.is_here("ray")
-}
+_ON_RAY = "Answer Cluster Operations dedup encode kmeans knn_graph mine topk"
+ON_RAY = {f"stope.scale.ray.{name}" for name in _ON_RAY.split() if frameworks.is_here("ray")}
 WORK = Search(queries=10, corpus=1000, dim=8, k=2)
 
 

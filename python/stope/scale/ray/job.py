@@ -39,6 +39,7 @@ from stope.scale.ray.pool import Cluster, Operation, Peak, Pool
 from stope.scale.ray.rows import COPIES, MANIFEST, Rows, rows_of
 
 FORMAT, VERSION = "stope.ray", 1
+_ROWS = 65_536  # of a part that is written from memory
 _KIND = {
     "format": (FORMAT,),
     "version": (VERSION,),
@@ -127,8 +128,7 @@ class Job:
         work: Search,
         *,
         tell: Callable[[int, int], tuple[Any, ...]] = lambda first, end: (),
-        ending: str = ".parquet",
-        shards: Callable[[Layout], list[Any]] | None = None,
+        cut: Layout | None = None,
     ) -> Answer:
         """Compute the parts that are missing.
 
@@ -137,8 +137,7 @@ class Job:
             options: all that decides the answer, as JSON has it.
             work: how much there is to do, for the layout.
             tell: what the operation must know of a block.
-            ending: of the parts.
-            shards: what it is told of shards in place of their (first, end).
+            cut: how the work is cut, where that is no search.
 
         Raises:
             ValueError: the folder is of another job, or is damaged.
@@ -146,37 +145,58 @@ class Job:
         """
         options = json.loads(json.dumps(options))
         before = self._manifest(options)
-        workers = self.cluster.workers or 1
-        cut = layout(
-            work,
-            memory=self.cluster.memory or 0,
-            workers=workers,
-            block_rows=before["block_rows"] if before else None,
-        )
+        if cut is None:
+            cut = layout(
+                work,
+                memory=self.cluster.memory or 0,
+                workers=self.cluster.workers or 1,
+                block_rows=before["block_rows"] if before else None,
+            )
         if before and before["complete"]:
             return Answer(self.folder, before["plan"], ())
         self._write_manifest(options, cut, complete=False)
         bounds = _cuts(work.queries, cut.block_rows)
-        missing = {n: block for n, block in enumerate(bounds) if not self._part(n, ending).exists()}
+        missing = {n: block for n, block in enumerate(bounds) if not self._part(n).exists()}
         done = work.queries - sum(end - first for first, end in missing.values())
         self.progress(done, work.queries)
-        corpus = _cuts(work.corpus, cut.shard_rows) if shards is None else shards(cut)
         with Pool(self.cluster, operation, cut.memory) as pool:
             answers = pool.answers(
                 list(missing),
                 lambda number: (missing[number], *tell(*missing[number])),
-                corpus,
+                _cuts(work.corpus, cut.shard_rows),
                 12 * work.k * cut.block_rows,
             )
             for number, whole, told in answers:
-                operation.write(self._part(number, ending), whole, *told)
+                operation.write(self._part(number), whole, *told)
                 done += missing[number][1] - missing[number][0]
                 self.progress(done, work.queries)
         self._write_manifest(options, cut, complete=True, peaks=pool.peaks)
         return Answer(self.folder, str(cut), tuple(pool.peaks))
 
-    def _part(self, number: int, ending: str) -> Path:
-        return self.folder / f"part-{number:06}{ending}"
+    def write(
+        self,
+        options: dict[str, Any],
+        compute: Callable[[], Callable[[Path, int, int], None]],
+        rows: int,
+        plan: str,
+    ) -> Answer:
+        """Compute an answer as a whole, and write it in parts of 65,536 rows.
+
+        `compute` gives what writes rows to a file, and is called unless the parts are there.
+        """
+        options = json.loads(json.dumps(options))
+        before = self._manifest(options)
+        if not before or not before["complete"]:
+            cut = Layout("replicate", 1, rows, -(-rows // _ROWS), _ROWS, 0, plan)
+            self._write_manifest(options, cut, complete=False)
+            write = compute()
+            for number, block in enumerate(_cuts(rows, _ROWS)):
+                write(self._part(number), *block)
+            self._write_manifest(options, cut, complete=True)
+        return Answer(self.folder, plan, ())
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:06}.parquet"
 
     def _manifest(self, options: dict[str, Any]) -> dict[str, Any] | None:
         path = self.folder / MANIFEST
@@ -201,8 +221,8 @@ class Job:
 
     def _others(self) -> set[str]:
         """Files of the folder that are no parts."""
-        copies = (path.relative_to(self.folder) for path in (self.folder / COPIES).rglob("*"))
-        return {MANIFEST, *(path.as_posix() for path in copies)}
+        files = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
+        return {name for name in files if name[0] == "_"}
 
     def _write_manifest(
         self, options: dict[str, Any], cut: Layout, *, complete: bool, peaks: Iterable[Peak] = ()

@@ -22,10 +22,10 @@ from stope.scale.ray.pool import Cluster
 from stope.scale.ray.rows import Rows
 from stope.scale.shards import NegativeSearch
 
-_JOB = {"output": path_kind, "cluster": maybe(a(Cluster)), "progress": maybe(callback)}
+OF_JOBS = {"output": path_kind, "cluster": maybe(a(Cluster)), "progress": maybe(callback)}
 
 
-@kinds(**_JOB, k=at_least(1))
+@kinds(**OF_JOBS, k=at_least(1))
 def topk(
     queries: Any,
     corpus: Any,
@@ -98,7 +98,7 @@ def topk(
         return job.run(TopKOf(q, c, k, metric), options, _search(q, c, k), tell=tell)
 
 
-@kinds(**_JOB, k=at_least(1))
+@kinds(**OF_JOBS, k=at_least(1))
 def knn_graph(
     x: Any,
     k: int,
@@ -138,7 +138,7 @@ def knn_graph(
         return job.run(NeighborsOf(rows, k, metric), options, _search(rows, rows, k))
 
 
-@kinds(**_JOB)
+@kinds(**OF_JOBS)
 def mine(
     queries: Any,
     corpus: Any,

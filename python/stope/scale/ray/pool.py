@@ -49,8 +49,8 @@ class Cluster:
         workers: actors; None for as many as the CPUs (and GPUs) of the cluster allow.
         num_cpus: CPUs of a worker, and the threads that it computes with.
         memory: bytes that a worker may fill, mapped files included; declared to Ray. A corpus that
-            fits is mapped whole by every worker, a larger one in shards. None: the memory that the
-            cluster has, over the workers that its CPUs allow.
+            fits is mapped whole by every worker, a larger one in shards. None: a node's memory over
+            the workers that fit it, of the node where that is least.
         num_gpus: GPUs of a worker, for encoders.
         retries: how often in a row blocks may be lost, with none done in between.
         patience: seconds to wait while no worker lives.
@@ -77,24 +77,27 @@ class Cluster:
                 "address out"
             )
         try:
-            there: dict[str, float] = ray.cluster_resources()
-            yield self._fitted(there)
+            yield self._fitted([node["Resources"] for node in ray.nodes() if node["Alive"]])
         finally:
             if connects:
                 ray.shutdown()
 
-    def _fitted(self, there: Mapping[str, float]) -> Cluster:
-        most = int(there.get("CPU", 0) // self.num_cpus)
+    def _fitted(self, nodes: Sequence[Mapping[str, float]]) -> Cluster:
+        room = [node.get("CPU", 0) // self.num_cpus for node in nodes]
         if self.num_gpus:
-            most = min(most, int(there.get("GPU", 0) // self.num_gpus))
+            gpus = [node.get("GPU", 0) // self.num_gpus for node in nodes]
+            room = [min(both) for both in zip(room, gpus, strict=True)]
+        most = int(sum(room))
         if most < (self.workers or 1):
             raise ValueError(
                 f"{counted(self.workers or 1, 'workers')} with num_cpus={self.num_cpus} and "
-                f"num_gpus={self.num_gpus} do not fit the cluster, which has "
-                f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs; ask for less"
+                f"num_gpus={self.num_gpus} do not fit the cluster, which has room for {most}; ask "
+                "for less"
             )
-        memory = self.memory or int(there.get("memory", 0) / most)
-        return dataclasses.replace(self, workers=self.workers or most, memory=memory)
+        free = [node["memory"] / many for node, many in zip(nodes, room, strict=True) if many]
+        return dataclasses.replace(
+            self, workers=self.workers or most, memory=self.memory or int(min(free))
+        )
 
 
 class Operation(Protocol):
@@ -314,6 +317,9 @@ class Pool:
             cause, exceptions.RayError
         ):
             raise (cause or error) from None
+        if getattr(error, "actor_init_failed", False):
+            said = str(error).strip().splitlines()[-1]
+            raise RuntimeError(f"workers cannot start: {said}") from error
         self._losses += 1
         if self._losses > self.cluster.retries:
             raise RuntimeError(

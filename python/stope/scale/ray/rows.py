@@ -161,7 +161,7 @@ def rows_of(source: Any, name: str, folder: Path) -> Rows:
         return source
     copies = folder / COPIES
     copies.mkdir(exist_ok=True)
-    paths = _paths(source, name)
+    paths = paths_of(source, name)
     if paths:
         look = ray.remote(_of_file).options(num_cpus=1, max_retries=-1)
         asked = [look.remote(path.absolute(), name, copies) for path in paths]
@@ -186,10 +186,10 @@ def rows_of(source: Any, name: str, folder: Path) -> Rows:
     return Rows(tuple(files))
 
 
-def _paths(source: Any, name: str) -> list[Path]:
-    """The files that are meant; none where it is no path."""
+def paths_of(source: Any, name: str, endings: tuple[str, ...] = _ENDINGS) -> list[Path]:
+    """The files that are meant, of a folder those with these endings; none if it is no path."""
     if isinstance(source, list | tuple) and source and isinstance(source[0], str | PathLike):
-        return [path for each in source for path in _paths(each, name)]
+        return [path for each in source for path in paths_of(each, name, endings)]
     if not isinstance(source, str | PathLike):
         return []
     path = Path(source)
@@ -198,10 +198,10 @@ def _paths(source: Any, name: str) -> list[Path]:
     if (path / MANIFEST).exists() and not read_json(path / MANIFEST).get("complete"):
         raise ValueError(f"{name} {path} is of a job that is not done; run that to its end first")
     inside = [each for each in sorted(path.iterdir()) if each.name[0] not in "._"]
-    known = [each for each in inside if each.name.endswith(_ENDINGS)]
+    known = [each for each in inside if each.name.endswith(endings)]
     if not known:
         raise FileNotFoundError(
-            f"{name} {path} has no file that ends in {', '.join(_ENDINGS)}; name another folder"
+            f"{name} {path} has no file that ends in {', '.join(endings)}; name another folder"
         )
     return known
 
