@@ -82,11 +82,11 @@ def _named(value: Any, name: str, queries: int, ids: Ids, find: Find) -> Mask | 
     if everyone is not None:
         padding = None if everyone.dtype == object else -1
         everyone = everyone[everyone != padding]
-        places = _places(everyone, None, name, ids, find)
+        places = _places(everyone, name, ids, find)
         marked[places[places >= 0]] = True
         return marked
     lists = _lists(value, name, queries, ids)
-    places = _places(lists.ids, lists.owners, name, ids, find)
+    places = _places(lists.ids, name, ids, find)
     return lists._replace(ids=places).where(places >= 0).distinct()
 
 
@@ -107,20 +107,11 @@ def _lists(value: Any, name: str, queries: int, ids: Ids) -> Lists:
     )
 
 
-def _places(wanted: NDArray[Any], owners: Places | None, name: str, ids: Ids, find: Find) -> Places:
-    """The places of ids, -1 where one is not there; an id that was never given out is refused."""
+def _places(wanted: NDArray[Any], name: str, ids: Ids, find: Find) -> Places:
+    """The places of ids, -1 where one is not there: never given, removed, or of another part."""
     if not ids.places:  # of no kind yet
         return np.full(len(wanted), -1, dtype=np.int64)
-    _ids.same_kind(wanted, name, ids)
-    if ids.values is None:
-        unknown = np.flatnonzero((wanted < 0) | (wanted >= ids.next))
-        if unknown.size:
-            whose = "" if owners is None else f" of query {owners[unknown[0]]}"
-            raise ValueError(
-                f"{name}{whose} has id {wanted[unknown[0]]}, but corpus ids run from 0 to "
-                f"{ids.next - 1}"
-            )
-    return find(ids, wanted)
+    return find(ids, _ids.same_kind(wanted, name, ids))
 
 
 def _bools(value: Any, name: str, queries: int, ids: Ids) -> Mask | None:

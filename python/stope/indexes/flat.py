@@ -303,8 +303,8 @@ class FlatIndex:
         ``[rows]`` of booleans in the order of :attr:`ids`. One for each query is a list of lists of
         ids, CSR ``(offsets, ids)``, an array ``[queries, any]`` padded with -1 (None), as stope
         returns, or a mask ``[queries, rows]``. Ids that are not in the index, or repeated, make no
-        difference; but where all ids are numbers that the index gave, one that it never gave is
-        refused.
+        difference, whoever numbered the rows: so a filter serves every part of a corpus that is
+        split, before and after removals.
 
         Args:
             exclude: rows never to return.
@@ -316,8 +316,7 @@ class FlatIndex:
             that are strings in an array of objects.
 
         Raises:
-            ValueError, TypeError: as :func:`stope.topk`; a filter of another kind or shape; an id
-                that the index never gave.
+            ValueError, TypeError: as :func:`stope.topk`; a filter of another kind or shape.
 
         Cost: one filter for all queries is a bit for each row in the scan; where it leaves at most
         an eighth of the rows (a 32nd for fewer than 16 queries), these are copied and searched
