@@ -59,6 +59,32 @@ def test_every_selector_keeps_the_protocol(selector):
         selector(X.astype(float), 3)
 
 
+@pytest.mark.parametrize("selector", SELECTORS, ids=lambda selector: type(selector).__name__)
+def test_selectors_tell_progress_and_stop(selector):
+    told = {}
+
+    def progress(stage, done, total):
+        assert told.get(stage, (0,))[0] <= done <= total
+        told[stage] = (done, total)
+
+    chosen, silently = selector(X, 9, progress=progress), selector(X, 9)
+    assert np.array_equal(chosen.ids, silently.ids)
+    assert all(done == total > 0 for done, total in told.values())
+    with pytest.raises(TypeError, match=r"progress is 3; give a function"):
+        selector(X, 9, progress=3)
+    if isinstance(selector, Quality):  # which is one step
+        return
+    assert told
+    last = list(told)[-1]
+
+    def interrupted(stage, done, total):
+        if stage == last:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        selector(X, 9, progress=interrupted)
+
+
 @pytest.mark.parametrize("selector", SELECTORS[2:], ids=lambda selector: type(selector).__name__)
 def test_half_precision_tensors_and_memory_maps(selector, tmp_path):
     torch = pytest.importorskip("torch")

@@ -121,7 +121,7 @@ def select(
         targets = None if wanted is None else _targets(wanted, documents, rows, bars)
         if not quiet:
             terminal.say(f"choosing {num_documents:,} of {size} by {method.value}.")
-        chosen = _selector(context, method, targets)(rows, num_documents)
+        chosen = _selector(context, method, targets)(rows, num_documents, progress=bars.show)
     if ids is not None:
         write_jsonl(ids, _described(documents, chosen, [] if wanted is None else wanted.ids))
     write_jsonl(output, documents.rows(chosen.ids.tolist()))

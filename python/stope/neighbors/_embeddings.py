@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from stope._checks import integer, shown
 from stope._host import on_host
 from stope._kinds import matrix
 from stope.lists import Ids
+from stope.progress import StageProgress, check_progress
 
+T = TypeVar("T")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 
@@ -67,9 +70,30 @@ def budget_of(budget: Any, rows: int) -> int:
     return int(budget)
 
 
+def asked(embeddings: Any, budget: Any, progress: StageProgress | None) -> tuple[NDArray[Any], int]:
+    """What a selector is called with, checked: its rows, and how many to choose."""
+    check_progress(progress)
+    rows = rows_of(embeddings, "embeddings")
+    return rows, budget_of(budget, len(rows))
+
+
 def chunks(rows: int, size: int) -> list[slice]:
     """Slices of so many rows each, the last one perhaps of fewer."""
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def steps(items: Sequence[T], progress: StageProgress | None, stage: str) -> Iterator[T]:
+    """What a loop goes through; each step is told when it is done.
+
+    >>> sum(steps(range(2), print, "choices"))
+    choices 1 2
+    choices 2 2
+    1
+    """
+    for done, item in enumerate(items, start=1):
+        yield item
+        if progress is not None:
+            progress(stage, done, len(items))
 
 
 def best_first(scores: NDArray[Any], count: int) -> Ids:

@@ -13,6 +13,7 @@ import torch
 from stope._checks import integer
 from stope._checks import path as as_path
 from stope._kinds import a, callback, kinds, sequence
+from stope.progress import Progress, check_progress
 
 _BLOCK = 4096  # parameters that are projected at once
 _EXAMPLES = 64  # whose gradients are held at once
@@ -28,6 +29,7 @@ def gradient_features(
     optimizer: Any = None,
     path: str | Path | None = None,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> NDArray[np.float32]:
     """The gradient of each example's loss, projected to a few dimensions, of length one.
 
@@ -49,6 +51,7 @@ def gradient_features(
         optimizer: torch.optim.Adam or AdamW after steps on these parameters, or None.
         path: where to write the features, a .npy file, memory-mapped; None for memory.
         seed: of R. Features that are compared need the same one.
+        progress: called with (done, total) after every 64 examples.
 
     Returns:
         float32 ``[examples, dim]``; a zero gradient stays a zero row.
@@ -71,6 +74,7 @@ def gradient_features(
     """
     integer(dim, "dim", 1)
     integer(seed, "seed", 0)
+    check_progress(progress)
     parameters = [each for each in model.parameters() if each.requires_grad]
     if not parameters:
         raise ValueError("model has no parameter that requires a gradient; nothing to project")
@@ -88,6 +92,8 @@ def gradient_features(
         projected = _project(gradients, dim, seed)
         lengths = projected.norm(dim=1, keepdim=True)
         features[part.start : part.stop] = (projected / lengths.clamp(min=1e-30)).numpy()
+        if progress is not None:
+            progress(part.stop, len(examples))
     return features  # type: ignore[no-any-return]
 
 

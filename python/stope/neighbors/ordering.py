@@ -13,6 +13,7 @@ from stope._kinds import at_least, integers, kinds, matrix, maybe
 from stope.lists import Ids, Lists, offsets_of
 from stope.neighbors._embeddings import rows_of
 from stope.ops._search import METRICS, Metric
+from stope.progress import Progress, check_progress
 
 Start = Literal["earliest", "degree"]
 
@@ -52,6 +53,7 @@ def similarity_path(
     max_cluster: int | None = 21,
     start: Start = "earliest",
     metric: Metric = "cosine",
+    progress: Progress | None = None,
 ) -> Path:
     """Order documents so that each one follows a neighbour where it can (in-context pretraining).
 
@@ -70,6 +72,7 @@ def similarity_path(
             lowest ``"degree"``: the fewest other documents have it among their k nearest (the
             paper's minimum degree, an interpretation).
         metric: of the graph.
+        progress: of the graph, called now and then with (done, total).
 
     Returns:
         `Path` with ``order`` and ``clusters``.
@@ -88,10 +91,11 @@ def similarity_path(
     rows = rows_of(x, "x")
     choice(start, "start", get_args(Start))
     choice(metric, "metric", METRICS)
+    check_progress(progress)
     n, width = len(rows), min(k, len(rows) - 1)
     nearest = np.zeros((n, 0), np.int64)
     if width:
-        nearest = stope.knn_graph(rows, width, metric=metric).ids
+        nearest = stope.knn_graph(rows, width, metric=metric, progress=progress).ids
     starts = np.arange(n)
     if start == "degree":
         starts = np.argsort(np.bincount(nearest.reshape(-1), minlength=n), kind="stable")

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import stope
 from stope._checks import flag, integer, real
-from stope.neighbors._embeddings import best_first, budget_of, rows_of
+from stope.neighbors._embeddings import asked, best_first
 from stope.neighbors.selection import Selection
 from stope.neighbors.semantic_duplicates import semdedup
+from stope.progress import StageProgress, of_stage
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,19 @@ class Prototypes:
         flag(self.hardest, "hardest")
         integer(self.seed, "seed", 0)
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose by distance to the centers."""
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
-        made = _by_direction(rows, self.clusters, self.seed)
+        rows, count = asked(embeddings, budget, progress)
+        made = stope.kmeans(
+            rows,
+            min(self.clusters, len(rows)),
+            metric="cosine",
+            init="random",
+            seed=self.seed,
+            progress=of_stage(progress, "clusters"),
+        )
         difficulty = 1 - made.scores.astype(np.float64)
         ids = best_first(difficulty if self.hardest else -difficulty, count)
         return Selection(ids, difficulty[ids], {"cluster": made.labels[ids]})
@@ -91,17 +99,21 @@ class D4:
         real(self.dedup_share, "dedup_share", 0, 1)
         integer(self.seed, "seed", 0)
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose in the three steps."""
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
-        alike = semdedup(rows, clusters=min(self.clusters, len(rows)), seed=self.seed)
+        rows, count = asked(embeddings, budget, progress)
+        within = min(self.clusters, len(rows))
+        alike = semdedup(rows, clusters=within, seed=self.seed, progress=progress)
         left = alike.least_alike(max(count, int(np.ceil(self.dedup_share * len(rows)))))
-        chosen = Prototypes(self.clusters, seed=self.seed)(rows[left], count)
+        anew = Prototypes(self.clusters, seed=self.seed)
+        chosen = anew(rows[left], count, progress=_renamed(progress, "clusters of what is left"))
         ids = left[chosen.ids]
         return Selection(ids, chosen.scores, {**chosen.reasons, "alike": alike.scores[ids]})
 
 
-def _by_direction(rows: NDArray[Any], clusters: int, seed: int) -> stope.KMeans:
-    count = min(clusters, len(rows))
-    return stope.kmeans(rows, count, metric="cosine", init="random", seed=seed)
+def _renamed(progress: StageProgress | None, name: str) -> StageProgress | None:
+    """Progress whose only stage has another name."""
+    told = of_stage(progress, name)
+    return None if told is None else lambda stage, done, total: told(done, total)

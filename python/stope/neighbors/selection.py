@@ -20,14 +20,17 @@ from stope._checks import choice, integer, real, shown
 from stope._host import on_host
 from stope.lists import Ids, Lists
 from stope.neighbors._embeddings import (
+    asked,
     best_first,
     budget_of,
     chunks,
     finite_rows,
     numbers_of,
     rows_of,
+    steps,
 )
 from stope.ops._search import METRICS, Metric
+from stope.progress import StageProgress, check_progress, of_stage
 
 _BLOCK = 256  # columns of a score tile
 _VOTES = 64  # how often a voter's neighbours may be picked before further picks count the same
@@ -49,9 +52,14 @@ class Selection(NamedTuple):
 
 @runtime_checkable
 class Selector(Protocol):
-    """Chooses rows: ``selector(embeddings, budget)`` gives a `Selection`."""
+    """Chooses rows: ``selector(embeddings, budget)`` gives a `Selection`.
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    ``progress`` is called with (stage, done, total) while it works; Ctrl-C is heard as often.
+    """
+
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose so many rows of embeddings ``[n, dim]``."""
 
 
@@ -79,14 +87,15 @@ class Quality:
         if not callable(self.scorer):
             numbers_of(self.scorer, "scorer", "fiu", "give one for each row, or a function")
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
-        """Choose the best.
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
+        """Choose the best. One step: there is nothing between that progress could tell.
 
         Raises:
             ValueError: not one finite score for each row.
         """
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
+        rows, count = asked(embeddings, budget, progress)
         values = on_host(self.scorer(rows) if callable(self.scorer) else self.scorer)
         scores = values.astype(np.float64)
         if scores.shape != (len(rows),) or not np.isfinite(scores).all():
@@ -131,19 +140,23 @@ class VoteK:
         real(self.rho, "rho", 1, above=True)
         choice(self.metric, "metric", METRICS)
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose by votes in the exact graph."""
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
+        rows, count = asked(embeddings, budget, progress)
         width = min(self.k, len(rows) - 1)
         ids = np.zeros((1, 0), np.int64)
         if width:
-            ids = stope.knn_graph(rows, width, metric=self.metric).ids
+            told = of_stage(progress, "neighbours")
+            ids = stope.knn_graph(rows, width, metric=self.metric, progress=told).ids
         nearest = Lists(np.arange(len(rows) + 1) * width, ids.reshape(-1))
-        return choose_by_votes(nearest, count, self.rho)
+        return choose_by_votes(nearest, count, self.rho, progress)
 
 
-def choose_by_votes(nearest: Lists, budget: int, rho: float = 10.0) -> Selection:
+def choose_by_votes(
+    nearest: Lists, budget: int, rho: float = 10.0, progress: StageProgress | None = None
+) -> Selection:
     """`VoteK` on a graph: list v holds the neighbours of v, for which v votes.
 
     >>> choose_by_votes(Lists.from_sequences([[1, 2], [0, 4], [0], [0, 2], [1, 3]]), 3).ids.tolist()
@@ -156,25 +169,33 @@ def choose_by_votes(nearest: Lists, budget: int, rho: float = 10.0) -> Selection
     # counts[u, c]: voters of u of whose neighbours c are chosen. Sums of these have no history.
     counts = np.zeros((rows, _VOTES), dtype=np.int32)
     counts[:, 0] = votes
+    cells, one = counts.reshape(-1), np.int32(1)  # a vector's cells are counted much faster
     met = np.zeros(rows, dtype=np.int64)  # c_v
     left = np.ones(rows, dtype=bool)
-    scores = votes.astype(np.float64)
+    scores, touched = votes.astype(np.float64), np.zeros(rows, dtype=bool)
     chosen, values = np.empty(budget, dtype=np.int64), np.empty(budget)
-    for place in range(budget):
-        best = np.flatnonzero(left & (scores == scores[left].max()))
+    highest = 0  # of met
+    for place in steps(range(budget), progress, "choices"):
+        best = np.flatnonzero(scores == scores.max())
         row = best[np.argmax(votes[best])]
         chosen[place], values[place], left[row] = row, scores[row], False
-        changed = nearest.row(row)  # these lose the vote of the chosen row
-        np.subtract.at(counts, (changed, met[row]), 1)
+        lost = nearest.row(row)  # these lose the vote of the chosen row
+        np.subtract.at(cells, lost * _VOTES + met[row], one)
         movers = voters.row(row)
         movers = movers[left[movers] & (met[movers] < _VOTES - 1)]
         moved = nearest.take(movers)
-        before = np.repeat(met[movers], moved.lengths)
-        np.subtract.at(counts, (moved.ids, before), 1)
-        np.add.at(counts, (moved.ids, before + 1), 1)
+        before = moved.ids * _VOTES + np.repeat(met[movers], moved.lengths)
+        np.subtract.at(cells, before, one)
+        np.add.at(cells, before + 1, one)
         met[movers] += 1
-        changed = np.unique(np.concatenate([changed, moved.ids]))
-        scores[changed] = counts[changed] @ powers
+        highest = max(highest, int(met[movers].max(initial=0)))
+        touched[lost] = touched[moved.ids] = True
+        changed = np.flatnonzero(touched)
+        touched[changed] = False
+        # Column by column: equal counts give equal bits, whenever they are added.
+        terms = (counts[changed, c] * powers[c] for c in range(highest + 1))
+        scores[changed] = sum(terms, np.zeros(len(changed)))
+        scores[~left] = -np.inf
     return Selection(chosen, values, {"votes": votes[chosen]})
 
 
@@ -204,16 +225,17 @@ class KCenter:
         integer(self.first, "first", 0)
         choice(self.metric, "metric", METRICS)
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose the farthest row again and again."""
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
+        rows, count = asked(embeddings, budget, progress)
         if self.first >= len(rows):
             raise ValueError(f"first is {self.first}, but there are {len(rows)} rows; give less")
         nearest = np.full(len(rows), -np.inf, dtype=np.float32)
         chosen, scores = np.empty(count, dtype=np.int64), np.full(count, np.nan)
         row = self.first
-        for place in range(count):
+        for place in steps(range(count), progress, "choices"):
             chosen[place] = row
             scores[place] = nearest[row] if place else np.nan
             score = stope.similarity(rows[row : row + 1], rows, metric=self.metric)[0]
@@ -248,21 +270,22 @@ class FacilityLocation:
     def __post_init__(self) -> None:
         choice(self.metric, "metric", ("cosine", "dot"))
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose what adds most, again and again."""
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
-        covered = np.zeros(len(rows))
+        rows, count = asked(embeddings, budget, progress)
+        covered, parts = np.zeros(len(rows)), chunks(len(rows), _BLOCK)
 
         def gains(part: slice) -> NDArray[np.float64]:
             scores = stope.similarity(rows[part], rows, metric=self.metric)
             return np.asarray(np.maximum(scores - covered, 0).sum(axis=1))
 
-        first = np.concatenate([gains(part) for part in chunks(len(rows), _BLOCK)])
+        first = np.concatenate([gains(part) for part in steps(parts, progress, "gains")])
         heap = [(-gain, row, 0) for row, gain in enumerate(first.tolist())]
         heapq.heapify(heap)
         chosen, scores = np.empty(count, dtype=np.int64), np.empty(count)
-        for place in range(count):
+        for place in steps(range(count), progress, "choices"):
             gain, row, known = heapq.heappop(heap)
             while known < place:  # of before some choices, which can only have lowered it
                 heapq.heappush(heap, (-float(gains(slice(row, row + 1))[0]), row, place))
@@ -319,8 +342,11 @@ class Coverage:
                     "query_tokens, 0 or more, not all 0"
                 )
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose candidates, the first choice last."""
+        check_progress(progress)
         rows = rows_of(embeddings, "embeddings")
         starts = np.asarray(self.offsets)
         if starts[-1] != len(rows):
@@ -333,10 +359,12 @@ class Coverage:
         if self.weights is not None:
             weights = np.asarray(self.weights, dtype=np.float64)
             recalls = recalls * (weights / weights.sum())
-        return choose_by_coverage(recalls, count)
+        return choose_by_coverage(recalls, count, progress)
 
 
-def choose_by_coverage(recalls: NDArray[Any], budget: int) -> Selection:
+def choose_by_coverage(
+    recalls: NDArray[Any], budget: int, progress: StageProgress | None = None
+) -> Selection:
     """`Coverage` on recalls ``[candidates, tokens]``.
 
     >>> recalls = np.array([[0.9, 0.1, 0.1], [0.8, 0.2, 0.2], [0.1, 0.7, 0.6]])
@@ -349,7 +377,7 @@ def choose_by_coverage(recalls: NDArray[Any], budget: int) -> Selection:
     rounds = np.zeros(budget, dtype=np.int64)
     covered = np.full(values.shape[1], -np.inf)
     reached, turn = -np.inf, 0
-    for place in range(budget):
+    for place in steps(range(budget), progress, "choices"):
         totals = np.maximum(values, covered).sum(axis=1)
         totals[~left] = -np.inf
         if not totals.max() > reached:  # nothing is added: begin anew

@@ -10,19 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stope
-from stope._checks import choice, integer, real, shown
+from stope._checks import choice, counted, integer, real, shown
 from stope._host import on_host
 from stope.lists import Ids, Lists
 from stope.neighbors._embeddings import (
+    asked,
     best_first,
     budget_of,
     chunks,
     finite_rows,
     numbers_of,
     rows_of,
+    steps,
 )
 from stope.neighbors.selection import Selection
 from stope.ops._search import METRICS, Metric
+from stope.progress import StageProgress, check_progress, of_stage
 
 Aggregate = Literal["best", "mean"]
 Value = Literal["log2", "reciprocal"]
@@ -73,15 +76,18 @@ class BenchmarkTargeted:
         choice(self.value, "value", get_args(Value))
         choice(self.metric, "metric", METRICS)
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose the documents of the highest values."""
-        rows, targets = rows_of(embeddings, "embeddings"), on_host(self.targets)
-        count = budget_of(budget, len(rows))
+        rows, count = asked(embeddings, budget, progress)
+        targets = on_host(self.targets)
         if self.aggregate == "mean":
-            return self._by_mean(rows, targets, count)
+            return self._by_mean(rows, targets, count, progress)
         depth = min(len(rows), 2 * -(-count // len(targets)))
         while True:
-            nearest = stope.topk(targets, rows, depth, metric=self.metric).ids
+            told = of_stage(progress, f"best {counted(depth, 'documents')} of each example")
+            nearest = stope.topk(targets, rows, depth, metric=self.metric, progress=told).ids
             # Column by column: the first time that a document is seen is its best rank.
             ids, first = np.unique(nearest.T.reshape(-1), return_index=True)
             if len(ids) >= count:
@@ -95,10 +101,16 @@ class BenchmarkTargeted:
             {"rank": ranks[best], "target": examples[best]},
         )
 
-    def _by_mean(self, rows: NDArray[Any], targets: NDArray[Any], count: int) -> Selection:
+    def _by_mean(
+        self,
+        rows: NDArray[Any],
+        targets: NDArray[Any],
+        count: int,
+        progress: StageProgress | None,
+    ) -> Selection:
         total = np.zeros(len(rows))
         ranks, examples = np.full(len(rows), len(rows) + 1), np.zeros(len(rows), dtype=np.int64)
-        for part in chunks(len(targets), _RANKED):
+        for part in steps(chunks(len(targets), _RANKED), progress, "examples"):
             scores = stope.similarity(targets[part], rows, metric=self.metric)
             for example, line in enumerate(scores, start=part.start):
                 rank = np.empty(len(rows), dtype=np.int64)
@@ -161,18 +173,19 @@ class Curate:
             ids = np.sort(best_first(scores, int(self.min_ratio * len(rows))))
         return Selection(ids, scores[ids], {"target": classes[ids]})
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Go through the rows until the budget is reached, or they end."""
-        rows = rows_of(embeddings, "embeddings")
-        count = budget_of(budget, len(rows))
+        rows, count = asked(embeddings, budget, progress)
         ids, scores, classes = [], [], []
-        for part in chunks(len(rows), self.batch_size):
+        for part in steps(chunks(len(rows), self.batch_size), progress, "batches"):
+            if sum(map(len, ids)) >= count:  # the rest is not looked at
+                continue
             batch = self.kept(rows[part])
             ids.append(batch.ids + part.start)
             scores.append(batch.scores)
             classes.append(batch.reasons["target"])
-            if sum(map(len, ids)) >= count:
-                break
         targets = np.concatenate(classes)[:count]
         return Selection(
             np.concatenate(ids)[:count], np.concatenate(scores)[:count], {"target": targets}
@@ -207,14 +220,19 @@ class CraftMix:
     def __post_init__(self) -> None:
         finite_rows(self.few_shots, "few_shots")
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose by single few-shots and by all of them."""
-        rows, shots = rows_of(embeddings, "embeddings"), on_host(self.few_shots)
-        count = budget_of(budget, len(rows))
-        single = stope.topk(shots, rows, -(-count // len(shots)), metric="cosine")
+        rows, count = asked(embeddings, budget, progress)
+        shots = on_host(self.few_shots)
+        told = of_stage(progress, "nearest to single examples")
+        depth = -(-count // len(shots))
+        single = stope.topk(shots, rows, depth, metric="cosine", progress=told)
         lengths = np.linalg.norm(shots.astype(np.float64), axis=1, keepdims=True)
         mean = (shots / np.where(lengths > 0, lengths, 1)).mean(axis=0, keepdims=True)
-        common = stope.topk(mean.astype(np.float32), rows, count, metric="cosine")
+        told = of_stage(progress, "nearest to all examples")
+        common = stope.topk(mean.astype(np.float32), rows, count, metric="cosine", progress=told)
         ids = np.concatenate([single.ids.T.reshape(-1), common.ids[0]])
         scores = np.concatenate(
             [
@@ -282,8 +300,11 @@ class GradientInfluence:
             if len(rates) != len(rows) or not (rates > 0).all():
                 raise ValueError(f"rates is {shown(self.rates)}; {remedy}")
 
-    def __call__(self, embeddings: Any, budget: int, /) -> Selection:
+    def __call__(
+        self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
+    ) -> Selection:
         """Choose the examples of the highest influence."""
+        check_progress(progress)
         train = _checkpoints(embeddings, "embeddings")
         validation = _checkpoints(self.validation, "validation")
         if [part.shape[1] for part in train] != [part.shape[1] for part in validation]:
@@ -302,7 +323,7 @@ class GradientInfluence:
             for part in validation
         ]
         scores, best = np.empty(len(train[0])), np.empty(len(train[0]), dtype=np.int64)
-        for part in chunks(len(scores), _SCORED):
+        for part in steps(chunks(len(scores), _SCORED), progress, "influence"):
             influence = sum(
                 rate * stope.similarity(features[part], mean.astype(np.float32))
                 for rate, features, mean in zip(rates / rates.sum(), train, means, strict=True)
