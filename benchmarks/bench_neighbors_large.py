@@ -13,67 +13,21 @@ share runs twice, before and after what runs once. Answers are compared wherever
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import answers
 import inputs as data
-import report
+from neighbor_choices import choose, semantic
+from processor_turns import Contender, described, in_turns, keep, one_thread, seconds_of, shares
 
 THRESHOLD, NEIGHBORS = 0.9, 15
-EPSILON = 0.1  # a cosine above 0.9 is a duplicate
 Rows = np.ndarray
-
-
-class Contender(NamedTuple):
-    """What runs: given a turn (0 or 1) it answers that turn's `share` of the work."""
-
-    run: Callable[[int], Any]
-    share: float = 1.0
-
-
-class Measured(NamedTuple):
-    """Seconds of the whole work (share taken into account) and the answer of each turn."""
-
-    processor: list[float]
-    clock: list[float]
-    answers: list[Any]
-
-
-def in_turns(contenders: dict[str, Contender]) -> dict[str, Measured]:
-    """Run shares, then what is whole, then the other shares."""
-    made = {name: Measured([], [], []) for name in contenders}
-    shared = [name for name, each in contenders.items() if each.share < 1]
-    whole = [name for name in contenders if name not in shared]
-    for turn, name in [
-        *((0, name) for name in shared),
-        *((0, name) for name in whole),
-        *((1, name) for name in shared),
-    ]:
-        gc.collect()
-        start, processor = time.perf_counter(), time.process_time()
-        answer = contenders[name].run(turn)
-        took = (time.process_time() - processor, time.perf_counter() - start)
-        made[name].processor.append(took[0] / contenders[name].share)
-        made[name].clock.append(took[1] / contenders[name].share)
-        made[name].answers.append(answer)
-        print(f"  {name}, turn {turn}: {took[0]:.1f} s of processor time, {took[1]:.1f} s")
-        sys.stdout.flush()
-    return made
-
-
-def shares(rows: int, share: float) -> list[slice]:
-    """The rows of each turn: the first ones of either half."""
-    size = int(rows * share)
-    return [slice(start, start + size) for start in (0, rows // 2)]
 
 
 def graph(kind: str, rows: int, share: float) -> dict[str, Any]:
@@ -226,162 +180,6 @@ def numbers(rows: int, first: Rows, second: Rows) -> Rows:
     return first.astype(np.int64) * rows + second
 
 
-def semantic(kind: str, rows: int, clusters: int) -> dict[str, Any]:
-    """Semantic deduplication from the same centers: k-means, then like rows within clusters."""
-    import stope
-    import torch
-    from stope.neighbors import semdedup
-
-    work = data.ClusterWork("semantic", "kmeans", rows, rows, 384, clusters, kind)
-    given = data.make(work)
-    plain = data.NeighborWork("semantic", "pairs", rows, rows, 384, 0, data=kind)
-    x = data.make(plain).corpus  # with near repeats
-    first, tensor = given.queries, torch.from_numpy(x)
-    updates = 10
-    kept = stope.kmeans(x, clusters, metric="cosine", init=first, max_iterations=updates)
-    order = np.argsort(kept.scores, kind="stable")
-
-    def curator(dtype: torch.dtype, share: float) -> Callable[[int], Any]:
-        """As NeMo Curator: a product per cluster, its upper triangle, the maximum of columns."""
-
-        def run(turn: int) -> Any:
-            best = np.full(rows, -np.inf, np.float32)
-            labels = kept.labels[order]
-            by_cluster = order[np.argsort(labels, kind="stable")]
-            ends = np.cumsum(np.bincount(labels, minlength=clusters))
-            some = np.arange(clusters)[turn :: round(1 / share)]
-            for cluster in some:
-                members = by_cluster[ends[cluster - 1] if cluster else 0 : ends[cluster]]
-                part = tensor[torch.from_numpy(members)].to(dtype)
-                products = torch.triu(part @ part.T, diagonal=1)
-                if len(members):
-                    best[members] = products.max(dim=0).values.float().numpy()
-            return best
-
-        return run
-
-    def torch_clusters(turn: int) -> Any:
-        centers = torch.from_numpy(first).clone()
-        for _ in range(updates + 1):
-            labels = torch.cat([(part @ centers.T).argmax(1) for part in tensor.split(16_384)])
-            sums = torch.zeros_like(centers).index_add_(0, labels, tensor)
-            centers = torch.nn.functional.normalize(sums)
-        return labels.numpy()
-
-    made = in_turns(
-        {
-            "stope, k-means": Contender(
-                lambda turn: stope.kmeans(
-                    x, clusters, metric="cosine", init=first, max_iterations=updates
-                )
-            ),
-            "torch, k-means": Contender(torch_clusters),
-            "stope": Contender(lambda turn: semdedup(x, clusters=kept)),
-            "torch float32": Contender(curator(torch.float32, 1.0)),
-            "torch float16": Contender(curator(torch.float16, 1 / 16), 1 / 16),
-        }
-    )
-    result = made["stope"].answers[0]
-    exact = made["torch float32"].answers[0]
-    halves = made["torch float16"].answers
-    told: dict[str, Any] = {"rows a cluster, at most": int(np.bincount(kept.labels).max())}
-    for epsilon in (0.01, 0.05, EPSILON):
-        gone = result.scores > np.float64(1 - epsilon)
-        theirs = exact > np.float64(1 - epsilon)
-        half_gone, compared = 0, 0
-        for half in halves:
-            some = np.isfinite(half)
-            compared += int(some.sum())
-            half_gone += int((gone[some] != (half[some] > np.float64(1 - epsilon))).sum())
-        told[f"epsilon {epsilon}"] = {
-            "rows that go": int(gone.sum()),
-            "decisions that torch float32 changes": int((gone != theirs).sum()),
-            "decisions that torch float16 changes": half_gone,
-            "of so many rows": compared,
-        }
-    return described(f"{rows:,} x 384, {clusters} clusters, {kind}", made, 1 / 16, told)
-
-
-def choose(kind: str, rows: int, votes_of: int, targets: int) -> dict[str, Any]:
-    """Vote-k and BETR against NumPy and torch as one would write them."""
-    import torch
-    from stope.neighbors import BenchmarkTargeted, VoteK
-
-    work = data.NeighborWork("choose", "pairs", rows, rows, 384, 0, data=kind)
-    everything = data.make(work).corpus
-    x = everything[:votes_of]
-    examples = everything[np.random.default_rng(1).choice(rows, targets, replace=False)]
-    budget, k = 1_000, 150
-
-    def numpy_votes(turn: int) -> Any:
-        nearest = []
-        for start in range(0, len(x), 1024):
-            scores = x[start : start + 1024] @ x.T
-            scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
-            nearest.append(np.argpartition(-scores, k, axis=1)[:, :k])
-        ids = np.concatenate(nearest)
-        voters: list[list[int]] = [[] for _ in range(len(x))]
-        for row, others in enumerate(ids.tolist()):
-            for other in others:
-                voters[other].append(row)
-        chosen: list[int] = []
-        met = np.zeros(len(x))
-        left = set(range(len(x)))
-        value = np.array([float(len(v)) for v in voters])
-        while len(chosen) < budget:
-            best = max(left, key=lambda row: (value[row], len(voters[row]), -row))
-            left.discard(best)
-            chosen.append(best)
-            for other in ids[best]:
-                value[other] -= 10.0 ** -met[best]
-            for voter in voters[best]:
-                if voter in left:
-                    value[ids[voter]] += 10.0 ** -(met[voter] + 1) - 10.0 ** -met[voter]
-                    met[voter] += 1
-        return chosen
-
-    def ranked(turn: int, sort: Callable[[Rows], Rows], share: float) -> Rows:
-        """Best rank of every document, ranking them all for each example."""
-        best = np.full(rows, rows + 1)
-        for part in np.array_split(np.arange(targets)[turn :: round(1 / share)], 32):
-            for line in sort(examples[part] @ everything.T):
-                best[line] = np.minimum(best[line], np.arange(1, rows + 1))
-        return best
-
-    def torch_sort(scores: Rows) -> Rows:
-        return torch.from_numpy(scores).argsort(dim=1, descending=True, stable=True).numpy()
-
-    share = 1 / 8
-    made = in_turns(
-        {
-            "stope vote-k": Contender(lambda turn: VoteK(k=k)(x, budget)),
-            "numpy vote-k": Contender(numpy_votes),
-            "stope BETR": Contender(lambda turn: BenchmarkTargeted(examples)(everything, budget)),
-            "stope BETR, a tenth chosen": Contender(
-                lambda turn: BenchmarkTargeted(examples)(everything, rows // 10)
-            ),
-            "numpy BETR": Contender(
-                lambda turn: ranked(turn, lambda s: np.argsort(-s, axis=1, kind="stable"), share),
-                share,
-            ),
-            "torch BETR": Contender(lambda turn: ranked(turn, torch_sort, share), share),
-        }
-    )
-    mine, others = made["stope vote-k"].answers[0].ids, made["numpy vote-k"].answers[0]
-    few = BenchmarkTargeted(examples[:: round(1 / share)])(everything, budget)
-    ranks = made["numpy BETR"].answers[0]
-    worst = int(np.partition(ranks, budget)[budget - 1])
-    told = {
-        "vote-k: chosen by both": len(set(mine.tolist()) & set(others)),
-        "BETR, an eighth of the examples: ranks that differ": int(
-            (ranks[few.ids] != few.reasons["rank"]).sum()
-        ),
-        "worst rank chosen by stope, by NumPy": [int(few.reasons["rank"].max()), worst],
-    }
-    label = f"vote-k of {votes_of:,}, k {k}; BETR {rows:,} x {targets:,}; {budget:,} chosen; {kind}"
-    return described(label, made, share, told)
-
-
 def growth(kind: str) -> dict[str, Any]:
     """Seconds as one of rows, dim and k grows: stope alone, best of two."""
     import stope
@@ -423,32 +221,6 @@ def growth(kind: str) -> dict[str, Any]:
     return {"label": f"growth, {kind}", "seconds": made}
 
 
-def seconds_of(run: Callable[[], Any]) -> float:
-    """Processor time of one call."""
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def described(
-    label: str, made: dict[str, Measured], share: float, told: dict[str, Any]
-) -> dict[str, Any]:
-    """What was measured, for the file; answers themselves are left out."""
-    seconds = {
-        name: {
-            "processor_seconds": float(np.mean(each.processor)),
-            "of each turn": each.processor,
-            "clock_seconds": float(np.mean(each.clock)),
-        }
-        for name, each in made.items()
-    }
-    print(label)
-    for name, each in seconds.items():
-        print(f"  {name}: {each['processor_seconds']:.1f} s")
-    print(json.dumps(told, indent=1))
-    return {"label": label, "share of what runs twice": share, "seconds": seconds, "told": told}
-
-
 WORKS: dict[str, Callable[[str], dict[str, Any]]] = {
     "graph": lambda kind: graph(kind, 200_000, 1 / 40),
     "pairs": lambda kind: pairs(kind, 200_000, 1 / 40),
@@ -480,26 +252,6 @@ def main() -> int:
         if chosen.json is not None:
             keep(chosen.json, name, result)
     return 0
-
-
-def one_thread() -> None:
-    """Give every contender a single thread."""
-    import faiss
-
-    import stope
-    import torch
-
-    stope.set_num_threads(1)
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-
-
-def keep(path: Path, name: str, result: dict[str, Any]) -> None:
-    """Put one result beside those that the file has."""
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    around = {"machine": report.machine(), "versions": report.versions()}
-    stored[name] = {"command": " ".join(sys.argv), **around, **result}
-    path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

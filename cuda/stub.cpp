@@ -1,5 +1,6 @@
 // The CUDA functions of a build without CUDA: each says so.
 #include "stope/error.h"
+#include "stope/group_sums.h"
 #include "stope/hard_negatives.h"
 #include "stope/infonce.h"
 #include "stope/neighbors.h"
@@ -29,6 +30,7 @@ void pack_cuda(const PackCall&) { refuse("FlatIndex"); }
 void topk_cuda(const TopkCall&) { refuse("topk"); }
 void pairs_above_cuda(const PairsAboveCall&) { refuse("pairs_above"); }
 void nearest_earlier_cuda(const NearestEarlierCall&) { refuse("nearest_earlier"); }
+void group_sums_cuda(const GroupSumsCall&) { refuse("kmeans"); }
 void pair_scores_cuda(const PairScoresCall&) { refuse("mine_hard_negatives"); }
 void infonce_forward_cuda(const InfonceProblem&, const InfonceForward&) { refuse("infonce"); }
 void infonce_backward_cuda(const InfonceProblem&, const InfonceBackward&) { refuse("infonce"); }

@@ -135,9 +135,13 @@ class GroupSums {
 }  // namespace
 
 std::size_t group_sums_workspace_bytes(const GroupSumsCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return group_sums_cuda_workspace_bytes(call);
   return GroupSums(call).bytes();
 }
 
-void group_sums(const GroupSumsCall& call) { GroupSums(call, Workspace(call.execution)).run(); }
+void group_sums(const GroupSumsCall& call) {
+  if (call.execution.device.kind == DeviceKind::kCuda) return group_sums_cuda(call);
+  GroupSums(call, Workspace(call.execution)).run();
+}
 
 }  // namespace stope

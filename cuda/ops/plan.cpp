@@ -22,6 +22,10 @@ std::size_t pair_scores_cuda_workspace_bytes(const PairScoresCall& call) {
   return bytes_of<cuda::PairMemory>(call);
 }
 
+std::size_t group_sums_cuda_workspace_bytes(const GroupSumsCall& call) {
+  return bytes_of<cuda::GroupSumsMemory>(call);
+}
+
 CudaTopkPlan plan_topk_cuda(const TopkCall& call) {
   using namespace cuda;
   constexpr std::int64_t kLeastChunk = 4096, kMostChunk = 65536;

@@ -2,6 +2,7 @@
 // tests reach it without a GPU.
 #pragma once
 
+#include "stope/group_sums.h"
 #include "stope/hard_negatives.h"
 #include "stope/neighbors.h"
 #include "stope/similarity.h"
@@ -33,6 +34,15 @@ struct PairMemory {
         queries(workspace->take<RowFactors>(call.queries.rows)),
         offsets(workspace->take<std::int64_t>(call.queries.rows + 1)),
         ids(workspace->take<std::int64_t>(call.pairs.offsets[call.queries.rows])) {}
+};
+
+struct GroupSumsMemory {
+  RowFaults* faults;    // [2], the first of them used
+  RowFactors* factors;  // [rows.rows]
+
+  GroupSumsMemory(const GroupSumsCall& call, Workspace* workspace)
+      : faults(workspace->take<RowFaults>(2)),
+        factors(workspace->take<RowFactors>(call.rows.rows)) {}
 };
 
 inline std::int64_t row_bytes(const Matrix& matrix) {

@@ -255,6 +255,58 @@ def test_a_graph_captures_the_nearest_and_no_pairs(device):
         device.record(lambda: stope.pairs_above(there, threshold=0.5))
 
 
+# --- k-means -----------------------------------------------------------------------------------
+
+
+def both_clusters(device, x, k, **options):
+    expected = stope.kmeans(x, k, **options)
+    got = stope.kmeans(device.to(x), k, **options)
+    same(device, got[:3], expected[:3], f"{options}")
+    assert (got.inertia.tolist(), got.converged) == (expected.inertia.tolist(), expected.converged)
+    return expected
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "int8"])
+def test_small_clusters_of_every_dtype(metric, dtype, device, monkeypatch):
+    reorder(monkeypatch)
+    x = rows_of("clustered", 140, 20, dtype)
+    for init in ("k-means++", "random", x[:7].astype(np.float32)):
+        clusters = both_clusters(device, x, 7, metric=metric, init=init, max_iterations=3)
+        assert len(clusters.inertia) > 2
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("name", cases.CASES)
+def test_clusters_of_hard_cases(name, metric, device):
+    both_clusters(device, rows_of(name, 140, 36), 9, metric=metric, max_iterations=3)
+
+
+@pytest.mark.parametrize("dim", [1, 15, 33, 129])
+def test_small_clusters_of_ragged_shapes(dim, device):
+    for n, k in ((1, 1), (2, 2), (129, 5), (300, 1)):
+        both_clusters(device, rows_of("gaussian", n, dim), k, max_iterations=2)
+
+
+def test_small_clusters_that_lose_their_rows(device):
+    """Centers far from all rows, and rows of fewer values than there are clusters."""
+    x = rows_of("gaussian", 200, 8)
+    start = np.concatenate([x[:3], np.full((2, 8), 1e3, np.float32)])
+    assert both_clusters(device, x, 5, init=start, max_iterations=2).labels.max() == 4
+    x = np.tile(np.eye(3, dtype=np.float32), (5, 1))
+    x[-1] = 0  # a zero row takes no center under cosine
+    for metric in ("euclidean", "cosine"):
+        both_clusters(device, x, 6, metric=metric, init="random")
+
+
+def test_small_clusters_tell_progress(device):
+    told = []
+    x = device.to(rows_of("gaussian", 300, 12))
+    stope.kmeans(x, 4, progress=lambda done, total: told.append((done, total)))
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+
+
 # --- rows and arrays ---------------------------------------------------------------------------
 
 WITHIN = {
@@ -262,6 +314,7 @@ WITHIN = {
     "count_only": lambda x: stope.pairs_above(x, threshold=0, count_only=True),
     "nearest_earlier": lambda x: stope.nearest_earlier(x, np.arange(len(x))[::-1].copy()),
     "knn_graph": lambda x: stope.knn_graph(x, 2),
+    "kmeans": lambda x: stope.kmeans(x, 3, max_iterations=2)[:3],
 }
 every_operation = pytest.mark.parametrize("call", WITHIN.values(), ids=WITHIN)
 
