@@ -9,6 +9,7 @@
 | mining | with ceilings and exclusions, against plain top-k |
 | huge | infonce forward and backward, 80,000 x 480,000 x 1,024, weights and masks on |
 | square | the same plain, 32,768 x 32,768 x 768, against torch's compiled loss and one in Triton |
+| graph, pairs, earlier, kmeans | rows among each other, 200,000 x 384, against torch in chunks |
 
 All in bfloat16. The peaks are measured first: the matrix product (torch, 8,192^3) and the copy
 bandwidth. Ratios are within the run; the status is 1 where an answer is wrong.
@@ -29,12 +30,15 @@ from typing import Any
 import numpy as np
 
 import gpu_losses
+import gpu_neighbors
 import stope
 import torch
+from gpu_neighbors import NEIGHBORS
 from gpu_rows import SIZES, Meter, Row, Sizes
 
 SEARCHES = ("topk", "one", "mining")
 LOSSES = ("huge", "square")
+ROWS = [*SEARCHES, *NEIGHBORS, *LOSSES]
 
 
 def peaks(meter: Meter, side: int = 8192, copied: int = 1 << 31) -> tuple[float, float]:
@@ -109,6 +113,8 @@ def measure(
 
     if set(SEARCHES) & set(wanted):
         tell(search_rows(meter, sizes, wanted, peak, bandwidth))
+    if set(NEIGHBORS) & set(wanted):
+        tell(gpu_neighbors.neighbor_rows(meter, sizes, wanted, peak))
     if "huge" in wanted:
         tell([gpu_losses.huge(meter, sizes, peak)])
     if "square" in wanted:
@@ -139,10 +145,10 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--rows",
         nargs="+",
-        choices=(*SEARCHES, *LOSSES),
-        default=[*SEARCHES, *LOSSES],
+        choices=ROWS,
+        default=ROWS,
         metavar="ROW",
-        help=f"some of {', '.join((*SEARCHES, *LOSSES))}; all",
+        help=f"some of {', '.join(ROWS)}; all",
     )
     parser.add_argument("--json", type=Path, help="keep everything measured in this file")
     return parser.parse_args(words)

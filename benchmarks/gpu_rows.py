@@ -14,7 +14,7 @@ QUERY_COSINE = 0.7  # of a query with its positive
 
 
 class Sizes(NamedTuple):
-    """Of the searches, and of the two losses (queries, documents, dim)."""
+    """Of the searches, of the two losses (queries, documents, dim), of rows among each other."""
 
     queries: int
     rows: int
@@ -22,12 +22,23 @@ class Sizes(NamedTuple):
     k: int
     huge: tuple[int, int, int]
     square: tuple[int, int, int]
+    neighbors: tuple[int, int, int]  # rows, dim, clusters
 
 
 SIZES = {
-    "full": Sizes(16_384, 4_000_000, 768, 100, (80_000, 480_000, 1_024), (32_768, 32_768, 768)),
-    "quick": Sizes(512, 40_000, 768, 100, (2_048, 12_288, 256), (2_048, 2_048, 768)),
-    "tiny": Sizes(8, 200, 16, 5, (20, 60, 24), (30, 30, 24)),
+    "full": Sizes(
+        16_384,
+        4_000_000,
+        768,
+        100,
+        (80_000, 480_000, 1_024),
+        (32_768, 32_768, 768),
+        (200_000, 384, 1_000),
+    ),
+    "quick": Sizes(
+        512, 40_000, 768, 100, (2_048, 12_288, 256), (2_048, 2_048, 768), (20_000, 384, 100)
+    ),
+    "tiny": Sizes(8, 200, 16, 5, (20, 60, 24), (30, 30, 24), (200, 384, 6)),
 }
 
 

@@ -39,8 +39,9 @@ def rows(bench):
 
 
 def test_every_row_is_measured_and_right(bench, rows):
-    found = {row.name: row for row in rows(*bench.SEARCHES, *bench.LOSSES)}
-    assert list(found) == ["topk", "one", "mining", "huge", "square"]
+    found = {row.name: row for row in rows(*bench.ROWS)}
+    assert list(found) == bench.ROWS
+    assert list(found)[3:7] == ["graph", "pairs", "earlier", "kmeans"]
     for row in found.values():
         assert row.seconds > 0
         assert not row.wrong
@@ -58,7 +59,7 @@ def test_rows_may_be_chosen(bench, rows):
     assert [row.name for row in rows("square", "one")] == ["one", "square"]
     options = bench.arguments(["--quick", "--rows", "huge", "--json", "there/gpu.json"])
     assert (options.quick, options.rows, options.json) == (True, ["huge"], Path("there/gpu.json"))
-    assert bench.arguments([]).rows == [*bench.SEARCHES, *bench.LOSSES]
+    assert bench.arguments([]).rows == bench.ROWS
     with pytest.raises(SystemExit):
         bench.arguments(["--rows", "faster"])
 
@@ -79,6 +80,25 @@ def test_a_wrong_answer_is_told(bench, rows, monkeypatch):
     assert len(huge.wrong) == 1
     assert len(square.wrong) == 2
     assert "WRONG" in huge.line()
+
+
+@pytest.mark.parametrize("name", ["graph", "pairs", "earlier", "kmeans"])
+def test_a_wrong_neighbour_is_told(rows, name, monkeypatch):
+    import gpu_neighbors
+
+    operation = {"graph": "knn_graph", "pairs": "pairs_above", "earlier": "nearest_earlier"}
+    right = getattr(gpu_neighbors.stope, operation.get(name, "kmeans"))
+
+    def off(x, *others, **options):  # one row is the opposite of what it is
+        if name == "kmeans":
+            return right(x, *others, **{**options, "max_iterations": 0})
+        x = x.clone()
+        x[1] = -x[1]
+        return right(x, *others, **options)
+
+    monkeypatch.setattr(gpu_neighbors.stope, operation.get(name, "kmeans"), off)
+    (row,) = rows(name)
+    assert row.wrong
 
 
 def test_an_error_that_is_no_number_is_wrong(bench):
