@@ -1,4 +1,4 @@
-// group_sums: rows added up by group, in float64.
+// group_sums: rows added to sums by group, in float64.
 //
 // A block takes 128 columns of a group, a thread one of them: it adds the group's rows one after
 // another as they lie, which is the CPU's order, so that the bits are the CPU's. Rows come sorted
@@ -28,7 +28,7 @@ struct SumArguments {
 STOPE_KERNEL(kThreads) sum_groups(SumArguments a) {
   const std::int64_t column = block_y() * std::int64_t{kThreads} + thread();
   if (column >= a.rows.columns) return;
-  double sum = 0.0;
+  double sum = a.sums[block_x() * a.rows.columns + column];
   const std::int64_t end = a.starts[block_x() + 1];
 #pragma unroll 4  // rows are loaded before those ahead of them have been added
   for (std::int64_t at = a.starts[block_x()]; at < end; ++at) {

@@ -21,5 +21,5 @@ def on_host(array: Any) -> NDArray[Any]:
         if str(array.dtype) == "torch.bfloat16":
             array = array.float()
     elif type(array).__module__.split(".")[0] == "cupy":  # a dictionary has a get, too
-        array = array.get()
+        return on_host(array.get())
     return np.asarray(array)

@@ -11,12 +11,8 @@ import typer
 
 from stope._checks import counted
 from stope.cli import corpus as corpora
-from stope.cli import options, terminal
+from stope.cli import terminal
 from stope.cli.options import option
-from stope.cli.terminal import reported
-
-_JSON_LINES = (".jsonl", ".jsonl.gz")
-_EXAMPLES = 3
 
 
 class Metric(str, Enum):
@@ -33,7 +29,7 @@ class Init(str, Enum):
     random = "random"
 
 
-@reported
+@corpora.of_corpus
 def cluster(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -53,35 +49,22 @@ def cluster(
     ] = Init.plus_plus,
     max_iterations: Annotated[int, option("Rounds at most.", min=1)] = 25,
     seed: Annotated[int, option("Of the first centers.", min=0)] = 0,
-    summary: corpora.Summary = None,
-    encoder: corpora.EncoderName = None,
-    embeddings: corpora.EmbeddingsPath = None,
-    corpus_prompt: corpora.Prompt = None,
-    cache: corpora.Cache = None,
-    batch_size: corpora.BatchSize = 256,
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
-    skip_empty: options.SkipEmpty = False,
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Cluster documents by k-means: each belongs to its nearest center, exactly.
 
     [b]Example:[/b] stope cluster corpus.jsonl -k 100 -o clusters.jsonl
     """
-    files = [(output, _JSON_LINES), (centers, (".npy",)), (summary, (".json",))]
-    options.check_outputs((corpus, embeddings), files)
-    options.set_threads(threads)
+    corpora.check_files(context, (output, corpora.JSON_LINES), (centers, (".npy",)))
     import stope
     from stope.data import atomic_path, write_jsonl
+    from stope.report.neighbors import clusters_page
 
     documents = corpora.read_corpus(context)
     if k > len(documents.ids):
         raise ValueError(
             f"-k is {k} but {corpus} has {counted(len(documents.ids), 'documents')}; lower it"
         )
-    with terminal.bars(quiet) as bars:
+    with terminal.bars(context.params["quiet"]) as bars:
         rows = documents.embeddings(bars)
         made = stope.kmeans(
             rows,
@@ -109,9 +92,14 @@ def cluster(
         "documents of the smallest": int(sizes[sizes > 0].min()),
         "rounds": len(made.inertia) - 1,
     }
-    told = {**counts, "inertia": float(made.inertia[-1]), "converged": made.converged}
-    corpora.write_json(summary, {**told, "metric": metric.value, "seed": seed})
-    terminal.show_counts("Clusters", counts)
+    told = {"inertia": float(made.inertia[-1]), "converged": made.converged}
+    corpora.show_results(
+        context,
+        "Clusters",
+        counts,
+        lambda about: clusters_page(about, documents.shown, counts, made),
+        {**told, "metric": metric.value, "seed": seed},
+    )
     _show_largest(documents, made, sizes)
     if not made.converged:
         terminal.say(
@@ -129,10 +117,12 @@ def cluster(
 def _show_largest(documents: corpora.Corpus, made: Any, sizes: Any) -> None:
     """The largest clusters, with the documents nearest to their centers."""
     rows = []
-    largest = np.argsort(-sizes, kind="stable")[: min(_EXAMPLES, int((sizes > 0).sum()))]
+    largest = np.argsort(-sizes, kind="stable")[: min(corpora.EXAMPLES, int((sizes > 0).sum()))]
     for label in largest.tolist():
         members = np.flatnonzero(made.labels == label)
-        best = members[np.argsort(-made.scores[members], kind="stable")][:_EXAMPLES].tolist()
+        best = members[np.argsort(-made.scores[members], kind="stable")][
+            : corpora.EXAMPLES
+        ].tolist()
         names = documents.texts or documents.ids
         shown = " | ".join(terminal.beginning(names[row], 28) for row in best)
         rows.append((f"{label}", shown, f"{sizes[label]:,}"))

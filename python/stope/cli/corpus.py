@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import unicodedata
 from collections import Counter
@@ -9,15 +11,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
 from stope._checks import counted, counted_all, shown
+from stope._extras import need
 from stope.cli import options, terminal
 from stope.cli.options import option, without_effect
+
+if TYPE_CHECKING:
+    from stope.report import Page
+    from stope.report.neighbors import Documents
 
 _PANEL = "Embeddings"
 _BLOCK = 16_384  # rows looked at together
@@ -54,6 +61,89 @@ Cache = Annotated[
 ]
 BatchSize = Annotated[int, option("Texts per call of the encoder.", panel=_PANEL, min=1)]
 Summary = Annotated[Path | None, option("Also write the counts as JSON.", default="none")]
+ReportPath = Annotated[
+    Path | None, option("Also write a page to look at, with figures: .html.", default="none")
+]
+
+JSON_LINES = (".jsonl", ".jsonl.gz")
+EXAMPLES = 3  # of anything, on a terminal
+
+
+def _shared(
+    *,
+    summary: Summary = None,
+    report: ReportPath = None,
+    encoder: EncoderName = None,
+    embeddings: EmbeddingsPath = None,
+    corpus_prompt: Prompt = None,
+    cache: Cache = None,
+    batch_size: BatchSize = 256,
+    text_column: options.CorpusColumn = None,
+    id_column: options.IdColumn = None,
+    skip_empty: options.SkipEmpty = False,
+    threads: options.Threads = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """The options of every command about a corpus, which are read from its context."""
+
+
+def of_corpus(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a function that has its own options alone a command with those of its corpus."""
+    mine, all_have = (inspect.signature(f, eval_str=True) for f in (command, _shared))
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        options.set_threads(given["threads"])
+        command(**{name: value for name, value in given.items() if name in mine.parameters})
+
+    parameters = [*mine.parameters.values(), *all_have.parameters.values()]
+    made: Any = terminal.reported(run)
+    made.__signature__ = mine.replace(
+        parameters=[each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
+    )
+    made.__annotations__ = {each.name: each.annotation for each in parameters}
+    return made  # type: ignore[no-any-return]
+
+
+def check_files(context: typer.Context, *outputs: tuple[Path | None, tuple[str, ...]]) -> None:
+    """Refuse, before any work, files that could not be written, and a report without its library.
+
+    Args:
+        outputs: those of the command alone, with the endings of their names.
+    """
+    chosen = context.params
+    inputs = [chosen["corpus"], chosen["embeddings"], chosen.get("examples")]
+    more = [(chosen["summary"], (".json",)), (chosen["report"], (".html",))]
+    options.check_outputs(inputs, [*outputs, *more])
+    if chosen["report"] is not None:
+        need("vl_convert", extra="report")
+
+
+def show_results(
+    context: typer.Context,
+    title: str,
+    counts: dict[str, int | str],
+    page: Callable[[str], Page],
+    facts: dict[str, Any],
+) -> None:
+    """Show what was counted; write it and the page (made of a sentence on what it is of) if asked.
+
+    Args:
+        facts: what the summary has besides.
+    """
+    from stope.data import open_atomic
+
+    chosen, told = context.params, {**counts, **facts}
+    if chosen["summary"] is not None:
+        with open_atomic(chosen["summary"]) as file:
+            file.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+    if chosen["report"] is not None:
+        page(f"stope {context.info_name} of {chosen['corpus']}.").write(chosen["report"])
+        terminal.tell(f"A page to look at in {chosen['report']}")
+    terminal.give(told)
+    terminal.show_counts(title, counts)
 
 
 @dataclass
@@ -117,6 +207,13 @@ class Corpus:
                 "out, or give another --encoder"
             )
         return made
+
+    @property
+    def shown(self) -> Documents:
+        """The documents as a page shows them."""
+        from stope.report.neighbors import Documents
+
+        return Documents(self.ids, self.texts)
 
     def rows(self, places: Iterable[int]) -> list[dict[str, Any]]:
         """The documents at these places with all columns of the file, as they stand there.
@@ -225,15 +322,6 @@ def read_vectors(path: Path, called: str, *, rows: int | None = None) -> NDArray
             "document anew, or leave it out"
         )
     return vectors
-
-
-def write_json(path: Path | None, counts: dict[str, Any]) -> None:
-    """Write the counts of --summary, where it was given."""
-    from stope.data import open_atomic
-
-    if path is not None:
-        with open_atomic(path) as file:
-            file.write(json.dumps(counts, ensure_ascii=False, indent=2) + "\n")
 
 
 def _not_finite(rows: NDArray[Any]) -> NDArray[np.bool_]:

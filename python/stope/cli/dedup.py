@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 
 from stope._checks import counted
 from stope.cli import corpus as corpora
-from stope.cli import on_ray, options, terminal
+from stope.cli import on_ray, terminal
 from stope.cli.options import option
-from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
     from stope.neighbors import Deduplicated
+    from stope.report.neighbors import Duplicates
 
-_JSON_LINES = (".jsonl", ".jsonl.gz")
 _LOOKED_AT = (0.99, 0.98, 0.95, 0.9, 0.85, 0.8, 0.7)
-_EXAMPLES = 3
 
 
 class Keep(str, Enum):
@@ -34,7 +32,7 @@ class Keep(str, Enum):
     longest = "longest"
 
 
-@reported
+@corpora.of_corpus
 def dedup(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -50,26 +48,14 @@ def dedup(
     keep: Annotated[
         Keep, option("Which of duplicates is kept: by its place, or its letters.")
     ] = Keep.earliest,
-    summary: corpora.Summary = None,
     picture: Annotated[
         Path | None,
         option("Also draw the scores with the threshold: .png (matplotlib).", default="none"),
     ] = None,
-    encoder: corpora.EncoderName = None,
-    embeddings: corpora.EmbeddingsPath = None,
-    corpus_prompt: corpora.Prompt = None,
-    cache: corpora.Cache = None,
-    batch_size: corpora.BatchSize = 256,
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
-    skip_empty: options.SkipEmpty = False,
-    threads: options.Threads = None,
     ray: on_ray.Ray = None,
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Leave out documents that are like one that is kept.
 
@@ -79,53 +65,56 @@ def dedup(
 
     [b]Example:[/b] stope dedup corpus.jsonl --threshold 0.9 -o kept.jsonl --groups groups.jsonl
     """
-    lines = [(output, _JSON_LINES), (groups, _JSON_LINES)]
-    pictures = [(summary, (".json",)), (picture, (".png",))]
-    options.check_outputs((corpus, embeddings), [*lines, *pictures])
-    options.set_threads(threads)
+    lines = [(path, corpora.JSON_LINES) for path in (output, groups)]
+    corpora.check_files(context, *lines, (picture, (".png",)))
     if picture is not None:
         from stope.cli.picture import need_matplotlib
 
         need_matplotlib()
-    from stope.data import write_jsonl
+    from stope.data import atomic_path, write_jsonl
     from stope.neighbors import deduplicate
+    from stope.report.neighbors import duplicates_page
 
     documents = corpora.read_corpus(context)
     order = _order(documents, keep)
     first = _first_of_copies(documents, order)
     distinct = np.flatnonzero(first == np.arange(len(first)))
+    quiet = context.params["quiet"]
     with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         rows = documents.embeddings(bars, distinct if len(distinct) < len(first) else None)
         places = np.searchsorted(distinct, order[first[order] == order])
         left = deduplicate(rows, threshold, order=places, operations=operations, progress=bars.show)
-    keepers = distinct[left.keepers][np.searchsorted(distinct, first)]
-    scores = left.scores[np.searchsorted(distinct, first)]
-    kept = np.flatnonzero(keepers == np.arange(len(keepers)))
-    members = _members(keepers)
+    made = _of_all(left, distinct, first, threshold)
+    kept = np.flatnonzero(made.keepers == np.arange(len(first)))
+    members = _members(made.keepers)
     if groups is not None:
-        write_jsonl(groups, _described(documents, members, first, scores))
+        write_jsonl(groups, _described(documents, members, first, made.scores))
     write_jsonl(output, documents.rows(kept))
     largest = max(members, key=lambda row: len(members[row]), default=None)
     counts: dict[str, int | str] = {
-        "documents": len(keepers),
+        "documents": len(first),
         "copies of an equal text" if documents.texts else "copies of equal embeddings": len(first)
         - len(distinct),
         f"others with a cosine of {threshold} and more": len(distinct) - len(left.kept),
-        "documents that go": len(keepers) - len(kept),
+        "documents that go": len(first) - len(kept),
         "documents that are kept": len(kept),
         "groups of duplicates": len(members),
         "documents of the largest group": len(members[largest]) + 1 if largest is not None else 0,
     }
-    corpora.write_json(summary, {**counts, "threshold": threshold, "keep": keep.value})
     if picture is not None:
-        from stope.cli.picture import draw_scores
-
-        draw_scores(picture, left.nearest.scores, threshold)
-    terminal.show_counts("Duplicates", counts)
+        with atomic_path(picture) as temporary:
+            made.figure().draw().savefig(temporary, format="png", dpi=120)
+    corpora.show_results(
+        context,
+        "Duplicates",
+        counts,
+        lambda about: duplicates_page(about, documents.shown, counts, made),
+        {"threshold": threshold, "keep": keep.value},
+    )
     if largest is not None and documents.texts:
         text = terminal.beginning(documents.texts[largest], 80)
         terminal.tell(f"The largest group is kept as {documents.ids[largest]}: {text}")
-    _show_examples(documents, distinct, left, threshold)
+    _show_examples(documents, made)
     _show_next(left, threshold)
     terminal.tell(f"{counted(len(kept), 'documents')} in {output}")
 
@@ -151,6 +140,20 @@ def _first_of_copies(documents: corpora.Corpus, order: NDArray[np.int64]) -> NDA
             key = vectors[row].tobytes()
         first[row] = seen.setdefault(key, row)
     return first
+
+
+def _of_all(
+    left: Deduplicated, distinct: NDArray[np.int64], first: NDArray[np.int64], threshold: float
+) -> Duplicates:
+    """What was decided of the distinct documents, for all: a copy goes where its first one does."""
+    from stope.report.neighbors import Duplicates
+
+    of_first = np.searchsorted(distinct, first)
+    nearest, scores = np.full(len(first), -1), np.full(len(first), -np.inf, np.float32)
+    nearest[distinct] = np.where(left.nearest.ids >= 0, distinct[left.nearest.ids], -1)
+    scores[distinct] = left.nearest.scores
+    keepers = distinct[left.keepers][of_first]
+    return Duplicates(keepers, left.scores[of_first], nearest, scores, threshold)
 
 
 def _members(keepers: NDArray[np.int64]) -> dict[int, list[int]]:
@@ -180,26 +183,24 @@ def _described(
         yield {"kept": ids[keeper], "dropped": dropped}
 
 
-def _show_examples(
-    documents: corpora.Corpus, distinct: NDArray[np.int64], left: Deduplicated, threshold: float
-) -> None:
+def _show_examples(documents: corpora.Corpus, made: Duplicates) -> None:
     """The pairs nearest to the threshold, on both sides of it: they tell whether it is right."""
-    nearest = left.nearest.scores
-    gone = np.flatnonzero(np.isfinite(left.scores))
-    gone = gone[np.argsort(left.scores[gone], kind="stable")]
-    both = left.keepers[left.nearest.ids] == left.nearest.ids
-    near = np.flatnonzero((nearest < np.float64(threshold)) & np.isfinite(nearest) & both)
-    near = near[np.argsort(-nearest[near], kind="stable")]
     for title, second, rows, others, scores in (
-        ("Lowest cosines at the threshold and above", "left out", gone, left.keepers, left.scores),
-        ("Highest cosines below the threshold", "kept as well", near, left.nearest.ids, nearest),
+        (
+            *("Lowest cosines at the threshold and above", "left out"),
+            *(made.least_alike(), made.keepers, made.scores),
+        ),
+        (
+            *("Highest cosines below the threshold", "kept as well"),
+            *(made.most_alike(), made.nearest, made.nearest_scores),
+        ),
     ):
         lines = []
-        for row in rows[:_EXAMPLES]:
-            first, other = int(distinct[others[row]]), int(distinct[row])
-            cells = [terminal.beginning(documents.ids[each], 30) for each in (first, other)]
+        for row in rows[: corpora.EXAMPLES].tolist():
+            pair = int(others[row]), row
+            cells = [terminal.beginning(documents.ids[each], 30) for each in pair]
             if documents.texts:
-                texts = terminal.side_by_side(documents.texts[first], documents.texts[other])
+                texts = terminal.side_by_side(documents.texts[pair[0]], documents.texts[row])
                 cells = [f"{name}: {text}" for name, text in zip(cells, texts, strict=True)]
             lines.append((*cells, f"{scores[row]:.4f}"))
         if lines:

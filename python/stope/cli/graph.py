@@ -12,7 +12,6 @@ import typer
 from stope.cli import corpus as corpora
 from stope.cli import on_ray, options, terminal
 from stope.cli.options import option
-from stope.cli.terminal import reported
 
 _DEFAULT_K = 15
 
@@ -33,7 +32,7 @@ class Weights(str, Enum):
     connectivity = "connectivity"
 
 
-@reported
+@corpora.of_corpus
 def graph(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -59,34 +58,22 @@ def graph(
     weights: Annotated[
         Weights, option("distance is 1 - cosine, or the euclidean one; connectivity is 1.")
     ] = Weights.score,
-    summary: corpora.Summary = None,
-    encoder: corpora.EncoderName = None,
-    embeddings: corpora.EmbeddingsPath = None,
-    corpus_prompt: corpora.Prompt = None,
-    cache: corpora.Cache = None,
-    batch_size: corpora.BatchSize = 256,
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
-    skip_empty: options.SkipEmpty = False,
-    threads: options.Threads = None,
     ray: on_ray.Ray = None,
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Join every document with its nearest others, exactly; write the sparse matrix of weights.
 
     [b]Example:[/b] stope graph corpus.jsonl -k 15 -o graph.npz
     """
-    options.check_outputs((corpus, embeddings), [(output, (".npz",)), (summary, (".json",))])
+    corpora.check_files(context, (output, (".npz",)))
     if metric is options.Metric.dot and weights is Weights.distance:
         raise typer.BadParameter("dot products are no distances", param_hint="--weights")
-    options.set_threads(threads)
     from stope._extras import need
     from stope.data import atomic_path
     from stope.neighbors import connected_components, neighbor_graph
+    from stope.report.neighbors import graph_page
 
     need("scipy.sparse", extra="neighbors")
     documents = corpora.read_corpus(context)
@@ -99,6 +86,7 @@ def graph(
     if names.tolist() != documents.ids:  # NumPy takes NUL at the end for padding
         raise ValueError(f"{corpus}: an id ends in the character NUL; rename it")
     width = min(_DEFAULT_K, n - 1) if k is None else k
+    quiet = context.params["quiet"]
     with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         made = neighbor_graph(
             documents.embeddings(bars),
@@ -126,8 +114,13 @@ def graph(
         "documents of the largest part": int(sizes.max()),
         "most edges of one document": int(entries.max()),
     }
-    corpora.write_json(summary, {**counts, "metric": metric.value, "kind": kind.value})
-    terminal.show_counts("Graph", counts)
+    corpora.show_results(
+        context,
+        "Graph",
+        counts,
+        lambda about: graph_page(about, documents.shown, counts, made, components.labels),
+        {"metric": metric.value, "kind": kind.value},
+    )
     _show_hubs(documents, entries)
     terminal.tell(f"{made.nnz:,} weights in {output}; scipy.sparse.load_npz reads it")
 

@@ -14,13 +14,9 @@ from stope._checks import counted
 from stope.cli import corpus as corpora
 from stope.cli import options, terminal
 from stope.cli.options import option, without_effect
-from stope.cli.terminal import reported
 
 if TYPE_CHECKING:
     from stope.neighbors import Selection, Selector
-
-_JSON_LINES = (".jsonl", ".jsonl.gz")
-_EXAMPLES = 3
 
 
 class Method(str, Enum):
@@ -40,7 +36,7 @@ _FOR_EXAMPLES = (Method.betr, Method.betr_mean, Method.craft)
 _CLUSTERED = (Method.prototypes, Method.d4)
 
 
-@reported
+@corpora.of_corpus
 def select(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -75,34 +71,21 @@ def select(
     ] = Method.betr,
     clusters: Annotated[int, option("Clusters of prototypes and d4.", min=1)] = 100,
     seed: Annotated[int, option("Of the clusters.", min=0)] = 0,
-    summary: corpora.Summary = None,
-    encoder: corpora.EncoderName = None,
-    embeddings: corpora.EmbeddingsPath = None,
     query_prompt: Annotated[
         str | None, option("Put before every example.", panel="Embeddings")
     ] = None,
-    corpus_prompt: corpora.Prompt = None,
-    cache: corpora.Cache = None,
-    batch_size: corpora.BatchSize = 256,
     split: options.Split = "train",
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
     query_column: options.QueryColumn = None,
     query_id_column: options.QueryIdColumn = None,
-    skip_empty: options.SkipEmpty = False,
-    threads: options.Threads = None,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
 ) -> None:
     """Choose documents by the similarity of embeddings (cosine); ranks are exact.
 
     [b]Example:[/b] stope select corpus.jsonl --for queries.tsv -n 10000 -o chosen.jsonl
     """
-    files = [(output, _JSON_LINES), (ids, _JSON_LINES), (summary, (".json",))]
-    options.check_outputs((corpus, embeddings, examples), files)
+    corpora.check_files(context, *((path, corpora.JSON_LINES) for path in (output, ids)))
     _refuse_idle(context, method, examples)
-    options.set_threads(threads)
     from stope.data import write_jsonl
+    from stope.report.neighbors import selection_page
 
     documents = corpora.read_corpus(
         context, encodes_more=examples is not None and not corpora.holds_vectors(examples)
@@ -116,6 +99,7 @@ def select(
             "lower it"
         )
     wanted = None if examples is None else _read_examples(context, examples, documents)
+    quiet = context.params["quiet"]
     with terminal.bars(quiet) as bars:
         rows = documents.embeddings(bars)
         targets = None if wanted is None else _targets(wanted, documents, rows, bars)
@@ -133,8 +117,14 @@ def select(
         counts["their worst rank for an example"] = int(chosen.reasons["rank"].max())
         reached = len(set(chosen.reasons["target"].tolist()))
         counts["examples that brought a document"] = reached
-    corpora.write_json(summary, {**counts, "method": method.value})
-    terminal.show_counts("Selection", counts)
+    beside = None if wanted is None else wanted.shown
+    corpora.show_results(
+        context,
+        "Selection",
+        counts,
+        lambda about: selection_page(about, documents.shown, counts, chosen, beside),
+        {"method": method.value},
+    )
     _show_examples(documents, chosen, wanted)
     _say_copies(documents, chosen, wanted)
     terminal.tell(f"{counted(len(chosen.ids), 'documents')} in {output}")
@@ -255,7 +245,7 @@ def _show_examples(
     by_rank = documents.context.params["method"] is Method.betr
     ranks = chosen.reasons["rank"] if by_rank else None  # which say more than their logarithms
     rows = []
-    for place, row in enumerate(chosen.ids[:_EXAMPLES].tolist()):
+    for place, row in enumerate(chosen.ids[: corpora.EXAMPLES].tolist()):
         cells = [documents.texts[row] if documents.texts else documents.ids[row]]
         if reason is not None and wanted is not None:
             example = int(reason[place])

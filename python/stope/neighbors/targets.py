@@ -178,7 +178,8 @@ class Curate:
     ) -> Selection:
         """Go through the rows until the budget is reached, or they end."""
         rows, count = asked(embeddings, budget, progress)
-        ids, scores, classes = [], [], []
+        ids: list[Ids] = []
+        scores, classes = [], []
         for part in steps(chunks(len(rows), self.batch_size), progress, "batches"):
             if sum(map(len, ids)) >= count:  # the rest is not looked at
                 continue

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from stope import _arrays, _core
 from stope._checks import choice, integer, real, shown
 from stope._host import on_host
-from stope.lists import offsets_of
+from stope.lists import Lists, offsets_of
+from stope.ops._search import Besides, search
 from stope.progress import Progress, check_progress
 
 ClusterMetric = Literal["euclidean", "cosine"]
@@ -76,7 +77,7 @@ class KMeansShard:
         x: ``[n, dim]``, as for :func:`stope.kmeans`; perhaps no rows.
 
     Raises:
-        ValueError: rows on a CUDA device, NaN or infinity (naming the row).
+        ValueError: NaN or infinity (naming the row).
         TypeError: a dtype that is not supported, as :func:`stope.kmeans`.
 
     Memory: 16 bytes a row and 4 more for every 16 centers (256 at most); see :func:`stope.kmeans`.
@@ -89,18 +90,19 @@ class KMeansShard:
     """
 
     def __init__(self, x: Any) -> None:
-        shape = _arrays.matrix_shape(x, "x")
-        if shape.device != "cpu":
-            raise ValueError(
-                f"x is on {shape.device}, and k-means runs on the CPU; move it there with .cpu()"
-            )
+        shape = _arrays.device_shape(x, "x")
         if shape.dtype == "int8":
             raise TypeError(
                 "x has dtype int8, and means are no integers; cast it to float16, which is exact"
             )
         self.x, self.rows, self.dim = x, shape.rows, shape.dim
-        self.metric, self.labels = "euclidean", np.zeros(self.rows, dtype=np.int64)
-        self.add(np.zeros((1, self.dim)))  # refuses NaN
+        self.place = _arrays.place_of(x, shape.device, "x")
+        # Refuses NaN; a device adds the rows of a group one by one, and looks at lengths, too,
+        # which under cosine do not matter.
+        checked = (1, "euclidean") if self.place is _arrays.ON_CPU else (1024, "cosine")
+        groups, self.metric = checked
+        self.labels = np.arange(self.rows) % groups
+        self.add(np.zeros((groups, self.dim)))
 
     def shape(self) -> tuple[int, int]:
         """Rows and dim."""
@@ -120,23 +122,28 @@ class KMeansShard:
 
     def scores_of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """The canonical scores of vectors and all rows."""
-        scores = np.empty((len(values), self.rows), dtype=np.float32)
+        scores = self.place.empty((len(values), self.rows), np.float32)
         if self.rows:
             _core.similarity(
-                queries=values,
+                queries=self.place.vector(values, np.float32),
                 corpus=self.x,
                 metric=self.metric,
                 scores=scores,
                 threads=_core.num_threads(),
-                allocate=_arrays.workspace,
+                allocate=self.place.workspace,
                 progress=None,
+                **self.place.options,
             )
-        return scores
+        return on_host(scores)
 
     def assign(self, centers: NDArray[np.float32], progress: Progress | None = None) -> Assigned:
         """Each row's nearest center: what the last call proved is used."""
         before = self.labels.copy()
-        if self.rows:
+        if self.rows and self.place is not _arrays.ON_CPU:
+            there, names = self.place.bring(centers), Besides(names=("x", "init"))
+            best = search(self.x, there, 1, metric=self.metric, progress=progress, besides=names)
+            self.labels, self.scores = (on_host(part)[:, 0] for part in (best.ids, best.scores))
+        elif self.rows:
             _core.nearest_centers(
                 rows=self.x,
                 centers=centers,
@@ -158,19 +165,28 @@ class KMeansShard:
 
     def add(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sums by cluster with this shard's rows added, one after another; float64 ``[k, dim]``."""
-        sums = np.array(sums, dtype=np.float64)
+        place, groups = self.place, dict[str, Any](groups=self.labels)
+        added: Any = np.array(sums, np.float64)
+        if place is not _arrays.ON_CPU:
+            members = Lists.from_owners(self.labels, np.arange(self.rows), len(sums))
+            groups = {
+                "order": place.vector(members.ids, np.int64),
+                "starts": place.vector(members.offsets, np.int64),
+            }
+            added = place.bring(added)
         if self.rows:
             _core.group_sums(
                 rows=self.x,
                 metric=self.metric,
-                groups=self.labels,
+                **groups,
                 num_groups=len(sums),
-                sums=sums,
+                sums=added,
                 threads=_core.num_threads(),
-                allocate=_arrays.workspace,
+                allocate=place.workspace,
                 progress=None,
+                **place.options,
             )
-        return sums
+        return on_host(added)
 
     def farthest(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and numbers of the rows farthest from their centers, without rows on them."""

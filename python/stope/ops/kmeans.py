@@ -39,8 +39,7 @@ def kmeans(
     where rows have fewer distinct values than k, or where the last update emptied it.
 
     Args:
-        x: ``[n, dim]``, float32, float16 or bfloat16 (NumPy, torch, DLPack), also a memory map; on
-            the CPU.
+        x: ``[n, dim]``, float32, float16 or bfloat16 (NumPy, torch, CuPy, DLPack, memory maps).
         k: clusters, 1 to n.
         metric: ``"euclidean"`` or ``"cosine"``.
         init: ``"k-means++"``: each center is a row, drawn with a probability in proportion to its
@@ -58,17 +57,23 @@ def kmeans(
 
     Raises:
         ValueError: k outside 1..n, an empty or mismatched matrix, NaN or infinity (naming the row),
-            a norm of 2^63 or more under ``"euclidean"``, rows on a CUDA device.
+            a norm of 2^63 or more under ``"euclidean"``.
         TypeError: a dtype that is not supported (int8 has no float centers: cast it to float16,
             which is exact), an init of another kind.
 
     Memory beyond inputs and outputs: 30·k·dim bytes of centers and sums, 100 bytes a row and 4
     more for every 16 centers (256 at most), 4,096 rows of float32, and 1,100·dim bytes and 350 KiB
-    a thread; k-means++ another 100 bytes a row.
+    a thread; k-means++ another 100 bytes a row. On a CUDA device what :func:`stope.topk` takes
+    there with k = 1, and 32 bytes a row. Each round brings labels and scores from there (12 bytes a
+    row), makes the centers of the sums, and takes the order of rows by cluster back (8 bytes a
+    row).
 
     Speed: from the second update on a row is scored against its own center alone, and against those
     of groups of 16 (64 groups at most) that could hold a nearer one by what was proven before and
-    by how far they moved. The later the update, the fewer.
+    by how far they moved. The later the update, the fewer. On a CUDA device every round scores all
+    rows against all centers on tensor cores; labels, centers and inertia are the CPU's, bit for
+    bit. The rows of a cluster are added up by one thread for each of its columns there, so that
+    few clusters of many rows take long.
 
     Source: Lloyd 1982; k-means++ (Arthur and Vassilvitskii 2007), here by rejection: rows are
     proposed by the inertia of a moment ago and taken with the ratio of that of now, which is the
@@ -83,8 +88,9 @@ def kmeans(
     >>> sorted(clusters.centers.tolist()), float(clusters.inertia[-1])
     ([[0.0, 1.5], [5.5, 5.0]], 1.0)
     """
+    rows = KMeansShard(x)
     answer = lloyd(
-        [KMeansShard(x)],
+        [rows],
         k,
         metric=metric,
         init=init,
@@ -93,5 +99,5 @@ def kmeans(
         seed=seed,
         progress=progress,
     )
-    labels, centers, scores = (_arrays.like(array, x) for array in answer[:3])
+    labels, centers, scores = (_arrays.like(array, x, rows.place) for array in answer[:3])
     return KMeans(labels, centers, scores, answer.inertia, answer.converged)
