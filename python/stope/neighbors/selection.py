@@ -169,7 +169,7 @@ def choose_by_votes(
     # counts[u, c]: voters of u of whose neighbours c are chosen. Sums of these have no history.
     counts = np.zeros((rows, _VOTES), dtype=np.int32)
     counts[:, 0] = votes
-    cells, one = counts.reshape(-1), np.int32(1)  # a vector's cells are counted much faster
+    cells, single = counts.reshape(-1), np.int32(1)  # a vector's cells are counted much faster
     met = np.zeros(rows, dtype=np.int64)  # c_v
     left = np.ones(rows, dtype=bool)
     scores, touched = votes.astype(np.float64), np.zeros(rows, dtype=bool)
@@ -180,13 +180,13 @@ def choose_by_votes(
         row = best[np.argmax(votes[best])]
         chosen[place], values[place], left[row] = row, scores[row], False
         lost = nearest.row(row)  # these lose the vote of the chosen row
-        np.subtract.at(cells, lost * _VOTES + met[row], one)
+        np.subtract.at(cells, lost * _VOTES + met[row], single)
         movers = voters.row(row)
         movers = movers[left[movers] & (met[movers] < _VOTES - 1)]
         moved = nearest.take(movers)
         before = moved.ids * _VOTES + np.repeat(met[movers], moved.lengths)
-        np.subtract.at(cells, before, one)
-        np.add.at(cells, before + 1, one)
+        np.subtract.at(cells, before, single)
+        np.add.at(cells, before + 1, single)
         met[movers] += 1
         highest = max(highest, int(met[movers].max(initial=0)))
         touched[lost] = touched[moved.ids] = True
