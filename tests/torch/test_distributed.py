@@ -141,6 +141,18 @@ def step(loss, module, batch):
     return value.detach(), {name: leaf.grad for name, leaf in leaves.items()}
 
 
+def sharded_step(form, batch, count):
+    """Loss and whole gradients of an encoder whose parameters lie in parts in all processes."""
+    from torch.distributed.fsdp import fully_shard
+
+    module = torch.nn.Sequential(encoder(), torch.nn.Linear(8, 4))
+    mesh = torch.distributed.init_device_mesh("cpu", (count,))
+    for part in (*module, module):
+        fully_shard(part, mesh=mesh)
+    value, _ = step(DistributedInfoNCELoss(0.2, form=form), module, batch)
+    return {"loss": value, "parameters": [p.grad.full_tensor() for p in module.parameters()]}
+
+
 def worker(here, count, folder):
     """Every case, in both forms, in one of the processes."""
     from torch.nn.parallel import DistributedDataParallel
@@ -159,6 +171,8 @@ def worker(here, count, folder):
                 "inputs": gradients,
                 "statistics": loss.statistics._asdict(),
             }
+    for form in ("gather", "ring"):
+        found["FSDP", form] = sharded_step(form, case_batch("uneven", count)[here], count)
     rows = torch.arange(float(2 + here))
     rows.requires_grad_()
     everything = gather_rows(rows[:, None])
@@ -223,6 +237,18 @@ def test_equals_one_process_with_the_concatenated_batch(processes, name, form):
             assert torch.equal(torch.cat(ours), getattr(loss.statistics, field)), field
 
 
+@pytest.mark.parametrize("form", ["gather", "ring"])
+def test_parameters_in_parts_have_the_gradients_of_one_process(processes, form):
+    """FSDP, with batches of different size."""
+    module = torch.nn.Sequential(encoder(), torch.nn.Linear(8, 4))
+    value, _ = step(InfoNCELoss(0.2), module, concatenated(case_batch("uneven", len(processes))))
+    found = [process["FSDP", form] for process in processes]
+    close(torch.stack([f["loss"] for f in found]).mean(), value)
+    for process in found:
+        for ours, exact in zip(process["parameters"], module.parameters(), strict=True):
+            close(ours, exact.grad)
+
+
 def test_rows_of_all_processes(processes):
     count = len(processes)
     rows = [torch.arange(float(2 + r)) for r in range(count)]
@@ -271,3 +297,10 @@ def test_without_a_process_group_it_is_the_plain_loss(form):
 def test_bad_options(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         DistributedInfoNCELoss(**options)
+
+
+def test_copies_of_data_parallel_are_refused():
+    """Each would have a part of the batch, and of its negatives."""
+    replica = InfoNCELoss()._replicate_for_data_parallel()
+    with pytest.raises(TypeError, match=r"torch\.nn\.DataParallel.*torchrun"):
+        replica(torch.eye(3), torch.eye(3))

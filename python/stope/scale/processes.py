@@ -6,9 +6,11 @@ where several processes train together, somebody has.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -39,10 +41,53 @@ def share(count: int) -> slice:
 
 
 def placed(tensor: Any, group: Any = None) -> Any:
-    """The tensor where the processes exchange tensors: NCCL moves nothing but CUDA memory."""
-    return tensor.cuda() if distributed().get_backend(group) == "nccl" else tensor
+    """The tensor where the processes exchange tensors: NCCL moves nothing but CUDA memory.
+
+    One on a device stays on that device; another goes to the one that the group is bound to
+    (``device_id`` of init_process_group), else to the current one.
+    """
+    module = distributed()
+    if tensor.is_cuda or module.get_backend(group) != "nccl":
+        return tensor
+    bound = getattr(module.group.WORLD if group is None else group, "bound_device_id", None)
+    return tensor.cuda(bound)
 
 
+# What torch.distributed says where another process has ended, or does not come in time.
+_LOST = re.compile(
+    r"closed by (remote )?peer|connection (was )?(reset|refused|closed)|broken pipe|timed? ?out|"
+    r"monitoredBarrier|NCCL|remote process exited",
+    re.IGNORECASE,
+)
+
+
+@contextmanager
+def hearing(what: str) -> Iterator[None]:
+    """Make a sentence of the error of a process whose peer has ended.
+
+    Also a decorator. Messages of torch are left where they are about something else.
+
+    Args:
+        what: what was being done, such as "while rows were gathered".
+
+    Raises:
+        RuntimeError: another process ended, or did not come in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if distributed() is None or not _LOST.search(str(error)):
+            raise
+        here, world = processes()
+        missing = re.search(r"\[Rank 0\].*Rank (\d+) failed", str(error))
+        which = f"process {missing[1]}" if missing else "another one"
+        raise RuntimeError(
+            f"Process {here} of {world} lost {which} {what}: that one ended or stands still; its "
+            "own message says why, or the log of the system that killed it"
+        ) from error
+
+
+@hearing("while numbers were added up")
 def reduced(
     values: Sequence[float], operation: Literal["SUM", "MAX"], group: Any = None
 ) -> list[float]:
@@ -73,6 +118,7 @@ def together() -> Iterator[None]:
         )
 
 
+@hearing("while rows were gathered")
 def gathered(rows: NDArray[Any]) -> NDArray[Any]:
     """The rows of all processes, in the order of their ranks; rows itself where there is one."""
     if alone():
@@ -122,12 +168,24 @@ def computed_in_first(compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.
     return matrix
 
 
-def wait() -> None:
-    """Go on when all processes are here."""
-    if not alone():
-        distributed().barrier()
+@hearing("while all waited for each other")
+def wait(seconds: float | None = None) -> None:
+    """Go on when all processes are here.
+
+    Args:
+        seconds: how long to wait for the others; default as long as the process group does.
+    """
+    if alone():
+        return
+    module = distributed()
+    if module.get_backend() == "gloo":  # which can say who is missing
+        limit = None if seconds is None else timedelta(seconds=seconds)
+        module.monitored_barrier(timeout=limit)
+    else:
+        module.barrier()
 
 
+@hearing("while the first one's numbers were sent")
 def _from_first(tensor: Any) -> Any:
     tensor = placed(tensor)
     distributed().broadcast(tensor, 0)

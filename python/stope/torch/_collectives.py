@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from stope._kinds import a, at_least, kinds
-from stope.scale.processes import processes
+from stope.scale.processes import hearing, processes
 from torch import distributed as dist
+
+_GATHERED, _PASSED = "while rows were gathered", "while rows went round the ring"
 
 
 def world_size(group: Any = None) -> int:
@@ -20,6 +22,7 @@ def rank(group: Any = None) -> int:
     return processes(group)[0]
 
 
+@hearing(_GATHERED)
 def row_counts(rows: int, device: Any, group: Any = None) -> list[int]:
     """How many rows every process has."""
     if world_size(group) == 1:
@@ -85,13 +88,15 @@ class Passing:
             ahead, behind = (dist.get_global_rank(group, r) for r in (ahead, behind))
         self._sent = tensor  # alive until it has left
         self._arriving = torch.empty_like(tensor)
-        self._work = dist.batch_isend_irecv(
-            [
-                dist.P2POp(dist.isend, tensor, ahead, group),
-                dist.P2POp(dist.irecv, self._arriving, behind, group),
-            ]
-        )
+        with hearing(_PASSED):
+            self._work = dist.batch_isend_irecv(
+                [
+                    dist.P2POp(dist.isend, tensor, ahead, group),
+                    dist.P2POp(dist.irecv, self._arriving, behind, group),
+                ]
+            )
 
+    @hearing(_PASSED)
     def arrived(self) -> Any:
         """Wait, and return the tensor of the previous process."""
         for work in self._work:
@@ -101,6 +106,7 @@ class Passing:
 
 class _Gather(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
+    @hearing(_GATHERED)
     def forward(ctx: Any, tensor: Any, counts: list[int], group: Any) -> Any:
         ctx.counts, ctx.group = counts, group
         mine = padded(tensor.detach(), max(counts))
@@ -109,6 +115,7 @@ class _Gather(torch.autograd.Function):  # type: ignore[misc]
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
     @staticmethod
+    @hearing("while gradients were added up")
     def backward(ctx: Any, gradient: Any) -> Any:
         # Half precision is summed in float32: the sum has one term per process.
         half = gradient.dtype in (torch.float16, torch.bfloat16)
@@ -121,6 +128,7 @@ class _Gather(torch.autograd.Function):  # type: ignore[misc]
 
 class _Sum(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
+    @hearing("while numbers were added up")
     def forward(ctx: Any, tensor: Any, group: Any) -> Any:
         ctx.group = group
         total = tensor.detach().clone()
@@ -128,6 +136,7 @@ class _Sum(torch.autograd.Function):  # type: ignore[misc]
         return total
 
     @staticmethod
+    @hearing("while gradients were added up")
     def backward(ctx: Any, gradient: Any) -> Any:
         total = gradient.clone()
         dist.all_reduce(total, group=ctx.group)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from stope._checks import choice
 from stope._kinds import iterable, kinds
+from stope.scale.processes import hearing
 from stope.torch import _ring
 from stope.torch._collectives import (
     gather_rows,
@@ -74,7 +75,8 @@ class DistributedInfoNCELoss(InfoNCELoss):
     Raises:
         ValueError: an unknown form, an option that the ring does not have, weights that are zero in
             all processes, and what :class:`stope.torch.InfoNCELoss` raises. An error in one process
-            leaves the others waiting: end them together, as torchrun does.
+            leaves the others waiting until that process ends, as it does by itself under torchrun.
+        RuntimeError: another process ended, or did not come within the group's timeout.
 
     Source: docs/methods.md, H7; ring: Cheng et al. 2024 (Inf-CL).
 
@@ -197,6 +199,7 @@ def _constant(values: Any, device: Any) -> Any:
 
 
 @kinds(parameters=iterable)
+@hearing("while gradients were averaged")
 def average_gradients(parameters: Iterable[Any], group: Any = None) -> None:
     """Average gradients over the processes, in place, for parameters that no wrapper looks after.
 

@@ -124,6 +124,7 @@ class InfoNCELoss(nn.Module):  # type: ignore[misc]
             ValueError: weights that are negative, not finite, all zero or of the wrong length, and
                 what :func:`stope.torch.infonce` raises.
         """
+        refuse_replica(self)
         losses, statistics = self.row_losses(queries, documents, positives, **tensors)
         self.statistics = statistics
         return self.mean(losses, row_weights(weights, statistics), statistics.negatives)
@@ -359,3 +360,13 @@ def check_tensors(tensors: dict[str, Any], owner: str) -> dict[str, Any]:
                 "options that stay the same are given when the loss is made"
             )
     return tensors
+
+
+def refuse_replica(module: Any) -> None:
+    """Raise for a copy that DataParallel made: it has a part of the batch, and of its negatives."""
+    if getattr(module, "_is_replica", False) or isinstance(module, torch.nn.DataParallel):
+        raise TypeError(
+            "the model or loss is in a torch.nn.DataParallel, whose copies each see a part of the "
+            "batch and of its negatives; start one process per GPU with torchrun, or let this one "
+            "see one GPU (CUDA_VISIBLE_DEVICES=0)"
+        )

@@ -29,7 +29,7 @@ from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.mining.pair_scores import PairScores
 from stope.progress import Progress, StageProgress, silent
-from stope.scale.processes import computed_in_first
+from stope.scale.processes import computed_in_first, hearing
 from stope.training.batches import Clustered, Distinct, Plan, batch_sampler
 from stope.training.callbacks.checkpoint import (
     Checkpoints,
@@ -114,7 +114,7 @@ def run_job(job: Job) -> TrainingReport:
 
 def _arguments(job: Job, scratch: str) -> Any:
     schedule = job.recipe.schedule
-    return SentenceTransformerTrainingArguments(
+    arguments = SentenceTransformerTrainingArguments(
         output_dir=scratch,
         use_cpu=job.model.device.type == "cpu",  # trained where it is
         per_device_train_batch_size=schedule.batch_size,
@@ -134,6 +134,24 @@ def _arguments(job: Job, scratch: str) -> Any:
         report_to="none",
         disable_tqdm=True,
     )
+    keep_device(arguments, job.model.device, job.say)
+    return arguments
+
+
+def keep_device(arguments: Any, device: torch.device, say: Say) -> None:
+    """Let one process alone train on the GPU where the model is.
+
+    The library would move it to cuda:0 and, where there are more GPUs, put it into a
+    torch.nn.DataParallel, which multiplies the batch.
+    """
+    if arguments.world_size > 1 or device.type != "cuda":
+        return
+    if (count := torch.cuda.device_count()) > 1:
+        say(f"training on {device} alone; torchrun --nproc-per-node {count} uses all GPUs")
+    torch.cuda.set_device(device)
+    arguments.__dict__["_setup_devices"] = device  # what `device` and `n_gpu` look at
+    arguments.distributed_state.device = device
+    arguments._n_gpu = 1
 
 
 def _run(job: Job, arguments: Any) -> TrainingReport:
@@ -185,7 +203,7 @@ def _run(job: Job, arguments: Any) -> TrainingReport:
                 )
                 _set_collator(trainer, job, loss)
                 trainer.remove_callback(PrinterCallback)
-                with autocast_training(model, schedule.autocast):
+                with hearing("while it trained"), autocast_training(model, schedule.autocast):
                     trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         evaluate.leave_best(model)
     session.report.seconds = session.seconds()

@@ -30,6 +30,7 @@ from stope.integrations.sentence_transformers.timed import Timed
 from stope.torch import InfoNCELoss as OfThisProcess
 from stope.torch import Statistics
 from stope.torch.distributed import DistributedInfoNCELoss, sum_of_all, world_size
+from stope.torch.losses import refuse_replica
 from stope.weighting import Weighting
 from torch import Tensor, nn
 
@@ -330,7 +331,12 @@ class InfoNCELoss(LossOfEmbeddings, Timed):
         Args:
             sentence_features: one dictionary per column of texts, query first.
             labels: the collator's "label"; None, or labels that are all 1, say nothing.
+
+        Raises:
+            TypeError: a model in a torch.nn.DataParallel; torchrun starts a process per GPU.
         """
+        for module in (self, self.model):
+            refuse_replica(module)
         columns, batch = self._open(sentence_features, labels)
         if self.keys is None:
             return self.loss_of(versions.embed_columns(self.model, columns), batch)

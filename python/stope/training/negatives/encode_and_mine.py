@@ -229,14 +229,25 @@ def bm25_of_all(pairs: Pairs, pool: int, progress: StageProgress) -> NDArray[np.
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Put a torch module into evaluation mode, then every part of it back as it was."""
+    """Put a torch module into evaluation mode, then every part of it back as it was.
+
+    Parameters that FSDP has spread over the processes are whole meanwhile, in each of them: a
+    forward pass that gathered them would wait for as many in all, and shares of texts differ.
+    """
     modules = list(model.modules()) if callable(getattr(model, "modules", None)) else []
     modes = [module.training for module in modules]
+    spread = [module for module in modules if hasattr(module, "unshard")]
     if modules:
         model.eval()
+    for module in spread:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
     try:
         yield
     finally:
+        for module in spread:
+            module.set_reshard_after_forward(module is not spread[0], recurse=False)
+            module.reshard()
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
 
