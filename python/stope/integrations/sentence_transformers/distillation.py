@@ -38,7 +38,8 @@ class Distillation:
                     abs(1 / r_ik - 1 / r_il) log(1 + exp(x_il - x_ik)), r the rank by x in the list
 
     The mean is over the rows with at least one scored negative, with the weights w of the
-    contrastive loss. With matryoshka_dims each of the dims has both terms. No gradient reaches the
+    contrastive loss; of several processes over the rows of all, while A_ik has the documents of
+    this process's. With matryoshka_dims each of the dims has both terms. No gradient reaches the
     teacher's scores.
 
     Source: docs/methods.md, D2 to D5, D1.
