@@ -111,12 +111,13 @@ class Operation(Protocol):
 
 
 class Peak(NamedTuple):
-    """What a worker took: the peak of its memory, and of what is its own (not mapped files)."""
+    """What a worker took: the peak of its memory, that of its own (no mapped files), CPU time."""
 
     node: str
     process: int
     peak_bytes: int
     own_bytes: int
+    cpu_seconds: float
 
 
 class _Worker:
@@ -129,8 +130,9 @@ class _Worker:
     def peak(self) -> Peak:
         """Its memory until now."""
         node = ray.get_runtime_context().get_node_id()
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        return Peak(node, os.getpid(), most, self.own_bytes)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = used.ru_utime + used.ru_stime
+        return Peak(node, os.getpid(), used.ru_maxrss << 10, self.own_bytes, seconds)
 
     def part(self, *asked: Any) -> tuple[Any, None]:
         """The answer of a shard, and that it is there: to know that, nobody fetches the answer."""

@@ -1,0 +1,139 @@
+"""Jobs on local Ray clusters: equal bytes by 1, 2 and 4 workers, overhead, and 30 random kills.
+
+    python benchmarks/bench_ray.py equality | overhead [ROWS QUERIES] | kills [COUNT]
+
+Two cores cannot show a speed-up: more workers share them. Kills are of a worker's process, or of a
+raylet with all on it (one in five, after which a new node joins), at random moments of the job,
+which are those at which a block is done: other blocks are then under way.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import ray
+from ray.cluster_utils import Cluster as LocalCluster
+
+import stope
+from stope.scale.ray import Cluster, topk
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
+DIM, K = 384, 20
+
+
+def matrices(folder, rows, queries, dim):
+    """Random rows in files, written block by block."""
+    rng = np.random.default_rng(0)
+    for name, count in (("c", rows), ("q", queries)):
+        path = folder / f"{name}.npy"
+        out = np.lib.format.open_memmap(path, "w+", np.float32, (count, dim))
+        for at in range(0, count, 65_536):
+            part = out[at : at + 65_536]
+            part[:] = rng.standard_normal(part.shape, dtype=np.float32)
+        del out
+    return folder / "q.npy", folder / "c.npy"
+
+
+def equality(folder):
+    """The parts of a job by 1, 2 and 4 workers, byte by byte."""
+    queries, corpus = matrices(folder, 50_000, 10_000, 128)
+    ray.init("local", num_cpus=4, log_to_driver=False, logging_level="ERROR")
+    parts = []
+    for workers in (1, 2, 4):
+        for memory in (4 << 30, 360 << 20):
+            began = time.perf_counter()
+            cluster = Cluster(workers=workers, memory=memory)
+            answer = topk(queries, corpus, K, folder / f"{workers}-{memory}", cluster=cluster)
+            columns = answer.column("document_ids"), answer.column("scores")
+            parts.append(b"".join(column.tobytes() for column in columns))
+            said = f"{time.perf_counter() - began:.1f} s; {answer.plan}"
+            print(f"{workers} workers: {'equal' if parts[-1] == parts[0] else 'DIFFERENT'}, {said}")
+    ray.shutdown()
+
+
+def overhead(folder, rows=1_000_000, queries=20_000):
+    """A job against the plain call, each once in turns; processor time beside wall time."""
+    query_path, corpus_path = matrices(folder, rows, queries, DIM)
+    ray.init("local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    asked, corpus = (np.load(path, mmap_mode="r") for path in (query_path, corpus_path))
+    stope.set_num_threads(2)
+    for turn in range(2):
+        wall, cpu = time.perf_counter(), time.process_time()
+        plain = stope.topk(asked, corpus, K)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        print(f"turn {turn}: plain, 2 threads: {wall:.1f} s wall, {cpu:.1f} s processor")
+        wall, cpu = time.perf_counter(), time.process_time()
+        answer = topk(query_path, corpus_path, K, folder / f"job{turn}")
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        cpu += sum(peak.cpu_seconds for peak in answer.workers)
+        same = np.array_equal(answer.column("document_ids"), plain.ids)
+        print(f"turn {turn}: Ray, 2 workers: {wall:.1f} s wall, {cpu:.1f} s processor of driver")
+        print(f"    and workers; equal: {same}; {answer.plan}", flush=True)
+        print(
+            "   ",
+            [f"peak {p.peak_bytes >> 20} MiB, own {p.own_bytes >> 20}" for p in answer.workers],
+        )
+    ray.shutdown()
+
+
+class Kills:
+    """Kills as the job says how far it is."""
+
+    def __init__(self, local, many, rng):
+        self.local, self.left, self.rng, self.said = local, many, rng, []
+
+    def __call__(self, done, total):
+        if not self.left or self.rng.random() < 0.3:
+            return
+        node = self.rng.choice([node for node in self.local.list_all_nodes() if not node.head])
+        if self.rng.random() < 0.2:
+            self.local.remove_node(node, allow_graceful=False)
+            self.local.add_node(**NODE)
+            self.said.append("raylet")
+        else:
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            workers = [each for each in raylet.children(True) if "_Worker" in str(each.cmdline())]
+            if not workers:
+                return
+            self.rng.choice(workers).send_signal(signal.SIGKILL)
+            self.said.append("worker")
+        self.left -= 1
+
+
+def kills(folder, many=30):
+    """Jobs until so many kills; answers against the plain call."""
+    queries, corpus = matrices(folder, 40_000, 30_000, 96)
+    wanted = stope.topk(np.load(queries), np.load(corpus), K)
+    head = {**NODE, "num_cpus": 0, "include_dashboard": False}
+    local = LocalCluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        local.add_node(**NODE)
+    ray.init(local.address, log_to_driver=False, logging_level="ERROR")
+    killer, jobs, began = Kills(local, many, random.Random(0)), 0, time.perf_counter()
+    while killer.left:
+        cluster = Cluster(memory=(4 << 30, 360 << 20)[jobs % 2])
+        answer = topk(queries, corpus, K, folder / f"job{jobs}", cluster=cluster, progress=killer)
+        jobs += 1
+        same = np.array_equal(answer.column("document_ids"), wanted.ids)
+        same = same and np.array_equal(answer.column("scores"), wanted.scores)
+        done = len(killer.said)
+        print(f"job {jobs}: {done} kills so far; equal: {same}; {answer.plan}", flush=True)
+    seconds = time.perf_counter() - began
+    raylets = killer.said.count("raylet")
+    print(f"{len(killer.said)} kills, {raylets} of raylets, in {jobs} jobs and {seconds:.0f} s")
+    ray.shutdown()
+    local.shutdown()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        {"equality": equality, "overhead": overhead, "kills": kills}[sys.argv[1]](
+            Path(made), *map(int, sys.argv[2:])
+        )
