@@ -86,7 +86,7 @@ def plan(
         option("Count encoding too: a model, measured here on --texts.", metavar="PATH"),
     ] = None,
     texts: Annotated[
-        Path | None, option("Some texts as long as yours (the first 256 are encoded).")
+        Path | None, option("Some texts as long as yours; the first are encoded.")
     ] = None,
     folder: Annotated[Path, option("Its disk is measured.")] = Path("."),
     memory: Annotated[str | None, option("Of a worker: 64GiB.", panel=_RATES)] = None,
@@ -228,7 +228,7 @@ def _encoding(
     from stope.scale.rates import texts_per_second
 
     _, sample = read_texts(texts)
-    return texts_per_second(options.load_encoder(encoder), sample[:256])
+    return texts_per_second(options.load_encoder(encoder), sample)
 
 
 def _show(made: Plan) -> None:
