@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from types import SimpleNamespace
 
@@ -44,8 +45,8 @@ def worker(here, count, folder):
     gather, ring = (torch.distributed.new_group(ranks) for ranks in ([0, 1], [2, 3]))
     found = {"sum": processes.reduced([1.0 + here, 2.0], "SUM")}
     if here == 3:
-        time.sleep(3)
-    found["late"] = said(lambda: processes.wait(0.5))
+        time.sleep(6)
+    found["late"] = said(lambda: processes.wait(2.0))
     if here < 2:
         loss_of("gather", gather)
         if here == 1:
@@ -94,6 +95,25 @@ def test_errors_about_something_else_stay(monkeypatch):
         processes.hearing("now"),
     ):
         raise RuntimeError("Connection closed by peer [127.0.0.1]:5")
+
+
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("Timed out waiting 1800000ms for recv operation to complete", True),
+        ("Application timeout caused pair closure", True),
+        ("NCCL error: remote process exited or there was a network error", True),
+        ("Watchdog caught collective operation timeout: WorkNCCL(SeqNum=3)", True),
+        ("NCCL error: Duplicate GPU detected", False),
+        ("CUDA error: the launch timed out and was terminated", False),
+    ],
+)
+def test_which_errors_are_of_another_process(monkeypatch, said, lost):
+    group = SimpleNamespace(get_rank=lambda group: 0, get_world_size=lambda group: 2)
+    monkeypatch.setattr(processes, "distributed", lambda: group)
+    expected = "Process 0 of 2 lost another one" if lost else re.escape(said)
+    with pytest.raises(RuntimeError, match=expected), processes.hearing("now"):
+        raise RuntimeError(said)
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,9 @@ def placed(tensor: Any, group: Any = None) -> Any:
 
 # What torch.distributed says where another process has ended, or does not come in time.
 _LOST = re.compile(
-    r"closed by (remote )?peer|connection (was )?(reset|refused|closed)|broken pipe|timed? ?out|"
-    r"monitoredBarrier|NCCL|remote process exited",
+    r"closed by (remote )?peer|connection (was )?(reset|refused|closed)|broken pipe|"
+    r"timed out waiting|timeout caused pair|(wait|socket|operation) timeout|monitoredBarrier|"
+    r"ncclRemoteError|remote process exit",
     re.IGNORECASE,
 )
 
