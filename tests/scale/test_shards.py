@@ -245,6 +245,8 @@ def test_shards_that_do_not_fit():
         shards.pairs_part(x[:4], 0, x[3:5], threshold=0.5)
     with pytest.raises(ValueError, match="earlier ends with row 5, and x begins with row 2"):
         shards.earlier_part(x[2:], 2, x, 0)
+    with pytest.raises(ValueError, match="metric is 'cos'"):
+        shards.pairs_part(x[:0], 0, threshold=0.5, metric="cos")
     with pytest.raises(ValueError, match="start is -1"):
         shards.topk_part(x, x, 2, -1)
     mining = shards.NegativeSearch([0, 5], 6, 2)
@@ -252,6 +254,12 @@ def test_shards_that_do_not_fit():
     scored = [mining.positive_scores(queries, *half) for half in halves]
     with pytest.raises(ValueError, match="no positive of query 1; give the part of every shard"):
         mining.lowest(scored[:1])
+    with pytest.raises(ValueError, match=r"parts have the shapes \[\]; give one vector"):
+        mining.lowest([])
+    with pytest.raises(ValueError, match=r"positive_scores has shape \(1,\)"):
+        mining.part(queries, *halves[0], [0.5])
+    with pytest.raises(ValueError, match="a score that is not finite"):
+        mining.part(queries, *halves[0], scored[0])
     lowest = mining.lowest(scored)
     found = [mining.part(queries, *half, lowest) for half in halves]
     with pytest.raises(

@@ -142,9 +142,14 @@ class NegativeSearch:
             parts: of `positive_scores`, in any order.
 
         Raises:
-            ValueError: a query with no positive in any of the parts: one is missing.
+            ValueError: no parts, or of different queries; a query with no positive in any of them:
+                one is missing.
         """
-        merged: NDArray[np.float32] = np.minimum.reduce([np.asarray(part) for part in parts])
+        listed = [np.asarray(part) for part in parts]
+        if not listed or len({part.shape for part in listed}) > 1:
+            shapes = sorted({part.shape for part in listed})
+            raise ValueError(f"parts have the shapes {shapes}; give one vector for every shard")
+        merged: NDArray[np.float32] = np.minimum.reduce(listed)
         missing = np.flatnonzero(np.isinf(merged))
         if missing.size:
             raise ValueError(
@@ -172,6 +177,11 @@ class NegativeSearch:
         """
         first, rows = self._span(queries, shard, start)
         lowest = np.asarray(positive_scores, np.float32)
+        if lowest.shape != (self.answers.num_lists,) or not np.isfinite(lowest).all():
+            raise ValueError(
+                f"positive_scores has shape {lowest.shape}, or a score that is not finite; give "
+                f"what `lowest` returned for the {self.answers.num_lists} queries"
+            )
         rules = score_limits(lowest, *self.limits)
         above = np.zeros(self.answers.num_lists, np.int64)
         empty = (len(above), 0)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from stope import _arrays
-from stope._checks import integer
+from stope._checks import choice, integer
 from stope._host import on_host
 from stope._kinds import iterable, kinds
-from stope.ops._search import Metric
+from stope.ops._search import METRICS, Metric
 from stope.ops.pairs_above import PairsAbove, pairs_above
 from stope.progress import Progress
 from stope.scale.shards.numbering import MOST, rows_of
@@ -75,6 +75,7 @@ def pairs_part(
             (x, first), (y, second) = (y, second), (x, first)
     if not rows or not others:
         _arrays.threshold(threshold, "threshold")
+        choice(metric, "metric", METRICS)
         return PairsAbove(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
     pairs = pairs_above(
         x, y, threshold=threshold, metric=metric, max_pairs=max_pairs, progress=progress
@@ -115,7 +116,9 @@ def merge_pairs(parts: Iterable[PairsAbove], max_pairs: int | None = None) -> Pa
     for place, part in enumerate(listed):
         if not isinstance(part, PairsAbove):
             raise TypeError(f"parts[{place}] is a {type(part).__name__}; give PairsAbove")
-    rows, ids, scores = (np.concatenate(side) for side in zip(*listed, strict=True))
+    rows, ids, scores = (
+        np.concatenate(list(map(on_host, side))) for side in zip(*listed, strict=True)
+    )
     order = np.lexsort((ids, -scores, rows))
     rows, ids, scores = rows[order], ids[order], scores[order]
     again = np.zeros(len(rows), bool)
