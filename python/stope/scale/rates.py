@@ -20,7 +20,8 @@ from stope.scale.plan import Machine, Search, products
 
 __all__ = ["measure", "texts_per_second"]
 
-_BYTES = 128 * 2**20  # of the corpus that is searched, and of the file that is written
+_BYTES = 64 * 2**20  # of the corpus that is searched, and of the file that is written
+_MOST_ROWS = 2**20
 _FEW, _MANY = 8, 1024  # queries
 _SECONDS = 2.0  # for the repeats of a search
 _ENCODING, _BATCH = 5.0, 32  # seconds, texts
@@ -38,9 +39,9 @@ def measure(
 ) -> Machine:
     """Measure this machine, with the threads that stope has here.
 
-    The search is timed on 128 MiB of random rows, with 8 queries and with 1,024; of the two times
+    The search is timed on 64 MiB of random rows, with 8 queries and with 1,024; of the two times
     follow what a pass over the corpus takes and what the scores take. The disk is that of `folder`,
-    in which a file of 128 MiB is written, let go from the memory and read by mapping it.
+    in which a file of 64 MiB is written, let go from the memory and read by mapping it.
 
     Args:
         dim, k, itemsize: as of :class:`stope.scale.plan.Search`.
@@ -56,7 +57,7 @@ def measure(
             not tell its memory, where `memory` is not given.
         RuntimeError: the machine was too busy: more queries took no longer than few.
 
-    Memory: three times 128 MiB. Other work on the machine is measured with it: what is found is
+    Memory: three times 64 MiB. Other work on the machine is measured with it: what is found is
     what the machine gives now.
 
     >>> measure(768).source.startswith("measured")
@@ -68,7 +69,7 @@ def measure(
     if not folder.is_dir():
         raise ValueError(f"folder is {folder}; give a folder on the disk that is to be measured")
     memory = _memory() if memory is None else integer(memory, "memory", 1)
-    rows = max(_BYTES // (dim * itemsize), 4)
+    rows = min(max(_BYTES // (dim * itemsize), 4), _MOST_ROWS)
     k = min(k, rows // 4)
     random = np.random.default_rng(0)
     corpus = _typed(random.standard_normal((rows, dim), np.float32), itemsize)
