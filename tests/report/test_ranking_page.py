@@ -50,7 +50,7 @@ def test_two_runs_are_compared_query_by_query(case):
     row = columns(page)
     difference = np.array(row["difference"].values)
     assert (np.diff(difference) >= 0).all()
-    for place, query in enumerate(row["query_id"].values):
+    for place, query in enumerate(row["query id"].values):
         for name, each in (("new", scored), ("old", earlier)):
             assert row[f"{name}: nDCG@10"].values[place] == each.per_query["nDCG@10"][query]
         word = row["result"].values[place]
@@ -65,8 +65,11 @@ def test_two_runs_are_compared_query_by_query(case):
         state = row["new: judged"].values[place]
         grade = qrels[query].get(ranked[0]) if ranked else -1
         assert state == {1: "right", 0: "wrong", None: "not judged", -1: "nothing retrieved"}[grade]
-        assert row["an answer"].values[place].startswith(answer)
-    assert max(map(len, row["an answer"].values)) < 220
+        assert row["an answer id"].values[place] == answer
+        assert (
+            row["an answer"].values[place]
+            == (documents.get(answer, "")[:200] + "…")[: 201 * (int(query[1:]) < 20)]
+        )
     counts = [row["result"].values.count(word) for word in ("win", "tie", "loss")]
     assert page.facts()["wins, ties, losses in nDCG@10"] == ", ".join(map(str, counts))
     assert sum(page.figures[2].series[0].y) == QUERIES

@@ -178,9 +178,7 @@ def _queries(
     difference = values[0] - values[-1] if len(runs) > 1 else values[0]
     order = np.argsort(difference, kind="stable").tolist()
     asked = [judged[place] for place in order]
-    columns = [Column("query_id", asked)]
-    if queries:
-        columns.append(Column("query", [queries.get(query, "") for query in asked]))
+    columns = _named("query", asked, queries)
     if len(runs) > 1:
         results = _results(difference)
         columns.append(Column("result", [results[place] for place in order], "word"))
@@ -192,17 +190,16 @@ def _queries(
         columns += [
             Column(f"{before}{metric}", value[order], "number"),
             Column(f"{before}rank of an answer", ranks, "number"),
-            Column(f"{before}first document", [_named(first, documents) for first in firsts]),
+            *_named(f"{before}first document", firsts, documents),
             Column(f"{before}judged", states, "word"),
         ]
-    answers = [_named(_answer(qrels[query]), documents) for query in asked]
-    columns.append(Column("an answer", answers))
+    columns += _named("an answer", [_answer(qrels[query]) for query in asked], documents)
     lowest = "the largest losses" if len(runs) > 1 else "the lowest values"
     table = Table(
         tuple(columns),
         f"A row for each judged query, {lowest} first",
         browse=True,
-        export={"query_id": "query_id"},
+        export={"query_id": "query id" if queries else "query"},
         export_name="queries.jsonl",
     )
     missing = []
@@ -217,10 +214,13 @@ def _answer(judged: Mapping[str, float]) -> str:
     return document if grade > 0 else ""
 
 
-def _named(document: str, documents: Mapping[str, str]) -> str:
-    """A document's id and the beginning of its text."""
-    text = documents.get(document, "")
-    return f"{document}: {text[:_SHOWN]}{'…' * (len(text) > _SHOWN)}" if text else document
+def _named(name: str, ids: Sequence[str], texts: Mapping[str, str]) -> list[Column]:
+    """The beginnings of the texts with their ids below; ids alone where there are no texts."""
+    if not texts:
+        return [Column(name, ids)]
+    whole = [texts.get(each, "") for each in ids]
+    begun = [text[:_SHOWN] + "…" * (len(text) > _SHOWN) for text in whole]
+    return [Column(name, begun), Column(f"{name} id", ids, "id")]
 
 
 def _results(difference: Any) -> list[str]:
