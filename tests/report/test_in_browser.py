@@ -247,3 +247,30 @@ def test_fifty_thousand_rows_open_in_under_two_seconds(driver, folder):
     before = time.perf_counter()
     assert len(typed(driver, "d49997")) == 1
     assert time.perf_counter() - before < 5
+
+
+def test_pages_of_runs_and_trainings_are_drawn_whole(driver, folder):
+    pytest.importorskip("ir_measures", reason="needs the extra retrieval")
+    pytest.importorskip("transformers", reason="needs the extra train")
+    from test_training_page import a_log, a_report
+
+    from stope.report import of_run
+    from stope.report.training import of_training
+
+    qrels = {f"q{n}": {f"d{n}": 1} for n in range(40)}
+    runs = [{q: {f"d{n}": float((n * k) % 41) for n in range(40)} for q in qrels} for k in (3, 5)]
+    queries = {query: f"{query} {EVIL}" for query in qrels}
+    names = ("a run of a long name.trec", EVIL)
+    run = of_run(runs[0], qrels, runs[1], names=names, queries=queries)
+    a_report(a_log(folder / "model.run", 50))
+    for page in (run, of_training(folder / "model.run")):
+        driver.get_log("browser")
+        resize(driver, 390, 844)
+        opened(driver, page.write(folder / "another.html"))
+        assert len(all_of(driver, ".figure svg")) == len(page.figures) > 2
+        assert script(driver, "document.documentElement.scrollWidth") <= 390
+        assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
+    opened(driver, run.write(folder / "another.html"))
+    lowest = run.sections[-1].table
+    assert all_of(driver, "[data-table] tbody tr")[0].text.find(lowest.columns[1].values[0]) >= 0
+    assert status(driver) == "40 rows, 0 selected"

@@ -157,7 +157,7 @@ class Figure:
             "height": size if self.by_name else 240,
             "data": {"values": rows},
             "layer": layers,
-            "config": _CONFIG,
+            "config": {**_CONFIG, "legend": {**_CONFIG["legend"], **self._legend()}},
         }
 
     def _channels(self) -> tuple[str, str]:
@@ -197,6 +197,10 @@ class Figure:
             scale = {"domain": domain, "range": list(_SHAPES[: len(domain)])}
             looks["shape"] = {**series, "scale": scale}
         return looks
+
+    def _legend(self) -> dict[str, int]:
+        """Long names stand one below the other, since a telephone is 40 letters wide."""
+        return {"columns": 1} if sum(len(series.name) + 4 for series in self.series) > 40 else {}
 
     def _mark(self) -> dict[str, Any]:
         if self.kind == "lines":
@@ -322,7 +326,7 @@ def _format(rows: list[dict[str, Any]], column: str) -> dict[str, str]:
 _RULE = {"type": "rule", "strokeDash": [4, 3], "color": "var(--ink)"}
 _RULE_NAME = {"type": "text", "align": "left", "dx": 4, "dy": 6, "color": "var(--ink)"}
 _INK = {"labelColor": "var(--ink)", "titleColor": "var(--ink)"}
-_CONFIG = {
+_CONFIG: dict[str, Any] = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
     "axis": {
@@ -340,7 +344,7 @@ _CONFIG = {
         "orient": "top",
         "title": None,
         "labelFontSize": 12,
-        "labelLimit": 300,
+        "labelLimit": 260,
         "symbolOpacity": 1,
     },
     "view": {"stroke": None},
