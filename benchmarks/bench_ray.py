@@ -9,6 +9,8 @@ which are those at which a block is done: other blocks are then under way.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
 import sys
@@ -24,6 +26,8 @@ from ray.cluster_utils import Cluster as LocalCluster
 import stope
 from stope.scale.ray import Cluster, topk
 
+# Ray ends workers where the machine, with whatever else runs on it, is short of memory.
+os.environ["RAY_memory_monitor_refresh_ms"] = "0"  # noqa: SIM112
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 DIM, K = 384, 20
 
@@ -47,7 +51,7 @@ def equality(folder):
     ray.init("local", num_cpus=4, log_to_driver=False, logging_level="ERROR")
     parts = []
     for workers in (1, 2, 4):
-        for memory in (4 << 30, 360 << 20):
+        for memory in (4 << 30, 336 << 20):
             began = time.perf_counter()
             cluster = Cluster(workers=workers, memory=memory)
             answer = topk(queries, corpus, K, folder / f"{workers}-{memory}", cluster=cluster)
@@ -83,6 +87,15 @@ def overhead(folder, rows=1_000_000, queries=20_000):
     ray.shutdown()
 
 
+def workers_of(node):
+    """The processes of a node that are actors at work."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for child in raylet.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "_Worker" in " ".join(child.cmdline()):
+                yield child
+
+
 class Kills:
     """Kills as the job says how far it is."""
 
@@ -98,8 +111,7 @@ class Kills:
             self.local.add_node(**NODE)
             self.said.append("raylet")
         else:
-            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-            workers = [each for each in raylet.children(True) if "_Worker" in str(each.cmdline())]
+            workers = list(workers_of(node))
             if not workers:
                 return
             self.rng.choice(workers).send_signal(signal.SIGKILL)
@@ -118,7 +130,7 @@ def kills(folder, many=30):
     ray.init(local.address, log_to_driver=False, logging_level="ERROR")
     killer, jobs, began = Kills(local, many, random.Random(0)), 0, time.perf_counter()
     while killer.left:
-        cluster = Cluster(memory=(4 << 30, 360 << 20)[jobs % 2])
+        cluster = Cluster(memory=(4 << 30, 336 << 20)[jobs % 2])
         answer = topk(queries, corpus, K, folder / f"job{jobs}", cluster=cluster, progress=killer)
         jobs += 1
         same = np.array_equal(answer.column("document_ids"), wanted.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -363,12 +364,17 @@ class Killer:
         elif kind == "new node":
             self.local.add_node(**_NODE)
         else:
-            raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
-            inside = [child for pid in raylets for child in psutil.Process(pid).children(True)]
-            workers = [child for child in inside if self.kind in " ".join(child.cmdline())]
+            workers = [worker for node in nodes for worker in self.workers_of(node)]
             for worker in workers[: None if kind == "all workers" else 1]:
                 worker.send_signal(signal.SIGKILL)
         self.killed.append(kind)
+
+    def workers_of(self, node):
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        for child in raylet.children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                if self.kind in " ".join(child.cmdline()):
+                    yield child
 
 
 def test_deaths_change_nothing(local, tmp_path, shards):
