@@ -37,7 +37,7 @@ def graph(kind: str, rows: int, share: float) -> dict[str, Any]:
 
     import stope
 
-    work = data.NeighborWork("graph", "graph", rows, rows, 384, NEIGHBORS, data=kind)
+    work = data.NeighborWork("graph", "graph", rows, rows, 384, NEIGHBORS, kind, threads=1)
     given = data.make(work)
     x, parts = given.corpus, shares(rows, share)
     index = faiss.IndexFlatIP(work.dim)
@@ -90,7 +90,7 @@ def pairs(kind: str, rows: int, share: float) -> dict[str, Any]:
 
     import stope
 
-    work = data.NeighborWork("pairs", "pairs", rows, rows, 384, 0, data=kind)
+    work = data.NeighborWork("pairs", "pairs", rows, rows, 384, 0, kind, threads=1)
     given = data.make(work)
     x, parts = given.corpus, shares(rows, share)
     index = faiss.IndexFlatIP(work.dim)
@@ -128,7 +128,7 @@ def approximate(kind: str, rows: int) -> dict[str, Any]:
     import stope
     import torch
 
-    work = data.NeighborWork("pairs", "pairs", rows, rows, 384, 0, data=kind)
+    work = data.NeighborWork("pairs", "pairs", rows, rows, 384, 0, kind, threads=1)
     x = data.make(work).corpus
     embeddings = torch.from_numpy(x)
     contenders = {
@@ -191,7 +191,7 @@ def growth(kind: str) -> dict[str, Any]:
         return data.make(data.NeighborWork("growth", "pairs", rows, rows, dim, 0, data=kind)).corpus
 
     made: dict[str, list[tuple[int, float]]] = {}
-    for rows in (5_000, 10_000, 20_000, 40_000):
+    for rows in (5_000, 10_000, 20_000):
         x = rows_of(rows, 384)
         for name, run in {
             "graph, rows": lambda x=x: stope.knn_graph(x, NEIGHBORS),
