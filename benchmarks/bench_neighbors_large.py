@@ -6,7 +6,7 @@ thread whose processor time is read, since the clock of a shared machine says li
 share runs twice, before and after what runs once. Answers are compared wherever both have them.
 
     graph    15 nearest others of 200,000 rows     pairs   scores above 0.9 in them
-    semantic SemDeDup of 500,000 rows              choose  vote-k over 50,000, BETR
+    semantic SemDeDup of 500,000 rows              choose  vote-k over 20,000, BETR
     growth   of graph, pairs and k-means with n, dim and k
 """
 
@@ -226,7 +226,7 @@ WORKS: dict[str, Callable[[str], dict[str, Any]]] = {
     "pairs": lambda kind: pairs(kind, 200_000, 1 / 40),
     "approximate": lambda kind: approximate(kind, 20_000),
     "semantic": lambda kind: semantic(kind, 500_000, 500),
-    "choose": lambda kind: choose(kind, 200_000, 50_000, 2_000),
+    "choose": lambda kind: choose(kind, 200_000, 20_000, 2_000),
     "growth": growth,
     "quick": lambda kind: {
         "graph": graph(kind, 4_000, 1 / 4),

@@ -109,7 +109,7 @@ def choose(kind: str, rows: int, votes_of: int, targets: int) -> dict[str, Any]:
         for start in range(0, len(x), 1024):
             scores = x[start : start + 1024] @ x.T
             scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -np.inf
-            nearest.append(np.argpartition(-scores, k, axis=1)[:, :k])
+            nearest.append(np.argpartition(-scores, k, axis=1)[:, :k].copy())
         ids = np.concatenate(nearest)
         voters: list[list[int]] = [[] for _ in range(len(x))]
         for row, others in enumerate(ids.tolist()):
