@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -75,10 +77,11 @@ def semantic_search(
             f"{corpus.shape[1]}; embed both with one model"
         )
     ranked = stope.topk(queries, corpus, min(top_k, len(corpus)), metric=metric)
-    return [
-        [{"corpus_id": row, "score": score} for row, score in zip(ids, scores, strict=True)]
-        for ids, scores in zip(ranked.ids.tolist(), ranked.scores.tolist(), strict=True)
-    ]
+    with _collecting_later():
+        return [
+            [{"corpus_id": row, "score": score} for row, score in zip(ids, scores, strict=True)]
+            for ids, scores in zip(ranked.ids.tolist(), ranked.scores.tolist(), strict=True)
+        ]
 
 
 @kinds(
@@ -179,7 +182,8 @@ def paraphrase_mining_embeddings(
     scores, lower, upper = _pairs_of_graph(rows, count, metric) if pairs is None else pairs
     best = np.argsort(-scores, kind="stable")[:max_pairs]
     listed = zip(scores[best].tolist(), lower[best].tolist(), upper[best].tolist(), strict=True)
-    return list(map(list, listed))
+    with _collecting_later():
+        return list(map(list, listed))
 
 
 def _pairs_of_graph(rows: torch.Tensor, count: int, metric: Metric) -> Pairs:
@@ -322,6 +326,20 @@ def _rows(embeddings: Any, name: str) -> torch.Tensor:
     if not rows.is_floating_point():
         rows = rows.float()
     return computable(rows.detach())
+
+
+@contextmanager
+def _collecting_later() -> Iterator[None]:
+    """While as many objects are made as an answer has, none of them garbage: each search for
+    cycles among them takes as long as they do.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _chunks(**sizes: Any) -> None:
