@@ -23,7 +23,7 @@ def show_report(report: RunReport, keys: bool) -> None:
 
     With keys what to do next is named as in a configuration, else by options.
     """
-    from stope.report.training import meaning, of_training
+    from stope.report.training import meaning, of_training, training_folder
 
     done = report.training
     steps = counted(done.steps, "steps")
@@ -46,9 +46,12 @@ def show_report(report: RunReport, keys: bool) -> None:
         header = ["metric", "before", "after", "gain", "95% interval"]
         header += ["teacher"] if teacher else []
         terminal.show_table(counted(count, f"{title} queries"), header, rows)
-    page = of_training(report.folder)
-    facts = {name: text for section in page.sections[1:] for name, text in section.facts.items()}
-    terminal.show_table("While it trained", ["", ""], facts.items(), named=False)
+    if training_folder(report.folder) is not None:  # its log may be gone where it ended long ago
+        first, *others = of_training(report.folder).sections
+        facts = {name: text for section in others for name, text in section.facts.items()}
+        terminal.show_table("While it trained", ["", ""], facts.items(), named=False)
+        for sentence in first.missing:
+            terminal.tell(sentence)
     for remark in meaning(report.to_dict()):
         terminal.tell(remark)
     show_remarks([*report.remarks, *_guarded(report, keys)])

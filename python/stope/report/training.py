@@ -112,7 +112,8 @@ def of_training(folder: str | PathLike[str]) -> Page:
     if (path / SECOND / LOG).is_file():
         lines = list(read_log(path / SECOND))
         stages = [_Stage("in-batch", 0, stages[0].lines)]
-        stages += [_Stage("second stage", stages[0].of("step")[-1]["step"], lines)]
+        begins = max((line["step"] for line in stages[0].of("step")), default=0)
+        stages += [_Stage("second stage", begins, lines)]
     report = path / "report.json"
     told = parse_json(report.read_bytes()) if report.is_file() else {}
     missing = []
