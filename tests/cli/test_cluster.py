@@ -32,8 +32,8 @@ def test_clusters_and_centers_are_those_of_kmeans(call, folder, chosen):
     np.testing.assert_array_equal([row["score"] for row in rows], want.scores)
     np.testing.assert_array_equal(np.load("m.npy"), want.centers)
     counts, sizes = json.loads((folder / "counts.json").read_text()), np.bincount(want.labels)
-    assert counts["documents of the largest"] == sizes.max()
-    assert counts["documents of the smallest"] == sizes.min()
+    assert counts["documents_of_the_largest"] == sizes.max()
+    assert counts["documents_of_the_smallest"] == sizes.min()
     assert counts["inertia"] == want.inertia[-1]
     assert counts["converged"] == want.converged
 

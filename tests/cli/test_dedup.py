@@ -70,10 +70,10 @@ def test_what_goes_is_what_a_loop_over_all_pairs_lets_go(call, planted, threshol
     kept, source = rows_of(planted / "kept.jsonl"), rows_of(planted / "corpus.jsonl")
     assert kept == [row for row in source if row["_id"] not in keepers]  # all columns, in order
     counts = json.loads((planted / "counts.json").read_text())
-    assert counts["documents that go"] == len(keepers)
-    assert counts["documents that are kept"] == len(kept)
-    assert counts["copies of an equal text"] == len(SAME)
-    assert counts["groups of duplicates"] == len(set(keepers.values()))
+    assert counts["documents_that_go"] == len(keepers)
+    assert counts["documents_that_are_kept"] == len(kept)
+    assert counts["copies_of_an_equal_document"] == len(SAME)
+    assert counts["groups_of_duplicates"] == len(set(keepers.values()))
     scores = reference.canonical(x, x, "cosine")
     for row in rows_of(planted / "groups.jsonl"):
         for entry in row["dropped"]:

@@ -49,9 +49,9 @@ def test_every_option_reaches_the_graph_and_counts_are_true(call, folder, chosen
     counts = json.loads((folder / "counts.json").read_text())
     degrees = np.diff(want.indptr)
     assert counts["edges"] == want.nnz // 2
-    assert counts["connected parts"] == connected_components(want).number
-    assert counts["documents without an edge"] == (degrees == 0).sum()
-    assert counts["most edges of one document"] == degrees.max()
+    assert counts["connected_parts"] == connected_components(want).number
+    assert counts["documents_without_an_edge"] == (degrees == 0).sum()
+    assert counts["most_edges_of_one_document"] == degrees.max()
 
 
 def test_it_shows_the_hubs(call, folder):

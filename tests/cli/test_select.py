@@ -77,7 +77,7 @@ def test_texts_and_beir_folders_are_encoded(call, folder, beir):
     best = [row["document_id"] == row["example_id"].replace("q", "d") for row in first]
     assert sum(best) > 0.9 * QUERIES
     counts = json.loads((folder / "s.json").read_text())
-    assert (counts["examples"], counts["documents chosen"]) == (QUERIES, QUERIES)
+    assert (counts["examples"], counts["documents_chosen"]) == (QUERIES, QUERIES)
     assert "documents that are the text" not in done.stderr
     call("select", *arguments, "--for", "beir", "--split", "test")
     assert {row["example_id"] for row in chosen(folder)} <= {f"q{i}" for i in range(30, 40)}

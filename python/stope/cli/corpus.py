@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -135,7 +136,9 @@ def show_results(
     """
     from stope.data import open_atomic
 
-    chosen, told = context.params, {**counts, **facts}
+    chosen = context.params
+    words = {re.sub(r"\W+", "_", name): value for name, value in counts.items()}  # stable keys
+    told = {**words, **facts}
     if chosen["summary"] is not None:
         with open_atomic(chosen["summary"]) as file:
             file.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")

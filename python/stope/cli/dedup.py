@@ -93,9 +93,8 @@ def dedup(
     largest = max(members, key=lambda row: len(members[row]), default=None)
     counts: dict[str, int | str] = {
         "documents": len(first),
-        "copies of an equal text" if documents.texts else "copies of equal embeddings": len(first)
-        - len(distinct),
-        f"others with a cosine of {threshold} and more": len(distinct) - len(left.kept),
+        "copies of an equal document": len(first) - len(distinct),
+        "others at the threshold and above": len(distinct) - len(left.kept),
         "documents that go": len(first) - len(kept),
         "documents that are kept": len(kept),
         "groups of duplicates": len(members),
