@@ -95,7 +95,7 @@ def read_exclusions(
 
     Raises:
         ValueError: an id that pairs does not have (a document that is a copy of another goes by the
-            id of the first), a row without one, or a file without rows.
+            id of the first), a row without one, a file without rows, or no file.
 
     Memory: the ids.
 
@@ -112,7 +112,10 @@ def read_exclusions(
     owners: list[int] = []
     rows: list[int] = []
     documents: list[int] = []
-    for each in file_names(path, argument) or ():
+    files = file_names(path, argument)
+    if files is None:
+        raise ValueError(f"{argument} is an empty list; name a file, or leave the argument out")
+    for each in files:
         before = len(rows) + len(documents)
         for where, query, document in _ids_of(Path(each).expanduser()):
             unknown = document if document not in row_of else query
