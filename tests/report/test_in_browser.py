@@ -8,7 +8,7 @@ import time
 import pytest
 
 pytest.importorskip("vl_convert", reason="needs the extra report")
-from browser import chromium, opened, prefer, resize
+from browser import chromium, opened, prefer, resize, seconds_of
 from test_pages import EVIL, EVIL_ID, a_page, every_kind
 
 from stope.data import Pairs, read_exclusions
@@ -39,6 +39,14 @@ def page(driver, folder):
     resize(driver, 1280, 900)
     opened(driver, path)
     return driver
+
+
+def until(holds):
+    """Wait until it does: a busy machine takes seconds to draw or to save."""
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def script(driver, code, *arguments):
@@ -152,10 +160,7 @@ def test_selected_ids_are_saved_as_exclude_takes_them(page, folder):
     all_of(page, "[data-table] thead input")[0].click()  # all that are shown
     assert status(page) == f"1 of {ROWS} rows, 3 selected"
     save.click()
-    for _ in range(100):
-        if saved.exists():
-            break
-        time.sleep(0.05)
+    until(lambda: saved.exists())
     rows = [json.loads(line) for line in saved.read_text(encoding="utf-8").split("\n")[:-1]]
     assert [row["document_id"] for row in rows] == ["d0", "d3", "d59"]
     # ... and are read again, whatever the ids are.
@@ -208,13 +213,10 @@ def test_the_keyboard_goes_everywhere(page):
 @pytest.mark.parametrize("width", [390, 768, 1280])
 def test_no_screen_makes_the_page_scroll_sideways(page, width):
     resize(page, width, 844)
-    time.sleep(0.3)  # figures take the new width
+    figures = "[...document.querySelectorAll('.figure svg')]"
+    ends = figures + ".map((e) => e.getBoundingClientRect().right)"
+    until(lambda: max(script(page, ends)) <= width)  # figures take the new width
     assert script(page, "document.documentElement.scrollWidth") <= width
-    figures = script(
-        page,
-        "[...document.querySelectorAll('.figure svg')].map((e) => e.getBoundingClientRect().right)",
-    )
-    assert max(figures) <= width
 
 
 def test_themes_follow_the_system_or_the_choice(page):
@@ -238,15 +240,16 @@ def test_themes_follow_the_system_or_the_choice(page):
 
 
 def test_fifty_thousand_rows_open_in_under_two_seconds(driver, folder):
-    """A bound with room for a busy machine; docs/guides/report.md has what it takes alone."""
+    """Of processor time: others use the machine, too. docs/guides/report.md has the clock's."""
     path = a_page(every_kind(), 49_998).write(folder / "many.html")
     resize(driver, 1280, 900)
-    tables, ready = min(opened(driver, path) for _ in range(3))
-    assert tables <= ready < 4000
+    tables, ready = opened(driver, path)
+    assert 0 < tables <= ready
+    before = seconds_of(driver)
+    assert 0 < before < 2
     assert status(driver) == "49,998 rows, 0 selected"
-    before = time.perf_counter()
     assert len(typed(driver, "d49997")) == 1
-    assert time.perf_counter() - before < 5
+    assert seconds_of(driver) - before < 2
 
 
 def test_pages_of_runs_and_trainings_are_drawn_whole(driver, folder):

@@ -33,6 +33,7 @@ def chromium(downloads, width=1280, height=900):
     service = webdriver.ChromeService(executable_path=shutil.which(DRIVER))
     driver = webdriver.Chrome(options=options, service=service)
     try:
+        driver.execute_cdp_cmd("Performance.enable", {})
         resize(driver, width, height)
         yield driver
     finally:
@@ -49,6 +50,12 @@ def prefer(driver, theme):
     """Have the system prefer light or dark."""
     feature = {"name": "prefers-color-scheme", "value": theme}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def seconds_of(driver):
+    """Processor seconds that the page's thread has taken since it was opened."""
+    metrics = driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]
+    return next(each["value"] for each in metrics if each["name"] == "ThreadTime")
 
 
 def opened(driver, path):
