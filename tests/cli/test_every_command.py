@@ -150,6 +150,18 @@ def test_where_nothing_could_be_written_is_said_before_anything_is_read(name, op
     assert "no-such" not in done.stderr
 
 
+@pytest.mark.parametrize("option", ["--workers", "--worker-cpus", "--worker-memory", "--threads"])
+def test_options_without_effect_on_ray_are_refused_before_anything_is_read(option):
+    on_ray = [name for name, several in COMMANDS.items() if any(o.name == "ray" for o in several)]
+    assert len(on_ray) > 3
+    with_ray, why = ([], "without --ray") if option != "--threads" else (["--ray"], "with --ray")
+    for name in on_ray:
+        done = call(name, *needed(name), *with_ray, option, "2")
+        assert done.exit_code == 2, done.output
+        assert why in done.stderr
+        assert "Usage: " in done.stderr
+
+
 FILES = {
     "pairs.jsonl": [
         {"query": f"query of rock {n}", "positive": f"rock {n} is hard"} for n in range(12)

@@ -54,7 +54,19 @@ class Command(TyperCommand):
             followed = place + 1 < end and not args[place + 1].startswith("-")
             if args[place] == "--ray" and not followed:
                 args = [*args[:place], "--ray=", *args[place + 1 :]]
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        if "ray" in ctx.params and not ctx.resilient_parsing:
+            _refuse_idle(ctx)
+        return rest
+
+
+def _refuse_idle(context: typer.Context) -> None:
+    """Refuse options of a cluster without one, and of this process with one."""
+    if context.params["ray"] is None:
+        of_ray = ["workers", "worker_cpus", "worker_memory"]
+        without_effect(context, of_ray, "it has no effect without --ray")
+    else:
+        without_effect(context, ["threads"], "with --ray, --worker-cpus says how many a worker has")
 
 
 @contextmanager
@@ -66,11 +78,8 @@ def operations(context: typer.Context, output: Path) -> Iterator[Any]:
     """
     chosen = context.params
     if chosen["ray"] is None:
-        of_ray = ["workers", "worker_cpus", "worker_memory"]
-        without_effect(context, of_ray, "it has no effect without --ray")
         yield stope
         return
-    without_effect(context, ["threads"], "with --ray, --worker-cpus says how many a worker has")
     from stope.scale.ray import Cluster, Operations
 
     memory = chosen["worker_memory"]

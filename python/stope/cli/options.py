@@ -106,7 +106,7 @@ def without_effect(context: typer.Context, names: Iterable[str], why: str) -> No
         if name in set(names) and source is not None and source.name == "COMMANDLINE":
             is_option = parameter.param_type_name == "option"
             said = max(parameter.opts, key=len) if is_option else str(parameter.metavar)
-            raise typer.BadParameter(why, param_hint=said)
+            raise typer.BadParameter(why, ctx=context, param_hint=said)
 
 
 def of_files(context: typer.Context, path: Path, corpus: Path | None) -> None:
