@@ -74,7 +74,7 @@ def test_among_positives_every_negative_is_a_positive_of_some_query(mode):
 
 def test_too_few_positives_and_searches_of_the_corpus_are_refused():
     pairs = Pairs.from_texts(["a", "b"], ["x", "y"], ["x", "y", "z", "w"])
-    with pytest.raises(ValueError, match=r"among the 2 positives of 4 documents.*among: corpus"):
+    with pytest.raises(ValueError, match=r"among the 2 positives of 4 documents.*among='corpus'"):
         NegativeRefresh(num_negatives=2).start(pairs, None)
     NegativeRefresh(num_negatives=2, among="corpus").start(pairs, None)
     assert NegativeRefresh("query_side").among == "corpus"

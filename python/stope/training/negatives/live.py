@@ -380,7 +380,7 @@ class LiveNegatives:
                 more = "add documents to the corpus"
                 if self.among == "positives" and size < every:
                     where += f" among the {size} positives of {every} documents"
-                    more = "mine in all of them with among: corpus"
+                    more = "mine in all of them with among='corpus'"
                 raise ValueError(
                     f"Query {source.pairs.query_ids[query]!r}{where} has too few negatives: {what} "
                     "not its positive or its own text, but num_negatives is "
