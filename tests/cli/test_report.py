@@ -126,7 +126,13 @@ def test_runs_get_a_page_of_their_metrics(folder, beir, call):
         (("new.trec", "qrels.tsv", "--near", "0.2"), 2, "is a run, which has no use for it"),
         (("new.trec", "qrels.tsv", "--positive-ids"), 2, "is a run, which has no use for it"),
         (("new.trec", "qrels.tsv", "--split", "dev"), 2, "this is for BEIR folders"),
-        (("new.trec", "qrels.tsv", "--metric", "ndgc"), 1, "unknown name"),
+        (("new.trec", "qrels.tsv", "--metric", "P@5,ndgc"), 1, "--metric: 'ndgc', an unknown name"),
+        (("new.trec", "qrels.tsv", "-m", "P@5,P@5"), 1, "--metric names P@5 twice"),
+        (("new.trec", "empty.tsv"), 1, "empty.tsv holds no judgements"),
+        (("new.trec", "other.tsv"), 1, "no document of new.trec is judged for any query"),
+        (("new.trec", "qrels.tsv", "--baseline", "./new.trec"), 1, "new.trec, the run itself"),
+        (("new.trec", "qrels.tsv", "--figures", "other.tsv"), 1, "--figures is other.tsv, a file"),
+        (("five.trec", "qrels.tsv"), 1, "five.trec:1: expected 6 columns"),
         (("new.trec", "queries.jsonl"), 1, "queries.jsonl:1"),
         (("other.txt", "qrels.tsv"), 1, "other.txt"),
         (("ids.jsonl", "--baseline", "new.trec"), 2, "it is about a run, and ids.jsonl is none"),
@@ -137,5 +143,8 @@ def test_runs_get_a_page_of_their_metrics(folder, beir, call):
 def test_what_is_no_run_or_says_nothing_of_one_is_refused(folder, call, arguments, code, words):
     a_run(folder / "new.trec")
     a_run(folder / "other.txt", last="x")
+    (folder / "empty.tsv").write_text("")
+    (folder / "other.tsv").write_text("q0 0 z 1\n")
+    (folder / "five.trec").write_text("q0 d0 1 2.0 tag\n")
     said = " ".join(call("report", *arguments, code=code).stderr.replace("│", " ").split())
     assert words in said

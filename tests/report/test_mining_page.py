@@ -219,7 +219,7 @@ def test_scores_that_some_rows_lack_are_counted_and_said(tmp_path):
     path = tmp_path / "some.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
     page = of_table(path)
-    assert "2 negatives are not counted here" in section(page, "Margins").missing[0]
+    assert "Not counted here: 2 negatives without a score" in section(page, "Margins").missing[0]
     assert int(np.sum(section(page, "Margins").figures[0].series[0].y)) == 1
     assert page.facts()["negatives that score as high as a positive"] == "0 of 3 (0.0%)"
     columns["score"] = [nan] * 5

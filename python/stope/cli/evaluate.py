@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,10 +95,10 @@ def evaluate(
     from stope.data import open_atomic, read_qrels, read_run, write_jsonl
     from stope.evaluation import evaluate as score
 
-    names = _METRICS if metric is None else _names(metric)
+    names = metric_names(metric, _METRICS)
     judged = read_qrels(qrels)
     results = read_run(run)
-    _refuse_other_ids(run, results, judged)
+    refuse_unlike(run, results, qrels, judged)
 
     def scored_by(path: Path, ranked: Run) -> Evaluation:
         try:
@@ -176,8 +177,10 @@ def _say_identical(path: Path, scored: Evaluation, ignored: bool) -> None:
         )
 
 
-def _refuse_other_ids(path: Path, run: Run, judged: Qrels) -> None:
-    """Refuse a run none of whose documents is judged for any query: the ids are not the same."""
+def refuse_unlike(path: Path, run: Run, qrels: Path, judged: Qrels) -> None:
+    """Refuse judgements that hold nothing, or no document of the run: the ids are not the same."""
+    if not judged:
+        raise ValueError(f"{qrels} holds no judgements; give what says which documents answer")
     known = {document for documents in judged.values() for document in documents}
     names = [document for documents in run.values() for document in documents]
     if names and known and known.isdisjoint(names):
@@ -188,10 +191,12 @@ def _refuse_other_ids(path: Path, run: Run, judged: Qrels) -> None:
         )
 
 
-def _names(asked: list[str]) -> list[str]:
+def metric_names(asked: list[str] | None, default: Sequence[str]) -> Sequence[str]:
     """The metrics that the option names; an unknown one is refused before a file is read."""
     from stope.evaluation.names import parse_metric
 
+    if not asked:
+        return default
     names = [name for text in asked for name in re.split(r",\s*(?![^(]*\))", text)]
     for name in names:
         try:

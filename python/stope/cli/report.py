@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stope._extras import need
 from stope.cli import options, terminal
 from stope.cli.options import option
 from stope.cli.run_page import OF_RUNS, is_run, page_of_run
@@ -83,7 +83,7 @@ def report(
         list[str] | None,
         option(
             "As for stope evaluate; queries are compared by the first. May be repeated.",
-            *("--metric", "-m"),
+            *("--metric", "--metrics", "-m"),
             default="nDCG@10, MRR@10, R@100",
             panel=_RUNS,
         ),
@@ -122,6 +122,11 @@ def report(
     output = _beside(training or what) if output is None else output
     inputs = [what, pairs, corpus, baseline, queries]
     options.check_outputs(inputs, [(output, (".html",))])
+    need("vl_convert", extra="report")
+    if figures is not None:
+        need("matplotlib.figure", extra="report")
+        if figures.exists() and not figures.is_dir():
+            raise ValueError(f"--figures is {figures}, a file; name a folder")
     if training is not None:
         alone = (*_OF_PAIRS, *_OF_TABLES, *OF_RUNS, "pairs", "corpus")
         options.without_effect(context, alone, f"{what} holds a training, which is read alone")
@@ -147,10 +152,8 @@ def report(
         bar.say(f"writing {output}")
         page.write(output)
         drawn = [] if figures is None else page.write_figures(figures)
-    if as_json:
-        facts = {"page": str(output), "figures": [str(path) for path in drawn]}
-        print(json.dumps({**facts, "facts": page.facts()}))
-        return
+    facts = {"page": str(output), "figures": [str(path) for path in drawn]}
+    terminal.give({**facts, "facts": page.facts()})
     terminal.show_table(page.title, ["", ""], page.facts().items(), named=False)
     if drawn:
         terminal.tell(f"{len(drawn)} pictures in {figures}")

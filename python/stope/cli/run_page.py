@@ -16,7 +16,7 @@ _OF_MINING = ("positive_score", "reason", "source")
 
 
 def is_run(path: Path) -> bool:
-    """Whether a file begins as a run does: TREC's six columns, or what `stope search` writes.
+    """Whether a file is a run: by its ending, TREC's six columns, or what `stope search` writes.
 
     What `stope mine --ids` writes has a positive_score beside.
     """
@@ -28,7 +28,9 @@ def is_run(path: Path) -> bool:
     if plain_name(path).endswith(".jsonl"):
         row = next(iter(read_jsonl(path)), {})
         return row.keys() >= _OF_SEARCH and not any(name in row for name in _OF_MINING)
-    if not plain_name(path).endswith((".trec", ".run", ".txt", ".tsv", ".res")):
+    if plain_name(path).endswith((".trec", ".run")):
+        return True
+    if not plain_name(path).endswith((".txt", ".tsv", ".res")):
         return False
     line = next((line for _, line in read_lines(path) if line.strip()), "")
     words = line.split()
@@ -37,6 +39,7 @@ def is_run(path: Path) -> bool:
 
 def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: Path | None) -> Page:
     """The page of a run, read with the judgements and texts that the command names."""
+    from stope.cli.evaluate import metric_names, refuse_unlike
     from stope.data import read_beir, read_qrels, read_queries, read_run
     from stope.evaluation.metrics import ranking
     from stope.report import of_run
@@ -49,6 +52,9 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
             param_hint="QRELS",
         )
     other, queries, documents = chosen["baseline"], {}, {}
+    if other is not None and other.resolve() == run.resolve():
+        raise ValueError(f"--baseline is {other}, the run itself; name another")
+    metrics = metric_names(chosen["metric"], METRICS)
     results = read_run(run)
     earlier = None if other is None else read_run(other)
     if qrels.is_dir():
@@ -69,11 +75,12 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
                     name for query in judged for name in ranking(query, each.get(query, {}))[:1]
                 }
             documents = _texts(corpus, wanted, chosen["text_column"], chosen["id_column"])
+    refuse_unlike(run, results, qrels, judged)
     names = [run.name] if other is None else [run.name, other.name]
     if len(set(names)) < len(names):
         names = [str(run), str(other)]
     return of_run(
-        results, judged, earlier, names=names, metrics=chosen["metric"] or METRICS,
+        results, judged, earlier, names=names, metrics=metrics,
         queries=queries, documents=documents,
     )  # fmt: skip
 

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._checks import counted, real
 from stope._checks import path as path_kind
-from stope._checks import real
 from stope._kinds import a, at_least, kinds, maybe
 from stope.data.pairs import Pairs
 from stope.data.readers.columns import Layout
@@ -98,7 +98,8 @@ def of_table(
         _exposure(view),
         _listed(view, most_rows),
     ]
-    about = f"Made of {source} with {worded(len(table.query))} rows of a query and a document."
+    rows = counted(len(table.query), "rows")
+    about = f"Made of {source} with {rows} of a query and a document."
     return Page("Hard negatives", about, sections)
 
 
@@ -233,8 +234,8 @@ def _scores(view: _View) -> list[Section]:
     }
     without = int((view.kept & ~np.isfinite(view.margin)).sum())
     why = (
-        f"{without:,} negatives are not counted here: this table has no score of theirs, or none "
-        "of a positive of their query."
+        f"Not counted here: {counted(without, 'negatives')} without a score in this table, or "
+        "without one of a positive of the query."
     )
     missing = [why] if without else []
     text = "Left of 0 are negatives that the encoder takes for better answers than a positive."

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stope import KMeans
+from stope._checks import counted
 from stope.neighbors import Selection
 from stope.report.figures import Figure, Series, histogram, worded
 from stope.report.pages import Column, Page, Section, Table
@@ -107,7 +108,7 @@ def duplicates_page(
             ),
             Section(
                 "Groups",
-                [f"{worded(len(went))} documents stand for others. The largest group comes first."],
+                [f"{counted(len(went), 'groups')} of duplicates, the largest first."],
                 figures=groups,
                 table=_shown(
                     "A row for each document that goes",

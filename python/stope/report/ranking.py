@@ -76,7 +76,7 @@ def of_run(
             said = re.sub(r"\brun\b", "baseline", str(error))
             raise type(error)(said) from error
     sections = [
-        _metrics(scored, metrics, names),
+        _metrics(scored, metrics, names, [sum(q not in qrels for q in each) for each in both]),
         _by_query(scored, metrics[0], names),
         _queries(both, scored, qrels, metrics[0], names, queries or {}, documents or {}),
     ]
@@ -85,7 +85,12 @@ def of_run(
     return Page(f"{names[0]}{against}", f"{judged}, by {metrics[0]} first.", sections)
 
 
-def _metrics(scored: Sequence[Evaluation], metrics: Sequence[str], names: Sequence[str]) -> Section:
+def _metrics(
+    scored: Sequence[Evaluation],
+    metrics: Sequence[str],
+    names: Sequence[str],
+    unjudged: Sequence[int],
+) -> Section:
     facts: dict[str, str] = {}
     text: list[str] = []
     columns: dict[str, list[Any]] = {"metric": list(metrics)}
@@ -134,7 +139,9 @@ def _metrics(scored: Sequence[Evaluation], metrics: Sequence[str], names: Sequen
             f"Of {more} more of the first ten documents are judged: what is not counts as wrong, "
             f"which may be unfair to {less}."
         )
-    for name, evaluation in zip(names, scored, strict=False):
+    for name, evaluation, others in zip(names, scored, unjudged, strict=False):
+        if others:
+            text.append(f"{name} has {counted(others, 'queries without judgements')}: left out.")
         if evaluation.num_empty:
             empty = counted(evaluation.num_empty, "judged queries")
             text.append(f"{name} has no document for {empty}: counted as 0.")
