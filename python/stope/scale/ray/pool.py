@@ -30,6 +30,8 @@ from stope._kinds import at_least, kinds, maybe, string
 _WAITING = 2  # calls at an actor: the one that runs and the one after it
 _MERGED = 8  # answers of one merge
 _HELD_BYTES = 1 << 30  # of answers that wait for those of other shards
+# What a call ends with where answers were lost or an operation failed; all else is of its worker.
+_OF_ANSWERS = exceptions.ObjectLostError, exceptions.RayTaskError
 
 
 @kinds(
@@ -52,7 +54,7 @@ class Cluster:
             fits is mapped whole by every worker, a larger one in shards. None: a node's memory over
             the workers that fit it, of the node where that is least.
         num_gpus: GPUs of a worker, for encoders.
-        retries: how often in a row blocks may be lost, with none done in between.
+        retries: how often a block may be lost, and how many workers in a row fail to start.
         patience: seconds to wait while no worker lives.
     """
 
@@ -193,14 +195,14 @@ class Pool:
         self._live: list[Any] = []
         self._starting: dict[Any, Any] = {}
         self._load: Counter[Any] = Counter()
-        self._losses, self._since = 0, monotonic()
+        self._failed, self._since = 0, monotonic()
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *raised: Any) -> None:
         if raised[0] is None:
-            self.peaks += [peak for peak in self._asked(5).values() if peak is not None]
+            self._ask_peaks()
         for actor in [*self._live, *self._starting.values()]:
             ray.kill(actor)
 
@@ -222,7 +224,7 @@ class Pool:
                 as many blocks as may wait before it turns to its next shard.
 
         Raises:
-            RuntimeError: too many losses in a row, or no worker lives for too long.
+            RuntimeError: a block is lost too often, or no worker lives for too long.
             Exception: whatever `Operation` raises in a worker.
         """
         todo = {number: _Block(len(shards)) for number in numbers}
@@ -257,12 +259,14 @@ class Pool:
                         continue
                     whole = ray.get(answer)
                 except exceptions.RayError as error:
-                    self._lose(error)
+                    self._lose(error, block.attempt + 1, "a block was lost")
+                    if actor in self._live and not isinstance(error, _OF_ANSWERS):
+                        self._live.remove(actor)
+                        ray.kill(actor)  # where its node is only out of reach
                     waiting.extendleft(reversed(block.calls(call.number)))
                     continue
                 told = block.told
                 del todo[call.number], answer, block
-                self._losses = 0
                 yield call.number, whole, told or ()
                 del whole
 
@@ -299,8 +303,10 @@ class Pool:
             try:
                 ray.get(ref)
                 self._live.append(actor)
+                self._failed = 0
             except exceptions.RayError as error:
-                self._lose(error)
+                self._failed += 1
+                self._lose(error, self._failed, "workers failed to start")
         if self._live:
             self._since = monotonic()
         elif monotonic() - self._since > self.cluster.patience:
@@ -312,8 +318,8 @@ class Pool:
             )
         return [ref for ref in done if ref in flying]
 
-    def _lose(self, error: exceptions.RayError) -> None:
-        """Leave dead workers behind; an error of the operation itself goes on."""
+    def _lose(self, error: exceptions.RayError, times: int, what: str) -> None:
+        """Raise what the operation itself raises, and after too many losses."""
         cause = getattr(error, "cause", None)
         if isinstance(error, exceptions.RayTaskError) and not isinstance(
             cause, exceptions.RayError
@@ -322,27 +328,19 @@ class Pool:
         if getattr(error, "actor_init_failed", False):
             said = str(error).strip().splitlines()[-1]
             raise RuntimeError(f"workers cannot start: {said}") from error
-        self._losses += 1
-        if self._losses > self.cluster.retries:
+        if times > self.cluster.retries:
             raise RuntimeError(
-                f"blocks were lost {self._losses} times in a row, more than "
-                f"retries={self.cluster.retries} ({str(error).splitlines()[0]}); if workers run "
-                "out of memory, give them less to hold: memory"
+                f"{what} {times} times, more than retries={self.cluster.retries} "
+                f"({str(error).splitlines()[0]}); if workers run out of memory, give them less to "
+                "hold: memory"
             ) from error
-        dead = {actor for actor, peak in self._asked(1).items() if peak is None}
-        self._live = [actor for actor in self._live if actor not in dead]
 
-    def _asked(self, seconds: float) -> dict[Any, Peak | None]:
-        """The peaks of the workers that answer in time; None of the dead."""
-        asked = {actor.peak.remote(): actor for actor in self._live}
-        answers: dict[Any, Peak | None] = {}
-        if asked:
-            for ref in ray.wait([*asked], num_returns=len(asked), timeout=seconds)[0]:
-                try:
-                    answers[asked[ref]] = ray.get(ref)
-                except exceptions.RayError:
-                    answers[asked[ref]] = None
-        return answers
+    def _ask_peaks(self) -> None:
+        """The peaks of the workers that answer in time."""
+        asked = [actor.peak.remote() for actor in self._live]
+        for ref in ray.wait(asked, num_returns=len(asked), timeout=30)[0] if asked else ():
+            with suppress(exceptions.RayError):
+                self.peaks.append(ray.get(ref))
 
 
 def _resources() -> str:
