@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ import ray
 from ray import exceptions
 
 import stope
+from stope._checks import counted
 from stope._files.atomic import atomic_path
 from stope._kinds import at_least, kinds, string
 from stope.progress import Progress
@@ -104,7 +106,15 @@ class _Actor:
 
     def __init__(self, rows: Rows, first: int, end: int, threads: int) -> None:
         stope.set_num_threads(threads)
-        self.shard = KMeansShard(rows.read(first, end))
+        self.rows, self.first, self.end = rows, first, end
+
+    @cached_property
+    def shard(self) -> KMeansShard:
+        """Made when it is first asked: an error in an actor's start would be taken for a loss."""
+        try:
+            return KMeansShard(self.rows.read(self.first, self.end))
+        except ValueError as error:
+            raise ValueError(f"{error} (counted from row {self.first} of x on)") from error
 
     def ask(self, name: str, *arguments: Any) -> Any:
         """Call a method of the shard."""
@@ -170,7 +180,16 @@ def _shards(rows: Rows, cluster: Cluster) -> Iterator[list[_Shard]]:
         return make
 
     try:
-        yield [_Shard(maker(*span), cluster.retries) for span in pairwise(bounds)]
+        shards = [_Shard(maker(*span), cluster.retries) for span in pairwise(bounds)]
+        ready = [actor.__ray_ready__.remote() for actor in made]
+        _, late = ray.wait(ready, num_returns=len(ready), timeout=cluster.patience)
+        if late:
+            raise RuntimeError(
+                f"{len(late)} of {counted(workers, 'workers')} did not start in patience="
+                f"{cluster.patience} seconds: k-means needs all at once; free the cluster, or ask "
+                "for fewer"
+            )
+        yield shards
     finally:
         for actor in made:
             ray.kill(actor)
