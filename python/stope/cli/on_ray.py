@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,8 +73,8 @@ def _refuse_idle(context: typer.Context) -> None:
 def operations(context: typer.Context, output: Path) -> Iterator[Any]:
     """Who computes: the module stope or, with --ray, `stope.scale.ray.Operations`.
 
-    Its jobs have a folder beside the output, from which a command that was stopped goes on; it is
-    removed when the block ends well.
+    Its jobs have folders in one beside the output, from which a command that was stopped goes on;
+    they are removed when the block ends well.
     """
     chosen = context.params
     if chosen["ray"] is None:
@@ -95,4 +95,7 @@ def operations(context: typer.Context, output: Path) -> Iterator[Any]:
     if not chosen["quiet"]:
         for plan in dict.fromkeys(made.plans):
             terminal.say(f"--ray: {plan}.")
-    shutil.rmtree(folder, ignore_errors=True)
+    for job in made.folders:
+        shutil.rmtree(job, ignore_errors=True)
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()

@@ -34,11 +34,13 @@ class Operations:
         folder: of the jobs; a process that was stopped goes on from what is there.
         cluster: which works.
         plans: how jobs were cut, in their order.
+        folders: of the jobs, likewise.
     """
 
     folder: Path
     cluster: Cluster
     plans: list[str] = dataclasses.field(default_factory=list)
+    folders: list[Path] = dataclasses.field(default_factory=list)
 
     @classmethod
     @contextmanager
@@ -104,6 +106,7 @@ class Operations:
         folder = self.folder / f"{len(self.plans)}-{name}"
         answer: Answer = job(*arrays, output=folder, cluster=self.cluster, **options)
         self.plans.append(answer.plan)
+        self.folders.append(folder)
         return answer
 
 
