@@ -162,6 +162,14 @@ def test_options_without_effect_on_ray_are_refused_before_anything_is_read(optio
         assert "Usage: " in done.stderr
 
 
+@pytest.mark.parametrize("words", [("demo", "-o"), ("report", "no-such.jsonl", "--figures")])
+def test_a_file_is_refused_where_a_folder_is_made(words, tmp_path):
+    (tmp_path / "there.txt").write_text("kept")
+    done = call(*words, "there.txt")
+    assert done.exit_code == 1, done.output
+    assert done.stderr == "stope: cannot write there.txt: it is a file; name a folder.\n"
+
+
 FILES = {
     "pairs.jsonl": [
         {"query": f"query of rock {n}", "positive": f"rock {n} is hard"} for n in range(12)

@@ -131,7 +131,11 @@ def test_runs_get_a_page_of_their_metrics(folder, beir, call):
         (("new.trec", "empty.tsv"), 1, "empty.tsv holds no judgements"),
         (("new.trec", "other.tsv"), 1, "no document of new.trec is judged for any query"),
         (("new.trec", "qrels.tsv", "--baseline", "./new.trec"), 1, "new.trec, the run itself"),
-        (("new.trec", "qrels.tsv", "--figures", "other.tsv"), 1, "--figures is other.tsv, a file"),
+        (
+            ("new.trec", "qrels.tsv", "--figures", "other.tsv"),
+            1,
+            "cannot write other.tsv: it is a file",
+        ),
         (("five.trec", "qrels.tsv"), 1, "five.trec:1: expected 6 columns"),
         (("new.trec", "queries.jsonl"), 1, "queries.jsonl:1"),
         (("other.txt", "qrels.tsv"), 1, "other.txt"),

@@ -50,6 +50,8 @@ def demo(
         options.without_effect(context, ["max_documents"], "it has no effect beside --data")
     else:
         options.without_effect(context, ["unknown_ids"], "it is for the BEIR folder of --data")
+    if output is not None:
+        options.check_new_folder(output)
     options.set_threads(threads)
     from stope.demo import run
 

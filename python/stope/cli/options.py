@@ -173,6 +173,12 @@ def _check_folder(path: Path) -> None:
         )
 
 
+def check_new_folder(folder: Path) -> None:
+    """Refuse a file where a folder is made, unless it is there."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"cannot write {folder}: it is a file; name a folder")
+
+
 def check_model_folder(output: Path, resume: bool = False) -> None:
     """Refuse, before any work, a folder that a model could not be written to."""
     if not resume and output.exists() and (not output.is_dir() or any(output.iterdir())):

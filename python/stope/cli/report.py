@@ -125,8 +125,7 @@ def report(
     need("vl_convert", extra="report")
     if figures is not None:
         need("matplotlib.figure", extra="report")
-        if figures.exists() and not figures.is_dir():
-            raise ValueError(f"--figures is {figures}, a file; name a folder")
+        options.check_new_folder(figures)
     if training is not None:
         alone = (*_OF_PAIRS, *_OF_TABLES, *OF_RUNS, "pairs", "corpus")
         options.without_effect(context, alone, f"{what} holds a training, which is read alone")

@@ -313,7 +313,8 @@ def _hubs(view: _View) -> Section:
         columns = [Column(name, part[listed], "number") for name, part in counts]
         table = Table(
             (*_named(named, listed, "document"), *columns),
-            f"The {len(listed):,} largest of {len(hubs):,} hubs; saved ids are of all queries",
+            f"The largest {len(listed):,} of {counted(len(hubs), 'hubs')}; saved ids are of all "
+            "queries",
             browse=True,
             export={} if named.ids is None else {"document_id": "document id"},
         )

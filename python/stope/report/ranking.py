@@ -141,7 +141,7 @@ def _metrics(
         )
     for name, evaluation, others in zip(names, scored, unjudged, strict=False):
         if others:
-            text.append(f"{name} has {counted(others, 'queries without judgements')}: left out.")
+            facts[f"queries of {name} without judgements"] = f"{others:,}, left out"
         if evaluation.num_empty:
             empty = counted(evaluation.num_empty, "judged queries")
             text.append(f"{name} has no document for {empty}: counted as 0.")
