@@ -179,7 +179,7 @@ FILES = {
 }
 RUNS = [
     ("doctor",),
-    ("search", "queries.jsonl", "corpus.jsonl", "-o", "run.trec", "-q"),
+    ("search", "queries.jsonl", "corpus.jsonl", "-o", "rün.trec", "-q"),
     ("evaluate", "given.trec", "qrels.txt", "-q"),
     ("mine", "pairs.jsonl", "-q", "-n", "1"),
     ("bench", "--seconds", "1", "--only", "similarity", "--dim", "8", "-q"),
@@ -202,6 +202,7 @@ def test_json_is_one_object_on_stdout_and_nothing_else_is_there(words, tmp_path)
     facts = json.loads(done.stdout)
     assert isinstance(facts, dict)
     assert done.stdout.count("\n") == 1
+    assert done.stdout.isascii()  # which every terminal and every path can be written in
     assert all(re.fullmatch(r"[a-z_0-9]+", key) for key in facts), facts.keys()
 
 

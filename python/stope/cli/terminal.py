@@ -97,7 +97,7 @@ def show_counts(title: str, counts: Mapping[str, int | str]) -> None:
 def give(facts: Mapping[str, Any]) -> None:
     """Print one JSON object to stdout where --json asks for it, in place of lines and tables."""
     if _JSON.get():
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(facts))  # in ASCII, whatever stdout takes
 
 
 def beginning(text: str, width: int = 40) -> str:
