@@ -108,6 +108,15 @@ def test_changes_are_whole():
     with pytest.raises(ValueError, match="row 0"):
         broken.add_texts(["a"], ids=["x"])
     assert broken.get_by_ids(["x"]) == []
+
+    class Short(DeterministicFakeEmbedding):
+        def embed_documents(self, texts):
+            return super().embed_documents(texts[1:])
+
+    short = StopeVectorStore(Short(size=4))
+    with pytest.raises(ValueError, match="embeddings has 1 entries for 2 ids"):
+        short.add_texts(["a", "b"], ids=["x", "y"])
+    assert short.similarity_search("a") == short.get_by_ids(["x", "y"]) == []
     with pytest.raises(TypeError, match="embedding is a str; give LangChain Embeddings"):
         StopeVectorStore("x")
     with pytest.raises(ValueError, match="metric"):

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 import stope
+from stope._checks import one_each
 from stope.ops._search import Metric
 
 T = TypeVar("T")
@@ -36,14 +37,22 @@ class Kept(Generic[T]):
         self.index: stope.FlatIndex | None = None
 
     def put(self, names: Sequence[str], objects: Iterable[T], rows: Any) -> None:
-        """Keep objects, in the place of those of the same ids; of one id the last stays."""
+        """Keep objects, in the place of those of the same ids; of one id the last stays.
+
+        Raises:
+            ValueError: another number of rows than of ids, and what :meth:`stope.FlatIndex.add`
+                refuses. Nothing has changed then.
+        """
         last = {name: place for place, name in enumerate(names)}
         if not last:
             return
+        one_each(rows, "embeddings", len(names), "ids")
         matrix = np.asarray(rows, dtype=np.float32).reshape(len(names), -1)
-        if self.index is None:
-            self.index = stope.FlatIndex(matrix.shape[1], self.metric)
-        self.index.add(matrix[list(last.values())], list(last), replace=True)
+        index = self.index
+        if index is None:
+            index = stope.FlatIndex(matrix.shape[1], self.metric)
+        index.add(matrix[list(last.values())], list(last), replace=True)
+        self.index = index
         self.objects.update(zip(names, objects, strict=True))
 
     def remove(self, names: Iterable[str]) -> None:
