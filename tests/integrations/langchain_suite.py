@@ -2,7 +2,8 @@
 they bring seven plugins of pytest:
 
     pip install langchain-tests
-    python -m pytest -c /dev/null -o asyncio_mode=auto tests/integrations/langchain_suite.py
+    suite=tests/integrations/langchain_suite.py
+    python -m pytest -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function $suite
 """
 
 from __future__ import annotations
