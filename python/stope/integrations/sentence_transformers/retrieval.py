@@ -210,7 +210,9 @@ def _best_pairs(rows: torch.Tensor, count: int, most: int, metric: Metric) -> Pa
     values = -np.sort(-on_host(near.scores).reshape(-1))
     threshold = float(values[int(1.2 * wanted * len(sample))])
     try:
-        above = stope.pairs_above(rows, threshold=threshold, metric=metric, max_pairs=3 * most)
+        # A sample tells the place of few pairs badly.
+        limit = 3 * most + len(rows) // 64
+        above = stope.pairs_above(rows, threshold=threshold, metric=metric, max_pairs=limit)
     except ValueError:  # more pairs than the sample tells; or rows that the graph refuses as well
         return None
     lower, upper, scores = map(on_host, above)
