@@ -8,6 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 
 import torch
+from stope.encoders.versions import library_version
+
+LIBRARY = int(library_version().partition(".")[0])
 
 
 def unit(text, dim=12):

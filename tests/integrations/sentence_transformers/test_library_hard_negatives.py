@@ -85,7 +85,11 @@ def test_other_similarities(capsys, similarity):
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "limits",
-    [{"max_score": 0.8}, {"relative_margin": 0.1}, {"min_score": 0.3, "range_min": 1}],
+    [
+        {"max_score": 0.8},
+        {"relative_margin": 0.1},
+        {"min_score": 0.3, "max_score": 1.0, "range_min": 1},
+    ],
     ids=str,
 )
 def test_a_cross_encoder_gives_the_librarys_rows(capsys, limits, format):
@@ -93,6 +97,23 @@ def test_a_cross_encoder_gives_the_librarys_rows(capsys, limits, format):
     (theirs, _), (ours, _) = both(capsys, a_dataset(), cross=FixedCrossEncoder, **options)
     assert len(theirs) > 0
     same_rows(ours, theirs)
+
+
+def test_min_score_alone_is_of_the_cross_encoders_scores():
+    """As in version 6 of the library; version 5 takes the model's then."""
+    alone, beside = (
+        mine_hard_negatives(
+            a_dataset(),
+            FixedModel(),
+            cross_encoder=FixedCrossEncoder(),
+            min_score=0.3,
+            verbose=False,
+            **more,
+        )
+        for more in ({}, {"max_score": 1.0})
+    )
+    assert len(alone) > 0
+    same_rows(alone, beside)
 
 
 def test_a_cross_encoder_is_asked_once_for_each_pair_in_full_calls():
