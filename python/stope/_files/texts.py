@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import threading
 from array import array
@@ -32,7 +33,8 @@ class _File:
 class StoredTexts(Sequence[str]):
     """A sequence of strings that lie in a file without a name, which goes when the object does.
 
-    Strings are appended; then any are read where they are asked for. Threads may share it.
+    Strings are appended; then any are read where they are asked for. Threads may share it, and
+    processes that fork may read it.
 
     Args:
         folder: where the file is made.
@@ -54,15 +56,16 @@ class StoredTexts(Sequence[str]):
     def extend(self, texts: Iterable[str]) -> None:
         """Append strings."""
         file = self._file
-        first = len(file.ends) - 1
         with file.lock:
+            first = len(file.ends) - 1
             file.bytes.seek(file.ends[-1])
             for text in texts:
                 data = text.encode("utf-8", "surrogatepass")
                 file.bytes.write(data)
                 file.ends.append(file.ends[-1] + len(data))
             file.bytes.flush()
-        self._places = np.concatenate([self._places, np.arange(first, len(file.ends) - 1)])
+            places = np.arange(first, len(file.ends) - 1)
+        self._places = np.concatenate([self._places, places])
 
     def taken(self, rows: Ids, more: Iterable[str] = ()) -> StoredTexts:
         """These strings in this order, and behind them more, in the same file."""
@@ -84,10 +87,9 @@ class StoredTexts(Sequence[str]):
         if isinstance(row, slice):
             return [self[place] for place in range(*row.indices(len(self)))]
         file, place = self._file, int(self._places[row])
-        with file.lock:
-            file.bytes.seek(file.ends[place])
-            data: bytes = file.bytes.read(file.ends[place + 1] - file.ends[place])
-        return data.decode("utf-8", "surrogatepass")
+        start, end = file.ends[place : place + 2]
+        # Not by the file's position, which forked processes share.
+        return os.pread(file.bytes.fileno(), end - start, start).decode("utf-8", "surrogatepass")
 
 
 def taken(texts: Sequence[str], rows: Ids, more: Iterable[str] = ()) -> Sequence[str]:
