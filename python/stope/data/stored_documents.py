@@ -51,6 +51,10 @@ class StoredDocuments(Mapping[str, Document]):
         row = self._rows[name]
         return Document(self.ids[row], self.texts[row], self.titles[row])
 
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a document of an id; none is read."""
+        return name in self._rows
+
     def __iter__(self) -> Iterator[str]:
         """The ids in their order."""
         return iter(self.ids)
