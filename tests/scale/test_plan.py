@@ -6,10 +6,12 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import stope
 from stope.scale import plan
 from stope.scale.plan import MACHINES, Machine, Search, layout, predict
 
@@ -153,12 +155,27 @@ def test_sums_by_hand():
 def test_groups_of_queries_read_the_corpus_again():
     machine = dataclasses.replace(MACHINES["zen4-2"], memory=2**38)
     work = Search(100_000, 10**6, 64, 20)
-    assert work.group == 4112
     seconds = [
-        predict(work, machine, block_rows=rows).seconds["memory"] for rows in (1000, 4000, 8000)
+        predict(work, machine, block_rows=rows).seconds["memory"] for rows in (1000, 2500, 7500)
     ]
     corpus = work.corpus_bytes / machine.pass_bytes
-    assert seconds == pytest.approx([100 * corpus, 25 * corpus, (12 * 2 + 1) * corpus])
+    assert seconds == pytest.approx([100 * corpus, 40 * corpus, (13 * 2 + 1) * corpus])
+
+
+@pytest.mark.parametrize("k", [1, 20, 100, 1000])
+def test_groups_are_those_of_topk(k, monkeypatch):
+    """What a search takes grows with its queries up to a group, and no further."""
+    real, taken = stope._core.topk, []
+
+    def watched(*, allocate, **options):
+        return real(allocate=lambda size: taken.append(size) or allocate(size), **options)
+
+    monkeypatch.setattr("stope._core.topk", watched)
+    group = Search(10**6, 10**6, 1, k).group
+    for queries in (group - 1, group, group + 100):
+        stope.topk(np.zeros((queries, 1), np.float32), np.zeros((k, 1), np.float32), k)
+    fewer, whole, more = taken
+    assert fewer < whole == more
 
 
 def test_every_machine_says_where_its_numbers_come_from():

@@ -76,7 +76,7 @@ def topk(
     is not captured in a graph: it raises ``ValueError``.
 
     Memory beyond inputs and outputs, any n: about 32 MiB of candidates, 64 MiB for large k
-    (24·k + 7,680 bytes a query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB
+    (36·k + 7,680 bytes a query; queries go in groups that fit), 2 MiB of packed corpus (half a MiB
     a thread beyond four), and 5·dim bytes a query of the group. On a CUDA device, for k up to
     2,048: at most 768 MiB (candidates, codes of the queries and of a part of the corpus), and a
     copy of limits and exclusions; 128 MiB more for a corpus in host memory, and as much pinned.

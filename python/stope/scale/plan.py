@@ -29,7 +29,8 @@ _BLOCK_BYTES = 64 * _MIB  # of a block's queries and results
 _BLOCKS_EACH = 16  # blocks of queries for a worker, that they end together
 _FULL_RATE = 1024  # queries from which on the scan runs at its full rate
 _RESULT_BYTES = 12  # a score and an id
-_GROUP_BYTES = 32 * _MIB  # of candidates: topk's queries go in groups that fit
+_GROUP_BYTES = 32 * _MIB  # of candidates: topk's queries go in groups that fit,
+_MANY_QUERIES, _FEW_QUERIES = 2048, 64  # or twice that where these would not, but so many always
 _SCORE_DIMS = 16  # what selecting costs a score, as dimensions
 _RESCORED = 50  # how many times a scan's multiply-add one of a candidate costs
 _MOST = 2**53  # counts that float64 holds
@@ -79,7 +80,9 @@ class Search:
     @property
     def group(self) -> int:
         """Queries that topk answers in one pass over the corpus."""
-        return max(1, _GROUP_BYTES // (24 * self.k + 7680))
+        list_bytes = 36 * self.k + 7680
+        many = min(_MANY_QUERIES, 2 * _GROUP_BYTES // list_bytes)
+        return max(_GROUP_BYTES // list_bytes, many, _FEW_QUERIES)
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def layout(work: Search, *, memory: int, workers: int = 1, block_rows: int | Non
     >>> work = Search(queries=10**8, corpus=10**7, dim=768, k=20)
     >>> cut = layout(work, memory=64 * 2**30, workers=100)
     >>> cut.strategy, cut.shards, cut.blocks, cut.block_rows
-    ('replicate', 1, 6080, 16448)
+    ('replicate', 1, 6260, 15976)
     >>> print(layout(work, memory=16 * 2**30, workers=100))
     shards: 28.6 GiB of corpus do not fit 16.0 GiB a worker; 2 shards of 5,000,000 rows do
     """
