@@ -200,7 +200,7 @@ def sweep(
     >>> made = predict(Search(10**7, 10**6, 384, 20), MACHINES["zen4-2"], workers=50)
     >>> rows = sweep(made, Conditions(spread=0.5), runs=1)
     >>> sorted({row.block_rows for row in rows})
-    [192, 771, 3084, 12336, 49344, 197376, 789504]
+    [187, 748, 2995, 11982, 47928, 191712, 766848]
     """
     if not isinstance(plan, Plan):
         raise TypeError(f"plan is {shown(plan)}; give what stope.scale.plan.predict returns")
