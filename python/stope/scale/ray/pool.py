@@ -45,9 +45,9 @@ class Cluster:
     """Which Ray cluster works, and what each worker may take of it.
 
     Attributes:
-        address: as `ray.init` takes it: "auto", "host:6379", "ray://host:10001", or "local" for a
-            new one on this machine, which ends with the job. None: the one that this process is
-            connected to or, as Ray has it, RAY_ADDRESS, one that runs here, or a new one.
+        address: as `ray.init` takes it: "auto", "host:6379", or "local" for a new one on this
+            machine, which ends with the job. None: the one that this process is connected to or, as
+            Ray has it, RAY_ADDRESS, one that runs here, or a new one.
         workers: actors; None for as many as the CPUs (and GPUs) of the cluster allow.
         num_cpus: CPUs of a worker, and the threads that it computes with.
         memory: bytes that a worker may fill, mapped files included; declared to Ray. A corpus that
