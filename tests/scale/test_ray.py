@@ -43,7 +43,8 @@ _ONE = scale.Cluster(workers=1)  # starts sooner than two
 def local():
     """A connected cluster: a head without CPUs, and two nodes with one each."""
     with contextlib.ExitStack() as until, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # nor do others' needs end workers here
+        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # whatever else this machine does
+        patch.setenv("RAY_health_check_period_ms", "1000")  # five fail before a node is dead
         cluster = LocalCluster()
         until.callback(cluster.shutdown)
         cluster.add_node(**{**_NODE, "num_cpus": 0}, include_dashboard=False)
@@ -386,7 +387,7 @@ class Killer:
 
 def test_deaths_change_nothing(local, tmp_path, shards):
     queries, corpus = matrices(queries=3000)
-    killer = Killer(local, ["", "worker", "node", "worker", "new node", "all workers"])
+    killer = Killer(local, ["", "worker", "node", "new node", "worker", "all workers"])
     answer = scale.topk(queries, corpus, 5, tmp_path / "job", progress=killer)
     assert not killer.deaths
     wanted = stope.topk(queries, corpus, 5)
