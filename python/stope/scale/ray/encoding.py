@@ -25,9 +25,9 @@ from stope.progress import Progress
 from stope.scale.plan import Layout, Search
 from stope.scale.ray.job import Answer, Job
 from stope.scale.ray.jobs import OF_JOBS
+from stope.scale.ray.matrix_files import paths_of
 from stope.scale.ray.operations import Span, write_columns
 from stope.scale.ray.pool import Cluster
-from stope.scale.ray.rows import paths_of
 
 Role = Literal["query", "corpus"]
 _BATCHES = 16  # of a block

@@ -35,8 +35,8 @@ from stope._files.manifest import (
 from stope.data.arrow import from_arrow
 from stope.progress import Progress, check_progress, silent
 from stope.scale.plan import Layout, Search, layout
+from stope.scale.ray.matrix_files import COPIES, MANIFEST, Rows, rows_of
 from stope.scale.ray.pool import Cluster, Operation, Peak, Pool
-from stope.scale.ray.rows import COPIES, MANIFEST, Rows, rows_of
 
 FORMAT, VERSION = "stope.ray", 1
 _ROWS = 65_536  # of a part that is written from memory

@@ -23,7 +23,7 @@ from stope.data.writers.parquet import write_parquet
 from stope.lists import Ids, Lists
 from stope.ops._search import TopK
 from stope.ops.pairs_above import PairsAbove
-from stope.scale.ray.rows import Rows
+from stope.scale.ray.matrix_files import Rows
 from stope.scale.shards import (
     NegativeSearch,
     NegativesPart,
