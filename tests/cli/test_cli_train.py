@@ -391,7 +391,6 @@ main()
 """
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_and_resumed_is_as_if_never_killed(call, process, folder):
     (folder / "whole.yaml").write_text(RUN.replace("FOLDER", "whole"))
     (folder / "killed.yaml").write_text(RUN.replace("FOLDER", "killed"))

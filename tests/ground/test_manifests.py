@@ -190,7 +190,6 @@ def test_a_manifest_that_lists_fewer_shards_is_refused(tmp_path):
 # --- temporary names ---------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.name != "posix", reason="other processes are asked for by signal 0")
 def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path, python):
     code = """
         import os, sys
@@ -212,7 +211,6 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     assert sorted(tmp_path.iterdir()) == sorted([living, other, tmp_path / "a.txt"])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="only these systems have a umask")
 @pytest.mark.parametrize("mask", [0o002, 0o027, 0o077])
 def test_permissions_are_what_the_umask_leaves(tmp_path, mask):
     import stope

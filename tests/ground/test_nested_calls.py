@@ -107,7 +107,6 @@ pool.shutdown()
     )
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("ends", ["in the callback", "by returning"])
 def test_a_fork_inside_a_callback(succeeds, ends):
     ends_well(
@@ -191,7 +190,6 @@ assert (stope.topk(rows, rows, 3).ids == expected.ids).all()
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="processes are limited by setrlimit")
 def test_a_limit_of_threads_is_told_in_a_sentence(succeeds):
     lines = succeeds(LIMIT, timeout=60).splitlines()
     assert len(lines) == 2
@@ -200,7 +198,6 @@ def test_a_limit_of_threads_is_told_in_a_sentence(succeeds):
         assert line.endswith("STOPE_NUM_THREADS, or raise the limit of processes")
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is installed")
 def test_the_pool_has_no_data_race(tmp_path):
     program = tmp_path / "probe"
     command = [COMPILER, "-std=c++20", "-g", "-O1", "-fsanitize=thread", "-pthread"]

@@ -1,9 +1,6 @@
 """Texts on the disk: read by several processes and threads, appended to by several."""
 
-import os
 import threading
-
-import pytest
 
 from stope._files.texts import StoredTexts
 
@@ -35,7 +32,6 @@ print("fine")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forked_processes_read_the_same_texts(succeeds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "fine" in succeeds(FORKED)
