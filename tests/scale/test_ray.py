@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 from stope.scale import ray as scale
 from stope.scale.plan import Layout
 from stope.scale.ray import job as jobs_of
-from stope.scale.ray import rows as rows_module
+from stope.scale.ray import matrix_files
 
 folder, call, texts = command.folder, command.call, command.texts
 # Ray leaves sockets and files to the end of the process, and tells of itself in warnings.
@@ -408,8 +408,8 @@ def test_a_worker_holds_the_pages_of_one_shard(tmp_path):
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", np.ones((2**19, 32), np.float32))  # 64 MiB each
     paths = [str(tmp_path / f"{name}.npy") for name in ("a", "b")]
-    rows = rows_module.Rows(
-        tuple(rows_module.File(path, 2**19, 32, "<f4", None, []) for path in paths)
+    rows = matrix_files.Rows(
+        tuple(matrix_files.File(path, 2**19, 32, "<f4", None, []) for path in paths)
     )
     before = _mapped_mib()
     for first, end in ((0, 2**18), (2**18, 2**19), (2**19, 2**20), (0, 2**18)):
