@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import re
 import unicodedata
@@ -92,24 +90,11 @@ def _shared(
 
 def of_corpus(command: Callable[..., None]) -> Callable[..., None]:
     """Make a function that has its own options alone a command with those of its corpus."""
-    mine, all_have = (inspect.signature(f, eval_str=True) for f in (command, _shared))
-
-    @functools.wraps(command)
-    def run(**given: Any) -> None:
-        options.set_threads(given["threads"])
-        command(**{name: value for name, value in given.items() if name in mine.parameters})
-
-    parameters = [*mine.parameters.values(), *all_have.parameters.values()]
-    made: Any = terminal.reported(run)
-    made.__signature__ = mine.replace(
-        parameters=[each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
-    )
-    made.__annotations__ = {each.name: each.annotation for each in parameters}
-    return made  # type: ignore[no-any-return]
+    return terminal.reported(options.shared(_shared)(command))
 
 
 def check_files(context: typer.Context, *outputs: tuple[Path | None, tuple[str, ...]]) -> None:
-    """Refuse, before any work, files that could not be written, and a report without its library.
+    """Refuse files that could not be written, or a report without its library; then size the pool.
 
     Args:
         outputs: those of the command alone, with the endings of their names.
@@ -120,6 +105,7 @@ def check_files(context: typer.Context, *outputs: tuple[Path | None, tuple[str, 
     options.check_outputs(inputs, [*outputs, *more])
     if chosen["report"] is not None:
         need("vl_convert", extra="report")
+    options.set_threads(chosen["threads"])
 
 
 def show_results(

@@ -59,6 +59,7 @@ def _limit(text: str) -> Any:
 
 
 @reported
+@options.shared(options.of_pairs, before="threads")
 def mine(
     context: typer.Context,
     pairs: Annotated[
@@ -230,18 +231,6 @@ def mine(
             _LIMITS,
         ),
     ] = False,
-    split: options.Split = "train",
-    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
-    query_column: options.QueryColumn = None,
-    positive_column: options.PositiveColumn = None,
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
-    query_id_column: options.QueryIdColumn = None,
-    positive_ids: options.PositivesAreIds = False,
-    label_column: options.LabelColumn = None,
-    min_relevance: options.MinRelevance = None,
-    ignore_labels: options.IgnoreLabels = False,
-    skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
     ray: on_ray.Ray = None,
     workers: on_ray.Workers = None,

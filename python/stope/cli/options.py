@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,6 +100,59 @@ OfUnknownIds = Annotated[
 ]
 
 
+def shared(
+    declared: Callable[..., None], *, before: str | None = None, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give commands the options that a function declares, which are read from their context.
+
+    Args:
+        before: the command's parameter that they stand before; default, they are last.
+        without: those that the command does not have, or declares in its own words.
+    """
+    all_have = inspect.signature(declared, eval_str=True).parameters
+    more = [each for name, each in all_have.items() if name not in without]
+
+    def join(command: Callable[..., None]) -> Callable[..., None]:
+        mine = inspect.signature(command, eval_str=True)
+
+        @functools.wraps(command)
+        def run(**chosen: Any) -> None:
+            command(**{name: chosen[name] for name in mine.parameters})
+
+        parameters = [*mine.parameters.values()]
+        place = len(parameters) if before is None else [*mine.parameters].index(before)
+        parameters[place:place] = more
+        made: Any = run
+        made.__signature__ = mine.replace(
+            parameters=[each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
+        )
+        made.__annotations__ = {each.name: each.annotation for each in parameters}
+        return made  # type: ignore[no-any-return]
+
+    return join
+
+
+def of_pairs(
+    *,
+    split: Split = "train",
+    unknown_ids: OfUnknownIds = UnknownIds.error,
+    query_column: QueryColumn = None,
+    positive_column: PositiveColumn = None,
+    text_column: CorpusColumn = None,
+    id_column: IdColumn = None,
+    query_id_column: QueryIdColumn = None,
+    positive_ids: PositivesAreIds = False,
+    label_column: LabelColumn = None,
+    min_relevance: MinRelevance = None,
+    ignore_labels: IgnoreLabels = False,
+    skip_empty: SkipEmpty = False,
+) -> None:
+    """The options of how pairs are read: fields of a `stope.data.Source`, for `shared`."""
+
+
+OF_PAIRS = tuple(inspect.signature(of_pairs).parameters)
+
+
 def without_effect(context: typer.Context, names: Iterable[str], why: str) -> None:
     """Refuse options that were given and would change nothing, with the reason."""
     for parameter in context.command.params:
@@ -111,16 +166,16 @@ def without_effect(context: typer.Context, names: Iterable[str], why: str) -> No
 
 def of_files(context: typer.Context, path: Path, corpus: Path | None) -> None:
     """Refuse, beside files, what is for BEIR folders, and beside a folder what is for files."""
-    columns = ["query_column", "positive_column", "text_column", "id_column", "query_id_column"]
-    columns += ["label_column", "ignore_labels", "skip_empty"]
+    of_folders = {"split", "unknown_ids"}
     if path.is_dir():
         if corpus is not None:
             raise ValueError(f"{path} is a folder, which brings its own corpus; leave {corpus} out")
+        columns = {*OF_PAIRS} - of_folders - {"min_relevance", "positive_ids"}
         without_effect(context, columns, f"{path} is a BEIR folder, which has no columns")
         without_effect(context, ["positive_ids"], f"{path} is a BEIR folder, with ids in its qrels")
         return
     why = f"{path} is a file; this is for BEIR folders"
-    without_effect(context, ["split", "unknown_ids"], why)
+    without_effect(context, of_folders, why)
     if corpus is None:
         without_effect(
             context, ["text_column", "id_column"], "it is about CORPUS, and there is none"

@@ -16,16 +16,14 @@ from stope.cli.terminal import reported
 if TYPE_CHECKING:
     from stope.report import Page
 
-_OF_PAIRS = (
-    *("query_column", "positive_column", "query_id_column", "positive_ids", "label_column"),
-    *("ignore_labels", "skip_empty", "text_column", "id_column", "split", "unknown_ids"),
-)
 _OF_TABLES = ("near", "most_rows", "min_relevance")
+_OF_PAIRS = tuple(name for name in options.OF_PAIRS if name not in _OF_TABLES)
 _NOT_OF_RUNS = ("positive_column", "positive_ids", "label_column", "ignore_labels", "skip_empty")
 _TABLES, _RUNS = "What was mined", "Runs"
 
 
 @reported
+@options.shared(options.of_pairs, before="quiet", without=("split",))
 def report(
     context: typer.Context,
     what: Annotated[
@@ -95,17 +93,6 @@ def report(
         str | None,
         option("Split of a BEIR folder.", default="train, of a run test", panel=options.FILES),
     ] = None,
-    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
-    query_column: options.QueryColumn = None,
-    positive_column: options.PositiveColumn = None,
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
-    query_id_column: options.QueryIdColumn = None,
-    positive_ids: options.PositivesAreIds = False,
-    label_column: options.LabelColumn = None,
-    min_relevance: options.MinRelevance = None,
-    ignore_labels: options.IgnoreLabels = False,
-    skip_empty: options.SkipEmpty = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -52,6 +52,7 @@ def _print_schema(wanted: bool) -> None:
 
 
 @reported
+@options.shared(options.of_pairs, before="threads", without=("query_id_column",))
 def train(
     context: typer.Context,
     pairs: Annotated[
@@ -184,17 +185,6 @@ def train(
             is_eager=True,
         ),
     ] = False,
-    split: options.Split = "train",
-    unknown_ids: options.OfUnknownIds = options.UnknownIds.error,
-    query_column: options.QueryColumn = None,
-    positive_column: options.PositiveColumn = None,
-    text_column: options.CorpusColumn = None,
-    id_column: options.IdColumn = None,
-    positive_ids: options.PositivesAreIds = False,
-    label_column: options.LabelColumn = None,
-    min_relevance: options.MinRelevance = None,
-    ignore_labels: options.IgnoreLabels = False,
-    skip_empty: options.SkipEmpty = False,
     threads: options.Threads = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -239,7 +229,9 @@ def train(
             "it changes a configuration; these files have options of their own",
         )
         options.set_threads(threads)
-        if teacher is not None and student.documents_alone(pairs, corpus, text_column):
+        if teacher is not None and student.documents_alone(
+            pairs, corpus, context.params["text_column"]
+        ):
             student.distil(context, pairs, teacher, code, output, quiet)
             return
         if pairs.name.endswith((".txt", ".txt.gz")):
