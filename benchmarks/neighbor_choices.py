@@ -164,6 +164,7 @@ def choose(kind: str, rows: int, votes_of: int, targets: int) -> dict[str, Any]:
     worst = int(np.partition(ranks, budget)[budget - 1])
     told = {
         "vote-k: chosen by both": len(set(mine.tolist()) & set(others)),
+        "vote-k: at the same place": int((mine == np.array(others)).sum()),
         "BETR, an eighth of the examples: ranks that differ": int(
             (ranks[few.ids] != few.reasons["rank"]).sum()
         ),
