@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import shutil
 from pathlib import Path
@@ -244,8 +245,6 @@ def test_an_altered_manifest_is_refused(tmp_path, damage):
 
 
 def test_a_disk_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
-    fcntl = pytest.importorskip("fcntl", reason="locks of another kind on Windows")
-
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

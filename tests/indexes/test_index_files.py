@@ -263,7 +263,6 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path):
         index.save(tmp_path / "missing" / "index.stope")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file sizes are limited by setrlimit")
 def test_a_full_disk_keeps_the_old_file(tmp_path, succeeds):
     """A limited file size stands for a full disk: OSError, the old file whole, nothing left."""
     stdout = succeeds(
@@ -317,7 +316,6 @@ def test_a_file_of_the_first_version_is_read_and_still_written(tmp_path):
     assert list(stope.FlatIndex.load(tmp_path / "index.stope")) == [0, 1, 2, 3]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 def test_a_kill_at_any_moment_leaves_an_index_whole(tmp_path):
     """The old one until the new one is complete, and nothing beside it after the next save."""
     script = tmp_path / "saves.py"

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import streamed_mining
 
 from stope.data import Source, read_source
@@ -12,7 +11,6 @@ from stope.data import Source, read_source
 SCRIPT = Path(streamed_mining.__file__)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read as Linux tells it")
 def test_a_corpus_larger_than_memory_is_mined_to_the_same_bytes(tmp_path):
     size, peaks = streamed_mining.files(tmp_path), {}
     for way in ("streamed", "whole"):

@@ -10,18 +10,14 @@ import warnings
 
 import stope
 
-# The frameworks of stope.integrations that a developer may do without; CI has all but txtai.
-_PAGES_OF_RAY = (
-    *("arrays", "clusters", "duplicates", "encoding", "job", "jobs"),
-    *("operations", "pool", "rows"),
-)
+# The frameworks that a developer may do without; CI has all but txtai.
 OPTIONAL = {
     "stope.integrations.haystack": "haystack",
     "stope.integrations.langchain": "langchain_core",
     "stope.integrations.llama_index": "llama_index",
     "stope.integrations.txtai": "txtai",
     "stope.integrations.vicinity": "vicinity",
-    **{f"stope.scale.ray{name}": "ray" for name in ("", *(f".{each}" for each in _PAGES_OF_RAY))},
+    "stope.scale.ray": "ray",
 }
 # Pages whose examples need a framework.
 PAGES = {
