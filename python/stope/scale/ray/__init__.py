@@ -10,12 +10,12 @@ from stope._extras import need
 
 need("ray", extra="ray")
 
-from stope.scale.ray.arrays import Operations  # noqa: E402
 from stope.scale.ray.clusters import kmeans  # noqa: E402
 from stope.scale.ray.duplicates import dedup  # noqa: E402
 from stope.scale.ray.encoding import encode  # noqa: E402
 from stope.scale.ray.job import Answer  # noqa: E402
 from stope.scale.ray.jobs import knn_graph, mine, topk  # noqa: E402
+from stope.scale.ray.operations import Operations  # noqa: E402
 from stope.scale.ray.pool import Cluster  # noqa: E402
 
 __all__ = [

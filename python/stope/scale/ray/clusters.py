@@ -20,10 +20,10 @@ from stope._checks import counted
 from stope._files.atomic import atomic_path
 from stope._kinds import at_least, kinds, string
 from stope.progress import Progress
+from stope.scale.ray.block_answers import ids_of, write_columns
 from stope.scale.ray.job import Answer, Job
 from stope.scale.ray.jobs import OF_JOBS
 from stope.scale.ray.matrix_files import Rows
-from stope.scale.ray.operations import ids_of, write_columns
 from stope.scale.ray.pool import Cluster
 from stope.scale.shards import KMeansShard
 from stope.scale.shards import kmeans as of_shards

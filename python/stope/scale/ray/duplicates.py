@@ -15,10 +15,10 @@ from stope._kinds import kinds
 from stope.neighbors.duplicates import left_of
 from stope.ops._search import METRICS, Metric
 from stope.progress import StageProgress
-from stope.scale.ray.arrays import Operations
+from stope.scale.ray.block_answers import ids_of, write_columns
 from stope.scale.ray.job import Answer, Job
 from stope.scale.ray.jobs import OF_JOBS
-from stope.scale.ray.operations import ids_of, write_columns
+from stope.scale.ray.operations import Operations
 from stope.scale.ray.pool import Cluster
 
 _STEPS = "_steps"

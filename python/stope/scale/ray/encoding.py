@@ -23,10 +23,10 @@ from stope.encoders import encode_corpus, encode_queries, fingerprint_encoder, l
 from stope.encoders.encode import has_encode
 from stope.progress import Progress
 from stope.scale.plan import Layout, Search
+from stope.scale.ray.block_answers import Span, write_columns
 from stope.scale.ray.job import Answer, Job
 from stope.scale.ray.jobs import OF_JOBS
 from stope.scale.ray.matrix_files import paths_of
-from stope.scale.ray.operations import Span, write_columns
 from stope.scale.ray.pool import Cluster
 
 Role = Literal["query", "corpus"]

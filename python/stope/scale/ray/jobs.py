@@ -16,9 +16,9 @@ from stope._kinds import a, at_least, callback, kinds, maybe
 from stope.ops._search import METRICS, Metric, exclusions
 from stope.progress import Progress
 from stope.scale.plan import Search
+from stope.scale.ray.block_answers import EarlierOf, NegativesOf, NeighborsOf, PairsOf, TopKOf
 from stope.scale.ray.job import Answer, Job
 from stope.scale.ray.matrix_files import Rows
-from stope.scale.ray.operations import EarlierOf, NegativesOf, NeighborsOf, PairsOf, TopKOf
 from stope.scale.ray.pool import Cluster
 from stope.scale.shards import NegativeSearch
 

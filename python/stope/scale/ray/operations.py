@@ -1,251 +1,137 @@
-"""What jobs compute: for each operation its part, its merge and how a block of it is written.
+"""stope's operations with their own names and arguments, computed on a cluster.
 
-Parts and merges are those of `stope.scale.shards`, so an answer is that of the operation on one
-machine, bit for bit. A shard that lies in several files is searched file by file.
+What takes ``operations`` (`stope.neighbors.deduplicate`, `stope.mining.mine`, ...) takes this in
+place of the module `stope`, and so does everything that it is made of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-import stope
-from stope._extras import need
-from stope.data.arrow import to_arrow
-from stope.data.writers.parquet import write_parquet
-from stope.lists import Ids, Lists
-from stope.ops._search import TopK
-from stope.ops.pairs_above import PairsAbove
-from stope.scale.ray.matrix_files import Rows
-from stope.scale.shards import (
-    NegativeSearch,
-    NegativesPart,
-    earlier_part,
-    knn_part,
-    merge_earlier,
-    merge_pairs,
-    merge_topk,
-    topk_part,
-)
-
-Span = tuple[int, int]  # the first row and the one after the last
-Part = TypeVar("Part")
+from stope._checks import path as path_kind
+from stope._host import on_host
+from stope.ops._search import Metric, TopK
+from stope.ops.hard_negatives import REASONS, HardNegatives
+from stope.progress import Progress
+from stope.scale.ray import jobs
+from stope.scale.ray.job import Answer
+from stope.scale.ray.pool import Cluster
 
 
-@dataclass(frozen=True)
-class TopKOf:
-    """`stope.topk`, with limits and exclusions of each block."""
+@dataclass
+class Operations:
+    """Operations on matrices in memory or mapped, each a job in a folder of its name.
 
-    queries: Rows
-    corpus: Rows
-    k: int
-    metric: str
+    Attributes:
+        folder: of the jobs; a process that was stopped goes on from what is there.
+        cluster: which works.
+        plans: how jobs were cut, in their order.
+        folders: of the jobs, likewise.
+    """
 
-    def part(self, shard: Span, block: Span, *limits: Any) -> TopK:
-        """The best of the shard. What a file adds must reach the k-th of those before it."""
-        queries = self.queries.read(*block)
-        exclude, ceiling, least = limits or (None, None, None)
-        best, floor = None, least
-        for start, rows in self.corpus.pieces(*shard):
-            options: Any = {"metric": self.metric, "exclude": exclude}
-            with _counting(block, start):
-                more = topk_part(
-                    queries, rows, self.k, start, ceiling=ceiling, floor=floor, **options
-                )
-            best = more if best is None else self.merge([best, more])
-            floor = best.scores[:, -1] if least is None else np.maximum(least, best.scores[:, -1])
-        assert best is not None
-        return best
+    folder: Path
+    cluster: Cluster
+    plans: list[str] = dataclasses.field(default_factory=list)
+    folders: list[Path] = dataclasses.field(default_factory=list)
 
-    def merge(self, parts: Sequence[TopK]) -> TopK:
-        """The best of all."""
-        return merge_topk(parts, self.k)
+    @classmethod
+    @contextmanager
+    def at(
+        cls, folder: str | PathLike[str], cluster: Cluster | None = None
+    ) -> Iterator[Operations]:
+        """Connect to the cluster, until the end of a `with` block."""
+        with (cluster or Cluster()).connected() as connected:
+            yield cls(path_kind(folder, "folder"), dataclasses.replace(connected, address=None))
 
-    def write(self, path: Path, whole: TopK, block: Span, *told: Any) -> None:
-        """A row for each query: query_id, document_ids and scores, lists of k."""
-        write_columns(
-            path,
-            query_id=ids_of(self.queries, np.arange(*block)),
-            document_ids=ids_of(self.corpus, whole.ids),
-            scores=to_arrow(whole.scores),
+    def topk(self, queries: Any, corpus: Any, k: int, **options: Any) -> TopK:
+        """`stope.topk`; without precision, out and pad."""
+        answer = self._run(jobs.topk, "topk", queries, corpus, k, **options)
+        return TopK(answer.column("scores"), answer.column("document_ids"))
+
+    def knn_graph(self, x: Any, k: int, **options: Any) -> TopK:
+        """`stope.knn_graph`."""
+        answer = self._run(jobs.knn_graph, "knn_graph", x, k, **options)
+        return TopK(answer.column("scores"), answer.column("neighbor_ids"))
+
+    def nearest_earlier(self, x: Any, order: Any = None, **options: Any) -> TopK:
+        """`stope.nearest_earlier`; for an order the rows are copied in that order."""
+        rows = x if order is None else x[np.asarray(order)]
+        answer = self._run(jobs.earlier, "nearest_earlier", rows, **options)
+        scores, ids = answer.column("score"), answer.column("earlier")
+        if order is None:
+            return TopK(scores, ids)
+        places = np.asarray(order)
+        result = TopK(np.empty_like(scores), np.empty_like(ids))
+        result.scores[places] = scores
+        result.ids[places] = np.where(ids < 0, ids, places[ids])
+        return result
+
+    def pairs_above(self, x: Any, y: Any, *, sink: Any, **options: Any) -> int:
+        """`stope.pairs_above` of two matrices, with a sink."""
+        answer, total = self._run(jobs.pairs, "pairs_above", x, y, **options), 0
+        for table in answer.tables():
+            rows, ids, scores = (table[name].to_numpy() for name in ("row", "id", "score"))
+            total += len(rows)
+            if len(rows):
+                sink(rows, ids, scores)
+        return total
+
+    def mine_hard_negatives(
+        self, queries: Any, corpus: Any, positives: Any, num_negatives: int = 5, **options: Any
+    ) -> HardNegatives:
+        """`stope.mine_hard_negatives`."""
+        arrays = queries, corpus, positives
+        answer = self._run(jobs.mine, "mine", *arrays, num_negatives=num_negatives, **options)
+        return HardNegatives(
+            ids=answer.column("negative_ids"),
+            scores=answer.column("scores"),
+            positive_scores=answer.column("positive_score"),
+            counts=answer.column("count"),
+            rejected={reason: answer.column(f"rejected_{reason}") for reason in REASONS},
         )
 
+    def FlatIndex(self, rows: Any, metric: Metric = "dot") -> Index:  # noqa: N802
+        """What `stope.retrieval.DenseRetriever` searches in place of `stope.FlatIndex`."""
+        return Index(self, on_host(rows), metric)
 
-@dataclass(frozen=True)
-class NeighborsOf:
-    """`stope.knn_graph`."""
-
-    x: Rows
-    k: int
-    metric: str
-
-    def part(self, shard: Span, block: Span) -> TopK:
-        """The nearest in the shard."""
-        rows, options = self.x.read(*block), cast(Any, {"metric": self.metric})
-
-        def ask(piece: NDArray[Any], start: int) -> TopK:
-            return knn_part(rows, piece, self.k, block[0], start, **options)
-
-        return _together(self.merge, _answers(self.x, shard, block, ask))
-
-    def merge(self, parts: Sequence[TopK]) -> TopK:
-        """The nearest of all."""
-        return merge_topk(parts, self.k)
-
-    def write(self, path: Path, whole: TopK, block: Span, *told: Any) -> None:
-        """A row for each row: id, neighbor_ids and scores, lists of k."""
-        write_columns(
-            path,
-            id=ids_of(self.x, np.arange(*block)),
-            neighbor_ids=ids_of(self.x, whole.ids),
-            scores=to_arrow(whole.scores),
-        )
+    def _run(self, job: Any, name: str, *arrays: Any, **options: Any) -> Answer:
+        folder = self.folder / f"{len(self.plans)}-{name}"
+        answer: Answer = job(*arrays, output=folder, cluster=self.cluster, **options)
+        self.plans.append(answer.plan)
+        self.folders.append(folder)
+        return answer
 
 
 @dataclass(frozen=True)
-class EarlierOf:
-    """`stope.nearest_earlier`, in the order of the rows."""
+class Index:
+    """The rows that `Operations.topk` searches, as `stope.FlatIndex` is asked."""
 
-    x: Rows
-    metric: str
-    threshold: float | None
+    operations: Operations
+    rows: Any
+    metric: Metric
 
-    def part(self, shard: Span, block: Span) -> TopK:
-        """The nearest in the shard that is before a row of the block."""
-        rows, first = self.x.read(*block), block[0]
-        options: dict[str, Any] = {"metric": self.metric, "threshold": self.threshold}
-        nothing = TopK(np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1))
-        parts = [nothing]
-        if shard[0] <= first < shard[1]:
-            parts.append(earlier_part(rows, first, **options))
-        before = shard[0], min(shard[1], first)
-        ask = partial(earlier_part, rows, first, **options)
-        return self.merge([*parts, *_answers(self.x, before, block, ask)])
+    def __len__(self) -> int:
+        return len(self.rows)
 
-    def merge(self, parts: Sequence[TopK]) -> TopK:
-        """The nearest of all."""
-        return merge_earlier(parts)
-
-    def write(self, path: Path, whole: TopK, block: Span, *told: Any) -> None:
-        """A row for each row: id, earlier (a row number, -1 for none) and score."""
-        write_columns(path, id=np.arange(*block), earlier=whole.ids, score=whole.scores)
-
-
-@dataclass(frozen=True)
-class PairsOf:
-    """`stope.pairs_above` of two matrices."""
-
-    x: Rows
-    y: Rows
-    metric: str
-    threshold: float
-
-    def part(self, shard: Span, block: Span) -> PairsAbove:
-        """The pairs of the block and the shard."""
-        rows = self.x.read(*block)
-        options: dict[str, Any] = {"metric": self.metric, "threshold": self.threshold}
-
-        def ask(piece: NDArray[Any], start: int) -> PairsAbove:
-            pairs = stope.pairs_above(rows, piece, **options)
-            return PairsAbove(pairs.rows + block[0], pairs.ids + start, pairs.scores)
-
-        return _together(self.merge, _answers(self.y, shard, block, ask))
-
-    def merge(self, parts: Sequence[PairsAbove]) -> PairsAbove:
-        """All pairs, in their order."""
-        return merge_pairs(parts)
-
-    def write(self, path: Path, whole: PairsAbove, block: Span, *told: Any) -> None:
-        """A row for each pair: row, id and score."""
-        write_columns(path, row=whole.rows, id=whole.ids, score=whole.scores)
-
-
-@dataclass(frozen=True)
-class NegativesOf:
-    """`stope.mine_hard_negatives`; a block is told its positives and exclusions."""
-
-    queries: Rows
-    corpus: Rows
-    options: dict[str, Any] = field(hash=False)
-
-    def part(self, shard: Span, block: Span, positives: Lists, exclude: Lists | None) -> Any:
-        """The candidates of the shard; positives are scored wherever they lie."""
-        queries, search = self.queries.read(*block), self.search(positives, exclude)
-        everywhere = 0, len(self.corpus)
-        score = partial(search.positive_scores, queries)
-        lowest = search.lowest(_answers(self.corpus, everywhere, block, score))
-        ask = partial(search.part, queries, positive_scores=lowest)
-        return search.merge(_answers(self.corpus, shard, block, ask))
-
-    def merge(self, parts: Sequence[NegativesPart]) -> NegativesPart:
-        """The candidates of all."""
-        return self.search([0], None).merge(parts)
-
-    def write(self, path: Path, whole: NegativesPart, block: Span, *told: Any) -> None:
-        """A row for each query: query_id, negative_ids and scores, and what was counted."""
-        mined = self.search(*told).result(whole, first_query=block[0])
-        write_columns(
-            path,
-            query_id=ids_of(self.queries, np.arange(*block)),
-            negative_ids=ids_of(self.corpus, mined.ids),
-            scores=to_arrow(mined.scores),
-            positive_score=mined.positive_scores,
-            count=mined.counts,
-            **{f"rejected_{reason}": rows for reason, rows in mined.rejected.items()},
-        )
-
-    def search(self, positives: Any, exclude: Any) -> NegativeSearch:
-        """The search of these queries."""
-        return NegativeSearch(positives, len(self.corpus), exclude=exclude, **self.options)
-
-
-def write_columns(path: Path, **columns: Any) -> None:
-    """Write a Parquet file of these columns."""
-    arrow = need("pyarrow", extra="ray")
-    table = arrow.table(columns)
-    write_parquet(path, table.schema, [table])
-
-
-def ids_of(rows: Rows, numbers: Ids) -> Any:
-    """Row numbers as they are, or by the ids that rows have: a column, or one of lists."""
-    if not rows.has_ids:
-        return numbers if numbers.ndim == 1 else to_arrow(numbers)
-    named = rows.named(numbers)
-    if numbers.ndim == 1:
-        return named
-    arrow = need("pyarrow", extra="ray")
-    return arrow.FixedSizeListArray.from_arrays(named, numbers.shape[1])
-
-
-def _answers(
-    corpus: Rows, shard: Span, block: Span, ask: Callable[[NDArray[Any], int], Part]
-) -> list[Part]:
-    """What each file of a shard answers."""
-    answers = []
-    for start, rows in corpus.pieces(*shard):
-        with _counting(block, start):
-            answers.append(ask(rows, start))
-    return answers
-
-
-@contextmanager
-def _counting(block: Span, start: int) -> Iterator[None]:
-    """Say from where on an error counts rows: it knows those of a block and of a file alone."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"{error} (asked were rows {block[0]} to {block[1] - 1}, counted from 0, of a shard "
-            f"that begins with row {start})"
-        ) from error
-
-
-def _together(merge: Callable[[Sequence[Part]], Part], parts: Sequence[Part]) -> Part:
-    return parts[0] if len(parts) == 1 else merge(parts)
+    def search(
+        self,
+        queries: Any,
+        k: int,
+        *,
+        exclude: Any = None,
+        precision: str = "exact",
+        progress: Progress | None = None,
+    ) -> TopK:
+        """The k best rows of each query."""
+        if precision != "exact":
+            raise ValueError(f"precision is {precision!r}; on a cluster searches are exact")
+        options = {"metric": self.metric, "exclude": exclude, "progress": progress}
+        return self.operations.topk(queries, self.rows, k, **options)

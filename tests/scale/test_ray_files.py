@@ -1,0 +1,53 @@
+"""What workers on a Ray cluster read of matrices in files, in this process."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stope.lists import Lists
+
+pytest.importorskip("ray")
+
+from stope.scale.ray import matrix_files, parts
+
+
+def test_a_shard_is_asked_of_its_own_rows_alone(tmp_path):
+    rng = np.random.default_rng(0)
+    queries, corpus = (rng.integers(-3, 4, (n, 8)).astype(np.float32) for n in (20, 900))
+    paths = [tmp_path / name for name in ("q.npy", "a.npy", "b.npy")]
+    for path, rows in zip(paths, (queries, corpus[:450], corpus[450:]), strict=True):
+        np.save(path, rows)
+    files = [matrix_files.File(str(path), 450, 8, "<f4", None, []) for path in paths]
+    asked = matrix_files.Rows((files[0]._replace(rows=20),)), matrix_files.Rows((*files[1:],))
+    negatives = parts.NegativesOf(*asked, {"metric": "dot"})
+    block = (0, 20), Lists(np.arange(21) * 2, np.tile([3, 600], 20)), None
+    paths[2].unlink()
+    score = negatives.part((0, 450), *block)
+    assert np.array_equal(score, queries @ corpus[3])
+    assert (negatives.part((0, 450), *block, score).ids < 450).all()
+
+
+def _mapped_mib():
+    """What this process has in memory of files."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) >> 10 for line in file if line.startswith("RssFile"))
+
+
+def test_a_worker_holds_the_pages_of_one_shard(tmp_path):
+    """Each shard is in the memory while it is searched; blocks of queries are copied out."""
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.ones((2**19, 32), np.float32))  # 64 MiB each
+    paths = [str(tmp_path / f"{name}.npy") for name in ("a", "b")]
+    rows = matrix_files.Rows(
+        tuple(matrix_files.File(path, 2**19, 32, "<f4", None, []) for path in paths)
+    )
+    before = _mapped_mib()
+    for first, end in ((0, 2**18), (2**18, 2**19), (2**19, 2**20), (0, 2**18)):
+        for _ in range(2):
+            pieces = [(start, piece, piece.sum()) for start, piece in rows.pieces(first, end)]
+        assert [start for start, *_ in pieces] == [first]
+        held = (end - first) * 32 * 4 >> 20
+        assert held - 16 <= _mapped_mib() - before <= held + 16
+    assert rows.read(2**19 - 1, 2**19 + 1).tolist() == np.ones((2, 32)).tolist()
+    assert _mapped_mib() - before <= 16
