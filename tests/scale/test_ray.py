@@ -26,7 +26,6 @@ from ray.cluster_utils import Cluster as LocalCluster
 from stope.scale import ray as scale
 from stope.scale.plan import Layout
 from stope.scale.ray import job as jobs_of
-from stope.scale.ray import matrix_files
 
 folder, call, texts = command.folder, command.call, command.texts
 # Ray leaves sockets and files to the end of the process, and tells of itself in warnings.
@@ -87,8 +86,8 @@ def test_topk_of_files_of_all_kinds(local, tmp_path):
     for kind in ("npy", "parquet", "jsonl"):
         (tmp_path / kind).mkdir()
     np.save(tmp_path / "q.npy", queries)
-    parts = np.split(corpus, [100, 101])
-    for number, part in enumerate(parts):
+    cuts = np.split(corpus, [100, 101])
+    for number, part in enumerate(cuts):
         np.save(tmp_path / "npy" / f"{number}.npy", part)
         ids = [f"d{number}-{row}" for row in range(len(part))]
         lists = pa.FixedSizeListArray.from_arrays(part.reshape(-1), part.shape[1])
@@ -98,7 +97,7 @@ def test_topk_of_files_of_all_kinds(local, tmp_path):
         rows = [{"id": name, "vector": row.tolist()} for name, row in zip(ids, part, strict=True)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / "jsonl" / f"{number}.jsonl").write_text(text)
-    names = np.array([f"d{n}-{row}" for n, part in enumerate(parts) for row in range(len(part))])
+    names = np.array([f"d{n}-{row}" for n, part in enumerate(cuts) for row in range(len(part))])
     tables = [pq.read_table(path) for path in sorted((tmp_path / "parquet").iterdir())]
     sources = {kind: tmp_path / kind for kind in ("npy", "parquet", "jsonl")}
     for kind, source in {**sources, "dataset": ray.data.from_arrow(tables)}.items():
@@ -191,6 +190,19 @@ def test_a_stopped_job_goes_on_and_knows_its_data(local, tmp_path, shards, monke
     answer.parts[1].write_bytes(answer.parts[0].read_bytes())
     with pytest.raises(ValueError, match=r"'part-000001.parquet' is not what was written; remove"):
         scale.topk(queries, corpus, 5, tmp_path / "job")
+
+
+def test_a_job_refused_for_its_data_begins_anew_when_they_are_right(local, tmp_path):
+    queries, corpus = matrices(queries=20)
+    broken = corpus.copy()
+    broken[700, 2] = np.nan
+    for operation, queried in ((scale.topk, [queries]), (scale.kmeans, [])):
+        job = tmp_path / operation.__name__
+        with pytest.raises(ValueError, match="row 700"):
+            operation(*queried, broken, 5, job, cluster=_ONE)
+        assert len(operation(*queried, corpus, 5, job, cluster=_ONE).parts) == 1
+    with pytest.raises(ValueError, match=r"is of another job: k \(5, now 6\)"):
+        scale.topk(queries, corpus, 6, tmp_path / "topk", cluster=_ONE)
 
 
 def test_errors_are_those_of_one_machine(local, tmp_path):
@@ -395,28 +407,3 @@ def test_deaths_change_nothing(local, tmp_path, shards):
     assert np.array_equal(answer.column("scores"), wanted.scores)
     assert sorted(killer.told) == killer.told
     assert killer.told[-1] == 3000
-
-
-def _mapped_mib():
-    """What this process has in memory of files."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) >> 10 for line in file if line.startswith("RssFile"))
-
-
-def test_a_worker_holds_the_pages_of_one_shard(tmp_path):
-    """Each shard is in the memory while it is searched; blocks of queries are copied out."""
-    for name in ("a", "b"):
-        np.save(tmp_path / f"{name}.npy", np.ones((2**19, 32), np.float32))  # 64 MiB each
-    paths = [str(tmp_path / f"{name}.npy") for name in ("a", "b")]
-    rows = matrix_files.Rows(
-        tuple(matrix_files.File(path, 2**19, 32, "<f4", None, []) for path in paths)
-    )
-    before = _mapped_mib()
-    for first, end in ((0, 2**18), (2**18, 2**19), (2**19, 2**20), (0, 2**18)):
-        for _ in range(2):
-            pieces = [(start, piece, piece.sum()) for start, piece in rows.pieces(first, end)]
-        assert [start for start, *_ in pieces] == [first]
-        held = (end - first) * 32 * 4 >> 20
-        assert held - 16 <= _mapped_mib() - before <= held + 16
-    assert rows.read(2**19 - 1, 2**19 + 1).tolist() == np.ones((2, 32)).tolist()
-    assert _mapped_mib() - before <= 16

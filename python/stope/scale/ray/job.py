@@ -199,15 +199,17 @@ class Job:
         return self.folder / f"part-{number:06}.parquet"
 
     def _manifest(self, options: dict[str, Any]) -> dict[str, Any] | None:
-        path = self.folder / MANIFEST
+        path, some = self.folder / MANIFEST, any(self.folder.glob("part-*"))
         if not path.exists():
-            if any(self.folder.glob("part-*")):
+            if some:
                 raise ValueError(
                     f"{self.folder} has parts and no {MANIFEST}; name another folder, or empty it"
                 )
             return None
         remedy = f"remove the folder {self.folder} and run again"
         before: dict[str, Any] = read_manifest(path, _KIND, remedy)
+        if not some and not before["complete"]:  # refused or stopped before there was a part
+            return None
         if different := differences(before["job"], options):
             raise ValueError(
                 f"{self.folder} is of another job: {', '.join(different[:4])}; name another "
