@@ -9,7 +9,7 @@ from stope.lists import Lists
 
 pytest.importorskip("ray")
 
-from stope.scale.ray import matrix_files, parts
+from stope.scale.ray import block_answers, matrix_files
 
 
 def test_a_shard_is_asked_of_its_own_rows_alone(tmp_path):
@@ -20,7 +20,7 @@ def test_a_shard_is_asked_of_its_own_rows_alone(tmp_path):
         np.save(path, rows)
     files = [matrix_files.File(str(path), 450, 8, "<f4", None, []) for path in paths]
     asked = matrix_files.Rows((files[0]._replace(rows=20),)), matrix_files.Rows((*files[1:],))
-    negatives = parts.NegativesOf(*asked, {"metric": "dot"})
+    negatives = block_answers.NegativesOf(*asked, {"metric": "dot"})
     block = (0, 20), Lists(np.arange(21) * 2, np.tile([3, 600], 20)), None
     paths[2].unlink()
     score = negatives.part((0, 450), *block)

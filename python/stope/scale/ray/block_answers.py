@@ -169,28 +169,41 @@ class PairsOf:
 
 @dataclass(frozen=True)
 class NegativesOf:
-    """`stope.mine_hard_negatives`; a block is told its positives and exclusions."""
+    """`stope.mine_hard_negatives`; a block is told its positives and exclusions.
+
+    It is asked twice: each shard scores the positives that it has, then it is told the lowest
+    scores of all and has its candidates.
+    """
 
     queries: Rows
     corpus: Rows
     options: dict[str, Any] = field(hash=False)
 
-    def part(self, shard: Span, block: Span, positives: Lists, exclude: Lists | None) -> Any:
-        """The candidates of the shard; positives are scored wherever they lie."""
+    def part(
+        self,
+        shard: Span,
+        block: Span,
+        positives: Lists,
+        exclude: Lists | None,
+        lowest: NDArray[np.float32] | None = None,
+    ) -> Any:
+        """The lowest scores of the shard's positives; once those of all are known, candidates."""
         queries, search = self.queries.read(*block), self.search(positives, exclude)
-        everywhere = 0, len(self.corpus)
-        score = partial(search.positive_scores, queries)
-        lowest = search.lowest(_answers(self.corpus, everywhere, block, score))
-        ask = partial(search.part, queries, positive_scores=lowest)
-        return search.merge(_answers(self.corpus, shard, block, ask))
+        if lowest is None:
+            ask: Any = partial(search.positive_scores, queries)
+        else:
+            ask = partial(search.part, queries, positive_scores=lowest)
+        return self.merge(_answers(self.corpus, shard, block, ask))
 
-    def merge(self, parts: Sequence[NegativesPart]) -> NegativesPart:
-        """The candidates of all."""
-        return self.search([0], None).merge(parts)
+    def merge(self, parts: Sequence[Any]) -> Any:
+        """The lowest scores, or the candidates, of all."""
+        if isinstance(parts[0], NegativesPart):
+            return self.search([0], None).merge(parts)
+        return np.minimum.reduce(parts)
 
     def write(self, path: Path, whole: NegativesPart, block: Span, *told: Any) -> None:
         """A row for each query: query_id, negative_ids and scores, and what was counted."""
-        mined = self.search(*told).result(whole, first_query=block[0])
+        mined = self.search(*told[:2]).result(whole, first_query=block[0])
         write_columns(
             path,
             query_id=ids_of(self.queries, np.arange(*block)),

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -128,6 +129,7 @@ class Job:
         work: Search,
         *,
         tell: Callable[[int, int], tuple[Any, ...]] = lambda first, end: (),
+        twice: bool = False,
         cut: Layout | None = None,
     ) -> Answer:
         """Compute the parts that are missing.
@@ -137,6 +139,7 @@ class Job:
             options: all that decides the answer, as JSON has it.
             work: how much there is to do, for the layout.
             tell: what the operation must know of a block.
+            twice: ask all blocks of all shards first, and tell what each came to with the rest.
             cut: how the work is cut, where that is no search.
 
         Raises:
@@ -159,14 +162,18 @@ class Job:
         missing = {n: block for n, block in enumerate(bounds) if not self._part(n).exists()}
         done = work.queries - sum(end - first for first, end in missing.values())
         self.progress(done, work.queries)
+        first_answers: dict[int, tuple[Any, ...]] = {}
         with Pool(self.cluster, operation, cut.memory) as pool:
-            answers = pool.answers(
+            ask = partial(
+                pool.answers,
                 list(missing),
-                lambda number: (missing[number], *tell(*missing[number])),
+                lambda n: (missing[n], *tell(*missing[n]), *first_answers.get(n, ())),
                 _cuts(work.corpus, cut.shard_rows),
                 12 * work.k * cut.block_rows,
             )
-            for number, whole, told in answers:
+            if twice:
+                first_answers = {number: (whole,) for number, whole, _ in ask()}
+            for number, whole, told in ask():
                 operation.write(self._part(number), whole, *told)
                 done += missing[number][1] - missing[number][0]
                 self.progress(done, work.queries)

@@ -167,7 +167,10 @@ def mine(
         ValueError, TypeError: as :func:`stope.mine_hard_negatives`.
         FileNotFoundError, RuntimeError: as `topk`.
 
-    Memory: as `topk`, and the positives and exclusions in the driver.
+    Memory: as `topk`; in the driver the positives and exclusions, and 4 bytes a query.
+
+    Every shard scores its positives for all queries first; only then candidates are searched, and
+    `progress` counts those.
 
     Source: docs/methods.md, C1, C2 and H10.
     """
@@ -190,7 +193,7 @@ def mine(
             **chosen,
         }
         work = _search(q, c, min(known.width, len(c)))
-        return job.run(NegativesOf(q, c, chosen), told, work, tell=tell)
+        return job.run(NegativesOf(q, c, chosen), told, work, tell=tell, twice=True)
 
 
 def earlier(
