@@ -7,6 +7,7 @@ anywhere leaves what the manifest named before.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,6 +29,18 @@ def digest(array: NDArray[Any]) -> str:
     found = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     found.update(np.ascontiguousarray(array).data if array.size else b"")
     return found.hexdigest()
+
+
+def npy_header(dtype: Any, shape: tuple[int, ...]) -> bytes:
+    """The header of a .npy file, as long for any number of rows: files may grow.
+
+    >>> {len(npy_header("<f4", (rows, 384))) for rows in (0, 10**12)}
+    {128}
+    """
+    file = io.BytesIO()
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
 
 
 def write_arrays(manifest: Path, described: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stope._files.arrays import npy_header
 from stope._files.atomic import open_atomic
 from stope._files.manifest import read_manifest
 from stope.progress import Progress
@@ -156,10 +157,7 @@ def _fill(
 
 
 def _header(state: Manifest) -> bytes:
-    """Bytes of a .npy header, version 1.0, for float32 [rows, dim]."""
-    named = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({state.rows}, {state.dim}), }}"
-    padded = named + " " * (-(len(named) + 11) % 64) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("latin1")
+    return npy_header("<f4", (state.rows, state.dim))
 
 
 def _write(file: FileIO, data: bytes) -> None:

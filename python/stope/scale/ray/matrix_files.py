@@ -20,7 +20,7 @@ import ray
 from numpy.typing import NDArray
 
 from stope._extras import need
-from stope._files.arrays import digest
+from stope._files.arrays import digest, npy_header
 from stope._files.atomic import atomic_path
 from stope._files.manifest import FileDescription, described_file, read_json
 from stope._host import on_host
@@ -278,7 +278,7 @@ def _copied(target: Path, blocks: Iterable[NDArray[Any]], name: str) -> File:
         for block in blocks:
             if not shape[0]:
                 shape, dtype = (0, block.shape[1]), block.dtype
-                _write_header(file, shape, dtype)
+                file.write(npy_header(dtype, shape))
             if (block.shape[1], block.dtype) != (shape[1], dtype):
                 raise ValueError(
                     f"{name} has rows of dim {shape[1]} and {dtype}, and from row {shape[0]} on of "
@@ -287,13 +287,8 @@ def _copied(target: Path, blocks: Iterable[NDArray[Any]], name: str) -> File:
             file.write(np.ascontiguousarray(block).data)
             shape = (shape[0] + len(block), shape[1])
         file.seek(0)
-        _write_header(file, shape, dtype)
+        file.write(npy_header(dtype, shape))
     return File(str(path), shape[0], shape[1], dtype.str, None, [described_file(path)])
-
-
-def _write_header(file: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
 
 
 def _ids_in(path: Path) -> Any:
