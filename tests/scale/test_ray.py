@@ -237,6 +237,11 @@ def test_wrong_arguments_are_refused_before_a_cluster_is_asked(tmp_path):
             scale.topk(
                 **{"queries": queries, "corpus": corpus, "k": 1, "output": tmp_path, **wrong}
             )
+    remote = scale.Operations(tmp_path, scale.Cluster())
+    with pytest.raises(TypeError, match="threshold is 'x'"):
+        remote.nearest_earlier(corpus, metric="dot", threshold="x")
+    with pytest.raises(ValueError, match="metric is 'cos'"):
+        remote.pairs_above(queries, corpus, metric="cos", threshold=0.5, sink=print)
     for wrong in ("workers", "memory", "num_cpus"):
         with pytest.raises(ValueError, match=f"{wrong} is 0; it must be at least 1"):
             scale.Cluster(**{wrong: 0})

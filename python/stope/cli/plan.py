@@ -22,7 +22,7 @@ _RATES, _WORKERS = "Rates, instead of measured or assumed ones", "Simulation"
 _POWERS = {"": 1, **{u: 10 ** (3 * n) for n, u in enumerate("kMGT", start=1)}, "K": 1000}
 _BINARY = {f"{u}i": 2 ** (10 * n) for n, u in enumerate("KMGT", start=1)}
 _QUANTITY = re.compile(
-    r"\s*(?P<number>[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[kKMGT]?i?)(?P<b>B?)\s*"
+    r"\s*(?P<number>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?P<unit>[kKMGT]?i?)(?P<b>B?)\s*"
 )
 
 
@@ -50,18 +50,15 @@ def quantity(text: str, name: str, *, in_bytes: bool = False) -> int:
         ...
     ValueError: --queries is '1.5'; give a whole number, such as 250000, 100e6 or 10M
     """
-    example = "a whole number, such as 250000, 100e6 or 10M"
-    if in_bytes:
-        example = "bytes, such as 64GiB or 2GB"
     match = _QUANTITY.fullmatch(text)
     units = {**_POWERS, **_BINARY} if in_bytes else _POWERS
-    if match is None or match["unit"] not in units or (match["b"] and not in_bytes):
-        raise ValueError(f"{name} is {shown(text)}; give {example}")
-    try:
+    value = 0.0
+    if match and match["unit"] in units and (in_bytes or not match["b"]):
         value = float(match["number"]) * units[match["unit"]]
-    except ValueError:
-        raise ValueError(f"{name} is {shown(text)}; give {example}") from None
     if not 1 <= value < 2**53 or (value != int(value) and not in_bytes):
+        example = "bytes, such as 64GiB or 2GB"
+        if not in_bytes:
+            example = "a whole number, such as 250000, 100e6 or 10M"
         raise ValueError(f"{name} is {shown(text)}; give {example}")
     return int(value)
 

@@ -18,7 +18,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stope._checks import counted, flag, integer, real, shown, size, text
+from stope._checks import counted, flag, integer, real, size, text
+from stope._kinds import a, kinds
 
 __all__ = ["MACHINES", "Layout", "Machine", "Plan", "Search", "layout", "predict"]
 
@@ -116,6 +117,7 @@ class Layout:
         return f"{self.strategy}: {self.why}"
 
 
+@kinds(work=a(Search), workers=size)
 def layout(work: Search, *, memory: int, workers: int = 1, block_rows: int | None = None) -> Layout:
     """Choose how a search is cut: by what a worker's memory holds, and so that all have work.
 
@@ -146,10 +148,7 @@ def layout(work: Search, *, memory: int, workers: int = 1, block_rows: int | Non
     >>> print(layout(work, memory=16 * 2**30, workers=100))
     shards: 28.6 GiB of corpus do not fit 16.0 GiB a worker; 2 shards of 5,000,000 rows do
     """
-    if not isinstance(work, Search):
-        raise TypeError(f"work is {shown(work)}; give a stope.scale.plan.Search")
     integer(memory, "memory", 1, _MOST)
-    size(workers, "workers")
     if block_rows is None:
         by_memory = max(1, _BLOCK_BYTES // work.query_bytes)
         by_workers = max(_FULL_RATE, -(-work.queries // (_BLOCKS_EACH * workers)))
@@ -301,6 +300,7 @@ class Plan:
         }
 
 
+@kinds(machine=a(Machine), encode=flag)
 def predict(
     work: Search,
     machine: Machine,
@@ -333,10 +333,8 @@ def predict(
     >>> made.limit, round(made.total_seconds / 3600, 1), made.layout.strategy
     ('arithmetic', 0.5, 'replicate')
     """
-    if not isinstance(machine, Machine):
-        raise TypeError(f"machine is {shown(machine)}; give a Machine, such as MACHINES['h200']")
     cut = layout(work, memory=machine.memory, workers=workers, block_rows=block_rows)
-    if flag(encode, "encode") and machine.texts is None:
+    if encode and machine.texts is None:
         raise ValueError(f"encode is True but {machine.name} has no rate of texts; give its texts")
     last = work.queries - (cut.blocks - 1) * cut.block_rows
     groups = [-(-rows // work.group) for rows in (cut.block_rows, last)]

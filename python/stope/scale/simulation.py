@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from stope._checks import choice, integer, real, shown, size
+from stope._checks import choice, real, size
+from stope._kinds import a, at_least, kinds, maybe
 from stope.scale.plan import Plan, predict
 
 __all__ = ["Completion", "Conditions", "Sweep", "simulate", "sweep"]
@@ -71,6 +72,7 @@ class Completion(NamedTuple):
     lost: float
 
 
+@kinds(tasks=size, workers=size, conditions=maybe(a(Conditions)), seed=at_least(0))
 def simulate(
     tasks: int,
     workers: int,
@@ -104,9 +106,8 @@ def simulate(
     >>> simulate(10, 4, 60, Conditions(spread=0, failures=0, overhead=2)).seconds
     186.0
     """
-    size(tasks, "tasks"), size(workers, "workers")
     real(seconds, "seconds", 0, above=True)
-    conditions = _conditions(conditions)
+    conditions = conditions or Conditions()
     choice(policy, "policy", POLICIES)
     rate = conditions.failures / 3600
     if rate * (seconds + conditions.overhead) > 100:
@@ -114,7 +115,7 @@ def simulate(
             f"seconds is {seconds:g}: at {conditions.failures:g} failures an hour hardly any task "
             "would end; make tasks shorter, or failures rarer"
         )
-    random = np.random.default_rng(integer(seed, "seed", 0))
+    random = np.random.default_rng(seed)
     waiting, idle, left = deque(range(tasks)), workers, tasks
     alone: dict[int, None] = {}  # tasks that run once, longest first
     places: dict[int, list[int]] = {}  # the attempts that a task runs in
@@ -178,6 +179,7 @@ class Sweep(NamedTuple):
     ideal: float
 
 
+@kinds(plan=a(Plan), conditions=maybe(a(Conditions)), runs=size, seed=at_least(0))
 def sweep(
     plan: Plan, conditions: Conditions | None = None, *, runs: int = 5, seed: int = 0
 ) -> list[Sweep]:
@@ -202,10 +204,6 @@ def sweep(
     >>> sorted({row.block_rows for row in rows})
     [187, 748, 2995, 11982, 47928, 191712, 766848]
     """
-    if not isinstance(plan, Plan):
-        raise TypeError(f"plan is {shown(plan)}; give what stope.scale.plan.predict returns")
-    conditions = _conditions(conditions)
-    size(runs, "runs"), integer(seed, "seed", 0)
     if plan.layout.tasks > _MOST_TASKS:
         raise ValueError(
             f"plan has {plan.layout.tasks:,} tasks; at most {_MOST_TASKS:,} are simulated: plan "
@@ -250,11 +248,3 @@ def sweep(
                 )
             )
     return rows
-
-
-def _conditions(conditions: Conditions | None) -> Conditions:
-    if conditions is None:
-        return Conditions()
-    if not isinstance(conditions, Conditions):
-        raise TypeError(f"conditions is {shown(conditions)}; give Conditions, or None for its own")
-    return conditions

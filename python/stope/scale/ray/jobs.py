@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import choice, one_each
+from stope._checks import choice, one_each, real
 from stope._checks import path as path_kind
 from stope._files.arrays import digest
 from stope._host import on_host
@@ -196,6 +196,7 @@ def mine(
         return job.run(NegativesOf(q, c, chosen), told, work, tell=tell, twice=True)
 
 
+@kinds(**OF_JOBS, threshold=maybe(real))
 def earlier(
     x: Any,
     output: str | PathLike[str],
@@ -206,6 +207,7 @@ def earlier(
     progress: Progress | None = None,
 ) -> Answer:
     """`stope.nearest_earlier` in the order of the rows; see `knn_graph`."""
+    choice(metric, "metric", METRICS)
     with Job.at(output, cluster, progress) as job:
         rows = job.rows(x, "x")
         options = {
@@ -217,6 +219,7 @@ def earlier(
         return job.run(EarlierOf(rows, metric, threshold), options, _search(rows, rows, 1))
 
 
+@kinds(**OF_JOBS, threshold=real)
 def pairs(
     x: Any,
     y: Any,
@@ -228,6 +231,7 @@ def pairs(
     progress: Progress | None = None,
 ) -> Answer:
     """`stope.pairs_above` of two matrices; parts have a row for each pair: row, id and score."""
+    choice(metric, "metric", METRICS)
     with Job.at(output, cluster, progress) as job:
         first, second = job.rows(x, "x"), job.rows(y, "y")
         options = {

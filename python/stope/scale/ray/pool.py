@@ -5,6 +5,9 @@ at a time, by the actors, until one is left. An actor has a description of the m
 files that it needs; nothing of a corpus passes through Ray. At most two calls wait at an actor.
 A block of which a dead actor or node has taken something with it is asked anew of those that live:
 answers do not depend on who gives them.
+
+Ray's own restarts (max_restarts, max_task_retries, ray.util.ActorPool) would not do: the calls of
+an actor whose node is gone wait for room for it elsewhere, for ever where others have all CPUs.
 """
 
 from __future__ import annotations
