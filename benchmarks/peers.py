@@ -4,7 +4,8 @@
 and returns a function without arguments that does the work once. A contender is named after its
 package; `stope@avx2` is stope restricted to one instruction set. Results are (scores, ids) arrays
 for top-k, and a `Mined` for mining. Libraries are imported when they are first prepared, so the
-memory of one contender never counts another's imports.
+memory of one contender never counts another's imports. Those of `stope bench`
+(stope.cli.contenders) answer less: ids alone, of float32, without scores, options and isas.
 """
 
 from __future__ import annotations

@@ -88,6 +88,17 @@ def test_queries_that_are_one_text_have_one_list_of_positives():
     assert [row.tolist() for row in pairs.positives.rows()] == [[0, 1], [2]]
 
 
+def test_positives_that_the_corpus_lacks_get_ids_that_are_free():
+    corpus = ["sea", "Ore", "pit"]
+    ids = ["positive-0", "d", "positive-2"]
+    answers = [["rock", "ore"], ["sand", "clay", "ROCK"]]
+    pairs = Pairs.from_texts(["a", "b"], answers, corpus, corpus_ids=ids)
+    assert pairs.corpus_ids == [*ids, "positive-1", "positive-3", "positive-4"]
+    assert pairs.corpus_texts == [*corpus, "rock", "sand", "clay"]
+    assert [row.tolist() for row in pairs.positives.rows()] == [[1, 3], [3, 4, 5]]
+    assert pairs.rows_of(["clay", "Sand", "rock", "PIT", "sea"]).tolist() == [5, 4, 3, 2, 0]
+
+
 def test_sources_share_what_is_one_text():
     one = Pairs.from_texts(["q"], ["Rock"])
     other = Pairs.from_texts(["q"], ["rock "], ["rock ", "sea"])

@@ -83,7 +83,7 @@ def test_the_other_names_have_the_values_of_ir_measures(run, qrels):
 
 def test_documents_with_the_id_of_the_query_are_left_out_only_where_asked():
     run = {"1": {"1": 9.0, "a": 5.0}, "2": {"2": 9.0}, "3": {"a": 1.0}}
-    qrels = {"1": {"a": 1}, "2": {"2": 1}, "3": {"a": 1}}
+    qrels = {"1": {"1": 0, "a": 1}, "2": {"2": 1}, "3": {"a": 1}}
     kept = evaluate(run, qrels, ["RR"])
     assert kept.per_query["RR"] == {"1": 0.5, "2": 1.0, "3": 1.0}
     assert (kept.num_empty, kept.num_identical, kept.identical_relevant) == (0, 2, ("2",))

@@ -2,7 +2,10 @@
 
 import threading
 
-from stope._files.texts import StoredTexts
+import pytest
+
+from stope._files.texts import KeyRows, StoredTexts, digest
+from stope.data import Source, read_source, write_jsonl
 
 FORKED = """
 import os
@@ -55,3 +58,21 @@ def test_threads_append_to_what_they_took(tmp_path):
     for number, part in parts.items():
         more = [f"{number} {turn} {step}" for turn in range(200) for step in range(3)]
         assert list(part) == ["b", "a", *more]
+
+
+def test_joined_keys_keep_their_rows():
+    names, more = [f"{row % 30}" for row in range(40)], [f"{row % 50}" for row in range(60)]
+    rows = KeyRows(map(digest, names)).joined(map(digest, more), range(40, 100))
+    for name in map(str, range(51)):
+        expected = [row for row, other in enumerate([*names, *more]) if other == name]
+        assert rows.of(digest(name)) == expected
+
+
+@pytest.mark.parametrize("folder", [None, "texts"])
+def test_an_id_that_is_there_twice_is_named_with_its_line(tmp_path, folder):
+    rows = [{"_id": name, "text": f"text {row}"} for row, name in enumerate(("a", "b", "a", "b"))]
+    write_jsonl(tmp_path / "corpus.jsonl", rows)
+    write_jsonl(tmp_path / "pairs.jsonl", [{"query": "q", "positive": "a"}])
+    source = Source(tmp_path / "pairs.jsonl", corpus=tmp_path / "corpus.jsonl", positive_ids=True)
+    with pytest.raises(ValueError, match=r'corpus\.jsonl:3: the id "a" appears twice'):
+        read_source(source, folder=folder and tmp_path / folder)

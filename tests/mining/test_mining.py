@@ -371,6 +371,10 @@ def test_summary_counts(tmp_path):
     free = mined_example("abc", absolute_margin=None).summary()  # y z, y x, and for c w x
     assert (free.above_positive, list(free.hubs.items())) == (2, [("d1", 2), ("d2", 2), ("d0", 1)])
     assert json.loads(summary.to_json())["complete"] == 1
+    like = np.float32([[1, 0], [1, 0], [0, 1]])  # y scores as x, the positive
+    pairs = Pairs.from_texts(["a"], ["x"], ["x", "y", "z"])
+    tied = mine(pairs, query_embeddings=like[:1], corpus_embeddings=like, num_negatives=2)
+    assert tied.summary().above_positive == 1
 
 
 def test_summary_without_any_negative():

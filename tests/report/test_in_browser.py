@@ -12,6 +12,9 @@ from browser import chromium, opened, prefer, resize, seconds_of
 from test_pages import EVIL, EVIL_ID, a_page, every_kind
 
 from stope.data import Pairs, read_exclusions
+from stope.report import Page
+from stope.report.figures import visible
+from stope.report.pages import Column, Section, Table
 
 pytestmark = pytest.mark.browser
 ROWS = 60
@@ -108,6 +111,34 @@ def test_text_of_data_is_text(page):
     assert "\u202e" not in drawn
 
 
+def test_ids_filters_and_long_texts_are_text_and_rows_of_one_id_are_saved_once(driver, folder):
+    long = EVIL_ID + " ore" * 100
+    ids = [f"d{row // 2} {EVIL_ID}" for row in range(ROWS)]
+    columns = (
+        Column("document", [long] * ROWS),
+        Column("document id", ids, "id"),
+        Column("why", [EVIL_ID, "near"] * (ROWS // 2), "word"),
+    )
+    export = {"document_id": "document id"}
+    table = Table(columns, "Evil", browse=True, export=export, export_name="evil.jsonl")
+    opened(driver, Page("Evil", "", [Section("Rows", table=table)]).write(folder / "evil.html"))
+    assert all_of(driver, "[data-table] tbody small")[0].text == visible(ids[0])
+    options = [each.text for each in all_of(driver, "[data-table] option")]
+    assert options == ["all", visible(EVIL_ID), "near"]
+    cell = "document.querySelector('[data-table] td.text').firstChild.textContent"
+    assert script(driver, cell) == visible(long)[:240] + "… "
+    more = all_of(driver, "[data-table] .more")[0]
+    more.click()
+    assert script(driver, cell) == visible(long) + " "
+    more.click()
+    assert script(driver, cell) == visible(long)[:240] + "… "
+    assert script(driver, "document.querySelectorAll('img, td b').length") == 0
+    assert driver.title == "Evil"
+    all_of(driver, "[data-table] thead input")[0].click()
+    assert status(driver) == f"{ROWS} rows, {ROWS} selected"  # those of all pages
+    assert saved(driver, folder / "evil.jsonl") == [{"document_id": name} for name in ids[::2]]
+
+
 def test_search_and_filters_let_through_what_holds_the_words(page):
     assert status(page) == f"{ROWS} rows, 0 selected"
     rows = typed(page, "D7")
@@ -127,6 +158,11 @@ def test_search_and_filters_let_through_what_holds_the_words(page):
     assert status(page) == f"{ROWS // 3} of {ROWS} rows, 0 selected"
     choose(page, "[data-table] select", "near")
     assert status(page) == f"{2 * ROWS // 3} of {ROWS} rows, 0 selected"
+    all_of(page, ".pager button")[1].click()
+    assert " d1 " in typed(page, "d1")[0]  # from the first page on
+    typed(page, " ")
+    choose(page, "[data-table] select", "all")
+    assert status(page) == f"{ROWS} rows, 0 selected"
 
 
 def first_cells(driver, name):
@@ -146,11 +182,20 @@ def test_columns_sort_both_ways_and_what_is_empty_stays_last(page):
         all_of(page, ".pager button")[1].click()
     assert first_cells(page, "score")[-1] == ""
     assert all_of(page, ".pager .note")[0].text == "Page 3 of 3"
+    head["document"].click()
+    assert first_cells(page, "document") == sorted(f"d{row}" for row in range(ROWS))[:25]
+
+
+def saved(driver, path):
+    """The rows of the file that a click on the button saves."""
+    path.unlink(missing_ok=True)
+    save = next(b for b in all_of(driver, "[data-table] button") if b.text == "Save selected ids")
+    save.click()
+    until(lambda: path.exists())
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def test_selected_ids_are_saved_as_exclude_takes_them(page, folder):
-    saved = folder / "exclude.jsonl"
-    saved.unlink(missing_ok=True)
     save = next(b for b in all_of(page, "[data-table] button") if b.text == "Save selected ids")
     assert not save.is_enabled()
     marks = all_of(page, "[data-table] tbody input")
@@ -159,9 +204,16 @@ def test_selected_ids_are_saved_as_exclude_takes_them(page, folder):
     typed(page, "d59")
     all_of(page, "[data-table] thead input")[0].click()  # all that are shown
     assert status(page) == f"1 of {ROWS} rows, 3 selected"
-    save.click()
-    until(lambda: saved.exists())
-    rows = [json.loads(line) for line in saved.read_text(encoding="utf-8").split("\n")[:-1]]
+    typed(page, " ")
+    button = next(b for b in all_of(page, "[data-table] th button") if b.text.startswith("score"))
+    for _ in range(2):
+        button.click()  # whatever the order on the screen is
+    only = all_of(page, "[data-table] .tools label input[type=checkbox]")[0]
+    only.click()
+    assert status(page) == f"3 of {ROWS} rows, 3 selected"
+    assert first_cells(page, "document") == ["d3", "d59", "d0"]
+    only.click()
+    rows = saved(page, folder / "exclude.jsonl")
     assert [row["document_id"] for row in rows] == ["d0", "d3", "d59"]
     # ... and are read again, whatever the ids are.
     ids = [f"q{n} {EVIL_ID}" for n in range(ROWS // 2)], [f"d{n}" for n in range(ROWS)]
@@ -169,7 +221,7 @@ def test_selected_ids_are_saved_as_exclude_takes_them(page, folder):
     pairs = Pairs.from_texts(
         texts[: ROWS // 2], texts[: ROWS // 2], texts, query_ids=ids[0], corpus_ids=ids[1]
     )
-    excluded = read_exclusions(saved, pairs).queries
+    excluded = read_exclusions(folder / "exclude.jsonl", pairs).queries
     assert [rows.tolist() for rows in excluded.rows() if len(rows)] == [[0], [3], [59]]
     assert [row["query_id"] for row in rows] == [f"q{n} {EVIL_ID}" for n in (0, 1, 29)]
 

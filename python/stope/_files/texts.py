@@ -1,4 +1,7 @@
-"""Texts on the disk in the place of a list of strings, and rows by the digests of their texts."""
+"""Texts on the disk in the place of a list of strings, and rows by the digests of their texts.
+
+No Arrow file: pyarrow is an extra, refuses lone surrogates, and takes rows by copying their texts.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import neg
 from typing import Any
 
-from stope._checks import flag, shown
+from stope._checks import first_twice, flag, shown
 from stope._extras import need
 from stope.evaluation.names import HIGHEST_RELEVANCE, parse_metric
 
@@ -124,8 +124,7 @@ def evaluate(
     if not names:
         raise ValueError('metrics is empty; name at least one, for example "nDCG@10"')
     parsed = {name: parse_metric(name) for name in names}
-    if len(parsed) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if (twice := first_twice(names)) is not None:
         raise ValueError(f'metrics names "{twice}" twice; name it once')
     for name, value, kind in (("run", run, "score"), ("qrels", qrels, "relevance")):
         if not isinstance(value, Mapping):
