@@ -103,6 +103,20 @@ def test_training_never_draws_them(options):
         assert not never(pairs, 3) & set(filled.tolist())
 
 
+def test_negatives_saved_without_them_or_with_others_are_of_another_run(tmp_path):
+    pairs = excluding(some_pairs())
+    refresh = NegativeRefresh(num_negatives=3, pool=9, among="corpus")
+    run = refresh.start(pairs, Turning())
+    run.run(Turning(), 0)
+    run.save(tmp_path)
+    for others in (dataclasses.replace(pairs, exclusions=None), excluding(some_pairs(), 4)):
+        with pytest.raises(ValueError, match="another run: pairs differ"):
+            refresh.start(others, Turning()).load(tmp_path)
+    again = refresh.start(pairs, Turning())
+    again.load(tmp_path)
+    np.testing.assert_array_equal(again.negatives.candidates, run.negatives.candidates)
+
+
 def test_in_batch_they_are_no_negatives():
     pairs = Pairs.from_texts(["a", "b", "c"], ["x", "y", "z"])
     excluded = Exclusions(Lists.from_sequences([[2], [], []]), np.empty(0, np.int64))
