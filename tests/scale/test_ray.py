@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 from stope.scale import ray as scale
 from stope.scale.plan import Layout
+from stope.scale.ray import clusters
 from stope.scale.ray import job as jobs_of
 
 folder, call, texts = command.folder, command.call, command.texts
@@ -260,13 +261,56 @@ def test_kmeans_whose_workers_die(local, tmp_path):
     assert killer.killed.count("worker") == 2
     assert np.array_equal(answer.column("label"), wanted.labels)
     assert np.array_equal(answer.column("score"), wanted.scores)
-    assert np.array_equal(np.load(tmp_path / "job" / "_centers.npy"), wanted.centers)
+    with np.load(tmp_path / "job" / "_clusters.npz") as kept:
+        assert np.array_equal(kept["centers"], wanted.centers)
+        assert np.array_equal(kept["inertia"], wanted.inertia)
+        assert kept["converged"] == wanted.converged
     assert answer.table()["id"].to_pylist() == list(range(900))
     with pytest.raises(ValueError, match="k is 901, but x has 900 rows"):
         scale.kmeans(files, 901, tmp_path / "other")
     corpus[700, 1] = np.nan
     with pytest.raises(ValueError, match=r"in row 250; .*counted from row 450 of x on"):
         scale.kmeans(corpus, 9, tmp_path / "broken")
+
+
+def test_a_stopped_kmeans_goes_on(local, tmp_path):
+    _, corpus = matrices()
+    np.save(tmp_path / "x.npy", corpus)
+    asked = tmp_path / "x.npy", 9, tmp_path / "job"
+    wanted = stope.kmeans(corpus, 9)
+    assert len(wanted.inertia) > 6
+    told = []
+
+    def stop(done, total):
+        told.append(done)
+        if done >= stop.after:
+            raise KeyboardInterrupt
+
+    for passes in (2, 4, 7):  # after the first rows are assigned, and after updates
+        stop.after = 900 * passes
+        with pytest.raises(KeyboardInterrupt):
+            scale.kmeans(*asked, cluster=_ONE, progress=stop)
+        with np.load(tmp_path / "job" / "_clusters.npz") as kept:
+            assert len(kept["inertia"]) == max(passes - 2, 0)  # what was under way is done anew
+    with pytest.raises(ValueError, match=r"is of another job: seed \(0, now 1\); name another"):
+        scale.kmeans(*asked, seed=1, cluster=_ONE)
+    told.clear()
+    stop.after = np.inf
+    with scale.Operations.at(tmp_path, None) as remote:  # two workers now
+        answer = scale.kmeans(*asked, progress=stop, cluster=remote.cluster)
+    assert told[0] == 900 * 6
+    made = clusters.clusters_of(answer)
+    assert equal(made[:4], wanted[:4])
+    assert made.converged == wanted.converged
+    assert equal(clusters.clusters_of(scale.kmeans(*asked))[:4], wanted[:4])  # it is done
+    answer.parts[0].unlink()
+    manifest = json.loads((tmp_path / "job" / "_manifest.json").read_text())
+    (tmp_path / "job" / "_manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    (tmp_path / "job" / "_clusters.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"_clusters.npz is damaged \(.*; remove the folder"):
+        scale.kmeans(*asked, cluster=_ONE)
+    with pytest.raises(ValueError, match=r"memory is 1.0 MiB, but a worker needs 256.0 MiB .*1 w"):
+        scale.kmeans(*asked[:2], tmp_path / "other", cluster=scale.Cluster(workers=1, memory=2**20))
 
 
 def test_dedup_of_files(local, tmp_path):
@@ -334,6 +378,11 @@ def test_commands_write_the_same_bytes(local, call, tmp_path):
             "dedup",
             ("corpus.jsonl", "--threshold", 0.6, "--keep", "longest", *embedded),
             {"-o": "kept.jsonl", "--groups": "groups.jsonl"},
+        ),
+        (
+            "cluster",
+            ("corpus.jsonl", "-k", 3, *embedded),
+            {"-o": "clusters.jsonl", "--centers": "centers.npy", "--summary": "clusters.json"},
         ),
         (
             "mine",

@@ -11,7 +11,7 @@ import typer
 
 from stope._checks import counted
 from stope.cli import corpus as corpora
-from stope.cli import terminal
+from stope.cli import on_ray, terminal
 from stope.cli.options import option
 
 
@@ -49,13 +49,16 @@ def cluster(
     ] = Init.plus_plus,
     max_iterations: Annotated[int, option("Rounds at most.", min=1)] = 25,
     seed: Annotated[int, option("Of the first centers.", min=0)] = 0,
+    ray: on_ray.Ray = None,
+    workers: on_ray.Workers = None,
+    worker_cpus: on_ray.WorkerCpus = 1,
+    worker_memory: on_ray.WorkerMemory = None,
 ) -> None:
     """Cluster documents by k-means: each belongs to its nearest center, exactly.
 
     [b]Example:[/b] stope cluster corpus.jsonl -k 100 -o clusters.jsonl
     """
     corpora.check_files(context, (output, corpora.JSON_LINES), (centers, (".npy",)))
-    import stope
     from stope.data import atomic_path, write_jsonl
     from stope.report.neighbors import clusters_page
 
@@ -64,9 +67,10 @@ def cluster(
         raise ValueError(
             f"-k is {k} but {corpus} has {counted(len(documents.ids), 'documents')}; lower it"
         )
-    with terminal.bars(context.params["quiet"]) as bars:
+    quiet = context.params["quiet"]
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         rows = documents.embeddings(bars)
-        made = stope.kmeans(
+        made = operations.kmeans(
             rows,
             k,
             metric=metric.value,

@@ -54,6 +54,20 @@ class KMeans(NamedTuple):
     converged: bool
 
 
+class Reached(NamedTuple):
+    """How far :func:`lloyd` is: what a run that was stopped goes on from, with the same bits.
+
+    Attributes:
+        centers: float32 ``[k, dim]``.
+        inertia: with all centers so far; empty before the first rows are assigned.
+        converged: as of `KMeans`.
+    """
+
+    centers: NDArray[np.float32]
+    inertia: Sequence[float]
+    converged: bool
+
+
 class Assigned(NamedTuple):
     """What a shard says of its rows and some centers.
 
@@ -246,7 +260,7 @@ class _Shards:
         """What all shards say together, and inertia."""
         progress = told.of_pass()
         if len(self.shards) == 1:
-            parts = [self.shards[0].assign(centers, progress)]
+            parts = [self.shards[0].assign(centers, progress=progress)]
         else:
             parts = self.each(lambda shard: shard.assign(centers))
         if progress is not None:
@@ -279,10 +293,11 @@ class _Shards:
 
 
 class _Told:
-    """Progress over passes of n rows each, the first of them the start."""
+    """Progress over passes of n rows each, the first of them the start; some were made before."""
 
-    def __init__(self, progress: Progress | None, rows: int, passes: int) -> None:
-        self.progress, self.rows, self.total, self.before = progress, rows, rows * passes, 0
+    def __init__(self, progress: Progress | None, rows: int, passes: int, before: int) -> None:
+        self.progress, self.rows, self.total = progress, rows, rows * passes
+        self.before = rows * before
 
     def of_pass(self) -> Progress | None:
         """Progress of the next pass."""
@@ -309,8 +324,14 @@ def lloyd(
     seed: int,
     progress: Progress | None,
     run: Run = map,
+    reached: Reached | None = None,
+    keep: Callable[[Reached], None] = lambda reached: None,
 ) -> KMeans:
-    """:func:`stope.kmeans` of the rows of all shards."""
+    """:func:`stope.kmeans` of the rows of all shards.
+
+    `keep` is told the first centers and what every update reached; with the last of these as
+    `reached` another run goes on.
+    """
     check_progress(progress)
     choice(metric, "metric", get_args(ClusterMetric))
     integer(max_iterations, "max_iterations", 0)
@@ -321,17 +342,23 @@ def lloyd(
         raise ValueError("x is empty (0 rows); give at least one row")
     if integer(k, "k", 1) > every.rows:
         raise ValueError(f"k is {k}, but x has {every.rows} rows; use k={every.rows} or less")
-    told = _Told(progress, every.rows, max_iterations + 2)
+    before = max(len(reached.inertia), 1) if reached else 0
+    told = _Told(progress, every.rows, max_iterations + 2, before)
     every.each(lambda shard: shard.begin(k, metric))
-    centers = _start(init, every, k, metric, seed, told)
+    if reached is None:
+        reached = Reached(_start(init, every, k, metric, seed, told), [], False)
+        keep(reached)
+    centers, inertia, converged = reached.centers, [*reached.inertia], reached.converged
     assigned, cost = every.assign(centers, told)
-    inertia, converged = [cost], False
+    if not inertia:
+        inertia.append(cost)
     while len(inertia) <= max_iterations and not converged:
         centers = every.update(assigned.counts, centers, metric)
         assigned, cost = every.assign(centers, told)
         inertia.append(cost)
         falls = inertia[-1] < inertia[-2] * (1 - tolerance)
         converged = not falls or not assigned.changed
+        keep(Reached(centers, inertia, converged))
     told.finish()
     sides = zip(*every.each(lambda shard: shard.labels_and_scores()), strict=True)
     labels, scores = map(np.concatenate, sides)

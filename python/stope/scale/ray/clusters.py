@@ -10,6 +10,7 @@ from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import ray
@@ -19,16 +20,15 @@ import stope
 from stope._checks import counted
 from stope._files.atomic import atomic_path
 from stope._kinds import at_least, kinds, string
+from stope.ops._lloyd import KMeans, Reached, lloyd
 from stope.progress import Progress
+from stope.scale.plan import WORKER_BYTES, gib
 from stope.scale.ray.block_answers import ids_of, write_columns
-from stope.scale.ray.job import Answer, Job
+from stope.scale.ray.job import CLUSTERS, Answer, Job
 from stope.scale.ray.jobs import OF_JOBS
 from stope.scale.ray.matrix_files import Rows
 from stope.scale.ray.pool import Cluster
 from stope.scale.shards import KMeansShard
-from stope.scale.shards import kmeans as of_shards
-
-_CENTERS = "_centers.npy"
 
 
 @kinds(**OF_JOBS, k=at_least(1), metric=string, init=string, max_iterations=at_least(0))
@@ -49,7 +49,8 @@ def kmeans(
 
     Every worker holds an equal share of the rows, mapped where it lies in one file, else copied;
     all assign theirs at once. A worker that is lost is made again, on whatever node is left, with
-    the state it had. A job that was stopped begins anew.
+    the state it had. The first centers and those of every update are kept in the folder, and a job
+    that was stopped goes on from the last.
 
     Args:
         x: as the corpus of `topk`.
@@ -59,11 +60,11 @@ def kmeans(
         progress: called after each pass with (done, total).
 
     Returns:
-        `Answer`; parts have the columns id, label and score; centers are in _centers.npy, float32
-        ``[k, dim]``.
+        `Answer`; parts have the columns id, label and score. _clusters.npz has centers (float32
+        ``[k, dim]``), inertia and converged, as of :func:`stope.kmeans`.
 
     Raises:
-        ValueError, TypeError: as :func:`stope.kmeans`.
+        ValueError, TypeError: as :func:`stope.kmeans`; a share that does not fit a worker's memory.
         FileNotFoundError, RuntimeError: as `topk`.
 
     Memory: 12 bytes a row and 24 · k · dim in the driver, and see `stope.kmeans` for a worker's.
@@ -81,17 +82,23 @@ def kmeans(
         rows = job.rows(x, "x")
 
         def compute() -> Any:
-            with _shards(rows, job.cluster) as shards, ThreadPoolExecutor(len(shards)) as pool:
-                found = of_shards(shards, k, progress=progress, run=pool.map, **options)
-            with atomic_path(job.folder / _CENTERS) as path, path.open("wb") as file:
-                np.save(file, found.centers)
+            kept = job.folder / CLUSTERS
+
+            def keep(reached: Reached) -> None:
+                with atomic_path(kept) as path, path.open("wb") as file:
+                    np.savez(file, **reached._asdict())
+
+            with _shards(rows, k, job.cluster) as shards, ThreadPoolExecutor(len(shards)) as pool:
+                reached = _reached(kept) if kept.exists() else None
+                told: dict[str, Any] = {"progress": progress, "run": pool.map, "keep": keep}
+                made = lloyd(shards, k, reached=reached, **told, **options)
 
             def write(path: Path, first: int, end: int) -> None:
                 write_columns(
                     path,
                     id=ids_of(rows, np.arange(first, end)),
-                    label=found.labels[first:end],
-                    score=found.scores[first:end],
+                    label=made.labels[first:end],
+                    score=made.scores[first:end],
                 )
 
             return write
@@ -99,6 +106,24 @@ def kmeans(
         told = {"operation": "kmeans", "x": rows.described, "k": k, **options}
         plan = f"every worker has a share of {len(rows):,} rows"
         return job.write(told, compute, len(rows), plan)
+
+
+def clusters_of(answer: Answer) -> KMeans:
+    """What a job found, as `stope.kmeans` gives it."""
+    centers, inertia, converged = _reached(answer.folder / CLUSTERS)
+    sides = answer.column("label"), centers, answer.column("score"), np.array(inertia)
+    return KMeans(*sides, converged)
+
+
+def _reached(path: Path) -> Reached:
+    try:
+        with np.load(path) as kept:
+            centers, inertia, converged = (kept[name] for name in Reached._fields)
+            return Reached(centers, inertia.tolist(), bool(converged))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); remove the folder {path.parent} and run again"
+        ) from error
 
 
 class _Actor:
@@ -112,7 +137,8 @@ class _Actor:
     def shard(self) -> KMeansShard:
         """Made when it is first asked: an error in an actor's start would be taken for a loss."""
         try:
-            return KMeansShard(self.rows.read(self.first, self.end))
+            pieces = [rows for _, rows in self.rows.pieces(self.first, self.end)]
+            return KMeansShard(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
         except ValueError as error:
             raise ValueError(f"{error} (counted from row {self.first} of x on)") from error
 
@@ -165,15 +191,23 @@ class _Shard:
 
 
 @contextmanager
-def _shards(rows: Rows, cluster: Cluster) -> Iterator[list[_Shard]]:
-    workers = min(cluster.workers or 1, len(rows))
+def _shards(rows: Rows, k: int, cluster: Cluster) -> Iterator[list[_Shard]]:
+    workers, room = min(cluster.workers or 1, len(rows)), cluster.memory or 0
+    row_bytes = rows.dim * rows.itemsize + 16 + 4 * min(-(-k // 16), 256)
+    memory = WORKER_BYTES + -(-len(rows) // workers) * row_bytes + 24 * k * rows.dim
+    if memory > room:
+        raise ValueError(
+            f"memory is {gib(room)}, but a worker needs {gib(memory)} for its share of the rows "
+            f"({counted(workers, 'workers')} in all); give more of either"
+        )
     bounds = [len(rows) * worker // workers for worker in range(workers + 1)]
     made: list[Any] = []
 
     def maker(first: int, end: int) -> Any:
         def make(lost: bool) -> Any:
-            # Where one was lost there may be no free CPU left; another worker's serves.
-            of_actor = ray.remote(_Actor).options(num_cpus=0 if lost else cluster.num_cpus)
+            # Where one was lost there may be no CPU or memory free; another worker's serves.
+            taken = (0, 0) if lost else (cluster.num_cpus, memory)
+            of_actor = ray.remote(_Actor).options(num_cpus=taken[0], memory=taken[1])
             made.append(of_actor.remote(rows, first, end, cluster.num_cpus))
             return made[-1]
 

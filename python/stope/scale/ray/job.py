@@ -4,6 +4,7 @@
 |---|---|
 | _manifest.json | what the job is of, how it was cut, whether it is complete and of which files |
 | part-000000.parquet, ... | the answers to a block of rows each, in order |
+| _clusters.npz | of k-means: how far it is, at the end its centers |
 
 A job that was stopped anywhere goes on after the parts that are there, also with other workers or
 another memory: how the corpus is cut decides nothing.
@@ -40,6 +41,7 @@ from stope.scale.ray.matrix_files import COPIES, MANIFEST, Rows, rows_of
 from stope.scale.ray.pool import Cluster, Operation, Peak, Pool
 
 FORMAT, VERSION = "stope.ray", 1
+CLUSTERS = "_clusters.npz"
 _ROWS = 65_536  # of a part that is written from memory
 _KIND = {
     "format": (FORMAT,),
@@ -206,7 +208,8 @@ class Job:
         return self.folder / f"part-{number:06}.parquet"
 
     def _manifest(self, options: dict[str, Any]) -> dict[str, Any] | None:
-        path, some = self.folder / MANIFEST, any(self.folder.glob("part-*"))
+        path = self.folder / MANIFEST
+        some = any(self.folder.glob("part-*")) or (self.folder / CLUSTERS).exists()
         if not path.exists():
             if some:
                 raise ValueError(

@@ -18,10 +18,11 @@ import numpy as np
 
 from stope._checks import path as path_kind
 from stope._host import on_host
+from stope.ops._lloyd import KMeans
 from stope.ops._search import Metric, TopK
 from stope.ops.hard_negatives import REASONS, HardNegatives
 from stope.progress import Progress
-from stope.scale.ray import jobs
+from stope.scale.ray import clusters, jobs
 from stope.scale.ray.job import Answer
 from stope.scale.ray.pool import Cluster
 
@@ -97,6 +98,10 @@ class Operations:
             counts=answer.column("count"),
             rejected={reason: answer.column(f"rejected_{reason}") for reason in REASONS},
         )
+
+    def kmeans(self, x: Any, k: int, **options: Any) -> KMeans:
+        """`stope.kmeans`."""
+        return clusters.clusters_of(self._run(clusters.kmeans, "kmeans", x, k, **options))
 
     def FlatIndex(self, rows: Any, metric: Metric = "dot") -> Index:  # noqa: N802
         """What `stope.retrieval.DenseRetriever` searches in place of `stope.FlatIndex`."""
