@@ -80,6 +80,47 @@ def test_a_process_that_ends_ends_the_others_with_a_sentence(tmp_path):
     )
 
 
+class Odd(Exception):
+    """Cannot be made again from its arguments."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def test_an_error_travels_to_the_other_processes():
+    for error in (ValueError("seven"), TypeError(), OSError(28, "No space left", "model")):
+        there = processes._error(*processes._described(error))
+        assert (type(there), str(there)) == (type(error), str(error))
+    there = processes._error(*processes._described(Odd(1, 2)))
+    assert (type(there), str(there)) == (RuntimeError, "Odd: 1 and 2")
+    undecoded = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    there = processes._error(*processes._described(undecoded))
+    assert (type(there), str(there)) == (RuntimeError, f"UnicodeDecodeError: {undecoded}")
+    with pytest.raises(Odd, match="1 and 2"), processes.together():
+        raise Odd(1, 2)
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (3, "cpu:gloo,cuda:nccl")])
+def test_processes_meet_each_on_its_gpu(monkeypatch, gpus, backend):
+    """Emulated: what torch is asked for by the second process of a machine."""
+    names = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_PORT": "1"}
+    for name, value in {**names, "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    chosen, made = [], []
+    cuda = SimpleNamespace(
+        is_available=lambda: gpus > 0, device_count=lambda: gpus, set_device=chosen.append
+    )
+    group = SimpleNamespace(init_process_group=lambda name, timeout: made.append(name))
+    processes.meet(SimpleNamespace(cuda=cuda, distributed=group))
+    assert (made, chosen) == ([backend], [1] if gpus else [])
+    if gpus:
+        monkeypatch.setenv("LOCAL_RANK", "3")
+        with pytest.raises(ValueError, match="process 3 of this machine has no GPU, of which"):
+            processes.meet(SimpleNamespace(cuda=cuda, distributed=group))
+    monkeypatch.delenv("MASTER_ADDR")
+    processes.meet(None)  # nobody started it: nothing is asked for
+
+
 def test_errors_about_something_else_stay(monkeypatch):
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), processes.hearing("now"):
         raise RuntimeError("shapes differ")

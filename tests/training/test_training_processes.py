@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 
 from stope.data import Pairs
 from stope.encoders import static_encoder
-from stope.training import contrastive_loss, train
+from stope.training import Recipe, contrastive_loss, train, trainer
 from stope.training.library_trainer import keep_device
 from stope.training.negatives.encode_and_mine import Encoding, encode_and_mine
 
@@ -115,6 +115,14 @@ def test_an_encoder_in_parts_is_whole_while_negatives_are_refreshed(processes):
         assert process["shares"] == [p.numel() // 2 for p in whole.parameters()]
         for ours, exact in zip(process["gradients"], whole.parameters(), strict=True):
             torch.testing.assert_close(ours, exact.grad)
+
+
+def test_a_batch_size_that_nobody_gave_is_for_the_rows_of_each_process(monkeypatch):
+    sizes = []
+    for count in (1, 2):
+        monkeypatch.setattr(trainer, "processes", lambda count=count: (0, count))
+        sizes.append(trainer._schedule(Recipe(), 4000, static=True).batch_size)
+    assert sizes == [500, 250]
 
 
 # --- several GPUs, one process -------------------------------------------------------------------

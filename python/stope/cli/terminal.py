@@ -32,6 +32,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from stope.scale.processes import first_to_say
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -58,6 +60,12 @@ def clean(text: object) -> str:
 def say(message: str) -> None:
     """Print one line to stderr."""
     print(f"stope: {clean(message)}", file=sys.stderr)
+
+
+def say_once(message: str) -> None:
+    """`say`, unless another of the processes that torchrun started has said the same."""
+    if first_to_say(message):
+        say(message)
 
 
 def tell(message: str) -> None:
@@ -133,18 +141,20 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt:
-            say("interrupted; no half-written file was left.")
+            say_once("interrupted; no half-written file was left.")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise
         except typer.BadParameter as error:
             error.message = clean(error.message)
+            if not first_to_say(error.message):
+                raise typer.Exit(2) from None
             raise
         except Exception as error:
             if kwargs.get("debug"):
                 traceback.print_exc()
             else:
-                say(_with_options(_sentence(error), kwargs.get("context")))
+                say_once(_with_options(_sentence(error), kwargs.get("context")))
             raise typer.Exit(1) from None
         finally:
             _JSON.reset(token)
@@ -169,8 +179,10 @@ def _sentence(error: Exception) -> str:
 
 def _with_options(message: str, context: Any) -> str:
     """Name options where the library names arguments, which no one at a terminal can pass."""
-    if context is None or context.meta.get(NAMES_KEYS):
+    if context is None:
         return message
+    if context.meta.get(NAMES_KEYS):
+        return _renamed(message, "resume", "--resume")
     for parameter in context.command.params:
         if parameter.param_type_name == "option" and parameter.name is not None:
             message = _renamed(message, parameter.name, max(parameter.opts, key=len))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from stope._extras import need
 from stope.cli import options, student, terminal
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
 from stope.cli.trained import show_report
+from stope.scale.processes import launched, meet, processes
 
 _YAML = (".yaml", ".yml")
 _HOLDOUT = 0.1
@@ -232,6 +235,10 @@ def train(
         if teacher is not None and student.documents_alone(
             pairs, corpus, context.params["text_column"]
         ):
+            if launched() > 1:
+                raise typer.BadParameter(
+                    "one process fits a student; start it without torchrun", param_hint="--teacher"
+                )
             student.distil(context, pairs, teacher, code, output, quiet)
             return
         if pairs.name.endswith((".txt", ".txt.gz")):
@@ -279,17 +286,25 @@ def train(
             sections |= {"teacher": teacher, "distillation": "listwise"}
         config = Config.from_dict(sections)
         command = "the same command"
-    _say_afresh(Path(config.output.folder), resume)
-    with terminal.one_bar(quiet) as bar:
+    if launched() > 1:
+        command = "the same command"
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # torchrun's, if another one ends
+    meet(need("torch", extra="train"))
+    here, _ = processes()
+    if here == 0:
+        _say_afresh(Path(config.output.folder), resume)
+    with terminal.one_bar(quiet or here > 0) as bar:
         try:
             report = run(config, resume=resume, progress=bar.show, say=bar.say)
         except KeyboardInterrupt:
             bar.close()
-            terminal.say(
+            terminal.say_once(
                 f"interrupted; nothing is lost: {command} --resume goes on from the last "
                 "checkpoint."
             )
             raise typer.Exit(130) from None
+    if here > 0:
+        return
     terminal.give({**report.to_dict(), "folder": str(report.folder), "model": str(report.model)})
     show_report(report, keys=bool(context.meta.get(terminal.NAMES_KEYS)))
 

@@ -333,6 +333,16 @@ class Config(Part):
         )
 
 
+def check_shared(config: Config, count: int) -> None:
+    """Refuse what one process does alone."""
+    for name, section in (("adapter", config.adapter), ("encoder.student", config.encoder.student)):
+        if section is not None:
+            raise ValueError(
+                f"{name} is given and {count} processes were started, but one process fits it; "
+                "start it without torchrun"
+            )
+
+
 def _check_adapter(config: Config, section: AdapterSection) -> None:
     """Refuse sections and options that are not for an adapter."""
     if config.encoder.model is None and section.query_embeddings is None:

@@ -19,6 +19,7 @@ import stope
 from stope._files.manifest import differences, read_manifest
 from stope.data import open_atomic
 from stope.runs.config import Config
+from stope.scale.processes import by_first, processes
 
 CONFIG, STATE, REPORT = "config.yaml", "run.json", "report.json"
 _METRICS = {str: float}
@@ -60,7 +61,7 @@ _REPORT = {
 
 
 class RunFolder:
-    """An opened folder of a run.
+    """An opened folder of a run; of several processes the first reads and writes it.
 
     Args:
         config: with absolute paths.
@@ -81,14 +82,17 @@ class RunFolder:
     def __init__(self, config: Config, *, resume: bool) -> None:
         self.path = Path(config.output.folder)
         self.model = Path(config.output.model or self.path / "model")
-        self.state: dict[str, Any] = {}
+        opened = by_first(lambda: self._opened(config, resume))
+        self.resumed = opened is not None
+        self.state: dict[str, Any] = opened or {}
+
+    def _opened(self, config: Config, resume: bool) -> dict[str, Any] | None:
+        """The state of the run that is there, or None for one that begins."""
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"output.folder is {self.path}, which is a file; name a folder")
-        self.resumed = (self.path / STATE).exists()
-        if self.resumed:
+        if (self.path / STATE).exists():
             self._check(config, resume)
-            self.state = _read(self.path / STATE, _STATE)
-            return
+            return _read(self.path / STATE, _STATE)
         if self.path.exists() and any(not _is_of_no_run(entry) for entry in self.path.iterdir()):
             raise FileExistsError(
                 f"output.folder is {self.path}, which holds other files; name a new or empty folder"
@@ -101,6 +105,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with open_atomic(self.path / CONFIG) as file:
             file.write(config.to_yaml())
+        return None
 
     def begin(self, fingerprint: str, data: Mapping[str, str]) -> None:
         """Note what the run begins with, or check that it is what the run began with.
@@ -123,20 +128,24 @@ class RunFolder:
     def note(self, **values: Any) -> None:
         """Add to run.json."""
         self.state |= values
-        _write(self.path / STATE, self.state)
+        if processes()[0] == 0:
+            _write(self.path / STATE, self.state)
 
     def finished(self) -> dict[str, Any] | None:
         """The report of a run that is complete, or None."""
+        return by_first(self._report)
+
+    def _report(self) -> dict[str, Any] | None:
         whole = (self.path / REPORT).exists() and self.model.is_dir() and any(self.model.iterdir())
         return _read(self.path / REPORT, _REPORT) if whole else None
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write report.json: the run is complete."""
-        _write(self.path / REPORT, report)
+        by_first(lambda: _write(self.path / REPORT, report))
 
     def _check(self, config: Config, resume: bool) -> None:
         if not resume:
-            state = "a finished run" if self.finished() is not None else "a run that has not ended"
+            state = "a finished run" if self._report() is not None else "a run that has not ended"
             raise ValueError(
                 f"{self.path} holds {state}; go on with it by resume=True, or name "
                 "another output.folder"

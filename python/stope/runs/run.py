@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stope._checks import counted, flag
+from stope._extras import need
 from stope._kinds import a, callback, kinds, maybe
 from stope.data import SourceData, read_sources
 from stope.encoders.models import load_encoder, save_encoder, static_encoder_and_ids
@@ -17,10 +18,11 @@ from stope.encoders.versions import dimension
 from stope.evaluation import Evaluation, RetrievalEvaluation, compare
 from stope.progress import Progress, silent
 from stope.runs import adapting, teaching
-from stope.runs.config import Config
+from stope.runs.config import Config, check_shared
 from stope.runs.examples import examples_of
 from stope.runs.folder import RunFolder, as_begun
 from stope.runs.judging import Judges, judges, usual_evaluation
+from stope.scale.processes import by_first, meet, of_first, processes, together
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import AnyPart
 from stope.training.presets import STUDENT_RATE
@@ -101,6 +103,10 @@ def run(
 ) -> RunReport:
     """Train as a configuration says, and write everything into its output folder.
 
+    Started by ``torchrun --nproc-per-node 2``, all processes train one model: each has its own rows
+    of every step, schedule.batch_size of them, and the documents of all as negatives; refreshes are
+    shared out. The first alone writes and reports; all read the files and return.
+
     Args:
         config: a `Config`, a mapping of its sections, or the path of a YAML file.
         resume: go on with the run in the output folder, if there is one: a finished one is
@@ -115,7 +121,9 @@ def run(
 
     Raises:
         ValueError: a wrong configuration or wrong data, in a sentence that names key or file; an
-            output folder that is taken; texts that changed since the run began.
+            output folder that is taken; texts that changed since the run began; several processes
+            for an adapter or a student, which one process fits.
+        RuntimeError: another process ended.
         OSError: a file cannot be read or written; what was written before stays usable.
         FloatingPointError: the loss became NaN or infinite.
 
@@ -137,6 +145,12 @@ def run(
         config = config.changed(evaluation=usual_evaluation(config))
     config = (as_begun(config) if resume else config).absolute()
     tell = say or silent
+    meet(need("torch", extra="train"))
+    here, count = processes()
+    if count > 1:
+        check_shared(config, count)
+    if here:
+        tell, progress = silent, None
     folder = RunFolder(config, resume=resume)
     done = folder.finished()
     if done is not None:
@@ -147,12 +161,12 @@ def run(
 
 
 def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: Say) -> RunReport:
-    data = read_sources(config.data, seed=config.schedule.seed, say=tell)
-    whole = data
-    judged, data = judges(config, whole)
     section = config.adapter
     embedded = section is not None and section.query_embeddings is not None
-    model, ids = (None, None) if embedded else _encoder(config, data, tell)
+    with together():
+        whole = read_sources(config.data, seed=config.schedule.seed, say=tell)
+        judged, data = judges(config, whole)
+        model, ids = (None, None) if embedded else _encoder(config, data, tell)
     # All that it needs is there: what fails before leaves the folder to another configuration.
     folder.begin(config.fingerprint(), whole.fingerprints)
     if judged.said:
@@ -178,7 +192,7 @@ def _follow(config: Config, folder: RunFolder, progress: Progress | None, tell: 
             assert of_plain[1][0] is not None
             if taught.is_worse(last[0], of_plain[1][0]):
                 model, (done, last, after) = plain, of_plain
-    _save(model, folder)
+    by_first(lambda: _save(model, folder))
     brought = data.negatives is not None
     return _reported(folder, done, first, last, after, taught, own_negatives=brought)
 
@@ -411,7 +425,8 @@ def _judge(judged: Judges, model: Any, when: str, tell: Say) -> list[Evaluation 
         if judge is not None:
             tell(f"evaluating {counted(len(judge.query_ids), 'queries')} {when}")
         evaluations.append(None if judge is None else judge.evaluate(model))
-    return evaluations
+    told = of_first([None if each is None else (each.mean, each.per_query) for each in evaluations])
+    return [None if each is None else Evaluation(*each) for each in told]
 
 
 def _save(model: Any, folder: RunFolder) -> None:

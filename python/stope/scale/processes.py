@@ -6,15 +6,22 @@ where several processes train together, somebody has.
 
 from __future__ import annotations
 
+import builtins
+import hashlib
+import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
+_PATIENCE = timedelta(days=1)  # for what one process does alone; one that ends is heard of at once
 
 
 def distributed() -> Any:
@@ -32,6 +39,57 @@ def processes(group: Any = None) -> tuple[int, int]:
 def alone(group: Any = None) -> bool:
     """Whether there is no other process."""
     return processes(group)[1] <= 1
+
+
+def launched() -> int:
+    """How many processes a launcher such as torchrun says it has started; 1 without one."""
+    told = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return int(os.environ["WORLD_SIZE"]) if told else 1
+
+
+def meet(torch: Any) -> None:
+    """Make a process group of the processes that torchrun started, unless there is one.
+
+    Each takes the GPU of its number on its machine, where there are GPUs.
+
+    Raises:
+        ValueError: more processes on a machine than it has GPUs.
+    """
+    if launched() == 1 or distributed() is not None:
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        here, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if here >= count:
+            raise ValueError(
+                f"process {here} of this machine has no GPU, of which there are {count}; start as "
+                "many processes as GPUs, or hide them all with CUDA_VISIBLE_DEVICES="
+            )
+        torch.cuda.set_device(here)
+        backend = "cpu:gloo,cuda:nccl"  # a static encoder trains on the CPU
+    torch.distributed.init_process_group(backend, timeout=_PATIENCE)
+
+
+def first_to_say(sentence: str) -> bool:
+    """Whether no other of the processes that torchrun started has asked this about the sentence.
+
+    They need not come by together, nor at all: the launcher's store counts.
+    """
+    torch = sys.modules.get("torch")
+    if launched() == 1 or torch is None:
+        return True
+    try:
+        store = torch.distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=5),
+        )
+        round_of = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        key = hashlib.sha256(f"{round_of} {sentence}".encode()).hexdigest()
+        return bool(store.add(f"stope/said/{key}", 1) == 1)
+    except (RuntimeError, ValueError):  # nobody is left to ask
+        return True
 
 
 def share(count: int) -> slice:
@@ -109,14 +167,44 @@ def together() -> Iterator[None]:
         yield
     except Exception as error:  # raised again below, here and in the other processes
         problem = error
-    failed = gathered(np.array([[problem is not None]], dtype=np.int64))
+    told: list[Any] = []
+    try:
+        told = _told(None if problem is None else _described(problem))
+    except RuntimeError:
+        if problem is None:
+            raise
     if problem is not None:
         raise problem
-    if failed.any():
-        raise RuntimeError(
-            f"Process {int(failed.argmax())} failed while negatives were refreshed; its own "
-            "message says why"
-        )
+    if (first := next((each for each in told if each is not None), None)) is not None:
+        raise _error(*first)
+
+
+def _described(error: Exception) -> tuple[str, list[Any]]:
+    """An error as JSON: its class's name and its arguments."""
+    words = list(error.args)
+    if isinstance(error, OSError) and error.filename is not None:
+        words.append(str(error.filename))
+    plain = all(word is None or isinstance(word, str | int) for word in words)
+    return type(error).__name__, words if plain else [str(error)]
+
+
+def _error(name: str, words: list[Any]) -> Exception:
+    """What `_described` described; a RuntimeError where the class is none of Python's own."""
+    kind = getattr(builtins, name, None)
+    try:
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            return kind(*words)
+    except TypeError:  # other arguments than its own
+        pass
+    return RuntimeError(f"{name}: {' '.join(map(str, words))}")
+
+
+def _told(value: Any) -> list[Any]:
+    """The value of each process, which is one of JSON."""
+    if alone():
+        return [value]
+    rows = gathered(np.frombuffer(json.dumps(value).encode(), np.uint8)[None])
+    return [json.loads(row.tobytes().rstrip(b"\0")) for row in rows]
 
 
 @hearing("while rows were gathered")
@@ -141,28 +229,40 @@ def gathered(rows: NDArray[Any]) -> NDArray[Any]:
     return joined.reshape(-1) if rows.ndim == 1 else joined
 
 
-def of_first(numbers: dict[str, float]) -> dict[str, float]:
-    """The first process's numbers in all, so that all decide alike."""
+def of_first(value: T) -> T:
+    """The first process's value in all, which is one of JSON, so that all decide alike."""
+    first: T = _told(value if processes()[0] == 0 else None)[0]
+    return first
+
+
+def by_first(do: Callable[[], T]) -> T:
+    """What the first process does alone, and what comes of it (JSON), in all; so its error."""
     if alone():
-        return numbers
-    torch = sys.modules["torch"]
-    values = _from_first(torch.tensor(list(numbers.values()), dtype=torch.float64))
-    return dict(zip(numbers, values.tolist(), strict=True))
+        return do()  # whatever it is
+    done: Any = None
+    with together():
+        if processes()[0] == 0:
+            done = do()
+    first: T = of_first(done)
+    return first
 
 
-def same_in_all(number: int, what: str) -> None:
+def same_in_all(number: int, what: str, remedy: str) -> None:
     """Raise, in all processes alike, unless every process has the same number (below 2^53)."""
     most, least = reduced([number, -number], "MAX")
     if most != -least:
-        raise ValueError(f"The processes disagree on {what}; give all the same output folder")
+        raise ValueError(f"The processes disagree on {what}; {remedy}")
 
 
 def computed_in_first(compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-    """A matrix that the first process computes, in all."""
+    """`by_first` of a matrix, which travels as it is."""
     if alone():
         return compute()
     torch = sys.modules["torch"]
-    rows = compute() if processes()[0] == 0 else np.empty((0, 0), np.float32)
+    rows = np.empty((0, 0), np.float32)
+    with together():
+        if processes()[0] == 0:
+            rows = compute()
     shape = _from_first(torch.tensor(rows.shape)).tolist()
     mine = torch.from_numpy(np.array(rows, np.float32)) if rows.size else torch.empty(shape)
     matrix: NDArray[np.float32] = _from_first(mine).cpu().numpy()

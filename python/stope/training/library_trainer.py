@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +31,7 @@ from stope.integrations.sentence_transformers.row_table import RowTable
 from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.mining.pair_scores import PairScores
 from stope.progress import Progress, StageProgress, silent
-from stope.scale.processes import computed_in_first, hearing
+from stope.scale.processes import computed_in_first, hearing, same_in_all
 from stope.training.batches import Clustered, Distinct, Plan, batch_sampler
 from stope.training.callbacks.checkpoint import (
     Checkpoints,
@@ -133,6 +135,8 @@ def _arguments(job: Job, scratch: str) -> Any:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        # Looked for in every step, which a static encoder's one parameter needs not.
+        ddp_find_unused_parameters=False if is_static(job.model) else None,
     )
     keep_device(arguments, job.model.device, job.say)
     return arguments
@@ -224,6 +228,12 @@ def _checkpoints(
     deciding = _deciding(job, processes)
     if scorer is not None:
         deciding["teacher"] = {"sha256": scorer.fingerprint()}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).digest()
+    same_in_all(
+        int.from_bytes(digest[:6], "big"),
+        "what is trained, on which rows or how",
+        "give all the same model, examples and options",
+    )
     checkpoints = Checkpoints(folder / "checkpoints", deciding, output.keep_checkpoints)
     if not job.resume:
         if checkpoints:

@@ -190,8 +190,9 @@ class SchedulePart(Part):
         Whole | None,
         Field(
             ge=2,
-            description="rows per step (of each process); default that of the preset, and less for "
-            "fewer rows: an eighth of them, but 16 at least",
+            description="rows per step, of each process; default that of the preset, and less for "
+            "fewer rows: an eighth of them (of several processes an eighth of each one's part), "
+            "but 16 at least",
         ),
     ] = None
     epochs: Annotated[

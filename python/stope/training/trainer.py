@@ -14,6 +14,7 @@ from stope._kinds import callback, kinds, mapping, maybe
 from stope.encoders.versions import is_static
 from stope.integrations.sentence_transformers.columns import ROW
 from stope.progress import Progress, silent
+from stope.scale.processes import meet, processes
 from stope.training.batches import Shuffled
 from stope.training.dataset import as_rows
 from stope.training.options import Part
@@ -107,6 +108,7 @@ def train(
 
     In several processes (torchrun) each has its own rows of every step, and all evaluate, but the
     first one's numbers count, and it alone writes, reports progress and says what is being done.
+    A process group is made unless there is one; it stays.
 
     Args:
         model: a SentenceTransformer.
@@ -167,6 +169,7 @@ def train(
     maybe(callback)(loss, "loss")
     dataset, table = as_rows(examples, columns)
     need("sentence_transformers", extra="train")
+    meet(need("torch", extra="train"))
     from stope.integrations.sentence_transformers.loss import infonce_in
     from stope.training.guard import run_guarded
     from stope.training.library_trainer import Job, run_job
@@ -191,7 +194,8 @@ def _schedule(recipe: Recipe, rows: int, *, static: bool) -> SchedulePart:
         )
     usual = PRESETS[part.preset or ("static" if static else "transformer")]
     rate = usual["learning_rate"] * (1.0 if recipe.lora is None else LORA_RATE)
-    batch_size = part.batch_size or usual_batch_size(rows, int(usual["batch_size"]))
+    of_process = rows // processes()[1]
+    batch_size = part.batch_size or usual_batch_size(of_process, int(usual["batch_size"]))
     numbers = {
         "batch_size": min(batch_size, rows),
         "epochs": part.epochs or int(usual["epochs"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,7 +81,9 @@ def quiet(model: Any) -> Iterator[None]:
         card.widget = examples or [{}]  # an empty one would be filled, with a bar, from the rows
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="accelerate")
+            yield
     finally:
         card.widget = examples
         for logger, level in zip(loggers, levels, strict=True):

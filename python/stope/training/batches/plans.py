@@ -174,6 +174,8 @@ class Passes(Plan):
 class Shuffles(Plan):
     """All rows in a new order every epoch, in batches of equal length but for one row.
 
+    The rows of a step depend on their number alone, not on that of the processes that share them.
+
     Args:
         count: of the rows.
         batch_size: rows of a batch at the most.
@@ -183,6 +185,7 @@ class Shuffles(Plan):
 
     def __init__(self, count: int, batch_size: int, seed: int, processes: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.processes = processes
         rounds = -(-count // (batch_size * processes))
         self.num_batches = rounds * processes
         self.least = count // self.num_batches
@@ -195,7 +198,8 @@ class Shuffles(Plan):
     def arrays(self, epoch: int) -> list[Ids]:
         """The batches of one pass."""
         order = np.random.default_rng([self.seed, 6, epoch]).permutation(self.count)
-        return np.array_split(order, self.num_batches)
+        steps = np.array_split(order, self.num_batches // self.processes)
+        return [batch for step in steps for batch in np.array_split(step, self.processes)]
 
 
 class Joined(Plan):

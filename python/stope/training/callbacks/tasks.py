@@ -137,7 +137,11 @@ class InOrder(TrainerCallback):
         session.optimizer, session.scheduler = given["optimizer"], given["lr_scheduler"]
         session.steps_per_epoch = max(1, len(given["train_dataloader"]))
         session.clock.max_steps = state.max_steps
-        same_in_all(state.global_step, "the checkpoint to go on from")
+        same_in_all(
+            state.global_step,
+            "the checkpoint to go on from",
+            "give all the same output folder",
+        )
         for task in self.tasks:
             task.begin(session, state.global_step, self.resumed)
         session.step_began = time.perf_counter()

@@ -72,7 +72,7 @@ class Encoding:
         The prompt is put before every text; None leaves the model's own in force.
 
         Raises:
-            RuntimeError: another process failed; its own error says why.
+            Exception: what another process raised; all raise it.
         """
         stage = "queries" if role == "query" else "corpus"
         part = share(len(texts))
