@@ -100,6 +100,7 @@ def training(options: argparse.Namespace) -> Rows:
         budgets=options.budgets,
         models=options.models,
         seeds=options.seeds,
+        seen=options.seen_by,
         sizes=(options.queries, options.judged, options.unanswered),
         say=say,
     )
@@ -181,6 +182,7 @@ def main() -> None:
     add("--targets", nargs="+", default=list(TARGETS), help="collections to select for")
     add("--budgets", nargs="+", type=int, default=[500, 2000], help="pairs selected")
     add("--models", nargs="+", default=["adapter"], choices=["adapter", "static"])
+    add("--seen-by", default="minilm", choices=["minilm", "static"], help="how selectors embed")
     add("--queries", type=int, default=1000, help="of a training split at most; 0: all")
     add("--judged", type=int, default=400, help="of dev and test at most")
     add("--unanswered", type=int, default=1500, help="documents that answer no query; 0: all")

@@ -1,16 +1,17 @@
 """Training pairs selected for a collection, and what training on them is worth.
 
 The pool holds one pair a query (its first positive) of several collections. A selector sees the
-embeddings of the pool's queries; those with something to aim at also see `EXAMPLES` dev queries of
-the target, no judgements. Each budget trains an adapter on MiniLM's embeddings, or a static encoder
-from one start for all, with the defaults and equal steps; the target's test queries judge.
+embeddings of the pool's queries, by MiniLM or by the static encoder that each seed begins with;
+those with something to aim at also see `EXAMPLES` dev queries of the target, no judgements. Each
+budget trains an adapter on MiniLM's embeddings, or a static encoder from one start for all, with
+the defaults and equal steps; the target's test queries judge.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,9 +86,17 @@ class Pool(NamedTuple):
 
 
 def selections(
-    pool: Pool, target: str, examples: np.ndarray, budget: int, seeds: int, kept: dict[Any, Any]
+    pool: Pool,
+    target: str,
+    spaces: Sequence[Space],
+    budget: int,
+    seeds: int,
+    kept: dict[Any, Any],
 ) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """What every selector takes of the pool, for each seed; `kept` spares the same work again."""
+    """What every selector takes of the pool, for each seed; `kept` spares the same work again.
+
+    There is a space for each seed, or one for all.
+    """
     rows = [np.random.default_rng(seed).permutation(len(pool.queries)) for seed in range(seeds)]
     yield RANDOM, [each[:budget] for each in rows]
     mine = pool.source == pool.names.index(target)
@@ -95,13 +104,22 @@ def selections(
         yield OF_TARGET, [each[mine[each]][:budget] for each in rows]
     yield WHOLE, rows
     for name, make in AIMED.items():
-        yield name, [make(examples)(pool.queries, budget).ids] * seeds
+        aimed = [make(space.examples)(space.queries, budget).ids for space in spaces]
+        yield name, (aimed * seeds)[:seeds]
     for name, at in BLIND.items():
         key = (name, len(pool.queries), None if mine.any() else target, budget)
         if key not in kept:
-            draws = seeds if name == "D4" else 1
-            kept[key] = [at(seed)(pool.queries, budget).ids for seed in range(draws)]
+            draws = range(seeds if name == "D4" else len(spaces))
+            seen = [spaces[seed % len(spaces)].queries for seed in draws]
+            kept[key] = [at(seed)(seen[seed], budget).ids for seed in draws]
         yield name, (kept[key] * seeds)[:seeds]
+
+
+class Space(NamedTuple):
+    """What a selector sees: embeddings of the pool's queries, and of examples of the target."""
+
+    queries: np.ndarray
+    examples: np.ndarray
 
 
 class Judged(NamedTuple):
@@ -140,6 +158,11 @@ class StaticModels:
             self.starts[seed] = static_encoder(self.texts, max_tokens=2 * self.tokens, seed=seed)
         return copy.deepcopy(self.starts[seed])
 
+    def spaces(self, pool: Pool, examples: list[str], seeds: int) -> list[Space]:
+        """What selectors see by the start of each seed."""
+        starts = [self.start(seed) for seed in range(seeds)]
+        return [Space(*map(start.encode, (pool.query_texts, examples))) for start in starts]
+
     def on(self, pool: Pool, rows: np.ndarray, seed: int, target: AdapterOnMiniLM) -> Judged:
         """One trained on these pairs, as the usual static encoder is."""
         began, model = time.process_time(), self.start(seed)
@@ -159,10 +182,15 @@ def measure(
     budgets: list[int],
     models: list[str],
     seeds: int,
+    seen: str,
     sizes: tuple[int | None, int, int | None],
     say: Callable[[str], None],
 ) -> Iterator[list[dict[str, Any]]]:
-    """A row for every model, target, pool with or without it, budget and selector."""
+    """A row for every model, target, pool with or without it, budget and selector.
+
+    Args:
+        seen: by whose embeddings selectors choose, "minilm" or "static".
+    """
     queries, judged, documents = sizes
     collections = {name: read(data / name, queries, documents, judged) for name in names}
     kinds = {name: AdapterOnMiniLM(each, settings) for name, each in collections.items()}
@@ -170,12 +198,16 @@ def measure(
     static = StaticModels(collections, settings.tokens)
     for target in targets:
         kind = kinds[target]
-        examples = kind.asked["dev"][:EXAMPLES]
+        examples = kind.judges["dev"].query_texts[:EXAMPLES]
         for pool, holds in ((whole, True), (whole.without(target), False)):
             common = {"target": target, "pool": len(pool.queries), "holds_target": holds}
+            if seen == "static":
+                spaces = static.spaces(pool, examples, seeds)
+            else:
+                spaces = [Space(pool.queries, kind.asked["dev"][:EXAMPLES])]
             for budget in budgets:
                 say(f"for {target}, {budget} of {len(pool.queries):,} pairs")
-                taken = dict(selections(pool, target, examples, budget, seeds, kept))
+                taken = dict(selections(pool, target, spaces, budget, seeds, kept))
                 for model in models:
                     on = adapter_on if model == "adapter" else static.on
                     judged = {
@@ -190,6 +222,7 @@ def measure(
                         {
                             **common,
                             "model": model,
+                            "selected_by": seen,
                             "budget": budget,
                             "selector": name,
                             "of_target": _share(pool, target, taken.get(name)),

@@ -105,6 +105,7 @@ def test_every_selector_has_the_same_budget_and_random_is_compared(
         budgets=[8],
         models=["adapter"],
         seeds=2,
+        seen="minilm",
         sizes=(None, 20, None),
         say=lambda words: None,
     )
@@ -119,8 +120,8 @@ def test_every_selector_has_the_same_budget_and_random_is_compared(
     pool = training.Pool.of(
         {name: kinds.AdapterOnMiniLM(collection, kinds.Settings(tmp_path)) for name in "ab"}
     )
-    examples = pool.queries[:3]
-    for name, chosen in training.selections(pool, "a", examples, 8, 2, {}):
+    spaces = [training.Space(pool.queries, pool.queries[:3])]
+    for name, chosen in training.selections(pool, "a", spaces, 8, 2, {}):
         assert len(chosen) == 2
         assert {len(set(ids.tolist())) for ids in chosen} == {54 if name == "whole pool" else 8}
     right = pool.documents[pool.positives]
