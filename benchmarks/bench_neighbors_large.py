@@ -180,6 +180,54 @@ def numbers(rows: int, first: Rows, second: Rows) -> Rows:
     return first.astype(np.int64) * rows + second
 
 
+def super_kmeans(kind: str, rows: int, clusters: int) -> dict[str, Any]:
+    """k-means of all rows, ten updates, and SuperKMeans as it is: it draws its own first centers.
+
+    Flat, of all rows and without stopping early it does what stope does, but for pruned products;
+    its defaults draw rows (at most 256 a cluster) and, above 100,000 rows, cluster in two levels.
+    """
+    import stope
+
+    work = data.ClusterWork("kmeans", "kmeans", rows, rows, 384, clusters, kind, threads=1)
+    x = data.make(work).corpus
+    ten = {"init": "random", "max_iterations": 10}
+    contenders = {"stope": Contender(lambda turn: (stope.kmeans(x, clusters, **ten).centers, []))}
+    try:
+        from superkmeans import SuperKMeans
+    except ImportError:
+        print("superkmeans is not installed: left out", file=sys.stderr)
+    else:
+        whole = {
+            "hierarchical": False,
+            "sampling_fraction": 1.0,
+            "max_points_per_cluster": rows,
+            "early_termination": False,
+        }
+        for name, options in {
+            "SuperKMeans, all rows": whole,
+            "SuperKMeans, all rows, products alone": {**whole, "use_blas_only": True},
+            "SuperKMeans as it comes": {},
+        }.items():
+
+            def run(turn: int, options: dict[str, Any] = options) -> tuple[Rows, Any]:
+                model = SuperKMeans(clusters, x.shape[1], iters=10, n_threads=1, **options)
+                centers = np.array(model.train(x))
+                return centers, [] if model.hierarchical_ else model.iteration_stats
+
+            contenders[name] = Contender(run)
+    made = in_turns(contenders)
+    told: dict[str, Any] = {}
+    for name, each in made.items():
+        centers, rounds = each.answers[0]
+        nearest = stope.topk(x, np.float32(centers), 1, metric="euclidean")
+        pruned = [(each.partial_d, each.not_pruned_pct) for each in rounds if not each.is_gemm_only]
+        told[name] = {
+            "inertia": float(np.square(nearest.scores.astype(np.float64)).sum()),
+            "dims of a product before pruning, % of pairs left": pruned,
+        }
+    return described(work.label, made, 1.0, told)
+
+
 def growth(kind: str) -> dict[str, Any]:
     """Seconds as one of rows, dim and k grows: stope alone, best of two."""
     import stope
@@ -221,19 +269,21 @@ def growth(kind: str) -> dict[str, Any]:
     return {"label": f"growth, {kind}", "seconds": made}
 
 
-WORKS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "graph": lambda kind: graph(kind, 200_000, 1 / 40),
-    "pairs": lambda kind: pairs(kind, 200_000, 1 / 40),
-    "approximate": lambda kind: approximate(kind, 20_000),
-    "semantic": lambda kind: semantic(kind, 500_000, 500),
-    "choose": lambda kind: choose(kind, 200_000, 20_000, 2_000),
-    "growth": growth,
-    "quick": lambda kind: {
+WORKS: dict[str, Callable[[str, int | None], dict[str, Any]]] = {
+    "graph": lambda kind, rows: graph(kind, rows or 200_000, 1 / 40),
+    "pairs": lambda kind, rows: pairs(kind, rows or 200_000, 1 / 40),
+    "approximate": lambda kind, rows: approximate(kind, rows or 20_000),
+    "semantic": lambda kind, rows: semantic(kind, rows or 500_000, (rows or 500_000) // 1_000),
+    "choose": lambda kind, rows: choose(kind, rows or 200_000, (rows or 200_000) // 10, 2_000),
+    "kmeans": lambda kind, rows: super_kmeans(kind, rows or 500_000, 1_000),
+    "growth": lambda kind, rows: growth(kind),
+    "quick": lambda kind, rows: {
         "graph": graph(kind, 4_000, 1 / 4),
         "pairs": pairs(kind, 4_000, 1 / 4),
         "approximate": approximate(kind, 4_000),
         "semantic": semantic(kind, 6_000, 10),
         "choose": choose(kind, 4_000, 2_000, 64),
+        "kmeans": super_kmeans(kind, 4_000, 50),
     },
 }
 
@@ -242,13 +292,16 @@ def main() -> int:
     """Run the benchmark; see `--help`."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("works", nargs="+", choices=WORKS)
-    options.add_argument("--data", default="clustered", choices=data.KINDS)
+    options.add_argument(
+        "--data", default="clustered", help=f"{', '.join(data.KINDS)}, or a .npy of embeddings"
+    )
+    options.add_argument("--rows", type=int, default=None, help="default: those that tables name")
     options.add_argument("--json", type=Path, default=None, metavar="PATH")
     chosen = options.parse_args()
     one_thread()
     for name in chosen.works:
         print(f"{name}, load {os.getloadavg()[0]:.1f}", flush=True)
-        result = WORKS[name](chosen.data)
+        result = WORKS[name](chosen.data, chosen.rows)
         if chosen.json is not None:
             keep(chosen.json, name, result)
     return 0

@@ -188,7 +188,8 @@ def make(work: Work) -> Inputs:
         return _token_pairs(work)
     task = "mining" if isinstance(work, MiningWork) else "topk"
     task = "loss" if isinstance(work, LossWork) else task
-    if work.data not in KINDS:
+    stored = work.data.endswith(".npy") and isinstance(work, NeighborWork | ClusterWork)
+    if work.data not in KINDS and not stored:
         raise ValueError(f"data={work.data!r} is not one of {', '.join(KINDS)}")
     if isinstance(work, NeighborWork):
         _, corpus, positives = _embeddings(work.data, task, 1, work.rows, work.dim)
@@ -209,7 +210,11 @@ def make(work: Work) -> Inputs:
 def _embeddings(
     data: str, task: str, num_queries: int, rows: int, dim: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    rng = np.random.default_rng([rows, dim, num_queries, KINDS.index(data)])
+    kind = KINDS.index(data) if data in KINDS else len(KINDS)
+    rng = np.random.default_rng([rows, dim, num_queries, kind])
+    if data not in KINDS:
+        texts = np.load(data)
+        return texts[:1], spread_to(texts, rows, rng), (np.arange(2), np.zeros(1, np.int64))
     if data == "real":
         return _real(task, num_queries, rows, dim, rng)
     make_rows = _Clusters(rows, dim, rng) if data == "clustered" else _Directions(dim)
