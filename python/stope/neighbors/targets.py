@@ -142,8 +142,9 @@ class Curate:
         min_ratio: 0.003 in the source.
         batch_size: rows of a batch, when called as a selector.
 
-    The scores are the cosines, the reason ``target`` the nearest class. Ids are in the order of the
-    stream.
+    The scores are the cosines, the reason ``target`` the nearest class (of equally near ones the
+    first); among the best of a batch equal scores go to the lower row. Ids are in the order of the
+    stream. Memory: 40 bytes a row of a batch, and 24 a row that is kept.
 
     Source: CiT (Xu et al. 2023), docs/methods.md, F8.
 
@@ -207,7 +208,7 @@ class CraftMix:
         few_shots: ``[m, dim]``, their embeddings.
 
     The scores are the cosines with the few-shot, or their mean; the reason ``few_shot`` is which,
-    or -1 for the mean. Memory: 36 bytes a document of the budget.
+    or -1 for the mean; of equal ones the lower row. Memory: 36 bytes a document of the budget.
 
     Source: CRAFT (Ziegler et al. 2024), docs/methods.md, F11.
 

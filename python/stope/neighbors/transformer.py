@@ -22,7 +22,11 @@ class NeighborTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
     ``"distance"`` every row has n_neighbors + 1 entries, itself among them, nearest first. So
     ``make_pipeline(NeighborTransformer(15), DBSCAN(metric="precomputed"))`` and the like work.
 
-    Unlike there a row of the fitted matrix always finds itself first, also among duplicates.
+    Unlike there a row of the fitted matrix always finds itself first, also among duplicates; of
+    equally near rows the lower comes first. Distances are 1 - cosine, or euclidean. Memory: the
+    fitted rows are kept as they are, without a copy; 40 bytes an entry, and that of the search.
+
+    Source: scikit-learn's class (1.9.1), with whose matrices the tests compare.
 
     Args:
         n_neighbors: neighbours of a row.
