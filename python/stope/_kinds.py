@@ -127,7 +127,7 @@ def offering(*methods: str) -> Check:
         if missing:
             raise TypeError(
                 f"{name} is {shown(value)}, without {', '.join(missing)}; give the module stope, "
-                "or stope.scale.ray.Operations"
+                "stope.neighbors.KeptOperations or stope.scale.ray.Operations"
             )
 
     return check

@@ -139,12 +139,32 @@ def test_a_stopped_command_goes_on_from_the_cache(call, planted, monkeypatch):
         patched.setattr("stope.neighbors.deduplicate", lambda *_, **__: 1 / 0)
         said = one_sentence(call(*arguments, code=1).stderr)
         assert said.startswith("ZeroDivisionError")
+
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        patched.setattr("stope.neighbors.deduplicate", interrupt)
+        said = call(*arguments, code=130).stderr
+        assert "the same command goes on from what --cache keeps" in said
     with monkeypatch.context() as patched:
         patched.setattr("stope.encoders.cache.encode_corpus", lambda *_, **__: pytest.fail("again"))
         call(*arguments)
     cached = (planted / "kept.jsonl").read_text()
     call("dedup", "corpus.jsonl", "--encoder", "m", "--threshold", 0.9)
     assert (planted / "kept.jsonl").read_text() == cached
+
+
+def test_answers_are_kept_for_other_thresholds(call, planted, monkeypatch):
+    import stope
+
+    call("dedup", "x.npy", "--threshold", 0.9, "-o", "plain.jsonl")
+    call("dedup", "x.npy", "--threshold", 0.5, "--cache", "cache")
+    monkeypatch.setattr(stope.neighbors.kept, "earlier_part", lambda *_, **__: pytest.fail("again"))
+    call("dedup", "x.npy", "--threshold", 0.9, "--cache", "cache")
+    assert (planted / "kept.jsonl").read_text() == (planted / "plain.jsonl").read_text()
+    (planted / "file").write_text("")
+    said = one_sentence(call("dedup", "x.npy", "--cache", "file", code=1).stderr)
+    assert said == "cannot write file: it is a file; name a folder."
 
 
 def test_it_shows_what_the_threshold_divides(call, planted):
@@ -228,7 +248,8 @@ def test_it_says_what_is_wrong_before_it_works(call, planted, arguments, message
         (["x.npy", "--encoder", "m"], "--encoder"),
         (["x.npy", "--text-column", "text"], "--text-column"),
         (["x.npy", "--id-column", "id"], "--id-column"),
-        (["corpus.jsonl", "--embeddings", "x.npy", "--cache", "c"], "--cache"),
+        (["corpus.jsonl", "--embeddings", "x.npy", "--cache", "c", "--ray"], "--cache"),
+        (["x.npy", "--cache", "c", "--ray"], "--cache"),
         (["x.npy", "--threshold", "1.5"], "--threshold"),
     ],
     ids=str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import numpy as np
 
 from stope import neighbors
@@ -28,6 +30,7 @@ def calls():
             "rates": [1.0],
         },
         "stope.neighbors.KCenter": {},
+        "stope.neighbors.KeptOperations": {"folder": tempfile.mkdtemp(), "block": 100},
         "stope.neighbors.Prototypes": {"clusters": 2},
         "stope.neighbors.Quality": {"scorer": [0.5, 0.25]},
         "stope.neighbors.VoteK": {},

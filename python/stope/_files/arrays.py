@@ -66,8 +66,11 @@ def write_arrays(manifest: Path, described: Mapping[str, Any], arrays: Mapping[s
             path.unlink()
 
 
+_REMEDY = "start without it, or from another checkpoint"
+
+
 def read_arrays(
-    manifest: Path, described: Mapping[str, Any], names: Iterable[str]
+    manifest: Path, described: Mapping[str, Any], names: Iterable[str], remedy: str = _REMEDY
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What `write_arrays` wrote: the description and the arrays, both checked.
 
@@ -80,21 +83,18 @@ def read_arrays(
     entry = {"file": str, "sha256": str}
     kind = {**described, "arrays": dict.fromkeys(names, entry)}
     try:
-        values = read_manifest(manifest, kind, _REMEDY)
+        values = read_manifest(manifest, kind, remedy)
         named = values.pop("arrays")
         arrays = {
-            name: _read(manifest.with_name(Path(entry["file"]).name), entry["sha256"])
+            name: _read(manifest.with_name(Path(entry["file"]).name), entry["sha256"], remedy)
             for name, entry in named.items()
         }
     except FileNotFoundError as error:
-        raise ValueError(f"{error.filename} is missing; {_REMEDY}") from None
+        raise ValueError(f"{error.filename} is missing; {remedy}") from None
     return values, arrays
 
 
-_REMEDY = "start without it, or from another checkpoint"
-
-
-def _read(path: Path, sha256: str) -> NDArray[Any]:
+def _read(path: Path, sha256: str, remedy: str) -> NDArray[Any]:
     try:
         with path.open("rb") as file:
             array: NDArray[Any] = np.load(file, allow_pickle=False)
@@ -103,10 +103,8 @@ def _read(path: Path, sha256: str) -> NDArray[Any]:
         raise
     except Exception as error:  # NumPy's reader has many for a damaged header
         raise ValueError(
-            f"{path} is truncated or altered ({type(error).__name__}); {_REMEDY}"
+            f"{path} is truncated or altered ({type(error).__name__}); {remedy}"
         ) from None
     if more or digest(array) != sha256:
-        raise ValueError(
-            f"{path} is altered: its SHA-256 is not the one in the manifest; {_REMEDY}"
-        )
+        raise ValueError(f"{path} is altered: its SHA-256 is not the one in the manifest; {remedy}")
     return array

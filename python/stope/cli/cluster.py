@@ -68,7 +68,8 @@ def cluster(
             f"-k is {k} but {corpus} has {counted(len(documents.ids), 'documents')}; lower it"
         )
     quiet = context.params["quiet"]
-    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
+    here = corpora.operations(context)
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output, here) as operations:
         rows = documents.embeddings(bars)
         made = operations.kmeans(
             rows,

@@ -16,6 +16,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+import stope
 from stope._checks import counted, counted_all, shown
 from stope._extras import need
 from stope.cli import options, terminal
@@ -56,7 +57,11 @@ EmbeddingsPath = Annotated[
 Prompt = Annotated[str | None, option("Put before every document.", panel=_PANEL)]
 Cache = Annotated[
     Path | None,
-    option("Folder that keeps embeddings, from which a stopped command goes on.", panel=_PANEL),
+    option(
+        "Folder that keeps embeddings and what was computed of them, from which a stopped command "
+        "goes on.",
+        panel=_PANEL,
+    ),
 ]
 BatchSize = Annotated[int, option("Texts per call of the encoder.", panel=_PANEL, min=1)]
 Summary = Annotated[Path | None, option("Also write the counts as JSON.", default="none")]
@@ -103,6 +108,8 @@ def check_files(context: typer.Context, *outputs: tuple[Path | None, tuple[str, 
     inputs = [chosen["corpus"], chosen["embeddings"], chosen.get("examples")]
     more = [(chosen["summary"], (".json",)), (chosen["report"], (".html",))]
     options.check_outputs(inputs, [*outputs, *more])
+    if chosen["cache"] is not None:
+        options.check_new_folder(chosen["cache"])
     if chosen["report"] is not None:
         need("vl_convert", extra="report")
     options.set_threads(chosen["threads"])
@@ -133,6 +140,16 @@ def show_results(
         terminal.tell(f"A page to look at in {chosen['report']}")
     terminal.give(told)
     terminal.show_counts(title, counts)
+
+
+def operations(context: typer.Context) -> Any:
+    """Who computes in this process: the module stope, or what keeps answers in --cache."""
+    folder = context.params["cache"]
+    if folder is None:
+        return stope
+    from stope.neighbors import KeptOperations
+
+    return KeptOperations(folder / "answers")
 
 
 @dataclass
@@ -241,10 +258,11 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
 
     chosen = context.params
     path, of_columns = chosen["corpus"], (chosen["text_column"], chosen["id_column"])
-    of_encoder = ["corpus_prompt", *([] if encodes_more else ["encoder", "cache", "batch_size"])]
+    of_encoder = ["corpus_prompt", *([] if encodes_more else ["encoder", "batch_size"])]
     if path.suffix == ".npy":
         without_effect(context, ["id_column"], f"{path} has no columns")
     if holds_vectors(path, of_columns[0]):
+        of_encoder += ["cache"] if chosen.get("ray") is not None else []
         why = f"{path} holds embeddings and no texts"
         without_effect(context, ["embeddings", "text_column", "skip_empty", *of_encoder], why)
         vectors = read_vectors(path, "CORPUS")
@@ -273,6 +291,7 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
         left_out = f"; left out: {counted_all(skipped)}" if skipped else ""
         terminal.say(f"{path}: {counted(len(ids), 'documents')}{numbered}{left_out}.")
     if chosen["embeddings"] is not None:
+        of_encoder += ["cache"] if chosen.get("ray") is not None else []
         without_effect(context, of_encoder, "it has no effect beside --embeddings")
         corpus.vectors = read_vectors(chosen["embeddings"], "--embeddings", rows=len(ids))
     elif chosen["encoder"] is None and path.suffix == ".parquet":

@@ -80,7 +80,8 @@ def dedup(
     first = _first_of_copies(documents, order)
     distinct = np.flatnonzero(first == np.arange(len(first)))
     quiet = context.params["quiet"]
-    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
+    here = corpora.operations(context)
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output, here) as operations:
         rows = documents.embeddings(bars, distinct if len(distinct) < len(first) else None)
         places = np.searchsorted(distinct, order[first[order] == order])
         left = deduplicate(rows, threshold, order=places, operations=operations, progress=bars.show)

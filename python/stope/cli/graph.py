@@ -87,7 +87,8 @@ def graph(
         raise ValueError(f"{corpus}: an id ends in the character NUL; rename it")
     width = min(_DEFAULT_K, n - 1) if k is None else k
     quiet = context.params["quiet"]
-    with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
+    here = corpora.operations(context)
+    with terminal.bars(quiet) as bars, on_ray.operations(context, output, here) as operations:
         made = neighbor_graph(
             documents.embeddings(bars),
             width,

@@ -70,15 +70,15 @@ def _refuse_idle(context: typer.Context) -> None:
 
 
 @contextmanager
-def operations(context: typer.Context, output: Path) -> Iterator[Any]:
-    """Who computes: the module stope or, with --ray, `stope.scale.ray.Operations`.
+def operations(context: typer.Context, output: Path, here: Any = stope) -> Iterator[Any]:
+    """Who computes: in this process `here` or, with --ray, `stope.scale.ray.Operations`.
 
     Its jobs have folders in one beside the output, from which a command that was stopped goes on;
     they are removed when the block ends well.
     """
     chosen = context.params
     if chosen["ray"] is None:
-        yield stope
+        yield here
         return
     from stope.scale.ray import Cluster, Operations
 

@@ -34,6 +34,7 @@ class Method(str, Enum):
 
 _FOR_EXAMPLES = (Method.betr, Method.betr_mean, Method.craft)
 _CLUSTERED = (Method.prototypes, Method.d4)
+_KEPT = (*_CLUSTERED, Method.vote_k)  # methods whose graph or clusters --cache keeps
 
 
 @corpora.of_corpus
@@ -87,9 +88,11 @@ def select(
     from stope.data import write_jsonl
     from stope.report.neighbors import selection_page
 
-    documents = corpora.read_corpus(
-        context, encodes_more=examples is not None and not corpora.holds_vectors(examples)
-    )
+    encodes = examples is not None and not corpora.holds_vectors(examples)
+    documents = corpora.read_corpus(context, encodes_more=encodes)
+    if documents.vectors is not None and not encodes and method not in _KEPT:
+        why = f"embeddings are there, and of --method {method.value} nothing is kept"
+        without_effect(context, ["cache"], why)
     size = counted(len(documents.ids), "documents")
     if num_documents > len(documents.ids):
         raise ValueError(f"-n is {num_documents} but {corpus} has {size}; lower it")
@@ -209,11 +212,14 @@ def _selector(context: typer.Context, method: Method, targets: Any) -> Selector:
         return neighbors.BenchmarkTargeted(targets, aggregate=aggregate)
     if method is Method.craft:
         return neighbors.CraftMix(targets)
+    operations = corpora.operations(context)
     if method in _CLUSTERED:
         clustered = neighbors.D4 if method is Method.d4 else neighbors.Prototypes
-        return clustered(context.params["clusters"], seed=context.params["seed"])
+        chosen = context.params
+        return clustered(chosen["clusters"], seed=chosen["seed"], operations=operations)
+    if method is Method.vote_k:
+        return neighbors.VoteK(operations=operations)
     plain: dict[Method, Any] = {
-        Method.vote_k: neighbors.VoteK,
         Method.k_center: neighbors.KCenter,
         Method.facility: neighbors.FacilityLocation,
     }

@@ -141,7 +141,8 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except KeyboardInterrupt:
-            say_once("interrupted; no half-written file was left.")
+            on = "; the same command goes on from what --cache keeps" if kwargs.get("cache") else ""
+            say_once(f"interrupted; no half-written file was left{on}.")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise

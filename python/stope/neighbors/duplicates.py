@@ -126,8 +126,8 @@ def deduplicate(
         metric: ``"cosine"``, ``"dot"`` or ``"euclidean"`` (the score is -distance).
         order: a permutation of the row numbers, the one that has the first claim at the front; None
             for the order of the rows.
-        operations: who computes: this process, or `stope.scale.ray.Operations`; the answer is the
-            same.
+        operations: who computes: this process, `KeptOperations` (which goes on where it was
+            stopped), or `stope.scale.ray.Operations`; the answer is the same.
         progress: called with (stage, done, total): "nearest", then "duplicates".
 
     Returns:

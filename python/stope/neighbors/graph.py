@@ -54,8 +54,8 @@ def neighbor_graph(
         kind: ``"directed"``, ``"symmetric"`` or ``"mutual"``.
         weights: ``"score"``; ``"distance"``: 1 - cosine, or the euclidean distance; or
             ``"connectivity"``: 1.
-        operations: who computes: this process, or `stope.scale.ray.Operations`; the graph is the
-            same.
+        operations: who computes: this process, `KeptOperations` (which goes on where it was
+            stopped), or `stope.scale.ray.Operations`; the graph is the same.
         progress: called now and then with (done, total).
 
     Returns:
@@ -169,7 +169,8 @@ def precomputed_knn(
     """Exact neighbours for ``umap.UMAP(n_neighbors, metric=..., precomputed_knn=...)``.
 
     UMAP counts a row as its own first neighbour: column 0 is the row itself with distance 0, and
-    n_neighbors - 1 others follow, nearest first.
+    n_neighbors - 1 others follow, nearest first, the lower of equally near rows. Distances are
+    1 - cosine, or euclidean.
 
     Args:
         x: ``[n, dim]``, of any kind `stope.topk` takes; n_neighbors of its rows at least.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 import stope
 from stope._checks import flag, integer, real
+from stope._kinds import offering
 from stope.neighbors._embeddings import asked, best_first
 from stope.neighbors.selection import Selection
 from stope.neighbors.semantic_duplicates import semdedup
@@ -26,6 +27,7 @@ class Prototypes:
         clusters: how many.
         hardest: whether the farthest from their centers are kept; else the nearest.
         seed: of k-means.
+        operations: who computes it: this process, or `KeptOperations`.
 
     The scores are the difficulties; equal ones go to the lower row; the reason ``cluster`` is the
     cluster. Memory: that of `stope.kmeans`.
@@ -40,25 +42,20 @@ class Prototypes:
     clusters: int = 100
     hardest: bool = True
     seed: int = 0
+    operations: Any = field(default=stope, repr=False)
 
     def __post_init__(self) -> None:
         integer(self.clusters, "clusters", 1)
         flag(self.hardest, "hardest")
         integer(self.seed, "seed", 0)
+        offering("kmeans")(self.operations, "operations")
 
     def __call__(
         self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
     ) -> Selection:
         """Choose by distance to the centers."""
         rows, count = asked(embeddings, budget, progress)
-        made = stope.kmeans(
-            rows,
-            min(self.clusters, len(rows)),
-            metric="cosine",
-            init="random",
-            seed=self.seed,
-            progress=of_stage(progress, "clusters"),
-        )
+        made = _clusters(self, rows, progress)
         difficulty = 1 - made.scores.astype(np.float64)
         ids = best_first(difficulty if self.hardest else -difficulty, count)
         return Selection(ids, difficulty[ids], {"cluster": made.labels[ids]})
@@ -78,10 +75,11 @@ class D4:
         clusters: of both k-means, at most as many as there are rows.
         dedup_share: R_dedup, 0.75 in the paper.
         seed: of k-means.
+        operations: who computes it, as for `Prototypes`.
 
-    The scores are 1 - cos(row, its center) of step 3; the reasons ``cluster``, and ``alike``, the
-    cosine with the most similar earlier row of step 1. Memory: that of `stope.kmeans`, and a copy
-    of the rows that are left.
+    The scores are 1 - cos(row, its center) of step 3, equal ones to the lower row; the reasons
+    ``cluster``, and ``alike``, the cosine with the most similar earlier row of step 1. Memory: that
+    of `stope.kmeans`, and a copy of the rows that are left.
 
     Source: D4 (Tirumala et al. 2023, recalled), docs/methods.md, F3.
 
@@ -93,24 +91,37 @@ class D4:
     clusters: int = 100
     dedup_share: float = 0.75
     seed: int = 0
+    operations: Any = field(default=stope, repr=False)
 
     def __post_init__(self) -> None:
         integer(self.clusters, "clusters", 1)
         real(self.dedup_share, "dedup_share", 0, 1)
         integer(self.seed, "seed", 0)
+        offering("kmeans")(self.operations, "operations")
 
     def __call__(
         self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
     ) -> Selection:
         """Choose in the three steps."""
         rows, count = asked(embeddings, budget, progress)
-        within = min(self.clusters, len(rows))
-        alike = semdedup(rows, clusters=within, seed=self.seed, progress=progress)
+        alike = semdedup(rows, clusters=_clusters(self, rows, progress), progress=progress)
         left = alike.least_alike(max(count, int(np.ceil(self.dedup_share * len(rows)))))
-        anew = Prototypes(self.clusters, seed=self.seed)
+        anew = Prototypes(self.clusters, seed=self.seed, operations=self.operations)
         chosen = anew(rows[left], count, progress=_renamed(progress, "clusters of what is left"))
         ids = left[chosen.ids]
         return Selection(ids, chosen.scores, {**chosen.reasons, "alike": alike.scores[ids]})
+
+
+def _clusters(selector: Prototypes | D4, rows: Any, progress: StageProgress | None) -> stope.KMeans:
+    made: stope.KMeans = selector.operations.kmeans(
+        rows,
+        min(selector.clusters, len(rows)),
+        metric="cosine",
+        init="random",
+        seed=selector.seed,
+        progress=of_stage(progress, "clusters"),
+    )
+    return made
 
 
 def _renamed(progress: StageProgress | None, name: str) -> StageProgress | None:

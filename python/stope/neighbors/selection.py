@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import choice, integer, real, shown
 from stope._host import on_host
+from stope._kinds import offering
 from stope.lists import Ids, Lists
 from stope.neighbors._embeddings import (
     asked,
@@ -74,6 +75,8 @@ class Quality:
         scorer: float ``[n]``, or a function that makes them of the embeddings, such as
             ``lambda x: np.linalg.norm(x, axis=1)``.
 
+    Memory: 24 bytes a row, and what the scorer takes.
+
     Source: Neural passage quality estimation for static pruning (Chang et al. 2024),
     docs/methods.md, F12.
 
@@ -120,6 +123,7 @@ class VoteK:
         k: neighbours of a row (150 in the paper), at most n - 1.
         rho: how much less a row counts for each of its neighbours that is chosen.
         metric: of the graph.
+        operations: who makes it: this process, `KeptOperations`, or `stope.scale.ray.Operations`.
 
     The result's scores are those at the moment of the choice; the reason ``votes`` is how many rows
     have it among their nearest. Memory: 16·n·k bytes for the graph, 128 a row.
@@ -134,11 +138,13 @@ class VoteK:
     k: int = 150
     rho: float = 10.0
     metric: Metric = "cosine"
+    operations: Any = field(default=stope, repr=False)
 
     def __post_init__(self) -> None:
         integer(self.k, "k", 1)
         real(self.rho, "rho", 1, above=True)
         choice(self.metric, "metric", METRICS)
+        offering("knn_graph")(self.operations, "operations")
 
     def __call__(
         self, embeddings: Any, budget: int, /, *, progress: StageProgress | None = None
@@ -149,7 +155,8 @@ class VoteK:
         ids = np.zeros((1, 0), np.int64)
         if width:
             told = of_stage(progress, "neighbours")
-            ids = stope.knn_graph(rows, width, metric=self.metric, progress=told).ids
+            graph = self.operations.knn_graph(rows, width, metric=self.metric, progress=told)
+            ids = graph.ids
         nearest = Lists(np.arange(len(rows) + 1) * width, ids.reshape(-1))
         return choose_by_votes(nearest, count, self.rho, progress)
 
