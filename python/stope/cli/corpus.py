@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,13 @@ from stope._checks import counted, counted_all, shown
 from stope._extras import need
 from stope.cli import options, terminal
 from stope.cli.options import option, without_effect
+from stope.cli.vectors import holds_vectors, not_finite, parquet_ids, read_vectors, rows_where
 
 if TYPE_CHECKING:
     from stope.report import Page
     from stope.report.neighbors import Documents
 
 _PANEL = "Embeddings"
-_BLOCK = 16_384  # rows looked at together
 
 CorpusPath = Annotated[
     Path,
@@ -175,7 +175,7 @@ class Corpus:
             texts = self.texts or []
             chosen = texts if rows is None else [texts[row] for row in rows]
             made = self.encode(chosen, "corpus", bars)
-        zero = list(_rows_where(made, lambda part: np.asarray(~part.any(axis=1))))
+        zero = list(rows_where(made, lambda part: np.asarray(~part.any(axis=1))))
         if zero:
             first = self.ids[zero[0] if rows is None else rows[zero[0]]]
             terminal.say(
@@ -206,7 +206,7 @@ class Corpus:
         else:
             encode = encode_corpus if role == "corpus" else encode_queries
             made = encode(self.model, texts, **of_role)
-        broken = next(_rows_where(made, _not_finite), None)
+        broken = next(rows_where(made, not_finite), None)
         if broken is not None:
             raise ValueError(
                 f"the encoder gives NaN or infinity for {shown(texts[broken])}; leave that text "
@@ -268,7 +268,7 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
         vectors = read_vectors(path, "CORPUS")
         ids = [str(row) for row in range(len(vectors))]
         if path.suffix == ".parquet":
-            ids = _parquet_ids(path, chosen["id_column"]) or ids
+            ids = parquet_ids(path, chosen["id_column"]) or ids
         return Corpus(context, path, ids, vectors=vectors)
     required: Literal["usual", "named"] = "usual"
     if path.is_dir():
@@ -304,45 +304,6 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
     return corpus
 
 
-def holds_vectors(path: Path, text_column: str | None = None) -> bool:
-    """Whether the file holds embeddings alone: .npy, or Parquet without a column of texts."""
-    from stope.data.readers.columns import QUERY_COLUMNS, TEXT_COLUMNS
-    from stope.data.readers.embeddings import vector_column
-
-    if path.suffix != ".parquet" or not path.is_file():
-        return path.suffix == ".npy"
-    return vector_column(path, unless=(text_column, *TEXT_COLUMNS, *QUERY_COLUMNS)) is not None
-
-
-def read_vectors(path: Path, called: str, *, rows: int | None = None) -> NDArray[Any]:
-    """The embeddings of a file, finite; bfloat16 as float32."""
-    from stope.data import read_embeddings
-
-    vectors = read_embeddings(path, called, rows=rows)
-    if not len(vectors):
-        raise ValueError(f"{called} {path} has no rows; give one at least")
-    if vectors.dtype.kind == "V":  # bfloat16: the upper half of a float32
-        vectors = (vectors.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    broken = next(_rows_where(vectors, _not_finite), None)
-    if broken is not None:
-        raise ValueError(
-            f"{called} {path}: row {broken} (counted from 0) holds NaN or infinity; embed that "
-            "document anew, or leave it out"
-        )
-    return vectors
-
-
-def _not_finite(rows: NDArray[Any]) -> NDArray[np.bool_]:
-    return np.asarray(~np.isfinite(rows).all(axis=1))
-
-
-def _rows_where(
-    vectors: NDArray[Any], condition: Callable[[NDArray[Any]], NDArray[np.bool_]]
-) -> Iterator[int]:
-    for start in range(0, len(vectors), _BLOCK):
-        yield from (start + np.flatnonzero(condition(vectors[start : start + _BLOCK]))).tolist()
-
-
 def _of_words(documents: Corpus) -> Any:
     """A static encoder of these texts, untrained: it compares words, the rare ones most."""
     from stope.encoders import static_encoder
@@ -359,26 +320,6 @@ def _of_words(documents: Corpus) -> Any:
     # A Unigram vocabulary holds every letter, of which scripts without blanks have thousands. Words
     # of the same documents would be alike with smoothing, and long texts with one another.
     return static_encoder(texts, vocab_size=8000 + len(letters), smoothing=0.0)
-
-
-def _parquet_ids(path: Path, id_column: str | None) -> list[str] | None:
-    from stope._extras import need
-    from stope.data.readers.columns import ID_COLUMNS, column_of, first_of
-    from stope.data.readers.fields import add_id, id_of
-
-    parquet = need("pyarrow.parquet", extra="train")
-    names = dict.fromkeys(parquet.read_schema(path).names)
-    name = first_of(names, ID_COLUMNS)
-    if id_column is not None:
-        name = column_of(names, id_column, (), "id_column", str(path))
-    if name is None:
-        return None
-    seen: set[str] = set()
-    ids = []
-    for row, value in enumerate(parquet.read_table(path, columns=[name])[name].to_pylist(), 1):
-        ids.append(id_of(value, name, f"{path}: row {row}"))
-        add_id(ids[-1], seen, f"{path}: row {row}")
-    return ids
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -13,7 +13,9 @@ import typer
 from stope._checks import counted
 from stope.cli import corpus as corpora
 from stope.cli import options, terminal
+from stope.cli.examples import embedded, read_examples
 from stope.cli.options import option, without_effect
+from stope.cli.vectors import holds_vectors
 
 if TYPE_CHECKING:
     from stope.neighbors import Selection, Selector
@@ -88,7 +90,7 @@ def select(
     from stope.data import write_jsonl
     from stope.report.neighbors import selection_page
 
-    encodes = examples is not None and not corpora.holds_vectors(examples)
+    encodes = examples is not None and not holds_vectors(examples)
     documents = corpora.read_corpus(context, encodes_more=encodes)
     if documents.vectors is not None and not encodes and method not in _KEPT:
         why = f"embeddings are there, and of --method {method.value} nothing is kept"
@@ -101,11 +103,11 @@ def select(
             f"--clusters is {clusters} but {corpus} has {size}, each of which would be one; "
             "lower it"
         )
-    wanted = None if examples is None else _read_examples(context, examples, documents)
+    wanted = None if examples is None else read_examples(context, examples, documents)
     quiet = context.params["quiet"]
     with terminal.bars(quiet) as bars:
         rows = documents.embeddings(bars)
-        targets = None if wanted is None else _targets(wanted, documents, rows, bars)
+        targets = None if wanted is None else embedded(wanted, documents, rows, bars)
         if not quiet:
             terminal.say(f"choosing {num_documents:,} of {size} by {method.value}.")
         chosen = _selector(context, method, targets)(rows, num_documents, progress=bars.show)
@@ -152,56 +154,6 @@ def _refuse_idle(context: typer.Context, method: Method, examples: Path | None) 
         without_effect(context, ["split"], f"{examples} is no BEIR folder")
     if method not in _CLUSTERED:
         without_effect(context, ["clusters", "seed"], why)
-
-
-def _read_examples(context: typer.Context, path: Path, documents: corpora.Corpus) -> corpora.Corpus:
-    """The examples: texts, or embeddings where the file holds these."""
-    chosen = context.params
-    if corpora.holds_vectors(path):
-        of_texts = ["query_column", "query_id_column", "query_prompt"]
-        without_effect(context, of_texts, f"{path} holds embeddings")
-        if documents.vectors is None and chosen["encoder"] is None:
-            raise typer.BadParameter(
-                f"{path} holds embeddings: give those of the documents by the same encoder, or "
-                "name it (--encoder)",
-                param_hint="--embeddings",
-            )
-        vectors = corpora.read_vectors(path, "--for")
-        return corpora.Corpus(context, path, list(map(str, range(len(vectors)))), vectors=vectors)
-    from stope.data import read_beir, read_queries
-
-    if documents.vectors is not None and chosen["encoder"] is None:
-        raise typer.BadParameter(
-            f"documents have embeddings, and {path} has texts: name the encoder of both, or give "
-            "embeddings of the examples",
-            param_hint="--encoder",
-        )
-    if path.is_dir():
-        judged = read_beir(path, [chosen["split"]]).split(chosen["split"])
-        names, texts = judged.query_ids, judged.query_texts
-    else:
-        columns = chosen["query_column"], chosen["query_id_column"]
-        names, texts = read_queries(path, *columns, skip_empty=chosen["skip_empty"])
-    return corpora.Corpus(context, path, names, texts)
-
-
-def _targets(
-    wanted: corpora.Corpus, documents: corpora.Corpus, rows: Any, bars: terminal.Bars
-) -> Any:
-    targets = wanted.vectors
-    if targets is None:
-        targets = documents.encode(wanted.texts or [], "query", bars)
-    if targets.shape[1] != rows.shape[1]:
-        raise ValueError(
-            f"the examples of {wanted.path} have {targets.shape[1]} dims, the documents of "
-            f"{documents.path} {rows.shape[1]}; embed both with the same encoder"
-        )
-    if targets.dtype != rows.dtype:
-        raise ValueError(
-            f"the examples of {wanted.path} are {targets.dtype}, the documents of "
-            f"{documents.path} {rows.dtype}; save both as the same type"
-        )
-    return targets
 
 
 def _selector(context: typer.Context, method: Method, targets: Any) -> Selector:
