@@ -192,6 +192,13 @@ def test_documents_that_are_kept_although_alike_are_told(call, folder):
     assert [row["_id"] for row in rows_of(folder / "kept.jsonl")] == ["0", "2"]
 
 
+def test_a_score_below_the_threshold_does_not_look_like_it(call, folder):
+    np.save("near.npy", np.float32([[1, 0], [0.89997, (1 - 0.89997**2) ** 0.5]]))
+    below = call("dedup", "near.npy", "--threshold", 0.9).stdout.split("Highest cosines")[1]
+    assert "0.8999" in below
+    assert "0.9000" not in below
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

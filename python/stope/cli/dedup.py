@@ -202,7 +202,10 @@ def _show_examples(documents: corpora.Corpus, made: Duplicates) -> None:
             if documents.texts:
                 texts = terminal.side_by_side(documents.texts[pair[0]], documents.texts[row])
                 cells = [f"{name}: {text}" for name, text in zip(cells, texts, strict=True)]
-            lines.append((*cells, f"{scores[row]:.4f}"))
+            score = float(scores[row])
+            if second == "kept as well":  # rounded up it would look like the threshold
+                score = np.floor(score * 1e4) / 1e4
+            lines.append((*cells, f"{score:.4f}"))
         if lines:
             terminal.show_table(title, ["kept", second, "cosine"], lines, words=2)
 
