@@ -223,7 +223,7 @@ def super_kmeans(kind: str, rows: int, clusters: int) -> dict[str, Any]:
         pruned = [(each.partial_d, each.not_pruned_pct) for each in rounds if not each.is_gemm_only]
         told[name] = {
             "inertia": float(np.square(nearest.scores.astype(np.float64)).sum()),
-            "dims of a product before pruning, % of pairs left": pruned,
+            "dims before pruning, share of pairs left then": pruned,
         }
     return described(work.label, made, 1.0, told)
 
