@@ -117,6 +117,17 @@ def test_what_takes_operations_gives_the_same(rows, tmp_path):
         assert equal(first[:2], second[:2])
 
 
+def test_one_process_at_a_time_goes_on_with_k_means(rows, tmp_path):
+    operations = KeptOperations(tmp_path)
+
+    def again(done, total):
+        with pytest.raises(RuntimeError, match="is filling"):
+            operations.kmeans(rows, 12)
+        operations.kmeans(rows, 11)  # another one
+
+    assert equal(operations.kmeans(rows, 12, progress=again)[:4], stope.kmeans(rows, 12)[:4])
+
+
 def test_other_rows_and_options_are_other_answers(rows, tmp_path):
     operations = KeptOperations(tmp_path)
     operations.nearest_earlier(rows, metric="cosine")
@@ -156,6 +167,14 @@ def test_wrong_arguments_are_those_of_the_operations(rows, tmp_path):
         KeptOperations(tmp_path, block=0)
     with pytest.raises(TypeError, match="folder"):
         KeptOperations(3)
+    broken = rows.copy()
+    broken[291, 3] = np.nan
+    for search in (
+        lambda: KeptOperations(tmp_path, block=2**17).knn_graph(broken, 3),
+        lambda: KeptOperations(tmp_path, block=2**17).nearest_earlier(broken),
+    ):
+        with pytest.raises(ValueError, match="in row 291"):
+            search()
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="is a file; name a folder"):
         KeptOperations(tmp_path / "file")

@@ -103,7 +103,7 @@ def kept_array(
     manifest, final, partial = (
         folder / file for file in ("manifest.json", f"{name}.npy", f"{name}.partial")
     )
-    with _locked(folder):
+    with locked(folder):
         state = _read_manifest(manifest, wanted)
         if state.complete:
             if progress is not None:
@@ -244,7 +244,7 @@ def _write_manifest(path: Path, state: Manifest) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the folder against other processes; the system lets go of it when a process ends."""
     if sys.platform == "win32":
         import msvcrt

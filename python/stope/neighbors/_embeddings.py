@@ -16,6 +16,7 @@ from stope.progress import StageProgress, check_progress
 
 T = TypeVar("T")
 DTYPES = ("float32", "float16", "bfloat16", "int8")
+_LOOKED_AT = 65_536  # rows at once
 
 
 def rows_of(x: Any, name: str) -> NDArray[Any]:
@@ -36,11 +37,13 @@ def rows_of(x: Any, name: str) -> NDArray[Any]:
 
 
 def finite_rows(x: Any, name: str) -> NDArray[Any]:
-    """The matrix, of which every row is looked at: it is small, and kept for later."""
+    """The matrix, of which every row is looked at before anything else."""
     rows = rows_of(x, name)
-    wrong = np.flatnonzero(~np.isfinite(rows.astype(np.float32)).all(axis=1))
-    if len(wrong):
-        raise ValueError(f"{name} has a NaN or an infinity in row {wrong[0]}; repair that row")
+    for part in chunks(len(rows), _LOOKED_AT):
+        wrong = np.flatnonzero(~np.isfinite(rows[part].astype(np.float32)).all(axis=1))
+        if len(wrong):
+            row = part.start + wrong[0]
+            raise ValueError(f"{name} has a NaN or an infinity in row {row}; repair that row")
     return rows
 
 

@@ -23,8 +23,9 @@ import stope
 from stope._checks import integer, real
 from stope._checks import path as path_kind
 from stope._files.arrays import digest, read_arrays, write_arrays
+from stope._files.shards import locked
 from stope.lists import Ids
-from stope.neighbors._embeddings import rows_of
+from stope.neighbors._embeddings import finite_rows, rows_of
 from stope.ops._lloyd import ClusterMetric, KMeans, KMeansShard, Reached, lloyd
 from stope.ops._search import Metric, TopK
 from stope.progress import Progress, check_progress
@@ -43,7 +44,7 @@ class KeptOperations:
     most, and k-means a round; who asks again, with other thresholds perhaps, finds what is there.
     Nothing is deleted: remove the folder when nobody asks any more.
 
-    Threads and processes may share a folder.
+    Threads and processes may share a folder; only one at a time goes on with the same k-means.
 
     Args:
         folder: made where missing.
@@ -53,6 +54,7 @@ class KeptOperations:
     Raises:
         ValueError: later, a file of the folder was altered.
         OSError: the folder cannot be made, or the disk is full.
+        RuntimeError: another process is at the same k-means.
 
     Memory: 12 bytes a row and neighbour beside that of the operation, and the rows of a block.
 
@@ -140,7 +142,7 @@ class KeptOperations:
         progress: Progress | None = None,
     ) -> int:
         """`stope.pairs_above` of two matrices, with a sink."""
-        (rows, told), others = _asked(x, progress), rows_of(y, "y")
+        (rows, told), others = _asked(x, progress), finite_rows(y, "y")
         described = {
             "operation": "pairs_above",
             "x": _digest(rows),
@@ -189,29 +191,32 @@ class KeptOperations:
             "tolerance": real(tolerance, "tolerance", 0, 1),
             "seed": integer(seed, "seed", 0),
         }
-        path, kind = self._path(described), {"inertia": [float], "converged": bool}
-        reached = None
-        if path.exists():
-            values, arrays = read_arrays(path, {"of": object, **kind}, ["centers"], self._remedy)
-            if len(values["inertia"]) <= max_iterations + 1:
-                reached = Reached(arrays["centers"], values["inertia"], values["converged"])
+        path, kind = self._path(described).with_suffix("") / "round.json", dict[str, Any](of=object)
+        kind |= {"inertia": [float], "converged": bool}
 
         def keep(now: Reached) -> None:
             values = {"of": described, "inertia": now.inertia, "converged": now.converged}
             write_arrays(path, values, {"centers": now.centers})
 
-        return lloyd(
-            [KMeansShard(rows)],
-            k,
-            metric=metric,
-            init=init,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
-            seed=seed,
-            progress=progress,
-            reached=reached,
-            keep=keep,
-        )
+        path.parent.mkdir(exist_ok=True)
+        with locked(path.parent):
+            reached = None
+            if path.exists():
+                values, arrays = read_arrays(path, kind, ["centers"], self._remedy)
+                if len(values["inertia"]) <= max_iterations + 1:
+                    reached = Reached(arrays["centers"], values["inertia"], values["converged"])
+            return lloyd(
+                [KMeansShard(rows)],
+                k,
+                metric=metric,
+                init=init,
+                max_iterations=max_iterations,
+                tolerance=tolerance,
+                seed=seed,
+                progress=progress,
+                reached=reached,
+                keep=keep,
+            )
 
     def _kept(self, described: Any, compute: Callable[[], Arrays], *more: str) -> Arrays:
         """The arrays of a block, computed where they are not there."""
@@ -235,7 +240,7 @@ class KeptOperations:
 
 def _asked(x: Any, progress: Progress | None) -> tuple[NDArray[Any], Progress | None]:
     check_progress(progress)
-    return rows_of(x, "x"), progress
+    return finite_rows(x, "x"), progress  # blocks would count rows from their own beginning
 
 
 def _digest(rows: NDArray[Any]) -> list[str]:
