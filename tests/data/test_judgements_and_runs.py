@@ -115,3 +115,37 @@ def test_a_run_of_json_lines(tmp_path):
         write_jsonl(path, [*rows, row])
         with pytest.raises(ValueError, match=rf"run\.jsonl:2: {message}"):
             read_run(path)
+
+
+@pytest.mark.parametrize("header", ["query-id\tscore\tcorpus-id", "qid\trelevance\tdoc"])
+def test_a_header_in_another_order_is_refused(tmp_path, header):
+    (tmp_path / "qrels.tsv").write_text(f"{header}\n1\t1\t7\n")
+    with pytest.raises(ValueError, match=r"qrels.tsv:1: the header's columns are q"):
+        read_qrels(tmp_path / "qrels.tsv")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "scores", "refused"),
+    [
+        ([1, 2, 3], [0.1, 0.2, 0.2], True),  # distances
+        ([3, 2, 1], [0.9, 0.5, 0.1], True),
+        ([0, 0, 0], [0.1, 0.2, 0.3], False),  # no ranks
+        ([1, 2, 3], [0.3, 0.2, 0.1], False),
+        ([1, 2, 3], [0.1, 0.3, 0.2], False),  # in no order
+        ([1, 2, 3], [0.5, 0.5, 0.5], False),
+    ],
+)
+def test_a_run_of_distances_is_refused(tmp_path, ranks, scores, refused):
+    rows = [
+        {"query_id": "q", "document_id": f"d{place}", "rank": rank, "score": score}
+        for place, (rank, score) in enumerate(zip(ranks, scores, strict=True))
+    ]
+    write_jsonl(tmp_path / "r.jsonl", rows)
+    lines = [f"q Q0 {row['document_id']} {row['rank']} {row['score']} t\n" for row in rows]
+    (tmp_path / "r.trec").write_text("".join(lines))
+    for name in ("r.jsonl", "r.trec"):
+        if refused:
+            with pytest.raises(ValueError, match=f"{name}: the scores rise with the ranks, as dis"):
+                read_run(tmp_path / name)
+        else:
+            assert list(read_run(tmp_path / name)["q"].values()) == scores

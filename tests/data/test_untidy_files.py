@@ -12,7 +12,16 @@ import time
 import numpy as np
 import pytest
 
-from stope.data import read_embeddings, read_jsonl, read_pairs, read_rows, read_texts, write_jsonl
+from stope.data import (
+    Source,
+    read_embeddings,
+    read_jsonl,
+    read_pairs,
+    read_rows,
+    read_source,
+    read_texts,
+    write_jsonl,
+)
 
 ROWS = [{"query": "q1", "positive": "a"}, {"query": "q2", "positive": "b\nc"}]
 PAIRS = [("q1", "a"), ("q2", "b\nc")]
@@ -203,3 +212,40 @@ def test_embeddings_in_parquet_are_those_in_npy(tmp_path, kind, dtype):
     assert read_embeddings(path).shape[0] == 0
     with pytest.raises(ValueError, match="has 0 rows for 5 texts"):
         read_embeddings(path, rows=5)
+
+
+@pytest.mark.parametrize("late", [{"_id": "d7"}, {"_id": None}, {"docid": 7}])
+def test_ids_that_the_first_row_lacks_are_not_replaced_by_numbers(late):
+    with pytest.raises(ValueError, match=r'row 2: field "_?d?o?c?id" is there, but the first row'):
+        read_texts([{"text": "ore"}, {"text": "rock", **late}])
+    with pytest.raises(ValueError, match='row 2: no id column among "text", "sku"'):
+        read_texts([{"text": "ore"}, {"text": "rock", "sku": "7"}], ids="needed")
+
+
+def test_titles_that_the_first_row_lacks_are_read():
+    rows = [{"text": "ore"}, {"text": "rock", "title": "Hard"}, {"Title": "Soft", "text": "clay"}]
+    assert read_texts(rows)[1] == ["ore", "Hard rock", "Soft clay"]
+    assert read_texts(rows, "text")[1] == ["ore", "rock", "clay"]
+
+
+@pytest.mark.parametrize("late", [{"query_id": "q7"}, {"weight": 2.0}])
+def test_what_says_something_of_a_row_is_not_overlooked_where_the_first_lacks_it(tmp_path, late):
+    write_jsonl(tmp_path / "p.jsonl", [ROWS[0], {**ROWS[1], **late}])
+    with pytest.raises(ValueError, match=f'p.jsonl:2: field "{next(iter(late))}" is there, but'):
+        read_source(Source(tmp_path / "p.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "header"), [("p.csv", "query;positive"), ("p.csv", "a\tb"), ("p.tsv", "a,b")]
+)
+def test_a_table_divided_otherwise_is_told_so(tmp_path, name, header):
+    (tmp_path / name).write_text(f"{header}\nx\n")
+    kind, sign = name[2:], {"p.csv": "commas", "p.tsv": "tabs"}[name]
+    with pytest.raises(ValueError, match=f"{sign} divide the columns of a .{kind} file, and this"):
+        list(read_pairs(tmp_path / name))
+
+
+def test_null_is_told_with_the_way_around_it():
+    for read, row in ((read_texts, {"text": None}), (read_pairs, {"query": None, "text": "a"})):
+        with pytest.raises(ValueError, match="is null; fill it, or leave such rows out by skip_em"):
+            list(read([row]))

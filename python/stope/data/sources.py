@@ -34,7 +34,7 @@ from stope.data.readers.beir import (
 )
 from stope.data.readers.columns import Layout, negative_columns_of
 from stope.data.readers.examples import NO_ANSWER, TrainingExample, iter_examples, no_pairs
-from stope.data.readers.fields import cell_number, join_title, names
+from stope.data.readers.fields import cell_number, join_title, missing_before, names
 from stope.data.readers.negative_ids import file_names, read_exclusions
 from stope.data.readers.tables import read_rows
 from stope.data.readers.texts import Document, iter_documents, read_queries, refuse_ids
@@ -340,6 +340,8 @@ def _from_rows(source: Source, path: Path, folder: Path | None) -> SourceData:
     values: dict[str, list[float]] = {name: [] for name in numbers}
     by_id = documents if source.positive_ids else None
     for where, row, example in iter_examples(path, layout, documents=by_id, skipped=left_out):
+        if WEIGHT in row and WEIGHT not in numbers:
+            raise ValueError(missing_before(WEIGHT, where))
         if not example.positives:
             wrong.append(example)
             continue

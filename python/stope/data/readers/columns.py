@@ -106,7 +106,7 @@ def column_of(
         return named
     usual_name = first_of(row, usual)
     if usual_name is None:
-        header = "; the first line of a table names its columns" if _is_table(where) else ""
+        header = _of_header(row, where)
         what = argument.removesuffix("_column").replace("_", " ")
         raise ValueError(
             f"{where}: no {what} column among {names(row)}; name it with {argument}{header}"
@@ -131,6 +131,12 @@ def negative_columns_of(row: Iterable[str], *, ids: bool = False) -> list[str]:
     return [name for _, name in sorted(numbered, key=lambda pair: pair[0])]
 
 
-def _is_table(where: str) -> bool:
-    """Whether a row's place is a line of a .tsv or .csv file."""
-    return re.search(r"\.[tc]sv(\.gz|\.xz|\.bz2)?:", where) is not None
+def _of_header(row: Row, where: str) -> str:
+    """What is said besides where the place is a line of a .tsv or .csv file."""
+    table = re.search(r"\.([tc]sv)(\.gz|\.xz|\.bz2)?:", where)
+    if table is None:
+        return ""
+    divider, others = ("tabs", ",;|") if table[1] == "tsv" else ("commas", ";\t|")
+    if len(row) == 1 and any(sign in name for name in row for sign in others):
+        return f"; {divider} divide the columns of a .{table[1]} file, and this header has none"
+    return "; the first line of a table names its columns"

@@ -33,9 +33,11 @@ from stope.data.readers.columns import (
 )
 from stope.data.readers.fields import (
     Row,
+    filled,
     id_of,
     in_brackets,
     join_title,
+    missing_before,
     names,
     number_of,
     require,
@@ -299,11 +301,14 @@ class ExampleReader:
             rest = [name for name in row if name not in (self._query, self._positive)]
             negatives = negative_columns_of(rest, ids=self._documents is not None)
             label = self.labels.column(row, rest, bool(negatives), where)
+            late = first_of(rest, QUERY_ID_COLUMNS) if self._query_id is None else None
+            if late is not None:
+                raise ValueError(missing_before(late, where))
             self._names[keys] = (negatives, label)
         return self._names[keys]
 
     def _value(self, row: Row, name: str, where: str) -> Any:
-        return row.get(name) if self._layout.skip_empty else require(row, name, where)
+        return row.get(name) if self._layout.skip_empty else filled(row, name, where)
 
     def _is_skipped(self, value: Any) -> bool:
         empty = value is None or (isinstance(value, str) and not value.strip())

@@ -35,6 +35,24 @@ def require(row: Row, name: str, where: str) -> Any:
     return row[name]
 
 
+def filled(row: Row, name: str, where: str) -> Any:
+    """The same, where null is no value."""
+    value = require(row, name, where)
+    if value is None:
+        raise ValueError(
+            f'{where}: field "{name}" is null; fill it, or leave such rows out by skip_empty=True'
+        )
+    return value
+
+
+def missing_before(name: str, where: str) -> str:
+    """What is said of a column that the first row lacks, where every row needs it or none."""
+    return (
+        f'{where}: field "{name}" is there, but the first row has none; give it to every row, or '
+        "to none"
+    )
+
+
 def text_of(value: Any, name: str, where: str) -> str:
     """Return a string value unchanged, or raise ValueError."""
     if not isinstance(value, str):

@@ -21,9 +21,11 @@ from stope.data.readers.columns import (
 from stope.data.readers.fields import (
     Row,
     add_id,
+    filled,
     id_of,
     in_brackets,
     join_title,
+    missing_before,
     names,
     require,
     text_of,
@@ -195,16 +197,22 @@ class _Reader(NamedTuple):
 
     def _of_rows(self, source: Source, ids: Ids) -> Iterator[Document]:
         seen: set[str] = set()
-        text_name = id_name = title_name = None
+        text_name = id_name = None
+        titles: dict[tuple[str, ...], str | None] = {}  # their column; rows of JSON differ in keys
         for number, (where, row) in enumerate(read_rows(source)):
             if text_name is None:
                 argument = "query_column" if self.of == "queries" else "text_column"
                 text_name = column_of(row, self.text_column, self.text_columns, argument, where)
-                title_name = first_of(row, ("title",)) if self.text_column is None else None
-                id_name = self._id_name(row, {text_name, title_name}, ids, where)
+            if (keys := tuple(row)) not in titles:
+                titles[keys] = first_of(row, ("title",)) if self.text_column is None else None
+                if id_name is None:
+                    id_name = self._id_name(row, {text_name, titles[keys]}, ids, where)
+                    if id_name is not None and number:
+                        raise ValueError(missing_before(id_name, where))
+            title_name = titles[keys]
             text, title = row.get(text_name), row.get(title_name) if title_name else None
             if text is None:
-                text = "" if self.skip_empty else require(row, text_name, where)
+                text = "" if self.skip_empty else filled(row, text_name, where)
             title = "" if title is None else text_of(title, "title", where)
             text = join_title(title, text_of(text, text_name, where))
             if self.skip_empty and not text.strip():

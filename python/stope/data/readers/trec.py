@@ -9,11 +9,13 @@ from os import PathLike
 from stope._checks import path as path_kind
 from stope._kinds import kinds
 from stope.data.collection import Qrels, Run
+from stope.data.readers.columns import ID_COLUMNS, LABEL_COLUMNS, SCORE_COLUMNS
 from stope.data.readers.fields import id_of, number_of, plain_number, require
 from stope.data.readers.jsonl import numbered_jsonl
 from stope.data.readers.lines import existing_file, plain_name, read_lines
 
 _HEADER_WORDS = {"query-id", "query_id", "qid", "queryid"}
+_GRADES = {*LABEL_COLUMNS, *SCORE_COLUMNS}
 _INTEGER = re.compile(r"([+-]?[0-9]{1,9})(\.0*)?")
 
 
@@ -46,8 +48,14 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
         where = f"{path}:{number}"
         if trec is None:
             trec = "\t" not in line or len(line.split("\t")) == 4
-            if not trec and line.split("\t")[0].strip().lower() in _HEADER_WORDS:
-                _columns(line.split("\t"), 3, "query-id, corpus-id, score", where)
+            words = [cell.strip().lower() for cell in line.split("\t")]
+            if not trec and words[0] in _HEADER_WORDS:
+                _columns(words, 3, "query-id, corpus-id, score", where)
+                if words[1] in _GRADES or words[2] in ID_COLUMNS:
+                    raise ValueError(
+                        f"{where}: the header's columns are {', '.join(words)}; write them in the "
+                        "order query-id, corpus-id, score"
+                    )
                 continue
         if trec:
             query, _, document, relevance = _columns(
@@ -81,11 +89,13 @@ def read_run(path: str | PathLike[str]) -> Run:
 
     A file is in TREC format; one whose name ends in .jsonl (or .jsonl.gz) has objects with
     query_id, document_id and score, as `stope search` writes them, and can hold ids with blanks.
-    Ranks are not read: scores order a run (ties: see `stope.evaluation.evaluate`).
+    Scores order a run, not its ranks (ties: see `stope.evaluation.evaluate`); one whose scores only
+    rise with the ranks, as distances do, is refused.
 
     Raises:
         ValueError: a line without six columns or a field, a score that is not a finite number, a
-            document retrieved twice for a query; the message begins with "file:line: ".
+            document retrieved twice for a query; the message begins with "file:line: ". Scores that
+            only rise with the ranks.
 
     Memory: the run.
 
@@ -98,22 +108,34 @@ def read_run(path: str | PathLike[str]) -> Run:
     """
     run: Run = {}
     as_json = plain_name(path).endswith(".jsonl")
-    for where, query, document, score in (_json_results if as_json else _trec_results)(path):
+    before: dict[str, tuple[float, float]] = {}
+    falls = rises = 0
+    for where, query, document, rank, score in (_json_results if as_json else _trec_results)(path):
         retrieved = run.setdefault(query, {})
+        last_rank, last_score = before.get(query, (rank, score))
+        if rank != last_rank and score != last_score:
+            rise = (rank > last_rank) == (score > last_score)
+            rises, falls = rises + rise, falls + (not rise)
+        before[query] = rank, score
         if document in retrieved:
             raise ValueError(
                 f'{where}: document "{document}" is retrieved twice for query "{query}"; keep one'
             )
         retrieved[document] = score
+    if rises and not falls:
+        raise ValueError(
+            f"{path}: the scores rise with the ranks, as distances do, but the highest score of a "
+            "run is the best; write minus the distances, or the same rank everywhere"
+        )
     return run
 
 
-def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float]]:
+def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float, float]]:
     for number, line in read_lines(path):
         if not line or line.isspace():
             continue
         where = f"{path}:{number}"
-        query, _, document, _, text, _ = _columns(
+        query, _, document, rank, text, _ = _columns(
             line.split(), 6, "query, Q0, document, rank, score, tag", where
         )
         score = plain_number(text)
@@ -121,15 +143,18 @@ def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, fl
             raise ValueError(
                 f'{where}: the score is "{text}", which is not a finite number; give one'
             )
-        yield where, query, document, score
+        yield where, query, document, plain_number(rank) or 0.0, score
 
 
-def _json_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float]]:
+def _json_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float, float]]:
     for where, row in numbered_jsonl(existing_file(path)):
         query, document = (
             id_of(require(row, name, where), name, where) for name in ("query_id", "document_id")
         )
-        yield where, query, document, number_of(require(row, "score", where), "score", where)
+        rank = row.get("rank")
+        rank = float(rank) if isinstance(rank, int) else 0.0
+        score = number_of(require(row, "score", where), "score", where)
+        yield where, query, document, rank, score
 
 
 def _columns(columns: list[str], wanted: int, names: str, where: str) -> list[str]:
