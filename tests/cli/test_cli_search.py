@@ -122,6 +122,14 @@ def test_evaluate_compares_with_a_baseline(call, folder, runs):
     assert "-0.2500" in backwards.stdout
 
 
+@pytest.mark.parametrize("command", ["evaluate", "report"])
+def test_a_baseline_of_other_documents_is_refused(call, folder, runs, command):
+    (folder / "alien.trec").write_text("q0 Q0 alien 1 2.0 a\nq1 Q0 other 1 2.0 a\n")
+    failed = call(command, "good.trec", "qrels.tsv", "--baseline", "alien.trec", code=1)
+    message = one_sentence(failed.stderr)
+    assert "no document of alien.trec is judged for any query, so all numbers would be 0" in message
+
+
 def test_the_interval_follows_samples_seed_and_confidence(call, folder, runs):
     common = ("evaluate", "half.trec", "qrels.tsv", "-m", "MRR@10", "-o", "out.json")
 

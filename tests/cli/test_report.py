@@ -119,6 +119,16 @@ def test_runs_get_a_page_of_their_metrics(folder, beir, call):
     assert first in (folder / "old.html").read_text(encoding="utf-8")
 
 
+def test_a_page_of_a_run_has_titles_once(folder, call):
+    a_run(folder / "new.trec")
+    rows = read_jsonl(folder / "corpus.jsonl")
+    write_jsonl(folder / "titled.jsonl", ({**row, "title": f"Title {row['_id']}"} for row in rows))
+    call("report", "new.trec", "qrels.tsv", "titled.jsonl", "-q")
+    page = (folder / "new.html").read_text(encoding="utf-8")
+    assert "Title d0 " in page
+    assert "Title d0 Title" not in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -98,9 +98,9 @@ def evaluate(
     names = metric_names(metric, _METRICS)
     judged = read_qrels(qrels)
     results = read_run(run)
-    refuse_unlike(run, results, qrels, judged)
 
     def scored_by(path: Path, ranked: Run) -> Evaluation:
+        refuse_unlike(path, ranked, qrels, judged)
         try:
             return score(ranked, judged, names, ignore_identical_ids=ignore_identical_ids)
         except ValueError as error:

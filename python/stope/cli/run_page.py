@@ -76,6 +76,8 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
                 }
             documents = _texts(corpus, wanted, chosen["text_column"], chosen["id_column"])
     refuse_unlike(run, results, qrels, judged)
+    if other is not None:
+        refuse_unlike(other, earlier or {}, qrels, judged)
     names = [run.name] if other is None else [run.name, other.name]
     if len(set(names)) < len(names):
         names = [str(run), str(other)]
@@ -91,4 +93,4 @@ def _texts(
     from stope.data import iter_documents
 
     documents = iter_documents(corpus, text_column, id_column, ids="named")
-    return {each.id: f"{each.title} {each.text}".strip() for each in documents if each.id in wanted}
+    return {each.id: each.text for each in documents if each.id in wanted}
