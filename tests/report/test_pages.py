@@ -105,6 +105,9 @@ def test_both_drawings_have_the_same_numbers(figure):
     assert [row["y"] for row in rows] == [y for series in figure.series for y in series.y]
     axes = figure.draw().axes[0]
     if figure.kind == "histogram":
+        assert all(tick % 1 == 0 for tick in axes.get_yticks())
+        whole = figure.vega_lite()["layer"][0]["encoding"]["y"]["axis"]["labelExpr"]
+        assert whole.startswith("datum.value % 1 ? '' :")
         drawn = [y for patch in axes.patches for y in patch.get_data().values]
     elif figure.kind == "bars":
         drawn = [patch.get_width() for patch in axes.patches]

@@ -180,7 +180,7 @@ class Figure:
         encoding[place] = where
         if self.kind == "histogram":
             encoding |= {"x": {**where, "bin": {"binned": True}}, "x2": {"field": "x2"}}
-            encoding["y"]["stack"] = None
+            encoding["y"] |= {"stack": None, "axis": {"labelExpr": _WHOLE}}
         return encoding
 
     def _looks(self) -> dict[str, Any]:
@@ -238,6 +238,8 @@ class Figure:
         axes.set_title(_plain(self.title), loc="left", fontsize=11, wrap=True)
         for axis in (axes.xaxis, *([] if self.by_name else [axes.yaxis])):
             axis.set_major_formatter("{x:,.6g}")
+        if self.kind == "histogram":
+            axes.locator_params("y", integer=True)
         if len(self.series) > 1:
             figure.legend(loc="outside lower center", ncols=3)
         return figure
@@ -323,6 +325,7 @@ def _format(rows: list[dict[str, Any]], column: str) -> dict[str, str]:
     return {"format": ",.4~g" if any(value % 1 for value in values) else ",d"}
 
 
+_WHOLE = "datum.value % 1 ? '' : format(datum.value, ',d')"  # counts have no halves
 _RULE = {"type": "rule", "strokeDash": [4, 3], "color": "var(--ink)"}
 _RULE_NAME = {"type": "text", "align": "left", "dx": 4, "dy": 6, "color": "var(--ink)"}
 _INK = {"labelColor": "var(--ink)", "titleColor": "var(--ink)"}
@@ -338,6 +341,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontSize": 12,
         "titleFontWeight": "normal",
         "labelLimit": 220,
+        "labelSeparation": 8,
     },
     "legend": {
         **_INK,
