@@ -9,7 +9,10 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from stope._extras import need
+from stope.lists import offsets_of
 
 Features = dict[str, Any]  # what a model reads of some texts: tensors, and how they lie in them
 
@@ -62,8 +65,11 @@ def evaluator_base() -> Any:
 def embed_columns(model: Any, columns: Sequence[Features]) -> list[Any]:
     """The embeddings of each column's features, in as few forward passes as the version can.
 
-    Modules write their results into the features, and wrappers around a loss read them there.
+    Modules write their results into the features, and wrappers around a loss read them there. A
+    static encoder has nothing to read there: it looks up each of its texts once, in one pass.
     """
+    if has_bags(model):
+        return _embed_bags(model, columns)
     together = _first("base.losses.merged_forward:embed_columns")
     if together is not None:
         return list(together(model, columns))
@@ -113,6 +119,45 @@ def has_static_input(model: Any) -> bool:
     """The same, also behind a Router: what cannot be encoded in mini-batches."""
     asked = _first("base.losses:has_static_embedding_input")
     return is_static(model) if asked is None else bool(asked(model))
+
+
+def has_bags(model: Any) -> bool:
+    """Whether equal token ids have equal embeddings also in training: static, then normalised.
+
+    Not one with other modules, which might draw at random (Dropout).
+    """
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):  # wrappers
+        model = getattr(model, "module", None) or model._orig_mod
+    if not isinstance(model, need("torch", extra="train").nn.Sequential):
+        return False
+    kinds = part("models").StaticEmbedding, part("models").Normalize
+    return isinstance(model[0], kinds[0]) and all(isinstance(module, kinds) for module in model)
+
+
+def _embed_bags(model: Any, columns: Sequence[Features]) -> list[Any]:
+    """The same for a static encoder: a text of several rows is looked up once, in one pass.
+
+    The gradient of the table of vectors is the sum over the rows, as a matrix of its size: to make
+    one for each column is most of what a step of this model costs.
+    """
+    torch = need("torch", extra="train")
+    places: dict[bytes, int] = {}
+    rows = [_bags(features) for features in columns]
+    order = [places.setdefault(ids.tobytes(), len(places)) for bags in rows for ids in bags]
+    ids = [np.frombuffer(ids, np.int64) for ids in places]
+    offsets = offsets_of(np.array([len(bag) for bag in ids]))[:-1]
+    device = columns[0]["input_ids"].device
+    arrays = {"input_ids": np.concatenate(ids), "offsets": offsets}
+    features = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+    distinct = model(features)["sentence_embedding"]
+    chosen = distinct.index_select(0, torch.tensor(order, device=device))
+    return list(chosen.split([len(bags) for bags in rows]))
+
+
+def _bags(features: Features) -> list[Any]:
+    """The token ids of each text."""
+    ids, offsets = (features[name].cpu().numpy() for name in ("input_ids", "offsets"))
+    return np.split(ids, offsets[1:])
 
 
 def _first(*places: str) -> Any:

@@ -18,6 +18,11 @@ from stope.integrations.sentence_transformers.distillation import (
     OwnLists,
     own_lists,
 )
+from stope.integrations.sentence_transformers.distinct import (
+    COLUMNS,
+    counts_copies,
+    distinct_columns,
+)
 from stope.integrations.sentence_transformers.identity import KnownPairs, Names, Peers, known_pairs
 from stope.integrations.sentence_transformers.queue import DocumentQueue
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
@@ -63,6 +68,11 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         names = batch.names(rows, len(documents))
         known = self._known(names, batch, rows, len(documents), peers)
         there, back = self._tensors(batch, known, rows, documents)
+        if not self.symmetric and counts_copies(self.infonce.options, self.infonce.positive_sigma):
+            told = (
+                None if peers.together else distinct_columns(documents, rows, batch.numbers, there)
+            )
+            there = there if told is None else told
         losses, statistics = self._row_losses(queries, documents, there, back)
         self.infonce.statistics = statistics
         seen = stope.torch.Statistics(*(values.cpu() for values in statistics))
@@ -87,7 +97,8 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
             value = self._with_shorter(value, queries, documents, weights, tensors, facts, lists)
         if weights.nothing:
             value = value * 0.0
-        facts |= observations(seen, weights, self._possible(rows, len(documents), peers))
+        count = len(there.get(COLUMNS, documents))
+        facts |= observations(seen, weights, self._possible(rows, count, peers))
         if self.queue is not None and torch.is_grad_enabled() and not batch.again:
             self.queue.push(documents, names, there.get("guide_documents"), peers)
         if batch.chosen is not None:
@@ -156,7 +167,15 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         if self.symmetric:
             rows = slice(len(queries))
             return both_ways(self.infonce, queries, documents, rows, there, back)
-        return self.infonce.row_losses(queries, documents, **there)
+        if COLUMNS not in there:
+            return self.infonce.row_losses(queries, documents, **there)
+        columns = there[COLUMNS]
+        told = {name: value for name, value in there.items() if name != COLUMNS}
+        distinct = documents.index_select(0, columns)
+        losses, statistics = self.infonce.row_losses(queries, distinct, **told)
+        best = statistics.best_negatives
+        known = columns.to(best)[best.clamp(min=0)]
+        return losses, statistics._replace(best_negatives=known.where(best >= 0, best))
 
     def _mean(self, losses: Tensor, weights: Tensor | None, statistics: Statistics) -> Tensor:
         pairs = statistics.negatives
