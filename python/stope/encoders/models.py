@@ -239,7 +239,8 @@ def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
     """Load a sentence-transformers model from a folder, or by its name on the Hugging Face hub.
 
     Raises:
-        ValueError: there is no such folder and the hub does not have it or cannot be reached.
+        ValueError: there is no such folder and the hub does not have it or cannot be reached; what
+            is there is no encoder but a cross-encoder, a sparse or a late-interaction model.
         ImportError: the extra "train" is missing.
     """
     library: Any = need("sentence_transformers", extra="train")
@@ -250,12 +251,28 @@ def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
             "folder that save_encoder or SentenceTransformer.save_pretrained wrote"
         )
     try:
-        return _load(library, str(name_or_path))
+        model = _load(library, str(name_or_path))
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"The encoder {shown(str(name_or_path))} is neither a folder here nor a model that the "
             f"Hugging Face hub gave ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
+    _refuse_converted(library, str(name_or_path))
+    return model
+
+
+def _refuse_converted(library: Any, name: str) -> None:
+    """Refuse a model of another kind, of which the library makes an encoder that nobody trained."""
+    file = "config_sentence_transformers.json"
+    known = library.util.load_file_path(name, file, local_files_only=True)
+    told = {} if known is None else json.loads(Path(known).read_text(encoding="utf-8"))
+    kind = told.get("model_type", "SentenceTransformer")
+    if kind != "SentenceTransformer":
+        raise ValueError(
+            f"{shown(name)} holds a {kind}, not an encoder (SentenceTransformer), which gives each "
+            "text one embedding; name an encoder. Where a teacher scores mined negatives, a "
+            "CrossEncoder and a MultiVectorEncoder do as well"
+        )
 
 
 def _load(library: Any, name: str) -> SentenceTransformer:

@@ -27,6 +27,7 @@ from stope.data.text_identity import fingerprint_texts
 from stope.encoders import EmbeddingCache, encode_corpus, encode_queries
 from stope.encoders.cache import fingerprint_encoder
 from stope.lists import Ids, Lists
+from stope.mining.late_interaction import pairwise_teacher
 from stope.ops._search import pair_scores
 from stope.progress import Progress
 from stope.scale.processes import computed_in_first
@@ -60,7 +61,7 @@ class PairScores:
     ) -> None:
         integer(batch_size, "batch_size", 1)
         integer(shard_size, "shard_size", 1)
-        self.teacher = teacher
+        self.teacher = teacher = pairwise_teacher(teacher)
         self._prompts = query_prompt, corpus_prompt
         self._batch_size, self._shard_size = batch_size, shard_size
         self._folder = None if folder is None else Path(folder)

@@ -92,7 +92,8 @@ def teacher_scores(
     Args:
         teacher: a sentence-transformers CrossEncoder with one output; any callable that takes a
             list of (query, document) texts and gives one number for each, higher for better; an
-            encoder, whose similarity it is; or what `load_teacher` reads.
+            encoder, or a MultiVectorEncoder (late interaction), whose similarity it is; or what
+            `load_teacher` reads.
         query_prompt, corpus_prompt: put before every query, before every document.
         batch_size: pairs per call. The longest come first, so that memory is short at once or not
             at all.

@@ -1,4 +1,4 @@
-"""Which teacher a name means: a file of scores, a cross-encoder or an encoder."""
+"""Which teacher a name means: a file of scores, a cross-encoder, late interaction, an encoder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from stope.data.readers.fields import cell_number, id_of, require
 from stope.data.readers.lines import plain_name
 from stope.encoders import load_encoder
 from stope.lists import Ids
+from stope.mining.late_interaction import KIND, LateInteraction
 
 _TABLES = (".parquet", ".tsv", ".csv")
+_MAXSIM = ("maxsim", "meanmaxsim")  # also what PyLate wrote
 
 
 class ScoreFile:
@@ -98,13 +100,15 @@ def load_teacher(name_or_path: str | PathLike[str]) -> Any:
 
     A file is a file of scores by id (`stope.data.read_run`'s formats, or a table of query_id,
     document_id and score). A folder or a name on the hub is what sentence-transformers wrote into
-    it: its config_sentence_transformers.json names the kind of model; without one a modules.json
-    makes it an encoder, and without both it is a cross-encoder if the architectures of its
-    config.json are for sequence classification. A cross-encoder's scores are its logits: they are
-    not squashed into 0 to 1.
+    it: its config_sentence_transformers.json names the kind of model (a late-interaction model has
+    the similarity maxsim or meanmaxsim, or is a ColBERT); without one a modules.json makes it an
+    encoder, and without both it is a cross-encoder if the architectures of its config.json are for
+    sequence classification. A cross-encoder's scores are its logits: they are not squashed into 0
+    to 1.
 
     Returns:
-        An object with ``of_pairs``, a CrossEncoder, or a SentenceTransformer.
+        An object with ``of_pairs``, a CrossEncoder, a `stope.mining.late_interaction.
+        LateInteraction`, or a SentenceTransformer.
 
     Raises:
         ValueError: none of these, a kind that gives no score of a pair, or what the readers say.
@@ -126,17 +130,26 @@ def load_teacher(name_or_path: str | PathLike[str]) -> Any:
     kind = kind_of_model(name)
     if kind == "SentenceTransformer":
         return load_encoder(name)
-    if kind != "CrossEncoder":
+    library: Any = need("sentence_transformers", extra="train")
+    if kind not in ("CrossEncoder", KIND):
         raise ValueError(
             f"teacher is {shown(name)}, which holds a {kind}; give an encoder "
-            "(SentenceTransformer), a cross-encoder (CrossEncoder) or a file of scores"
+            f"(SentenceTransformer), a cross-encoder (CrossEncoder), a late-interaction model "
+            f"({KIND}) or a file of scores"
         )
-    library: Any = need("sentence_transformers", extra="train")
+    if not hasattr(library, kind):
+        raise ValueError(
+            f"teacher is {shown(name)}, a late-interaction model, which sentence-transformers "
+            f"{library.__version__} cannot load; install version 6, or give a file of its scores"
+        )
     try:
+        if kind == KIND:
+            return LateInteraction(library.MultiVectorEncoder(name))
         return library.CrossEncoder(name, activation_fn=need("torch", extra="train").nn.Identity())
     except (OSError, ValueError, RuntimeError) as error:
+        what = "a cross-encoder" if kind == "CrossEncoder" else "a late-interaction model"
         raise ValueError(
-            f"teacher is {shown(name)}, which cannot be loaded as a cross-encoder "
+            f"teacher is {shown(name)}, which cannot be loaded as {what} "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); name another"
         ) from error
 
@@ -152,22 +165,25 @@ def kind_of_model(name: str) -> str:
         for file in ("config_sentence_transformers.json", "modules.json", "config.json")
     }
     described, modules, config = marks.values()
-    if described is not None and "model_type" in described:
-        return str(described["model_type"])
+    architectures = (config or {}).get("architectures") or []
+    told = (described or {}).get("model_type"), (described or {}).get("similarity_fn_name")
+    if told[0] == "ColBERT" or str(told[1]).lower() in _MAXSIM or "HF_ColBERT" in architectures:
+        return KIND
+    if told[0] is not None:
+        return str(told[0])
     if modules is not None or described is not None:
         return "SentenceTransformer"
-    architectures = (config or {}).get("architectures") or []
     if any("ForSequenceClassification" in each for each in architectures):
         return "CrossEncoder"
-    told = (
+    said = (
         f"a model of {', '.join(architectures) or 'no named architecture'}"
         if config is not None
         else "neither a file, nor a folder of a model, nor a model that the hub gave"
     )
     raise ValueError(
-        f"teacher is {shown(name)}, which is {told}; give a folder or name with a modules.json (an "
+        f"teacher is {shown(name)}, which is {said}; give a folder or name with a modules.json (an "
         "encoder), with an architecture for sequence classification in its config.json (a "
-        "cross-encoder), or a file of scores"
+        "cross-encoder), a late-interaction model, or a file of scores"
     )
 
 

@@ -53,8 +53,9 @@ def _teacher(given: Any) -> Any:
 
 TEACHER_TEXT = (
     "what scores the mined negatives and the positives, for distillation, negatives.teacher_margin "
-    "and the weighting teacher: folder or name of an encoder or a cross-encoder, or a file of "
-    "scores (TREC run, .jsonl, .parquet, .tsv or .csv with query_id, document_id and score)"
+    "and the weighting teacher: folder or name of an encoder, of a cross-encoder or of a "
+    "late-interaction model, or a file of scores (TREC run, .jsonl, .parquet, .tsv or .csv with "
+    "query_id, document_id and score)"
 )
 TeacherOption: TypeAlias = Annotated[
     Any,
