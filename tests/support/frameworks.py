@@ -39,7 +39,8 @@ def module_names():
     return sorted(
         name
         for name in names
-        if not name.rpartition(".")[2].startswith("__main") and is_here(OPTIONAL.get(name))
+        if not name.rpartition(".")[2].startswith("__main")
+        and is_here(OPTIONAL.get(".".join(name.split(".")[:3])))
     )
 
 

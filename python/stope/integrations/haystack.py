@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import stope
 from stope._extras import need
+from stope.integrations._kept import Kept
 from stope.ops._search import Metric
 
 memory = need("haystack.document_stores.in_memory", extra="haystack")
@@ -44,63 +44,53 @@ class StopeDocumentStore(memory.InMemoryDocumentStore):  # type: ignore[misc,nam
         if shared:
             raise ValueError("shared is True, but each StopeDocumentStore has its index; leave it")
         super().__init__(*args, shared=False, **options)
-        self._index: stope.FlatIndex | None = None
+        self._begin()
 
     def write_documents(
         self, documents: list[Any], policy: Any = kinds_of_store.DuplicatePolicy.NONE
     ) -> int:
         """Haystack's; the embeddings are then in the index."""
-        several = isinstance(documents, Sequence) and not isinstance(documents, str)
-        rows = self._rows(documents) if several else {}
+        rows = self._rows(documents) if isinstance(documents, list | tuple) else {}
         try:
             return int(super().write_documents(documents, policy))
         finally:  # a duplicate stops Haystack, but what came before it is there
             # Of one id the last one is there, and a skipped one is not.
-            there = {d.id: rows[id(d)] for d in documents if id(d) in rows and self._holds(d)}
-            if there:
-                matrix = np.stack(list(there.values()))
-                if self._index is None:
-                    metric = _METRICS[self.embedding_similarity_function]
-                    self._index = stope.FlatIndex(matrix.shape[1], metric)
-                self._index.add(matrix, list(there), replace=True)
+            there = {d.id: d for d in documents if id(d) in rows and self._holds(d)}
+            self._kept.put(list(there), there.values(), [rows[id(d)] for d in there.values()])
 
     def delete_documents(self, document_ids: list[str]) -> None:
         """Haystack's; the embeddings are then gone from the index."""
         super().delete_documents(document_ids)
-        if self._index is not None:
-            there = [name for name in dict.fromkeys(document_ids) if name in self._index]
-            self._index.remove(there)
+        self._kept.remove(document_ids)
 
     def delete_all_documents(self) -> None:
         """Haystack's; the index is then empty."""
         super().delete_all_documents()
-        self._index = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._kept: Kept[Any] = Kept(_METRICS[self.embedding_similarity_function])
+        self._kept.objects = self.storage
 
     def embedding_retrieval(
-        self,
-        query_embedding: list[float],
-        filters: dict[str, Any] | None = None,
-        top_k: int = 10,
-        scale_score: bool = False,
-        return_embedding: bool | None = False,
-    ) -> list[Any]:
+        self, query_embedding: list[float], filters: dict[str, Any] | None = None, top_k: int = 10,
+        scale_score: bool = False, return_embedding: bool | None = False,
+    ) -> list[Any]:  # fmt: skip
         """The top_k documents whose embeddings are nearest, as Haystack's method of this name."""
-        if not self._index:  # Haystack says what is missing
+        if not self._kept.index:  # Haystack says what is missing
             return list(super().embedding_retrieval(query_embedding, filters, top_k))
         among = None
         if filters:
             among = [document.id for document in self.filter_documents(filters)]
-        rows = np.asarray([query_embedding], dtype=np.float32)
-        best = self._index.search(rows, top_k, among=among)
         keep = self.return_embedding if return_embedding is None else return_embedding
-        documents = []
-        for name, score in zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True):
-            if name in self.storage:
-                document = self.storage[name]
-                shown = document.embedding if keep else None
-                score = self._scaled(score) if scale_score else score
-                documents.append(replace(document, score=score, embedding=shown))
-        return documents
+        return [
+            replace(
+                document,
+                score=self._scaled(score) if scale_score else score,
+                embedding=document.embedding if keep else None,
+            )
+            for document, score in self._kept.best(query_embedding, top_k, among)
+        ]
 
     def _scaled(self, score: float) -> float:
         """Haystack's scale from 0 to 1."""
@@ -114,7 +104,7 @@ class StopeDocumentStore(memory.InMemoryDocumentStore):  # type: ignore[misc,nam
     def _rows(self, documents: Sequence[Any]) -> dict[int, NDArray[np.float32]]:
         """The embeddings by the documents' identity, checked before anything is written."""
         rows: dict[int, NDArray[np.float32]] = {}
-        dim = None if self._index is None else self._index.dim
+        dim = None if self._kept.index is None else self._kept.index.dim
         for document in documents:
             if getattr(document, "embedding", None) is None:
                 continue

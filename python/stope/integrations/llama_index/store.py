@@ -1,4 +1,4 @@
-"""LlamaIndex: a vector store that searches exactly, and any of stope's retrievers as one of its."""
+"""LlamaIndex's vector store, exact and in memory."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from typing import Any
 
 from stope._checks import shown
 from stope._extras import need
-from stope.integrations._kept import Kept, ranked
+from stope.integrations._kept import Kept
 from stope.ops._search import Metric
 
-base = need("llama_index.core.base.base_retriever", extra="llama-index")
 pydantic = need("llama_index.core.bridge.pydantic", extra="llama-index")
-schema = need("llama_index.core.schema", extra="llama-index")
 types = need("llama_index.core.vector_stores.types", extra="llama-index")
 utils = need("llama_index.core.vector_stores.utils", extra="llama-index")
-
-__all__ = ["StopeRetriever", "StopeVectorStore"]
 
 
 class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name-defined]
@@ -98,39 +94,20 @@ class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name
         if named or of_documents or query.filters is not None:
             among = self._among(named, of_documents, query.filters)
         best = self._kept.best(query.query_embedding, query.similarity_top_k, among)
-        names, nodes, scores = zip(*best, strict=True) if best else ((), (), ())
         return types.VectorStoreQueryResult(
-            nodes=list(nodes), similarities=list(scores), ids=list(names)
+            nodes=[node for node, _ in best],
+            similarities=[score for _, score in best],
+            ids=[node.node_id for node, _ in best],
         )
 
     def _among(self, node_ids: Any, doc_ids: Any, filters: Any) -> list[str]:
         nodes = self._kept.objects
         passes = utils.build_metadata_filter_fn(lambda name: nodes[name].metadata, filters)
-        names = list(nodes) if node_ids is None else dict.fromkeys(node_ids)
+        documents = None if doc_ids is None else set(doc_ids)
         return [
             name
-            for name in names
+            for name in (list(nodes) if node_ids is None else dict.fromkeys(node_ids))
             if name in nodes
-            and (doc_ids is None or nodes[name].ref_doc_id in doc_ids)
+            and (documents is None or nodes[name].ref_doc_id in documents)
             and passes(name)
         ]
-
-
-class StopeRetriever(base.BaseRetriever):  # type: ignore[misc,name-defined]
-    """One of stope's retrievers (BM25, dense, HNSW, hybrid) as a LlamaIndex retriever.
-
-    Args:
-        retriever: has ``search(queries, k)``, as those of `stope.retrieval`.
-        nodes: LlamaIndex nodes, in the order of the retriever's corpus.
-        similarity_top_k: how many nodes to return.
-    """
-
-    def __init__(
-        self, retriever: Any, nodes: Sequence[Any], *, similarity_top_k: int = 2, **options: Any
-    ) -> None:
-        self._retriever, self._nodes, self._k = retriever, list(nodes), similarity_top_k
-        super().__init__(**options)
-
-    def _retrieve(self, query_bundle: Any) -> list[Any]:
-        best = ranked(self._retriever, query_bundle.query_str, self._nodes, self._k)
-        return [schema.NodeWithScore(node=node, score=score) for node, score in best]
