@@ -192,6 +192,14 @@ def test_documents_that_are_kept_although_alike_are_told(call, folder):
     assert [row["_id"] for row in rows_of(folder / "kept.jsonl")] == ["0", "2"]
 
 
+def test_where_there_are_no_bars_lines_tell_how_far_it_is(call, planted, monkeypatch):
+    arguments = ("graph", "x.npy", "-k", 3)
+    assert call(*arguments).stderr == ""  # not within a minute
+    monkeypatch.setattr("stope.cli.terminal._LONG", 0.0)
+    assert "stope: neighbours: 100%." in call(*arguments).stderr.splitlines()
+    assert call(*arguments, "-q").stderr == ""
+
+
 def test_a_score_below_the_threshold_does_not_look_like_it(call, folder):
     np.save("near.npy", np.float32([[1, 0], [0.89997, (1 - 0.89997**2) ** 0.5]]))
     below = call("dedup", "near.npy", "--threshold", 0.9).stdout.split("Highest cosines")[1]

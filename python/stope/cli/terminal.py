@@ -39,6 +39,7 @@ R = TypeVar("R")
 
 _COUNTS = re.compile(r"[\d,]+ of [\d,]+$")
 _PAUSE = 10.0  # seconds between two lines about the same
+_LONG = 60.0  # seconds until a line says how far bars would be, where there are none
 _WIDTH = 120  # where stdout is no terminal
 _SECTION = r"(?:(?:data|encoder|loss|negatives|training|schedule|evaluation|output)(?:\[\d+\])?\.)"
 _JSON = ContextVar("json", default=False)  # whether stdout gets one JSON object and nothing else
@@ -227,17 +228,24 @@ def _progress(quiet: bool) -> Progress:
 
 
 class Bars:
-    """Progress bars on stderr, one per stage; silent where stderr is no terminal."""
+    """Progress bars on stderr, one per stage; where it is no terminal, a line now and then."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, quiet: bool) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        self._lines = not quiet and not progress.console.is_terminal
+        self._began = time.monotonic()
+        self._next = self._began + _LONG
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar of this stage."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
+        now = time.monotonic()
+        if self._lines and now >= self._next:
+            say(f"{stage}: {done / max(total, 1):.0%}.")
+            self._next = now + max(_LONG, 0.1 * (now - self._began))
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """Return a callback (done, total) for one stage."""
@@ -280,7 +288,7 @@ class Bar:
 def bars(quiet: bool) -> Iterator[Bars]:
     """Show a bar for each stage while the block runs."""
     with _progress(quiet) as progress:
-        yield Bars(progress)
+        yield Bars(progress, quiet)
 
 
 @contextmanager
