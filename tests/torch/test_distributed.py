@@ -153,6 +153,17 @@ def sharded_step(form, batch, count):
     return {"loss": value, "parameters": [p.grad.full_tensor() for p in module.parameters()]}
 
 
+def flat_step(form, batch):
+    """The same by FSDP 1, which keeps all parameters in one tensor, cut among the processes."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    module = torch.nn.Sequential(encoder(), torch.nn.Linear(8, 4))
+    module = FullyShardedDataParallel(module, device_id=torch.device("cpu"))
+    value, _ = step(DistributedInfoNCELoss(0.2, form=form), module, batch)
+    (flat,) = module.parameters()
+    return {"loss": value, "parameters": [gather_rows(flat.grad)]}
+
+
 def worker(here, count, folder):
     """Every case, in both forms, in one of the processes."""
     from torch.nn.parallel import DistributedDataParallel
@@ -173,6 +184,7 @@ def worker(here, count, folder):
             }
     for form in ("gather", "ring"):
         found["FSDP", form] = sharded_step(form, case_batch("uneven", count)[here], count)
+        found["FSDP 1", form] = flat_step(form, case_batch("uneven", count)[here])
     rows = torch.arange(float(2 + here))
     rows.requires_grad_()
     everything = gather_rows(rows[:, None])
@@ -247,6 +259,18 @@ def test_parameters_in_parts_have_the_gradients_of_one_process(processes, form):
     for process in found:
         for ours, exact in zip(process["parameters"], module.parameters(), strict=True):
             close(ours, exact.grad)
+
+
+@pytest.mark.parametrize("form", ["gather", "ring"])
+def test_parameters_in_one_flat_tensor(processes, form):
+    """FSDP 1, likewise; what its tensor has at the end to come out even is no parameter."""
+    module = torch.nn.Sequential(encoder(), torch.nn.Linear(8, 4))
+    value, _ = step(InfoNCELoss(0.2), module, concatenated(case_batch("uneven", len(processes))))
+    exact = torch.cat([parameter.grad.ravel() for parameter in module.parameters()])
+    found = [process["FSDP 1", form] for process in processes]
+    close(torch.stack([f["loss"] for f in found]).mean(), value)
+    for process in found:
+        close(process["parameters"][0][: len(exact)], exact)
 
 
 def test_rows_of_all_processes(processes):

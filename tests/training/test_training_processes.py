@@ -73,8 +73,13 @@ def worker(here, count, folder):
 
 def of_parts(here, count):
     """Candidates of an encoder in parts; each process calls it as often as its texts need."""
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
+    flat = FullyShardedDataParallel(Parts(), device_id=torch.device("cpu"))
+    try:
+        encode_and_mine(some_pairs(), flat, Encoding(None, 9, None), **LIMITS)
+    except ValueError as error:
+        refused = str(error)
     model = Parts()
     mesh = torch.distributed.init_device_mesh("cpu", (count,))
     for part in (*model.layers, model):
@@ -83,7 +88,13 @@ def of_parts(here, count):
     shares = [p.to_local().numel() for p in model.parameters()]
     model(torch.ones(3, 32)).sum().backward()  # it goes on
     gradients = [p.grad.full_tensor() for p in model.parameters()]
-    return {"ids": ids.tolist(), "calls": model.calls, "shares": shares, "gradients": gradients}
+    return {
+        "ids": ids.tolist(),
+        "calls": model.calls,
+        "shares": shares,
+        "gradients": gradients,
+        "refused": refused,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +123,7 @@ def test_an_encoder_in_parts_is_whole_while_negatives_are_refreshed(processes):
     assert first["calls"] > second["calls"]
     whole(torch.ones(3, 32)).sum().backward()
     for process in (first, second):
+        assert process["refused"].endswith("fully_shard to refresh its negatives")
         assert process["shares"] == [p.numel() // 2 for p in whole.parameters()]
         for ours, exact in zip(process["gradients"], whole.parameters(), strict=True):
             torch.testing.assert_close(ours, exact.grad)

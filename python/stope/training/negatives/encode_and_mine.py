@@ -21,7 +21,7 @@ from stope.encoders import EmbeddingCache, encode_corpus, encode_queries
 from stope.mining import mine
 from stope.mining.quotas import lexical_candidates
 from stope.progress import StageProgress, silent
-from stope.scale.processes import gathered, processes, share, together
+from stope.scale.processes import alone, gathered, processes, share, together
 
 Prompts = tuple[str | None, str | None]
 _ENCODE = {"query": encode_queries, "corpus": encode_corpus}
@@ -233,8 +233,17 @@ def evaluating(model: Any) -> Iterator[None]:
 
     Parameters that FSDP has spread over the processes are whole meanwhile, in each of them: a
     forward pass that gathered them would wait for as many in all, and shares of texts differ.
+
+    Raises:
+        ValueError: FSDP 1, which can not keep them whole over a forward pass.
     """
     modules = list(model.modules()) if callable(getattr(model, "modules", None)) else []
+    if not alone() and any(hasattr(module, "summon_full_params") for module in modules):
+        raise ValueError(
+            "the model is in a FullyShardedDataParallel (FSDP 1), whose every forward pass waits "
+            "for one in all processes, which encode other numbers of texts; spread it by "
+            "torch.distributed.fsdp.fully_shard to refresh its negatives"
+        )
     modes = [module.training for module in modules]
     spread = [module for module in modules if hasattr(module, "unshard")]
     if modules:
