@@ -39,7 +39,7 @@ R = TypeVar("R")
 
 _COUNTS = re.compile(r"[\d,]+ of [\d,]+$")
 _PAUSE = 10.0  # seconds between two lines about the same
-_LONG = 60.0  # seconds until a line says how far bars would be, where there are none
+_PATIENCE = 2.0  # before the first
 _WIDTH = 120  # where stdout is no terminal
 _SECTION = r"(?:(?:data|encoder|loss|negatives|training|schedule|evaluation|output)(?:\[\d+\])?\.)"
 _JSON = ContextVar("json", default=False)  # whether stdout gets one JSON object and nothing else
@@ -227,25 +227,36 @@ def _progress(quiet: bool) -> Progress:
     )
 
 
+class _Lines:
+    """Lines now and then about what takes longer than two seconds, where there are no bars."""
+
+    def __init__(self, progress: Progress, quiet: bool) -> None:
+        self._wanted = not quiet and not progress.console.is_terminal
+        self._began = time.monotonic()
+        self._next: dict[str, float] = {}
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Say how far it is, if it is time."""
+        now = time.monotonic()
+        if self._wanted and now >= self._next.setdefault(what, now + _PATIENCE):
+            self._next[what] = now + max(_PAUSE, 0.1 * (now - self._began))
+            say(f"{what}: {done:,} of {total:,}.")
+
+
 class Bars:
-    """Progress bars on stderr, one per stage; where it is no terminal, a line now and then."""
+    """Progress bars on stderr, one per stage; lines where stderr is no terminal."""
 
     def __init__(self, progress: Progress, quiet: bool) -> None:
         self._progress = progress
+        self._lines = _Lines(progress, quiet)
         self._tasks: dict[str, TaskID] = {}
-        self._lines = not quiet and not progress.console.is_terminal
-        self._began = time.monotonic()
-        self._next = self._began + _LONG
 
     def show(self, stage: str, done: int, total: int) -> None:
         """Move the bar of this stage."""
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
         self._progress.update(self._tasks[stage], completed=done, total=total)
-        now = time.monotonic()
-        if self._lines and now >= self._next:
-            say(f"{stage}: {done / max(total, 1):.0%}.")
-            self._next = now + max(_LONG, 0.1 * (now - self._began))
+        self._lines.show(stage, done, total)
 
     def stage(self, name: str) -> Callable[[int, int], None]:
         """Return a callback (done, total) for one stage."""
@@ -258,6 +269,7 @@ class Bar:
     def __init__(self, progress: Progress, quiet: bool) -> None:
         self._progress = progress
         self._quiet = quiet
+        self._lines = _Lines(progress, quiet)
         self._live = progress.console.is_terminal and not quiet
         self._task = progress.add_task("starting", total=None)
         self._about, self._next = "", 0.0
@@ -278,6 +290,7 @@ class Bar:
     def show(self, done: int, total: int) -> None:
         """How much is done of what was said last."""
         self._progress.update(self._task, completed=done, total=total)
+        self._lines.show("done", done, total)
 
     def close(self) -> None:
         """Leave the terminal to what is printed next."""
