@@ -64,6 +64,27 @@ def test_an_encoder_of_which_nobody_knows_whether_it_changed_is_asked_each_time(
     assert encoder.asked == 8
 
 
+def test_the_querys_own_document_is_left_out():
+    """As BEIR does: k others are retrieved, whether or not the own one is among the best."""
+    texts, names = ["ore", "pit", "sea"], ["a", "b", "c"]
+    qrels = {"a": {"b": 1}, "x": {"c": 1}}
+    judged = {
+        ignored: RetrievalEvaluation(
+            ["a", "x"], ["ore", "ore"], names, texts, qrels, ("RR", "NumRet"), k=1,
+            ignore_identical_ids=ignored,
+        )
+        for ignored in (False, True)
+    }  # fmt: skip
+    found = judged[False].evaluate(Encoder()).per_query
+    assert found == {"RR": {"a": 0.0, "x": 0.0}, "NumRet": {"a": 1.0, "x": 1.0}}
+    found = judged[True].evaluate(Encoder())
+    assert found.per_query == {"RR": {"a": 1.0, "x": 0.0}, "NumRet": {"a": 1.0, "x": 1.0}}
+    assert found.num_identical == 1
+    assert judged[True].fingerprint() != judged[False].fingerprint()
+    with pytest.raises(TypeError, match="ignore_identical_ids is 1"):
+        RetrievalEvaluation(["q"], ["ore"], names, texts, qrels, ignore_identical_ids=1)
+
+
 def test_a_model_that_learned_is_asked_again():
     torch = pytest.importorskip("torch", reason="the model is torch's")
     static_encoder = pytest.importorskip("stope.encoders").static_encoder

@@ -329,6 +329,10 @@ def test_what_is_too_large_is_refused_at_once(tmp_path, text, message):
         ({"negatives": 3}, "negatives is 3; give a mapping with keys of: mode"),
         ({"batches": {"name": "homogenous"}}, "batches has the name 'homogenous'"),
         ({"evaluation": {"holdout": 0.1, "path": "x"}}, "evaluation has both holdout and path"),
+        (
+            {"evaluation": {"holdout": 0.1, "ignore_identical_ids": True}},
+            "evaluation.ignore_identical_ids is for a split of a BEIR folder",
+        ),
         ({"evaluation": {"keep": "first"}}, "evaluation.keep is 'first'; give one of best, last"),
         ({"output": {"folder": ""}}, "output.folder is ''; give a text"),
         ({"output": {"folder": "x", "keep_checkpoints": 0}}, "output.keep_checkpoints is 0"),

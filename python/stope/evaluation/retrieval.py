@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from stope._checks import texts
+from stope._checks import flag, texts
 from stope._kinds import at_least, kinds, mapping_of_mappings, matrix, maybe, string
 from stope.data import Collection, Pairs
 from stope.data.text_identity import fingerprint_texts
@@ -29,6 +29,7 @@ _REMEMBERED = 4  # evaluations: a guard goes back to one before the last
     k=at_least(1),
     **dict.fromkeys(("query_prompt", "corpus_prompt"), maybe(string)),
     corpus_embeddings=maybe(matrix),
+    ignore_identical_ids=flag,
 )
 @dataclass(frozen=True)
 class RetrievalEvaluation:
@@ -48,6 +49,8 @@ class RetrievalEvaluation:
         corpus_embeddings: float32 ``[documents, dim]`` of an encoder that stays as it is, where
             queries alone are trained (refresh in the mode "query_side"); the corpus is then not
             encoded.
+        ignore_identical_ids: leave out the document that has the query's own id, as
+            `stope.evaluation.evaluate` does; k others are retrieved then.
     """
 
     query_ids: Sequence[str]
@@ -60,6 +63,7 @@ class RetrievalEvaluation:
     query_prompt: str | None = None
     corpus_prompt: str | None = None
     corpus_embeddings: NDArray[np.float32] | None = None
+    ignore_identical_ids: bool = False
     _latest: dict[str, Evaluation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -76,11 +80,20 @@ class RetrievalEvaluation:
         k: int = 100,
         query_prompt: str | None = None,
         corpus_prompt: str | None = None,
+        ignore_identical_ids: bool = False,
     ) -> RetrievalEvaluation:
         """Take the queries of one split and the whole corpus."""
         judged = collection.split(split)
         texts = judged.query_ids, judged.query_texts, collection.corpus_ids, collection.corpus_texts
-        return cls(*texts, judged.qrels, metrics, k, query_prompt, corpus_prompt)
+        prompts = query_prompt, corpus_prompt
+        return cls(
+            *texts,
+            judged.qrels,
+            metrics,
+            k,
+            *prompts,
+            ignore_identical_ids=ignore_identical_ids,
+        )
 
     @classmethod
     def from_pairs(
@@ -128,12 +141,28 @@ class RetrievalEvaluation:
             query_prompt=self.query_prompt,
             corpus_prompt=self.corpus_prompt,
         )
-        ranking = retriever.search(self.query_texts, min(self.k, len(self.corpus_texts)))
-        return evaluate(ranking.to_run(self.query_ids, self.corpus_ids), self.qrels, self.metrics)
+        ranking = retriever.search(self.query_texts, self.depth)
+        return self.evaluate_run(ranking.to_run(self.query_ids, self.corpus_ids))
+
+    @property
+    def depth(self) -> int:
+        """How many documents to retrieve: k, and the query's own where that is left out."""
+        return min(self.k + self.ignore_identical_ids, len(self.corpus_texts))
+
+    def evaluate_run(self, run: Mapping[str, Mapping[str, float]]) -> Evaluation:
+        """The metrics of the `depth` best documents of each query, best first."""
+        ignored = self.ignore_identical_ids
+        if ignored:  # k others, whether or not the query's own is among them
+            run = {
+                query: scores if query in scores else dict(list(scores.items())[: self.k])
+                for query, scores in run.items()
+            }
+        return evaluate(run, self.qrels, self.metrics, ignore_identical_ids=ignored)
 
     def fingerprint(self) -> str:
         """SHA-256 hex digest of all that decides the metrics beside the encoder."""
         numbers = [list(self.metrics), self.k, self.query_prompt, self.corpus_prompt]
+        numbers += [True] if self.ignore_identical_ids else []  # as it was before there was one
         judged = {query: dict(documents) for query, documents in self.qrels.items()}
         columns = [self.query_ids, self.query_texts, self.corpus_ids, self.corpus_texts]
         sizes = [len(column) for column in columns]

@@ -19,7 +19,7 @@ from stope.adapters.maps import Floats
 from stope.data import SourceData
 from stope.data.sources import WEIGHT
 from stope.encoders import EmbeddingCache
-from stope.evaluation import Evaluation, RetrievalEvaluation, evaluate
+from stope.evaluation import Evaluation, RetrievalEvaluation
 from stope.integrations.sentence_transformers.columns import SOURCE
 from stope.progress import Progress
 from stope.retrieval import DenseRetriever
@@ -98,9 +98,8 @@ class Judge:
             queries, corpus = adapter.apply(queries, "queries"), adapter.apply(corpus, "documents")
         wanted = self._wanted
         retriever = DenseRetriever(_Ready(queries), embeddings=corpus)
-        found = retriever.search(wanted.query_texts, min(wanted.k, len(corpus)))
-        run = found.to_run(wanted.query_ids, wanted.corpus_ids)
-        return evaluate(run, wanted.qrels, wanted.metrics)
+        found = retriever.search(wanted.query_texts, wanted.depth)
+        return wanted.evaluate_run(found.to_run(wanted.query_ids, wanted.corpus_ids))
 
 
 class _Ready:

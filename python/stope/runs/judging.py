@@ -58,6 +58,11 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
                 f"evaluation.path is {path}, a file, which has no split "
                 f'"{section.test_split}"; leave test_split out'
             )
+        if section.ignore_identical_ids:
+            raise ValueError(
+                f"evaluation.path is {path}, a file of texts without ids, of which "
+                "ignore_identical_ids could be true; leave it out"
+            )
         pairs = read_sources([Source(path, corpus=corpus)], section="evaluation").pairs
         return Judges(_of_pairs(pairs, np.arange(len(pairs.query_texts)), section)), data
     if corpus is not None:
@@ -77,8 +82,9 @@ def judges(config: Config, data: SourceData) -> tuple[Judges, SourceData]:
 def _of_split(collection: Collection, name: str, section: EvaluationSection) -> Any:
     if not any(level > 0 for found in collection.qrels[name].values() for level in found.values()):
         raise ValueError(f'the split "{name}" has no query with a relevant document')
+    ignored = section.ignore_identical_ids
     return RetrievalEvaluation.from_collection(
-        collection, name, metrics=section.metrics, k=section.k
+        collection, name, metrics=section.metrics, k=section.k, ignore_identical_ids=ignored
     )
 
 

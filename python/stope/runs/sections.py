@@ -171,6 +171,13 @@ class EvaluationSection(EvaluationPart):
         Field(min_length=1, description="the first one decides about keep and patience"),
     ] = ("nDCG@10",)
     k: Annotated[Count, Field(description="depth of retrieval")] = 100
+    ignore_identical_ids: Annotated[
+        Flag,
+        Field(
+            description="leave out the document that has the query's own id, as BEIR does (of a "
+            "BEIR folder, whose texts have ids)"
+        ),
+    ] = False
     keep: Annotated[
         Literal["best", "last"],
         Field(
@@ -190,6 +197,11 @@ class EvaluationSection(EvaluationPart):
     def _one_set(self) -> EvaluationSection:
         others = {"path": self.path, "corpus": self.corpus, "test_split": self.test_split}
         beside = next((name for name, value in others.items() if value is not None), None)
+        if self.ignore_identical_ids and (self.holdout is not None or self.corpus is not None):
+            raise ValueError(
+                "evaluation.ignore_identical_ids is for a split of a BEIR folder, whose queries "
+                "and documents have ids of their own; leave it out"
+            )
         if self.holdout is not None and beside is not None:
             raise ValueError(f"evaluation has both holdout and {beside}; keep one of them")
         return self
