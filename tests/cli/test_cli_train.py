@@ -19,6 +19,7 @@ from command import beir, call, folder, one_sentence, process, texts
 from stope.data import read_jsonl, write_jsonl
 from stope.encoders import load_encoder
 from stope.runs import RunReport, run
+from stope.training.callbacks.log import read_log
 
 SMALL = {"static": {"dim": 16}}
 
@@ -343,6 +344,13 @@ def test_adapters(call, folder, beir):
     done = run(sections(data=data, adapter=given, evaluation={"holdout": 8, "metrics": ["R@10"]}))
     assert done.after["R@10"] >= done.before["R@10"]
     assert files(done.model) == ["adapter.json", "adapter.safetensors"]
+    (folder / "never.txt").write_text("d1\n")
+    without = run(sections(data={**data, "exclude": "never.txt"}, adapter=given, output="without"))
+    every = run(sections(data=data, adapter=given, output="every"))
+    assert without.training.losses[0] < every.training.losses[0]  # of one negative less
+    (line,) = [line for line in read_log(done.folder) if line["kind"] == "evaluation"][-1:]
+    low, high = line["intervals"]["score"]
+    assert low <= line["score"] <= high
     np.save(folder / "short.npy", np.load(folder / "q.npy")[:9])
     with pytest.raises(ValueError, match="query_embeddings has 9 rows, but 40 texts were read"):
         run(sections(data=data, adapter={**given, "query_embeddings": "short.npy"}, output="b"))

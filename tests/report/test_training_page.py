@@ -72,6 +72,21 @@ def test_a_training_that_has_ended(tmp_path):
     assert json.dumps(loss.vega_lite(), allow_nan=False)
 
 
+def test_the_first_metric_has_a_band(tmp_path):
+    a_report(a_log(tmp_path))
+    with TrainingLog(tmp_path) as log:
+        ends = {"nDCG@10": [0.4, 0.7], "R@100": [0.6, 0.9]}
+        log.write("evaluation", STEPS, **{"nDCG@10": 0.5, "R@100": 0.75}, intervals=ends)
+    page = of_training(tmp_path)
+    judged = next(figure for figure in page.figures if figure.name == "evaluations")
+    first, second = judged.series
+    assert (first.low[-1], first.high[-1]) == (0.4, 0.7)
+    assert np.isnan(first.low[0])  # of the beginning, whose interval nobody noted
+    assert second.low is None
+    assert section(page, "Held-out queries").text[-1].startswith("The band is the 95% interval of")
+    assert json.dumps(judged.vega_lite(), allow_nan=False)
+
+
 def test_a_second_stage_comes_after_the_first(tmp_path):
     a_report(
         a_log(tmp_path), training={"seconds": 1, "losses": [], "refreshes": [1], "guard": GUARD}

@@ -153,6 +153,14 @@ def test_two_processes_have_the_numbers_of_one(processes, folder):
     assert (folder / "two" / "model" / "modules.json").exists()
 
 
+def test_evaluations_on_the_way_have_intervals(processes, folder):
+    lines = lines_of(folder / "two", "evaluation")
+    assert [line["step"] for line in lines] == [20, 40, STEPS]
+    for line in lines:
+        low, high = line["intervals"]["nDCG@10"]
+        assert low < line["nDCG@10"] < high
+
+
 def test_the_first_process_alone_speaks(processes):
     first, second = processes
     assert [first[name][0] for name in ("killed", "whole", "finished")] == [0, 0, 0]

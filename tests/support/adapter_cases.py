@@ -57,5 +57,6 @@ def problem(count=30, **more):
         "weights": None,
         "signals": {},
         "sources": (),
-    }
-    return Problem(**(given | more))
+    } | more
+    nothing = np.zeros(given["positives"].num_lists + 1, np.int64), np.empty(0, np.int64)
+    return Problem(**{"never": Lists(*nothing), **given})

@@ -20,6 +20,7 @@ from stope._host import on_host
 from stope.adapters.maps import Floats, matrix_of_rows, unit
 from stope.data.pairs import Among
 from stope.lists import Ids, Lists, offsets_of
+from stope.ops._search import exclusions
 from stope.training.options import Count, Part, Parts, Positive, Real, Whole
 from stope.training.presets import PRESETS
 from stope.training.recipe import GuardOption, LossPart, WeightingOption
@@ -171,6 +172,7 @@ class Problem:
         weights: float32 [pairs] or None.
         signals: float32 [pairs] by name.
         sources: every query with a positive is of one.
+        never: of each query, documents beside its positives that are no negatives.
     """
 
     queries: Floats
@@ -180,6 +182,7 @@ class Problem:
     weights: Floats | None
     signals: Mapping[str, Floats]
     sources: tuple[Source, ...]
+    never: Lists
 
     @classmethod
     def checked(
@@ -192,6 +195,7 @@ class Problem:
         weights: Any,
         signals: Mapping[str, Any],
         sources: Sequence[tuple[Any, Any]] | None,
+        exclude: Any,
     ) -> Problem:
         """The problem, if what `train_adapter` was given goes together."""
         queries = matrix_of_rows(query_embeddings, "query_embeddings")
@@ -202,17 +206,25 @@ class Problem:
                 f" {queries.shape[1]}; give embeddings of one encoder"
             )
         lists = _lists_of_positives(positives, len(queries), len(corpus))
+        excluded = exclusions(exclude, len(queries), len(corpus))
+        nothing = Lists(np.zeros(len(queries) + 1, np.int64), np.empty(0, np.int64))
+        never = nothing if excluded is None else excluded.without(lists)
+        rows = _negatives(negatives, len(queries), len(corpus))
+        if rows is not None:
+            owners = np.arange(len(rows)).repeat(rows.shape[1])
+            rows = np.where(never.contains(owners, rows.ravel()).reshape(rows.shape), -1, rows)
         return cls(
             unit(queries),
             unit(corpus),
             lists,
-            _negatives(negatives, len(queries), len(corpus)),
+            rows,
             _weights(weights, len(lists.ids)),
             {
                 name: _numbers_per_pair(values, f"signals[{shown(name)}]", len(lists.ids))
                 for name, values in signals.items()
             },
             _sources(sources, lists, len(corpus)),
+            never,
         )
 
     def among_positives(self) -> Problem:
@@ -243,6 +255,7 @@ class Problem:
                 Source(source.queries, place(np.intersect1d(source.documents, answers)))
                 for source in self.sources
             ),
+            never=self.never.among(scored),
         )
 
 

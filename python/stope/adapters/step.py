@@ -146,6 +146,7 @@ class Step:
             }
         )
         self._pair_query = problem.positives.owners
+        self._no_negatives = problem.positives.union(problem.never)
         self._queries = torch.from_numpy(problem.queries)
         self._corpus = torch.from_numpy(problem.corpus)
 
@@ -169,7 +170,7 @@ class Step:
         right = torch.from_numpy(np.searchsorted(documents, positives))
         there = {
             "positives": right,
-            "exclude": other_positives(rows, positives, problem.positives, documents),
+            "exclude": other_positives(rows, positives, self._no_negatives, documents),
             "hard_negatives": self._hard_negatives(columns),
         }
         back = {"exclude": self._queries_that_have(rows, positives)} if self._symmetric else {}
@@ -201,8 +202,8 @@ class Step:
         return self.recipe.loss.symmetric
 
     def _queries_that_have(self, rows: Ids, positives: Ids) -> Lists:
-        """For each line the lines whose queries have its positive, itself among them."""
-        known = self.problem.positives.take(rows)
+        """For each line those whose queries its positive is no negative of, itself among them."""
+        known = self._no_negatives.take(rows)
         order = np.argsort(known.ids, kind="stable")
         first, last = (np.searchsorted(known.ids[order], positives, side) for side in _SIDES)
         return Lists(offsets_of(last - first), known.owners[order[ranges(first, last - first)]])
@@ -278,7 +279,7 @@ def documents_of_step(
 
 
 def other_positives(rows: Ids, own: Ids, positives: Lists, documents: Ids) -> Lists:
-    """The columns of each line's positives other than its own."""
+    """The columns of each line's documents in these lists, other than its own positive."""
     known = positives.take(rows)
     line = known.owners
     column = np.searchsorted(documents, known.ids).clip(max=len(documents) - 1)

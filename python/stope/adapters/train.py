@@ -26,6 +26,7 @@ from stope.adapters.adapter import Adapter
 from stope.adapters.maps import Floats
 from stope.adapters.recipe import AdapterRecipe, Problem
 from stope.evaluation import Evaluation
+from stope.evaluation.bootstrap import rough_intervals
 from stope.lists import Ids, Lists
 from stope.progress import Progress, silent
 from stope.training.guard import Verdict, differences, exceeds_chance
@@ -58,6 +59,7 @@ def train_adapter(
     signals: Mapping[str, Any] | None = None,
     sources: Sequence[tuple[Any, Any]] | None = None,
     loss_options: Mapping[str, Any] | None = None,
+    exclude: Any = None,
     evaluate: Judge | None = None,
     progress: Progress | None = None,
     log: Log | None = None,
@@ -79,6 +81,9 @@ def train_adapter(
         sources: for each source the rows of its queries and of its documents; each query is mined
             for among the documents of its own source. None: one corpus for all.
         loss_options: more options of the recipe's loss, as a mapping.
+        exclude: rows of corpus_embeddings that are no negatives of a query, neither mined nor
+            scored against it, though they are no positives: a list per query, int64 [queries, n]
+            with -1 for none, or CSR ``(offsets, rows)``.
         evaluate: called with the adapter; returns a score, larger is better, or a
             `stope.evaluation.Evaluation`, whose first metric is the score. Of Evaluations the
             adapter at the end of training is returned, unless the best on the way is better by
@@ -138,6 +143,7 @@ def train_adapter(
         weights=weights,
         signals=signals or {},
         sources=sources,
+        exclude=exclude,
     )
     if chosen.guard is not None:
         return _guarded(problem, chosen, evaluate, progress or silent, log or silent)
@@ -347,7 +353,11 @@ class _Training:
         if look is start or score > best.score:
             best, self._without_gain = look, 0
         self._looks = [start, best, look]
-        self.log("evaluation", len(self.losses), epoch=epoch, score=score, best=best.score)
+        facts: dict[str, Any] = {"epoch": epoch, "score": score, "best": best.score}
+        if isinstance(judged, Evaluation):
+            ends = list(rough_intervals(judged).values())[:1]
+            facts["intervals"] = dict(zip(["score"], ends, strict=False))
+        self.log("evaluation", len(self.losses), **facts)
         patience = self.recipe.evaluation.patience
         return patience is None or self._without_gain < patience
 
@@ -368,6 +378,7 @@ class _Training:
                 (positives.offsets, np.searchsorted(documents, positives.ids)),
                 min(part.num_negatives, len(documents)),
                 relative_margin=part.relative_margin,
+                exclude=problem.never.take(asked).among(documents),
             ).ids
             mined[asked, : ids.shape[1]] = np.where(ids >= 0, documents[ids], -1)
         facts = {"seconds": time.perf_counter() - started, "found": float((mined >= 0).mean())}

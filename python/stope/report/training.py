@@ -26,7 +26,7 @@ from stope.training.callbacks.log import LOG, read_log
 from stope.training.guard import SECOND, Verdict
 
 _POINTS = 400  # of a line
-_NO_METRICS = ("kind", "step", "time", "seconds", "epoch", "best")
+_NO_METRICS = ("kind", "step", "time", "seconds", "epoch", "best", "intervals")
 _QUARTERS = ("easiest", "easy", "hard", "hardest")
 _TENTHS = "first and last tenth"
 _REFRESH = {
@@ -238,13 +238,21 @@ def _judged(told: Mapping[str, Any], stages: Sequence[_Stage]) -> Section:
         rows.insert(0, (0, told["before"]))
     names = [name for name in rows[-1][1] if name not in _NO_METRICS][:6]
     lines = []
+    spread = any(names[0] in line.get("intervals", {}) for _, line in rows)
     for name in names:
-        points = [(step, float(line[name])) for step, line in rows if name in line]
-        lines.append(Series(name, *zip(*points, strict=True)))
+        points = [
+            (step, float(line[name]), *line.get("intervals", {}).get(name, (math.nan, math.nan)))
+            for step, line in rows
+            if name in line
+        ]
+        steps, values, *ends = zip(*points, strict=True)
+        lines.append(Series(name, steps, values, *(ends if spread and name == names[0] else ())))
     best = (told.get("training") or {}).get("best_step")
     rules = {} if best is None else {"kept": float(best)}
     title = "Metrics of the held-out queries while it trained"
     text = ["These queries also decide which weights are kept, so the best point flatters a bit."]
+    if spread:
+        text.append(f"The band is the 95% interval of {names[0]} (bootstrap over queries).")
     figure = Figure("evaluations", "lines", title, "step", "metric", tuple(lines), rules)
     return Section("Held-out queries", text, figures=[figure])
 

@@ -136,6 +136,7 @@ def fit(
     (folder / "log.jsonl").unlink(missing_ok=True)  # of a training that did not end
     queries = frozen.embed("query", data.pairs.query_texts)
     corpus = frozen.embed("corpus", data.pairs.corpus_texts)
+    excluded = data.pairs.exclusions
     began = time.perf_counter()
 
     def noted(kind: str, step: int, **numbers: Any) -> None:
@@ -153,6 +154,7 @@ def fit(
             recipe=config.adapter_recipe(),
             weights=data.columns.get(WEIGHT),
             signals=_signals(data) if config.weighting is not None else None,
+            exclude=None if excluded is None else excluded.lists(len(queries)),
             sources=_sources(data) if config.adapter.refresh_every is not None else None,
             evaluate=score,
             progress=progress,

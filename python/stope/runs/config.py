@@ -352,11 +352,6 @@ def _check_adapter(config: Config, section: AdapterSection) -> None:
         )
     if config.encoder.lora is not None:
         raise ValueError("encoder.lora trains the model, adapter does not; keep one of them")
-    if any(source.exclude for source in config.data):
-        raise ValueError(
-            "data.exclude names documents that an adapter's own mining does not leave out; leave "
-            "it out, or train the encoder itself"
-        )
     for name in ("negatives", "batches", "teacher", "distillation"):
         if getattr(config, name) is not None:
             hint = "; adapter.refresh_every mines them, and guard: true keeps what helps"

@@ -25,6 +25,9 @@ from safetensors.torch import load_file, save_file
 import torch
 from stope._files import manifest
 from stope._files.atomic import atomic_folder
+from stope.evaluation import Evaluation as Evaluated
+from stope.evaluation import RetrievalEvaluation
+from stope.evaluation.bootstrap import rough_intervals
 from stope.scale.processes import of_first, wait
 from stope.training.callbacks.tasks import Moment, Session, Task
 from stope.training.negatives.refresh_run import OF_BEFORE
@@ -347,8 +350,11 @@ class Evaluate(Task):
         assert self.evaluation is not None
         session.say(f"evaluating at step {step:,}")
         began, model = time.perf_counter(), session.model
+        judge: Any = self.evaluation
+        if isinstance(judge, RetrievalEvaluation):
+            judge = judge.evaluate
         with evaluating(model):
-            judged = self.evaluation(model)
+            judged = judge(model)
         means = getattr(judged, "mean", judged)  # of an Evaluation
         metrics = {name: float(value) for name, value in dict(means).items()}
         if not metrics:
@@ -357,7 +363,10 @@ class Evaluate(Task):
         report = session.report
         report.evaluations.append(metrics)
         report.evaluation_steps.append(step)
-        session.write("evaluation", step, **metrics, seconds=time.perf_counter() - began)
+        numbers: dict[str, Any] = {**metrics, "seconds": time.perf_counter() - began}
+        if isinstance(judged, Evaluated) and session.log is not None:
+            numbers["intervals"] = rough_intervals(judged)
+        session.write("evaluation", step, **numbers)
         value = next(iter(metrics.values()))
         if not value > self.best.value:
             self.best.misses += 1
