@@ -48,6 +48,9 @@ def test_duplicates_are_listed_by_group_with_what_stays_below():
         "below": 7,
         "at the threshold and above": 3,
     }
+    for series in figure.series:  # no bar has both
+        filled = np.asarray(series.x)[:-1][np.asarray(series.y) > 0] >= 0.9
+        assert (filled == (series.name != "below")).all()
     assert figure.rules == {"threshold 0.9": 0.9}
     (groups,) = section(page, "Groups").figures
     assert groups.numbers()[1] == [["2", "1"], ["3", "1"]]

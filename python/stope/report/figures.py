@@ -271,17 +271,28 @@ class Figure:
             axes.errorbar(series.x, y, yerr=error, fmt=_MARKERS[place], markersize=5, **style)
 
 
-def histogram(values: Mapping[str, NDArray[Any]], bins: int = 40) -> tuple[Series, ...]:
+def histogram(
+    values: Mapping[str, NDArray[Any]], bins: int = 40, edge: float | None = None
+) -> tuple[Series, ...]:
     """How many of each name's finite values lie between common edges; empty where there are none.
+
+    A value that is given as an edge divides no bar: those equal to it lie on its right.
 
     >>> [series.y.tolist() for series in histogram({"a": np.array([0.0, 1.0, 1.0])}, bins=2)]
     [[1, 2]]
+    >>> both = {"below": np.array([0, 0.84]), "above": np.array([0.85, 1])}
+    >>> [series.y.tolist() for series in histogram(both, bins=3, edge=0.85)]
+    [[1, 0, 1, 0], [0, 0, 0, 2]]
     """
     finite = {name: part[np.isfinite(part)].astype(np.float64) for name, part in values.items()}
     every = np.concatenate([*finite.values(), np.empty(0)])
     if not every.size:
         return ()
     edges = np.histogram_bin_edges(every, bins)
+    if edge is not None and edges[0] < edge < edges[-1]:
+        width = edges[1] - edges[0]
+        before, after = np.ceil((edge - edges[0]) / width), np.ceil((edges[-1] - edge) / width)
+        edges = edge + width * np.arange(-before, after + 1)
     counts = {name: np.histogram(part, edges)[0] for name, part in finite.items()}
     return tuple(Series(name, edges, count) for name, count in counts.items() if count.sum())
 

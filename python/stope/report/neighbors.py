@@ -73,7 +73,7 @@ class Duplicates(NamedTuple):
         scores = np.minimum(self.nearest_scores, 1)  # rounding reaches 1.0000001
         alike = scores >= np.float64(self.threshold)
         parts = {"below": scores[~alike], "at the threshold and above": scores[alike]}
-        series = histogram(parts, 60) or (Series("below", [0, 1], [0]),)
+        series = histogram(parts, 60, self.threshold) or (Series("below", [0, 1], [0]),)
         return Figure(
             "scores",
             "histogram",
