@@ -129,8 +129,8 @@ def mine(
     teacher: Annotated[
         str | None,
         option(
-            "Folder or name of a cross-encoder or an encoder, or a file of scores: scores "
-            "candidates.",
+            "Folder or name of a cross-encoder, a late-interaction model or an encoder, or a file "
+            "of scores: scores candidates.",
             panel=_JOB,
             metavar="PATH",
         ),

@@ -93,8 +93,9 @@ def train(
         str | None,
         option(
             "Folder or name of a sentence-transformers model that a static model learns from, "
-            "before it is trained on the pairs or without any. A cross-encoder, a file of scores, "
-            "and any teacher of an --encoder teach by their scores of --num-negatives.",
+            "before it is trained on the pairs or without any. A cross-encoder, a late-interaction "
+            "model, a file of scores, and any teacher of an --encoder teach by their scores of "
+            "--num-negatives.",
             default=False,
             metavar="PATH",
         ),
@@ -320,7 +321,8 @@ def _distils(teacher: str, encoder: str | None, num_negatives: int) -> bool:
     if not scores and encoder is None:
         return False
     if not num_negatives:
-        what = "beside --encoder" if encoder is not None else "a cross-encoder or a file of scores"
+        kinds = "a cross-encoder, a late-interaction model or a file of scores"
+        what = kinds if encoder is None else "beside --encoder"
         raise typer.BadParameter(
             f"a teacher ({what}) teaches by its scores of mined negatives; give --num-negatives, "
             "such as 5",
