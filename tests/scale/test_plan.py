@@ -63,7 +63,7 @@ def test_where_the_corpus_fits_to_the_byte():
     assert cut(needed - 1, workers=3).shards == 2
     assert cut(needed // 3, workers=4).shards == 8  # 6 fit, and 8 leave nobody idle
     assert cut(needed // 3, workers=3).shards == 6
-    idle = layout(Search(2000, 10**6, 8, 1), memory=needed, workers=5)
+    idle = layout(Search(4000, 10**6, 8, 1), memory=needed, workers=5)
     assert idle.shards == 3
     assert "leave some of 5 workers idle" in str(idle)
 

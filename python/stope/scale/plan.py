@@ -28,7 +28,8 @@ WORKER_BYTES = 256 * _MIB  # interpreter, stope, Ray, Arrow
 SEARCH_BYTES = 66 * _MIB  # workspace of topk beside what it takes for each query of a group
 _BLOCK_BYTES = 64 * _MIB  # of a block's queries and results
 _BLOCKS_EACH = 16  # blocks of queries for a worker, that they end together
-_FULL_RATE = 1024  # queries from which on the scan runs at its full rate
+_FULL_RATE = 2048  # queries from which on packing the corpus once more costs a scan nothing
+_LEAST = 1024  # rows of a shard
 _RESULT_BYTES = 12  # a score and an id
 _GROUP_BYTES = 32 * _MIB  # of candidates: topk's queries go in groups that fit,
 _MANY_QUERIES, _FEW_QUERIES = 2048, 64  # or twice that where these would not, but so many always
@@ -131,7 +132,7 @@ def layout(work: Search, *, memory: int, workers: int = 1, block_rows: int | Non
         memory: bytes that a worker may have.
         workers: how many there are.
         block_rows: queries of a block. Default: at most 64 MiB of queries and results, 16 blocks a
-            worker, and at least 1,024, from which on a scan runs at its full rate; whole groups
+            worker, and at least 2,048, from which on a scan runs at its full rate; whole groups
             of those that topk answers in one pass, where there is more than one.
 
     Returns:
@@ -160,7 +161,7 @@ def layout(work: Search, *, memory: int, workers: int = 1, block_rows: int | Non
     group = min(work.group, block_rows)
     beside = WORKER_BYTES + SEARCH_BYTES + 5 * work.dim * group + block_rows * work.query_bytes
     row_bytes = work.dim * work.itemsize
-    least = beside + min(work.corpus, _FULL_RATE) * row_bytes
+    least = beside + min(work.corpus, _LEAST) * row_bytes
     if memory < least:
         raise ValueError(
             f"memory is {gib(memory)}; a worker needs {gib(least)} at least (stope, a block of "
