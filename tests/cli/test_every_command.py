@@ -150,7 +150,9 @@ def test_where_nothing_could_be_written_is_said_before_anything_is_read(name, op
     assert "no-such" not in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--workers", "--worker-cpus", "--worker-memory", "--threads"])
+@pytest.mark.parametrize(
+    "option", ["--workers", "--worker-cpus", "--worker-memory", "--worker-gpus", "--threads"]
+)
 def test_options_without_effect_on_ray_are_refused_before_anything_is_read(option):
     on_ray = [name for name, several in COMMANDS.items() if any(o.name == "ray" for o in several)]
     assert len(on_ray) > 3

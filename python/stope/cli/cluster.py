@@ -53,6 +53,7 @@ def cluster(
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
+    worker_gpus: on_ray.WorkerGpus = 0,
 ) -> None:
     """Cluster documents by k-means: each belongs to its nearest center, exactly.
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import stope
 from stope._checks import counted, counted_all, shown
 from stope._extras import need
-from stope.cli import options, terminal
+from stope.cli import on_ray, options, terminal
 from stope.cli.options import option, without_effect
 from stope.cli.vectors import holds_vectors, not_finite, parquet_ids, read_vectors, rows_where
 
@@ -192,7 +192,7 @@ class Corpus:
 
         chosen = self.context.params
         if self.model is None and chosen["encoder"] is not None:
-            self.model = options.load_encoder(chosen["encoder"])
+            self.model = on_ray.load_encoder(self.context, chosen["encoder"])
         elif self.model is None:
             self.model = _of_words(self)
         of_role = {

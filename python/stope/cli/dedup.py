@@ -56,6 +56,7 @@ def dedup(
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
+    worker_gpus: on_ray.WorkerGpus = 0,
 ) -> None:
     """Leave out documents that are like one that is kept.
 

@@ -62,6 +62,7 @@ def graph(
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
+    worker_gpus: on_ray.WorkerGpus = 0,
 ) -> None:
     """Join every document with its nearest others, exactly; write the sparse matrix of weights.
 

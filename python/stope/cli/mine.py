@@ -236,6 +236,7 @@ def mine(
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
+    worker_gpus: on_ray.WorkerGpus = 0,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
@@ -306,12 +307,12 @@ def mine(
     with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         model = None
         if encoder is not None:
-            model = options.load_encoder(encoder)
+            model = on_ray.load_encoder(context, encoder)
         elif not embeddings:
             model = _trained_here(table, bars)
         if job is not None:
             jobs = mining_job.make(context, table, model, embeddings, limits)
-            mined = jobs.run(bars.show)
+            mined = jobs.run(bars.show, spread=getattr(operations, "mined", None))
         else:
             mined = mine_pairs(
                 table,

@@ -24,7 +24,9 @@ def check(context: typer.Context, folder: Path | None) -> None:
     if folder is None:
         without_effect(context, OF_JOBS, "it is of a job; name its folder with --job")
         return
-    without_effect(context, ["ray"], "a job mines in this process")
+    if chosen["teacher"] is not None:
+        why = "a teacher scores in this process, and keeps the scores of pairs in the job's folder"
+        without_effect(context, ["ray"], why)
     without_effect(context, ["keep_query_text"], "a job never takes a query's own text")
     if chosen["quotas"] is not None:
         without_effect(context, ["num_negatives"], "--quotas says how many negatives there are")

@@ -1,4 +1,4 @@
-"""`--ray`: the searches of a command on a Ray cluster, to the same files."""
+"""`--ray`: what a command encodes and searches on a Ray cluster, to the same files."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import typer
 from typer.core import TyperCommand
 
 import stope
-from stope.cli import terminal
+from stope.cli import options, terminal
 from stope.cli.options import option, without_effect
 
 _PANEL = "On a Ray cluster"
 _GIB = 1 << 30
+_OPERATIONS = "stope.scale.ray"  # of a context's meta
 
 Ray = Annotated[
     str | None,
@@ -42,6 +43,7 @@ WorkerMemory = Annotated[
         min=0.25,
     ),
 ]
+WorkerGpus = Annotated[int, option("GPUs of a worker, for the encoder.", panel=_PANEL, min=0)]
 
 
 class Command(TyperCommand):
@@ -63,7 +65,7 @@ class Command(TyperCommand):
 def _refuse_idle(context: typer.Context) -> None:
     """Refuse options of a cluster without one, and of this process with one."""
     if context.params["ray"] is None:
-        of_ray = ["workers", "worker_cpus", "worker_memory"]
+        of_ray = ["workers", "worker_cpus", "worker_memory", "worker_gpus"]
         without_effect(context, of_ray, "it has no effect without --ray")
     else:
         without_effect(context, ["threads"], "with --ray, --worker-cpus says how many a worker has")
@@ -88,9 +90,11 @@ def operations(context: typer.Context, output: Path, here: Any = stope) -> Itera
         workers=chosen["workers"],
         num_cpus=chosen["worker_cpus"],
         memory=None if memory is None else int(memory * _GIB),
+        num_gpus=chosen["worker_gpus"],
     )
     folder = output.with_name(f"{output.name}.ray")
     with Operations.at(folder, cluster) as made:
+        context.meta[_OPERATIONS] = made
         yield made
     if not chosen["quiet"]:
         for plan in dict.fromkeys(made.plans):
@@ -99,3 +103,11 @@ def operations(context: typer.Context, output: Path, here: Any = stope) -> Itera
         shutil.rmtree(job, ignore_errors=True)
     with suppress(OSError):  # something else is in it
         folder.rmdir()
+
+
+def load_encoder(context: typer.Context, name: str) -> Any:
+    """Load the model that --encoder names; within `operations` of a cluster, its workers encode."""
+    model = options.load_encoder(name)
+    if (made := context.meta.get(_OPERATIONS)) is not None:
+        made.share(model, options.model_path(name))
+    return model

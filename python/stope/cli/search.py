@@ -103,6 +103,7 @@ def search(
     workers: on_ray.Workers = None,
     worker_cpus: on_ray.WorkerCpus = 1,
     worker_memory: on_ray.WorkerMemory = None,
+    worker_gpus: on_ray.WorkerGpus = 0,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -164,7 +165,7 @@ def search(
         if needs_model:
             retrievers.append(
                 _dense(
-                    options.load_encoder(str(encoder)),
+                    on_ray.load_encoder(context, str(encoder)),
                     corpus_embeddings,
                     corpus_texts,
                     approximate=method is Method.hnsw,

@@ -2,7 +2,8 @@
 
 An encoder is any object with ``encode(list of strings) -> array [texts, dim]``. One that also has
 ``encode_query`` and ``encode_document`` (sentence-transformers) is asked through those, so that its
-own prompts and routes apply.
+own prompts and routes apply. One that has ``encode_all(texts, role, prompt, batch_size, progress)``
+is asked for all texts by that alone (`stope.scale.ray` shares their batches out).
 
 Thread safety: these functions keep nothing; threads may share what the encoder lets them share.
 """
@@ -97,8 +98,12 @@ def _encode(
     batch_size: int,
     progress: Progress | None,
 ) -> NDArray[np.float32]:
+    listed, encode_all = list(texts), getattr(encoder, "encode_all", None)
+    if encode_all is not None:
+        role = "query" if name == "queries" else "corpus"
+        shared: NDArray[np.float32] = encode_all(listed, role, prompt, batch_size, progress)
+        return shared
     call = getattr(encoder, method, None) or encoder.encode
-    listed = list(texts)
     options = _options(call, prompt, batch_size)
     if prompt is not None and "prompt" not in options:
         listed = [prompt + text for text in listed]

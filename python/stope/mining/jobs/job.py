@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from stope.ops._search import exclusions, pair_scores
 from stope.progress import StageProgress, of_stage, silent
 
 DOCUMENTS, COUNTS = "negatives.parquet", "counts.parquet"
+Spread = Callable[[Miner, Sequence[tuple[int, int]]], Iterable[NDArray[np.float32]]]
 SHARD_SIZE = 1024  # queries that are mined between two saves
 _OF_EMBEDDING = {
     name: check
@@ -187,12 +189,15 @@ class MiningJob:
         self.unknown: dict[str, int] = {}
         self._prompts, self._batch_size = (query_prompt, corpus_prompt), batch_size
 
-    def run(self, progress: StageProgress | None = None) -> Mined:
+    def run(self, progress: StageProgress | None = None, *, spread: Spread | None = None) -> Mined:
         """Do what is left to do, and return the negatives of all queries.
 
         Args:
             progress: called with (stage, done, total); stages "queries", "corpus", "bm25" and
                 "mining".
+            spread: who mines, such as ``stope.scale.ray.Operations.mined``: called with what mines
+                and (first, end) of each shard of queries that is missing, it gives what these
+                come to, in their order. None for this process.
 
         Raises:
             ValueError: the folder holds a job of other arguments, texts, weights or versions; what
@@ -200,8 +205,14 @@ class MiningJob:
             FileExistsError: the folder holds other files.
             OSError: the disk is full; what is saved is used by the next run.
             RuntimeError: another process is at this job.
+            TypeError: spread beside a teacher, which scores in this process.
         """
         need("pyarrow", extra="train")
+        if spread is not None and self._teacher is not None:
+            raise TypeError(
+                "spread is given, but a teacher scores in this process: its scores are kept pair "
+                "by pair in the job's folder; leave out either"
+            )
         step = progress or silent
         arguments, inputs = self._arguments(), self._inputs()
         folder = JobFolder(self.folder, arguments, inputs)
@@ -225,14 +236,14 @@ class MiningJob:
             self._margin,
             self.sources.spare,
         )
-        records = self._records(miner, arguments, inputs, step)
+        records = self._records(miner, spread or _mined_here, arguments, inputs, step)
         scores = pair_scores(queries, corpus, pairs.positives, metric=self.limits.metric)
         self._write(folder, miner, records, scores)
         self.counts, self.unknown = folder.state["counts"], folder.state["unknown"]
         return self._result(miner, records, scores, arguments)
 
     def _records(
-        self, miner: Miner, arguments: Any, inputs: Any, step: StageProgress
+        self, miner: Miner, spread: Spread, arguments: Any, inputs: Any, step: StageProgress
     ) -> NDArray[Any]:
         """What was mined, a record for each query, from the folder or now."""
         count = len(miner.pairs.query_ids)
@@ -240,8 +251,15 @@ class MiningJob:
         key = hashlib.sha256(named.encode()).hexdigest()
         wanted = Manifest(key, key, "mined", None, key, count, SHARD_SIZE)
 
+        following: Iterator[NDArray[np.float32]] | None = None
+
         def mined(start: int, stop: int) -> NDArray[np.float32]:
-            made = miner.records(start, stop)
+            nonlocal following  # shards are asked for in their order, from the first missing one on
+            if following is None:
+                starts = range(start, count, SHARD_SIZE)
+                spans = [(first, min(first + SHARD_SIZE, count)) for first in starts]
+                following = iter(spread(miner, spans))
+            made = next(following)
             step("mining", stop, count)
             return made
 
@@ -329,6 +347,10 @@ class MiningJob:
         if None in (prints["query_embeddings"], prints["corpus_embeddings"]):
             prints["encoder"] = fingerprint_encoder(self._encoder)
         return {name: {"sha256": value} for name, value in prints.items()}
+
+
+def _mined_here(miner: Miner, spans: Sequence[tuple[int, int]]) -> Iterator[NDArray[np.float32]]:
+    return (miner.records(*span) for span in spans)
 
 
 def _of_json(value: Any) -> str | None:

@@ -27,7 +27,7 @@ from stope.scale.ray.block_answers import Span, write_columns
 from stope.scale.ray.job import Answer, Job
 from stope.scale.ray.jobs import OF_JOBS
 from stope.scale.ray.matrix_files import paths_of
-from stope.scale.ray.pool import Cluster
+from stope.scale.ray.pool import Cluster, Pool
 
 Role = Literal["query", "corpus"]
 _BATCHES = 16  # of a block
@@ -92,13 +92,7 @@ def encode(
                 told = said.encode("utf-8", "surrogatepass")
                 checksum.update(len(told).to_bytes(8, "little") + told)
         model = load_encoder(str(encoder)) if isinstance(encoder, str | PathLike) else encoder
-        operation = _Encoding(
-            str(encoder) if isinstance(encoder, str | PathLike) else encoder,
-            role,
-            prompt,
-            batch_size,
-            by_length,
-        )
+        operation = _Encoding(_named(encoder), role, prompt, batch_size, by_length)
         if not callable(getattr(model, "fingerprint", None)) and not hasattr(model, "state_dict"):
             raise ValueError(
                 f"encoder is {type(model).__name__}, which has no weights that can be read; "
@@ -130,46 +124,109 @@ def encode(
 
 
 @dataclass
-class _Encoding:
-    """Texts of a block to embeddings; there is one shard."""
+class SharedEncoder:
+    """An encoder in each worker, which encodes what `encode_corpus` and `encode_queries` are asked.
+
+    A call of the encoder has the texts that it has without a cluster, so that embeddings have the
+    same bits where workers have the same kind of processor and the same versions. Workers start
+    when they are first asked, and hold their place on the cluster until `close`.
+    """
+
+    encoder: Any  # a name, which each worker loads; or an object, which is sent
+    cluster: Cluster
+    pool: Pool | None = None
+
+    def __call__(
+        self,
+        texts: list[str],
+        role: Role,
+        prompt: str | None,
+        batch_size: int,
+        progress: Progress | None,
+    ) -> NDArray[np.float32]:
+        """The embeddings of the texts, a batch by each worker that is free."""
+        if self.pool is None:
+            operation = _Batches(_named(self.encoder))
+            self.pool = Pool(self.cluster, operation, self.cluster.memory or 0)
+        starts = range(0, len(texts), batch_size)
+
+        def tell(number: int) -> tuple[Any, ...]:
+            first = starts[number]
+            return texts[first : first + batch_size], role, prompt, batch_size
+
+        result: NDArray[np.float32] | None = None
+        done = 0
+        for number, rows, _ in self.pool.answers(range(len(starts)), tell):
+            if result is None:
+                result = np.empty((len(texts), rows.shape[1]), np.float32)
+            result[starts[number] : starts[number] + batch_size] = rows
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(texts))
+        assert result is not None
+        return result
+
+    def close(self) -> None:
+        """Let the workers go; others start when texts are to be encoded again."""
+        if self.pool is not None:
+            self.pool.close()
+            self.pool = None
+
+
+@dataclass
+class _Batches:
+    """Texts to embeddings, by an encoder that each worker loads once; there is one shard."""
 
     encoder: Any
-    role: Role
-    prompt: str | None
-    batch_size: int
-    by_length: bool
 
     @cached_property
     def model(self) -> Any:
-        """The encoder, loaded once in each worker."""
+        """The encoder."""
         return load_encoder(self.encoder) if isinstance(self.encoder, str) else self.encoder
 
-    def part(
-        self, shard: Span, block: Span, ids: list[str], texts: list[str]
-    ) -> NDArray[np.float32]:
-        """Their embeddings."""
-        order = np.arange(len(texts))
-        if self.by_length:
-            order = np.argsort([-len(text) for text in texts], kind="stable")
-        ask = encode_corpus if self.role == "corpus" else encode_queries
-        made = ask(
-            self.model,
-            [texts[row] for row in order],
-            prompt=self.prompt,
-            batch_size=self.batch_size,
-        )
-        rows = np.empty_like(made)
-        rows[order] = made
-        return rows
+    def part(self, shard: Any, *asked: Any) -> Any:
+        """The embeddings of some texts."""
+        texts, role, prompt, batch_size = asked
+        ask = encode_corpus if role == "corpus" else encode_queries
+        return ask(self.model, texts, prompt=prompt, batch_size=batch_size)
 
     def merge(self, parts: Sequence[Any]) -> Any:
         """The only one."""
         (part,) = parts
         return part
 
+
+@dataclass
+class _Encoding(_Batches):
+    """Texts of a block to embeddings, batched by their length, as a job writes them."""
+
+    role: Role
+    prompt: str | None
+    batch_size: int
+    by_length: bool
+
+    def part(self, shard: Any, *asked: Any) -> NDArray[np.float32]:
+        """Their embeddings."""
+        _, _, texts = asked
+        order = np.arange(len(texts))
+        if self.by_length:
+            order = np.argsort([-len(text) for text in texts], kind="stable")
+        batches = [texts[row] for row in order], self.role, self.prompt, self.batch_size
+        made: NDArray[np.float32] = super().part(shard, *batches)
+        rows = np.empty_like(made)
+        rows[order] = made
+        return rows
+
     def write(self, path: Path, whole: Any, block: Span, ids: list[str], texts: list[str]) -> None:
         """A row for each text: id and embedding."""
         write_columns(path, id=ids, embedding=to_arrow(whole))
+
+
+def _named(encoder: Any) -> Any:
+    """A folder or name as workers know it, who run in other folders; an object as it is."""
+    if not isinstance(encoder, str | PathLike):
+        return encoder
+    return str(Path(encoder).absolute()) if Path(encoder).is_dir() else str(encoder)
 
 
 def _reader(

@@ -74,6 +74,13 @@ class Rows:
         return all(file.ids is not None for file in self.files)
 
     @property
+    def mapped(self) -> NDArray[Any]:
+        """All rows, of one file."""
+        (file,) = self.files
+        rows: NDArray[Any] = _mapped(file.path)
+        return rows
+
+    @property
     def described(self) -> dict[str, Any]:
         """What tells these rows from others, wherever they lie."""
         return {

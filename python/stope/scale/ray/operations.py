@@ -7,7 +7,7 @@ place of the module `stope`, and so does everything that it is made of.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stope._checks import path as path_kind
 from stope._host import on_host
+from stope.mining.jobs.miner import Miner
 from stope.ops._lloyd import KMeans
 from stope.ops._search import Metric, TopK
 from stope.ops.hard_negatives import REASONS, HardNegatives
 from stope.progress import Progress
 from stope.scale.ray import clusters, jobs
+from stope.scale.ray.encoding import SharedEncoder
 from stope.scale.ray.job import Answer
+from stope.scale.ray.mining_jobs import mined
 from stope.scale.ray.pool import Cluster
 
 
@@ -42,6 +46,7 @@ class Operations:
     cluster: Cluster
     plans: list[str] = dataclasses.field(default_factory=list)
     folders: list[Path] = dataclasses.field(default_factory=list)
+    shared: SharedEncoder | None = None
 
     @classmethod
     @contextmanager
@@ -50,7 +55,25 @@ class Operations:
     ) -> Iterator[Operations]:
         """Connect to the cluster, until the end of a `with` block."""
         with (cluster or Cluster()).connected() as connected:
-            yield cls(path_kind(folder, "folder"), dataclasses.replace(connected, address=None))
+            made = cls(path_kind(folder, "folder"), dataclasses.replace(connected, address=None))
+            try:
+                yield made
+            finally:
+                made.close()
+
+    def share(self, model: Any, name: Any) -> None:
+        """Let workers, who load it by this name, encode what the model is asked for.
+
+        `stope.encoders.encode_queries` and `encode_corpus` give the same bits as without, if the
+        workers' processors are of one kind with this one.
+        """
+        self.close()
+        model.encode_all = self.shared = SharedEncoder(name, self.cluster)
+
+    def close(self) -> None:
+        """Let the workers of an encoder go: they hold CPUs that others need."""
+        if self.shared is not None:
+            self.shared.close()
 
     def topk(self, queries: Any, corpus: Any, k: int, **options: Any) -> TopK:
         """`stope.topk`; without precision, out and pad."""
@@ -107,7 +130,18 @@ class Operations:
         """What `stope.retrieval.DenseRetriever` searches in place of `stope.FlatIndex`."""
         return Index(self, on_host(rows), metric)
 
+    def mined(
+        self, miner: Miner, spans: Sequence[tuple[int, int]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """What a `stope.mining.MiningJob` mines of its queries, span by span in their order."""
+        self.close()
+        folder = self.folder.absolute() / f"{len(self.plans)}-mined"
+        self.folders.append(folder)
+        self.plans.append(f"every worker maps the corpus; blocks of {spans[0][1] - spans[0][0]}")
+        return mined(miner, spans, folder, self.cluster)
+
     def _run(self, job: Any, name: str, *arrays: Any, **options: Any) -> Answer:
+        self.close()
         folder = self.folder / f"{len(self.plans)}-{name}"
         answer: Answer = job(*arrays, output=folder, cluster=self.cluster, **options)
         self.plans.append(answer.plan)

@@ -206,6 +206,10 @@ class Pool:
     def __exit__(self, *raised: Any) -> None:
         if raised[0] is None:
             self._ask_peaks()
+        self.close()
+
+    def close(self) -> None:
+        """Let the workers go."""
         for actor in [*self._live, *self._starting.values()]:
             ray.kill(actor)
 
@@ -213,8 +217,8 @@ class Pool:
         self,
         numbers: Sequence[int],
         tell: Callable[[int], tuple[Any, ...]],
-        shards: Sequence[Any],
-        answer_bytes: int,
+        shards: Sequence[Any] = (None,),
+        answer_bytes: int = 1,
     ) -> Iterator[tuple[int, Any, tuple[Any, ...]]]:
         """Each block's number, its whole answer and what was told of it, as they are done.
 
@@ -222,7 +226,7 @@ class Pool:
             numbers: of the blocks.
             tell: by number, what `Operation.part` is told of a block beside the shard; called once
                 for each, in order, when its turn comes.
-            shards: what it is told of each shard.
+            shards: what it is told of each shard; by default there is one.
             answer_bytes: of a block's answer. With more shards than workers, a worker goes through
                 as many blocks as may wait before it turns to its next shard.
 
@@ -230,7 +234,7 @@ class Pool:
             RuntimeError: a block is lost too often, or no worker lives for too long.
             Exception: whatever `Operation` raises in a worker.
         """
-        todo = {number: _Block(len(shards)) for number in numbers}
+        todo, self._since = {number: _Block(len(shards)) for number in numbers}, monotonic()
         waiting = deque(self._in_order(todo, answer_bytes, len(shards)))
         flying: dict[Any, tuple[_Call, Any, Any]] = {}
         while todo:
