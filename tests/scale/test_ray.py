@@ -26,7 +26,7 @@ from ray.cluster_utils import Cluster as LocalCluster
 
 from stope.scale import ray as scale
 from stope.scale.plan import Layout
-from stope.scale.ray import clusters
+from stope.scale.ray import clusters, pool
 from stope.scale.ray import job as jobs_of
 
 folder, call, texts = command.folder, command.call, command.texts
@@ -117,7 +117,8 @@ def test_topk_of_files_of_all_kinds(local, tmp_path):
         assert table["query_id"].to_pylist() == list(range(1000))
         found = np.array(table["document_ids"].to_pylist())
         assert np.array_equal(found, wanted.ids if kind == "npy" else names[wanted.ids])
-        assert pa.types.is_fixed_size_list(table["scores"].type)
+        for name in ("document_ids", "scores"):
+            assert pa.types.is_fixed_size_list(table[name].type)
         assert told[0] == (0, 1000)
         assert told[-1] == (1000, 1000)
         left = {path.name for path in answer.folder.iterdir()}
@@ -390,6 +391,25 @@ def test_batches_of_an_encoder_are_those_of_one_process(local, tmp_path, monkeyp
         remote.share(model, refuse)
         with pytest.raises(TypeError, match="encoder is function, which has no encode method"):
             encode_corpus(model, docs)
+
+
+def test_workers_get_what_is_declared_and_blocks_wait_for_their_turn(local):
+    class Asked:
+        def part(self, shard, number):
+            resources = ray.get_runtime_context().get_assigned_resources()
+            return number, stope.get_num_threads(), resources
+
+    told = []
+
+    def tell(number):
+        told.append(number)
+        return (number,)
+
+    with pool.Pool(scale.Cluster(workers=2), Asked(), 7 << 20) as workers:
+        for count, (number, answer, _) in enumerate(workers.answers(range(40), tell), 1):
+            assert answer == (number, 1, {"CPU": 1.0, "memory": 7 << 20})
+            assert len(told) <= count + 2 * 2  # two at each worker
+    assert sorted(told) == [*range(40)]
 
 
 def test_too_many_workers_are_refused(local, tmp_path):
