@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import stope
-from stope.ops._lloyd import exact_sum
+from stope.ops._exact_sum import exact_sum
 from stope.scale import shards
 
 

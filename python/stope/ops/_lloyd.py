@@ -19,6 +19,7 @@ from stope import _arrays, _core
 from stope._checks import choice, integer, real, shown
 from stope._host import on_host
 from stope.lists import Lists, offsets_of
+from stope.ops._exact_sum import exact_sum
 from stope.ops._search import Besides, search
 from stope.progress import Progress, check_progress
 
@@ -32,7 +33,6 @@ Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 _RANDOM, _PLUS_PLUS = 5, 6  # streams of random numbers, beside the seed
 _PROPOSALS = 16  # rows that k-means++ scores at once
 _SAME_DIRECTION = np.float32(1 - 2.0**-20)  # a cosine with which rounding cannot tell rows apart
-_MANTISSA, _HALF, _LOWEST = 53, 27, -1100  # bits of a float64 and of half of it; below any exponent
 
 
 class KMeans(NamedTuple):
@@ -433,23 +433,6 @@ def _costs(scores: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
     """What each row adds to inertia."""
     wide = scores.astype(np.float64)
     return np.square(wide) if metric == "euclidean" else np.maximum(1 - wide, 0)
-
-
-def exact_sum(values: NDArray[np.float64]) -> Fraction:
-    """The sum of fewer than 2^36 finite numbers, without rounding.
-
-    >>> float(exact_sum(np.array([1e300, 1.0, -1e300])))
-    1.0
-    """
-    mantissas, exponents = np.frexp(values)
-    whole = np.ldexp(mantissas, _MANTISSA).astype(np.int64)
-    sums = np.zeros((2, 1024 - _LOWEST + 1), dtype=np.int64)  # by exponent, of halves of 27 bits
-    np.add.at(sums[0], exponents - _LOWEST, whole >> _HALF)
-    np.add.at(sums[1], exponents - _LOWEST, whole & ((1 << _HALF) - 1))
-    total = 0
-    for place in np.flatnonzero(sums.any(axis=0)).tolist():
-        total += ((int(sums[0, place]) << _HALF) + int(sums[1, place])) << place
-    return Fraction(total, 2 ** (_MANTISSA - _LOWEST))
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:
