@@ -1,59 +1,30 @@
 """Jobs on a local Ray cluster of two nodes: the bits of one machine, whoever dies meanwhile."""
 
+# ruff: noqa: F401, F811 - a fixture is imported here and named as an argument of the tests
+
 from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import signal
 
-import command
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray_cluster import MARKS, NODE, ONE, local, matrices, ray
 
 import encoders
 import stope
 from stope import neighbors
-from stope.data import write_jsonl
-from stope.encoders import encode_corpus, encode_queries, save_encoder, static_encoder
-
-ray = pytest.importorskip("ray")
-
-from ray.cluster_utils import Cluster as LocalCluster
-
+from stope.encoders import encode_corpus
 from stope.scale import ray as scale
 from stope.scale.plan import Layout
 from stope.scale.ray import clusters, pool
 from stope.scale.ray import job as jobs_of
 
-folder, call, texts = command.folder, command.call, command.texts
-# Ray leaves sockets and files to the end of the process, and tells of itself in warnings.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:`use_\\w+` is deprecated:DeprecationWarning"),
-]
-_NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
-_ONE = scale.Cluster(workers=1)  # starts sooner than two
-
-
-@pytest.fixture(scope="module")
-def local():
-    """A connected cluster: a head without CPUs, and two nodes with one each."""
-    with contextlib.ExitStack() as until, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # whatever else this machine does
-        patch.setenv("RAY_health_check_period_ms", "1000")  # five fail before a node is dead
-        cluster = LocalCluster()
-        until.callback(cluster.shutdown)
-        cluster.add_node(**{**_NODE, "num_cpus": 0}, include_dashboard=False)
-        for _ in range(2):
-            cluster.add_node(**_NODE)
-        until.callback(ray.shutdown)
-        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-        yield cluster
+pytestmark = MARKS
 
 
 @pytest.fixture(params=[5])
@@ -67,15 +38,6 @@ def shards(request, monkeypatch):
 
     monkeypatch.setattr(jobs_of, "layout", layout)
     return request.param
-
-
-def matrices(rows=900, queries=1000, dim=8):
-    """Small whole numbers: many scores are equal."""
-    rng = np.random.default_rng(0)
-    return (
-        rng.integers(-3, 4, (queries, dim)).astype(np.float32),
-        rng.integers(-3, 4, (rows, dim)).astype(np.float32),
-    )
 
 
 def equal(first, second):
@@ -109,7 +71,7 @@ def test_topk_of_files_of_all_kinds(local, tmp_path):
             source,
             5,
             tmp_path / f"of-{kind}",
-            cluster=None if kind == "npy" else _ONE,
+            cluster=None if kind == "npy" else ONE,
             progress=lambda *progress, told=told: told.append(progress),
         )
         assert np.array_equal(answer.column("scores"), wanted.scores)
@@ -137,7 +99,7 @@ def test_every_operation_has_the_bits_of_one_machine(local, tmp_path, shards):
     floor = rng.integers(-5, 5, 1000).astype(np.float32)
     answers = np.array_split(np.sort(rng.choice(900, 1500)), 1000)
     answers = [np.unique(ids) for ids in answers]
-    with scale.Operations.at(tmp_path / "jobs", _ONE if shards == 1 else None) as remote:
+    with scale.Operations.at(tmp_path / "jobs", ONE if shards == 1 else None) as remote:
         options = {"exclude": never, "floor": floor, "ceiling": 20.0}
         assert equal(
             remote.topk(queries, corpus, 5, **options), stope.topk(queries, corpus, 5, **options)
@@ -183,7 +145,7 @@ def test_a_stopped_job_goes_on_and_knows_its_data(local, tmp_path, shards, monke
     with pytest.raises(ValueError, match=r"is of another job: k \(5, now 6\); name another folder"):
         scale.topk(queries, corpus, 6, tmp_path / "job")
     monkeypatch.undo()  # the layout: the whole corpus now, in the blocks of before
-    answer = scale.topk(queries, corpus, 5, tmp_path / "job", cluster=_ONE)
+    answer = scale.topk(queries, corpus, 5, tmp_path / "job", cluster=ONE)
     assert {name: (tmp_path / "job" / name).stat().st_mtime_ns for name in before} == before
     assert np.array_equal(answer.column("document_ids"), stope.topk(queries, corpus, 5).ids)
     assert len(answer.workers) == 1
@@ -202,10 +164,10 @@ def test_a_job_refused_for_its_data_begins_anew_when_they_are_right(local, tmp_p
     for operation, queried in ((scale.topk, [queries]), (scale.kmeans, [])):
         job = tmp_path / operation.__name__
         with pytest.raises(ValueError, match="row 700"):
-            operation(*queried, broken, 5, job, cluster=_ONE)
-        assert len(operation(*queried, corpus, 5, job, cluster=_ONE).parts) == 1
+            operation(*queried, broken, 5, job, cluster=ONE)
+        assert len(operation(*queried, corpus, 5, job, cluster=ONE).parts) == 1
     with pytest.raises(ValueError, match=r"is of another job: k \(5, now 6\)"):
-        scale.topk(queries, corpus, 6, tmp_path / "topk", cluster=_ONE)
+        scale.topk(queries, corpus, 6, tmp_path / "topk", cluster=ONE)
 
 
 def test_errors_are_those_of_one_machine(local, tmp_path):
@@ -291,11 +253,11 @@ def test_a_stopped_kmeans_goes_on(local, tmp_path):
     for passes in (2, 4, 7):  # after the first rows are assigned, and after updates
         stop.after = 900 * passes
         with pytest.raises(KeyboardInterrupt):
-            scale.kmeans(*asked, cluster=_ONE, progress=stop)
+            scale.kmeans(*asked, cluster=ONE, progress=stop)
         with np.load(tmp_path / "job" / "_clusters.npz") as kept:
             assert len(kept["inertia"]) == max(passes - 2, 0)  # what was under way is done anew
     with pytest.raises(ValueError, match=r"is of another job: seed \(0, now 1\); name another"):
-        scale.kmeans(*asked, seed=1, cluster=_ONE)
+        scale.kmeans(*asked, seed=1, cluster=ONE)
     told.clear()
     stop.after = np.inf
     with scale.Operations.at(tmp_path, None) as remote:  # two workers now
@@ -310,7 +272,7 @@ def test_a_stopped_kmeans_goes_on(local, tmp_path):
     (tmp_path / "job" / "_manifest.json").write_text(json.dumps({**manifest, "complete": False}))
     (tmp_path / "job" / "_clusters.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"_clusters.npz is damaged \(.*; remove the folder"):
-        scale.kmeans(*asked, cluster=_ONE)
+        scale.kmeans(*asked, cluster=ONE)
     with pytest.raises(ValueError, match=r"memory is 1.0 MiB, but a worker needs 256.0 MiB .*1 w"):
         scale.kmeans(*asked[:2], tmp_path / "other", cluster=scale.Cluster(workers=1, memory=2**20))
 
@@ -354,43 +316,11 @@ def test_encode_then_search(local, tmp_path):
     assert answer.table()["id"].to_pylist() == [f"d{row}" for row in range(70)]
     for source in (docs, ray.data.from_items([{"text": text} for text in docs])):
         folder = tmp_path / f"of-{type(source).__name__}"
-        again = scale.encode(encoder, source, folder, batch_size=16, by_length=False, cluster=_ONE)
+        again = scale.encode(encoder, source, folder, batch_size=16, by_length=False, cluster=ONE)
         assert np.array_equal(again.column("embedding"), wanted)
     best = scale.topk(wanted[:5], tmp_path / "made", 1, tmp_path / "best", metric="cosine")
     ids = stope.topk(wanted[:5], wanted, 1, metric="cosine").ids
     assert best.table()["document_ids"].to_pylist() == [[f"d{row}"] for row in ids[:, 0]]
-
-
-def test_batches_of_an_encoder_are_those_of_one_process(local, tmp_path, monkeypatch):
-    """An encoder whose embeddings depend on the texts that it is given together."""
-    ray.cloudpickle.register_pickle_by_value(encoders)
-    monkeypatch.setattr("stope.scale.ray.encoding.load_encoder", None)  # not in this process
-    docs = [f"w{row} w{row % 7}" for row in range(70)]
-
-    class Together(encoders.HashEncoder):
-        def encode(self, texts):
-            rows = super().encode(texts)
-            return rows + np.float32(rows[0, 0] * len(texts))
-
-    def refuse(texts):
-        raise AssertionError("encoded in this process")
-
-    model, told = Together(), []
-    asked = {"prompt": "of ", "batch_size": 16}
-    wanted = [ask(model, docs, **asked) for ask in (encode_queries, encode_corpus)]
-    with scale.Operations.at(tmp_path) as remote:
-        remote.share(model, Together())
-        model.encode = refuse
-        for ask, rows in zip((encode_queries, encode_corpus), wanted, strict=True):
-            made = ask(model, docs, **asked, progress=lambda *done: told.append(done))
-            assert np.array_equal(made, rows)
-        assert [total for _, total in told] == [70] * 10
-        assert sorted(told[5:]) == told[5:]
-        assert told[9][0] == 70
-        assert remote.topk(made, made, 1, metric="cosine").ids.shape == (70, 1)  # CPUs are free
-        remote.share(model, refuse)
-        with pytest.raises(TypeError, match="encoder is function, which has no encode method"):
-            encode_corpus(model, docs)
 
 
 def test_workers_get_what_is_declared_and_blocks_wait_for_their_turn(local):
@@ -422,92 +352,6 @@ def test_too_many_workers_are_refused(local, tmp_path):
         scale.topk(queries, corpus, 1, tmp_path / "job", cluster=scale.Cluster("elsewhere:1"))
 
 
-def test_commands_write_the_same_bytes(local, call, tmp_path):
-    shutil.copy(tmp_path / "corpus.jsonl", tmp_path / "twice.jsonl")
-    embedded = ("--embeddings", "c.npy", "--quiet")
-    for name, arguments, outputs in (
-        ("graph", ("corpus.jsonl", "-k", 4, *embedded), {"-o": "graph.npz"}),
-        (
-            "dedup",
-            ("corpus.jsonl", "--threshold", 0.6, "--keep", "longest", *embedded),
-            {"-o": "kept.jsonl", "--groups": "groups.jsonl"},
-        ),
-        (
-            "cluster",
-            ("corpus.jsonl", "-k", 3, *embedded),
-            {"-o": "clusters.jsonl", "--centers": "centers.npy", "--summary": "clusters.json"},
-        ),
-        (
-            "mine",
-            (
-                *("pairs.tsv", "corpus.jsonl", "--query-embeddings", "q.npy"),
-                *("--corpus-embeddings", "c.npy", "--relative-margin", 0.05, "--quiet"),
-            ),
-            {"-o": "mined.jsonl", "--ids": "ids.jsonl", "--summary": "summary.json"},
-        ),
-    ):
-        said = []
-        for first, more in (("here-", ()), ("ray-", ("--ray", "--workers", 2))):
-            files = [each for at, file in outputs.items() for each in (at, f"{first}{file}")]
-            done = call(name, *arguments, *files, *more)
-            said.append(done.stdout.replace(first, ""))
-        assert said[0] == said[1]
-        for file in outputs.values():
-            here, there = (tmp_path / f"{first}{file}" for first in ("here-", "ray-"))
-            assert here.read_bytes() == there.read_bytes(), file
-            assert here.stat().st_size
-    assert not list(tmp_path.glob("*.ray"))
-
-
-def test_mining_jobs_write_the_same_bytes(local, call, tmp_path, monkeypatch):
-    monkeypatch.setattr("stope.mining.jobs.job.SHARD_SIZE", 16)
-    (tmp_path / "groups.tsv").write_text(
-        "document_id\tgroup\n" + "".join(f"d{row}\tg{row % 9}\n" for row in range(150))
-    )
-    run = [{"query_id": f"q{row}", "document_id": f"d{row + 7}", "score": 1} for row in range(40)]
-    write_jsonl(tmp_path / "run.jsonl", run)
-    mined = (
-        *("mine", "pairs.tsv", "corpus.jsonl", "--query-embeddings", "q.npy", "--quiet"),
-        *("--corpus-embeddings", "c.npy", "--relative-margin", 0.05, "--near-positive", 0.5),
-        *("--quotas", "dense=3,bm25=1,run=1,siblings=1,random=1", "--run", "run.jsonl"),
-        *("--groups", "groups.tsv", "--job"),
-    )
-    call(*mined, "here", "-o", "here.jsonl")
-    monkeypatch.setattr("stope.mining.jobs.miner.Miner.records", None)  # not in this process
-    shutil.copytree(tmp_path / "here", tmp_path / "ray")
-    shutil.rmtree(tmp_path / "ray" / "mined")
-    for name in ("negatives.parquet", "counts.parquet", "job.json"):
-        (tmp_path / "ray" / name).unlink()
-    call(*mined, "ray", "-o", "ray.jsonl", "--ray", "--workers", 2)
-    for name in (path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*")):
-        here, there = tmp_path / "here" / name, tmp_path / "ray" / name
-        assert here.is_dir() or here.read_bytes() == there.read_bytes(), name
-    assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "ray.jsonl").read_bytes()
-    assert not list(tmp_path.glob("*.ray"))
-    scored = ("--teacher", "run.jsonl", "--ray")
-    done = call(*mined, "other", *scored, code=2)
-    assert "a teacher scores in this process" in one_line(done.output)
-    done = call(*mined, "other", "--ray", "--workers", 1, "--worker-memory", 0.25, code=1)
-    assert "a worker needs 3" in one_line(done.output)
-
-
-def one_line(text):
-    return " ".join(text.replace("│", " ").split())
-
-
-def test_search_writes_the_same_bytes(local, call, tmp_path, texts):
-    save_encoder(static_encoder([*texts[0], *texts[1]]), tmp_path / "model")
-    searched = ("search", "queries.jsonl", "corpus.jsonl", "--encoder", "./model", "--quiet")
-    options = ("--method", "hybrid", "-k", 7, "--batch-size", 16, "-o")
-    call(*searched, *options, "here.trec")
-    call(*searched, *options, "ray.trec", "--ray", "--workers", 1)
-    assert (tmp_path / "here.trec").read_bytes() == (tmp_path / "ray.trec").read_bytes()
-    done = call("search", "queries.jsonl", "corpus.jsonl", "--ray", code=2)
-    assert "it has no effect with --method bm25" in done.output
-    done = call("graph", "corpus.jsonl", "--workers", 2, code=2)
-    assert "it has no effect without --ray" in done.output
-
-
 class Killer:
     """Kills a worker, or a node with all on it, each time the job says how far it is."""
 
@@ -526,7 +370,7 @@ class Killer:
         if kind == "node":
             self.local.remove_node(nodes[0], allow_graceful=False)
         elif kind == "new node":
-            self.local.add_node(**_NODE)
+            self.local.add_node(**NODE)
         elif kind:
             for worker in workers[: None if kind == "all workers" else 1]:
                 worker.send_signal(signal.SIGKILL)
