@@ -22,6 +22,7 @@ from stope.data import (
     read_texts,
     write_jsonl,
 )
+from stope.data.readers.lines import read_lines
 
 ROWS = [{"query": "q1", "positive": "a"}, {"query": "q2", "positive": "b\nc"}]
 PAIRS = [("q1", "a"), ("q2", "b\nc")]
@@ -249,3 +250,19 @@ def test_null_is_told_with_the_way_around_it():
     for read, row in ((read_texts, {"text": None}), (read_pairs, {"query": None, "text": "a"})):
         with pytest.raises(ValueError, match="is null; fill it, or leave such rows out by skip_em"):
             list(read([row]))
+
+
+def test_an_array_behind_the_first_is_not_left_out(tmp_path):
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    with (tmp_path / "e.npy").open("wb") as file:
+        np.save(file, rows)
+    assert read_embeddings(tmp_path / "e.npy").tolist() == rows.tolist()
+    with (tmp_path / "e.npy").open("ab") as file:
+        np.save(file, rows)
+    with pytest.raises(ValueError, match=r"e\.npy goes on behind its array of 3 rows, which would"):
+        read_embeddings(tmp_path / "e.npy")
+
+
+def test_carriage_returns_that_end_lines_begin_none(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"ore\rrock\r")
+    assert list(read_lines(tmp_path / "t.txt")) == [(1, "ore"), (2, "rock")]

@@ -134,6 +134,11 @@ def _npy(file: Path, called: str, column: str | None) -> Stored:
         raise ValueError(
             f"{called} must hold one array of two dimensions (texts, dim), but it has {shape}"
         )
+    if isinstance(array, np.memmap) and array.offset + array.nbytes < file.stat().st_size:
+        raise ValueError(
+            f"{called} goes on behind its array of {len(array):,} rows, which would be left out; "
+            "save one array into it (np.concatenate joins several)"
+        )
     if str(array.dtype) not in _KINDS:
         raise ValueError(
             f'{called} holds {array.dtype}; save it as np.save(path, array.astype("float32"))'
