@@ -266,3 +266,8 @@ def test_an_array_behind_the_first_is_not_left_out(tmp_path):
 def test_carriage_returns_that_end_lines_begin_none(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"ore\rrock\r")
     assert list(read_lines(tmp_path / "t.txt")) == [(1, "ore"), (2, "rock")]
+
+
+def test_a_blank_before_the_first_name_of_a_header_is_none_after_a_comma(tmp_path):
+    (tmp_path / "p.csv").write_text(" query,positive\nq, a\n")
+    assert next(iter(read_rows(tmp_path / "p.csv")))[1] == {"query": "q", "positive": " a"}

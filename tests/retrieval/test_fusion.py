@@ -143,6 +143,8 @@ def test_run_and_back():
     assert (back.scores == found.scores).all()
     tied = Ranking.from_run({"q1": {"c": 1.0, "a": 1.0}}, names, documents)
     assert tied.ids.tolist() == [[0, 2], [-1, -1]]
+    rounded = Ranking.from_run({"q1": {"c": 1.0 + 1e-9, "a": 1.0}}, names, documents)
+    assert rounded.ids.tolist() == [[0, 2], [-1, -1]]  # equal in float32
 
 
 def test_ranking_refuses():
