@@ -70,6 +70,8 @@ def stores(request):
         store.write_documents(
             [Document(id="d20", content="no embedding now")], DuplicatePolicy.OVERWRITE
         )
+        seven = {"field": "meta.n", "operator": "==", "value": 7}
+        assert store.update_by_filter(seven, {"n": 3}) == 1
     return made
 
 
@@ -81,7 +83,7 @@ def test_it_answers_as_the_store_in_memory(stores, filters, scale_score):
         ours, theirs = (
             store.embedding_retrieval(query, filters, top_k, scale_score, True) for store in stores
         )
-        assert [d.id for d in ours] == [d.id for d in theirs]
+        assert [(d.id, d.meta) for d in ours] == [(d.id, d.meta) for d in theirs]
         np.testing.assert_allclose([d.score for d in ours], [d.score for d in theirs], atol=1e-6)
         assert [d.embedding for d in ours] == [d.embedding for d in theirs]
     hidden = stores[0].embedding_retrieval(query, filters, 3)
