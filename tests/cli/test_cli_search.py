@@ -11,7 +11,7 @@ from command import EMBEDDED, QUERIES, beir, call, folder, one_sentence, texts
 from typer.testing import CliRunner
 
 from stope.cli.app import app
-from stope.data import read_jsonl, read_run
+from stope.data import read_jsonl, read_run, write_jsonl
 
 # --- search ------------------------------------------------------------------------------------
 
@@ -82,6 +82,16 @@ def test_search_leaves_out_the_query_itself(call, folder):
 
 
 # --- evaluate ----------------------------------------------------------------------------------
+
+
+def test_search_says_that_rows_are_numbered_where_they_have_no_ids(call, folder):
+    texts = [row["text"] for row in read_jsonl(folder / "corpus.jsonl")]
+    write_jsonl(folder / "none.jsonl", ({"text": text} for text in texts))
+    write_jsonl(folder / "ids.jsonl", ({"id": n, "text": text} for n, text in enumerate(texts)))
+    said = "the documents go by their row"
+    for name, numbered in (("none.jsonl", True), ("ids.jsonl", False)):
+        done = call("search", "queries.jsonl", name, "-k", 3, "-o", "r.jsonl")
+        assert (said in done.stderr) == numbered
 
 
 @pytest.fixture

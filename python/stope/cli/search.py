@@ -145,8 +145,8 @@ def search(
         corpus_ids, corpus_texts = read_texts(
             corpus, text_column, id_column, ids="needed", skip_empty=skip_empty
         )
-        _say_numbered(queries, query_ids, "queries")
-        _say_numbered(corpus, corpus_ids, "documents")
+        _say_numbered(queries, query_ids, query_id_column, "queries")
+        _say_numbered(corpus, corpus_ids, id_column, "documents")
     if k is not None and k > len(corpus_ids):
         raise ValueError(
             f"-k is {k} but the corpus has {counted(len(corpus_ids), 'documents')}; lower it"
@@ -226,9 +226,15 @@ def _refuse_idle(context: typer.Context, method: Method, *, in_lines: bool, embe
         without_effect(context, ["tag"], "JSON lines have no tag")
 
 
-def _say_numbered(source: Path, ids: list[str], what: str) -> None:
+def _say_numbered(source: Path, ids: list[str], column: str | None, what: str) -> None:
     """Say that rows go by their numbers, which judgements know only if they were made so."""
-    if all(name == str(row) for row, name in enumerate(ids)):
+    from stope.data import read_rows
+    from stope.data.readers.columns import ID_COLUMNS, QUERY_ID_COLUMNS, first_of
+    from stope.data.readers.lines import plain_name
+
+    if column is None and not plain_name(source).endswith(".txt"):
+        column = first_of(next(read_rows(source))[1], (*QUERY_ID_COLUMNS, *ID_COLUMNS))
+    if column is None and all(name == str(row) for row, name in enumerate(ids)):
         terminal.say(
             f"{source}: the {what} go by their row, 0 to {len(ids) - 1}; judgements need the same "
             "ids, or the file a column of ids."
