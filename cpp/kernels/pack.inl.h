@@ -58,17 +58,17 @@ void widen(DType dtype, const void* src, std::int64_t depth, float* dst) {
 // body(i, count) for every group of 16 elements; count < 16 only in the last.
 template <typename Body>
 inline void for_each_group(std::int64_t depth, Body body) {
-  for (std::int64_t i = 0; i < depth; i += kLanes) {
-    const std::int64_t rest = depth - i;
-    body(i, rest < kLanes ? static_cast<int>(rest) : kLanes);
-  }
+  std::int64_t i = 0;
+  for (; i + kLanes <= depth; i += kLanes) body(i, kLanes);
+  if (i < depth) body(i, static_cast<int>(depth - i));
 }
 inline f32x16 load_group(const float* p, int count) {
   return count == kLanes ? load_f32(p) : load_partial_f32(p, count);
 }
 
-inline float largest_magnitude(const float* row, std::int64_t depth, bool* finite) {
-  f32x16 largest = set_f32(0.0f), poison = set_f32(0.0f);
+// Of a row: the largest magnitude, whether it is finite, and the lanes of its sum of squares.
+inline float survey_row(const float* row, std::int64_t depth, bool* finite, f32x16* squares) {
+  f32x16 largest = set_f32(0.0f), poison = set_f32(0.0f), sum = set_f32(0.0f);
   for_each_group(depth, [&](std::int64_t i, int count) {
     // The next rows, if they lie one after another: the processor's own prefetch stops at a page.
     __builtin_prefetch(
@@ -76,13 +76,23 @@ inline float largest_magnitude(const float* row, std::int64_t depth, bool* finit
     const f32x16 x = load_group(row + i, count);
     largest = max_f32(largest, abs_f32(x));
     poison = fma_f32(x, set_f32(0.0f), poison);  // NaN and infinity times zero are NaN
+    sum = fma_f32(x, x, sum);
   });
   *finite = reduce_add(poison) == 0.0f;
+  *squares = sum;
   return reduce_max(largest);
+}
+inline float largest_magnitude(const float* row, std::int64_t depth, bool* finite) {
+  f32x16 squares;
+  return survey_row(row, depth, finite, &squares);
 }
 
 inline bool is_ordinary(float largest) {
   return largest == 0.0f || (largest >= 0x1p-40f && largest <= 0x1p40f);
+}
+inline float inverse_root(f32x16 squares) {
+  const float norm = __builtin_sqrtf(reduce_add(squares));
+  return norm == 0.0f ? 0.0f : 1.0f / norm;
 }
 inline float inverse_norm(const float* row, std::int64_t depth, f32x16 prescale) {
   f32x16 sum = set_f32(0.0f);
@@ -90,8 +100,7 @@ inline float inverse_norm(const float* row, std::int64_t depth, f32x16 prescale)
     const f32x16 x = mul_f32(load_group(row + i, count), prescale);
     sum = fma_f32(x, x, sum);
   });
-  const float norm = __builtin_sqrtf(reduce_add(sum));
-  return norm == 0.0f ? 0.0f : 1.0f / norm;
+  return inverse_root(sum);
 }
 inline void store_group(float* p, f32x16 x, int count) {
   if (count == kLanes) return store_f32(p, x);
@@ -101,17 +110,20 @@ inline void store_group(float* p, f32x16 x, int count) {
 }
 
 void measure(const float* row, std::int64_t depth, stope::RowMeasure* out) {
-  out->largest = largest_magnitude(row, depth, &out->finite);
-  out->inverse_norm =
-      is_ordinary(out->largest) ? inverse_norm(row, depth, set_f32(1.0f)) : __builtin_nanf("");
+  f32x16 squares;
+  out->largest = survey_row(row, depth, &out->finite, &squares);
+  out->inverse_norm = is_ordinary(out->largest) ? inverse_root(squares) : __builtin_nanf("");
 }
 
 // Canonical: x' = x * s with s a power of two (1 for ordinary magnitudes), out = x' * (1 / ||x'||).
 void normalise(const float* row, std::int64_t depth, float* out) {
   bool finite;
-  const float largest = largest_magnitude(row, depth, &finite);
-  const f32x16 prescale = set_f32(is_ordinary(largest) ? 1.0f : power_of_two_inverse(largest));
-  const f32x16 inverse = set_f32(inverse_norm(row, depth, prescale));
+  f32x16 squares;
+  const float largest = survey_row(row, depth, &finite, &squares);
+  const bool ordinary = is_ordinary(largest);
+  const f32x16 prescale = set_f32(ordinary ? 1.0f : power_of_two_inverse(largest));
+  const f32x16 inverse =
+      set_f32(ordinary ? inverse_root(squares) : inverse_norm(row, depth, prescale));
   for_each_group(depth, [&](std::int64_t i, int count) {
     const f32x16 x = mul_f32(load_group(row + i, count), prescale);
     store_group(out + i, mul_f32(x, inverse), count);
@@ -228,7 +240,8 @@ template <typename Format>
 void quantise(const float* row, std::int64_t depth, std::int64_t depth_padded, float fixed_scale,
               void* out, RowStats* stats) {
   auto* bytes = static_cast<std::int8_t*>(out);
-  *stats = quantise_row<Format>(row, depth, fixed_scale, [&](std::int64_t i, f32x16 codes) {
+  // By value: a pointer that the loop below reads again and again would keep it from being wide.
+  *stats = quantise_row<Format>(row, depth, fixed_scale, [bytes](std::int64_t i, f32x16 codes) {
     Format::store(bytes + i * Format::kElementBytes, codes);
   });
   const std::int64_t written = (depth + kLanes - 1) / kLanes * kLanes;

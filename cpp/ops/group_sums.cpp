@@ -25,6 +25,7 @@ constexpr std::int64_t kPiece = 64;         // rows of a piece, at least
 constexpr std::int64_t kSlice = 64;         // columns of a slice
 constexpr std::int64_t kPiecesAThread = 4;  // fewer are cut by columns
 constexpr std::int64_t kRowsPerTask = 64;
+constexpr std::int64_t kAhead = 3;  // rows under way from memory: a block lies in no near cache
 
 class GroupSums {
  public:
@@ -96,14 +97,19 @@ class GroupSums {
       const std::int64_t piece = task / slices, first = task % slices * width;
       const std::int64_t end = std::min(first + width, columns);
       for (std::int64_t at = cuts_[piece]; at < cuts_[piece + 1]; ++at) {
-        const std::int64_t row = order_[at];
-        const float* values = in_place_
-                                  ? static_cast<const float*>(row_data(call_.rows, done_ + row))
-                                  : values_ + row * columns;
+        const std::int64_t row = order_[at], ahead = std::min(at + kAhead, count_ - 1);
+        const float* values = values_of(row);
+        prefetch_row(values_of(order_[ahead]) + first, (end - first) * std::int64_t{sizeof(float)});
         double* sums = call_.sums + call_.groups[done_ + row] * columns;
         kernels_.add_wide(values + first, end - first, sums + first);
       }
     });
+  }
+
+  // Of a row of the block.
+  const float* values_of(std::int64_t row) const {
+    return in_place_ ? static_cast<const float*>(row_data(call_.rows, done_ + row))
+                     : values_ + row * call_.rows.columns;
   }
 
   // A row that is not finite leaves a sum that is not: float64 holds any sum of float32 numbers.

@@ -181,8 +181,11 @@ class NearestCenters {
 
   void assign(std::int64_t first, std::int64_t end, const Scratch& scratch) {
     std::int64_t open = 0;
-    for (std::int64_t row = first; row < end; ++row)
+    for (std::int64_t row = first; row < end; ++row) {
+      if (known_ && row + 1 < end)
+        prefetch_row(center(call_.labels[row + 1]), shape_.depth * std::int64_t{sizeof(float)});
       if (begin_row(row, open, scratch)) ++open;
+    }
     if (open == 0) return;
     std::fill_n(scratch.codes + open * shape_.query_bytes, kMaxTileRows * shape_.query_bytes,
                 std::int8_t{0});
