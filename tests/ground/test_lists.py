@@ -24,6 +24,14 @@ def test_lists_are_lists(rows, data):
     assert [row.tolist() for row in lists.take(chosen).rows()] == [rows[row] for row in chosen]
 
 
+def test_owners_beyond_sixteen_bits_keep_the_order_of_their_ids():
+    owners = np.random.default_rng(0).integers(0, 200_000, 3_000) // 40_000 * 40_000 + 7
+    lists = Lists.from_owners(owners, np.arange(3_000), 200_000)
+    assert lists.lengths.sum() == 3_000
+    for owner in np.unique(owners):
+        assert lists.row(owner).tolist() == np.flatnonzero(owners == owner).tolist()
+
+
 @given(st.lists(st.tuples(st.lists(st.integers(0, 9)), st.lists(st.integers(0, 9))), max_size=5))
 def test_sets_of_lists(pairs):
     one, other = (Lists.from_sequences([pair[side] for pair in pairs]) for side in (0, 1))

@@ -173,9 +173,9 @@ def choose_by_votes(
     voters = Lists.from_owners(nearest.ids, nearest.owners, rows)
     votes = voters.lengths
     powers = rho ** -np.arange(_VOTES, dtype=np.float64)
-    # counts[u, c]: voters of u of whose neighbours c are chosen. Sums of these have no history.
-    counts = np.zeros((rows, _VOTES), dtype=np.int32)
-    counts[:, 0] = votes
+    # counts[c, u]: voters of u of whose neighbours c are chosen. Sums of these have no history.
+    counts = np.zeros((_VOTES, rows), dtype=np.int32)
+    counts[0] = votes
     cells, single = counts.reshape(-1), np.int32(1)  # a vector's cells are counted much faster
     met = np.zeros(rows, dtype=np.int64)  # c_v
     left = np.ones(rows, dtype=bool)
@@ -187,20 +187,20 @@ def choose_by_votes(
         row = best[np.argmax(votes[best])]
         chosen[place], values[place], left[row] = row, scores[row], False
         lost = nearest.row(row)  # these lose the vote of the chosen row
-        np.subtract.at(cells, lost * _VOTES + met[row], single)
+        np.subtract.at(cells, met[row] * rows + lost, single)
         movers = voters.row(row)
         movers = movers[left[movers] & (met[movers] < _VOTES - 1)]
         moved = nearest.take(movers)
-        before = moved.ids * _VOTES + np.repeat(met[movers], moved.lengths)
+        before = np.repeat(met[movers] * rows, moved.lengths) + moved.ids
         np.subtract.at(cells, before, single)
-        np.add.at(cells, before + 1, single)
+        np.add.at(cells, before + rows, single)
         met[movers] += 1
         highest = max(highest, int(met[movers].max(initial=0)))
         touched[lost] = touched[moved.ids] = True
         changed = np.flatnonzero(touched)
         touched[changed] = False
-        # Column by column: equal counts give equal bits, whenever they are added.
-        terms = (counts[changed, c] * powers[c] for c in range(highest + 1))
+        # One c after another: equal counts give equal bits, whenever they are added.
+        terms = (counts[c, changed] * powers[c] for c in range(highest + 1))
         scores[changed] = sum(terms, np.zeros(len(changed)))
         scores[~left] = -np.inf
     return Selection(chosen, values, {"votes": votes[chosen]})
