@@ -181,17 +181,31 @@ def numbers(rows: int, first: Rows, second: Rows) -> Rows:
 
 
 def super_kmeans(kind: str, rows: int, clusters: int) -> dict[str, Any]:
-    """k-means of all rows, ten updates, and SuperKMeans as it is: it draws its own first centers.
+    """k-means of all rows, ten updates, as faiss does them from the same centers.
+
+    SuperKMeans as it is draws its own first centers.
 
     Flat, of all rows and without stopping early it does what stope does, but for pruned products;
     its defaults draw rows (at most 256 a cluster) and, above 100,000 rows, cluster in two levels.
     """
+    import faiss
+
     import stope
 
     work = data.ClusterWork("kmeans", "kmeans", rows, rows, 384, clusters, kind, threads=1)
-    x = data.make(work).corpus
-    ten = {"init": "random", "max_iterations": 10}
-    contenders = {"stope": Contender(lambda turn: (stope.kmeans(x, clusters, **ten).centers, []))}
+    given = data.make(work)
+    x, ten = given.corpus, {"init": given.queries, "max_iterations": 10}
+
+    def by_faiss(turn: int) -> tuple[Rows, Any]:
+        every = {"min_points_per_centroid": 1, "max_points_per_centroid": rows}
+        model = faiss.Kmeans(x.shape[1], clusters, niter=10, **every)
+        model.train(x, init_centroids=given.queries)
+        return model.centroids, []
+
+    contenders = {
+        "stope": Contender(lambda turn: (stope.kmeans(x, clusters, **ten).centers, [])),
+        "faiss Kmeans": Contender(by_faiss),
+    }
     try:
         from superkmeans import SuperKMeans
     except ImportError:
