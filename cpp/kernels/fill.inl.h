@@ -44,6 +44,7 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->end_tiles = no_tiles;
   scan->score_panels = score_panels<Format>;
   scan->select = select<Format>;
+  scan->head_rows = head_rows<Format>;
   scan->select_columns = select_columns<Format>;
   scan->reach = reach<Format>;
   scan->read_tile = read_tile<Format>;

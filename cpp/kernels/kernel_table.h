@@ -92,6 +92,16 @@ struct ColumnTerms {
   float norm;                // likewise for the norm's weight
 };
 
+// What head_rows reads where a tile holds the dot products of the first part of the depth alone: it
+// keeps a row when it has an entry with
+//   dot * scale + base + row_tail * tail >= the right side of select's first test,
+//                                          its errors added on the left as there
+struct HeadTerms {
+  const float* row_tails;  // of the tile's rows: what is left of the codes, at most
+  const float* tails;      // of its columns: what is left of x, codes and what they lost, at most
+  const float* bases;      // of its columns
+};
+
 // A block of quantised queries: `rows` rows, `stride` bytes apart, zero-padded to depth_padded.
 struct QueryTile {
   const void* data;
@@ -146,6 +156,11 @@ struct ScanKernels {
   std::uint32_t (*select)(const TileEntry* tile, std::int64_t stride, int rows,
                           const RowTerms* terms, const PanelRun* panels, bool biased,
                           std::uint64_t* masks, std::int64_t* above);
+
+  // The rows that may have candidates, as bits, as far as the first part of the depth tells.
+  std::uint32_t (*head_rows)(const TileEntry* tile, std::int64_t stride, int rows,
+                             const RowTerms* terms, const PanelRun* panels, bool biased,
+                             const HeadTerms* heads);
 
   // As select, where columns ask for rows.
   std::uint32_t (*select_columns)(const TileEntry* tile, std::int64_t stride, int rows,

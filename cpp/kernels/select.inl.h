@@ -64,6 +64,53 @@ inline std::uint32_t hit_rows(const TileEntry* tile, std::int64_t stride, int ro
   return hits;
 }
 
+// As hit_rows, of a tile that holds a part of the dot products.
+template <typename Format, bool kBias, int kPanels>
+inline std::uint32_t head_hits(const TileEntry* tile, std::int64_t stride, int rows,
+                               const RowTerms* terms, const PanelRun& panels, int first,
+                               const stope::HeadTerms& heads) {
+  const Reach<Format, kBias, kPanels> reach(terms, panels, first);
+  f32x16 tail[kPanels], base[kPanels];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    tail[p] = load_f32(heads.tails + (first + p) * kLanes);
+    base[p] = load_f32(heads.bases + (first + p) * kLanes);
+  }
+  std::uint32_t hits = 0;
+  for (int r = 0; r < rows; ++r) {
+    const f32x16 row_tail = set_f32(heads.row_tails[r]);
+    const auto most = [&](int p) {
+      return fma_f32(row_tail, tail[p], add_f32(reach.of(tile + r * stride, terms[r], p), base[p]));
+    };
+    f32x16 largest = most(0);
+#pragma GCC unroll 4
+    for (int p = 1; p < kPanels; ++p) largest = max_f32(largest, most(p));
+    const bool hit = mask_ge(largest, set_f32(terms[r].lower)) != 0;
+    hits |= static_cast<std::uint32_t>(hit) << r;
+  }
+  return hits;
+}
+
+template <typename Format, bool kBias>
+inline std::uint32_t head_rows_block(const TileEntry* tile, std::int64_t stride, int rows,
+                                     const RowTerms* terms, const PanelRun& panels,
+                                     const stope::HeadTerms& heads) {
+  std::uint32_t hits = 0;
+  int p = 0;
+  for (; p + 4 <= panels.count; p += 4)
+    hits |= head_hits<Format, kBias, 4>(tile, stride, rows, terms, panels, p, heads);
+  for (; p < panels.count; ++p)
+    hits |= head_hits<Format, kBias, 1>(tile, stride, rows, terms, panels, p, heads);
+  return hits;
+}
+
+template <typename Format>
+std::uint32_t head_rows(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                        const PanelRun* panels, bool biased, const stope::HeadTerms* heads) {
+  return biased ? head_rows_block<Format, true>(tile, stride, rows, terms, *panels, *heads)
+                : head_rows_block<Format, false>(tile, stride, rows, terms, *panels, *heads);
+}
+
 template <typename Format, bool kBias>
 inline void reach_block(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
                         const PanelRun& panels, float* most) {

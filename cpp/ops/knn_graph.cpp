@@ -1,7 +1,7 @@
 // knn_graph: of every row the k best others. A score serves both of its rows: half the products.
 //
-//   every block against itself: rows ask for columns (topk's way, with itself excluded)
-//   for each round of a tournament of blocks, for each pair of blocks in it, in parallel
+//   for each block against itself, and then for each pair of blocks of each round of a tournament,
+//   in parallel
 //     scan: a tile -> select by the rows' thresholds, select by the columns' thresholds -> both
 //           rows' candidates
 //   for each row, in parallel: rescore, order, write
@@ -18,18 +18,17 @@
 namespace stope {
 namespace {
 
-constexpr std::int64_t kBlocksPerThread = 8;
 constexpr std::int64_t kRowsPerTask = 64;
 
 class KnnGraph {
  public:
   explicit KnnGraph(const KnnGraphCall& call, Workspace workspace = {})
       : call_(call),
-        blocks_(stope::kernels(), call.rows, call.rows, call.metric),
+        blocks_(stope::kernels(), call.rows, call.rows, call.metric, nullptr, false),
         scorer_(blocks_.kernels(), call.rows, call.rows, call.metric),
         selector_(blocks_.kernels(), call.k, capacity(), scorer_),
         rows_{call.rows},
-        block_rows_(blocks_.block_rows(call.rows.rows, kBlocksPerThread * call.execution.threads)),
+        block_rows_(blocks_.block_rows(call.rows.rows, blocks_for(call.execution.threads))),
         workspace_(workspace) {
     const std::int64_t threads = call.execution.threads;
     entries_ = workspace_.take<Candidate>(call.rows.rows * capacity());
@@ -56,9 +55,10 @@ class KnnGraph {
     const std::int64_t rows = call_.rows.rows;
     for (std::int64_t i = 0; i < rows; ++i)
       lists_[i] = selector_.list(entries_ + i * capacity(), -kInfinity);
-    BlockRounds rounds(rows, block_rows_, call_.execution);
+    std::int64_t starts[2];
+    BlockRounds rounds({nullptr, 1, rows}, block_rows_, starts, call_.execution);
     rounds.run([&](const Block& block,
-                   int thread) { scan_blocks(block, block, Reach::kOthers, scratch_[thread]); },
+                   int thread) { scan_blocks(block, block, Reach::kEarlier, scratch_[thread]); },
                [&] { fault_.raise("x"); },
                [&](const Block& later, const Block& earlier, int thread) {
                  scan_blocks(later, earlier, Reach::kAll, scratch_[thread]);
@@ -70,6 +70,8 @@ class KnnGraph {
   }
 
  private:
+  enum class Asking { kRow, kColumns };
+
   struct Scratch {
     BlockScratch blocks;
     float* scale;          // of the queries, as columns read them
@@ -87,38 +89,37 @@ class KnnGraph {
   void scan_blocks(const Block& queries, const Block& columns, Reach reach,
                    const Scratch& scratch) {
     const BlockScratch& packed = scratch.blocks;
-    const bool both = reach == Reach::kAll;
     const bool euclidean = blocks_.bounds().euclidean();
     const auto least = [&](std::int64_t place) { return lists_[place].least; };
     blocks_.load_queries(rows_, queries, least, packed, &fault_);
     blocks_.load_panels(rows_, columns, packed, &fault_);
     if (fault_.noted()) return;
-    if (both) load_terms(queries, columns, scratch);
+    load_terms(queries, columns, scratch);
     const ScanKernels& scan = blocks_.scan_kernels();
     std::uint64_t masks[kMaxTileRows];
-    blocks_.run(queries, columns, reach, packed,
-                [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& run,
-                    const TileEntry* tile) {
-                  std::uint32_t hits = scan.select(tile, kTileStride, rows, packed.terms + row,
-                                                   &run, euclidean, masks, nullptr);
-                  for (; hits != 0; hits &= hits - 1) {
-                    const int r = std::countr_zero(hits);
-                    offer_columns(queries.first + row + r, row + r, columns.first + column,
-                                  masks[r], run, tile + r * kTileStride, scratch);
-                  }
-                  if (!both) return;
-                  const std::int64_t t = row / scan.tile_rows;
-                  const ColumnTerms terms = {scratch.lower + column,   scratch.bias + column,
-                                             scratch.scale + row,      scratch.half_square + row,
-                                             scratch.tile_residual[t], scratch.tile_norm[t]};
-                  hits =
-                      scan.select_columns(tile, kTileStride, rows, &terms, &run, euclidean, masks);
-                  for (; hits != 0; hits &= hits - 1) {
-                    const int r = std::countr_zero(hits);
-                    offer_row(queries.first + row + r, row + r, columns.first, column, masks[r],
-                              run, tile + r * kTileStride, scratch);
-                  }
-                });
+    blocks_.run(
+        queries, columns, reach, packed,
+        [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& run,
+            const TileEntry* tile) {
+          std::uint32_t hits = scan.select(tile, kTileStride, rows, packed.terms + row, &run,
+                                           euclidean, masks, nullptr);
+          for (; hits != 0; hits &= hits - 1) {
+            const int r = std::countr_zero(hits);
+            offer_all(queries, row + r, columns, column, masks[r], run, tile + r * kTileStride,
+                      scratch, Asking::kRow);
+          }
+          const std::int64_t t = row / scan.tile_rows;
+          const ColumnTerms terms = {scratch.lower + column,   scratch.bias + column,
+                                     scratch.scale + row,      scratch.half_square + row,
+                                     scratch.tile_residual[t], scratch.tile_norm[t]};
+          hits = scan.select_columns(tile, kTileStride, rows, &terms, &run, euclidean, masks);
+          for (; hits != 0; hits &= hits - 1) {
+            const int r = std::countr_zero(hits);
+            offer_all(queries, row + r, columns, column, masks[r], run, tile + r * kTileStride,
+                      scratch, Asking::kColumns);
+          }
+        },
+        [](auto&&...) { return true; });
   }
 
   // What select_columns reads of the queries and of the columns.
@@ -154,30 +155,25 @@ class KnnGraph {
     scratch.bias[c] = terms.bias;
   }
 
-  // The masked columns of one row of a tile as candidates of that row.
-  void offer_columns(std::int64_t row, std::int64_t query, std::int64_t first_column,
-                     std::uint64_t mask, const PanelRun& run, const TileEntry* dots,
-                     const Scratch& scratch) {
+  // The masked columns of one row of a tile, number `query` of its block, as candidates of that
+  // row; or it as theirs.
+  void offer_all(const Block& queries, std::int64_t query, const Block& columns,
+                 std::int64_t column, std::uint64_t mask, const PanelRun& run,
+                 const TileEntry* dots, const Scratch& scratch, Asking asking) {
+    const std::int64_t row = queries.first + query;
     for (; mask != 0; mask &= mask - 1) {
       const int c = std::countr_zero(mask);
       if (blocks_.excluded(dots[c])) continue;
       const Interval score = blocks_.score(scratch.blocks.bounds[query], run, c, dots[c]);
-      if (offer(row, first_column + c, score, scratch))
-        blocks_.bounds().set_lower(scratch.blocks.bounds[query], lists_[row].least,
-                                   &scratch.blocks.terms[query]);
-    }
-  }
-
-  // One row of a tile as a candidate of the masked columns.
-  void offer_row(std::int64_t row, std::int64_t query, std::int64_t first, std::int64_t column,
-                 std::uint64_t mask, const PanelRun& run, const TileEntry* dots,
-                 const Scratch& scratch) {
-    for (; mask != 0; mask &= mask - 1) {
-      const int c = std::countr_zero(mask);
-      if (blocks_.excluded(dots[c])) continue;
-      const Interval score = blocks_.score(scratch.blocks.bounds[query], run, c, dots[c]);
-      if (offer(first + column + c, row, score, scratch))
-        set_column(first + column + c, column + c, scratch);
+      const std::int64_t other = columns.first + column + c;
+      const std::int64_t owner = asking == Asking::kRow ? row : other;
+      if (!offer(owner, asking == Asking::kRow ? other : row, score, scratch)) continue;
+      // A block against itself has every row on both sides.
+      const std::int64_t q = owner - queries.first, p = owner - columns.first;
+      if (q >= 0 && q < queries.count())
+        blocks_.bounds().set_lower(scratch.blocks.bounds[q], lists_[owner].least,
+                                   &scratch.blocks.terms[q]);
+      if (p >= 0 && p < columns.count()) set_column(owner, p, scratch);
     }
   }
 

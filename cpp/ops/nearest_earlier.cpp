@@ -1,4 +1,5 @@
-// nearest_earlier: of every row the best row that comes earlier, the earliest of equal ones.
+// nearest_earlier: of every row the best row that comes earlier, the earliest of equal ones; with
+// groups, of those in its own.
 //
 //   for each round of a tournament of blocks, for each pair of blocks in it, in parallel
 //     scan: rows of the later block against those of the earlier one, a tile at a time
@@ -15,18 +16,18 @@
 namespace stope {
 namespace {
 
-constexpr std::int64_t kBlocksPerThread = 8;
-
 class NearestEarlier {
  public:
   explicit NearestEarlier(const NearestEarlierCall& call, Workspace workspace = {})
       : call_(call),
-        blocks_(stope::kernels(), call.rows, call.rows, call.metric),
+        blocks_(stope::kernels(), call.rows, call.rows, call.metric, nullptr,
+                call.threshold > -kInfinity),
         scorer_(blocks_.kernels(), call.rows, call.rows, call.metric),
         rows_{call.rows, call.order},
-        block_rows_(blocks_.block_rows(call.rows.rows, kBlocksPerThread * call.execution.threads)),
+        block_rows_(blocks_.block_rows(call.rows.rows, blocks_for(call.execution.threads))),
         workspace_(workspace) {
     const std::int64_t threads = call.execution.threads;
+    starts_ = workspace_.take<std::int64_t>(call.groups.count + 1);
     scratch_ = workspace_.take<BlockScratch>(threads);
     for (std::int64_t t = 0; t < threads; ++t) {
       const BlockScratch scratch = blocks_.take(&workspace_, block_rows_, block_rows_);
@@ -40,7 +41,8 @@ class NearestEarlier {
     const std::int64_t rows = call_.rows.rows;
     std::fill_n(call_.scores, rows, -kInfinity);
     std::fill_n(call_.ids, rows, std::int64_t{-1});  // places until the end
-    BlockRounds rounds(rows, block_rows_, call_.execution);
+    BlockRounds rounds({call_.groups.offsets, call_.groups.count, rows}, block_rows_, starts_,
+                       call_.execution);
     rounds.run([&](const Block& block, int thread) { scan_blocks(block, block, scratch_[thread]); },
                [&] { fault_.raise("x"); },
                [&](const Block& later, const Block& earlier, int thread) {
@@ -116,6 +118,7 @@ class NearestEarlier {
   const std::int64_t block_rows_;
   Workspace workspace_;
   RowFault fault_;
+  std::int64_t* starts_ = nullptr;
   BlockScratch* scratch_ = nullptr;
 };
 

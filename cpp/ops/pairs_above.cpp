@@ -5,6 +5,9 @@
 //     score canonically what passes, and append it to the pairs, in any order
 //   order the pairs by row, and those of a row by (score descending, id ascending)
 //
+// With groups, each of them has such tasks, with its part of the block and its own rows. Rows are
+// known by their places until the end.
+//
 // Counting alone, a pair is scored only where its bounds do not decide. Pairs beyond the capacity
 // are counted and not kept: the caller learns how many there are and asks for fewer rows at once.
 #include <atomic>
@@ -21,8 +24,8 @@ constexpr std::int64_t kTasksPerThread = 4;
 constexpr std::int64_t kRowsPerTask = 64;  // of those that put pairs in order
 
 struct FoundPair {
-  std::int32_t row;  // counts from the block's beginning
-  std::int32_t id;
+  std::int32_t row;  // its place, counted from the block's beginning
+  std::int32_t id;   // the other's place
   float score;
 };
 
@@ -30,11 +33,15 @@ class PairsAbove {
  public:
   explicit PairsAbove(const PairsAboveCall& call, Workspace workspace = {})
       : call_(call),
-        blocks_(stope::kernels(), call.x, call.y, call.metric, call.packed),
+        blocks_(stope::kernels(), call.x, call.y, call.metric, call.packed, true),
         scorer_(blocks_.kernels(), call.x, call.y, call.metric),
+        groups_{call.groups.offsets, call.groups.count, call.y.rows},
         rows_(call.end - call.first),
         workspace_(workspace) {
     const std::int64_t threads = call.execution.threads;
+    first_group_ = call.groups.offsets == nullptr ? 0 : group_of(call.first);
+    num_groups_ = call.groups.offsets == nullptr ? 1 : group_of(call.end - 1) + 1 - first_group_;
+    task_starts_ = workspace_.take<std::int64_t>(num_groups_ + 1);
     query_rows_ = blocks_.block_rows(rows_, 1);
     column_rows_ = blocks_.block_rows(call.y.rows, kTasksPerThread * threads);
     starts_ = workspace_.take<std::int64_t>(rows_ + 1);
@@ -53,16 +60,18 @@ class PairsAbove {
 
   void run() {
     std::fill_n(call_.counts, rows_, std::int64_t{0});
-    const std::int64_t first_column = call_.within ? call_.first + 1 : 0;
-    const std::int64_t columns = std::max<std::int64_t>(call_.y.rows - first_column, 0);
-    const std::int64_t parts = divide_up(rows_, query_rows_);
-    const std::int64_t blocks = std::max<std::int64_t>(divide_up(columns, column_rows_), 1);
-    total_ = parts * blocks;
+    GroupTasks tasks(task_starts_, num_groups_);
+    total_ = tasks.set([&](std::int64_t g) {
+      const Sides sides = sides_of(g);
+      return parts(sides) * std::max<std::int64_t>(blocks(sides), 1);
+    });
     parallel(total_, [&](std::int64_t task, int thread) {
-      const Block part = block_at(task % parts, query_rows_, rows_);
-      const Block block = block_at(task / parts, column_rows_, columns);
-      scan_blocks({call_.first + part.first, call_.first + part.end},
-                  {first_column + block.first, first_column + block.end}, scratch_[thread]);
+      const Sides sides = sides_of(tasks.group_of(&task));
+      const Block part = block_at(task % parts(sides), query_rows_, sides.queries.count());
+      const Block block = block_at(task / parts(sides), column_rows_, sides.columns.count());
+      scan_blocks({sides.queries.first + part.first, sides.queries.first + part.end},
+                  {sides.columns.first + block.first, sides.columns.first + block.end},
+                  scratch_[thread]);
       ++done_;
     });
     x_fault_.raise("x");
@@ -71,6 +80,32 @@ class PairsAbove {
   }
 
  private:
+  // Of a group: its part of the block, and what that is compared with.
+  struct Sides {
+    Block queries, columns;
+  };
+
+  std::int64_t group_of(std::int64_t place) const {
+    const std::int64_t* offsets = call_.groups.offsets;
+    return std::upper_bound(offsets, offsets + call_.groups.count + 1, place) - offsets - 1;
+  }
+  Sides sides_of(std::int64_t g) const {
+    const Block group = groups_.at(first_group_ + g);
+    if (!call_.within) return {{call_.first, call_.end}, group};
+    const Block queries = {std::max(group.first, call_.first), std::min(group.end, call_.end)};
+    return {queries, {std::min(queries.first + 1, group.end), group.end}};
+  }
+  std::int64_t parts(const Sides& sides) const {
+    return divide_up(sides.queries.count(), query_rows_);
+  }
+  std::int64_t blocks(const Sides& sides) const {
+    return divide_up(sides.columns.count(), column_rows_);
+  }
+  std::int64_t x_row(std::int64_t place) const {
+    return call_.order == nullptr ? place : call_.order[place];
+  }
+  std::int64_t y_row(std::int64_t place) const { return call_.within ? x_row(place) : place; }
+
   bool keeps() const { return call_.ids != nullptr; }
 
   template <typename Body>
@@ -81,9 +116,10 @@ class PairsAbove {
 
   void scan_blocks(const Block& queries, const Block& columns, const BlockScratch& scratch) {
     const auto least = [&](std::int64_t) { return call_.threshold; };
-    blocks_.load_queries({call_.x}, queries, least, scratch, &x_fault_);
+    blocks_.load_queries({call_.x, call_.order}, queries, least, scratch, &x_fault_);
     if (columns.count() <= 0 || (call_.within && columns.end <= queries.first + 1)) return;
-    blocks_.load_panels({call_.y}, columns, scratch, call_.within ? &x_fault_ : &y_fault_);
+    blocks_.load_panels({call_.y, call_.within ? call_.order : nullptr}, columns, scratch,
+                        call_.within ? &x_fault_ : &y_fault_);
     if (x_fault_.noted() || y_fault_.noted()) return;
     const Reach reach = call_.within ? Reach::kLater : Reach::kAll;
     blocks_.select(queries, columns, reach, scratch,
@@ -94,9 +130,10 @@ class PairsAbove {
                    });
   }
 
-  void collect(std::int64_t row, const QueryBound& query, std::int64_t first_id, std::uint64_t mask,
-               const PanelRun& run, const TileEntry* dots, const BlockScratch& scratch) {
-    std::int64_t ids[ExactScorer::kBatch];
+  void collect(std::int64_t place, const QueryBound& query, std::int64_t first_other,
+               std::uint64_t mask, const PanelRun& run, const TileEntry* dots,
+               const BlockScratch& scratch) {
+    std::int64_t others[ExactScorer::kBatch];
     std::int64_t certain = 0;
     int open = 0;
     for (; mask != 0; mask &= mask - 1) {
@@ -108,35 +145,37 @@ class PairsAbove {
         ++certain;
         continue;
       }
-      ids[open++] = first_id + column;
+      others[open++] = first_other + column;
       if (open == ExactScorer::kBatch) {
-        settle(row, ids, open, scratch);
+        settle(place, others, open, scratch);
         open = 0;
       }
     }
-    if (open > 0) settle(row, ids, open, scratch);
-    if (certain > 0) add_to_count(row, certain);
+    if (open > 0) settle(place, others, open, scratch);
+    if (certain > 0) add_to_count(place, certain);
   }
 
-  void settle(std::int64_t row, const std::int64_t* ids, int count, const BlockScratch& scratch) {
+  void settle(std::int64_t place, const std::int64_t* others, int count,
+              const BlockScratch& scratch) {
     float scores[ExactScorer::kBatch];
+    const std::int64_t row = x_row(place);
     const float* query = float_row(blocks_.kernels(), call_.x, call_.metric, row, scratch.query);
-    scorer_.score(row, query, [&](int i) { return ids[i]; }, count, scratch.rows, scores);
+    scorer_.score(row, query, [&](int i) { return y_row(others[i]); }, count, scratch.rows, scores);
     FoundPair found[ExactScorer::kBatch];
     int reaching = 0;
     for (int i = 0; i < count; ++i)
       if (scores[i] >= call_.threshold)
-        found[reaching++] = {static_cast<std::int32_t>(row - call_.first),
-                             static_cast<std::int32_t>(ids[i]), scores[i]};
+        found[reaching++] = {static_cast<std::int32_t>(place - call_.first),
+                             static_cast<std::int32_t>(others[i]), scores[i]};
     if (reaching == 0) return;
-    add_to_count(row, reaching);
+    add_to_count(place, reaching);
     if (!keeps()) return;
-    const std::int64_t place = next_.fetch_add(reaching, std::memory_order_relaxed);
-    if (place + reaching <= call_.capacity) std::copy_n(found, reaching, pairs_ + place);
+    const std::int64_t next = next_.fetch_add(reaching, std::memory_order_relaxed);
+    if (next + reaching <= call_.capacity) std::copy_n(found, reaching, pairs_ + next);
   }
 
-  void add_to_count(std::int64_t row, std::int64_t count) {
-    std::atomic_ref(call_.counts[row - call_.first]).fetch_add(count, std::memory_order_relaxed);
+  void add_to_count(std::int64_t place, std::int64_t count) {
+    std::atomic_ref(call_.counts[place - call_.first]).fetch_add(count, std::memory_order_relaxed);
   }
 
   void put_in_order() {
@@ -152,7 +191,7 @@ class PairsAbove {
           return a.score != b.score ? a.score > b.score : a.id < b.id;
         });
         for (std::int64_t p = starts_[i] - call_.counts[i]; p < starts_[i]; ++p) {
-          call_.ids[p] = ordered_[p].id;
+          call_.ids[p] = y_row(ordered_[p].id);
           call_.scores[p] = ordered_[p].score;
         }
       }
@@ -162,15 +201,18 @@ class PairsAbove {
   const PairsAboveCall& call_;
   const BlockScan blocks_;
   const ExactScorer scorer_;
+  const PlaceGroups groups_;
+  std::int64_t first_group_ = 0, num_groups_ = 1;  // those that have rows of the block
   std::int64_t rows_, query_rows_ = 0, column_rows_ = 0;
   Workspace workspace_;
   RowFault x_fault_, y_fault_;
   std::atomic<std::int64_t> next_ = 0;  // pairs so far, kept or not
   std::atomic<std::int64_t> done_ = 0;  // tasks
   std::int64_t total_ = 1;
-  std::int64_t* starts_ = nullptr;  // [rows + 1]
-  FoundPair* pairs_ = nullptr;      // [capacity]
-  FoundPair* ordered_ = nullptr;    // [capacity]
+  std::int64_t* task_starts_ = nullptr;  // [num_groups + 1]
+  std::int64_t* starts_ = nullptr;       // [rows + 1]
+  FoundPair* pairs_ = nullptr;           // [capacity]
+  FoundPair* ordered_ = nullptr;         // [capacity]
   BlockScratch* scratch_ = nullptr;
 };
 

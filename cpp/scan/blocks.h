@@ -11,6 +11,7 @@
 #include <bit>
 
 #include "bounds.h"
+#include "heads.h"
 #include "packing.h"
 #include "rows.h"
 #include "scan.h"
@@ -31,12 +32,52 @@ struct Block {
   std::int64_t count() const { return end - first; }
 };
 
+// Groups of places, one after another, in each of which rows are compared: where they begin, and
+// the end of the last; or all rows together.
+struct PlaceGroups {
+  const std::int64_t* offsets;  // optional [count + 1]
+  std::int64_t count, rows;
+  Block at(std::int64_t group) const {
+    return offsets == nullptr ? Block{0, rows} : Block{offsets[group], offsets[group + 1]};
+  }
+};
+
+// Tasks of groups, one group's after another's: `starts` tells them, [groups + 1].
+class GroupTasks {
+ public:
+  GroupTasks(std::int64_t* starts, std::int64_t groups) : starts_(starts), groups_(groups) {}
+  // Group g has tasks(g) of them; returns how many there are.
+  template <typename Tasks>
+  std::int64_t set(Tasks&& tasks) {
+    starts_[0] = 0;
+    for (std::int64_t g = 0; g < groups_; ++g) starts_[g + 1] = starts_[g] + tasks(g);
+    return starts_[groups_];
+  }
+  // Of a task its group; the task then counts in it.
+  std::int64_t group_of(std::int64_t* task) const {
+    const std::int64_t* after = std::upper_bound(starts_, starts_ + groups_ + 1, *task);
+    *task -= after[-1];
+    return after - starts_ - 1;
+  }
+
+ private:
+  std::int64_t* starts_;
+  std::int64_t groups_;
+};
+
 inline Block block_at(std::int64_t index, std::int64_t rows, std::int64_t all) {
   return {index * rows, std::min((index + 1) * rows, all)};
 }
 
 // Which columns a row is scored against, by their places.
-enum class Reach { kAll, kEarlier, kLater, kOthers };
+enum class Reach { kAll, kEarlier, kLater };
+
+// How many blocks of all rows keep threads busy. They are packed again for each that they meet, so
+// that one thread is better off with few.
+inline std::int64_t blocks_for(std::int64_t threads) {
+  constexpr std::int64_t kBlocksPerThread = 8;
+  return threads == 1 ? 1 : kBlocksPerThread * threads;
+}
 
 // The pairs of different blocks, as a tournament plays them: rounds() rounds of tasks() pairs.
 class Tournament {
@@ -59,29 +100,46 @@ class Tournament {
   std::int64_t blocks_, seats_;
 };
 
-// The blocks of a matrix: each by itself, and then all pairs of them.
+// The blocks of each group of places: each by itself, and then all pairs of them. `starts` has room
+// for the groups and one more.
 class BlockRounds {
  public:
-  BlockRounds(std::int64_t rows, std::int64_t block_rows, const Execution& execution)
-      : rows_(rows),
+  BlockRounds(const PlaceGroups& groups, std::int64_t block_rows, std::int64_t* starts,
+              const Execution& execution)
+      : groups_(groups),
         block_rows_(block_rows),
-        blocks_(divide_up(rows, block_rows)),
-        total_(blocks_ > 1 ? Tournament(blocks_).rounds() + 1 : 1),
-        execution_(execution) {}
+        tasks_(starts, groups.count),
+        execution_(execution) {
+    for (std::int64_t g = 0; g < groups.count; ++g)
+      if (blocks(g) > 1) total_ = std::max(total_, Tournament(blocks(g)).rounds() + 1);
+  }
 
   // alone(block, thread); read() when that has seen every row; both(later, earlier, thread).
   template <typename Alone, typename Read, typename Both>
   void run(Alone&& alone, Read&& read, Both&& both) {
-    const auto at = [&](std::int64_t index) { return block_at(index, block_rows_, rows_); };
-    parallel(blocks_, [&](std::int64_t task, int thread) { alone(at(task), thread); });
+    const auto at = [&](std::int64_t group, std::int64_t index) {
+      const Block all = groups_.at(group), block = block_at(index, block_rows_, all.count());
+      return Block{all.first + block.first, all.first + block.end};
+    };
+    parallel(tasks_.set([&](std::int64_t g) { return blocks(g); }),
+             [&](std::int64_t task, int thread) {
+               const std::int64_t group = tasks_.group_of(&task);
+               alone(at(group, task), thread);
+             });
     read();
-    const Tournament tournament(blocks_);
-    for (done_ = 1; done_ < total_; ++done_)
-      parallel(tournament.tasks(), [&](std::int64_t task, int thread) {
+    for (done_ = 1; done_ < total_; ++done_) {
+      const std::int64_t round = done_ - 1;
+      const auto tasks = [&](std::int64_t g) {
+        const Tournament tournament(blocks(g));
+        return round < tournament.rounds() ? tournament.tasks() : 0;
+      };
+      parallel(tasks_.set(tasks), [&](std::int64_t task, int thread) {
+        const std::int64_t group = tasks_.group_of(&task);
         std::int64_t earlier, later;
-        if (tournament.pair(done_ - 1, task, &earlier, &later))
-          both(at(later), at(earlier), thread);
+        if (Tournament(blocks(group)).pair(round, task, &earlier, &later))
+          both(at(group, later), at(group, earlier), thread);
       });
+    }
   }
 
   // body(task, thread) for every task; progress is counted in rounds.
@@ -91,8 +149,14 @@ class BlockRounds {
   }
 
  private:
-  std::int64_t rows_, block_rows_, blocks_;
-  std::int64_t done_ = 0, total_;
+  std::int64_t blocks(std::int64_t group) const {
+    return divide_up(groups_.at(group).count(), block_rows_);
+  }
+
+  const PlaceGroups groups_;
+  const std::int64_t block_rows_;
+  GroupTasks tasks_;
+  std::int64_t done_ = 0, total_ = 1;
   const Execution& execution_;
 };
 
@@ -105,19 +169,24 @@ struct BlockScratch {
   float* pack;   // [kLanes * depth]
   float* query;  // [depth]
   float* rows;   // [ExactScorer::scratch_floats(depth)]
+  HeadScratch heads;
 };
 
 class BlockScan {
  public:
+  // With `heads`, select looks at the first part of the depth where that spares products.
   BlockScan(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus, Metric metric,
-            const void* packed = nullptr)
+            const void* packed, bool heads)
       : kernels_(kernels),
         scan_(packed == nullptr ? exact_scan(kernels, queries, corpus, metric)
                                 : packed_scan(kernels, queries, metric)),
         metric_(metric),
         packed_(static_cast<const std::int8_t*>(packed)),
         shape_(corpus.columns, scan_.element_bytes),
-        bounds_(metric, corpus.columns, &scan_ != &kernels.bfloat16, false) {}
+        bounds_(metric, corpus.columns, &scan_ != &kernels.bfloat16, false),
+        heads_(kernels, scan_, shape_, bounds_, heads && packed == nullptr) {}
+  BlockScan(const BlockScan&) = delete;  // heads_ refers to the others
+  BlockScan& operator=(const BlockScan&) = delete;
 
   // Rows of a block where `tasks` blocks are wanted of `rows`: whole tiles, few enough for a cache.
   std::int64_t block_rows(std::int64_t rows, std::int64_t tasks) const {
@@ -136,6 +205,7 @@ class BlockScan {
     scratch.pack = workspace->take<float>(kLanes * shape_.depth);
     scratch.query = workspace->take<float>(shape_.depth);
     scratch.rows = workspace->take<float>(ExactScorer::scratch_floats(shape_.depth));
+    scratch.heads = heads_.take(workspace, query_rows, panel_rows);
     return scratch;
   }
 
@@ -144,12 +214,16 @@ class BlockScan {
   void load_queries(const PlacedRows& rows, const Block& block, Least&& least,
                     const BlockScratch& scratch, RowFault* fault) const {
     const float scale = fixed_scale(rows.matrix, metric_);
+    const bool heads = heads_.cuts() > 0;
     for (std::int64_t i = 0; i < block.count(); ++i) {
       const std::int64_t row = rows.row(block.first + i);
+      prefetch_ahead(rows, block.first + i, block.end);
+      const float* values = float_row(kernels_, rows.matrix, metric_, row, scratch.query);
       RowStats stats;
-      scan_.quantise(float_row(kernels_, rows.matrix, metric_, row, scratch.query), shape_.depth,
-                     shape_.depth_padded, scale, scratch.codes + i * shape_.query_bytes, &stats);
+      scan_.quantise(values, shape_.depth, shape_.depth_padded, scale,
+                     scratch.codes + i * shape_.query_bytes, &stats);
       fault->note(stats, row);
+      if (heads) heads_.add_row(values, stats, i, scratch.heads);
       scratch.bounds[i] = bounds_.query(stats);
       scratch.terms[i] = bounds_.terms(scratch.bounds[i], least(block.first + i), kInfinity);
     }
@@ -161,21 +235,31 @@ class BlockScan {
   void load_panels(const PlacedRows& rows, const Block& block, const BlockScratch& scratch,
                    RowFault* fault) const {
     if (packed_ != nullptr) return;
+    const float scale = fixed_scale(rows.matrix, metric_);
+    scan_.begin_tiles();
     for (std::int64_t first = 0; first < block.count(); first += kLanes) {
       std::int64_t ids[kLanes];
+      const float* values[kLanes] = {};
       const int count = static_cast<int>(std::min<std::int64_t>(kLanes, block.count() - first));
-      for (int c = 0; c < count; ++c) ids[c] = rows.row(block.first + first + c);
-      pack_rows(kernels_, scan_, rows.matrix, metric_, ids, count, shape_, scratch.pack,
-                scratch.panels + first / kLanes * shape_.bytes, fault);
+      for (int c = 0; c < count; ++c) {
+        ids[c] = rows.row(block.first + first + c);
+        prefetch_ahead(rows, block.first + first + c, block.end);
+        values[c] =
+            float_row(kernels_, rows.matrix, metric_, ids[c], scratch.pack + c * shape_.depth);
+      }
+      std::int8_t* panel = scratch.panels + first / kLanes * shape_.bytes;
+      pack_floats(scan_, values, ids, count, scale, shape_, panel, fault);
+      if (heads_.cuts() > 0) heads_.add_panel(values, count, panel, first, scratch.heads);
     }
+    scan_.end_tiles();
   }
 
   // consume(first_query, rows, first_column, panels, tile) for the tiles of two blocks that have
-  // pairs within reach; the entries of the others are excluded. Queries and columns count from
-  // the beginning of their blocks.
-  template <typename Consumer>
+  // pairs within reach, and are worth it (scan.h); the entries of the others are excluded. Queries
+  // and columns count from the beginning of their blocks.
+  template <typename Consumer, typename Worth>
   void run(const Block& queries, const Block& columns, Reach reach, const BlockScratch& scratch,
-           Consumer&& consume) const {
+           Consumer&& consume, Worth&& worth) const {
     const std::int8_t* block =
         packed_ == nullptr ? scratch.panels : packed_ + columns.first / kLanes * shape_.bytes;
     // As many queries as the second-level cache holds, at once.
@@ -191,13 +275,21 @@ class BlockScan {
       if (first_column >= end_column) continue;
       const ScanPanels panels = {block + first * shape_.bytes, first,
                                  divide_up(end_column, kLanes)};
-      scan(scan_, shape_, {scratch.codes, begin, end}, panels,
-           [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run,
-               TileEntry* tile) {
-             exclude(reach, queries.first + row, rows, columns, panel * kLanes, run.count * kLanes,
-                     tile);
-             consume(row, rows, panel * kLanes, run, tile);
-           });
+      scan(
+          scan_, shape_, {scratch.codes, begin, end}, panels,
+          [&](std::int64_t row, int rows, std::int64_t panel, const PanelRun& run,
+              TileEntry* tile) {
+            exclude(reach, queries.first + row, rows, columns, panel * kLanes, run.count * kLanes,
+                    tile);
+            consume(row, rows, panel * kLanes, run, tile);
+          },
+          [&](std::int64_t row, const QueryTile& tile_queries, std::int64_t panel,
+              const PanelRun& run, TileEntry* tile) {
+            const std::int64_t self = queries.first + row - columns.first - panel * kLanes;
+            if (reach == Reach::kEarlier && self + tile_queries.rows <= 1) return false;
+            if (reach == Reach::kLater && self + 1 >= run.count * kLanes) return false;
+            return worth(row, tile_queries, panel, run, tile);
+          });
     }
   }
 
@@ -207,7 +299,8 @@ class BlockScan {
   void select(const Block& queries, const Block& columns, Reach reach, const BlockScratch& scratch,
               Collect&& collect) const {
     std::uint64_t masks[kMaxTileRows];
-    run(queries, columns, reach, scratch,
+    run(
+        queries, columns, reach, scratch,
         [&](std::int64_t row, int rows, std::int64_t column, const PanelRun& panels,
             const TileEntry* tile) {
           std::uint32_t hits = scan_.select(tile, kTileStride, rows, scratch.terms + row, &panels,
@@ -216,6 +309,11 @@ class BlockScan {
             const int r = std::countr_zero(hits);
             collect(row + r, column, masks[r], panels, tile + r * kTileStride);
           }
+        },
+        [&](std::int64_t row, const QueryTile& tile_queries, std::int64_t panel,
+            const PanelRun& panels, TileEntry* tile) {
+          return heads_.cuts() == 0 || heads_.hit(tile_queries, row, panel * kLanes,
+                                                  scratch.terms + row, panels, tile, scratch.heads);
         });
   }
 
@@ -238,14 +336,21 @@ class BlockScan {
   static constexpr std::int64_t kMostRows = 4096;  // a task should end before Ctrl-C seems dead
   static constexpr std::int64_t kMultiple = kMaxTilePanels * kLanes;
 
+  // Rows in an order of their own lie here and there.
+  void prefetch_ahead(const PlacedRows& rows, std::int64_t place, std::int64_t end) const {
+    constexpr std::int64_t kAhead = 4;
+    if (rows.order != nullptr && place + kAhead < end)
+      prefetch_row(row_data(rows.matrix, rows.row(place + kAhead)),
+                   shape_.depth * element_bytes(rows.matrix.dtype));
+  }
+
   // `place` is that of the tile's first row, `column` counts from the block's beginning.
   void exclude(Reach reach, std::int64_t place, int rows, const Block& columns, std::int64_t column,
                std::int64_t width, TileEntry* tile) const {
     const std::int64_t valid = std::min(columns.count() - column, width);
     const std::int64_t first = place - columns.first - column;  // the column that is the first row
     const bool whole = reach == Reach::kAll || (reach == Reach::kEarlier && first >= width) ||
-                       (reach == Reach::kLater && first + rows <= 0) ||
-                       (reach == Reach::kOthers && (first >= width || first + rows <= 0));
+                       (reach == Reach::kLater && first + rows <= 0);
     if (whole && valid == width) return;
     for (int r = 0; r < rows; ++r) {
       TileEntry* entries = tile + r * kTileStride;
@@ -256,8 +361,6 @@ class BlockScan {
                   scan_.excluded);
       else if (reach == Reach::kLater)
         std::fill(entries, entries + std::clamp<std::int64_t>(self + 1, 0, valid), scan_.excluded);
-      else if (reach == Reach::kOthers && self >= 0 && self < valid)
-        entries[self] = scan_.excluded;
     }
   }
 
@@ -267,6 +370,7 @@ class BlockScan {
   const std::int8_t* packed_;  // of the whole corpus, whose blocks then begin with a panel
   PanelShape shape_;
   Bounds bounds_;
+  Heads heads_;
 };
 
 }  // namespace stope

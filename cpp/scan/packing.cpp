@@ -72,14 +72,11 @@ const ScanKernels& packed_scan(const KernelTable& kernels, const Matrix& queries
   return scored_as_int8(queries, metric) ? kernels.int8 : kernels.int8_exact;
 }
 
-void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
-               Metric metric, const std::int64_t* ids, int count, const PanelShape& shape,
-               float* scratch, std::int8_t* out, RowFault* fault) {
-  const float* rows[kLanes] = {};
-  for (int c = 0; c < count; ++c)
-    rows[c] = float_row(kernels, corpus, metric, ids[c], scratch + c * shape.depth);
-  const std::uint32_t not_finite = scan.pack_panel(rows, count, shape.depth, shape.depth_padded,
-                                                   fixed_scale(corpus, metric), out);
+void pack_floats(const ScanKernels& scan, const float* const* rows, const std::int64_t* ids,
+                 int count, float fixed, const PanelShape& shape, std::int8_t* out,
+                 RowFault* fault) {
+  const std::uint32_t not_finite =
+      scan.pack_panel(rows, count, shape.depth, shape.depth_padded, fixed, out);
   const PanelFooter& footer = shape.footer(out);
   for (int c = 0; c < count; ++c) {
     if ((not_finite >> c & 1u) != 0)
@@ -87,6 +84,15 @@ void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix
     else if (!(footer.norm[c] * footer.scale[c] < kLargestNorm))
       fault->note_too_long(ids[c]);
   }
+}
+
+void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
+               Metric metric, const std::int64_t* ids, int count, const PanelShape& shape,
+               float* scratch, std::int8_t* out, RowFault* fault) {
+  const float* rows[kLanes] = {};
+  for (int c = 0; c < count; ++c)
+    rows[c] = float_row(kernels, corpus, metric, ids[c], scratch + c * shape.depth);
+  pack_floats(scan, rows, ids, count, fixed_scale(corpus, metric), shape, out, fault);
 }
 
 void pack_one_panel(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,

@@ -83,6 +83,11 @@ class RowFault {
 // The scale that stands for "as it is": int8 rows under the dot product.
 float fixed_scale(const Matrix& matrix, Metric metric);
 
+// Packs `count` rows, at most 16, that `rows` points to; `ids` are their numbers.
+void pack_floats(const ScanKernels& scan, const float* const* rows, const std::int64_t* ids,
+                 int count, float fixed, const PanelShape& shape, std::int8_t* out,
+                 RowFault* fault);
+
 // Packs `count` rows, at most 16; `scratch` holds 16 rows of floats.
 void pack_rows(const KernelTable& kernels, const ScanKernels& scan, const Matrix& corpus,
                Metric metric, const std::int64_t* ids, int count, const PanelShape& shape,

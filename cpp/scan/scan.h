@@ -33,10 +33,11 @@ struct ScanPanels {
 // Entries of a tile's row: the tile handed to a consumer has rows of this many.
 inline constexpr std::int64_t kTileStride = kMaxTilePanels * kLanes;
 
-// consume(first_query, rows, first_panel, panels, tile) for every tile.
-template <typename Consumer>
+// consume(first_query, rows, first_panel, panels, tile) for every tile for which
+// worth(first_query, queries, first_panel, panels, tile) holds, which may use the tile's memory.
+template <typename Consumer, typename Worth>
 void scan(const ScanKernels& kernels, const PanelShape& shape, const ScanQueries& queries,
-          const ScanPanels& panels, Consumer&& consume) {
+          const ScanPanels& panels, Consumer&& consume, Worth&& worth) {
   alignas(64) TileEntry tile[kMaxTileRows * kTileStride];
   const int tile_rows = queries.tile_rows != 0 ? queries.tile_rows : kernels.tile_rows;
   kernels.begin_tiles();
@@ -48,11 +49,18 @@ void scan(const ScanKernels& kernels, const PanelShape& shape, const ScanQueries
       const QueryTile block = {
           queries.codes + row * shape.query_bytes, shape.query_bytes,
           static_cast<int>(std::min<std::int64_t>(tile_rows, queries.end - row))};
+      if (!worth(row, block, panel, run, tile)) continue;
       kernels.score_panels(&block, &run, shape.depth, tile, kTileStride);
       consume(row, block.rows, panel, run, tile);
     }
   }
   kernels.end_tiles();
+}
+
+template <typename Consumer>
+void scan(const ScanKernels& kernels, const PanelShape& shape, const ScanQueries& queries,
+          const ScanPanels& panels, Consumer&& consume) {
+  scan(kernels, shape, queries, panels, consume, [](auto&&...) { return true; });
 }
 
 }  // namespace stope

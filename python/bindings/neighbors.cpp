@@ -16,8 +16,25 @@ void check_same_kind(const Matrix& x, const Matrix& y) {
                          " is int8 and the other is not; give both as int8 or neither");
 }
 
+using OptionalVector = std::optional<py::buffer>;
+
+// The order and the offsets must outlive the call.
+const std::int64_t* import_order(const OptionalVector& order, std::int64_t rows) {
+  return order ? import_vector<std::int64_t>(*order, "order", rows, false) : nullptr;
+}
+
+RowGroups import_groups(const OptionalVector& offsets) {
+  RowGroups groups;
+  if (!offsets) return groups;
+  const py::ssize_t entries = offsets->request().size;
+  groups.offsets = import_vector<std::int64_t>(*offsets, "offsets", entries, false);
+  groups.count = entries - 1;
+  return groups;
+}
+
 void run_pairs_above(const py::object& x, const std::optional<py::object>& y,
-                     const std::optional<py::buffer>& packed, std::int64_t first, std::int64_t end,
+                     const std::optional<py::buffer>& packed, const OptionalVector& order,
+                     const OptionalVector& offsets, std::int64_t first, std::int64_t end,
                      const std::string& metric, float threshold, const py::object& counts,
                      const std::optional<py::object>& ids, const std::optional<py::object>& scores,
                      std::int64_t capacity, std::int64_t stream, int threads,
@@ -33,6 +50,8 @@ void run_pairs_above(const py::object& x, const std::optional<py::object>& y,
   call.within = !y;
   const auto bytes = static_cast<py::ssize_t>(packed_bytes(call.y.rows, call.y.columns));
   if (packed) call.packed = import_vector<std::uint8_t>(*packed, "packed", bytes, false);
+  call.order = import_order(order, rows.matrix.rows);
+  call.groups = import_groups(offsets);
   call.first = first;
   call.end = end;
   call.metric = parse_word(metric, "metric", kMetrics);
@@ -51,16 +70,17 @@ void run_pairs_above(const py::object& x, const std::optional<py::object>& y,
   run_without_gil(pairs_above, call, &reporter);
 }
 
-void run_nearest_earlier(const py::object& x, const std::optional<py::buffer>& order,
-                         const std::string& metric, float threshold, const py::object& scores,
-                         const py::object& ids, std::int64_t stream, int threads,
-                         const py::object& allocate, const py::object& progress,
+void run_nearest_earlier(const py::object& x, const OptionalVector& order,
+                         const OptionalVector& offsets, const std::string& metric, float threshold,
+                         const py::object& scores, const py::object& ids, std::int64_t stream,
+                         int threads, const py::object& allocate, const py::object& progress,
                          const std::optional<CudaTopkBudget>& budget) {
   const Array rows = import_matrix(x, "x", stream);
   PythonProgress reporter(progress);
   NearestEarlierCall call;
   call.rows = rows.matrix;
-  if (order) call.order = import_vector<std::int64_t>(*order, "order", rows.matrix.rows, false);
+  call.order = import_order(order, rows.matrix.rows);
+  call.groups = import_groups(offsets);
   call.metric = parse_word(metric, "metric", kMetrics);
   call.threshold = threshold;
   const Device device = rows.matrix.device;
@@ -95,14 +115,15 @@ void run_knn_graph(const py::object& x, std::int64_t k, const std::string& metri
 
 void register_neighbors(py::module_& module) {
   module.def("pairs_above", &run_pairs_above, py::kw_only(), py::arg("x"), py::arg("y"),
-             py::arg("packed"), py::arg("first"), py::arg("end"), py::arg("metric"),
-             py::arg("threshold"), py::arg("counts"), py::arg("ids"), py::arg("scores"),
-             py::arg("capacity"), py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"),
-             py::arg("progress"), py::arg("budget") = py::none());
-  module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),
-             py::arg("metric"), py::arg("threshold"), py::arg("scores"), py::arg("ids"),
-             py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"), py::arg("progress"),
+             py::arg("packed"), py::arg("order"), py::arg("offsets"), py::arg("first"),
+             py::arg("end"), py::arg("metric"), py::arg("threshold"), py::arg("counts"),
+             py::arg("ids"), py::arg("scores"), py::arg("capacity"), py::arg("stream") = 0,
+             py::arg("threads"), py::arg("allocate"), py::arg("progress"),
              py::arg("budget") = py::none());
+  module.def("nearest_earlier", &run_nearest_earlier, py::kw_only(), py::arg("x"), py::arg("order"),
+             py::arg("offsets"), py::arg("metric"), py::arg("threshold"), py::arg("scores"),
+             py::arg("ids"), py::arg("stream") = 0, py::arg("threads"), py::arg("allocate"),
+             py::arg("progress"), py::arg("budget") = py::none());
   module.def("knn_graph", &run_knn_graph, py::kw_only(), py::arg("x"), py::arg("k"),
              py::arg("metric"), py::arg("scores"), py::arg("ids"), py::arg("threads"),
              py::arg("allocate"), py::arg("progress"));

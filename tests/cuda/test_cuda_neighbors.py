@@ -155,7 +155,9 @@ def test_no_pairs_and_too_many(device, monkeypatch):
     assert stope.pairs_above(there, threshold=5, sink=lambda *chunk: 1 / 0) == 0
     assert stope.pairs_above(there, threshold=5, count_only=True) == 0
     monkeypatch.setattr(page, "_FIRST_ROWS", 10)
-    with pytest.raises(ValueError, match=r"max_pairs is 900, but rows 0 to 9 of 100 have 945 p"):
+    with pytest.raises(
+        ValueError, match=r"max_pairs is 900, but the first 10 of 100 rows have 945 p"
+    ):
         stope.pairs_above(there, threshold=1, max_pairs=900)
     assert stope.pairs_above(there, threshold=1, max_pairs=4950, count_only=True) == 4950
 

@@ -105,6 +105,59 @@ def test_many_blocks_agree_with_a_search_among_earlier_rows(threads):
         assert (got.ids[row], got.scores[row]) == (best.ids[0, 0], best.scores[0, 0])
 
 
+def of_each_group(x, order, groups, **options):
+    """(scores, ids) by a call for each group."""
+    best, ids = np.full(len(x), -np.inf, np.float32), np.full(len(x), -1, np.int64)
+    for group in np.unique(groups):
+        rows = order[groups[order] == group]
+        got = stope.nearest_earlier(x[rows], **options)
+        best[rows] = got.scores
+        ids[rows] = np.where(got.ids >= 0, rows[got.ids], -1)
+    return best, ids
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", ["gaussian", "many_ties", "duplicated", "mixed_norms"])
+def test_groups_are_calls_of_their_own(case, metric, threads):
+    """Groups of one row and of more than a block, labels that no row has, any order of rows."""
+    rng = np.random.default_rng(3)
+    _, x = cases.make(case, 1, 900, 70)
+    for groups in (
+        rng.integers(-40, 900, 900),  # mostly of one row
+        np.minimum(rng.geometric(0.4, 900), 9) * 10**12,
+        np.arange(900) // 890,
+        np.zeros(900, np.int32),
+    ):
+        order = rng.permutation(900)
+        for options in ({}, {"threshold": 0.0 if metric != "euclidean" else -11.0}):
+            expected = of_each_group(x, order, groups, metric=metric, **options)
+            for isa in stope.isa.available():
+                for count in (1, 3):
+                    threads(count)
+                    with stope.isa.only(isa):
+                        got = stope.nearest_earlier(
+                            x, order, groups=groups, metric=metric, **options
+                        )
+                    reference.assert_same(got, expected, f"{isa} {count} threads")
+    rows = stope.nearest_earlier(x, groups=groups.tolist(), metric=metric)
+    reference.assert_same(rows, stope.nearest_earlier(x, metric=metric))
+
+
+def test_a_row_alone_in_its_group_is_looked_at_all_the_same():
+    x = np.ones((5, 3), np.float32)
+    x[3, 1] = np.nan
+    with pytest.raises(ValueError, match="x has a NaN or an infinity in row 3"):
+        stope.nearest_earlier(x, groups=[0, 0, 0, 1, 0])
+
+
+def test_groups_that_are_refused():
+    x = np.ones((3, 2), np.float32)
+    with pytest.raises(ValueError, match="groups has 2 entries for 3 rows of x; give one for each"):
+        stope.nearest_earlier(x, groups=[0, 1])
+    with pytest.raises(TypeError, match=r"groups is .*; give an integer for each row, or None"):
+        stope.nearest_earlier(x, groups=[0.5, 1, 2])
+
+
 def test_kinds_of_arrays_in_and_out(tmp_path):
     torch = pytest.importorskip("torch")
     _, x = cases.make("duplicated", 1, 200, 16)

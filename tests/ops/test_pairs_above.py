@@ -79,6 +79,88 @@ def test_other_dtypes(dtype, metric):
         assert_pairs(got, expected_pairs(scores, threshold, True), isa)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("case", ["gaussian", "many_ties", "duplicated", "mixed_norms"])
+def test_groups_are_calls_of_their_own_one_after_another(case, metric, threads, monkeypatch):
+    monkeypatch.setattr(page, "_FIRST_ROWS", 77)
+    monkeypatch.setattr(page, "_MOST_ROWS", 301)
+    rng = np.random.default_rng(4)
+    _, x = cases.make(case, 1, 700, 70)
+    threshold = thresholds_of(reference.canonical(x, x, metric))[2]
+    options = {"threshold": threshold, "metric": metric}
+    for groups in (
+        rng.integers(-9, 700, 700),  # mostly of one row
+        rng.integers(0, 12, 700) * 10**12,
+        np.arange(700)[::-1] // 690,
+        np.zeros(700, np.int8),
+    ):
+        parts = []
+        for group in np.unique(groups):
+            rows = np.flatnonzero(groups == group)
+            got = stope.pairs_above(x[rows], **options)
+            parts.append((rows[got.rows], rows[got.ids], got.scores))
+        expected = [np.concatenate(part) for part in zip(*parts, strict=True)]
+        for isa in stope.isa.available():
+            for count in (1, 3):
+                threads(count)
+                with stope.isa.only(isa):
+                    got = stope.pairs_above(x, groups=groups, **options)
+                assert_pairs(got, expected, f"{isa} {count} threads")
+        chunks = []
+        number = stope.pairs_above(
+            x, groups=groups, sink=lambda *c, to=chunks: to.append(c), **options
+        )
+        assert number == len(expected[0])
+        if number:
+            assert_pairs([np.concatenate(part) for part in zip(*chunks, strict=True)], expected)
+        assert stope.pairs_above(x, groups=groups, count_only=True, **options) == number
+
+
+def test_groups_that_are_refused():
+    x = np.ones((3, 2), np.float32)
+    with pytest.raises(ValueError, match="groups is given together with y"):
+        stope.pairs_above(x, x, threshold=0, groups=[0, 1, 2])
+    with pytest.raises(ValueError, match="groups has 2 entries for 3 rows of x; give one for each"):
+        stope.pairs_above(x, threshold=0, groups=[0, 1])
+    with pytest.raises(TypeError, match=r"groups is .*; give an integer for each row, or None"):
+        stope.pairs_above(x, threshold=0, groups="abc")
+
+
+def of_which_a_part_is_alike(part, rng, n=700, dim=384):
+    """Rows whose near repeats differ in one part of the depth alone, and whose mean is far off."""
+    x = rng.standard_normal((n, dim)) + 0.7
+    if part == "end":
+        x[: n // 2, : dim // 2] = 0  # all that these have is beyond the first cuts
+    noise = np.zeros((n // 4, dim))
+    places = {"begin": slice(0, 64), "end": slice(320, dim), "everywhere": slice(0, dim)}[part]
+    noise[:, places] = rng.standard_normal(noise[:, places].shape)
+    noise *= rng.uniform(0, 14, (len(noise), 1)) / np.linalg.norm(noise, axis=1, keepdims=True)
+    x[rng.choice(n, n // 4, False)] = x[rng.choice(n, n // 4, False)] + noise
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("part", ["begin", "end", "everywhere"])
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_pairs_that_only_the_end_of_the_depth_decides(part, metric, dtype):
+    """Tiles of which only a part is scanned lose no pair: thresholds that few and many reach."""
+    x = of_which_a_part_is_alike(part, np.random.default_rng(5))
+    if dtype == np.int8:
+        x = np.clip(25 * x, -128, 127).astype(dtype)
+    scores = reference.canonical(x, x, metric)
+    above = np.sort(scores[np.triu_indices(len(x), 1)])
+    for rank in (1, 20, 200, 5_000):
+        threshold = float(above[-rank])
+        expected = expected_pairs(scores, threshold, True)
+        assert len(expected[0]) >= rank
+        for isa in stope.isa.available():
+            with stope.isa.only(isa):
+                got = stope.pairs_above(x, threshold=threshold, metric=metric)
+                assert_pairs(got, expected, f"{rank} {isa}")
+                nearest = stope.nearest_earlier(x, threshold=threshold, metric=metric)
+            assert set(np.flatnonzero(nearest.ids >= 0)) == set(expected[1]), f"{rank} {isa}"
+
+
 def test_any_chunks_give_the_same_pairs(monkeypatch, threads):
     """Chunks of a few pairs, of which some rows alone have more, and of rows here and there."""
     _, x = cases.make("duplicated", 1, 400, 24)
@@ -130,7 +212,7 @@ def test_max_pairs_is_a_limit_and_says_how_many(monkeypatch):
     x = np.ones((100, 4), np.float32)
     for options in ({}, {"count_only": True}, {"sink": lambda *chunk: None}):
         with pytest.raises(
-            ValueError, match=r"max_pairs is 900, but rows 0 to 9 of 100 have 945 p"
+            ValueError, match=r"max_pairs is 900, but the first 10 of 100 rows have 945 p"
         ):
             stope.pairs_above(x, threshold=1, max_pairs=900, **options)
     assert stope.pairs_above(x, threshold=1, max_pairs=4950, count_only=True) == 4950

@@ -8,14 +8,24 @@
 
 namespace stope {
 
+// Rows that are compared with those of their own group alone, on the CPU: `order` has the groups'
+// rows one after another, group g's at places offsets[g] .. offsets[g + 1] - 1.
+struct RowGroups {
+  const std::int64_t* offsets = nullptr;  // optional [count + 1], from 0 to the number of rows
+  std::int64_t count = 1;
+};
+
 // The pairs of a block of rows of x with rows of y whose score reaches the threshold.
 struct PairsAboveCall {
   Matrix x;
   Matrix y;
   bool within = false;  // y is x: of a pair of its rows, once, the later one is named as y's
-  const void* packed = nullptr;     // optional: the panels of y (PackedCorpus), on the CPU alone,
-                                    // and not within
-  std::int64_t first = 0, end = 0;  // the block of x
+  const void* packed = nullptr;  // optional: the panels of y (PackedCorpus), on the CPU alone,
+                                 // and not within
+  const std::int64_t* order = nullptr;  // optional [rows], within alone: a permutation; of a pair
+                                        // the row that comes later is named as y's
+  RowGroups groups;                     // within alone
+  std::int64_t first = 0, end = 0;      // the block of x, by places in the order
   Metric metric = Metric::kDot;
   float threshold = 0;             // inclusive
   std::int64_t* counts = nullptr;  // [end - first], pairs of each row, whatever the capacity
@@ -36,6 +46,7 @@ void pairs_above(const PairsAboveCall& call);
 struct NearestEarlierCall {
   Matrix rows;
   const std::int64_t* order = nullptr;  // optional [rows], a permutation: who comes first
+  RowGroups groups;
   Metric metric = Metric::kDot;
   float threshold = 0;          // inclusive; -infinity for none
   float* scores = nullptr;      // [rows], -infinity where there is none

@@ -112,7 +112,7 @@ def semdedup(
         epsilon: the largest that a greedy result will be asked for; needed there.
         across_clusters: compare all rows, in the order that the clusters' centers give.
         seed: of k-means.
-        progress: called with (stage, done, total): "clusters", then "rows".
+        progress: called with (stage, done, total): "clusters", then "rows"; greedily then "pairs".
 
     Returns:
         `SemDeDup`; its ``kept(epsilon)`` are the rows that are left.
@@ -121,7 +121,7 @@ def semdedup(
         ValueError: greedy without an epsilon, clusters of other rows, NaN or infinity in x (naming
             the row).
 
-    Memory: x's rows once more (those of one cluster at a time), 32 bytes a row, 20 bytes a pair of
+    Memory: that of `stope.kmeans` and `stope.nearest_earlier`, 64 bytes a row, 50 bytes a pair of
     the greedy form.
 
     Source: SemDeDup (Abbas et al. 2023), docs/methods.md, F2.
@@ -146,32 +146,27 @@ def semdedup(
     order = np.arange(len(rows))
     if keep != "earliest":
         order = np.argsort(closeness if keep == "farthest" else -closeness, kind="stable")
-    scores, ids = np.full(len(rows), -np.inf, np.float32), np.full(len(rows), -1)
-    earlier: list[Ids] = [np.zeros(0, np.int64)]
-    later: list[Ids] = [np.zeros(0, np.int64)]
-    cosines: list[NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    members = [order]
-    if not flag(across_clusters, "across_clusters"):
-        members = list(Lists.from_owners(labels[order], order, int(labels.max()) + 1).rows())
-    done = 0
-    for group in members:
-        if len(group) > 1:
-            part = rows[group]
-            nearest = stope.nearest_earlier(part, metric="cosine")
-            scores[group] = nearest.scores
-            ids[group] = np.where(nearest.ids >= 0, group[nearest.ids], -1)
-            if mode == "greedy":
-                pairs = stope.pairs_above(part, threshold=1 - float(epsilon or 0), metric="cosine")
-                earlier.append(group[pairs.rows])
-                later.append(group[pairs.ids])
-                cosines.append(pairs.scores)
-        done += len(group)
-        if progress is not None:
-            progress("rows", done, len(rows))
+    among = None if flag(across_clusters, "across_clusters") else labels
+    told = of_stage(progress, "rows")
+    nearest = stope.nearest_earlier(rows, order, groups=among, metric="cosine", progress=told)
     stored = None
     if mode == "greedy":
-        stored = (np.concatenate(earlier), np.concatenate(later), np.concatenate(cosines))
-    return SemDeDup(order, labels, scores, ids, mode, epsilon, stored)
+        pairs = stope.pairs_above(
+            rows,
+            threshold=1 - float(epsilon or 0),
+            groups=among,
+            metric="cosine",
+            progress=of_stage(progress, "pairs"),
+        )
+        places = np.empty(len(rows), np.int64)
+        places[order] = np.arange(len(rows))
+        first = places[pairs.rows] < places[pairs.ids]
+        stored = (
+            np.where(first, pairs.rows, pairs.ids),
+            np.where(first, pairs.ids, pairs.rows),
+            pairs.scores,
+        )
+    return SemDeDup(order, labels, nearest.scores, nearest.ids, mode, epsilon, stored)
 
 
 def _clusters(

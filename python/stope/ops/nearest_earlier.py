@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from stope import _arrays, _core
 from stope._checks import choice, shown
+from stope.ops._groups import in_groups
 from stope.ops._search import METRICS, Metric, TopK
 from stope.progress import Progress, check_progress
 
@@ -17,6 +18,7 @@ def nearest_earlier(
     x: Any,
     order: Any = None,
     *,
+    groups: Any = None,
     metric: Metric = "dot",
     threshold: float | None = None,
     progress: Progress | None = None,
@@ -28,6 +30,9 @@ def nearest_earlier(
     pairs (row, earlier row) are scanned, half the products of a search of x in x; the answer is the
     same bits for every instruction set and number of threads.
 
+    With ``groups`` rows are compared with those of their own group alone: the answer is that of a
+    call for each group, in one go (clusters of a few hundred rows are too little work for a call).
+
     Keeping the rows whose score is below a threshold, in one pass, is the greedy rule of "drop
     whatever resembles an earlier row"; whether a row that is itself dropped may drop others is up
     to the caller, who has its id.
@@ -36,6 +41,7 @@ def nearest_earlier(
         x: ``[n, dim]``, float32, float16, bfloat16 or int8 (NumPy, torch, DLPack, memory maps).
         order: a permutation of the row numbers, the row that comes first at the front; None for the
             order of the rows. Results stay in the order of the rows.
+        groups: an integer for each row, such as its cluster; None for one group. On the CPU alone.
         metric: ``"dot"``, ``"cosine"`` (zero rows score 0) or ``"euclidean"`` (-distance).
         threshold: least score to return, inclusive; None for any. With one, whatever is below is
             not even looked for, which is faster.
@@ -48,12 +54,13 @@ def nearest_earlier(
     Thread safety: as :func:`stope.topk`.
 
     Raises:
-        ValueError: an empty matrix, an order that is no permutation, a threshold that is not
-            finite, NaN or infinity (naming the row), a norm of 2^63 or more under ``dot`` or
-            ``euclidean``.
+        ValueError: an empty matrix, an order that is no permutation, groups of another length or of
+            rows on a CUDA device, a threshold that is not finite, NaN or infinity (naming the row),
+            a norm of 2^63 or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
-    Memory beyond inputs and results: about 7 MiB a thread, less for small x; on a CUDA device that
+    Memory beyond inputs and results: about 7 MiB a thread, less for small x, and with groups at
+    most 48 bytes a row; on a CUDA device that
     of :func:`stope.topk` with k = 1, and a copy of the order. There the scan is topk's, on the
     caller's stream, and a CUDA graph captures it as it does that.
 
@@ -65,6 +72,8 @@ def nearest_earlier(
     [-1, 0, 1, 0]
     >>> nearest_earlier(x, [3, 2, 1, 0], threshold=0.7).ids.tolist()
     [3, 3, -1, -1]
+    >>> nearest_earlier(x, groups=[0, 1, 1, 1]).ids.tolist()
+    [-1, -1, 1, 1]
     """
     check_progress(progress)
     choice(metric, "metric", METRICS)
@@ -72,10 +81,12 @@ def nearest_earlier(
     places = None if order is None else _permutation(order, shape.rows)
     least = -np.inf if threshold is None else _arrays.threshold(threshold, "threshold")
     place = _arrays.place_of(x, shape.device, "x")
+    places, offsets = in_groups(groups, places, shape.rows, place)
     scores, ids = place.empty((shape.rows,), np.float32), place.empty((shape.rows,), np.int64)
     _core.nearest_earlier(
         x=x,
         order=places,
+        offsets=offsets,
         metric=metric,
         threshold=least,
         scores=scores,

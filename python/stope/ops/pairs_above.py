@@ -12,6 +12,7 @@ from stope import _arrays, _core
 from stope._checks import choice, flag, integer
 from stope._host import on_host
 from stope._kinds import callback, kinds, maybe
+from stope.ops._groups import in_groups
 from stope.ops._search import METRICS, Metric
 from stope.progress import Progress, check_progress
 
@@ -34,6 +35,7 @@ def pairs_above(
     y: Any = None,
     *,
     threshold: float,
+    groups: Any = None,
     metric: Metric = "dot",
     max_pairs: int | None = None,
     sink: Callable[[Any, Any, Any], object] | None = None,
@@ -46,14 +48,19 @@ def pairs_above(
     :func:`stope.similarity`; a score that equals the threshold is in. Without y, the pairs of
     different rows of x: { (i, j, s(xᵢ, xⱼ)) : i < j }, each once, for half the products. Tiles are
     scanned in int8 (or bfloat16) with a proven error bound, as :func:`stope.topk` does, and only
-    what the bound leaves open is scored again. Pairs come in the order (row ascending, score
-    descending, id ascending), the same bits for every instruction set and number of threads.
+    what the bound leaves open is scored again; where no pair of a tile can reach the threshold
+    whatever the rest of the depth adds (Cauchy-Schwarz), that is not scanned. Pairs come in the
+    order (row ascending, score descending, id ascending), the same bits for every instruction set
+    and number of threads. With ``groups`` they are those of a call for each group of rows of x, in
+    ascending order of the groups, one after another.
 
     Args:
         x: ``[n, dim]``, float32, float16, bfloat16 or int8 (NumPy, torch, DLPack, memory maps).
         y: ``[m, dim]``, likewise; None for pairs within x.
         threshold: least score of a pair, finite. A ``"euclidean"`` score is -distance, so -0.5 asks
             for pairs not farther apart than 0.5.
+        groups: an integer for each row of x, such as its cluster: only pairs within a group are
+            wanted. Without y, on the CPU alone; None for all pairs.
         metric: ``"dot"``, ``"cosine"`` (zero rows score 0) or ``"euclidean"``.
         max_pairs: refuse to go on once there are more pairs than this; None for any number.
         sink: called with ``(rows, ids, scores)``, chunk after chunk in that same order, so that the
@@ -70,16 +77,17 @@ def pairs_above(
 
     Raises:
         ValueError: an empty or mismatched matrix, a threshold that is not finite, more pairs than
-            ``max_pairs`` (saying how many so far), a sink together with ``count_only``, NaN or
-            infinity (naming the row), a norm of 2^63 or more under ``dot`` or ``euclidean``.
+            ``max_pairs`` (saying how many so far), a sink together with ``count_only``, groups
+            together with y, of another length or of rows on a CUDA device, NaN or infinity (naming
+            the row), a norm of 2^63 or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
     Memory beyond inputs and results (20 bytes a pair, twice that for a moment at the end): at most
     180 MiB of pairs under way, or 44 bytes for each pair of a row with more than 4 million, and
-    about 7 MiB a thread. Counting takes the latter alone. On a CUDA device, where matrices and
-    pairs lie on the caller's stream, instead of the latter what :func:`stope.topk` takes there. It
-    waits for the number of pairs of every few thousand rows of x, so that no CUDA graph captures
-    it.
+    about 7 MiB a thread, and with groups at most 48 bytes a row. Counting takes the latter alone.
+    On a CUDA device, where matrices and pairs lie on the caller's stream, instead of the 7 MiB what
+    :func:`stope.topk` takes there. It waits for the number of pairs of every few thousand rows of
+    x, so that no CUDA graph captures it.
 
     Source: docs/methods.md, H10 (order of ties), docs/concepts/exactness.md (the certificate).
 
@@ -90,10 +98,12 @@ def pairs_above(
     [(0, 3), (0, 1), (1, 3), (1, 2)]
     >>> pairs_above(x, threshold=0.6, count_only=True)
     4
+    >>> pairs_above(x, threshold=0.6, groups=[0, 1, 1, 0]).ids.tolist()
+    [3, 2]
     """
     return pairs_beside(
-        x, y, None, threshold=threshold, metric=metric, max_pairs=max_pairs, sink=sink,
-        count_only=count_only, progress=progress,
+        x, y, None, threshold=threshold, groups=groups, metric=metric, max_pairs=max_pairs,
+        sink=sink, count_only=count_only, progress=progress,
     )  # fmt: skip
 
 
@@ -103,6 +113,7 @@ def pairs_beside(
     panels: Any,
     *,
     threshold: float,
+    groups: Any = None,
     metric: Metric,
     max_pairs: int | None = None,
     sink: Callable[[Any, Any, Any], object] | None = None,
@@ -122,6 +133,9 @@ def pairs_beside(
         )
     least = _arrays.threshold(threshold, "threshold")
     place = _arrays.place_of(x, shape.device, "x")
+    if groups is not None and y is not None:
+        raise ValueError("groups is given together with y, but has the rows of x; leave one out")
+    order, offsets = in_groups(groups, None, shape.rows, place)
 
     def search(first: int, end: int, room: int) -> _Block:
         counts = place.empty((end - first,), np.int64)
@@ -130,6 +144,8 @@ def pairs_beside(
             x=x,
             y=y,
             packed=panels,
+            order=order,
+            offsets=offsets,
             first=first,
             end=end,
             metric=metric,
@@ -154,7 +170,7 @@ def pairs_beside(
         many = int(block.counts.sum())
         if most is not None and total + many > most:
             raise ValueError(
-                f"max_pairs is {most}, but rows 0 to {end - 1} of {shape.rows} have "
+                f"max_pairs is {most}, but the first {end} of {shape.rows} rows have "
                 f"{total + many} pairs; raise max_pairs or threshold, or give a sink for chunks"
             )
         if not count_only and many > room:
@@ -164,7 +180,8 @@ def pairs_beside(
             continue
         total += many
         if many and not count_only:
-            owners = place.vector(np.repeat(np.arange(first, end), block.counts), np.int64)
+            rows_here = np.arange(first, end) if order is None else order[first:end]
+            owners = place.vector(np.repeat(rows_here, block.counts), np.int64)
             chunk = (owners, block.ids[:many], block.scores[:many])
             if sink is not None:
                 sink(*(_arrays.like(part, x, place) for part in chunk))
