@@ -17,7 +17,8 @@ from stope.integrations.sentence_transformers.row_table import UNKNOWN
 from stope.lists import Ids, Lists
 from torch import Tensor
 
-COLUMNS = "columns"  # which columns stand for all, beside what `stope.torch.InfoNCELoss` is told
+COLUMNS = "columns"  # which columns stand for all, and how many negatives a row has of all:
+NEGATIVES = "negatives"  # beside what `stope.torch.InfoNCELoss` is told
 _SUMS = ("out", "in", "excl", "decoupled")  # these read the sum of the negatives' exponentials
 _TOLD = {"document_ids", "exclude", "hard_negatives"}
 _USUAL = {
@@ -27,6 +28,8 @@ _USUAL = {
     "hardness": None,
     "focal_margin": None,
     "drop": 0.0,
+    # With limits of scores nobody but the core knows how many copies are negatives.
+    **dict.fromkeys(("absolute_margin", "relative_margin", "max_score", "min_score")),
 }
 
 
@@ -53,7 +56,8 @@ def distinct_columns(
             list no option reads (`counts_copies`).
 
     Returns:
-        The same of the columns that `COLUMNS` names, with positives and log-weights. None: no
+        The same of the columns that `COLUMNS` names, with positives and log-weights; `NEGATIVES`
+        is int64 ``[rows]``, over all columns. None: no
         document is there twice, copies have unequal embeddings (Dropout), or the copies of a
         positive are not known to be no negatives of its row.
 
@@ -71,6 +75,9 @@ def distinct_columns(
         stand_ins = documents.index_select(0, torch.from_numpy(first[place]).to(documents.device))
         if not torch.equal(stand_ins, documents):
             return None
+    marks = there["document_ids"].cpu().numpy()
+    _, same, copies = np.unique(marks, return_inverse=True, return_counts=True)
+    negatives = len(marks) - copies[same[:rows]]
     told = {
         COLUMNS: columns,
         "positives": torch.from_numpy(place[:rows]),
@@ -79,8 +86,10 @@ def distinct_columns(
     }
     if "exclude" in there:
         excluded = Lists(*(part.cpu().numpy() for part in there["exclude"]))
+        others = marks[excluded.ids] != marks[excluded.owners]  # row i's positive is column i
+        negatives -= np.bincount(excluded.owners[others], minlength=rows)
         pairs = np.unique(excluded.owners * len(first) + place[excluded.ids])
         owners, ids = np.divmod(pairs, len(first))
         lists = Lists.from_owners(owners, ids, rows)
         told["exclude"] = (torch.from_numpy(lists.offsets), torch.from_numpy(lists.ids))
-    return told
+    return {**told, NEGATIVES: torch.from_numpy(negatives)}

@@ -20,6 +20,7 @@ from stope.integrations.sentence_transformers.distillation import (
 )
 from stope.integrations.sentence_transformers.distinct import (
     COLUMNS,
+    NEGATIVES,
     counts_copies,
     distinct_columns,
 )
@@ -97,8 +98,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
             value = self._with_shorter(value, queries, documents, weights, tensors, facts, lists)
         if weights.nothing:
             value = value * 0.0
-        count = len(there.get(COLUMNS, documents))
-        facts |= observations(seen, weights, self._possible(rows, count, peers))
+        facts |= observations(seen, weights, self._possible(rows, len(documents), peers))
         if self.queue is not None and torch.is_grad_enabled() and not batch.again:
             self.queue.push(documents, names, there.get("guide_documents"), peers)
         if batch.chosen is not None:
@@ -170,12 +170,14 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         if COLUMNS not in there:
             return self.infonce.row_losses(queries, documents, **there)
         columns = there[COLUMNS]
-        told = {name: value for name, value in there.items() if name != COLUMNS}
+        told = {name: of for name, of in there.items() if name not in (COLUMNS, NEGATIVES)}
         distinct = documents.index_select(0, columns)
         losses, statistics = self.infonce.row_losses(queries, distinct, **told)
         best = statistics.best_negatives
         known = columns.to(best)[best.clamp(min=0)]
-        return losses, statistics._replace(best_negatives=known.where(best >= 0, best))
+        counts = there[NEGATIVES].to(best)
+        best = known.where(best >= 0, best)
+        return losses, statistics._replace(best_negatives=best, negatives=counts)
 
     def _mean(self, losses: Tensor, weights: Tensor | None, statistics: Statistics) -> Tensor:
         pairs = statistics.negatives

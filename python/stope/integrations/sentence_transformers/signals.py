@@ -173,9 +173,9 @@ def observations(statistics: Statistics, weights: RowWeights, possible: float) -
         the mean weights of four quarters of the rows by hardness; ``hardness_min`` and so on, over
         the rows that have negatives;
         ``false_negatives``, the share of pairs that are left out because they are known to be
-        right; ``mean_rank`` of the positives and ``first_rank``, the share that ranks first. Of a
-        document that several rows bring both count one where it is scored once
-        (`stope.integrations.sentence_transformers.distinct`).
+        right; ``mean_rank`` of the positives, in which a document that several rows bring counts
+        once where it is scored once (`stope.integrations.sentence_transformers.distinct`), and
+        ``first_rank``, the share that ranks first.
     """
     facts: dict[str, float] = {}
     if weights.weights is not None:
