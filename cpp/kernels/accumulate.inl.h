@@ -4,7 +4,10 @@
 // One loop serves all three: elements of a are broadcast from any two strides, so that a tile of
 // weights is read as it lies or transposed; b is a vector of 16. `left` and `inner` are the rows
 // themselves, `right` is a panel [depth][16 rows]. An entry sums over k in ascending order by fused
-// multiply-add, wherever it lies in a block.
+// multiply-add, wherever it lies in a block; then such sums are added up in order. Errors grow with
+// the length of a sum, so it is kScoreSum of a score, whose error counts 1 / temperature times, and
+// a tile's columns of a row's gradient. A column's goes on from what is there, as tiles of rows end
+// where slabs do, which depend on the threads.
 #pragma once
 
 #include "kernel_table.h"
@@ -15,6 +18,8 @@ using stope::kInfoncePadding;
 using stope::kLanes;
 using stope::Precision;
 
+constexpr std::int64_t kScoreSum = 64;
+
 struct Scalars {  // a[r][k]
   const float* data;
   std::int64_t row_stride, k_stride;
@@ -22,6 +27,10 @@ struct Scalars {  // a[r][k]
 struct Vectors {  // b[k][v], 16 floats each
   const float* data;
   std::int64_t k_stride, vector_stride;
+};
+struct Span {                   // of k
+  std::int64_t depth, longest;  // of one sum
+  bool add;                     // to what is there
 };
 
 template <int kNumber>
@@ -33,74 +42,83 @@ inline std::int64_t padded_depth(std::int64_t depth) {
   return (depth + kInfoncePadding - 1) / kInfoncePadding * kInfoncePadding;
 }
 
-// `width` elements of the vectors are in the output; beyond them nothing is read or written.
-template <int kRows, int kVectors, bool kAdd>
-inline void multiply_block(const Scalars& a, const Vectors& b, std::int64_t depth, float* out,
+// `width` elements of the vectors are in the output; beyond them nothing is read or written. With
+// kGoOn there is one sum, which begins with what is there.
+template <int kRows, int kVectors, bool kGoOn>
+inline void multiply_block(const Scalars& a, const Vectors& b, const Span& span, float* out,
                            std::int64_t out_stride, int width) {
-  f32x16 sum[kRows][kVectors];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      const float* p = out + r * out_stride + v * kLanes;
-      const int rest = width - v * kLanes;
-      if (!kAdd)
-        sum[r][v] = set_f32(0.0f);
-      else
-        sum[r][v] = rest >= kLanes ? load_f32(p) : load_partial_f32(p, rest);
-    }
   const float* scalar = a.data;
   const float* vector = b.data;
   const std::int64_t row_stride = a.row_stride, vector_stride = b.vector_stride;
-  for (std::int64_t k = 0; k < depth; ++k) {
-    f32x16 y[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) y[v] = load_f32(vector + v * vector_stride);
+  std::int64_t k = 0;
+  bool add = !kGoOn && span.add;
+  do {
+    f32x16 sum[kRows][kVectors];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const f32x16 x = set_f32(scalar[r * row_stride]);
+    for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sum[r][v] = fma_f32(x, y[v], sum[r][v]);
-    }
-    scalar += a.k_stride;
-    vector += b.k_stride;
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      float* p = out + r * out_stride + v * kLanes;
-      const int rest = width - v * kLanes;
-      if (rest >= kLanes) {
-        store_f32(p, sum[r][v]);
-      } else {
-        float lanes[kLanes];
-        store_f32(lanes, sum[r][v]);
-        __builtin_memcpy(p, lanes, static_cast<std::size_t>(rest) * sizeof(float));
+      for (int v = 0; v < kVectors; ++v) {
+        const float* p = out + r * out_stride + v * kLanes;
+        const int rest = width - v * kLanes;
+        if (!kGoOn)
+          sum[r][v] = set_f32(0.0f);
+        else
+          sum[r][v] = rest >= kLanes ? load_f32(p) : load_partial_f32(p, rest);
       }
+    const std::int64_t left = span.depth - k;
+    const std::int64_t stop = k + (left < span.longest ? left : span.longest);
+    for (; k < stop; ++k) {
+      f32x16 y[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) y[v] = load_f32(vector + v * vector_stride);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const f32x16 x = set_f32(scalar[r * row_stride]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) sum[r][v] = fma_f32(x, y[v], sum[r][v]);
+      }
+      scalar += a.k_stride;
+      vector += b.k_stride;
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        float* p = out + r * out_stride + v * kLanes;
+        const int rest = width - v * kLanes;
+        if (rest >= kLanes) {
+          store_f32(p, add ? add_f32(load_f32(p), sum[r][v]) : sum[r][v]);
+        } else {
+          if (add) sum[r][v] = add_f32(load_partial_f32(p, rest), sum[r][v]);
+          float lanes[kLanes];
+          store_f32(lanes, sum[r][v]);
+          __builtin_memcpy(p, lanes, static_cast<std::size_t>(rest) * sizeof(float));
+        }
+      }
+    add = true;
+  } while (k < span.depth);
 }
 
-template <int kVectors, bool kAdd, int kRows = kInfonceRows>
-inline void multiply_rows(const Scalars& a, int rows, const Vectors& b, std::int64_t depth,
+template <int kVectors, bool kGoOn, int kRows = kInfonceRows>
+inline void multiply_rows(const Scalars& a, int rows, const Vectors& b, const Span& span,
                           float* out, std::int64_t out_stride, int width) {
   if constexpr (kRows > 1) {
     if (rows < kRows)
-      return multiply_rows<kVectors, kAdd, kRows - 1>(a, rows, b, depth, out, out_stride, width);
+      return multiply_rows<kVectors, kGoOn, kRows - 1>(a, rows, b, span, out, out_stride, width);
   }
-  multiply_block<kRows, kVectors, kAdd>(a, b, depth, out, out_stride, width);
+  multiply_block<kRows, kVectors, kGoOn>(a, b, span, out, out_stride, width);
 }
 
-template <bool kAdd>
-void multiply(const Scalars& a, int rows, const Vectors& b, std::int64_t columns,
-              std::int64_t depth, float* out, std::int64_t out_stride) {
+template <bool kGoOn>
+void multiply(const Scalars& a, int rows, const Vectors& b, std::int64_t columns, const Span& span,
+              float* out, std::int64_t out_stride) {
   const auto strip = [&](auto vectors, std::int64_t first, int width) {
     constexpr int kVectors = decltype(vectors)::kCount;
     const Vectors part = {b.data + first / kLanes * b.vector_stride, b.k_stride, b.vector_stride};
     for (int r = 0; r < rows; r += kInfonceRows) {
       const Scalars block = {a.data + r * a.row_stride, a.row_stride, a.k_stride};
-      multiply_rows<kVectors, kAdd>(block, rows - r, part, depth, out + r * out_stride + first,
-                                    out_stride, width);
+      multiply_rows<kVectors, kGoOn>(block, rows - r, part, span, out + r * out_stride + first,
+                                     out_stride, width);
     }
   };
   std::int64_t c = 0;
@@ -154,8 +172,8 @@ void score_tile(Precision, const void* left, const void* right, int rows, int co
   const std::int64_t padded = padded_depth(depth);
   const int whole = (columns + kLanes - 1) / kLanes * kLanes;
   multiply<false>({static_cast<const float*>(left), padded, 1}, rows,
-                  {static_cast<const float*>(right), kLanes, kLanes * padded}, whole, depth, tile,
-                  stride);
+                  {static_cast<const float*>(right), kLanes, kLanes * padded}, whole,
+                  {depth, kScoreSum, false}, tile, stride);
 }
 
 // Weights stay as they are: one row after another.
@@ -169,10 +187,11 @@ void keep_weights(Precision, const float* weights, std::int64_t stride, int firs
 void accumulate_tile(Precision, const stope::InfonceProduct* product) {
   const stope::InfonceProduct& p = *product;
   const std::int64_t down = p.transposed ? 1 : p.columns, along = p.transposed ? p.columns : 1;
-  const auto sum = p.add ? multiply<true> : multiply<false>;
+  const std::int64_t inner = p.transposed ? p.rows : p.columns;
+  const auto sum = p.transposed && p.add ? multiply<true> : multiply<false>;
   sum({static_cast<const float*>(p.weights), down, along}, p.transposed ? p.columns : p.rows,
       {static_cast<const float*>(p.inner), padded_depth(p.depth), kLanes}, p.depth,
-      p.transposed ? p.rows : p.columns, p.out, p.depth);
+      {inner, inner, p.add}, p.out, p.depth);
 }
 
 }  // namespace
