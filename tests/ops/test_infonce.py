@@ -229,3 +229,31 @@ def test_gradients_of_the_methods_reference():
     expected = [[-3.65529, 0.00062], [0.00168, -4.40399]]
     np.testing.assert_allclose(got.queries, expected, atol=6e-6)
     np.testing.assert_allclose((got.temperature, got.bias), (68.1255, -0.805698), atol=1e-4)
+
+
+@isas
+def test_sums_are_short(isa):
+    """Scores and the gradients of rows err by less than half of what one float32 sum would.
+
+    At 240 elements, which no instruction set splits into bfloat16 parts, and documents that all
+    have the same weight; products and sums are of like sign, where errors grow fastest.
+    """
+    rng = np.random.default_rng(0)
+    queries = 0.5 + rng.random((64, 240), dtype=np.float32)
+    documents = 0.5 + rng.random((4096, 240), dtype=np.float32)
+    options = {"metric": "dot", "temperature": 1e4}
+    with stope.isa.only(isa):
+        forward = stope.infonce_forward(queries, documents, **options)
+        gradients = stope.infonce_backward(queries, documents, forward, **options)
+    wide = queries.astype(np.float64), documents.astype(np.float64)
+    scores = (wide[0] * wide[1][:64]).sum(1)
+    chain = np.cumsum(queries * documents[:64], axis=1, dtype=np.float32)[:, -1]
+    _, expected = oracle.evaluate(queries, documents, **options)
+    weights = np.full(4096, 1 / 4096 / 64, np.float32)
+    one_sum = np.cumsum(weights[:, None] * documents, axis=0, dtype=np.float32)[-1]
+    exact = (weights.astype(np.float64)[:, None] * wide[1]).sum(0)
+    off = np.linalg.norm(forward.positive_scores - scores), np.linalg.norm(chain - scores)
+    assert off[0] < off[1] / 2
+    size = np.linalg.norm(exact) * 64**0.5  # of the sum before the positives are taken off
+    error = np.linalg.norm(gradients.queries - expected.queries) * 1e4 / size
+    assert error < np.linalg.norm(one_sum - exact) / np.linalg.norm(exact) / 2
