@@ -8,6 +8,7 @@ import pytest
 from stope.lists import Lists
 
 pytest.importorskip("ray")
+pa = pytest.importorskip("pyarrow")
 
 from stope.scale.ray import block_answers, matrix_files
 
@@ -51,3 +52,36 @@ def test_a_worker_holds_the_pages_of_one_shard(tmp_path):
         assert held - 16 <= _mapped_mib() - before <= held + 16
     assert rows.read(2**19 - 1, 2**19 + 1).tolist() == np.ones((2, 32)).tolist()
     assert _mapped_mib() - before <= 16
+
+
+def write_lance(path, table):
+    pytest.importorskip("lance").write_dataset(table, str(path), max_rows_per_file=100)
+
+
+def write_parquet(path, table):
+    pytest.importorskip("pyarrow.parquet").write_table(table, path)
+
+
+def write_arrow(path, table):
+    with pa.ipc.new_file(str(path), table.schema) as file:
+        file.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("ending", "write"),
+    [("parquet", write_parquet), ("arrow", write_arrow), ("lance", write_lance)],
+    ids=str,
+)
+@pytest.mark.parametrize("ids", [[f"d{row}" for row in range(300)], list(range(1000, 1300))])
+def test_every_table_brings_its_ids(tmp_path, ending, write, ids):
+    rows = np.random.default_rng(0).standard_normal((300, 4), dtype=np.float32)
+    table = pa.table({"id": ids, "vector": pa.FixedSizeListArray.from_arrays(rows.ravel(), 4)})
+    path = tmp_path / f"corpus.{ending}"
+    write(path, table)
+    read = matrix_files.Rows((matrix_files._of_file(path, "corpus", tmp_path),))
+    assert np.array_equal(read.read(0, 300), rows)
+    named = read.named(np.array([[2, -1], [299, 0]])).to_pylist()
+    assert named == [str(ids[2]), None, str(ids[299]), str(ids[0])]
+    write(tmp_path / f"plain.{ending}", table.drop_columns("id"))
+    plain = matrix_files._of_file(tmp_path / f"plain.{ending}", "corpus", tmp_path)
+    assert not matrix_files.Rows((plain,)).has_ids

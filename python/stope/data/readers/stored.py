@@ -6,7 +6,7 @@ a way to read them block by block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ class Stored(NamedTuple):
     rows: int
     mapped: NDArray[Any] | None
     blocks: Callable[[int], Iterator[NDArray[Any]]]  # of at most so many rows
+    names: Sequence[str] = ()  # of all columns, where the file is a table
+    column: Callable[[str], Any] | None = None  # one of them, as Arrow has it
 
 
 def list_columns(schema: Any) -> list[str]:
@@ -62,7 +64,8 @@ def parquet_schema(path: Path) -> Any:
 
 def parquet(path: Path, called: str, column: str | None) -> Stored:
     """A column of lists of a Parquet file."""
-    name = _list_column(parquet_schema(path), called, column)
+    schema = parquet_schema(path)
+    name = _list_column(schema, called, column)
     library = need("pyarrow.parquet", extra="train")
 
     def blocks(rows: int) -> Iterator[NDArray[Any]]:
@@ -70,7 +73,10 @@ def parquet(path: Path, called: str, column: str | None) -> Stored:
             batches = (b.column(0) for b in source.iter_batches(batch_size=rows, columns=[name]))
             yield from matrices(batches, f'{called}, "{name}"')
 
-    return Stored(library.read_metadata(path).num_rows, None, blocks)
+    def beside(name: str) -> Any:
+        return library.read_table(path, columns=[name])[name]
+
+    return Stored(library.read_metadata(path).num_rows, None, blocks, schema.names, beside)
 
 
 def arrow_file(path: Path, called: str, column: str | None) -> Stored:
@@ -93,7 +99,7 @@ def arrow_file(path: Path, called: str, column: str | None) -> Stored:
         yield from matrices(parts, said)
 
     whole = from_arrow(vectors, said) if vectors.num_chunks == 1 else None
-    return Stored(len(vectors), whole, blocks)
+    return Stored(len(vectors), whole, blocks, table.column_names, table.column)
 
 
 def lance(path: Path, called: str, column: str | None) -> Stored:
@@ -109,7 +115,10 @@ def lance(path: Path, called: str, column: str | None) -> Stored:
         batches = table.to_batches(columns=[name], batch_size=rows)
         yield from matrices((batch.column(0) for batch in batches), f'{called}, "{name}"')
 
-    return Stored(table.count_rows(), None, blocks)
+    def beside(name: str) -> Any:
+        return table.to_table(columns=[name])[name]
+
+    return Stored(table.count_rows(), None, blocks, table.schema.names, beside)
 
 
 def hdf5(path: Path, called: str, column: str | None) -> Stored:

@@ -48,7 +48,7 @@ def topk(
     Args:
         queries, corpus: each a file of embeddings as `stope.data.read_embeddings` takes them, a
             folder of such files (in the order of their names) or a list of them, ``.jsonl`` with a
-            column of lists, a `ray.data.Dataset`, or a matrix. A Parquet file's or data set's
+            column of lists, a `ray.data.Dataset`, or a matrix. A table's or data set's
             column of ids names its rows.
         k: how many, 1 to the rows of the corpus.
         output: the job's folder, new or of the same job.

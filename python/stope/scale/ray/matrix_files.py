@@ -219,13 +219,13 @@ def _of_file(path: Path, name: str, copies: Path) -> File:
     if path.name.endswith(_JSON_LINES):
         return _of_tables(_json_tables(path), target, f"{name} {path}")
     stored = opened(path, name)
-    ids = _ids_in(Path(str(path).partition("::")[0]))
+    column = first_of(dict.fromkeys(stored.names), _IDS)
     if stored.mapped is not None:
         (count, dim), dtype = stored.mapped.shape, stored.mapped.dtype.str
         file = File(str(path), count, dim, dtype, None, [described_file(path)])
     else:
         file = _copied(target, stored.blocks(_BLOCK), name)
-    return file if ids is None else _with_ids(file, target, ids)
+    return _with_ids(file, target, stored.column(column)) if column and stored.column else file
 
 
 def _json_tables(path: Path) -> Iterator[Any]:
@@ -296,15 +296,6 @@ def _copied(target: Path, blocks: Iterable[NDArray[Any]], name: str) -> File:
         file.seek(0)
         file.write(npy_header(dtype, shape))
     return File(str(path), shape[0], shape[1], dtype.str, None, [described_file(path)])
-
-
-def _ids_in(path: Path) -> Any:
-    """The column of ids of a Parquet file, None where there is none."""
-    if path.suffix != ".parquet":
-        return None
-    parquet = need("pyarrow.parquet", extra="ray")
-    column = first_of(dict.fromkeys(parquet.read_schema(path).names), _IDS)
-    return None if column is None else parquet.read_table(path, columns=[column])[column]
 
 
 def _with_ids(file: File, target: Path, column: Any) -> File:
