@@ -27,7 +27,12 @@ from stope.integrations.sentence_transformers.distinct import (
 from stope.integrations.sentence_transformers.identity import KnownPairs, Names, Peers, known_pairs
 from stope.integrations.sentence_transformers.queue import DocumentQueue
 from stope.integrations.sentence_transformers.row_table import UNKNOWN, RowTable
-from stope.integrations.sentence_transformers.signals import RowWeights, observations, own_scores
+from stope.integrations.sentence_transformers.signals import (
+    RowWeights,
+    may_read,
+    observations,
+    own_scores,
+)
 from stope.torch import InfoNCELoss, Statistics
 from stope.torch.distributed import gather_rows, sum_of_all, world_size
 from stope.torch.functional import computes_on
@@ -69,10 +74,8 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         names = batch.names(rows, len(documents))
         known = self._known(names, batch, rows, len(documents), peers)
         there, back = self._tensors(batch, known, rows, documents)
-        if not self.symmetric and counts_copies(self.infonce.options, self.infonce.positive_sigma):
-            told = (
-                None if peers.together else distinct_columns(documents, rows, batch.numbers, there)
-            )
+        if self._counts_copies and not peers.together:
+            told = distinct_columns(documents, rows, batch.numbers, there)
             there = there if told is None else told
         losses, statistics = self._row_losses(queries, documents, there, back)
         self.infonce.statistics = statistics
@@ -109,6 +112,13 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
             facts["negatives_version"] = float(self.negatives.version)
         self.observed = {"loss": float(value.detach()), **facts}
         return value.to(embeddings[0].device)  # where the trainer adds it up
+
+    @property
+    def _counts_copies(self) -> bool:
+        """Whether nothing but logged ranks tells equal columns from one that counts as often."""
+        ranks = self.weighting is not None and may_read(self.weighting, "rank")
+        alike = counts_copies(self.infonce.options, self.infonce.positive_sigma)
+        return alike and not (self.symmetric or ranks)
 
     def _peers(self, device: torch.device) -> Peers:
         if not self.gather_across_devices:
@@ -177,7 +187,7 @@ class LossOfEmbeddings(nn.Module):  # type: ignore[misc]
         known = columns.to(best)[best.clamp(min=0)]
         counts = there[NEGATIVES].to(best)
         best = known.where(best >= 0, best)
-        return losses, statistics._replace(best_negatives=best, negatives=counts)
+        return losses, statistics._replace(best_negatives=best, negatives=counts, kept=counts)
 
     def _mean(self, losses: Tensor, weights: Tensor | None, statistics: Statistics) -> Tensor:
         pairs = statistics.negatives

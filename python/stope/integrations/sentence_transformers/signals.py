@@ -15,7 +15,16 @@ from torch.nn.functional import normalize
 
 import torch
 from stope.torch import Statistics
-from stope.weighting import Weighting, difficulty_signals, summarize_weights, weigh
+from stope.weighting import (
+    Formula,
+    OfSignal,
+    OfWeights,
+    Product,
+    Weighting,
+    difficulty_signals,
+    summarize_weights,
+    weigh,
+)
 from torch import Tensor
 
 # A batch as a loss might find it, to try a weighting on.
@@ -81,6 +90,23 @@ def follows_progress(weighting: Weighting) -> bool:
     except ValueError:  # a signal of the data
         return False
     return not np.array_equal(first, last)
+
+
+def may_read(weighting: Weighting, name: str) -> bool:
+    """Whether its weights may follow the signal; one that is not made of formulas may read all.
+
+    >>> may_read(Weighting.from_dict("progressive"), "rank")
+    False
+    >>> may_read(Weighting.from_dict({"name": "rank_cutoff", "top": 3}), "rank")
+    True
+    """
+    if isinstance(weighting, OfSignal):
+        return weighting.signal == name
+    if isinstance(weighting, OfWeights):
+        return may_read(weighting.of, name)
+    if isinstance(weighting, Product):
+        return any(may_read(part, name) for part in weighting.parts)
+    return not isinstance(weighting, Formula)
 
 
 class RowWeights:
@@ -174,7 +200,8 @@ def observations(statistics: Statistics, weights: RowWeights, possible: float) -
         the rows that have negatives;
         ``false_negatives``, the share of pairs that are left out because they are known to be
         right; ``mean_rank`` of the positives, in which a document that several rows bring counts
-        once where it is scored once (`stope.integrations.sentence_transformers.distinct`), and
+        once where it is scored once (`stope.integrations.sentence_transformers.distinct`: not where
+        the weighting reads ranks), and
         ``first_rank``, the share that ranks first.
     """
     facts: dict[str, float] = {}
