@@ -56,6 +56,14 @@ def documents(count=60, dim=8, seed=0):
     ]
 
 
+def test_documents_come_in_anything_that_haystack_takes():
+    store = StopeDocumentStore()
+    store.write_documents(documents(20))
+    store.write_documents({each.id: each for each in documents(40)[20:]}.values())
+    best = store.embedding_retrieval(documents(40)[33].embedding, top_k=1)
+    assert [each.id for each in best] == ["d33"]
+
+
 @pytest.fixture(params=["cosine", "dot_product"])
 def stores(request):
     made = [kind(embedding_similarity_function=request.param)

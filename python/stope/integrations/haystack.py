@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,8 @@ class StopeDocumentStore(memory.InMemoryDocumentStore):  # type: ignore[misc,nam
         self, documents: list[Any], policy: Any = kinds_of_store.DuplicatePolicy.NONE
     ) -> int:
         """Haystack's; the embeddings are then in the index."""
-        rows = self._rows(documents) if isinstance(documents, list | tuple) else {}
+        several = isinstance(documents, Collection) and not isinstance(documents, str)
+        rows = self._rows(documents) if several else {}
         try:
             return int(super().write_documents(documents, policy))
         finally:  # a duplicate stops Haystack, but what came before it is there
@@ -101,7 +102,7 @@ class StopeDocumentStore(memory.InMemoryDocumentStore):  # type: ignore[misc,nam
     def _holds(self, document: Any) -> bool:
         return self.storage.get(document.id) is document
 
-    def _rows(self, documents: Sequence[Any]) -> dict[int, NDArray[np.float32]]:
+    def _rows(self, documents: Collection[Any]) -> dict[int, NDArray[np.float32]]:
         """The embeddings by the documents' identity, checked before anything is written."""
         rows: dict[int, NDArray[np.float32]] = {}
         dim = None if self._kept.index is None else self._kept.index.dim
