@@ -79,6 +79,6 @@ class StopeSearch:
         if listed is not None:
             best = [(scores, listed.row(row)[at]) for row, (scores, at) in enumerate(best)]
         return {
-            name: dict(zip(ids[row].tolist(), scores.tolist(), strict=False))
+            name: dict(zip(ids[row].tolist(), scores.tolist(), strict=True))
             for name, (scores, row) in zip(names, best, strict=True)
         }
