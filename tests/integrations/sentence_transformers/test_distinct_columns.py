@@ -241,3 +241,18 @@ def test_modules_that_draw_at_random_see_every_row(encoder):
     dropout = versions.part("models").Dropout(0.5)
     assert not versions.has_bags(type(encoder)(modules=[encoder[0], dropout], device="cpu"))
     assert not versions.has_bags(object())
+
+
+def test_a_static_class_of_somebodys_own_sees_every_row_where_it_computes_otherwise(encoder):
+    static = versions.part("models").StaticEmbedding
+    for own, expected in (({}, True), ({"forward": lambda self, features: features}, False)):
+        model = copy.deepcopy(encoder)
+        model[0].__class__ = type("Own", (static,), own)
+        assert versions.has_bags(model) == expected
+
+
+def test_token_ids_of_32_bits(encoder):
+    features = read(encoder, ["iron ore", "tin", "iron ore"])
+    narrow = {name: features[name].int() for name in ("input_ids", "offsets")}
+    rows = [versions.embed_columns(encoder, [each])[0] for each in (narrow, features)]
+    assert torch.equal(*rows)
