@@ -24,9 +24,11 @@ def test_lists_are_lists(rows, data):
     assert [row.tolist() for row in lists.take(chosen).rows()] == [rows[row] for row in chosen]
 
 
-def test_owners_beyond_sixteen_bits_keep_the_order_of_their_ids():
-    owners = np.random.default_rng(0).integers(0, 200_000, 3_000) // 40_000 * 40_000 + 7
-    lists = Lists.from_owners(owners, np.arange(3_000), 200_000)
+@pytest.mark.parametrize("num_lists", [2**16, 2**16 + 1, 200_000])
+def test_owners_of_sixteen_bits_and_beyond_keep_the_order_of_their_ids(num_lists):
+    owners = np.random.default_rng(0).integers(0, num_lists, 3_000) // 40_000 * 40_000 + 7
+    owners[::100], owners[1::100] = num_lists - 1, 0
+    lists = Lists.from_owners(owners, np.arange(3_000), num_lists)
     assert lists.lengths.sum() == 3_000
     for owner in np.unique(owners):
         assert lists.row(owner).tolist() == np.flatnonzero(owners == owner).tolist()
