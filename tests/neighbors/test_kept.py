@@ -139,6 +139,15 @@ def test_other_rows_and_options_are_other_answers(rows, tmp_path):
         )
 
 
+def test_another_version_of_stope_takes_no_answers_of_this_one(rows, tmp_path, monkeypatch):
+    for version in ("1.0", "1.1", "1.0"):
+        monkeypatch.setattr(stope, "__version__", version)
+        KeptOperations(tmp_path).nearest_earlier(rows)
+        KeptOperations(tmp_path).kmeans(rows, 5, max_iterations=1)
+    assert len([*tmp_path.glob("nearest_earlier-*.json")]) == 2
+    assert len([*tmp_path.glob("kmeans-*/round.json")]) == 2
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "json"])
 def test_damage_is_refused(rows, tmp_path, damage):
     operations = KeptOperations(tmp_path)
@@ -159,6 +168,12 @@ def test_wrong_arguments_are_those_of_the_operations(rows, tmp_path):
     operations = KeptOperations(tmp_path)
     with pytest.raises(ValueError, match="order"):
         operations.nearest_earlier(rows, np.zeros(len(rows), np.int64))
+    for order in ("abc", np.arange(300.0)):
+        with pytest.raises(TypeError, match=r"order is .*; give a permutation"):
+            operations.nearest_earlier(rows, order)
+    operations.kmeans(rows, 2, max_iterations=1)
+    with pytest.raises(TypeError, match="max_iterations is '3'"):
+        operations.kmeans(rows, 2, max_iterations="3")
     with pytest.raises(ValueError, match="k is 300"):
         operations.knn_graph(rows, 300)
     with pytest.raises(ValueError, match="NaN"):

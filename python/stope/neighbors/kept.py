@@ -1,9 +1,10 @@
 """Operations whose answers stay in a folder, block by block: what was stopped goes on there.
 
-An answer is kept under a digest of the rows and of all options that decide it. Blocks are ranges of
-rows; for the graph of one matrix they are the lines of a projective plane: its points are groups of
-rows, any two of which lie on one line, so that every pair of rows meets in one block, and the graph
-of a block's rows has half its products as that of all rows has.
+An answer is kept under a digest of the rows, of all options that decide it and of stope's version:
+another version may round differently, and begins anew. Blocks are ranges of rows; for the graph of
+one matrix they are the lines of a projective plane: its points are groups of rows, any two of which
+lie on one line, so that every pair of rows meets in one block, and the graph of a block's rows has
+half its products as that of all rows has.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from stope.lists import Ids
 from stope.neighbors._embeddings import finite_rows, rows_of
 from stope.ops._lloyd import ClusterMetric, KMeans, KMeansShard, Reached, lloyd
 from stope.ops._search import Metric, TopK
+from stope.ops.nearest_earlier import permutation
 from stope.progress import Progress, check_progress
 from stope.scale.shards import earlier_part, knn_part, merge_earlier, merge_topk
 
@@ -41,8 +43,8 @@ class KeptOperations:
 
     What takes ``operations`` (`stope.neighbors.deduplicate`, `neighbor_graph`, `VoteK`, `D4`, ...)
     takes this in place of the module `stope`. A process that is stopped anywhere loses a block at
-    most, and k-means a round; who asks again, with other thresholds perhaps, finds what is there.
-    Nothing is deleted: remove the folder when nobody asks any more.
+    most, and k-means a round; who asks the same version of stope again, with other thresholds
+    perhaps, finds what is there. No answer is deleted: remove the folder when nobody asks any more.
 
     Threads and processes may share a folder; only one at a time goes on with the same k-means.
 
@@ -107,10 +109,8 @@ class KeptOperations:
     ) -> TopK:
         """`stope.nearest_earlier`; for an order the rows are copied in that order."""
         rows, told = _asked(x, progress)
-        places = np.arange(len(rows)) if order is None else np.asarray(order)
+        places = np.arange(len(rows)) if order is None else permutation(order, len(rows))
         if not np.array_equal(places, np.arange(len(rows))):
-            if not np.array_equal(np.sort(places), np.arange(len(rows))):
-                stope.nearest_earlier(rows, order)  # says what is wrong with it
             rows = rows[places]
         described = {"operation": "nearest_earlier", "x": _digest(rows), "metric": metric}
         result = TopK(np.empty(len(rows), np.float32), np.empty(len(rows), np.int64))
@@ -191,6 +191,7 @@ class KeptOperations:
             "tolerance": real(tolerance, "tolerance", 0, 1),
             "seed": integer(seed, "seed", 0),
         }
+        most = integer(max_iterations, "max_iterations", 0)
         path, kind = self._path(described).with_suffix("") / "round.json", dict[str, Any](of=object)
         kind |= {"inertia": [float], "converged": bool}
 
@@ -203,14 +204,14 @@ class KeptOperations:
             reached = None
             if path.exists():
                 values, arrays = read_arrays(path, kind, ["centers"], self._remedy)
-                if len(values["inertia"]) <= max_iterations + 1:
+                if len(values["inertia"]) <= most + 1:
                     reached = Reached(arrays["centers"], values["inertia"], values["converged"])
             return lloyd(
                 [KMeansShard(rows)],
                 k,
                 metric=metric,
                 init=init,
-                max_iterations=max_iterations,
+                max_iterations=most,
                 tolerance=tolerance,
                 seed=seed,
                 progress=progress,
@@ -229,7 +230,7 @@ class KeptOperations:
         return arrays
 
     def _path(self, described: Any) -> Any:
-        name = json.dumps([_FORMAT, described], sort_keys=True)
+        name = json.dumps([_FORMAT, stope.__version__, described], sort_keys=True)
         key = hashlib.sha256(name.encode()).hexdigest()[:32]
         return self.folder / f"{described['operation']}-{key}.json"
 

@@ -78,7 +78,7 @@ def nearest_earlier(
     check_progress(progress)
     choice(metric, "metric", METRICS)
     shape = _arrays.some_rows(x, "x")
-    places = None if order is None else _permutation(order, shape.rows)
+    places = None if order is None else permutation(order, shape.rows)
     least = -np.inf if threshold is None else _arrays.threshold(threshold, "threshold")
     place = _arrays.place_of(x, shape.device, "x")
     places, offsets = in_groups(groups, places, shape.rows, place)
@@ -99,7 +99,8 @@ def nearest_earlier(
     return TopK(_arrays.like(scores, x, place), _arrays.like(ids, x, place))
 
 
-def _permutation(order: Any, rows: int) -> NDArray[np.int64]:
+def permutation(order: Any, rows: int) -> NDArray[np.int64]:
+    """The order of so many rows, each there once; TypeError or ValueError otherwise."""
     places = _arrays.as_id_vector(order)
     if places is None:
         raise TypeError(f"order is {shown(order)}; give a permutation of the row numbers")
