@@ -129,6 +129,7 @@ def test_a_header_in_another_order_is_refused(tmp_path, header):
     [
         ([1, 2, 3], [0.1, 0.2, 0.2], True),  # distances
         ([3, 2, 1], [0.9, 0.5, 0.1], True),
+        ([1.0, 2.0, 3.0], [0.1, 0.2, 0.2], True),  # as pandas writes them beside gaps
         ([0, 0, 0], [0.1, 0.2, 0.3], False),  # no ranks
         ([1, 2, 3], [0.3, 0.2, 0.1], False),
         ([1, 2, 3], [0.1, 0.3, 0.2], False),  # in no order

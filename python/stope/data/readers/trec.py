@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from os import PathLike
@@ -152,7 +153,7 @@ def _json_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, fl
             id_of(require(row, name, where), name, where) for name in ("query_id", "document_id")
         )
         rank = row.get("rank")
-        rank = float(rank) if isinstance(rank, int) else 0.0
+        rank = float(rank) if isinstance(rank, int | float) and math.isfinite(rank) else 0.0
         score = number_of(require(row, "score", where), "score", where)
         yield where, query, document, rank, score
 
