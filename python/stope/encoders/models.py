@@ -240,7 +240,8 @@ def load_encoder(name_or_path: str | Path) -> SentenceTransformer:
 
     Raises:
         ValueError: there is no such folder and the hub does not have it or cannot be reached; what
-            is there is no encoder but a cross-encoder, a sparse or a late-interaction model.
+            is there is by its config_sentence_transformers.json no encoder but a cross-encoder, a
+            sparse or a late-interaction model.
         ImportError: the extra "train" is missing.
     """
     library: Any = need("sentence_transformers", extra="train")
