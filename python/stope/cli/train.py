@@ -297,7 +297,12 @@ def train(
     with terminal.one_bar(quiet or here > 0) as bar:
         try:
             report = run(config, resume=resume, progress=bar.show, say=bar.say)
-        except KeyboardInterrupt:
+        except BaseException as error:
+            if launched() > 1:  # torchrun asks to end, perhaps again; first it is said why
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+            if not isinstance(error, KeyboardInterrupt):
+                raise
             bar.close()
             terminal.say_once(
                 f"interrupted; nothing is lost: {command} --resume goes on from the last "
