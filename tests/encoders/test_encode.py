@@ -43,6 +43,13 @@ def test_what_an_encoder_may_not_give(encode, batches, kind, said):
         encode(Encoder(*batches), TEXTS)
 
 
+def test_what_encodes_all_may_not_give():
+    encoder = Encoder()
+    encoder.encode_all = lambda texts, role, prompt, batch_size, progress: np.ones((2, 4))
+    with pytest.raises(ValueError, match=r"shape \(2, 4\) and type float64 for 3 texts"):
+        encode_queries(encoder, TEXTS)
+
+
 def test_batches_must_have_one_width():
     encoder = Encoder(np.ones((2, 4)), np.ones((1, 3)))
     with pytest.raises(ValueError, match=r"3 columns for text 2 of corpus but 4 before"):

@@ -116,6 +116,10 @@ def test_batches_of_an_encoder_are_those_of_one_process(local, tmp_path, monkeyp
             rows = super().encode(texts)
             return rows + np.float32(rows[0, 0] * len(texts))
 
+    class Uneven(encoders.HashEncoder):
+        def encode(self, texts):
+            return super().encode(texts)[:, : None if len(texts) == 16 else 1]
+
     def refuse(texts):
         raise AssertionError("encoded in this process")
 
@@ -133,5 +137,9 @@ def test_batches_of_an_encoder_are_those_of_one_process(local, tmp_path, monkeyp
         assert told[9][0] == 70
         assert remote.topk(made, made, 1, metric="cosine").ids.shape == (70, 1)  # CPUs are free
         remote.share(model, refuse)
-        with pytest.raises(TypeError, match="encoder is function, which has no encode method"):
-            encode_corpus(model, docs)
+        for _ in range(5):  # what is left of one call does not keep the next from a worker
+            with pytest.raises(TypeError, match="encoder is function, which has no encode method"):
+                encode_corpus(model, docs, batch_size=16)
+        remote.share(model, Uneven())
+        with pytest.raises(ValueError, match=r"columns for text \d+ of corpus but \d+ before"):
+            encode_corpus(model, docs, batch_size=16)

@@ -11,7 +11,7 @@ Thread safety: these functions keep nothing; threads may share what the encoder 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,26 +101,43 @@ def _encode(
     listed, encode_all = list(texts), getattr(encoder, "encode_all", None)
     if encode_all is not None:
         role = "query" if name == "queries" else "corpus"
-        shared: NDArray[np.float32] = encode_all(listed, role, prompt, batch_size, progress)
-        return shared
+        every = encode_all(listed, role, prompt, batch_size, progress)
+        return _as_float32(every, len(listed), f"{type(encoder).__name__}.encode_all")
     call = getattr(encoder, method, None) or encoder.encode
     options = _options(call, prompt, batch_size)
     if prompt is not None and "prompt" not in options:
         listed = [prompt + text for text in listed]
+
+    def batches() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for start in range(0, len(listed), batch_size):
+            batch = listed[start : start + batch_size]
+            made = call(batch, **options)
+            yield start, _as_float32(made, len(batch), f"{type(encoder).__name__}.encode")
+
+    return put_together(batches(), len(listed), name, progress)
+
+
+def put_together(
+    batches: Iterable[tuple[int, NDArray[np.float32]]],
+    count: int,
+    name: str,
+    progress: Progress | None,
+) -> NDArray[np.float32]:
+    """The embeddings of so many texts, from batches in any order: first text and rows of each."""
     result: NDArray[np.float32] | None = None
-    for start in range(0, len(listed), batch_size):
-        batch = listed[start : start + batch_size]
-        rows = _as_float32(call(batch, **options), len(batch), type(encoder).__name__)
+    done = 0
+    for start, rows in batches:
         if result is None:
-            result = np.empty((len(listed), rows.shape[1]), dtype=np.float32)
+            result = np.empty((count, rows.shape[1]), dtype=np.float32)
         if rows.shape[1] != result.shape[1]:
             raise ValueError(
                 f"encoder gave {rows.shape[1]} columns for text {start} of {name} "
                 f"but {result.shape[1]} before; its output must have one width"
             )
-        result[start : start + len(batch)] = rows
+        result[start : start + len(rows)] = rows
+        done += len(rows)
         if progress is not None:
-            progress(start + len(batch), len(listed))
+            progress(done, count)
     assert result is not None
     return result
 
@@ -141,10 +158,10 @@ def _options(call: Callable[..., Any], prompt: str | None, batch_size: int) -> d
     return {name: value for name, value in options.items() if name in known}
 
 
-def _as_float32(output: Any, rows: int, encoder: str) -> NDArray[np.float32]:
+def _as_float32(output: Any, rows: int, call: str) -> NDArray[np.float32]:
     if isinstance(output, Mapping):
         raise TypeError(
-            f"{encoder}.encode gave a {type(output).__name__}; it must give an array of shape "
+            f"{call} gave a {type(output).__name__}; it must give an array of shape "
             f"({rows}, dim): give an encoder that returns the embeddings alone"
         )
     if hasattr(output, "detach"):
@@ -153,12 +170,12 @@ def _as_float32(output: Any, rows: int, encoder: str) -> NDArray[np.float32]:
         array = on_host(output)
     except ValueError as error:
         raise ValueError(
-            f"{encoder}.encode gave rows of different widths for {rows} texts; it must give "
+            f"{call} gave rows of different widths for {rows} texts; it must give "
             f"numbers of shape ({rows}, dim)"
         ) from error
     if array.ndim != 2 or len(array) != rows or array.dtype.kind not in "fiV":
         raise ValueError(
-            f"{encoder}.encode gave an array of shape {array.shape} and type {array.dtype} "
+            f"{call} gave an array of shape {array.shape} and type {array.dtype} "
             f"for {rows} texts; it must give numbers of shape ({rows}, dim)"
         )
     return np.ascontiguousarray(array, dtype=np.float32)

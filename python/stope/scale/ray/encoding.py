@@ -20,7 +20,7 @@ from stope._kinds import at_least, kinds, maybe, string
 from stope.data.arrow import to_arrow
 from stope.data.readers.texts import Document, iter_documents
 from stope.encoders import encode_corpus, encode_queries, fingerprint_encoder, load_encoder
-from stope.encoders.encode import has_encode
+from stope.encoders.encode import has_encode, put_together
 from stope.progress import Progress
 from stope.scale.plan import Layout, Search
 from stope.scale.ray.block_answers import Span, write_columns
@@ -154,17 +154,10 @@ class SharedEncoder:
             first = starts[number]
             return texts[first : first + batch_size], role, prompt, batch_size
 
-        result: NDArray[np.float32] | None = None
-        done = 0
-        for number, rows, _ in self.pool.answers(range(len(starts)), tell):
-            if result is None:
-                result = np.empty((len(texts), rows.shape[1]), np.float32)
-            result[starts[number] : starts[number] + batch_size] = rows
-            done += len(rows)
-            if progress is not None:
-                progress(done, len(texts))
-        assert result is not None
-        return result
+        answers = self.pool.answers(range(len(starts)), tell)
+        batches = ((starts[number], rows) for number, rows, _ in answers)
+        name = "queries" if role == "query" else "corpus"
+        return put_together(batches, len(texts), name, progress)
 
     def close(self) -> None:
         """Let the workers go; others start when texts are to be encoded again."""

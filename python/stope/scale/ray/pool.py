@@ -234,7 +234,9 @@ class Pool:
             RuntimeError: a block is lost too often, or no worker lives for too long.
             Exception: whatever `Operation` raises in a worker.
         """
-        todo, self._since = {number: _Block(len(shards)) for number in numbers}, monotonic()
+        todo = {number: _Block(len(shards)) for number in numbers}
+        self._load.clear()  # of calls that nobody waited for, where the last asking was given up
+        self._since = monotonic()
         waiting = deque(self._in_order(todo, answer_bytes, len(shards)))
         flying: dict[Any, tuple[_Call, Any, Any]] = {}
         while todo:
