@@ -241,6 +241,7 @@ def test_a_stopped_kmeans_goes_on(local, tmp_path):
     _, corpus = matrices()
     np.save(tmp_path / "x.npy", corpus)
     asked = tmp_path / "x.npy", 9, tmp_path / "job"
+    kept = tmp_path / "job" / "_clusters.npz"
     wanted = stope.kmeans(corpus, 9)
     assert len(wanted.inertia) > 6
     told = []
@@ -254,8 +255,8 @@ def test_a_stopped_kmeans_goes_on(local, tmp_path):
         stop.after = 900 * passes
         with pytest.raises(KeyboardInterrupt):
             scale.kmeans(*asked, cluster=ONE, progress=stop)
-        with np.load(tmp_path / "job" / "_clusters.npz") as kept:
-            assert len(kept["inertia"]) == max(passes - 2, 0)  # what was under way is done anew
+        with np.load(kept) as reached:
+            assert len(reached["inertia"]) == max(passes - 2, 0)  # what was under way is done anew
     with pytest.raises(ValueError, match=r"is of another job: seed \(0, now 1\); name another"):
         scale.kmeans(*asked, seed=1, cluster=ONE)
     told.clear()
@@ -267,12 +268,16 @@ def test_a_stopped_kmeans_goes_on(local, tmp_path):
     assert equal(made[:4], wanted[:4])
     assert made.converged == wanted.converged
     assert equal(clusters.clusters_of(scale.kmeans(*asked))[:4], wanted[:4])  # it is done
+    np.savez(kept, **{**np.load(kept), "centers": corpus[:9]})
+    with pytest.raises(ValueError, match=r"damaged: '_clusters.npz' is not what was written"):
+        scale.kmeans(*asked)
     answer.parts[0].unlink()
     manifest = json.loads((tmp_path / "job" / "_manifest.json").read_text())
     (tmp_path / "job" / "_manifest.json").write_text(json.dumps({**manifest, "complete": False}))
-    (tmp_path / "job" / "_clusters.npz").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"_clusters.npz is damaged \(.*; remove the folder"):
-        scale.kmeans(*asked, cluster=ONE)
+    for damaged in (b"PK", b""):
+        kept.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"_clusters.npz is damaged \(.*; remove the folder"):
+            scale.kmeans(*asked, cluster=ONE)
     with pytest.raises(ValueError, match=r"memory is 1.0 MiB, but a worker needs 256.0 MiB .*1 w"):
         scale.kmeans(*asked[:2], tmp_path / "other", cluster=scale.Cluster(workers=1, memory=2**20))
 

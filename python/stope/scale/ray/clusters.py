@@ -120,7 +120,7 @@ def _reached(path: Path) -> Reached:
         with np.load(path) as kept:
             centers, inertia, converged = (kept[name] for name in Reached._fields)
             return Reached(centers, inertia.tolist(), bool(converged))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ValueError(
             f"{path} is damaged ({error}); remove the folder {path.parent} and run again"
         ) from error

@@ -232,9 +232,9 @@ class Job:
         return before
 
     def _others(self) -> set[str]:
-        """Files of the folder that are no parts."""
+        """Files of the folder that are no answers."""
         files = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*"))
-        return {name for name in files if name[0] == "_"}
+        return {name for name in files if name[0] == "_" and name != CLUSTERS}
 
     def _write_manifest(
         self, options: dict[str, Any], cut: Layout, *, complete: bool, peaks: Iterable[Peak] = ()
