@@ -99,6 +99,18 @@ def test_histograms_count_finite_values_between_common_edges():
     assert histogram({"none": np.array([np.nan])}) == ()
 
 
+def test_histograms_around_an_edge_count_every_value():
+    """Also the lowest and the highest, which edges counted from another number round past."""
+    for low in np.arange(100) / 100:
+        for place in range(1, 60):
+            edge = round(low + (1 - low) * place / 60, 2)
+            if low < edge < 1:
+                values = {"below": np.array([low]), "above": np.array([edge, 1])}
+                below, above = histogram(values, 60, edge)
+                assert (below.y.sum(), above.y.sum()) == (1, 2), (low, edge)
+                assert edge in below.x
+
+
 @pytest.mark.parametrize("figure", every_kind(), ids=lambda figure: figure.name)
 def test_both_drawings_have_the_same_numbers(figure):
     rows = figure.vega_lite()["data"]["values"]

@@ -293,6 +293,8 @@ def histogram(
         width = edges[1] - edges[0]
         before, after = np.ceil((edge - edges[0]) / width), np.ceil((edges[-1] - edge) / width)
         edges = edge + width * np.arange(-before, after + 1)
+        # Rounded, they may end a little before the last value.
+        edges[[0, -1]] = min(edges[0], every.min()), max(edges[-1], every.max())
     counts = {name: np.histogram(part, edges)[0] for name, part in finite.items()}
     return tuple(Series(name, edges, count) for name, count in counts.items() if count.sum())
 
