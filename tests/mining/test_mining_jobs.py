@@ -221,6 +221,20 @@ def test_a_finished_job_is_not_done_again(tmp_path):
     assert (tmp_path / "job" / TABLES[0]).read_bytes() == content
 
 
+def test_a_stopped_job_goes_on_in_the_shards_that_it_began_with(tmp_path, case, monkeypatch):
+    def stop(stage, done, total):
+        if stage == "mining" and done > 7:
+            raise KeyboardInterrupt
+
+    want = a_case_job(tmp_path / "whole", case).run()
+    monkeypatch.setattr("stope.mining.jobs.job.SHARD_SIZE", 7)
+    with pytest.raises(KeyboardInterrupt):
+        a_case_job(tmp_path / "stopped", case).run(stop)
+    monkeypatch.setattr("stope.mining.jobs.job.SHARD_SIZE", 100)  # of a later version
+    found = a_case_job(tmp_path / "stopped", case).run()
+    assert np.array_equal(found.result.ids, want.result.ids)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

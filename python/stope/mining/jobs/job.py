@@ -256,8 +256,9 @@ class MiningJob:
         def mined(start: int, stop: int) -> NDArray[np.float32]:
             nonlocal following  # shards are asked for in their order, from the first missing one on
             if following is None:
-                starts = range(start, count, SHARD_SIZE)
-                spans = [(first, min(first + SHARD_SIZE, count)) for first in starts]
+                size = stop - start  # of the shards in the folder, perhaps of an older version
+                starts = range(start, count, size)
+                spans = [(first, min(first + size, count)) for first in starts]
                 following = iter(spread(miner, spans))
             made = next(following)
             step("mining", stop, count)
