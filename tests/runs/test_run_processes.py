@@ -95,7 +95,7 @@ def killed_in_the_middle(config, log):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     try:
         while not log.exists() or log.read_bytes().count(b'"kind": "step"') < 12:
