@@ -47,14 +47,14 @@ class Moved(torch.nn.Module):
 
     def __init__(self, model, dtype=torch.float32):
         super().__init__()
-        self.model, self.dtype, self.device = model, dtype, torch.device("cpu")
+        self.module, self.dtype, self.device = model, dtype, torch.device("cpu")
         self.preprocess = model.preprocess if hasattr(model, "preprocess") else model.tokenize
 
     def __getitem__(self, place):
-        return self.model[place]
+        return self.module[place]
 
     def forward(self, features):
-        found = self.model(features)
+        found = self.module(features)
         return {"sentence_embedding": pretend(found["sentence_embedding"].to(self.dtype))}
 
 

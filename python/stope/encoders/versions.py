@@ -151,7 +151,7 @@ def _embed_bags(model: Any, columns: Sequence[Features]) -> list[Any]:
     arrays = {"input_ids": np.concatenate(ids), "offsets": offsets}
     features = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     distinct = model(features)["sentence_embedding"]
-    chosen = distinct.index_select(0, torch.tensor(order, device=device))
+    chosen = distinct.index_select(0, torch.tensor(order, device=distinct.device))
     return list(chosen.split([len(bags) for bags in rows]))
 
 
