@@ -366,5 +366,4 @@ def test_four_processes_share_the_work_and_have_one_table(tmp_path):
     assert sum(one["asked"] for one in found) == total
     asked = [one["asked"] for one in found]
     assert max(asked) - min(asked) <= 2
-    assert "NoneType" in found[2]["said"]
-    assert all("Process 2 failed" in found[other]["said"] for other in (0, 1, 3))
+    assert all("encoder is NoneType" in one["said"] for one in found)  # in the third alone
