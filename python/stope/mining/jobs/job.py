@@ -200,16 +200,16 @@ class MiningJob:
                 come to, in their order. None for this process.
 
         Raises:
-            ValueError: the folder holds a job of other arguments, texts, weights or versions; what
-                `stope.mining.mine` and `stope.mining.teacher_scores` raise.
+            ValueError: the folder holds a job of other arguments, texts, weights or versions; a
+                spread beside a teacher, which scores in this process; what `stope.mining.mine` and
+                `stope.mining.teacher_scores` raise.
             FileExistsError: the folder holds other files.
             OSError: the disk is full; what is saved is used by the next run.
             RuntimeError: another process is at this job.
-            TypeError: spread beside a teacher, which scores in this process.
         """
         need("pyarrow", extra="train")
         if spread is not None and self._teacher is not None:
-            raise TypeError(
+            raise ValueError(
                 "spread is given, but a teacher scores in this process: its scores are kept pair "
                 "by pair in the job's folder; leave out either"
             )
