@@ -154,7 +154,7 @@ def script(code, folder):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, f"{code}\n{done.stderr}"
 
