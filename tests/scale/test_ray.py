@@ -205,6 +205,8 @@ def test_wrong_arguments_are_refused_before_a_cluster_is_asked(tmp_path):
     remote = scale.Operations(tmp_path, scale.Cluster())
     with pytest.raises(TypeError, match="threshold is 'x'"):
         remote.nearest_earlier(corpus, metric="dot", threshold="x")
+    with pytest.raises(ValueError, match="order leaves out row 2"):
+        remote.nearest_earlier(np.eye(3, dtype=np.float32), [0, 1, 1])
     with pytest.raises(ValueError, match="metric is 'cos'"):
         remote.pairs_above(queries, corpus, metric="cos", threshold=0.5, sink=print)
     for wrong in ("workers", "memory", "num_cpus"):

@@ -29,7 +29,7 @@ from stope.lists import Ids
 from stope.neighbors._embeddings import finite_rows, rows_of
 from stope.ops._lloyd import ClusterMetric, KMeans, KMeansShard, Reached, lloyd
 from stope.ops._search import Metric, TopK
-from stope.ops.nearest_earlier import permutation
+from stope.ops.nearest_earlier import in_order
 from stope.progress import Progress, check_progress
 from stope.scale.shards import earlier_part, knn_part, merge_earlier, merge_topk
 
@@ -109,9 +109,9 @@ class KeptOperations:
     ) -> TopK:
         """`stope.nearest_earlier`; for an order the rows are copied in that order."""
         rows, told = _asked(x, progress)
-        places = np.arange(len(rows)) if order is None else permutation(order, len(rows))
-        if not np.array_equal(places, np.arange(len(rows))):
-            rows = rows[places]
+        return in_order(lambda rows: self._earlier(rows, metric, told), rows, order)
+
+    def _earlier(self, rows: NDArray[Any], metric: Metric, told: Progress | None) -> TopK:
         described = {"operation": "nearest_earlier", "x": _digest(rows), "metric": metric}
         result = TopK(np.empty(len(rows), np.float32), np.empty(len(rows), np.int64))
         cuts = _triangular(len(rows), rows.shape[1], self.block)
@@ -125,9 +125,7 @@ class KeptOperations:
                 return merge_earlier(parts)._asdict()
 
             kept = self._kept({**described, "rows": [first, end]}, nearest)
-            ids = kept["ids"]
-            result.scores[places[first:end]] = kept["scores"]
-            result.ids[places[first:end]] = np.where(ids < 0, ids, places[ids])
+            result.scores[first:end], result.ids[first:end] = kept["scores"], kept["ids"]
             _tell(told, place + 1, len(cuts))
         return result
 

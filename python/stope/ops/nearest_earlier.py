@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,21 @@ def nearest_earlier(
         **place.options,
     )
     return TopK(_arrays.like(scores, x, place), _arrays.like(ids, x, place))
+
+
+def in_order(answer: Callable[[Any], TopK], x: Any, order: Any) -> TopK:
+    """What `answer` says of the earlier rows of a matrix on the host, for the rows in an order.
+
+    The rows are copied in that order; ids and the places of results are those of x again.
+    """
+    places = np.arange(len(x)) if order is None else permutation(order, len(x))
+    if np.array_equal(places, np.arange(len(x))):
+        return answer(x)
+    near = answer(x[places])
+    result = TopK(np.empty_like(near.scores), np.empty_like(near.ids))
+    result.scores[places] = near.scores
+    result.ids[places] = np.where(near.ids < 0, near.ids, places[near.ids])
+    return result
 
 
 def permutation(order: Any, rows: int) -> NDArray[np.int64]:

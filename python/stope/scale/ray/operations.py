@@ -23,6 +23,7 @@ from stope.mining.jobs.miner import Miner
 from stope.ops._lloyd import KMeans
 from stope.ops._search import Metric, TopK
 from stope.ops.hard_negatives import REASONS, HardNegatives
+from stope.ops.nearest_earlier import in_order
 from stope.progress import Progress
 from stope.scale.ray import clusters, jobs
 from stope.scale.ray.encoding import SharedEncoder
@@ -87,16 +88,12 @@ class Operations:
 
     def nearest_earlier(self, x: Any, order: Any = None, **options: Any) -> TopK:
         """`stope.nearest_earlier`; for an order the rows are copied in that order."""
-        rows = x if order is None else x[np.asarray(order)]
-        answer = self._run(jobs.earlier, "nearest_earlier", rows, **options)
-        scores, ids = answer.column("score"), answer.column("earlier")
-        if order is None:
-            return TopK(scores, ids)
-        places = np.asarray(order)
-        result = TopK(np.empty_like(scores), np.empty_like(ids))
-        result.scores[places] = scores
-        result.ids[places] = np.where(ids < 0, ids, places[ids])
-        return result
+
+        def earlier(rows: Any) -> TopK:
+            answer = self._run(jobs.earlier, "nearest_earlier", rows, **options)
+            return TopK(answer.column("score"), answer.column("earlier"))
+
+        return in_order(earlier, x, order)
 
     def pairs_above(self, x: Any, y: Any, *, sink: Any, **options: Any) -> int:
         """`stope.pairs_above` of two matrices, with a sink."""
