@@ -17,6 +17,8 @@ import pytest
 
 # Models are made, or come with a package: nobody waits for a network that is not there.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Ray runs workers at niceness 15: beside the other processes of a test run they would wait.
+os.environ.setdefault("RAY_worker_niceness", "0")
 SUPPORT = Path(__file__).with_name("support")
 
 hypothesis.settings.register_profile("stope", derandomize=True, deadline=None, max_examples=60)
