@@ -105,10 +105,14 @@ def test_more_work_never_takes_less(work, name, workers, field, factor):
 @settings(max_examples=200, deadline=None)
 @given(searches, machines, st.integers(1, 1000), st.integers(1, 20))
 def test_more_workers_never_take_longer(work, name, workers, times):
-    """They may all the same move more bytes, so the arithmetic is looked at by itself."""
+    """They may all the same move more bytes, so the arithmetic is looked at by itself.
+
+    Twice the workers may take less than half: 85 shards that fit are 90 for 15 workers, and 85 for
+    90, with fewer candidates.
+    """
     few, many = (predict(work, MACHINES[name], workers=w) for w in (workers, workers * times))
     ratio = few.seconds["arithmetic"] / many.seconds["arithmetic"]
-    assert ratio <= times * 1.0001
+    assert ratio >= 1 - 1e-9
     same = plan.products(work, few.layout.shards) / plan.products(work, many.layout.shards)
     assert math.isclose(ratio, times * same, rel_tol=1e-9)
 
