@@ -6,7 +6,7 @@ thread whose processor time is read, since the clock of a shared machine says li
 share runs twice, before and after what runs once. Answers are compared wherever both have them.
 
     graph    15 nearest others of 200,000 rows     pairs   scores above 0.9 in them
-    semantic SemDeDup of 500,000 rows              choose  vote-k over 20,000, BETR
+    semantic SemDeDup of 500,000 rows              choose  vote-k over 50,000, BETR
     growth   of graph, pairs and k-means with n, dim and k
 """
 
@@ -288,7 +288,7 @@ WORKS: dict[str, Callable[[str, int | None], dict[str, Any]]] = {
     "pairs": lambda kind, rows: pairs(kind, rows or 200_000, 1 / 40),
     "approximate": lambda kind, rows: approximate(kind, rows or 20_000),
     "semantic": lambda kind, rows: semantic(kind, rows or 500_000, (rows or 500_000) // 1_000),
-    "choose": lambda kind, rows: choose(kind, rows or 200_000, (rows or 200_000) // 10, 2_000),
+    "choose": lambda kind, rows: choose(kind, rows or 200_000, (rows or 200_000) // 4, 2_000),
     "kmeans": lambda kind, rows: super_kmeans(kind, rows or 500_000, 1_000),
     "growth": lambda kind, rows: growth(kind),
     "quick": lambda kind, rows: {
