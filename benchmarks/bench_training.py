@@ -393,7 +393,14 @@ def main() -> None:
     add("--data", type=Path, default=inputs.COLLECTIONS, help="folder of BEIR folders")
     add("--collections", nargs="+", default=list(COLLECTIONS), help="folders in it")
     add("--kinds", nargs="+", default=["static", "adapter"], choices=list(KINDS))
-    add("--recipes", nargs="+", default=list(USUAL), choices=list(RECIPES))
+    add(
+        "--recipes",
+        nargs="+",
+        default=list(USUAL),
+        choices=list(RECIPES),
+        metavar="RECIPE",
+        help=f"{'; '.join(RECIPES)}. Default: {'; '.join(USUAL)}",
+    )
     add("--seeds", type=int, default=3, help="how many")
     add("--queries", type=int, default=1000, help="of the training split at most; 0: all")
     add("--judged", type=int, default=None, help="of dev and test; default: four tenths of that")
