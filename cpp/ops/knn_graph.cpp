@@ -65,7 +65,11 @@ class KnnGraph {
                });
     rounds.parallel(divide_up(rows, kRowsPerTask), [&](std::int64_t task, int thread) {
       const Block block = block_at(task, kRowsPerTask, rows);
-      for (std::int64_t row = block.first; row < block.end; ++row) finish(row, scratch_[thread]);
+      if (block.count() > 0) ready(block.first, scratch_[thread]);
+      for (std::int64_t row = block.first; row < block.end; ++row) {
+        if (row + 1 < block.end) ready(row + 1, scratch_[thread]);
+        finish(row, scratch_[thread]);
+      }
     });
   }
 
@@ -184,7 +188,8 @@ class KnnGraph {
     list.entries[list.count++] = {score.upper, score.lower, static_cast<std::int32_t>(id)};
     if (!selector_.due(list)) return false;
     Eligibility any;
-    selector_.refine(&list, {row, values(row, scratch)}, &any, scratch.candidates);
+    const bool full = list.count == capacity();  // then alone are rows read
+    selector_.refine(&list, {row, full ? values(row, scratch) : nullptr}, &any, scratch.candidates);
     return true;
   }
 
@@ -192,10 +197,15 @@ class KnnGraph {
     return float_row(blocks_.kernels(), call_.rows, call_.metric, row, scratch.blocks.query);
   }
 
+  // The row's last candidates are known, and on their way from memory.
+  void ready(std::int64_t row, const Scratch& scratch) {
+    selector_.tighten(&lists_[row], scratch.candidates.lowers);
+    selector_.prefetch(lists_[row]);
+  }
+
   void finish(std::int64_t row, const Scratch& scratch) {
     CandidateList& list = lists_[row];
     Eligibility any;
-    selector_.tighten(&list, scratch.candidates.lowers);
     selector_.finish(&list, {row, values(row, scratch)}, &any, scratch.candidates);
     for (std::int64_t r = 0; r < call_.k; ++r) {
       call_.scores[row * call_.k + r] = list.entries[r].upper;

@@ -227,6 +227,9 @@ class CandidateSelector {
     return values[k_ - 1];
   }
 
+  // Asks for the rows of a list that is finished soon.
+  void prefetch(const CandidateList& list) const { prefetch(list, 0, list.count); }
+
   // Ready for a rescorer that goes by rows: without the hopeless, in ascending order of ids.
   void line_up(CandidateList* list, float* lowers) const {
     tighten(list, lowers);
@@ -341,7 +344,10 @@ class CandidateSelector {
 
   // Asks for the rows of the next batch while one is scored: they lie here and there.
   void prefetch(const CandidateList& list, std::int64_t first) const {
-    for (std::int64_t i = first; i < std::min(first + ExactScorer::kBatch, list.count); ++i)
+    prefetch(list, first, std::min(first + ExactScorer::kBatch, list.count));
+  }
+  void prefetch(const CandidateList& list, std::int64_t first, std::int64_t end) const {
+    for (std::int64_t i = first; i < end; ++i)
       if (!list.entries[i].exact()) scorer_.prefetch(list.entries[i].id);
   }
 
