@@ -179,3 +179,52 @@ def test_one_pair_is_too_few_to_train_on(call, folder):
     assert "one pair is too few" in said
     assert "--encoder" in said
     assert not (folder / "negatives.jsonl").exists()
+
+
+def test_search_counts_what_it_leaves_out_and_says_that_rows_have_numbers(call, folder):
+    (folder / "q.jsonl").write_text('{"text": ""}\n{"text": "iron"}\n{"text": "copper"}\n')
+    (folder / "c.tsv").write_text("id\ttext\na\tiron\nb\t \nc\tcopper\n")
+    done = call("search", "q.jsonl", "c.tsv", "--skip-empty")
+    assert "q.jsonl: left out: 1 row without text." in done.stderr
+    assert "c.tsv: left out: 1 row without text." in done.stderr
+    assert "q.jsonl: the queries go by their row, 1 to 2; judgements need the same" in done.stderr
+    assert read_run(folder / "run.trec").keys() == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dedup", "beir", "-o", "beir/corpus.jsonl"),
+        ("search", "beir", "-o", "beir/queries.jsonl"),
+        ("select", "corpus.jsonl", "--for", "beir", "-n", "3", "-o", "beir/corpus.jsonl"),
+        ("mine", "beir", *EMBEDDED, "--ids", "beir/corpus.jsonl.gz"),
+        ("mine", "pairs.tsv", *EMBEDDED, "--job", "beir", "-o", "beir/negatives.parquet"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_no_output_takes_the_place_of_a_file_in_a_folder_that_is_read(
+    call, folder, beir, arguments
+):
+    before = {path: path.read_bytes() for path in beir.rglob("*.*")}
+    said = one_sentence(call(*arguments, code=1).stderr)
+    assert said == f"cannot write {arguments[-1]}: it is read or written already; name another."
+    assert {path: path.read_bytes() for path in beir.rglob("*.*")} == before
+
+
+def test_judgements_without_an_answer_are_told_and_blamed(call, folder):
+    (folder / "run.trec").write_text("q1 Q0 d1 1 2.0 x\nq2 Q0 d1 1 2.0 x\n")
+    (folder / "j.tsv").write_text("q1\td1\t1\nq2\td1\t0\nq2\td2\t-1\n")
+    done = call("evaluate", "run.trec", "j.tsv")
+    said = "j.tsv has no relevant document (of grade 1 at least) for 1 of 2 judged queries, which"
+    assert said in done.stderr
+    (folder / "j.tsv").write_text("q1\td1\t10001\n")
+    said = one_sentence(call("evaluate", "run.trec", "j.tsv", code=1).stderr)
+    assert said.startswith("j.tsv: the relevance of document 'd1' for query 'q1' is 10001; it may")
+
+
+def test_absurd_numbers_of_negatives_are_refused_before_memory_is_taken(call, folder):
+    said = one_sentence(call(*MINE, "-n", 10**9, code=1).stderr)
+    assert said == "-n asks for 1,000,000,000 negatives of 150 documents; lower it."
+    quotas = ("--job", "job", "--quotas", "dense=9,random=1000000000")
+    said = one_sentence(call(*MINE, *quotas, code=1).stderr)
+    assert said == "--quotas asks for 1,000,000,009 negatives of 150 documents; lower it."

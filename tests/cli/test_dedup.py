@@ -343,3 +343,26 @@ def test_texts_stand_side_by_side_where_they_differ():
     assert max(len(first), len(second)) <= 30
     assert side_by_side("ore", "ore and rock") == ("ore", "ore and rock")
     assert side_by_side("a\x1b[31mb", "") == ("a\\x1b[31mb", "")
+
+
+@pytest.mark.parametrize("empty_first", [False, True])
+def test_an_empty_row_of_the_same_id_is_not_written_for_the_one_that_stays(
+    call, folder, empty_first
+):
+    rows = [{"_id": "a", "text": "iron ore", "n": 1}, {"_id": "a", "text": " ", "n": 2}]
+    rows = [*(reversed(rows) if empty_first else rows), {"_id": "None", "text": "copper"}]
+    rows.append({"_id": None, "text": None})
+    (folder / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.save(folder / "e.npy", np.eye(2, dtype=np.float32))
+    done = call("dedup", "x.jsonl", "--embeddings", "e.npy", "--skip-empty", "-q")
+    assert "left out: 2 rows without text" in done.stderr  # with -q, too
+    written = rows_of(folder / "kept.jsonl")
+    assert written == [{"_id": "a", "text": "iron ore", "n": 1}, {"_id": "None", "text": "copper"}]
+
+
+def test_rows_without_ids_keep_their_numbers_where_some_are_left_out(call, folder):
+    (folder / "x.jsonl").write_text('{"text": ""}\n{"text": "ore"}\n{"text": "ore"}\n')
+    np.save(folder / "e.npy", np.ones((2, 4), np.float32))
+    call("dedup", "x.jsonl", "--embeddings", "e.npy", "--skip-empty", "--groups", "g.jsonl")
+    assert rows_of(folder / "kept.jsonl") == [{"_id": "1", "text": "ore"}]
+    assert gone(folder / "g.jsonl") == {"2": "1"}

@@ -150,3 +150,18 @@ def test_a_run_of_distances_is_refused(tmp_path, ranks, scores, refused):
                 read_run(tmp_path / name)
         else:
             assert list(read_run(tmp_path / name)["q"].values()) == scores
+
+
+def test_two_runs_in_one_file_are_not_one(tmp_path):
+    path = tmp_path / "both.trec"
+    path.write_text("q1 Q0 d1 1 0.5 a\nq2 Q0 d1 1 0.5 b\n")
+    assert read_run(path).keys() == {"q1", "q2"}
+    path.write_text("q1 Q0 d1 1 0.5 bm25\nq1 Q0 d2 1 30.0 dense\n")
+    with pytest.raises(ValueError, match=r'both\.trec:2: query "q1" has documents of two runs, ta'):
+        read_run(path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "run.ndjson", "run.jsonl"])
+def test_runs_in_json_by_any_name(tmp_path, name):
+    (tmp_path / name).write_text('[{"query_id": 1, "document_id": "d 2", "score": 3}]')
+    assert read_run(tmp_path / name) == {"1": {"d 2": 3.0}}

@@ -267,7 +267,7 @@ def test_lines_of_one_query_may_repeat_its_id(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", [*rows, {"qid": 8, "query": "r", "positive": "c"}])
     assert read_source(Source(tmp_path / "p.jsonl")).pairs.query_ids == ["7", "8"]
     write_jsonl(tmp_path / "p.jsonl", [*rows, {"qid": 7, "query": "r", "positive": "c"}])
-    with pytest.raises(ValueError, match="query_ids has '7' more than once; ids must be unique"):
+    with pytest.raises(ValueError, match=r"p\.jsonl: the id '7' stands for two queries; keep one"):
         read_source(Source(tmp_path / "p.jsonl"))
 
 

@@ -7,6 +7,7 @@ import datetime
 import gzip
 import json
 import lzma
+import os
 import time
 
 import numpy as np
@@ -17,7 +18,10 @@ from stope.data import (
     read_embeddings,
     read_jsonl,
     read_pairs,
+    read_qrels,
+    read_queries,
     read_rows,
+    read_run,
     read_source,
     read_texts,
     write_jsonl,
@@ -94,7 +98,7 @@ def test_compressed_files(tmp_path, ending, pack):
     assert list(read_pairs(path)) == [("q1", "a")]
     (tmp_path / "p.tsv").write_bytes(pack(raw))  # told by the content
     assert list(read_pairs(tmp_path / "p.tsv")) == [("q1", "a")]
-    path.write_bytes(pack(raw * 1000)[:-20])
+    path.write_bytes(pack(raw + b"q2\ta\n" * 1000)[:-20])
     with pytest.raises(ValueError, match=r"p\.tsv\.\w+:\d+: the \w+ data (ends early|is damaged)"):
         list(read_pairs(path))
     path.write_bytes(raw)
@@ -271,3 +275,61 @@ def test_carriage_returns_that_end_lines_begin_none(tmp_path):
 def test_a_blank_before_the_first_name_of_a_header_is_none_after_a_comma(tmp_path):
     (tmp_path / "p.csv").write_text(" query,positive\nq, a\n")
     assert next(iter(read_rows(tmp_path / "p.csv")))[1] == {"query": "q", "positive": " a"}
+
+
+def test_files_put_behind_each_other_have_marks_and_headers_in_the_middle(tmp_path):
+    mark, path = b"\xef\xbb\xbf", tmp_path / "p.tsv"
+    path.write_bytes(mark + b"query_id\tquery\n1\tore\n" + mark + b"2\trock\n")
+    assert read_queries(path) == (["1", "2"], ["ore", "rock"])
+    (tmp_path / "p.jsonl").write_bytes(2 * (mark + json.dumps(ROWS[0]).encode() + b"\n"))
+    assert list(read_pairs(tmp_path / "p.jsonl")) == [PAIRS[0]] * 2
+    for name, row in (("p.tsv", b"query\tpositive\nq\ta\n"), ("p.csv", b"query, positive\nq,a\n")):
+        (tmp_path / name).write_bytes(row * 2)
+        with pytest.raises(ValueError, match=rf"{name}:3: this is the header once more"):
+            list(read_pairs(tmp_path / name))
+    (tmp_path / "p.tsv").write_text("text\ntext\n")  # a word like others, of one column
+    assert read_texts(tmp_path / "p.tsv")[1] == ["text"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-le"])
+@pytest.mark.parametrize("name", ["c.txt", "c.tsv", "c.jsonl"])
+def test_utf_16_is_no_text_with_zeros_between(tmp_path, encoding, name):
+    lines = {"c.txt": "ore", "c.tsv": "text\nore", "c.jsonl": '{"text": "ore"}'}
+    (tmp_path / name).write_bytes(f"{lines[name]}\n".encode(encoding))
+    with pytest.raises(ValueError, match=rf"{name}:1: not UTF-8 \(UTF-16, it seems\); save"):
+        read_texts(tmp_path / name)
+
+
+def test_zeros_that_a_crash_left_are_no_document(tmp_path):
+    (tmp_path / "c.txt").write_bytes(b"ore\nrock\n" + bytes(512))
+    with pytest.raises(ValueError, match=r"c\.txt:3: not UTF-8 \(zero bytes alone"):
+        read_texts(tmp_path / "c.txt")
+    (tmp_path / "c.txt").write_bytes(b"iron\0ore\n")
+    assert read_texts(tmp_path / "c.txt")[1] == ["iron\0ore"]
+
+
+def test_two_columns_of_one_name_are_not_one(tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = [arrow.array([text]) for text in ("d1", "ore", "rock")]
+    parquet.write_table(arrow.table(columns, ["id", "text", "text"]), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r'p\.parquet: two columns have the name "text"; rename'):
+        list(read_rows(tmp_path / "p.parquet"))
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "p.tsv")
+    for read in (read_rows, read_texts, read_qrels, read_run, read_embeddings):
+        with pytest.raises(
+            ValueError, match=r"p\.tsv is a pipe or a device, .*; write what it gives"
+        ):
+            read(tmp_path / "p.tsv")
+
+
+def test_one_id_of_two_queries_is_said_with_the_file(tmp_path):
+    rows = [{"query_id": "7", "query": text, "positive": "a"} for text in ("ore", "Ore ", "rock")]
+    write_jsonl(tmp_path / "p.jsonl", rows[:2])
+    assert read_source(Source(tmp_path / "p.jsonl")).pairs.query_ids == ["7"]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(ValueError, match=r"p\.jsonl: the id '7' stands for two queries; keep one"):
+        read_source(Source(tmp_path / "p.jsonl"))

@@ -1,4 +1,4 @@
-"""A folder that is written whole or not at all."""
+"""A folder, or a file behind a link, that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from stope._files.atomic import atomic_folder
+from stope._files.atomic import atomic_folder, open_atomic
 
 
 def names(folder):
@@ -62,3 +62,19 @@ def test_what_is_there_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="create it first"), atomic_folder(tmp_path / "a/b"):
         raise AssertionError
     assert names(tmp_path) == ["model", "model/kept.txt"]
+
+
+def test_a_link_stays_and_leads_to_what_was_written(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "large" / "rows.txt").write_text("old")
+    for name, target in (("link", "large/rows.txt"), ("dangling", "large/new.txt")):
+        (tmp_path / name).symlink_to(target)
+        with open_atomic(tmp_path / name) as file:
+            file.write("new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_text() == "new"
+    (tmp_path / "lost").symlink_to("nowhere/rows.txt")
+    lost = open_atomic(tmp_path / "lost")
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"), lost:
+        pass
+    assert names(tmp_path / "large") == ["new.txt", "rows.txt"]

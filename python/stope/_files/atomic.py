@@ -96,8 +96,12 @@ def open_atomic(path: str | PathLike[str]) -> Iterator[AtomicFile]:
 
 @contextmanager
 def atomic_path(path: str | PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`: renamed at the end, removed when the block raises."""
+    """Yield a temporary path beside `path`: renamed at the end, removed when the block raises.
+
+    Where `path` is a link, that is the file it leads to, and the link stays.
+    """
     target = checked_path(path, "path")
+    target = target.resolve() if target.is_symlink() else target
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder; name a file")
     if not target.parent.is_dir():

@@ -6,7 +6,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +156,8 @@ def operations(context: typer.Context) -> Any:
 class Corpus:
     """Documents of a file, as the command's options say; without texts where it holds embeddings.
 
-    `vectors` are embeddings that the user has.
+    `vectors` are embeddings that the user has; `places` those of documents with texts among the
+    rows of the file, some of which may be left out.
     """
 
     context: typer.Context
@@ -166,6 +167,7 @@ class Corpus:
     vectors: NDArray[Any] | None = None
     id_column: str | None = None
     model: Any = None
+    places: Sequence[int] = ()
 
     def embeddings(self, bars: terminal.Bars, rows: NDArray[np.int64] | None = None) -> Any:
         """The embeddings of the documents, or of some of them."""
@@ -222,26 +224,28 @@ class Corpus:
         return Documents(self.ids, self.texts)
 
     def rows(self, places: Iterable[int]) -> list[dict[str, Any]]:
-        """The documents at these places with all columns of the file, as they stand there.
+        """These of the documents with all columns of the file, as they stand there.
 
         Where it has no column of ids, "_id" is the number of the row.
         """
-        names = [self.ids[place] for place in places]
+        chosen = list(places)
+        names = [self.ids[place] for place in chosen]
         if self.texts is None:
             return [{"_id": name} for name in names]
         from stope.data import read_rows
         from stope.data.readers.lines import plain_name
 
         if plain_name(self.path).endswith(".txt"):
-            return [{"_id": name, "text": self.texts[int(name)]} for name in names]
-        wanted, chosen = set(names), {}
+            return [{"_id": self.ids[place], "text": self.texts[place]} for place in chosen]
+        rows: dict[int, Any] = dict.fromkeys(self.places[place] for place in chosen)
         for number, (_, row) in enumerate(read_rows(self.path)):
-            name = str(number) if self.id_column is None else str(row.get(self.id_column))
-            if name in wanted:
-                chosen[name] = {"_id": name, **row} if self.id_column is None else row
-        if len(chosen) < len(wanted):
+            if number in rows:
+                rows[number] = {"_id": str(number), **row} if self.id_column is None else row
+        whole = [rows[self.places[place]] for place in chosen]
+        known = self.id_column or "_id"
+        if [row and str(row.get(known)) for row in whole] != names:
             raise ValueError(f"{self.path} changed while its documents were read; start again")
-        return [chosen[name] for name in names]
+        return whole
 
 
 def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus:
@@ -250,11 +254,12 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
     Args:
         encodes_more: whether the encoder is needed also where documents have embeddings.
     """
-    from stope.data import iter_documents, read_rows
+    from stope.data import read_rows
     from stope.data.readers.beir import beir_file
     from stope.data.readers.columns import ID_COLUMNS, first_of
     from stope.data.readers.embeddings import vector_column
     from stope.data.readers.lines import plain_name
+    from stope.data.readers.texts import numbered_documents
 
     chosen = context.params
     path, of_columns = chosen["corpus"], (chosen["text_column"], chosen["id_column"])
@@ -276,17 +281,15 @@ def read_corpus(context: typer.Context, *, encodes_more: bool = False) -> Corpus
         without_effect(context, ["text_column", "id_column"], why)
         path, required = beir_file(path, "corpus.jsonl"), "named"
     skipped: Counter[str] = Counter()
-    documents = list(
-        iter_documents(
-            path, *of_columns, ids=required, skip_empty=chosen["skip_empty"], skipped=skipped
-        )
+    places, documents = zip(
+        *numbered_documents(path, required, *of_columns, chosen["skip_empty"], skipped), strict=True
     )
     ids, texts = [document.id for document in documents], [document.text for document in documents]
-    corpus = Corpus(context, path, ids, texts)
+    corpus = Corpus(context, path, ids, texts, places=places)
     if not plain_name(path).endswith(".txt"):
         corpus.id_column = chosen["id_column"] or first_of(next(read_rows(path))[1], ID_COLUMNS)
         _refuse_unwritable(path)
-    if not chosen["quiet"]:
+    if skipped or not chosen["quiet"]:
         numbered = "" if corpus.id_column else ", whose ids are the numbers of their rows, from 0"
         left_out = f"; left out: {counted_all(skipped)}" if skipped else ""
         terminal.say(f"{path}: {counted(len(ids), 'documents')}{numbered}{left_out}.")

@@ -104,7 +104,8 @@ def evaluate(
         try:
             return score(ranked, judged, names, ignore_identical_ids=ignore_identical_ids)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            place = qrels if str(error).startswith("the relevance") else path
+            raise ValueError(f"{place}: {error}") from error
 
     scored = scored_by(run, results)
     other = None if baseline is None else scored_by(baseline, read_run(baseline))
@@ -141,6 +142,12 @@ def evaluate(
         )
     terminal.give(document)
     _show(rows, run, baseline, scored, confidence)
+    unanswered = sum(max(grades.values(), default=0) < 1 for grades in judged.values())
+    if unanswered:
+        terminal.say(
+            f"{qrels} has no relevant document (of grade 1 at least) for {unanswered:,} of "
+            f"{counted(len(judged), 'judged queries')}, which score 0."
+        )
     _say_empty(run, scored)
     if baseline is not None and other is not None:
         _say_empty(baseline, other)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from stope._checks import counted_all
 from stope.cli import terminal
 from stope.cli.corpus import Corpus
 from stope.cli.options import without_effect
@@ -40,7 +42,12 @@ def read_examples(context: typer.Context, path: Path, documents: Corpus) -> Corp
         names, texts = judged.query_ids, judged.query_texts
     else:
         columns = chosen["query_column"], chosen["query_id_column"]
-        names, texts = read_queries(path, *columns, skip_empty=chosen["skip_empty"])
+        skipped: Counter[str] = Counter()
+        names, texts = read_queries(
+            path, *columns, skip_empty=chosen["skip_empty"], skipped=skipped
+        )
+        if skipped:
+            terminal.say(f"{path}: left out: {counted_all(skipped)}.")
     return Corpus(context, path, names, texts)
 
 

@@ -49,6 +49,7 @@ class Sampling(str, Enum):
     uniform = "uniform"
 
 
+_FEWEST_REFUSED = 1000  # negatives of a query, of which fewer documents just give fewer
 _LIMITS = "Which documents may be negatives"
 _JOB = "A job: mining that survives kills, from several sources"
 _EMBEDDING = "Embeddings"
@@ -252,7 +253,7 @@ def mine(
     · stope mine pairs.tsv corpus.jsonl --encoder model --job mined --quotas dense=4,bm25=1
     """
     options.check_outputs(
-        [pairs, corpus, query_embeddings, corpus_embeddings, *(exclude or ()), run, groups],
+        [pairs, corpus, query_embeddings, corpus_embeddings, *(exclude or ()), run, groups, job],
         [
             (output, (".jsonl", ".jsonl.gz", ".parquet")),
             (ids, (".jsonl", ".jsonl.gz")),
@@ -295,6 +296,11 @@ def mine(
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")
+    wanted = sum(mining_job.quotas_of(quotas).values()) if quotas else num_negatives
+    if wanted > max(len(table.corpus_ids), _FEWEST_REFUSED):
+        option_name = "--quotas" if quotas else "-n"
+        size = counted(len(table.corpus_ids), "documents")
+        raise ValueError(f"{option_name} asks for {wanted:,} negatives of {size}; lower it")
     embeddings: dict[str, Any] = {
         name: read_embeddings(path, f"--{name.replace('_', '-')}")
         for name, path in (

@@ -16,6 +16,11 @@ import typer
 import stope
 
 FILES = "Columns and files"
+# What is read in a BEIR folder, and what a mining job keeps: no output of a command is one of them.
+_FILES_OF_FOLDERS = (
+    *(f"{name}.jsonl{ending}" for name in ("corpus", "queries") for ending in ("", ".gz")),
+    *("negatives.parquet", "counts.parquet", "job.json"),
+)
 
 
 def option(
@@ -202,6 +207,7 @@ def check_outputs(
 ) -> None:
     """Refuse, before any work, files that could not be written, or that would replace an input."""
     known = [path.resolve() for path in inputs if path is not None]
+    known += [folder / name for folder in known for name in _FILES_OF_FOLDERS]
     for path, endings in outputs:
         if path is None:
             continue

@@ -20,12 +20,12 @@ def is_run(path: Path) -> bool:
 
     What `stope mine --ids` writes has a positive_score beside.
     """
-    from stope.data.readers.jsonl import read_jsonl
+    from stope.data.readers.jsonl import JSON_ENDINGS, read_jsonl
     from stope.data.readers.lines import plain_name, read_lines
 
     if not path.is_file():
         return False
-    if plain_name(path).endswith(".jsonl"):
+    if plain_name(path).endswith(JSON_ENDINGS):
         row = next(iter(read_jsonl(path)), {})
         return row.keys() >= _OF_SEARCH and not any(name in row for name in _OF_MINING)
     if plain_name(path).endswith((".trec", ".run")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stope._checks import counted
+from stope._checks import counted, counted_all
 from stope.cli import on_ray, options, terminal
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
@@ -139,12 +140,17 @@ def search(
         raise typer.BadParameter("name the corpus after the queries", param_hint="CORPUS")
     else:
         # The run joins them with judgements by ids: none may be made up beside a column of ids.
+        left_out: tuple[Counter[str], ...] = (Counter(), Counter())
+        more: Any = {"ids": "needed", "skip_empty": skip_empty}
         query_ids, query_texts = read_queries(
-            queries, query_column, query_id_column, ids="needed", skip_empty=skip_empty
+            queries, query_column, query_id_column, **more, skipped=left_out[0]
         )
         corpus_ids, corpus_texts = read_texts(
-            corpus, text_column, id_column, ids="needed", skip_empty=skip_empty
+            corpus, text_column, id_column, **more, skipped=left_out[1]
         )
+        for path, skipped in zip((queries, corpus), left_out, strict=True):
+            if skipped:
+                terminal.say(f"{path}: left out: {counted_all(skipped)}.")
         _say_numbered(queries, query_ids, query_id_column, "queries")
         _say_numbered(corpus, corpus_ids, id_column, "documents")
     if k is not None and k > len(corpus_ids):
@@ -234,10 +240,10 @@ def _say_numbered(source: Path, ids: list[str], column: str | None, what: str) -
 
     if column is None and not plain_name(source).endswith(".txt"):
         column = first_of(next(read_rows(source))[1], (*QUERY_ID_COLUMNS, *ID_COLUMNS))
-    if column is None and all(name == str(row) for row, name in enumerate(ids)):
+    if column is None:
         terminal.say(
-            f"{source}: the {what} go by their row, 0 to {len(ids) - 1}; judgements need the same "
-            "ids, or the file a column of ids."
+            f"{source}: the {what} go by their row, {ids[0]} to {ids[-1]}; judgements need the "
+            "same ids, or the file a column of ids."
         )
 
 

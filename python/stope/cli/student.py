@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import typer
 
+from stope._checks import counted_all
 from stope.cli import options, terminal
 from stope.cli.options import without_effect
 from stope.cli.trained import show_model, show_remarks
@@ -43,7 +45,10 @@ def distil(
 
     options.check_model_folder(output)
     columns = {n: context.params[n] for n in ("text_column", "id_column", "skip_empty")}
-    _, texts = read_texts(path, **columns)
+    skipped: Counter[str] = Counter()
+    _, texts = read_texts(path, **columns, skipped=skipped)
+    if skipped:
+        terminal.say(f"{path}: left out: {counted_all(skipped)}.")
     section = Student(teacher=options.model_path(teacher, "--teacher"), code=code)
     with terminal.one_bar(quiet) as bar:
         try:

@@ -76,7 +76,8 @@ class _Stage:
 
 def training_folder(path: Path) -> Path | None:
     """The folder with the log of a training, where its own or its model's is given; or None."""
-    folders = path, path.with_name(f"{path.name}.run"), path.parent
+    model = path.absolute()  # "." has no name
+    folders = path, model.parent / f"{model.name}.run", model.parent
     return next((each for each in folders if path.is_dir() and (each / LOG).is_file()), None)
 
 

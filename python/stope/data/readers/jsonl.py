@@ -14,6 +14,8 @@ from stope._checks import path as path_kind
 from stope._kinds import kinds
 from stope.data.readers.lines import read_lines
 
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+
 
 @kinds(path=path_kind)
 def read_jsonl(path: str | PathLike[str]) -> Iterator[dict[str, Any]]:

@@ -21,10 +21,11 @@ _OPENERS: dict[bytes, tuple[str, str, Callable[..., Any]]] = {
 _OTHER_MAGICS = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"\x04\x22\x4d\x18": "lz4"}
 _DAMAGES = (gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def existing_file(path: str | PathLike[str]) -> Path:
-    """Return `path` as a Path, or raise FileNotFoundError / IsADirectoryError in a sentence."""
+    """Return `path` as a Path, or say in a sentence that it is no file (a folder, a pipe)."""
     if not isinstance(path, (str, PathLike)):
         raise TypeError(f"path is {shown(path)}; give the name of a file")
     file = Path(path)
@@ -32,6 +33,11 @@ def existing_file(path: str | PathLike[str]) -> Path:
         raise IsADirectoryError(f"{file} is a folder; name a file")
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; check the name")
+    if not file.is_file():
+        raise ValueError(
+            f"{file} is a pipe or a device, which can be read once alone; write what it gives to "
+            "a file first, and name that"
+        )
     return file
 
 
@@ -52,18 +58,19 @@ def read_lines(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
 
     gzip, xz and bzip2 are recognised by the content. Only a line feed ends a line (a preceding
     carriage return goes with it), so other Unicode separators inside a text are kept; in a file
-    without any line feed carriage returns end lines. A byte order mark at the start is skipped.
+    without any line feed carriage returns end lines. A byte order mark at the start is skipped, of
+    any line: files that were put behind each other have it in the middle.
 
     Raises:
-        ValueError: a line is not UTF-8, compressed data is damaged or ends early, or the name ends
-            in .gz (.xz, .bz2) and the content is something else; names file and line.
+        ValueError: a line is not UTF-8, or a third of it are zero bytes, as in UTF-16 and behind
+            the end of what a crash left; compressed data is damaged or ends early, or the name ends
+            in .gz (.xz, .bz2) and the content is something else; names file and line. A pipe.
 
     Memory: one line.
     """
     file = existing_file(path)
     for number, raw in enumerate(_raw_lines(file), start=1):
-        if number == 1:
-            raw = raw.removeprefix(_BYTE_ORDER_MARK)
+        raw = raw.removeprefix(_BYTE_ORDER_MARK)
         yield number, _decode(raw.removesuffix(b"\n").removesuffix(b"\r"), file, number)
 
 
@@ -123,6 +130,13 @@ def _open_bytes(path: Path) -> tuple[str, IO[bytes]]:
 
 
 def _decode(raw: bytes, path: Path, number: int) -> str:
+    zeros = raw.count(0)
+    if (number == 1 and raw.startswith(_UTF_16)) or 3 * zeros > len(raw):
+        what = "UTF-16" if zeros < len(raw) else "zero bytes alone"
+        raise ValueError(
+            f"{path}:{number}: not UTF-8 ({what}, it seems); save the file as UTF-8 (iconv -f "
+            "UTF-16 -t UTF-8), or cut off what a crash left behind its end"
+        )
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

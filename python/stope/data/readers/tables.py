@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from stope._checks import first_twice
 from stope._extras import need
-from stope.data.readers.jsonl import numbered_jsonl
+from stope.data.readers.jsonl import JSON_ENDINGS, numbered_jsonl
 from stope.data.readers.lines import existing_file, plain_name, read_lines
 
 Source: TypeAlias = "str | PathLike[str] | Iterable[Mapping[str, Any]]"
@@ -33,7 +33,7 @@ def read_rows(source: Source) -> NumberedRows:
 
     Raises:
         ValueError: unknown ending, malformed line or cell count, a .tsv cell quoted as in .csv,
-            damaged file; names file and line.
+            the header once more, two columns of one name, damaged file; names file and line.
         TypeError: an element of an iterable is not a mapping, or the source is a dict of splits.
         FileNotFoundError: no such file. ImportError: Parquet without pyarrow.
 
@@ -50,7 +50,7 @@ def read_rows(source: Source) -> NumberedRows:
         return _from_iterable(source)
     path = existing_file(source)
     name = plain_name(path)
-    if name.endswith((".jsonl", ".ndjson", ".json")):
+    if name.endswith(JSON_ENDINGS):
         return numbered_jsonl(path)
     if name.endswith(".tsv"):
         return _from_tsv(path)
@@ -154,7 +154,8 @@ def _from_parquet(path: PathLike[str]) -> NumberedRows:
     # Values too: a date that Python has no day for, bytes that are not UTF-8.
     try:
         file = parquet.ParquetFile(path)
-        for batch in file.iter_batches(batch_size=1024):
+        twice = first_twice(file.schema_arrow.names)
+        for batch in file.iter_batches(batch_size=1024) if twice is None else ():
             rows = batch.to_pylist()
             for row in rows:
                 number += 1
@@ -167,6 +168,8 @@ def _from_parquet(path: PathLike[str]) -> NumberedRows:
     finally:
         if file is not None:
             file.close()
+    if twice is not None:
+        raise ValueError(f'{path}: two columns have the name "{twice}"; rename one')
 
 
 def _header(cells: list[str], where: str) -> list[str]:
@@ -183,5 +186,10 @@ def _row(header: list[str], cells: list[str], where: str) -> tuple[str, dict[str
         raise ValueError(
             f"{where}: expected {len(header)} columns as in the header, but found {len(cells)}; "
             "where a cell holds what divides them, write .jsonl"
+        )
+    if len(header) > 1 and [cell.strip() for cell in cells] == header:
+        raise ValueError(
+            f"{where}: this is the header once more, as where files are put behind each other; "
+            "leave the line out"
         )
     return where, dict(zip(header, cells, strict=True))

@@ -45,7 +45,7 @@ class Document(NamedTuple):
     title: str = ""
 
 
-@kinds(text_column=maybe(string), id_column=maybe(string), skip_empty=flag)
+@kinds(text_column=maybe(string), id_column=maybe(string), skip_empty=flag, skipped=maybe(mapping))
 def read_texts(
     source: Source,
     text_column: str | None = None,
@@ -53,6 +53,7 @@ def read_texts(
     *,
     ids: Ids = "usual",
     skip_empty: bool = False,
+    skipped: Counter[str] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Return (ids, texts) of a file of documents; see `iter_documents`.
 
@@ -62,7 +63,9 @@ def read_texts(
         >>> read_texts([{"_id": "d1", "title": "Ore", "text": "Rock with metal."}])
         (['d1'], ['Ore Rock with metal.'])
     """
-    return _columns(iter_documents(source, text_column, id_column, ids=ids, skip_empty=skip_empty))
+    options = skip_empty, Counter() if skipped is None else skipped
+    rows = numbered_documents(source, ids, text_column, id_column, *options)
+    return _columns(document for _, document in rows)
 
 
 @kinds(text_column=maybe(string), id_column=maybe(string))
@@ -120,6 +123,20 @@ def iter_documents(
         Document(id='d1', text='Ore Rock.', title='Ore')
     """
     counts: Counter[str] = Counter() if skipped is None else skipped
+    columns = text_column, id_column, skip_empty, counts, repeated_ids
+    return (document for _, document in numbered_documents(source, ids, *columns))
+
+
+def numbered_documents(
+    source: Source,
+    ids: Ids,
+    text_column: str | None,
+    id_column: str | None,
+    skip_empty: bool,
+    counts: Counter[str],
+    repeated_ids: bool = False,
+) -> Iterator[tuple[int, Document]]:
+    """The same with the number of each one's row, from 0; rows that are left out count, too."""
     columns = text_column, TEXT_COLUMNS, id_column, ID_COLUMNS
     return _Reader("documents", *columns, skip_empty, counts, repeated_ids).read(source, ids)
 
@@ -154,7 +171,8 @@ def read_queries(
     texts, usual_ids = (*QUERY_COLUMNS, *TEXT_COLUMNS), (*QUERY_ID_COLUMNS, *ID_COLUMNS)
     counts: Counter[str] = Counter() if skipped is None else skipped
     columns = query_column, texts, query_id_column, usual_ids
-    return _columns(_Reader("queries", *columns, skip_empty, counts).read(source, ids))
+    rows = _Reader("queries", *columns, skip_empty, counts).read(source, ids)
+    return _columns(query for _, query in rows)
 
 
 def _columns(documents: Iterable[Document]) -> tuple[list[str], list[str]]:
@@ -172,19 +190,19 @@ class _Reader(NamedTuple):
     skipped: Counter[str]
     repeated_ids: bool = False
 
-    def read(self, source: Source, ids: Ids) -> Iterator[Document]:
+    def read(self, source: Source, ids: Ids) -> Iterator[tuple[int, Document]]:
         choice(ids, "ids", ("usual", "needed", "named"))
         count = 0
         is_plain = isinstance(source, (str, os.PathLike)) and plain_name(source).endswith(".txt")
-        for document in self._of_lines(source, ids) if is_plain else self._of_rows(source, ids):
-            yield document
+        for numbered in self._of_lines(source, ids) if is_plain else self._of_rows(source, ids):
+            yield numbered
             count += 1
         if count == 0:
             raise ValueError(
                 f"{source_name(source)} holds no {self.of}{in_brackets(self.skipped)}; give more"
             )
 
-    def _of_lines(self, source: Source, ids: Ids) -> Iterator[Document]:
+    def _of_lines(self, source: Source, ids: Ids) -> Iterator[tuple[int, Document]]:
         if self.text_column is not None or self.id_column is not None:
             raise ValueError(f"{source} is plain text, one document a line; it has no columns")
         if ids == "named":
@@ -193,9 +211,9 @@ class _Reader(NamedTuple):
                 " ids"
             )
         lines = (line for _, line in read_lines(source) if line.strip())  # type: ignore[arg-type]
-        return (Document(str(number), line) for number, line in enumerate(lines))
+        return ((number, Document(str(number), line)) for number, line in enumerate(lines))
 
-    def _of_rows(self, source: Source, ids: Ids) -> Iterator[Document]:
+    def _of_rows(self, source: Source, ids: Ids) -> Iterator[tuple[int, Document]]:
         seen: set[str] = set()
         text_name = id_name = None
         titles: dict[tuple[str, ...], str | None] = {}  # their column; rows of JSON differ in keys
@@ -223,7 +241,7 @@ class _Reader(NamedTuple):
                 identifier = id_of(require(row, id_name, where), id_name, where)
                 if not self.repeated_ids:
                     add_id(identifier, seen, where)
-            yield Document(identifier, text, title)
+            yield number, Document(identifier, text, title)
 
     def _id_name(self, row: Row, texts: set[str | None], ids: Ids, where: str) -> str | None:
         """The column of ids; None where rows are numbered."""

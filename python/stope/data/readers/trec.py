@@ -12,7 +12,7 @@ from stope._kinds import kinds
 from stope.data.collection import Qrels, Run
 from stope.data.readers.columns import ID_COLUMNS, LABEL_COLUMNS, SCORE_COLUMNS
 from stope.data.readers.fields import id_of, number_of, plain_number, require
-from stope.data.readers.jsonl import numbered_jsonl
+from stope.data.readers.jsonl import JSON_ENDINGS, numbered_jsonl
 from stope.data.readers.lines import existing_file, plain_name, read_lines
 
 _HEADER_WORDS = {"query-id", "query_id", "qid", "queryid"}
@@ -88,15 +88,15 @@ def read_qrels(path: str | PathLike[str]) -> Qrels:
 def read_run(path: str | PathLike[str]) -> Run:
     r"""Read a run: {query id: {document id: score}}, in the order of the file.
 
-    A file is in TREC format; one whose name ends in .jsonl (or .jsonl.gz) has objects with
+    A file is in TREC format; one whose name ends in .jsonl or .json (or .jsonl.gz) has objects with
     query_id, document_id and score, as `stope search` writes them, and can hold ids with blanks.
     Scores order a run, not its ranks (ties: see `stope.evaluation.evaluate`); one whose scores only
     rise with the ranks, as distances do, is refused.
 
     Raises:
         ValueError: a line without six columns or a field, a score that is not a finite number, a
-            document retrieved twice for a query; the message begins with "file:line: ". Scores that
-            only rise with the ranks.
+            document retrieved twice for a query, a query with two tags; the message begins with
+            "file:line: ". Scores that only rise with the ranks.
 
     Memory: the run.
 
@@ -108,7 +108,7 @@ def read_run(path: str | PathLike[str]) -> Run:
         {'q1': {'d2': 7.5, 'd1': 3.25}}
     """
     run: Run = {}
-    as_json = plain_name(path).endswith(".jsonl")
+    as_json = plain_name(path).endswith(JSON_ENDINGS)
     before: dict[str, tuple[float, float]] = {}
     falls = rises = 0
     for where, query, document, rank, score in (_json_results if as_json else _trec_results)(path):
@@ -132,13 +132,19 @@ def read_run(path: str | PathLike[str]) -> Run:
 
 
 def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float, float]]:
+    tags: dict[str, str] = {}
     for number, line in read_lines(path):
         if not line or line.isspace():
             continue
         where = f"{path}:{number}"
-        query, _, document, rank, text, _ = _columns(
+        query, _, document, rank, text, tag = _columns(
             line.split(), 6, "query, Q0, document, rank, score, tag", where
         )
+        if tags.setdefault(query, tag) != tag:
+            raise ValueError(
+                f'{where}: query "{query}" has documents of two runs, tagged "{tags[query]}" and '
+                f'"{tag}"; give each run a file'
+            )
         score = plain_number(text)
         if score is None:
             raise ValueError(
