@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("transformers", reason="needs the extra train")
 
-from stope.report.training import meaning, of_training
+from stope.report.training import meaning, of_training, training_folder
 from stope.training.callbacks.log import TrainingLog
 
 STEPS = 1000
@@ -154,3 +155,11 @@ def test_what_the_numbers_mean(tmp_path, after, interval, words):
     told = a_report(tmp_path, after={"nDCG@10": after, "R@100": 1}, gains=gains)
     (said,) = meaning(told)
     assert words in said
+
+
+def test_the_folder_one_is_in_has_a_training_too(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    assert training_folder(Path()) is None
+    a_log(tmp_path / "model.run", steps=1)
+    assert training_folder(Path()) == tmp_path / "model.run"
