@@ -94,9 +94,12 @@ def test_it_answers_as_the_store_in_memory(stores, filters, scale_score):
         assert [(d.id, d.meta) for d in ours] == [(d.id, d.meta) for d in theirs]
         np.testing.assert_allclose([d.score for d in ours], [d.score for d in theirs], atol=1e-6)
         assert [d.embedding for d in ours] == [d.embedding for d in theirs]
+        for ranked in (ours, theirs):  # as rankers do, to what nobody else holds
+            ranked[0].meta["rank"] = 1
     hidden = stores[0].embedding_retrieval(query, filters, 3)
     assert all(d.embedding is None for d in hidden)
     assert stores[0].storage[hidden[0].id].score is None
+    assert all("rank" not in d.meta for store in stores for d in store.storage.values())
 
 
 def test_haystacks_retrievers_and_pipelines_take_it(stores, tmp_path):

@@ -85,6 +85,34 @@ def test_stope_s_retrievers_are_langchain_s():
     assert len(retriever.invoke("silver ore", k=1)) == 1
 
 
+def test_nobody_who_writes_to_a_document_changes_the_store():
+    about = [{"row": row, "tags": ["new"]} for row in range(3)]
+    store = StopeVectorStore.from_texts(TEXTS[:3], EMBEDDING, about, ids=IDS[:3])
+    kept = [Document(id=IDS[row], page_content=TEXTS[row], metadata={"row": row, "tags": ["new"]})
+            for row in range(3)]  # fmt: skip
+    retriever = StopeRetriever(retriever=Bm25(TEXTS[:3]), documents=kept, k=3)
+    vector = EMBEDDING.embed_query(TEXTS[0])
+
+    def alter(document):
+        document.page_content = "altered"
+        document.metadata["score"] = 1.0
+        document.metadata["tags"].append("read")
+
+    about[0]["tags"].append("late")
+    for documents in (
+        store.similarity_search(TEXTS[0], k=3),
+        store.similarity_search_by_vector(vector, k=3),
+        store.max_marginal_relevance_search(TEXTS[0], k=3),
+        store.get_by_ids(IDS[:3]),
+        retriever.invoke("text"),
+    ):
+        assert len(documents) == 3
+        for document in documents:
+            alter(document)
+        assert store.get_by_ids(IDS[:3]) == kept
+        assert [each.metadata for each in kept] == [{"row": r, "tags": ["new"]} for r in range(3)]
+
+
 def test_changes_are_whole():
     store = StopeVectorStore(EMBEDDING)
     assert store.similarity_search("x") == []
@@ -131,6 +159,7 @@ def test_no_document_is_lost_half_way_or_by_a_wrong_argument():
         (lambda: store.add_texts(["x"], ids=[0]), "ids has 0; give strings"),
         (lambda: store.delete("abc"), "ids is 'abc'; give a list"),
         (lambda: store.similarity_search("x", filter={"n": 1}), "give a function of a document"),
+        (lambda: store.similarity_search("x", fetch_k=9), "fetch_k is no option of a search"),
     ):
         with pytest.raises(TypeError, match=message):
             call()

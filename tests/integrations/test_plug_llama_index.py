@@ -12,7 +12,8 @@ pytest.importorskip("llama_index.core", reason='needs pip install "stope[llama-i
 
 from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.postprocessor import MetadataReplacementPostProcessor
+from llama_index.core.schema import NodeRelationship, NodeWithScore, RelatedNodeInfo, TextNode
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import (
     ExactMatchFilter,
@@ -122,6 +123,31 @@ def test_stope_s_retrievers_are_llama_index_s():
     found = StopeRetriever(Bm25(texts), plain, similarity_top_k=9).retrieve("silver ore")
     assert [hit.node.node_id for hit in found] == ["t2", "t0"]
     assert found[0].score > found[1].score > 0
+
+
+def test_postprocessors_do_not_change_what_is_kept():
+    """Many of LlamaIndex's write into the nodes that they are given."""
+    plain = nodes(np.eye(3))
+    for node in plain:
+        node.metadata |= {"window": f"{node.text} and what stands around", "tags": ["new"]}
+    store, before = StopeVectorStore(), [node.model_copy(deep=True) for node in plain]
+    store.add(plain)
+    plain[0].metadata["tags"].append("late")
+    query = VectorStoreQuery(query_embedding=[1.0, 0.5, 0.2], similarity_top_k=3)
+    retriever = StopeRetriever(Bm25([node.text for node in before]), before, similarity_top_k=3)
+    window = MetadataReplacementPostProcessor(target_metadata_key="window")
+    for ask in (
+        lambda: store.query(query).nodes,
+        store.get_nodes,
+        lambda: [hit.node for hit in retriever.retrieve("text")],
+    ):
+        for _ in range(2):
+            hits = [NodeWithScore(node=node, score=1.0) for node in ask()]
+            assert sorted(hit.node.text for hit in hits) == ["text 0", "text 1", "text 2"]
+            assert all(hit.node.metadata["tags"] == ["new"] for hit in hits)
+            for hit in window.postprocess_nodes(hits):
+                assert hit.node.text.endswith("around")
+                hit.node.metadata["tags"].append("read")
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda store: pickle.loads(pickle.dumps(store))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,8 +20,9 @@ T = TypeVar("T")
 class Kept(Generic[T]):
     """Objects under ids, and a :class:`stope.FlatIndex` of their embeddings, as float32.
 
-    Any number of threads may search, beside additions too: a row comes before its object, and goes
-    before it.
+    What is searched and got are copies, since frameworks write to what they are given (scores into
+    metadata, other texts into nodes). Any number of threads may search, beside additions too: a row
+    comes before its object, and goes before it.
 
     Attributes:
         metric: of the scores.
@@ -58,8 +60,8 @@ class Kept(Generic[T]):
         self.objects.update(zip(names, objects, strict=True))
 
     def get(self, names: Iterable[str]) -> list[T]:
-        """The objects of these ids that are there."""
-        return [self.objects[name] for name in names if name in self.objects]
+        """Copies of the objects of these ids that are there."""
+        return [deepcopy(self.objects[name]) for name in names if name in self.objects]
 
     def passing(self, keep: Callable[[T], bool] | None) -> list[str]:
         """Ids of the objects for which a function says so; of all where there is none.
@@ -93,7 +95,7 @@ class Kept(Generic[T]):
     def best(
         self, embedding: Any, k: int, among: Iterable[str] | None = None
     ) -> list[tuple[T, float]]:
-        """Objects and scores of the k best, of all or among these ids."""
+        """Copies and scores of the k best objects, of all or among these ids."""
         size(k, "k")
         if self.index is None:
             return []
@@ -101,7 +103,7 @@ class Kept(Generic[T]):
         best = self.index.search(rows, k, among=None if among is None else list(among))
         pairs = zip(best.ids[0].tolist(), best.scores[0].tolist(), strict=True)
         there = self.objects
-        return [(there[name], score) for name, score in pairs if name in there]
+        return [(deepcopy(there[name]), score) for name, score in pairs if name in there]
 
 
 def names_for(ids: Sequence[str | None] | None, count: int) -> list[str]:
@@ -120,7 +122,7 @@ def names_for(ids: Sequence[str | None] | None, count: int) -> list[str]:
 
 
 def ranked(retriever: Any, query: str, objects: Sequence[T], k: int) -> list[tuple[T, float]]:
-    """What one of `stope.retrieval`'s retrievers gives of objects in the order of its corpus."""
+    """Copies of what one of `stope.retrieval`'s retrievers finds, of objects in corpus order."""
     ranking = retriever.search([query], k=min(k, len(objects)))
     pairs = zip(ranking.ids[0].tolist(), ranking.scores[0].tolist(), strict=True)
-    return [(objects[row], score) for row, score in pairs if row >= 0]
+    return [(deepcopy(objects[row]), score) for row, score in pairs if row >= 0]

@@ -27,7 +27,6 @@ class StopeRetriever(retrievers.BaseRetriever):  # type: ignore[misc,name-define
 
     def _get_relevant_documents(self, query: str, *, run_manager: Any, **options: Any) -> list[Any]:
         best = ranked(self.retriever, query, self.documents, options.get("k", self.k))
-        return [
-            document.model_copy(update={"metadata": {**document.metadata, "score": score}})
-            for document, score in best
-        ]
+        for document, score in best:
+            document.metadata["score"] = score
+        return [document for document, _ in best]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any
 
 from stope._checks import one_each
@@ -62,7 +63,7 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
         names, about = names_for(ids, len(texts)), metadatas or [{} for _ in texts]
         one_each(about, "metadatas", len(texts), "texts")
         made = [
-            documents.Document(id=name, page_content=text, metadata=each)
+            documents.Document(id=name, page_content=text, metadata=deepcopy(each))
             for name, text, each in zip(names, texts, about, strict=True)
         ]
         self._kept.put(names, made, self._embedding.embed_documents(texts) if texts else [])
@@ -107,8 +108,10 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
         return [best[place] for place in chosen]
 
     def _best(
-        self, embedding: Any, k: int, *, filter: Callable[[Any], bool] | None = None
+        self, embedding: Any, k: int, *, filter: Callable[[Any], bool] | None = None, **others: Any
     ) -> list[tuple[Any, float]]:
+        if others:
+            raise TypeError(f"{next(iter(others))} is no option of a search; give k and filter")
         among = None if filter is None else self._kept.passing(filter)
         return self._kept.best(embedding, k, among)
 

@@ -47,13 +47,13 @@ class StopeVectorStore(types.BasePydanticVectorStore):  # type: ignore[misc,name
     def add(self, nodes: Sequence[Any], **options: Any) -> list[str]:
         """Keep nodes that have embeddings; returns their ids."""
         names = [node.node_id for node in nodes]
-        plain = (node.model_copy(update={"embedding": None}) for node in nodes)
+        plain = (node.model_copy(update={"embedding": None}, deep=True) for node in nodes)
         self._kept.put(names, plain, [node.get_embedding() for node in nodes])
         return names
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: Any = None) -> list[Any]:
         """The nodes of these ids that pass the filters."""
-        return [self._kept.objects[name] for name in self._among(node_ids, None, filters)]
+        return self._kept.get(self._among(node_ids, None, filters))  # type: ignore[no-any-return]
 
     def delete(self, ref_doc_id: str, **options: Any) -> None:
         """Remove all nodes of a document."""
