@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from command import DOCUMENTS, call, folder, one_sentence, texts
 
 sparse = pytest.importorskip("scipy.sparse", reason="needs the extra neighbors")
 
+import stope
+from stope.cli import corpus
 from stope.neighbors import connected_components, neighbor_graph
 
 FILES = ("corpus.jsonl", "--embeddings", "c.npy")
@@ -28,6 +31,15 @@ def test_scipy_reads_the_neighbours_of_every_document(call, folder):
         np.testing.assert_array_equal(made[row].data, scores[row, made[row].indices])
     with np.load("graph.npz", allow_pickle=False) as file:
         assert file["ids"].tolist() == [f"d{row}" for row in range(DOCUMENTS)]
+
+
+def test_with_a_cluster_the_cache_gets_no_folder_for_answers(tmp_path):
+    """Ray's jobs keep their blocks beside the output."""
+    context = SimpleNamespace(params={"cache": tmp_path / "cache", "ray": ""})
+    assert corpus.operations(context) is stope
+    assert not (tmp_path / "cache").exists()
+    context.params["ray"] = None
+    assert corpus.operations(context).folder == tmp_path / "cache" / "answers"
 
 
 @pytest.mark.parametrize(

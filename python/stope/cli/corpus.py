@@ -145,7 +145,7 @@ def show_results(
 def operations(context: typer.Context) -> Any:
     """Who computes in this process: the module stope, or what keeps answers in --cache."""
     folder = context.params["cache"]
-    if folder is None:
+    if folder is None or context.params.get("ray") is not None:  # whose jobs keep their own
         return stope
     from stope.neighbors import KeptOperations
 
