@@ -37,6 +37,52 @@ def test_copies_grow_on_their_own(how, grown):
         reference.assert_same(changed.search(queries, len(whole)), expected)
 
 
+def test_a_fork_in_the_middle_of_anothers_change(succeeds):
+    """Who is changed by a thread that the child does not have can be searched and changed there."""
+    succeeds("""
+        import os, threading, time, warnings
+        import numpy as np
+        import stope
+        from stope.indexes import _store
+
+        warnings.simplefilter("ignore")  # Python's, of forks beside threads
+        rows = np.eye(8, dtype=np.float32)
+        index = stope.FlatIndex(rows[:4])
+        index.add(rows[4:6])
+        inside, forked, grow = threading.Event(), threading.Event(), _store.grow
+
+        def slowly(*arguments):
+            inside.set()
+            assert forked.wait(60)
+            return grow(*arguments)
+
+        _store.grow = slowly
+        changer = threading.Thread(target=index.add, args=(rows[6:7],))
+        changer.start()
+        assert inside.wait(60)
+        child = os.fork()
+        if child == 0:
+            _store.grow = grow
+            index.add(rows[7:])
+            index.remove([0])
+            ids = index.search(rows, 1).ids.ravel().tolist()
+            os._exit(0 if ids[1:6] + ids[7:] == [1, 2, 3, 4, 5, 6] and len(index) == 6 else 1)
+        for _ in range(600):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.1)
+        else:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            status = "the child stands still"
+        forked.set()
+        changer.join()
+        assert status == 0, status
+        assert index.search(rows[6:7], 1).ids.tolist() == [[6]]
+    """)
+
+
 def test_threads_search_add_copy_and_save_at_once(tmp_path, threads):
     """Each answer is that of the rows that were there when the search began, or a little later."""
     threads(2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -39,6 +41,8 @@ class Store:
         self._turn = threading.Lock()
         self._changer: int | None = None
         self._half_told = False  # the dictionary knows of rows that are not held yet
+        with _registering:
+            _stores.add(self)
 
     @contextmanager
     def reading(self, look: Callable[[Ids], T]) -> Iterator[tuple[Held, T]]:
@@ -199,6 +203,38 @@ class Store:
                 f"this thread {what} while it changes the same index, in a signal handler or "
                 "__del__; let it note the rows, and do that later"
             )
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_registering = threading.RLock()
+_forking: list[Store] = []
+
+
+def _before_fork() -> None:
+    """Wait for whoever looks at what is held or replaces it, which takes no time."""
+    _registering.acquire()
+    _forking.extend(_stores)
+    for store in _forking:
+        store._lock.acquire()
+
+
+def _after_fork(*, child: bool = False) -> None:
+    """A change that another thread was at is not there in the child, and nobody's turn any more."""
+    while _forking:
+        store = _forking.pop()
+        if child:
+            store._turn = threading.Lock()
+            if store._changer != threading.get_ident():
+                store._changer = None
+        store._lock.release()
+    _registering.release()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork,
+    after_in_child=lambda: _after_fork(child=True),
+)
 
 
 def _known(known: Ids, new: NDArray[Any], old: str) -> Places:
