@@ -162,6 +162,32 @@ def test_the_transformer_in_a_pipeline():
         NeighborTransformer(9).fit(x)
     with pytest.raises(TypeError, match="X has dtype float64; cast it to float32"):
         NeighborTransformer(2).fit(x.astype(float))
+    with pytest.raises(TypeError, match="X is a csr_matrix; give a dense array"):
+        NeighborTransformer(2).fit(sparse.csr_matrix(x))
+    with pytest.raises(ValueError, match="X has a NaN or an infinity in row 1"):
+        NeighborTransformer(1).fit(np.float32([[0], [np.nan]]))
+
+
+def test_the_transformer_checks_columns_as_scikit_learn_does():
+    pandas = pytest.importorskip("pandas")
+    from sklearn.pipeline import make_pipeline
+
+    from stope.neighbors.transformer import NeighborTransformer
+
+    x = rows(20, duplicates=False)
+    table = pandas.DataFrame(x, columns=[f"c{column}" for column in range(x.shape[1])])
+    ours = NeighborTransformer(3)
+    plain = ours.fit_transform(x)
+    assert (ours.fit_transform(table) != plain).nnz == 0
+    assert (ours.transform(table) != ours.fit(x).transform(x)).nnz == 0
+    ours.fit(table)
+    with pytest.raises(ValueError, match="feature names should match"):
+        ours.transform(table[table.columns[::-1]])
+    with pytest.raises(ValueError, match="X has 2 features, but NeighborTransformer is expecting"):
+        ours.fit(x).transform(x[:, :2].copy())
+    made = make_pipeline(ours).set_output(transform="default").fit_transform(x)
+    assert (made != plain).nnz == 0
+    assert ours.get_feature_names_out()[19] == "neighbortransformer19"
 
 
 def test_precomputed_knn_begins_with_the_row_itself():

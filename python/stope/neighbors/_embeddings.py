@@ -29,6 +29,8 @@ def rows_of(x: Any, name: str) -> NDArray[Any]:
     """
     matrix(x, name)
     rows = on_host(x)
+    if rows.ndim != 2:
+        raise TypeError(f"{name} is a {type(x).__name__}; give a dense array [rows, dim]")
     if rows.dtype.name not in DTYPES:
         raise TypeError(f"{name} has dtype {rows.dtype}; cast it to float32")
     if not len(rows):

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 import stope
 from stope._checks import choice, integer
-from stope.neighbors._embeddings import rows_of
+from stope.neighbors._embeddings import finite_rows
 from stope.neighbors.graph import distances
 
 
-class NeighborTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class NeighborTransformer(  # type: ignore[misc]
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Rows to the sparse graph of their nearest neighbours, with scikit-learn's conventions.
 
     As ``sklearn.neighbors.KNeighborsTransformer`` does: the diagonal is explicit, and in the mode
@@ -23,8 +25,10 @@ class NeighborTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
     ``make_pipeline(NeighborTransformer(15), DBSCAN(metric="precomputed"))`` and the like work.
 
     Unlike there a row of the fitted matrix always finds itself first, also among duplicates; of
-    equally near rows the lower comes first. Distances are 1 - cosine, or euclidean. Memory: the
-    fitted rows are kept as they are, without a copy; 40 bytes an entry, and that of the search.
+    equally near rows the lower comes first. Distances are 1 - cosine, or euclidean. Names and
+    number of columns are checked as scikit-learn does. Memory: the fitted rows are kept as they
+    are, a copy of them where a row's numbers do not lie side by side (as in most DataFrames); 40
+    bytes an entry, and that of the search.
 
     Source: scikit-learn's class (1.9.1), with whose matrices the tests compare.
 
@@ -50,19 +54,20 @@ class NeighborTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
         """Keep the rows; float32, float16 or bfloat16.
 
         Raises:
-            ValueError: fewer rows than entries, an option of another value.
+            ValueError: fewer rows than entries, an option of another value, NaN or infinity (naming
+                the row).
+            TypeError: another dtype, such as float64 (cast it), or a sparse matrix.
         """
         integer(self.n_neighbors, "n_neighbors", 1)
         choice(self.mode, "mode", ("distance", "connectivity"))
         choice(self.metric, "metric", ("euclidean", "cosine"))
-        rows = rows_of(X, "X")
+        rows = self._rows(X, first=True)
         if self._entries() > len(rows):
             raise ValueError(
                 f"n_neighbors is {self.n_neighbors}, with {self._entries()} entries a row, but X "
                 f"has {len(rows)} rows; give fewer"
             )
         self.fitted_ = rows
-        self.n_features_in_ = rows.shape[1]
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:  # noqa: N803
@@ -79,8 +84,18 @@ class NeighborTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc
     def transform(self, X: Any) -> Any:  # noqa: N803
         """The graph from rows to those of `fit`, csr_matrix float32 ``[rows, fitted rows]``."""
         check_is_fitted(self)
-        nearest = stope.topk(rows_of(X, "X"), self.fitted_, self._entries(), metric=self.metric)  # type: ignore[arg-type]
+        nearest = stope.topk(self._rows(X), self.fitted_, self._entries(), metric=self.metric)  # type: ignore[arg-type]
         return self._graph(nearest.ids, distances(nearest.scores, self.metric))
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.fitted_)
+
+    def _rows(self, rows: Any, *, first: bool = False) -> Any:
+        """The rows, whose columns are those of `fit`, as scikit-learn counts and names them."""
+        made = np.ascontiguousarray(finite_rows(rows, "X"))
+        validate_data(self, rows, reset=first, skip_check_array=True)
+        return made
 
     def _entries(self) -> int:
         return self.n_neighbors + (self.mode == "distance")
