@@ -93,6 +93,20 @@ const DlTensor& dlpack_tensor(const py::object& capsule, const char* name) {
   throw py::type_error(std::string(name) + " exports a DLPack capsule of an unknown kind");
 }
 
+// Arrays whose memory does not hold what they mean.
+void refuse_lazy(const py::object& object, const std::string& name) {
+  const auto module = py::type::of(object).attr("__module__").cast<std::string>();
+  const std::string kind = type_name(object);
+  if (module == "pyarrow.lib" && (kind == "ChunkedArray" || kind.ends_with("ListArray")))
+    throw py::type_error(name + " is a " + kind + " of Arrow; give stope.data.from_arrow(" + name +
+                         "), which copies nothing where it is in one piece");
+  if (py::hasattr(object, "harden_mask") && object.attr("mask").attr("any")().cast<bool>())
+    throw py::value_error(name + " has masked elements; leave those rows out, or fill them with " +
+                          name + ".filled(0)");
+  if (py::hasattr(object, "is_neg") && object.attr("is_neg")().cast<bool>())
+    throw py::value_error(name + " is a lazily negated tensor; give " + name + ".resolve_neg()");
+}
+
 // Empty when the object exports no DLPack capsule in its present state.
 std::optional<Description> by_dlpack(const py::object& object, const char* name,
                                      StreamNumber stream, py::object* owner) {
@@ -235,6 +249,7 @@ Matrix check(const Description& d, const py::object& object, const std::string& 
 }  // namespace
 
 Array import_matrix(const py::object& object, const char* name, StreamNumber stream) {
+  refuse_lazy(object, name);
   Array array;
   array.owner = object;
   py::object capsule;
@@ -243,10 +258,12 @@ Array import_matrix(const py::object& object, const char* name, StreamNumber str
   if (!found) found = by_array_interface(object);
   if (!found) found = by_buffer(object, &capsule);
   if (!found)
-    throw py::type_error(std::string(name) + " is a " + type_name(object) + " of dtype " +
-                         dtype_name(object) +
-                         "; give an array of float32, float16, bfloat16 or int8 "
-                         "(NumPy, torch, or anything with DLPack)");
+    throw py::type_error(
+        std::string(name) + " is a " + type_name(object) +
+        (py::hasattr(object, "dtype") ? " of dtype " + dtype_name(object) : "") +
+        "; give an array of float32, float16, bfloat16 or int8 (NumPy, torch, or anything with "
+        "DLPack), perhaps numpy.asarray(" +
+        name + ", 'float32')");
   if (capsule) array.owner = py::make_tuple(object, capsule);
   array.matrix = check(*found, object, name);
   return array;

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stope import _core
 from stope._checks import real, shown
 from stope._host import on_host
-from stope.lists import Lists, offsets_of
+from stope.lists import Lists, as_int64, offsets_of
 
 
 class MatrixShape(NamedTuple):
@@ -200,7 +200,7 @@ def on_cpu(matrix: Any) -> Any:
     return matrix.detach().cpu() if hasattr(matrix, "detach") else matrix.get()
 
 
-def as_id_vector(value: Any) -> NDArray[np.int64] | None:
+def as_id_vector(value: Any, name: str = "ids") -> NDArray[np.int64] | None:
     """A flat vector of integers, if the value is one; None for lists of lists and CSR."""
     if isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], int):
         return None
@@ -209,7 +209,7 @@ def as_id_vector(value: Any) -> NDArray[np.int64] | None:
     values = on_host(value)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         return None
-    return values.astype(np.int64)
+    return as_int64(values, name).copy()
 
 
 def _integers(array: Any, name: str) -> NDArray[np.int64]:
@@ -220,9 +220,7 @@ def _integers(array: Any, name: str) -> NDArray[np.int64]:
         raise TypeError(f"{name} has dtype {values.dtype}; ids are integers")
     if values.ndim != 1:
         raise ValueError(f"{name} has {values.ndim} dimensions; give a vector of ids")
-    if values.dtype == np.uint64 and int(values.max()) > np.iinfo(np.int64).max:
-        raise ValueError(f"{name} has {values.max()}, beyond int64; give ids of int64")
-    return np.require(values, np.int64, ["C", "A"])
+    return np.require(as_int64(values, name), np.int64, ["C", "A"])
 
 
 def is_csr(value: object, rows: int) -> bool:
@@ -423,8 +421,8 @@ def bits(matrix: Any) -> NDArray[Any]:
         )
     if type(matrix).__module__.split(".")[0] == "cupy":
         matrix = matrix.get()
-    if hasattr(matrix, "__dlpack__") and not isinstance(matrix, np.ndarray):
-        matrix = np.from_dlpack(matrix)
+    if not hasattr(matrix, "__array__"):  # which JAX's bfloat16 needs: DLPack's is not NumPy's
+        matrix = np.from_dlpack(matrix) if hasattr(matrix, "__dlpack__") else matrix
     array = np.asarray(matrix)
     return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 

@@ -13,9 +13,20 @@ def on_host(array: Any) -> NDArray[Any]:
 
     A bfloat16 tensor comes as float32, which holds it exactly: NumPy has no bfloat16.
 
+    Raises:
+        ValueError: an element is masked, of which NumPy would take what lies below the mask.
+
     >>> on_host(np.float32([1, 2])).tolist()
     [1.0, 2.0]
+    >>> on_host(np.ma.array([1, 2], mask=[False, True]))
+    Traceback (most recent call last):
+        ...
+    ValueError: an array has masked elements; leave them out, or fill them with .filled(value)
     """
+    if hasattr(array, "harden_mask") and np.any(array.mask):
+        raise ValueError(
+            "an array has masked elements; leave them out, or fill them with .filled(value)"
+        )
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":

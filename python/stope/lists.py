@@ -38,6 +38,7 @@ class Lists(NamedTuple):
 
         Raises:
             TypeError: a sequence that does not hold integers alone.
+            ValueError: one beyond int64.
 
         >>> Lists.from_sequences([])
         Lists(offsets=array([0]), ids=array([], dtype=int64))
@@ -228,4 +229,17 @@ def _integers(values: Any, name: str) -> Ids:
         raise TypeError(f"{name} has {array.ndim} dimensions; give a sequence of integers")
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"{name} holds {array.dtype}; give integers")
-    return array.astype(np.int64, copy=False)
+    return as_int64(array, name)
+
+
+def as_int64(integers: NDArray[Any], name: str) -> Ids:
+    """Integers of any size as int64, themselves where they are.
+
+    >>> as_int64(np.uint64([3, 2**63]), "ids")
+    Traceback (most recent call last):
+        ...
+    ValueError: ids has 9223372036854775808, beyond int64; give ids of int64
+    """
+    if integers.dtype == np.uint64 and integers.max(initial=0) > np.uint64(2**63 - 1):
+        raise ValueError(f"{name} has {integers.max()}, beyond int64; give ids of int64")
+    return integers.astype(np.int64, copy=False)

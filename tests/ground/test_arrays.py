@@ -267,6 +267,46 @@ def test_torch_details(arrays):
         stope.topk(queries, corpus.clone().requires_grad_(), 5)
 
 
+def test_what_holds_other_numbers_than_its_memory_is_refused(arrays):
+    """A mask and a pending minus sign do not cross with the memory."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    queries, corpus = arrays
+    masked = np.ma.array(corpus, mask=False)
+    expected = stope.topk(queries, corpus, 3).ids
+    np.testing.assert_array_equal(stope.topk(queries, masked, 3).ids, expected)
+    masked[7, 2] = np.ma.masked
+    for call in (
+        lambda: stope.topk(queries, masked, 3),
+        lambda: stope.similarity(queries, masked),
+        lambda: stope.FlatIndex(masked),
+        lambda: stope.kmeans(masked, 2, seed=0),
+    ):
+        with pytest.raises(ValueError, match=r"masked elements; leave .*\.filled"):
+            call()
+    ids = np.ma.array([[1]] * len(queries), mask=True)
+    with pytest.raises(ValueError, match="an array has masked elements"):
+        stope.topk(queries, corpus, 3, exclude=ids)
+    with pytest.raises(ValueError, match=r"give corpus\.resolve_neg\(\)"):
+        stope.topk(queries, torch._neg_view(torch.from_numpy(corpus)), 3)
+
+
+def test_other_tables_of_numbers_name_what_to_give(arrays):
+    pa = pytest.importorskip("pyarrow", reason='needs pip install "stope[formats]"')
+    from stope.data import from_arrow
+
+    queries, corpus = arrays
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(corpus.ravel()), corpus.shape[1])
+    ragged = pa.array(corpus.tolist(), pa.list_(pa.float32()))
+    for table in (lists, ragged, pa.chunked_array([lists, lists[:2]])):
+        with pytest.raises(TypeError, match=r"corpus is a .* of Arrow; give stope\.data\.from_arr"):
+            stope.topk(queries, table, 3)
+        rows = np.asarray(table.to_pylist(), np.float32)
+        found = stope.topk(queries, from_arrow(table), 3).ids
+        np.testing.assert_array_equal(found, stope.topk(queries, rows, 3).ids)
+    with pytest.raises(TypeError, match=r"a list; give .* numpy\.asarray\(corpus, 'float32'\)"):
+        stope.topk(queries, corpus.tolist(), 3)
+
+
 def test_mixed_owners(arrays):
     """The queries decide the kind of the result."""
     torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -24,6 +24,14 @@ def test_lists_are_lists(rows, data):
     assert [row.tolist() for row in lists.take(chosen).rows()] == [rows[row] for row in chosen]
 
 
+@pytest.mark.parametrize("ids", [[2**63 + 5], np.uint64([3, 2**63])])
+def test_ids_beyond_int64_are_refused_and_not_wrapped(ids):
+    for make in (Lists.from_sequences, lambda ids: Lists.from_owners([0] * len(ids[0]), ids[0], 1)):
+        with pytest.raises(ValueError, match=r"has 92233720368547758\d\d, beyond int64"):
+            make([ids])
+    assert Lists.from_sequences([np.uint64([3])]).ids.dtype == np.int64
+
+
 @pytest.mark.parametrize("num_lists", [2**16, 2**16 + 1, 200_000])
 def test_owners_of_sixteen_bits_and_beyond_keep_the_order_of_their_ids(num_lists):
     owners = np.random.default_rng(0).integers(0, num_lists, 3_000) // 40_000 * 40_000 + 7

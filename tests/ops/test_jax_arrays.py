@@ -37,6 +37,21 @@ def test_jax_arrays_answer_as_numpys(name):
         np.testing.assert_array_equal(np.asarray(a), b)
 
 
+def test_an_index_of_jax_s_bfloat16_changes_and_is_saved(tmp_path):
+    jax = pytest.importorskip("jax", reason="a framework that stope serves without an extra")
+    q, x = (jax.numpy.asarray(rows, dtype=jax.numpy.bfloat16) for rows in (Q, X))
+    index = stope.FlatIndex(x[:200])
+    index.add(x[200:])
+    index.remove([7])
+    index.save(tmp_path / "index")
+    whole = np.asarray(x).astype(np.float32)
+    expected = stope.topk(np.asarray(q).astype(np.float32), whole, 3, exclude=[[7]] * len(Q))
+    for each in (index, stope.FlatIndex.load(tmp_path / "index")):
+        np.testing.assert_array_equal(each.search(q, 3).ids, expected.ids)
+    rounded = stope.FlatIndex(x, storage="float32").search(Q, 3)
+    np.testing.assert_array_equal(rounded.ids, stope.topk(Q, whole, 3).ids)
+
+
 def test_jax_needs_no_torch(python):
     pytest.importorskip("jax", reason="a framework that stope serves without an extra")
     done = python("""

@@ -109,6 +109,11 @@ def test_sigmoid_oracle():
     [
         (lambda: InfoNCELoss(0.0), ValueError, "temperature is 0.0"),
         (lambda: InfoNCELoss(math.nan), ValueError, "temperature is nan"),
+        (
+            lambda: InfoNCELoss(torch.nn.Parameter(torch.ones(()))),
+            TypeError,
+            "temperature requires",
+        ),
         (lambda: InfoNCELoss("warm"), TypeError, "temperature is 'warm'"),
         (
             lambda: InfoNCELoss(0.001, learnable_temperature=True),

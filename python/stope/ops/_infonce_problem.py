@@ -77,7 +77,7 @@ def _flat_positives(value: Any, queries: int, documents: int) -> tuple[Lists, ND
                 f"{queries} queries and {documents} documents; give positives"
             )
         value = np.arange(queries, dtype=np.int64)
-    vector = _arrays.as_id_vector(value)
+    vector = _arrays.as_id_vector(value, "positives")
     if vector is not None and vector.size == queries:
         each = (np.arange(queries + 1, dtype=np.int64), vector)
         return _arrays.id_lists(each, "positives", queries, documents), np.arange(queries)

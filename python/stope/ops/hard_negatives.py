@@ -236,7 +236,7 @@ def window_of(
 
 def positive_lists(positives: Any, rows: int, corpus_rows: int) -> Lists:
     """The ids that answer each query, one at least."""
-    single = _arrays.as_id_vector(positives)
+    single = _arrays.as_id_vector(positives, "positives")
     if single is not None:
         if single.size != rows:
             raise ValueError(

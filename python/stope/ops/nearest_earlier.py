@@ -117,7 +117,7 @@ def in_order(answer: Callable[[Any], TopK], x: Any, order: Any) -> TopK:
 
 def permutation(order: Any, rows: int) -> NDArray[np.int64]:
     """The order of so many rows, each there once; TypeError or ValueError otherwise."""
-    places = _arrays.as_id_vector(order)
+    places = _arrays.as_id_vector(order, "order")
     if places is None:
         raise TypeError(f"order is {shown(order)}; give a permutation of the row numbers")
     if places.size != rows:

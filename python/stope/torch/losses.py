@@ -324,6 +324,11 @@ def log_scale(scale: float, max_scale: float, name: str) -> Any:
 def check_positive(value: Any, name: str) -> float:
     """The value as a float above 0, or a sentence."""
     remedy = "give a positive, finite number"
+    if getattr(value, "requires_grad", False):
+        raise TypeError(
+            f"{name} requires a gradient, but is kept as a number and not learned; give "
+            f"{name}.item(), and learnable_temperature=True where it is to be learned"
+        )
     if number(value, name, remedy) <= 0:
         raise ValueError(f"{name} is {value}; {remedy}")
     return float(value)
