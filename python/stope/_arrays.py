@@ -209,7 +209,7 @@ def as_id_vector(value: Any, name: str = "ids") -> NDArray[np.int64] | None:
     values = on_host(value)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         return None
-    return as_int64(values, name).copy()
+    return np.array(as_int64(values, name))
 
 
 def _integers(array: Any, name: str) -> NDArray[np.int64]:

@@ -15,8 +15,10 @@ from stope.neighbors._embeddings import finite_rows
 from stope.neighbors.graph import distances
 
 
-class NeighborTransformer(  # type: ignore[misc]
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+class NeighborTransformer(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]
+    TransformerMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
 ):
     """Rows to the sparse graph of their nearest neighbours, with scikit-learn's conventions.
 
