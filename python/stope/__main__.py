@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 
@@ -13,6 +14,8 @@ def main() -> None:
     """Run the command line; exits 0 when done, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
     if sys.argv[1:2] != ["bench"]:  # which measures libraries as they are
         _sleep_while_waiting()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters of a text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
         if not missing:

@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from command import EMBEDDED, beir, call, folder, one_sentence, texts
+from command import EMBEDDED, beir, call, folder, one_sentence, process, texts
 
 from stope.cli.terminal import clean
 from stope.data import read_jsonl, read_run
@@ -228,3 +228,14 @@ def test_absurd_numbers_of_negatives_are_refused_before_memory_is_taken(call, fo
     quotas = ("--job", "job", "--quotas", "dense=9,random=1000000000")
     said = one_sentence(call(*MINE, *quotas, code=1).stderr)
     assert said == "--quotas asks for 1,000,000,009 negatives of 150 documents; lower it."
+
+
+def test_names_that_stdout_and_the_locale_lack_are_written_all_the_same(process, folder):
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    name = "\u0440\u0443\u0434\u0430.jsonl"
+    done = process("search", "queries.jsonl", "corpus.jsonl", "-o", name, env=plain)
+    told, said = done.communicate(timeout=120)
+    assert done.returncode == 0, said
+    assert told.startswith("40 queries, ")
+    assert told.isascii()
+    assert len(read_run(folder / name)) == 40

@@ -233,7 +233,7 @@ def test_titles_that_the_first_row_lacks_are_read():
     assert read_texts(rows, "text")[1] == ["ore", "rock", "clay"]
 
 
-@pytest.mark.parametrize("late", [{"query_id": "q7"}, {"weight": 2.0}])
+@pytest.mark.parametrize("late", [{"query_id": "q7"}, {"weight": 2.0}, {"Weight": 2.0}])
 def test_what_says_something_of_a_row_is_not_overlooked_where_the_first_lacks_it(tmp_path, late):
     write_jsonl(tmp_path / "p.jsonl", [ROWS[0], {**ROWS[1], **late}])
     with pytest.raises(ValueError, match=f'p.jsonl:2: field "{next(iter(late))}" is there, but'):
@@ -333,3 +333,14 @@ def test_one_id_of_two_queries_is_said_with_the_file(tmp_path):
     write_jsonl(tmp_path / "p.jsonl", rows)
     with pytest.raises(ValueError, match=r"p\.jsonl: the id '7' stands for two queries; keep one"):
         read_source(Source(tmp_path / "p.jsonl"))
+
+
+def test_weights_and_labels_are_known_in_capitals_and_by_the_name_of_nli(tmp_path):
+    weights = [{"Query": text, "Positive": "p", "Weight": text} for text in ("2", "3")]
+    write_jsonl(tmp_path / "p.jsonl", weights)
+    assert read_source(Source(tmp_path / "p.jsonl")).columns == {"weight": [2.0, 3.0]}
+    row = {"sentence1": "ore", "sentence2": "no ore", "gold_label": "contradiction"}
+    with pytest.raises(
+        ValueError, match="'contradiction' stands in the column \"gold_label\"; give"
+    ):
+        list(read_pairs([row]))

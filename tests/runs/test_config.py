@@ -149,6 +149,22 @@ def test_numbers_with_exponents_are_numbers(tmp_path):
     assert config.schedule.learning_rate == 2e-5
 
 
+@pytest.mark.parametrize(
+    "number", ["010", "1_0", "1:30", "0x10", "0b1", "\u0661", "1_0.5", "1e\u0661"]
+)
+def test_numbers_of_yaml_1_1_are_no_other_numbers(tmp_path, number):
+    with pytest.raises(ValueError, match=rf"schedule.epochs is '{number}'; give a whole number"):
+        yaml(tmp_path, f"data: a.tsv\noutput: run\nschedule: {{epochs: {number}}}\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "value"), [("0.25", 0.25), ("1.", 1.0), (".5", 0.5), ("1e-1", 0.1), ("+2.5E+0", 2.5)]
+)
+def test_numbers_of_yaml_1_2(tmp_path, number, value):
+    config = yaml(tmp_path, f"data: a.tsv\noutput: run\nschedule: {{learning_rate: {number}}}\n")
+    assert config.schedule.learning_rate == value
+
+
 def test_changes(tmp_path):
     text = "data:\n  - a.tsv\n  - path: b.tsv\noutput: run\n"
     changes = ["training.epochs=3", "data.1.path=c.tsv", "data.0=d.tsv", "loss.temperature=1e-1"]

@@ -163,7 +163,7 @@ def temporary_beside(target: Path) -> Path:
     """A name that nobody has, in the same folder; what killed processes left there is removed."""
     _remove_leftovers(target.parent)
     # File systems allow 255 bytes; a letter may take four.
-    name = os.fsencode(target.name)[:100].decode(errors="ignore")
+    name = os.fsencode(target.name)[:100].decode(sys.getfilesystemencoding(), errors="ignore")
     return target.with_name(f".{name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.tmp")
 
 

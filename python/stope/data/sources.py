@@ -32,7 +32,7 @@ from stope.data.readers.beir import (
     known_judgements,
     read_beir,
 )
-from stope.data.readers.columns import Layout, negative_columns_of
+from stope.data.readers.columns import Layout, first_of, negative_columns_of
 from stope.data.readers.examples import NO_ANSWER, TrainingExample, iter_examples, no_pairs
 from stope.data.readers.fields import cell_number, join_title, missing_before, names
 from stope.data.readers.negative_ids import file_names, read_exclusions
@@ -340,8 +340,8 @@ def _from_rows(source: Source, path: Path, folder: Path | None) -> SourceData:
     values: dict[str, list[float]] = {name: [] for name in numbers}
     by_id = documents if source.positive_ids else None
     for where, row, example in iter_examples(path, layout, documents=by_id, skipped=left_out):
-        if WEIGHT in row and WEIGHT not in numbers:
-            raise ValueError(missing_before(WEIGHT, where))
+        if WEIGHT not in numbers and (late := first_of(row, (WEIGHT,))) is not None:
+            raise ValueError(missing_before(late, where))
         if not example.positives:
             wrong.append(example)
             continue
@@ -383,7 +383,7 @@ def _number_columns(source: Source, path: Path) -> dict[str, str]:
     missing = next((name for name in wanted if name not in row), None)
     if missing is not None:
         raise ValueError(f'{path} has no column "{missing}"; its columns are {names(row)}')
-    weight = source.weight or (WEIGHT if WEIGHT in row else None)
+    weight = source.weight or first_of(row, (WEIGHT,))
     columns = {WEIGHT: weight} if weight is not None else {}
     return {**columns, **{name: name for name in source.signals or ()}}
 

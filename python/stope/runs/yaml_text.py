@@ -1,8 +1,9 @@
 """A configuration as YAML: read, changed from the command line, shown with all options explained.
 
-Nothing but plain YAML is read: no tags, no code, no key twice. Numbers such as 2e-5 are numbers
-(YAML 1.1 would read a text). What is too large or too deep for a configuration is refused before
-anything is built of it: aliases let a few lines stand for millions of values.
+Nothing but plain YAML is read: no tags, no code, no key twice. Numbers are those of YAML 1.2: 2e-5
+is one (1.1 would read a text), 010, 1_0 and 1:30 are texts (1.1 would read 8, 10 and 90). What is
+too large or too deep for a configuration is refused before anything is built of it: aliases let a
+few lines stand for millions of values.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import FieldsOf, Part
 
 _MOST_PARTS, _MOST_DEEP = 20_000, 50
+_NUMBERS = {  # by PyYAML's names of their kinds
+    "tag:yaml.org,2002:int": r"^[-+]?(0|[1-9][0-9]*)$",
+    "tag:yaml.org,2002:float": r"^[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$"
+    r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$",
+}
 
 
 def parse_yaml(written: str, where: str) -> Any:
@@ -41,11 +47,12 @@ def parse_yaml(written: str, where: str) -> Any:
                 known.add(key.value)
             return super().construct_mapping(node, deep)
 
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-        list("-+.0123456789"),
-    )
+    Loader.yaml_implicit_resolvers = {
+        letter: [each for each in known if each[0] not in _NUMBERS]
+        for letter, known in Loader.yaml_implicit_resolvers.items()
+    }
+    for tag, number in _NUMBERS.items():
+        Loader.add_implicit_resolver(tag, re.compile(number), list("-+.0123456789"))
     try:
         _check_events(yaml.parse(written, Loader), where)
         loader = Loader(written)

@@ -27,7 +27,7 @@ QUERY_ID_COLUMNS = ("query_id", "query-id", "queryid", "qid", "question_id", "qu
 # A number here says whether a row's document answers its query.
 LABEL_COLUMNS = (
     *("label", "labels", "relevance", "grade", "rel", "relevant", "is_relevant", "is_positive"),
-    *("is_selected", "is_answer", "is_correct", "is_match"),
+    *("is_selected", "is_answer", "is_correct", "is_match", "gold_label"),
 )
 # A number here may say so; where the border lies nobody but the user knows.
 SCORE_COLUMNS = (
