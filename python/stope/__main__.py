@@ -5,13 +5,20 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import stat
 import sys
+from typing import Any
 
 _NEEDED = ("typer", "rich")
+_UNREAD = 141  # 128 + SIGPIPE, which is what a shell shows of a program that ends so
 
 
 def main() -> None:
-    """Run the command line; exits 0 when done, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
+    """Run the command line; exits 0 when done, 1 on failure, 2 on wrong usage, 130 on Ctrl-C.
+
+    141 where nobody reads any more what it prints, as in ``stope doctor | head -1``.
+    """
+    _end_when_unread()
     if sys.argv[1:2] != ["bench"]:  # which measures libraries as they are
         _sleep_while_waiting()
     if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters of a text
@@ -32,6 +39,42 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stope: interrupted.", file=sys.stderr)
         sys.exit(130)
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+class _Pipe(io.FileIO):
+    """A pipe, behind whose last reader the command ends: quietly, as `cat` does."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # for what is still in buffers
+            os.close(nowhere)
+            sys.exit(_UNREAD)
+
+
+def _end_when_unread() -> None:
+    """Write stdout and stderr, where they are pipes, through `_Pipe`.
+
+    Else rich and typer end with 1, as a failure does, and print with a sentence about the pipe.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+            continue
+        pipe: Any = _Pipe(stream.fileno(), "wb", closefd=False)
+        made = io.TextIOWrapper(
+            pipe if stream.write_through else io.BufferedWriter(pipe),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
+        setattr(sys, name, made)
 
 
 def _sleep_while_waiting() -> None:

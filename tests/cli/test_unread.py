@@ -1,0 +1,67 @@
+# ruff: noqa: F401, F811 - fixtures are imported here and named as arguments of the tests
+"""Where nobody reads what a command prints any more it ends: quietly, with 141, as `cat` does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command import folder, texts
+
+UNREAD = 141
+COMMANDS = {
+    "help": ["--help"],
+    "help of a command": ["mine", "--help"],
+    "plain": ["--version"],
+    "long": ["train", "--schema"],
+    "table": ["evaluate", "run.trec", "qrels.tsv"],
+    "json": ["evaluate", "run.trec", "qrels.tsv", "--json"],
+}
+
+
+@pytest.fixture
+def unread():
+    """A pipe that nobody will read."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+def ended(words, folder, **more):
+    (folder / "run.trec").write_text("".join(f"q{n} Q0 d{n} 1 1.0 x\n" for n in range(40)))
+    command = [sys.executable, "-m", "stope", *words]
+    return subprocess.run(command, cwd=folder, check=False, **more)
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+def test_an_unread_stdout_ends_it_quietly(folder, unread, words):
+    done = ended(words, folder, stdout=unread, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (UNREAD, b"")
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_an_unread_stderr_as_well(folder, unread, buffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": buffered}
+    words = ["evaluate", "nowhere.trec", "qrels.tsv"]
+    done = ended(words, folder, stdout=unread, stderr=unread, env=environment)
+    assert done.returncode == UNREAD
+
+
+def test_a_pipe_that_is_read_changes_nothing(folder):
+    done = ended(COMMANDS["table"], folder, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "nDCG@10" in done.stdout
+    assert "│" in done.stdout
+    failed = ended(["evaluate", "nowhere.trec", "qrels.tsv"], folder, capture_output=True)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith(b"stope: ")
+
+
+def test_files_are_whole_before_anything_is_printed(folder, unread):
+    words = ["search", "queries.jsonl", "corpus.jsonl", "-o", "run.jsonl", "--top", "3"]
+    done = ended(words, folder, stdout=unread, stderr=subprocess.PIPE)
+    assert done.returncode == UNREAD
+    assert len((folder / "run.jsonl").read_text().splitlines()) == 3 * 40
