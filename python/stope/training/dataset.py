@@ -21,6 +21,7 @@ from stope.integrations.sentence_transformers.columns import (
     ROW,
     SOURCE,
     check_columns,
+    values_of,
 )
 from stope.integrations.sentence_transformers.row_table import RowTable
 
@@ -72,9 +73,9 @@ def as_rows(
 def fingerprint_rows(dataset: Any) -> str:
     """Return a SHA-256 hex digest of all columns, their names and the order of the rows."""
     return fingerprint_texts(
-        text
+        text if isinstance(text, str) else repr(text)
         for name in dataset.column_names
-        for text in (name, *(v if isinstance(v, str) else repr(v) for v in dataset[name]))
+        for text in (name, *values_of(dataset, name))
     )
 
 

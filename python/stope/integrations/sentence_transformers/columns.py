@@ -17,7 +17,7 @@ and any other column of numbers is a signal of that name, which a weighting can 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,12 +104,19 @@ def check_columns(dataset: Any) -> Columns:
         told = f"give the teacher's {width} scores, of the positive and of each negative"
         rules.append((TEACHER, lambda scores: _are_scores(scores, width), told))
     for name, is_right, remedy in rules:
-        for row, value in enumerate(dataset[name]):
+        for row, value in enumerate(values_of(dataset, name)):
             if not is_right(value):
                 raise ValueError(
                     f'examples has {shown(value)} in row {row} of the column "{name}"; {remedy}'
                 )
     return columns
+
+
+def values_of(dataset: Any, name: str) -> Iterator[Any]:
+    """The values of a column, read by thousands: one after another they take ten times as long."""
+    column = dataset[name]
+    for start in range(0, len(column), 4096):
+        yield from column[start : start + 4096]
 
 
 def check_labels(values: Sequence[Any], name: str, first: int = 0) -> None:

@@ -358,8 +358,9 @@ def _new_share(before: NDArray[np.int64], now: NDArray[np.int64]) -> float:
     if not there.any():
         return 0.0
     size = int(max(before.max(initial=0), now.max(initial=0))) + 1
-    row = np.arange(len(now))[:, None] * size
-    old, new = np.sort((before + row)[before >= 0]), np.sort((now + row)[there])
+    first = np.arange(len(now))[:, None] * size
+    rows = [np.sort(table, axis=1) for table in (before, now)]
+    old, new = ((row + first)[row >= 0] for row in rows)  # ascending
     # np.isin would hash them, which takes ten times as long.
     same = np.searchsorted(old, new, "right") > np.searchsorted(old, new, "left")
     return float((~same).mean())
