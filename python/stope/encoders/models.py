@@ -25,6 +25,7 @@ from stope._extras import need
 from stope._files.atomic import atomic_folder
 from stope._kinds import at_least, kinds, maybe
 from stope.encoders.encode import has_encode
+from stope.encoders.hub import no_answer
 from stope.encoders.tokens import TokenIds
 from stope.encoders.versions import part
 
@@ -283,6 +284,8 @@ def _load(library: Any, name: str) -> SentenceTransformer:
     except (OSError, ValueError, RuntimeError):
         if Path(name).is_dir():
             raise
+        if why := no_answer(name):
+            raise ConnectionError(why) from None
         return library.SentenceTransformer(name)
 
 

@@ -19,6 +19,7 @@ from stope.data import Pairs, Run, read_rows, read_run
 from stope.data.readers.fields import cell_number, id_of, require
 from stope.data.readers.lines import plain_name
 from stope.encoders import load_encoder
+from stope.encoders.hub import no_answer
 from stope.lists import Ids
 from stope.mining.late_interaction import KIND, LateInteraction
 
@@ -160,10 +161,12 @@ def kind_of_model(name: str) -> str:
     Raises:
         ValueError: there is no such model, or nothing in it says which kind it is.
     """
-    marks = {
-        file: _json_of(name, file)
-        for file in ("config_sentence_transformers.json", "modules.json", "config.json")
-    }
+    files = ("config_sentence_transformers.json", "modules.json", "config.json")
+    marks, why = {file: _json_of(name, file) for file in files}, ""
+    if None in marks.values() and not Path(name).expanduser().is_dir():
+        why = no_answer(name)
+        for file in files if not why else ():
+            marks[file] = _json_of(name, file, here=False) if marks[file] is None else marks[file]
     described, modules, config = marks.values()
     architectures = (config or {}).get("architectures") or []
     told = (described or {}).get("model_type"), (described or {}).get("similarity_fn_name")
@@ -179,6 +182,7 @@ def kind_of_model(name: str) -> str:
         f"a model of {', '.join(architectures) or 'no named architecture'}"
         if config is not None
         else "neither a file, nor a folder of a model, nor a model that the hub gave"
+        + (f" ({why})" if why else "")
     )
     raise ValueError(
         f"teacher is {shown(name)}, which is {said}; give a folder or name with a modules.json (an "
@@ -187,17 +191,14 @@ def kind_of_model(name: str) -> str:
     )
 
 
-def _json_of(name: str, file: str) -> Any:
-    """What a file of the model holds, or None where it has no such file."""
+def _json_of(name: str, file: str, *, here: bool = True) -> Any:
+    """What a file of the model holds, in its folder or as the hub gave it, or None without one."""
     if Path(name).expanduser().is_dir():
         path = Path(name).expanduser() / file
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     utilities: Any = need("sentence_transformers", extra="train").util
-    for offline in (True, False):
-        try:
-            kept = utilities.load_file_path(name, file, local_files_only=offline)
-        except (OSError, ValueError, RuntimeError):
-            kept = None
-        if kept is not None:
-            return json.loads(Path(kept).read_text(encoding="utf-8"))
-    return None
+    try:
+        kept = utilities.load_file_path(name, file, local_files_only=here)
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return None if kept is None else json.loads(Path(kept).read_text(encoding="utf-8"))
