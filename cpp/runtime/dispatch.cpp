@@ -85,6 +85,12 @@ const char* const* available_isas() { return registry().names.data(); }
 const char* current_isa() { return kernels().name; }
 void select_isa(const char* name) { current().store(find(name, "isa"), std::memory_order_release); }
 
+KernelWords kernel_words(const char* isa) {
+  static_assert(sizeof(KernelTable) % sizeof(std::uintptr_t) == 0);
+  return {reinterpret_cast<const std::uintptr_t*>(find(isa, "isa")),
+          sizeof(KernelTable) / sizeof(std::uintptr_t)};
+}
+
 Peak measure_peak(double seconds) {
   const KernelTable& table = kernels();
   return {operations_per_second(table.int8.peak, seconds),

@@ -13,6 +13,15 @@ void register_runtime(py::module_& module) {
   module.def("current_isa", &current_isa);
   module.def(
       "select_isa", [](const std::string& name) { select_isa(name.c_str()); }, py::arg("name"));
+  module.def(
+      "kernel_words",
+      [](const std::string& isa) {
+        const KernelWords table = kernel_words(isa.c_str());
+        py::list words;
+        for (std::size_t i = 0; i < table.count; ++i) words.append(table.words[i]);
+        return words;
+      },
+      py::arg("isa"));
   module.def("num_threads", &num_threads);
   module.def("set_num_threads", &set_num_threads, py::arg("count"));
   module.def("build_info", [] {

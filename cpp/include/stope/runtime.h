@@ -1,6 +1,7 @@
 // The library's own state: which instruction set is in use, how many threads, how it was built.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "stope/matrix.h"
@@ -12,6 +13,13 @@ namespace stope {
 const char* const* available_isas();
 const char* current_isa();
 void select_isa(const char* name);  // std::invalid_argument when it is not available
+
+// A kernel table, read as words: addresses of kernels, and smaller numbers. For tests.
+struct KernelWords {
+  const std::uintptr_t* words;
+  std::size_t count;
+};
+KernelWords kernel_words(const char* isa);  // as select_isa
 
 int num_threads();
 void set_num_threads(int count);
