@@ -48,6 +48,7 @@ def test_two_files_and_a_transformer(call, folder, texts):
     assert "refreshing negatives" in done.stderr
     assert re.match(r"\d+ steps in [\d.]+ s, last loss", done.stdout)
     assert "8 held-out queries" in done.stdout
+    assert "try it: stope search QUERIES corpus.jsonl --method dense --encoder " in done.stdout
     for metric in ("nDCG@10", "MRR@10", "R@100"):
         row = next(line for line in done.stdout.splitlines() if metric in line)
         gain, low, high = map(float, re.findall(r"[+-]\d\.\d{4}", row))
@@ -98,11 +99,13 @@ def test_what_to_try_next_is_what_the_same_command_takes(call, folder):
         call("train", "labels.jsonl", *options, "-o", "b").stdout,
     ]
     assert "Trained in-batch; -n 5 tries" in said[0]
+    assert "try it: stope search QUERIES CORPUS --method dense --encoder " in said[0]
     assert "Trained in-batch; negatives: auto tries" in said[1]
     assert "Trained in-batch" not in said[2]
     adapted = [" ".join(call("train", f"{n}.yaml").stdout.split()) for n in ("plain", "mined")]
     assert "Trained without mined negatives; adapter.refresh_every with guard: true" in adapted[0]
     assert "rained without" not in adapted[1]
+    assert "/of_plain/model; stope.adapters.Adapter.load reads it" in adapted[0]
     report = json.loads((folder / "of_mined" / "report.json").read_text())
     assert [refresh["step"] for refresh in report["training"]["refreshes"]] == [0, 3]
     refused = call("train", "labels.jsonl", *options, "-o", "c", "-n", 2, code=1).stderr

@@ -39,7 +39,7 @@ def distil(
         {parameter.name or "" for parameter in context.command.params} - says,
         f"{path} holds documents and no pairs, and a student of them has no training",
     )
-    from stope.data import read_texts
+    from stope.data import Source, read_texts
     from stope.runs import teaching
     from stope.runs.sections import Student
 
@@ -62,4 +62,4 @@ def distil(
             raise typer.Exit(130) from None
     terminal.give({"documents": len(texts), "remarks": taught.remarks, "model": str(output)})
     show_remarks(taught.remarks)
-    show_model(output)
+    show_model(output, [Source("", corpus=path, **columns)])

@@ -312,7 +312,7 @@ def train(
     if here > 0:
         return
     terminal.give({**report.to_dict(), "folder": str(report.folder), "model": str(report.model)})
-    show_report(report, keys=bool(context.meta.get(terminal.NAMES_KEYS)))
+    show_report(report, config.data, keys=bool(context.meta.get(terminal.NAMES_KEYS)))
 
 
 def _distils(teacher: str, encoder: str | None, num_negatives: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from stope._checks import counted
 from stope.cli import terminal
 
 if TYPE_CHECKING:
+    from stope.data import Source
     from stope.runs import RunReport
 
 _NEXT = (
@@ -18,7 +20,7 @@ _NEXT = (
 )
 
 
-def show_report(report: RunReport, keys: bool) -> None:
+def show_report(report: RunReport, sources: Sequence[Source], keys: bool) -> None:
     """Steps, figures before and after, what the pairs brought, and what to do next.
 
     With keys what to do next is named as in a configuration, else by options.
@@ -55,7 +57,7 @@ def show_report(report: RunReport, keys: bool) -> None:
     for remark in meaning(report.to_dict()):
         terminal.tell(remark)
     show_remarks([*report.remarks, *_guarded(report, keys)])
-    show_model(report.model)
+    show_model(report.model, sources)
     terminal.tell(f"See how it went: stope report {shlex.quote(str(report.folder))}")
 
 
@@ -82,9 +84,35 @@ def show_remarks(remarks: list[str]) -> None:
         terminal.tell(f"{remark[0].upper()}{remark[1:]}.")
 
 
-def show_model(model: Path) -> None:
-    """Where the model is, and how to try it."""
-    terminal.tell(
-        f"The model is {model}; try it: stope search queries.tsv corpus.jsonl "
-        f"--method dense --encoder {model}"
-    )
+def show_model(model: Path, sources: Sequence[Source]) -> None:
+    """Where the model is, and how to try it on what it was trained on; else in words."""
+    if not (model / "modules.json").exists():
+        terminal.tell(f"The adapter is {model}; stope.adapters.Adapter.load reads it")
+        return
+    searched = _searched(sources[0]) if len(sources) == 1 else ["QUERIES", "CORPUS"]
+    words = [*searched, "--method", "dense", "--encoder", str(model)]
+    terminal.tell(f"The model is {model}; try it: stope search {shlex.join(words)}")
+
+
+def _searched(source: Source) -> list[str]:
+    """What `stope search` is told of a source: its queries, if they have a file, and documents."""
+    path, told = str(source.path), []
+    if Path(path).expanduser().is_dir():
+        tests = (Path(path).expanduser() / "qrels" / f"test{end}" for end in (".tsv", ".tsv.gz"))
+        if not any(map(Path.exists, tests)):
+            told += ["--split", source.split]
+        if source.unknown_ids != "error":
+            told += ["--unknown-ids", source.unknown_ids]
+        return [path, *told]
+    documents = path if source.pairs_from is not None else source.corpus
+    columns: dict[str, str | None] = {}
+    if documents is not None:
+        columns |= {"--text-column": source.text_column, "--id-column": source.id_column}
+    if source.qrels is not None:
+        columns |= {"--query-column": source.query_column}
+        columns |= {"--query-id-column": source.query_id_column}
+    for option, name in columns.items():
+        told += [] if name is None else [option, name]
+    queries = "QUERIES" if source.qrels is None else path
+    skips = ["--skip-empty"] if source.skip_empty else []
+    return [queries, "CORPUS" if documents is None else str(documents), *told, *skips]
