@@ -10,8 +10,12 @@ pytest.importorskip("sentence_transformers", reason='needs pip install "stope[tr
 from stope.data import Pairs
 from stope.encoders import static_encoder
 from stope.encoders.versions import part
-from stope.training import Shuffled, train
+from stope.progress import silent
+from stope.training import Recipe, Shuffled, train
 from stope.training.batches import RowNumbers
+from stope.training.callbacks.checkpoint import Checkpoints
+from stope.training.dataset import as_rows
+from stope.training.library_trainer import Job, _deciding
 
 REPEATED = [
     (f"what is {word} {place}", f"{word} lies deep") for word in "abcd" for place in range(9)
@@ -93,3 +97,16 @@ def test_shuffled_refuses_batches_of_one_row():
         Shuffled().plan(table, 2, processes=4)
     with pytest.raises(ValueError, match="table has no rows"):
         Shuffled().plan(RowNumbers(np.arange(0), np.arange(0)), 2)
+
+
+def test_checkpoints_whose_steps_had_other_rows_are_refused(encoder, tmp_path):
+    """Rows of a step were once cut among the processes' batches, of all steps at once."""
+    recipe = Recipe(batches="shuffled")
+    job = Job(encoder, *as_rows(REPEATED, None), recipe, None, None, None, silent, False)
+    before = _deciding(job, 2)
+    assert before["batches"].pop("rows of a step") == "shared out"
+    assert _deciding(job, 1)["batches"] == before["batches"]  # of one process nothing has changed
+    Checkpoints(tmp_path, before).save(3, lambda folder: None)
+    with pytest.raises(ValueError, match=r"is of another run: batches\.rows of a step"):
+        Checkpoints(tmp_path, _deciding(job, 2)).newest(silent)
+    assert Checkpoints(tmp_path, before).newest(silent).name == "step-00000003"

@@ -32,7 +32,7 @@ from stope.integrations.sentence_transformers.signals import check_weighting
 from stope.mining.pair_scores import PairScores
 from stope.progress import Progress, StageProgress, silent
 from stope.scale.processes import computed_in_first, hearing, same_in_all
-from stope.training.batches import Clustered, Distinct, Plan, batch_sampler
+from stope.training.batches import Clustered, Distinct, Plan, Shuffled, batch_sampler
 from stope.training.callbacks.checkpoint import (
     Checkpoints,
     Evaluate,
@@ -402,8 +402,10 @@ def _deciding(job: Job, processes: int) -> dict[str, Any]:
         "patience": evaluation.patience,
         "keep": evaluation.keep,
     }
-    return {
-        **{name: describe(value) for name, value in values.items()},
+    described = {name: describe(value) for name, value in values.items()}
+    if processes > 1 and isinstance(recipe.batches, Shuffled):
+        described["batches"] |= {"rows of a step": "shared out"}  # once cut with those of others
+    return described | {
         "encoder": {"sha256": fingerprint_encoder(job.model)},
         "examples": {"rows": len(job.dataset), "sha256": fingerprint_rows(job.dataset)},
         "processes": processes,
