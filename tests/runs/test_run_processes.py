@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 pytest.importorskip("sentence_transformers", reason='needs pip install "stope[train]"')
 torch = pytest.importorskip("torch", reason='needs pip install "stope[train]"')
@@ -23,7 +24,8 @@ from gloo_processes import together
 
 from stope.cli.app import app
 from stope.data import write_jsonl
-from stope.runs import run
+from stope.runs import Config, run
+from stope.runs.folder import RunFolder
 from stope.training.callbacks.log import read_log
 
 WORDS = [f"word{number}" for number in range(120)]
@@ -68,6 +70,39 @@ def commanded(*words):
     return [code or 0, out.getvalue(), said.getvalue()]
 
 
+def wrong_usage(*words):
+    """The exit code of a process that is not to say what is wrong, and what another says."""
+    try:
+        return app([*words], standalone_mode=False)
+    except typer.BadParameter.__base__ as error:
+        return error.format_message()
+
+
+def noted(path, here):
+    """What a folder's notes raise where the first cannot write, and where texts differ in one."""
+    said = []
+    opened = RunFolder(Config.from_dict({"data": "p.tsv", "output": str(path)}), resume=False)
+    with pytest.MonkeyPatch.context() as patch:
+        if here == 0:
+            patch.setattr("stope.runs.folder._write", full)
+        for _ in range(2):
+            try:
+                opened.begin("print", {"p.tsv": "texts"})
+            except OSError as error:
+                said.append(str(error))
+            opened.state.clear()
+    opened.begin("print", {"p.tsv": "texts"})
+    try:
+        opened.begin("print", {"p.tsv": "texts" if here == 0 else "others"})
+    except ValueError as error:
+        said.append(str(error))
+    return said
+
+
+def full(*_):
+    raise OSError(28, "No space left on device", "run.json")
+
+
 def worker(here, count, folder):
     """Commands in one of the processes, with a store to ask who spoke first, as torchrun has."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True) if here == 0 else None
@@ -83,6 +118,8 @@ def worker(here, count, folder):
     for name, values in ELSEWHERE.items():
         changes = [f"--set={value}" for value in (f"output.folder={folder}/other", *values)]
         found[name] = commanded(folder / "two.yaml", *changes)
+    found["usage"] = [wrong_usage("train", "--nope"), wrong_usage("--nope"), wrong_usage("no-such")]
+    found["notes"] = noted(folder / "notes", here)
     torch.distributed.barrier()  # the first has the store
     return found
 
@@ -189,6 +226,20 @@ def test_what_is_refused_is_said_once(processes, folder, name, sentence):
     assert outs == ("", "")
     assert sorted(text.count(sentence) for text in said) == [0, 1]
     assert not (folder / "other" / "run.json").exists()
+
+
+def test_wrong_usage_is_said_once(processes):
+    for said in zip(*(process["usage"] for process in processes), strict=True):
+        assert sorted(map(str, said))[0] == "2"
+        assert "o such" in sorted(map(str, said))[1]
+
+
+def test_what_one_process_cannot_note_ends_all(processes):
+    for process in processes:
+        *full, changed = process["notes"]
+        assert len(full) == 2
+        assert all("No space left on device: 'run.json'" in said for said in full)
+        assert 'was begun with other texts: "p.tsv" has changed since' in changed
 
 
 def test_a_process_that_is_killed_ends_the_other_and_both_go_on(ended, processes, folder):

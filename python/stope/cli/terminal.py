@@ -149,8 +149,6 @@ def reported(function: Callable[P, R]) -> Callable[P, R]:
             raise
         except typer.BadParameter as error:
             error.message = clean(error.message)
-            if not first_to_say(error.message):
-                raise typer.Exit(2) from None
             raise
         except Exception as error:
             if kwargs.get("debug"):

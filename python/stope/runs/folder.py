@@ -19,7 +19,7 @@ import stope
 from stope._files.manifest import differences, read_manifest
 from stope.data import open_atomic
 from stope.runs.config import Config
-from stope.scale.processes import by_first, processes
+from stope.scale.processes import by_first, together
 
 CONFIG, STATE, REPORT = "config.yaml", "run.json", "report.json"
 _METRICS = {str: float}
@@ -111,25 +111,25 @@ class RunFolder:
         """Note what the run begins with, or check that it is what the run began with.
 
         Raises:
-            ValueError: a source's texts have changed since.
+            ValueError: a source's texts have changed since, in whichever process.
         """
         known = self.state.get("data")
         if known is not None:
-            changed = [name for name in data if known.get(name) != data[name]]
-            if changed or set(known) != set(data):
-                names = ", ".join(f'"{name}"' for name in changed or known)
-                raise ValueError(
-                    f"{self.path} was begun with other texts: {names} has changed since. Put the "
-                    "old files back to go on, or name another output.folder to begin anew"
-                )
+            with together():
+                changed = [name for name in data if known.get(name) != data[name]]
+                if changed or set(known) != set(data):
+                    names = ", ".join(f'"{name}"' for name in changed or known)
+                    raise ValueError(
+                        f"{self.path} was begun with other texts: {names} has changed since. Put "
+                        "the old files back to go on, or name another output.folder to begin anew"
+                    )
             return
         self.note(stope=stope.build_info()["version"], fingerprint=fingerprint, data=dict(data))
 
     def note(self, **values: Any) -> None:
-        """Add to run.json."""
+        """Add to run.json; all processes call it, and an error of the first is one of all."""
         self.state |= values
-        if processes()[0] == 0:
-            _write(self.path / STATE, self.state)
+        by_first(lambda: _write(self.path / STATE, self.state))
 
     def finished(self) -> dict[str, Any] | None:
         """The report of a run that is complete, or None."""

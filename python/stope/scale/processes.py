@@ -1,7 +1,7 @@
 """Who trains together, and what the processes tell each other; with one process, nothing.
 
 A group is a process group of torch.distributed, None all processes. torch is not imported here:
-where several processes train together, somebody has.
+where several processes train together, somebody has (`first_to_say` does, where they end early).
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stope._extras import need
 
 T = TypeVar("T")
 _PATIENCE = timedelta(days=1)  # for what one process does alone; one that ends is heard of at once
@@ -75,11 +77,11 @@ def first_to_say(sentence: str) -> bool:
 
     They need not come by together, nor at all: the launcher's store counts.
     """
-    torch = sys.modules.get("torch")
-    if launched() == 1 or torch is None:
+    if launched() == 1:
         return True
     try:
-        store = torch.distributed.TCPStore(
+        torch: Any = need("torch.distributed", extra="train")
+        store = torch.TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
@@ -88,7 +90,7 @@ def first_to_say(sentence: str) -> bool:
         round_of = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         key = hashlib.sha256(f"{round_of} {sentence}".encode()).hexdigest()
         return bool(store.add(f"stope/said/{key}", 1) == 1)
-    except (RuntimeError, ValueError):  # nobody is left to ask
+    except (ImportError, RuntimeError, ValueError):  # nobody is left to ask
         return True
 
 
