@@ -239,3 +239,24 @@ def test_names_that_stdout_and_the_locale_lack_are_written_all_the_same(process,
     assert told.startswith("40 queries, ")
     assert told.isascii()
     assert len(read_run(folder / name)) == 40
+
+
+def test_judgements_that_are_left_out_are_counted(call, folder, beir):
+    with (beir / "qrels" / "test.tsv").open("a") as file:
+        file.write("q30\tnowhere\t1\nnobody\td1\t1\nq3\td1\t0\n")
+    done = call("search", "beir", "--unknown-ids", "drop")
+    assert "beir: left out: 2 judgements of unknown ids." in done.stderr
+    left = "left out: 2 judgements of unknown ids, 1 judged query without an answer."
+    mine = ("mine", "beir", "--split", "test", *EMBEDDED, "--unknown-ids", "drop")
+    assert f"10 queries, 150 documents, 10 pairs; {left}" in call(*mine).stderr
+    assert left in call(*mine, "--job", "job").stderr
+    (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    said = one_sentence(call("search", "beir", code=1).stderr)
+    assert said == "beir has no judged query in the split test; name another."
+
+
+def test_a_run_of_other_queries_is_no_source_of_negatives(call, folder):
+    (folder / "r.trec").write_text("another Q0 d5 1 3 x\n")
+    quotas = ("--job", "job", "--quotas", "run=1,dense=1", "--run", "r.trec")
+    said = one_sentence(call(*MINE, *quotas, code=1).stderr)
+    assert said.startswith("--run names no document of the corpus for any query; give one of these")

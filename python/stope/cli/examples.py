@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from stope._checks import counted_all
 from stope.cli import terminal
 from stope.cli.corpus import Corpus
 from stope.cli.options import without_effect
@@ -46,8 +45,7 @@ def read_examples(context: typer.Context, path: Path, documents: Corpus) -> Corp
         names, texts = read_queries(
             path, *columns, skip_empty=chosen["skip_empty"], skipped=skipped
         )
-        if skipped:
-            terminal.say(f"{path}: left out: {counted_all(skipped)}.")
+        terminal.say_left_out(path, skipped)
     return Corpus(context, path, names, texts)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from stope.cli import terminal
 
 if TYPE_CHECKING:
     from stope.report import Page
@@ -59,7 +62,9 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
     earlier = None if other is None else read_run(other)
     if qrels.is_dir():
         split, unknown = chosen["split"] or "test", chosen["unknown_ids"].value
-        collection = read_beir(qrels, [split], unknown_ids=unknown)
+        skipped: Counter[str] = Counter()
+        collection = read_beir(qrels, [split], unknown_ids=unknown, skipped=skipped)
+        terminal.say_left_out(qrels, skipped)
         judged: Any = collection.split(split).qrels
         queries = dict(zip(collection.query_ids, collection.query_texts, strict=True))
         documents = dict(zip(collection.corpus_ids, collection.corpus_texts, strict=True))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stope._checks import counted, counted_all
+from stope._checks import counted
 from stope.cli import on_ray, options, terminal
 from stope.cli.options import option, switch, without_effect
 from stope.cli.terminal import reported
@@ -126,8 +126,12 @@ def search(
     from stope.retrieval import search as run_all
 
     if queries.is_dir():
-        collection = read_beir(queries, [split], unknown_ids=unknown_ids.value)
+        skipped: Counter[str] = Counter()
+        collection = read_beir(queries, [split], unknown_ids=unknown_ids.value, skipped=skipped)
         judged = collection.split(split)
+        terminal.say_left_out(queries, skipped)
+        if not judged.query_ids:
+            raise ValueError(f"{queries} has no judged query in the split {split}; name another")
         query_ids, query_texts = judged.query_ids, judged.query_texts
         corpus_ids, corpus_texts = collection.corpus_ids, collection.corpus_texts
         itself = [name for name in query_ids if judged.qrels.get(name, {}).get(name, 0) > 0]
@@ -149,8 +153,7 @@ def search(
             corpus, text_column, id_column, **more, skipped=left_out[1]
         )
         for path, skipped in zip((queries, corpus), left_out, strict=True):
-            if skipped:
-                terminal.say(f"{path}: left out: {counted_all(skipped)}.")
+            terminal.say_left_out(path, skipped)
         _say_numbered(queries, query_ids, query_id_column, "queries")
         _say_numbered(corpus, corpus_ids, id_column, "documents")
     if k is not None and k > len(corpus_ids):

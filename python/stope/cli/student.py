@@ -7,7 +7,6 @@ from pathlib import Path
 
 import typer
 
-from stope._checks import counted_all
 from stope.cli import options, terminal
 from stope.cli.options import without_effect
 from stope.cli.trained import show_model, show_remarks
@@ -47,8 +46,7 @@ def distil(
     columns = {n: context.params[n] for n in ("text_column", "id_column", "skip_empty")}
     skipped: Counter[str] = Counter()
     _, texts = read_texts(path, **columns, skipped=skipped)
-    if skipped:
-        terminal.say(f"{path}: left out: {counted_all(skipped)}.")
+    terminal.say_left_out(path, skipped)
     section = Student(teacher=options.model_path(teacher, "--teacher"), code=code)
     with terminal.one_bar(quiet) as bar:
         try:

@@ -32,6 +32,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from stope._checks import counted_all
 from stope.scale.processes import first_to_say
 
 P = ParamSpec("P")
@@ -61,6 +62,12 @@ def clean(text: object) -> str:
 def say(message: str) -> None:
     """Print one line to stderr."""
     print(f"stope: {clean(message)}", file=sys.stderr)
+
+
+def say_left_out(path: object, skipped: Mapping[str, int]) -> None:
+    """Say what of a file was left out, by reason, if anything was."""
+    if told := counted_all(skipped):
+        say(f"{path}: left out: {told}.")
 
 
 def say_once(message: str) -> None:

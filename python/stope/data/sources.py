@@ -158,7 +158,9 @@ def read_source(
         _refuse(source, _NOT_OF_FOLDERS, f"{path} is a BEIR folder, which")
         if source.unknown_ids == "keep":
             raise ValueError('unknown_ids is "keep", which evaluation has; use "error" or "drop"')
-        data = SourceData(_of_beir(source, path, folder))
+        left_out: Counter[str] = Counter()
+        pairs = _of_beir(source, path, folder, left_out)
+        data = SourceData(pairs, left_out=dict(left_out))
     elif source.qrels is not None:
         _refuse(source, _NOT_OF_QRELS, "qrels join queries and documents, which")
         data = _judged(source, path, folder)
@@ -265,10 +267,12 @@ def _refuse(source: Source, reasons: Mapping[str, str], what: str) -> None:
         raise ValueError(f"{what} {reasons[wrong]}; leave {wrong} out")
 
 
-def _of_beir(source: Source, path: Path, folder: Path | None) -> Pairs:
+def _of_beir(source: Source, path: Path, folder: Path | None, left_out: Counter[str]) -> Pairs:
     least = 1 if source.min_relevance is None else source.min_relevance
     if folder is None or source.unknown_ids == "keep":
-        collection = read_beir(path, [source.split], unknown_ids=source.unknown_ids)
+        options: Any = {"unknown_ids": source.unknown_ids, "skipped": left_out}
+        collection = read_beir(path, [source.split], **options)
+        _count_unanswered(collection.qrels[source.split], least, left_out)
         return Pairs.from_collection(collection, source.split, min_relevance=least)
 
     def read(*, repeated_ids: bool) -> Iterator[Document]:
@@ -276,7 +280,8 @@ def _of_beir(source: Source, path: Path, folder: Path | None) -> Pairs:
         return (Document(name, join_title(title, text), title) for name, title, text in rows)
 
     documents = StoredDocuments(read, folder)
-    queries, qrels = judged_queries(path, documents, [source.split], source.unknown_ids)
+    queries, qrels = judged_queries(path, documents, [source.split], source.unknown_ids, left_out)
+    _count_unanswered(qrels[source.split], least, left_out)
     return _joined(queries, queries.values(), documents, qrels[source.split], least)
 
 
@@ -291,11 +296,20 @@ def _judged(source: Source, path: Path, folder: Path | None) -> SourceData:
     documents = _documents(source, left_out, "named", folder)
     judgements = Path(source.qrels).expanduser()
     known = (set(query_ids), str(path)), (documents, str(source.corpus))
-    qrels = known_judgements(read_qrels(judgements), judgements, *known, source.unknown_ids)
+    qrels = known_judgements(
+        read_qrels(judgements), judgements, *known, source.unknown_ids, left_out
+    )
     least = 1 if source.min_relevance is None else source.min_relevance
+    _count_unanswered(qrels, least, left_out)
     return SourceData(
         _joined(query_ids, query_texts, documents, qrels, least), left_out=dict(left_out)
     )
+
+
+def _count_unanswered(qrels: Qrels, least: float, left_out: Counter[str]) -> None:
+    """Count the queries that are judged, and no document high enough to be an answer."""
+    unanswered = sum(max(grades.values(), default=0) < least for grades in qrels.values())
+    left_out["judged queries without an answer"] += unanswered
 
 
 def _joined(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Sequence
 from os import PathLike
@@ -10,7 +11,7 @@ from typing import Literal
 
 from stope._checks import flag, shown
 from stope._checks import path as path_kind
-from stope._kinds import kinds, maybe, string, strings
+from stope._kinds import kinds, mapping, maybe, string, strings
 from stope.data.collection import Collection, Qrels
 from stope.data.readers.fields import add_id, id_of, join_title, require, text_of
 from stope.data.readers.jsonl import numbered_jsonl
@@ -19,12 +20,13 @@ from stope.data.readers.trec import read_qrels
 UnknownIds = Literal["error", "drop", "keep"]
 
 
-@kinds(folder=path_kind, splits=maybe(strings), unknown_ids=string)
+@kinds(folder=path_kind, splits=maybe(strings), unknown_ids=string, skipped=maybe(mapping))
 def read_beir(
     folder: str | PathLike[str],
     splits: Sequence[str] | None = None,
     *,
     unknown_ids: UnknownIds = "error",
+    skipped: Counter[str] | None = None,
 ) -> Collection:
     """Read a BEIR folder: corpus.jsonl[.gz], queries.jsonl[.gz], qrels/<split>.tsv[.gz].
 
@@ -33,6 +35,7 @@ def read_beir(
         unknown_ids: judgements of a query or document that the folder does not hold: "error"
             raises; "drop" leaves them out; "keep" keeps them, so that a relevant document which
             cannot be retrieved still counts in recall, as trec_eval counts it.
+        skipped: counts the judgements that are left out.
 
     Returns:
         A Collection in the order of the files.
@@ -63,7 +66,7 @@ def read_beir(
     for identifier, title, text in iter_beir_corpus(root):
         titles.append(title)
         documents[identifier] = join_title(title, text)
-    queries, qrels = judged_queries(root, documents, splits, unknown_ids)
+    queries, qrels = judged_queries(root, documents, splits, unknown_ids, skipped)
     columns = list(documents), list(documents.values()), list(queries), list(queries.values())
     return Collection(*columns, qrels, titles)
 
@@ -73,6 +76,7 @@ def judged_queries(
     documents: AnyCollection[str],
     splits: Sequence[str] | None,
     unknown_ids: UnknownIds,
+    skipped: Counter[str] | None,
 ) -> tuple[dict[str, str], dict[str, Qrels]]:
     """The queries of a BEIR folder, and judgements by split; documents are the ids there are."""
     files = _qrels_files(root, splits)
@@ -82,7 +86,7 @@ def judged_queries(
     }
     known = (queries, "queries.jsonl"), (documents, "corpus.jsonl")
     return queries, {
-        split: known_judgements(read_qrels(path), path, *known, unknown_ids)
+        split: known_judgements(read_qrels(path), path, *known, unknown_ids, skipped)
         for split, path in files.items()
     }
 
@@ -167,6 +171,7 @@ def known_judgements(
     queries: tuple[AnyCollection[str], str],
     documents: tuple[AnyCollection[str], str],
     unknown_ids: UnknownIds,
+    skipped: Counter[str] | None,
 ) -> Qrels:
     """The judgements, in the file at path, whose query and document are there; see `read_beir`.
 
@@ -189,4 +194,6 @@ def known_judgements(
                     f'{path} judges {unknown}; pass unknown_ids="drop" to leave such judgements '
                     'out or unknown_ids="keep" to count them'
                 )
+            elif skipped is not None:
+                skipped["judgements of unknown ids"] += 1
     return kept

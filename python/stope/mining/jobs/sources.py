@@ -133,7 +133,9 @@ class Candidates:
             ]
             known = [[row_of[name] for name, _ in row if name in row_of] for row in best]
             self._run = Lists.from_sequences(known)
-            self._count_unknown("run", sum(map(len, listed)), len(self._run.ids))
+            # Where it has none of the queries, all of it is unknown.
+            count = sum(map(len, listed)) or sum(map(len, self.sources.run.values()))
+            self._count_unknown("run", count, len(self._run.ids))
         if self.sources.groups is not None:
             numbers: dict[Any, int] = {}
             self._groups = np.full(len(self.pairs.corpus_ids), -1, dtype=np.int64)
