@@ -17,7 +17,7 @@ else:
     import tomli as tomllib  # comes with pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_NO_EXTRA = {"cupy", "jax", "lance", "semhash", "txtai"}  # of `all`: CI does without them
+OF_NO_EXTRA = {"cupy", "jax", "lance"}  # of `all`: CI does without them
 
 
 def asked_for():

@@ -10,7 +10,7 @@ import warnings
 
 import stope
 
-# The frameworks that a developer may do without; CI has all but txtai.
+# The frameworks that a developer may do without; CI has all of them.
 OPTIONAL = {
     "stope.integrations.haystack": "haystack",
     "stope.integrations.langchain": "langchain_core",
