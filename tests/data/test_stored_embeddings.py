@@ -157,6 +157,19 @@ def test_arrow_is_not_copied():
     np.testing.assert_array_equal(from_arrow(answer["scores"]), best.scores)
 
 
+def test_tensors_of_one_axis_are_lists():
+    x = np.ascontiguousarray(ROWS)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(x)
+    assert np.shares_memory(from_arrow(tensors), x)
+    np.testing.assert_array_equal(from_arrow(tensors.slice(10, 7)), x[10:17])
+    chunked = pa.chunked_array([tensors.slice(0, 400), tensors.slice(400)])
+    np.testing.assert_array_equal(from_arrow(chunked), x)
+    np.testing.assert_array_equal(from_arrow(pa.table({"v": chunked})["v"]), x)
+    matrices = pa.FixedShapeTensorArray.from_numpy_ndarray(x.reshape(500, 2, 6))
+    with pytest.raises(TypeError, match=r"v is of type .*fixed_shape_tensor.*; cast it to lists"):
+        from_arrow(matrices, "v")
+
+
 @pytest.mark.parametrize(
     ("column", "kind", "message"),
     [

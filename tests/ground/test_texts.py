@@ -1,5 +1,7 @@
 """Texts on the disk: read by several processes and threads, appended to by several."""
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -38,6 +40,17 @@ print("fine")
 def test_forked_processes_read_the_same_texts(succeeds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "fine" in succeeds(FORKED)
+
+
+def test_copies_share_the_file_and_pickles_are_refused(tmp_path):
+    texts = StoredTexts(tmp_path)
+    texts.extend(["a", "b"])
+    for other in (copy.deepcopy(texts), copy.copy(texts)):
+        other.extend(["c"])
+        texts.extend([])
+        assert (list(texts), list(other)) == (["a", "b"], ["a", "b", "c"])
+    with pytest.raises(TypeError, match=r"unnamed file .* cannot be pickled .* give it list"):
+        pickle.dumps(texts)
 
 
 def test_threads_append_to_what_they_took(tmp_path):

@@ -37,7 +37,7 @@ class StoredTexts(Sequence[str]):
     """A sequence of strings that lie in a file without a name, which goes when the object does.
 
     Strings are appended; then any are read where they are asked for. Threads may share it, and
-    processes that fork may read it.
+    processes that fork may read it; copies share the file, and pickling is refused.
 
     Args:
         folder: where the file is made.
@@ -76,6 +76,21 @@ class StoredTexts(Sequence[str]):
         others._file, others._places = self._file, self._places[rows]
         others.extend(more)
         return others
+
+    def __copy__(self) -> StoredTexts:
+        """The same strings; what is appended to one of the two the other does not have."""
+        return self.taken(np.arange(len(self)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StoredTexts:
+        """As `copy.copy`: what lies in the file is not changed."""
+        return self.__copy__()
+
+    def __reduce__(self) -> str:
+        """Refuse: another process does not have the file."""
+        raise TypeError(
+            "texts that lie in an unnamed file on the disk cannot be pickled for another process; "
+            "give it list(texts), or read them without a folder there"
+        )
 
     def __len__(self) -> int:
         """How many strings there are."""

@@ -25,7 +25,8 @@ def from_arrow(column: Any, name: str = "column") -> NDArray[Any]:
 
     Args:
         column: ``pyarrow.Array`` or ``ChunkedArray`` of lists (fixed-size lists, lists or large
-            lists) of float32, float16, int8 or int64.
+            lists) of float32, float16, int8 or int64, or of tensors with one axis (Arrow's of fixed
+            shape, Ray Data's).
         name: what an error calls it.
 
     Raises:
@@ -41,6 +42,9 @@ def from_arrow(column: Any, name: str = "column") -> NDArray[Any]:
     arrow = need("pyarrow", extra="train")
     if not isinstance(column, arrow.Array | arrow.ChunkedArray):
         raise TypeError(f"{name} is {shown(column)}; give an Arrow array of lists of numbers")
+    if isinstance(column.type, arrow.BaseExtensionType) and _is_vector(column.type):
+        chunks = [chunk.storage for chunk in getattr(column, "chunks", [column])]
+        column = arrow.chunked_array(chunks, column.type.storage_type)
     number = str(number_type(column.type))
     if number not in NUMBERS:
         raise TypeError(f"{name} is of type {column.type}; cast it to lists of float32")
@@ -70,6 +74,11 @@ def to_arrow(rows: Any) -> Any:
         raise TypeError("rows are bfloat16, which Arrow does not have; cast them to float32")
     values = np.ascontiguousarray(on_host(rows))
     return arrow.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1])
+
+
+def _is_vector(tensor: Any) -> bool:
+    """Whether a type of tensors has one axis."""
+    return len(getattr(tensor, "shape", ())) == 1
 
 
 def number_type(kind: Any) -> Any:
