@@ -104,6 +104,18 @@ def test_sigmoid_oracle():
 # --- bad input -----------------------------------------------------------------------------------
 
 
+def test_a_loss_inside_a_checkpoint():
+    """Whose saved tensors may be unpacked once."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(n, 8, generator=generator, requires_grad=True) for n in (6, 18)]
+    loss = InfoNCELoss(0.1, learnable_temperature=True)
+    leaves = [*rows, *loss.parameters()]
+    plain = torch.autograd.grad(loss(*rows), leaves)
+    again = torch.utils.checkpoint.checkpoint(loss, *rows, use_reentrant=False)
+    for a, b in zip(plain, torch.autograd.grad(again, leaves), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "sentence"),
     [

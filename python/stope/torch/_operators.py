@@ -210,8 +210,8 @@ def _differentiate(ctx: Any, row_gradients: Any, *_: Any) -> tuple[Any, ...]:
     nothing: tuple[Any, ...] = (None,) * (ctx.inputs + 1)
     if row_gradients is None:
         return nothing
-    tensors = ctx.saved_tensors[: ctx.inputs]
-    saved = list(ctx.saved_tensors[ctx.inputs :])
+    kept = ctx.saved_tensors  # once: a checkpoint around the loss gives them no second time
+    tensors, saved = kept[: ctx.inputs], list(kept[ctx.inputs :])
     gradients = torch.ops.stope.infonce_backward(
         row_gradients, ctx.needs_input_grad[1], saved, *tensors, ctx.options
     )
