@@ -47,6 +47,7 @@ void fill_scan(stope::ScanKernels* scan) {
   scan->head_rows = head_rows<Format>;
   scan->select_columns = select_columns<Format>;
   scan->reach = reach<Format>;
+  scan->reach_entries = reach_entries<Format>;
   scan->read_tile = read_tile<Format>;
   scan->peak = peak<Format>;
 }
@@ -93,6 +94,7 @@ void fill(stope::KernelTable* table, const char* name) {
   table->combine = combine;
   table->add_wide = add_wide;
   table->move_bounds = move_bounds;
+  table->scale_bounds = scale_bounds;
   table->add_rows = add_rows;
   table->widen = widen;
   table->normalise = normalise;

@@ -172,6 +172,10 @@ struct ScanKernels {
   void (*reach)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
                 const PanelRun* panels, bool biased, float* most);
 
+  // As reach, of every entry: entries[r * stride + 16 * p + c].
+  void (*reach_entries)(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                        const PanelRun* panels, bool biased, float* entries);
+
   // scores[r * scores_stride + 16 * p + c] = scales[r] * scale of row c of panel p * that entry.
   void (*read_tile)(const TileEntry* tile, std::int64_t stride, int rows, const float* scales,
                     const PanelRun* panels, float* scores, std::int64_t scores_stride);
@@ -359,6 +363,10 @@ struct KernelTable {
   // Moves the bounds; returns, as bits, those that are not below the limit afterwards, NaN
   // included.
   std::uint64_t (*move_bounds)(float* bounds, const BoundMove* move);
+  // bounds[i] = at least base + slope * bounds[i], and at least -1e38, for each bit i of `which`,
+  // at most 64; bounds are readable and writable to the next multiple of 16, or to `count`.
+  void (*scale_bounds)(float* bounds, std::int64_t count, std::uint64_t which, float base,
+                       float slope);
 
   // out += weights[0] * row 0, then += weights[1] * row 1, and so on.
   void (*add_rows)(const float* const* rows, const float* weights, std::int64_t count,

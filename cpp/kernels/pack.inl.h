@@ -164,6 +164,27 @@ std::uint64_t move_bounds(float* bounds, const stope::BoundMove* move) {
   return open;
 }
 
+void scale_bounds(float* bounds, std::int64_t count, std::uint64_t which, float base, float slope) {
+  const f32x16 lowest = set_f32(-1e38f), loss = set_f32(0x1p-20f);
+  const f32x16 lost = set_f32(__builtin_fabsf(base) * 0x1p-20f + stope::kTinySquare * 0x1p-10f);
+  const auto scaled = [&](f32x16 bound) {
+    const f32x16 low = max_f32(bound, lowest), most = fma_f32(abs_f32(low), loss, low);
+    const f32x16 value = max_f32(fma_f32(set_f32(slope), most, set_f32(base)), lowest);
+    return add_f32(fma_f32(abs_f32(value), loss, value), lost);
+  };
+  for_each_group(count, [&](std::int64_t i, int lanes) {
+    const std::uint64_t whole = (std::uint64_t{1} << lanes) - 1, wanted = which >> i & whole;
+    if (wanted == 0) return;
+    float changed[kLanes];
+    store_f32(changed, scaled(load_group(bounds + i, lanes)));
+    if (wanted == whole) return store_group(bounds + i, load_f32(changed), lanes);
+    for (std::uint64_t left = wanted; left != 0; left &= left - 1) {
+      const int lane = __builtin_ctzll(left);
+      bounds[i + lane] = changed[lane];
+    }
+  });
+}
+
 // A few vectors of `out` at a time, in registers while all rows pass by.
 template <int kVectors>
 inline void add_rows_block(const float* const* rows, const float* weights, std::int64_t count,

@@ -128,6 +128,23 @@ void reach(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms*
          : reach_block<Format, false>(tile, stride, rows, terms, *panels, most);
 }
 
+template <typename Format, bool kBias>
+inline void reach_entries_block(const TileEntry* tile, std::int64_t stride, int rows,
+                                const RowTerms* terms, const PanelRun& panels, float* entries) {
+  for (int p = 0; p < panels.count; ++p) {
+    const Reach<Format, kBias, 1> reach(terms, panels, p);
+    for (int r = 0; r < rows; ++r)
+      store_f32(entries + r * stride + p * kLanes, reach.of(tile + r * stride, terms[r], 0));
+  }
+}
+
+template <typename Format>
+void reach_entries(const TileEntry* tile, std::int64_t stride, int rows, const RowTerms* terms,
+                   const PanelRun* panels, bool biased, float* entries) {
+  biased ? reach_entries_block<Format, true>(tile, stride, rows, terms, *panels, entries)
+         : reach_entries_block<Format, false>(tile, stride, rows, terms, *panels, entries);
+}
+
 // The second test, of one row.
 template <typename Format, bool kBias, bool kCeiling>
 inline std::uint64_t select_row(const TileEntry* tile, const RowTerms& row, const PanelRun& panels,

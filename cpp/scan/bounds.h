@@ -130,10 +130,6 @@ class Bounds {
   // minus a squared distance.
   struct Line {
     double base, slope;
-    double at(float most) const {
-      const double m = std::max(most, -1e38f);
-      return base + slope * (m + std::fabs(m) * 0x1p-22);
-    }
   };
   Line highest(const QueryBound& q) const {
     if (!euclidean()) return {absolute_, q.scale};

@@ -1,9 +1,9 @@
 // What a bound of a row and some centers is worth once the centers have moved.
 //
 // A bound V is kept as a score (cosine), or as minus a squared distance, so that the scan's numbers
-// become bounds by a multiplication (Bounds::highest). With F the canonical score or distance, D
-// the real one, s the relative rounding of F (of F^2 for distances), delta >= the way of every
-// center of the group, and t = 2^-100 for what underflows:
+// become bounds by a multiplication (Bounds::highest, the kernel `scale_bounds`). With F the
+// canonical score or distance, D the real one, s the relative rounding of F (of F^2 for distances),
+// delta >= the way of every center of the group, and t = 2^-100 for what underflows:
 //   cosine:     F' <= D' + s <= D + |x| delta + s <= V + (1 + 2^-18) delta + 3 s
 //   euclidean:  D >= L = sqrt((T - t) (1 - s)) with T = -V,  D' >= max(L - delta, 0),
 //               F'^2 >= D'^2 (1 - s) - t
@@ -27,11 +27,6 @@ class Drift {
   // A canonical score as a bound: not above it, and not below it.
   float below(float score) const { return euclidean_ ? -square(score, 1 + 0x1p-22) : score; }
   float above(float score) const { return euclidean_ ? -square(score, 1 - 0x1p-22) : score; }
-
-  // The float that is not below a bound.
-  static float bound(double value) {
-    return static_cast<float>(std::max(value + std::fabs(value) * 0x1p-22, -1e38));
-  }
 
   // How bounds move for a row that scores `own` with its own center, where the centers of each
   // group went `ways` at most. What the limit then leaves open could score as much.

@@ -6,12 +6,13 @@ namespace stope::python {
 
 void register_nearest_centers(py::module_& module) {
   module.def("center_groups", center_groups, py::arg("centers"));
+  module.def("group_centers", group_centers, py::arg("centers"));
   module.def(
       "nearest_centers",
       [](const py::object& rows, const py::object& centers, const py::object& before,
-         const std::string& metric, const py::buffer& labels, const py::buffer& scores,
-         const py::buffer& reached, int threads, const py::object& allocate,
-         const py::object& progress) {
+         const std::string& metric, const py::buffer& order, const py::buffer& labels,
+         const py::buffer& scores, const py::buffer& reached, int threads,
+         const py::object& allocate, const py::object& progress) {
         const Array x = import_matrix(rows, "x");
         const Array to = import_matrix(centers, "init");
         PythonProgress reporter(progress);
@@ -23,6 +24,7 @@ void register_nearest_centers(py::module_& module) {
         call.before = from.matrix;
         call.metric = parse_word(metric, "metric", kMetrics);
         const std::int64_t count = x.matrix.rows;
+        call.order = import_vector<std::int64_t>(order, "order", to.matrix.rows, false);
         call.labels = import_vector<std::int64_t>(labels, "labels", count, true);
         call.scores = import_vector<float>(scores, "scores", count, true);
         call.reached =
@@ -33,8 +35,8 @@ void register_nearest_centers(py::module_& module) {
         run_without_gil(nearest_centers, call, &reporter);
       },
       py::kw_only(), py::arg("rows"), py::arg("centers"), py::arg("before"), py::arg("metric"),
-      py::arg("labels"), py::arg("scores"), py::arg("reached"), py::arg("threads"),
-      py::arg("allocate"), py::arg("progress"));
+      py::arg("order"), py::arg("labels"), py::arg("scores"), py::arg("reached"),
+      py::arg("threads"), py::arg("allocate"), py::arg("progress"));
 }
 
 }  // namespace stope::python

@@ -139,12 +139,14 @@ def sampling_keys(
     *, seed: int, first_query: int, ids: NDArray[Any], rows: int, columns: int, keys: NDArray[Any]
 ) -> None: ...
 def center_groups(centers: int) -> int: ...
+def group_centers(centers: int) -> int: ...
 def nearest_centers(
     *,
     rows: object,
     centers: NDArray[Any],
     before: NDArray[Any] | None,
     metric: str,
+    order: NDArray[Any],
     labels: NDArray[Any],
     scores: NDArray[Any],
     reached: NDArray[Any],

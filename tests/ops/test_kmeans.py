@@ -308,6 +308,8 @@ def rounds_of_centers(case):
     rows, dim, k = 150, 21, 70
     if case == "wide groups":
         k = 1100  # 69 panels: groups of two
+    if case == "fast ones":
+        k = 400  # 25 panels: one more of the centers that went farthest
     if case == "one":
         k = 1
     x = random.standard_normal((rows, dim))
@@ -324,7 +326,7 @@ def rounds_of_centers(case):
     rounds = [centers]
     for step in steps:
         moved = rounds[-1] + step * random.standard_normal(centers.shape) / dim**0.5
-        still = random.random(k) < 0.5
+        still = random.random(k) < (0.97 if case == "fast ones" else 0.5)
         moved[still] = rounds[-1][still]
         if step == 0.02 and k > 1:
             moved[k // 2] = x[0]  # as an empty cluster's center goes
@@ -338,17 +340,18 @@ def rounds_of_centers(case):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     "case",
-    ["plain", "wide groups", "one", "alike", "on centers", "zeros", "tiny", "huge"],
+    ["plain", "wide groups", "fast ones", "one", "alike", "on centers", "zeros", "tiny", "huge"],
 )
 def test_assignments_are_those_of_all_scores_and_bounds_hold(metric, case):
     """Round after round: the nearest center of every row, and no bound below what it bounds."""
     x, rounds = rounds_of_centers(case)
     truth = [reference.canonical(x, centers, metric) for centers in rounds]
     k = len(rounds[0])
-    groups = _core.center_groups(k)
-    panels = np.arange(k) // 16
-    members = panels // (panels[-1] // 64 + 1)
+    groups, order = _core.center_groups(k), np.random.default_rng(k).permutation(k)
+    panels = np.argsort(order) // 16
+    members = panels // (panels.max() // 64 + 1)
     assert groups == members.max() + 1 <= 64
+    assert _core.group_centers(k) == np.sum(members == 0) or groups == 1
     for name in isa.available():
         labels = np.full(len(x), -7)
         scores = np.full(len(x), np.nan, np.float32)
@@ -358,7 +361,7 @@ def test_assignments_are_those_of_all_scores_and_bounds_hold(metric, case):
             with isa.only(name):
                 _core.nearest_centers(
                     rows=x, centers=centers, before=before, metric=metric, labels=labels,
-                    scores=scores, reached=reached, threads=1 + number % 2,
+                    order=order, scores=scores, reached=reached, threads=1 + number % 2,
                     allocate=_arrays.workspace, progress=None,
                 )  # fmt: skip
             assert np.array_equal(labels, every.argmax(axis=1))
@@ -381,7 +384,8 @@ def test_rows_whose_bounds_hold_are_not_scanned():
     for before, to in ((None, centers), (centers, centers), (centers, moved)):
         _core.nearest_centers(
             rows=x, centers=to, before=before, metric="euclidean", labels=state[0],
-            scores=state[1], reached=reached, threads=1, allocate=_arrays.workspace, progress=None,
+            scores=state[1], reached=reached, threads=1, order=np.arange(40),
+            allocate=_arrays.workspace, progress=None,
         )  # fmt: skip
         bounds.append(reached.copy())
     way = 0.05 * 32**0.5

@@ -19,6 +19,7 @@ from stope import _arrays, _core
 from stope._checks import choice, integer, real, shown
 from stope._host import on_host
 from stope.lists import Lists, offsets_of
+from stope.ops._center_order import costs_of, settled_order
 from stope.ops._exact_sum import exact_sum
 from stope.ops._search import Besides, search
 from stope.progress import Progress, check_progress
@@ -129,6 +130,7 @@ class KMeansShard:
         self.labels = np.full(self.rows, -1)
         self.scores = np.empty(self.rows, dtype=np.float32)
         self.reached = np.empty((self.rows, _core.center_groups(k)), dtype=np.float32)
+        self.order, self.settled = np.arange(k), False
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Some of the rows."""
@@ -158,11 +160,17 @@ class KMeansShard:
             best = search(self.x, there, 1, metric=self.metric, progress=progress, besides=names)
             self.labels, self.scores = (on_host(part)[:, 0] for part in (best.ids, best.scores))
         elif self.rows:
+            if self.before is not None and not self.settled:
+                self.settled = True
+                self.order = settled_order(
+                    self.reached, self.labels, self.scores, self.before, centers, self.metric
+                )
             _core.nearest_centers(
                 rows=self.x,
                 centers=centers,
                 before=self.before,
                 metric=self.metric,
+                order=self.order,
                 labels=self.labels,
                 scores=self.scores,
                 reached=self.reached,
@@ -173,7 +181,7 @@ class KMeansShard:
         self.before = centers
         return Assigned(
             np.bincount(self.labels, minlength=len(centers)),
-            exact_sum(_costs(self.scores, self.metric)),
+            exact_sum(costs_of(self.scores, self.metric)),
             not np.array_equal(before, self.labels),
         )
 
@@ -254,7 +262,7 @@ class _Shards:
         """What every row adds to inertia with each of some rows as its center, float64."""
         values = self.take(rows, "")
         scores = self.each(lambda shard: shard.scores_of(values))
-        return _costs(np.concatenate(scores, axis=1), metric)
+        return costs_of(np.concatenate(scores, axis=1), metric)
 
     def assign(self, centers: NDArray[np.float32], told: _Told) -> tuple[Assigned, float]:
         """What all shards say together, and inertia."""
@@ -427,12 +435,6 @@ def _plus_plus(
         if progress is not None:
             progress(count, k)
     return chosen
-
-
-def _costs(scores: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
-    """What each row adds to inertia."""
-    wide = scores.astype(np.float64)
-    return np.square(wide) if metric == "euclidean" else np.maximum(1 - wide, 0)
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:

@@ -62,7 +62,7 @@ def kmeans(
             which is exact), an init of another kind.
 
     Memory beyond inputs and outputs: 30·k·dim bytes of centers and sums, 100 bytes a row and 4
-    more for every 16 centers (256 at most), 4,096 rows of float32, and 1,100·dim bytes and 350 KiB
+    more for every 16 centers (256 at most), 4,096 rows of float32, and 1,100·dim bytes and 400 KiB
     a thread; k-means++ another 100 bytes a row. On a CUDA device what :func:`stope.topk` takes
     there with k = 1, and 32 bytes a row. Each round brings labels and scores from there (12 bytes a
     row), makes the centers of the sums, and takes the order of rows by cluster back (8 bytes a
@@ -70,7 +70,9 @@ def kmeans(
 
     Speed: from the second update on a row is scored against its own center alone, and against those
     of groups of 16 (64 groups at most) that could hold a nearer one by what was proven before and
-    by how far they moved. The later the update, the fewer. On a CUDA device every round scores all
+    by how far they moved. The later the update, the fewer. Where centers move so far at first that
+    this rules out little, groups are made anew, of centers that are alike, before the second
+    assignment; of many centers the 3% that moved farthest are scored for themselves. On a CUDA device every round scores all
     rows against all centers on tensor cores; labels, centers and inertia are the CPU's, bit for
     bit. The rows of a cluster are added up by one thread for each of its columns there, so that
     few clusters of many rows take long.
