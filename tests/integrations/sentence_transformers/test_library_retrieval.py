@@ -13,6 +13,7 @@ pytest.importorskip("sentence_transformers", reason='needs pip install "stope[tr
 from library_cases import LIBRARY, FixedModel
 from sentence_transformers import util
 
+from stope.encoders import static_encoder
 from stope.integrations.sentence_transformers import (
     community_detection,
     paraphrase_mining,
@@ -57,6 +58,7 @@ def test_semantic_search(function, top_k):
         lambda x: x.tolist(),
         lambda x: list(x),
         lambda x: list(x.numpy()),
+        lambda x: x.mT.contiguous().mT,
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -65,6 +67,21 @@ def test_kinds_of_embeddings(kind):
     wanted = semantic_search(queries, corpus, top_k=4)
     assert semantic_search(kind(queries), kind(corpus), top_k=4) == wanted
     assert semantic_search(kind(queries)[0], corpus, top_k=4) == wanted[:1]
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
+def test_a_model_s_own_similarity_is_a_score_function(name):
+    """A method in version 6, the library's function in version 5."""
+    model = static_encoder(["iron ore"], dim=4)
+    model.similarity_fn_name = name
+    queries, corpus = rows(3), rows(50, seed=1)
+    if name == "manhattan":
+        with pytest.raises(ValueError, match=r"manhattan.*which stope does not compute"):
+            semantic_search(queries, corpus, score_function=model.similarity)
+        return
+    function = dict(zip(("cosine", "dot", "euclidean"), FUNCTIONS, strict=True))[name]
+    wanted = semantic_search(queries, corpus, score_function=function)
+    assert semantic_search(queries, corpus, score_function=model.similarity) == wanted
 
 
 def test_equal_scores_are_in_the_order_of_rows():

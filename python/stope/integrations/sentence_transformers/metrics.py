@@ -22,7 +22,8 @@ def metric_of_function(
     """The metric that a function of `sentence_transformers.util` computes.
 
     Args:
-        function: also one that `functools.partial` wraps without arguments.
+        function: also one that `functools.partial` wraps without arguments, or a model's own
+            ``similarity``.
         name: of the argument.
         metrics: those that can be computed here.
 
@@ -32,7 +33,10 @@ def metric_of_function(
     if isinstance(function, functools.partial) and not (function.args or function.keywords):
         function = function.func
     library = getattr(function, "__module__", None) or ""
-    metric = _OF_FUNCTIONS.get(getattr(function, "__name__", ""))
+    word, model = getattr(function, "__name__", ""), getattr(function, "__self__", None)
+    metric = _OF_FUNCTIONS.get(word)
+    if word == "similarity" and hasattr(model, "similarity_fn_name"):
+        metric = metric_of_model(model)
     if metric is None or metric not in metrics or not library.startswith("sentence_transformers."):
         known = [f"util.{word}" for word, metric in _OF_FUNCTIONS.items() if metric in metrics]
         raise ValueError(

@@ -47,7 +47,8 @@ def semantic_search(
         corpus_embeddings: ``[n, dim]``, likewise.
         query_chunk_size, corpus_chunk_size: the library's; memory does not depend on them here.
         top_k: at most so many hits a query.
-        score_function: `util.cos_sim` (also None), `util.dot_score` or `util.euclidean_sim`.
+        score_function: `util.cos_sim` (also None), `util.dot_score`, `util.euclidean_sim`, or the
+            ``similarity`` of a model that is one of them.
 
     Returns:
         For every query a list of ``{"corpus_id": int, "score": float}``, best first.
@@ -327,7 +328,8 @@ def _rows(embeddings: Any, name: str) -> torch.Tensor:
         raise ValueError(f"{name} has {rows.ndim} dimensions; give one row per text")
     if not rows.is_floating_point():
         rows = rows.float()
-    return computable(rows.detach())
+    rows = computable(rows.detach())
+    return rows.contiguous() if rows.ndim == 2 and rows.stride(1) != 1 else rows
 
 
 @contextmanager
