@@ -208,11 +208,14 @@ def _best_pairs(rows: torch.Tensor, count: int, most: int, metric: Metric) -> Pa
     near = stope.topk(
         rows[sample], rows, min(4 * count, len(rows) - 1), metric=metric, exclude=sample[:, None]
     )
-    values = -np.sort(-on_host(near.scores).reshape(-1))
+    told = on_host(near.scores)
+    # No row brings more than `count` pairs, however many it has above the threshold.
+    values = -np.sort(-told[:, :count].reshape(-1))
     threshold = float(values[int(1.2 * wanted * len(sample))])
+    limit = 3 * most + len(rows) // 64  # a sample tells the place of few pairs badly
+    if np.count_nonzero(told >= threshold) * len(rows) > 2 * limit * len(sample):
+        return None
     try:
-        # A sample tells the place of few pairs badly.
-        limit = 3 * most + len(rows) // 64
         above = stope.pairs_above(rows, threshold=threshold, metric=metric, max_pairs=limit)
     except ValueError:  # more pairs than the sample tells; or rows that the graph refuses as well
         return None
