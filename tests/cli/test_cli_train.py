@@ -191,6 +191,7 @@ output: {folder: out, model: there, checkpoint_every: 3, keep_checkpoints: 1}
 """
     )
     done = call("train", "all.yaml", "-q")
+    assert "try it: stope search beir --method dense --encoder " in done.stdout
     assert "MRR@10" in done.stdout
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["after"] == report["training"]["evaluations"][-1]

@@ -189,6 +189,7 @@ def test_the_command_needs_no_pairs(place, tmp_path):
     assert result.exit_code == 0, result.output
     assert "times as fast as its teacher" in result.output
     assert result.output.count("Documents alone cannot judge it") == 1
+    assert f"try it: stope search QUERIES {place}/corpus.txt --method dense " in result.output
     assert load_encoder(tmp_path / "model").encode(["iron"]).shape == (1, 24)
 
 

@@ -60,4 +60,4 @@ def distil(
             raise typer.Exit(130) from None
     terminal.give({"documents": len(texts), "remarks": taught.remarks, "model": str(output)})
     show_remarks(taught.remarks)
-    show_model(output, [Source("", corpus=path, **columns)])
+    show_model(output, [Source(path, pairs_from={}, **columns)])

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from stope._extras import need
 
 T = TypeVar("T")
+_ASKING = timedelta(seconds=5)  # the launcher who has spoken already
 _PATIENCE = timedelta(days=1)  # for what one process does alone; one that ends is heard of at once
 
 
@@ -85,7 +86,7 @@ def first_to_say(sentence: str) -> bool:
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
-            timeout=timedelta(seconds=5),
+            timeout=_ASKING,
         )
         round_of = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         key = hashlib.sha256(f"{round_of} {sentence}".encode()).hexdigest()
