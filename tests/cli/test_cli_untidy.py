@@ -250,6 +250,7 @@ def test_judgements_that_are_left_out_are_counted(call, folder, beir):
     mine = ("mine", "beir", "--split", "test", *EMBEDDED, "--unknown-ids", "drop")
     assert f"10 queries, 150 documents, 10 pairs; {left}" in call(*mine).stderr
     assert left in call(*mine, "--job", "job").stderr
+    assert call(*mine, "-q").stderr == f"stope: beir: {left}\n"
     (beir / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n")
     said = one_sentence(call("search", "beir", code=1).stderr)
     assert said == "beir has no judged query in the split test; name another."

@@ -162,3 +162,19 @@ def test_what_is_no_run_or_says_nothing_of_one_is_refused(folder, call, argument
     (folder / "five.trec").write_text("q0 d0 1 2.0 tag\n")
     said = " ".join(call("report", *arguments, code=code).stderr.replace("│", " ").split())
     assert words in said
+
+
+def test_rows_go_by_their_numbers_as_in_the_search(folder, call):
+    (folder / "c.txt").write_text("iron ore\ncopper wire\n")
+    (folder / "q.txt").write_text("ore\nwire\n")
+    (folder / "j.tsv").write_text("0\t0\t1\n1\t1\t1\n")
+    call("search", "q.txt", "c.txt", "-o", "r.trec")
+    call("report", "r.trec", "j.tsv", "c.txt", "--queries", "q.txt", "-o", "r.html")
+    page = (folder / "r.html").read_text()
+    assert "copper wire" in page
+    assert "iron ore" in page
+    (folder / "c.jsonl").write_text('{"key": "7", "text": "ore"}\n')
+    call("report", "r.trec", "j.tsv", "c.jsonl", code=1)
+    (folder / "q.jsonl").write_text('{"key": "7", "query": "ore"}\n')
+    done = call("report", "r.trec", "j.tsv", "--queries", "q.jsonl", code=1)
+    assert 'no id column among "key", "query"; name it with --query-id-column' in done.stderr

@@ -296,6 +296,8 @@ def mine(
     table = data.pairs
     if not quiet:
         terminal.say(f"{data.described()}.")
+    else:
+        terminal.say_left_out(pairs, data.left_out)
     wanted = sum(mining_job.quotas_of(quotas).values()) if quotas else num_negatives
     if wanted > max(len(table.corpus_ids), _FEWEST_REFUSED):
         option_name = "--quotas" if quotas else "-n"

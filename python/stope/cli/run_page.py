@@ -72,7 +72,8 @@ def page_of_run(context: typer.Context, run: Path, qrels: Path | None, corpus: P
         judged = read_qrels(qrels)
         if chosen["queries"] is not None:
             columns = chosen["query_column"], chosen["query_id_column"]
-            queries = dict(zip(*read_queries(chosen["queries"], *columns), strict=True))
+            texts = read_queries(chosen["queries"], *columns, ids="needed")  # as stope search
+            queries = dict(zip(*texts, strict=True))
         if corpus is not None:
             wanted = {name for grades in judged.values() for name in grades}
             for each in (results, earlier or {}):
@@ -97,5 +98,5 @@ def _texts(
 ) -> dict[str, str]:
     from stope.data import iter_documents
 
-    documents = iter_documents(corpus, text_column, id_column, ids="named")
+    documents = iter_documents(corpus, text_column, id_column, ids="needed")
     return {each.id: each.text for each in documents if each.id in wanted}

@@ -28,7 +28,8 @@ def pairs_of(
         query_ids = [str(line.query_id) for line in lines]
         asked: dict[str, str] = {}
         for name, line in zip(query_ids, lines, strict=True):
-            if text_key(asked.setdefault(name, line.query)) != text_key(line.query):
+            first = asked.setdefault(name, line.query)
+            if first != line.query and text_key(first) != text_key(line.query):
                 raise ValueError(f"{path}: the id {shown(name)} stands for two queries; keep one")
     if not documents and all(line.positive_ids is not None for line in lines):
         documents = _named_by_rows(lines, path)

@@ -354,7 +354,8 @@ def _from_rows(source: Source, path: Path, folder: Path | None) -> SourceData:
     values: dict[str, list[float]] = {name: [] for name in numbers}
     by_id = documents if source.positive_ids else None
     for where, row, example in iter_examples(path, layout, documents=by_id, skipped=left_out):
-        if WEIGHT not in numbers and (late := first_of(row, (WEIGHT,))) is not None:
+        late = None if WEIGHT in numbers else next((n for n in row if n.lower() == WEIGHT), None)
+        if late is not None:
             raise ValueError(missing_before(late, where))
         if not example.positives:
             wrong.append(example)

@@ -187,7 +187,9 @@ def _row(header: list[str], cells: list[str], where: str) -> tuple[str, dict[str
             f"{where}: expected {len(header)} columns as in the header, but found {len(cells)}; "
             "where a cell holds what divides them, write .jsonl"
         )
-    if len(header) > 1 and [cell.strip() for cell in cells] == header:
+    if len(header) > 1 and all(
+        cell.strip() == name for cell, name in zip(cells, header, strict=True)
+    ):
         raise ValueError(
             f"{where}: this is the header once more, as where files are put behind each other; "
             "leave the line out"
