@@ -51,7 +51,9 @@ def test_an_unread_stderr_as_well(folder, unread, buffered):
 
 
 def test_a_pipe_that_is_read_changes_nothing(folder):
-    done = ended(COMMANDS["table"], folder, capture_output=True, encoding="utf-8")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    words = COMMANDS["table"]
+    done = ended(words, folder, capture_output=True, encoding="utf-8", env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "nDCG@10" in done.stdout
     assert "│" in done.stdout
