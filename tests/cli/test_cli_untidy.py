@@ -211,6 +211,19 @@ def test_no_output_takes_the_place_of_a_file_in_a_folder_that_is_read(
     assert {path: path.read_bytes() for path in beir.rglob("*.*")} == before
 
 
+def test_nor_that_of_a_file_to_which_a_link_leads(call, folder, beir):
+    (beir / "corpus.jsonl").rename(folder / "large.jsonl")
+    (beir / "corpus.jsonl").symlink_to(folder / "large.jsonl")
+    before = (folder / "large.jsonl").read_bytes()
+    for name in ("beir/corpus.jsonl", "large.jsonl"):
+        said = one_sentence(call("search", "beir", "-o", name, code=1).stderr)
+        assert said == f"cannot write {name}: it is read or written already; name another."
+    assert (folder / "large.jsonl").read_bytes() == before
+    (folder / "lost.trec").symlink_to("nowhere/run.trec")
+    said = one_sentence(call("search", "absent.tsv", "c.tsv", "-o", "lost.trec", code=1).stderr)
+    assert said.endswith("nowhere does not exist; create it first.")  # before anything is read
+
+
 def test_judgements_without_an_answer_are_told_and_blamed(call, folder):
     (folder / "run.trec").write_text("q1 Q0 d1 1 2.0 x\nq2 Q0 d1 1 2.0 x\n")
     (folder / "j.tsv").write_text("q1\td1\t1\nq2\td1\t0\nq2\td2\t-1\n")

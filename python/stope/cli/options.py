@@ -207,7 +207,7 @@ def check_outputs(
 ) -> None:
     """Refuse, before any work, files that could not be written, or that would replace an input."""
     known = [path.resolve() for path in inputs if path is not None]
-    known += [folder / name for folder in known for name in _FILES_OF_FOLDERS]
+    known += [(folder / name).resolve() for folder in known for name in _FILES_OF_FOLDERS]
     for path, endings in outputs:
         if path is None:
             continue
@@ -215,10 +215,11 @@ def check_outputs(
             raise ValueError(f"cannot write {path}: its name must end in {', '.join(endings)}")
         if path.is_dir():
             raise ValueError(f"cannot write {path}: it is a folder; name a file")
-        _check_folder(path)
-        if path.resolve() in known:
+        file = path.resolve()  # what a link leads to is written
+        _check_folder(file if path.is_symlink() else path)
+        if file in known:
             raise ValueError(f"cannot write {path}: it is read or written already; name another")
-        known.append(path.resolve())
+        known.append(file)
 
 
 def _check_folder(path: Path) -> None:
