@@ -159,6 +159,11 @@ def test_two_runs_in_one_file_are_not_one(tmp_path):
     path.write_text("q1 Q0 d1 1 0.5 bm25\nq1 Q0 d2 1 30.0 dense\n")
     with pytest.raises(ValueError, match=r'both\.trec:2: query "q1" has documents of two runs, ta'):
         read_run(path)
+    path.write_text("q1 Q0 d1 1 0.5 a\nq1 Q0 d2 2 0.4 a\nq1 Q0 d3 1 9.5 b\nq1 Q0 d4 2 9.4 b\n")
+    with pytest.raises(ValueError, match=r"both\.trec:3: "):
+        read_run(path)
+    path.write_text("q1 Q0 d1 1 0.5 bm25\nq1 Q0 d2 2 0.4 dense\nq1 Q0 d3 3 0.3 bm25\n")
+    assert len(read_run(path)["q1"]) == 3  # a merged run that tags whose each document is
 
 
 @pytest.mark.parametrize("name", ["run.json", "run.ndjson", "run.jsonl"])

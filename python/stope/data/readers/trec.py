@@ -95,8 +95,8 @@ def read_run(path: str | PathLike[str]) -> Run:
 
     Raises:
         ValueError: a line without six columns or a field, a score that is not a finite number, a
-            document retrieved twice for a query, a query with two tags; the message begins with
-            "file:line: ". Scores that only rise with the ranks.
+            document retrieved twice for a query, ranks of a query that begin anew under another
+            tag; the message begins with "file:line: ". Scores that only rise with the ranks.
 
     Memory: the run.
 
@@ -132,25 +132,28 @@ def read_run(path: str | PathLike[str]) -> Run:
 
 
 def _trec_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float, float]]:
-    tags: dict[str, str] = {}
+    before: dict[str, tuple[str, float]] = {}
     for number, line in read_lines(path):
         if not line or line.isspace():
             continue
         where = f"{path}:{number}"
-        query, _, document, rank, text, tag = _columns(
+        query, _, document, place, text, tag = _columns(
             line.split(), 6, "query, Q0, document, rank, score, tag", where
         )
-        if tags.setdefault(query, tag) != tag:
+        rank = plain_number(place) or 0.0
+        last_tag, last_rank = before.get(query, (tag, rank))
+        if tag != last_tag and rank <= last_rank:  # merged runs may tag whose a document is
             raise ValueError(
-                f'{where}: query "{query}" has documents of two runs, tagged "{tags[query]}" and '
+                f'{where}: query "{query}" has documents of two runs, tagged "{last_tag}" and '
                 f'"{tag}"; give each run a file'
             )
+        before[query] = tag, rank
         score = plain_number(text)
         if score is None:
             raise ValueError(
                 f'{where}: the score is "{text}", which is not a finite number; give one'
             )
-        yield where, query, document, plain_number(rank) or 0.0, score
+        yield where, query, document, rank, score
 
 
 def _json_results(path: str | PathLike[str]) -> Iterator[tuple[str, str, str, float, float]]:
