@@ -96,15 +96,15 @@ def show_model(model: Path, sources: Sequence[Source]) -> None:
 
 def _searched(source: Source) -> list[str]:
     """What `stope search` is told of a source: its queries, if they have a file, and documents."""
-    path, told = str(source.path), []
-    if Path(path).expanduser().is_dir():
-        tests = (Path(path).expanduser() / "qrels" / f"test{end}" for end in (".tsv", ".tsv.gz"))
+    path, told = Path(source.path).expanduser(), []
+    if path.is_dir():
+        tests = (path / "qrels" / f"test{end}" for end in (".tsv", ".tsv.gz"))
         if not any(map(Path.exists, tests)):
             told += ["--split", source.split]
         if source.unknown_ids != "error":
             told += ["--unknown-ids", source.unknown_ids]
-        return [path, *told]
-    documents = path if source.pairs_from is not None else source.corpus
+        return [str(path), *told]
+    documents = source.path if source.pairs_from is not None else source.corpus
     columns: dict[str, str | None] = {}
     if documents is not None:
         columns |= {"--text-column": source.text_column, "--id-column": source.id_column}
@@ -113,6 +113,7 @@ def _searched(source: Source) -> list[str]:
         columns |= {"--query-id-column": source.query_id_column}
     for option, name in columns.items():
         told += [] if name is None else [option, name]
-    queries = "QUERIES" if source.qrels is None else path
+    queries = "QUERIES" if source.qrels is None else str(path)
+    corpus = "CORPUS" if documents is None else str(Path(documents).expanduser())
     skips = ["--skip-empty"] if source.skip_empty else []
-    return [queries, "CORPUS" if documents is None else str(documents), *told, *skips]
+    return [queries, corpus, *told, *skips]
