@@ -121,7 +121,7 @@ def worker(here, count, folder):
     for name, values in ELSEWHERE.items():
         changes = [f"--set={value}" for value in (f"output.folder={folder}/other", *values)]
         found[name] = commanded(folder / "two.yaml", *changes)
-    found["usage"] = [wrong_usage("train", "--nope"), wrong_usage("--nope"), wrong_usage("no-such")]
+    found["usage"] = [wrong_usage("train", "--nope"), wrong_usage("--none"), wrong_usage("no-such")]
     found["notes"] = noted(folder / "notes", here)
     torch.distributed.barrier()  # the first has the store
     return found
