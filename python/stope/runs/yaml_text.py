@@ -1,9 +1,9 @@
 """A configuration as YAML: read, changed from the command line, shown with all options explained.
 
-Nothing but plain YAML is read: no tags, no code, no key twice. Numbers are those of YAML 1.2: 2e-5
-is one (1.1 would read a text), 010, 1_0 and 1:30 are texts (1.1 would read 8, 10 and 90). What is
-too large or too deep for a configuration is refused before anything is built of it: aliases let a
-few lines stand for millions of values.
+Nothing but plain YAML is read: no tags, no code, no key twice. Numbers are decimal: 2e-5 is one
+(YAML 1.1 would read a text); 010, 0x10, 1_0 and 1:30 are texts (it would read 8, 16, 10 and 90).
+What is too large or too deep for a configuration is refused before anything is built of it: aliases
+let a few lines stand for millions of values.
 """
 
 from __future__ import annotations
