@@ -72,10 +72,10 @@ def kmeans(
     of groups of 16 (64 groups at most) that could hold a nearer one by what was proven before and
     by how far they moved. The later the update, the fewer. Where centers move so far at first that
     this rules out little, groups are made anew, of centers that are alike, before the second
-    assignment; of many centers the 3% that moved farthest are scored for themselves. On a CUDA
-    device every round scores all rows against all centers on tensor cores; labels, centers and
-    inertia are the CPU's, bit for bit. The rows of a cluster are added up by one thread for each of
-    its columns there, so that few clusters of many rows take long.
+    assignment; of 400 centers and more the 3% that moved farthest (64 at most) are scored for
+    themselves. On a CUDA device every round scores all rows against all centers on tensor cores;
+    labels, centers and inertia are the CPU's, bit for bit. The rows of a cluster are added up by
+    one thread for each of its columns there, so that few clusters of many rows take long.
 
     Source: Lloyd 1982; k-means++ (Arthur and Vassilvitskii 2007), here by rejection: rows are
     proposed by the inertia of a moment ago and taken with the ratio of that of now, which is the
