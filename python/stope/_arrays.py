@@ -200,8 +200,11 @@ def on_cpu(matrix: Any) -> Any:
     return matrix.detach().cpu() if hasattr(matrix, "detach") else matrix.get()
 
 
-def as_id_vector(value: Any, name: str = "ids") -> NDArray[np.int64] | None:
-    """A flat vector of integers, if the value is one; None for lists of lists and CSR."""
+def as_id_vector(value: Any, name: str = "ids", *, wraps: bool = False) -> NDArray[np.int64] | None:
+    """A flat vector of integers, if the value is one; None for lists of lists and CSR.
+
+    Those beyond int64 are refused, or `wraps`: they become others, as different as they were.
+    """
     if isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], int):
         return None
     if isinstance(value, Sequence) and not all(isinstance(v, (int, np.integer)) for v in value):
@@ -209,7 +212,7 @@ def as_id_vector(value: Any, name: str = "ids") -> NDArray[np.int64] | None:
     values = on_host(value)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         return None
-    return np.array(as_int64(values, name))
+    return values.astype(np.int64) if wraps else np.array(as_int64(values, name))
 
 
 def _integers(array: Any, name: str) -> NDArray[np.int64]:

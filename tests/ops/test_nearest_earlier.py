@@ -143,6 +143,18 @@ def test_groups_are_calls_of_their_own(case, metric, threads):
     reference.assert_same(rows, stope.nearest_earlier(x, metric=metric))
 
 
+def test_groups_are_told_by_hashes_of_64_bits():
+    torch = pytest.importorskip("torch")
+    _, x = cases.make("gaussian", 1, 6, 5)
+    hashes = np.uint64([2**63 + 1, 7, 2**64 - 1, 2**63 + 1, 2**64 - 1, 7])
+    expected = stope.nearest_earlier(x, groups=[0, 1, 2, 0, 2, 1])
+    assert expected.ids.ravel().tolist() == [-1, -1, -1, 0, 2, 1]
+    for groups in (hashes, (hashes | np.uint64(2**63)).tolist(), torch.from_numpy(hashes)):
+        reference.assert_same(stope.nearest_earlier(x, groups=groups), expected)
+    with pytest.raises(ValueError, match="masked elements"):
+        stope.nearest_earlier(x, groups=np.ma.array(hashes, mask=hashes == 7))
+
+
 def test_a_row_alone_in_its_group_is_looked_at_all_the_same():
     x = np.ones((5, 3), np.float32)
     x[3, 1] = np.nan

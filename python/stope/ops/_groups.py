@@ -19,9 +19,7 @@ def in_groups(
     """(order, offsets): group after group, in each the order given; without groups that order."""
     if groups is None:
         return order, None
-    if getattr(groups, "dtype", None) == np.uint64:  # hashes, say: only whether they differ counts
-        groups = np.asarray(groups).view(np.int64)
-    labels = _arrays.as_id_vector(groups, "groups")
+    labels = _arrays.as_id_vector(groups, wraps=True)  # hashes, say: whether they differ counts
     if labels is None:
         raise TypeError(f"groups is {shown(groups)}; give an integer for each row, or None")
     if labels.size != rows:
