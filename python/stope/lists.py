@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from stope._host import on_host
+
 Ids = NDArray[np.int64]
 
 
@@ -38,7 +40,7 @@ class Lists(NamedTuple):
 
         Raises:
             TypeError: a sequence that does not hold integers alone.
-            ValueError: one beyond int64.
+            ValueError: one beyond int64, or masked.
 
         >>> Lists.from_sequences([])
         Lists(offsets=array([0]), ids=array([], dtype=int64))
@@ -224,7 +226,7 @@ def ranges(starts: Ids, lengths: Ids) -> Ids:
 
 
 def _integers(values: Any, name: str) -> Ids:
-    array = np.asarray(values)
+    array = on_host(values)
     if array.ndim != 1:
         raise TypeError(f"{name} has {array.ndim} dimensions; give a sequence of integers")
     if array.size and array.dtype.kind not in "iu":
@@ -240,6 +242,6 @@ def as_int64(integers: NDArray[Any], name: str) -> Ids:
         ...
     ValueError: ids has 9223372036854775808, beyond int64; give ids of int64
     """
-    if integers.dtype == np.uint64 and integers.max(initial=0) > np.uint64(2**63 - 1):
+    if integers.dtype.kind == "u" and int(integers.max(initial=0)) > np.iinfo(np.int64).max:
         raise ValueError(f"{name} has {integers.max()}, beyond int64; give ids of int64")
     return integers.astype(np.int64, copy=False)

@@ -24,12 +24,14 @@ def test_lists_are_lists(rows, data):
     assert [row.tolist() for row in lists.take(chosen).rows()] == [rows[row] for row in chosen]
 
 
-@pytest.mark.parametrize("ids", [[2**63 + 5], np.uint64([3, 2**63])])
+@pytest.mark.parametrize("ids", [[2**63 + 5], np.uint64([3, 2**63]), np.array([2**63], ">u8")])
 def test_ids_beyond_int64_are_refused_and_not_wrapped(ids):
     for make in (Lists.from_sequences, lambda ids: Lists.from_owners([0] * len(ids[0]), ids[0], 1)):
         with pytest.raises(ValueError, match=r"has 92233720368547758\d\d, beyond int64"):
             make([ids])
     assert Lists.from_sequences([np.uint64([3])]).ids.dtype == np.int64
+    with pytest.raises(ValueError, match="an array has masked elements"):
+        Lists.from_sequences([np.ma.array([1, 2], mask=[False, True])])
 
 
 @pytest.mark.parametrize("num_lists", [2**16, 2**16 + 1, 200_000])
