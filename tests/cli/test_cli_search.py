@@ -11,7 +11,8 @@ from command import EMBEDDED, QUERIES, beir, call, folder, one_sentence, texts
 from typer.testing import CliRunner
 
 from stope.cli.app import app
-from stope.data import read_jsonl, read_run, write_jsonl
+from stope.cli.trained import show_model
+from stope.data import Source, read_jsonl, read_run, write_jsonl
 
 # --- search ------------------------------------------------------------------------------------
 
@@ -271,3 +272,15 @@ def test_train_mines_and_trains_on(call, folder):
     assert "refresh" not in kinds[0]
     assert "refresh" in kinds[1]
     assert (folder / "twice" / "modules.json").exists()
+
+
+def test_what_to_try_is_found_from_a_shell_which_leaves_quoted_paths_alone(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "modules.json").touch()
+    show_model(tmp_path, [Source("~/q.tsv", corpus="~/c.txt", qrels="~/j.tsv")])
+    assert f"stope search {tmp_path}/q.tsv {tmp_path}/c.txt --method" in capsys.readouterr().out
+    (tmp_path / "beir").mkdir()
+    show_model(tmp_path, [Source("~/beir")])
+    assert f"stope search {tmp_path}/beir --split train --method" in capsys.readouterr().out

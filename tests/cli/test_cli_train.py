@@ -16,8 +16,7 @@ pytest.importorskip("yaml", reason="needs the extra train")
 
 from command import beir, call, folder, one_sentence, process, texts
 
-from stope.cli.trained import show_model
-from stope.data import Source, read_jsonl, write_jsonl
+from stope.data import read_jsonl, write_jsonl
 from stope.encoders import load_encoder
 from stope.runs import RunReport, run
 from stope.training.callbacks.log import read_log
@@ -111,18 +110,6 @@ def test_what_to_try_next_is_what_the_same_command_takes(call, folder):
     assert [refresh["step"] for refresh in report["training"]["refreshes"]] == [0, 3]
     refused = call("train", "labels.jsonl", *options, "-o", "c", "-n", 2, code=1).stderr
     assert "data.negatives: leave" in refused
-
-
-def test_what_to_try_is_found_from_a_shell_which_leaves_quoted_paths_alone(
-    tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "modules.json").touch()
-    show_model(tmp_path, [Source("~/q.tsv", corpus="~/c.txt", qrels="~/j.tsv")])
-    assert f"stope search {tmp_path}/q.tsv {tmp_path}/c.txt --method" in capsys.readouterr().out
-    (tmp_path / "beir").mkdir()
-    show_model(tmp_path, [Source("~/beir")])
-    assert f"stope search {tmp_path}/beir --split train --method" in capsys.readouterr().out
 
 
 def test_without_a_guard_negatives_are_there_from_the_first_step(call, folder):
