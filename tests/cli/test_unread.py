@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from command import folder, texts
+from command import EMBEDDED, folder, texts
 
 UNREAD = 141
 COMMANDS = {
@@ -62,8 +62,15 @@ def test_a_pipe_that_is_read_changes_nothing(folder):
     assert failed.stderr.startswith(b"stope: ")
 
 
-def test_files_are_whole_before_anything_is_printed(folder, unread):
-    words = ["search", "queries.jsonl", "corpus.jsonl", "-o", "run.jsonl", "--top", "3"]
-    done = ended(words, folder, stdout=unread, stderr=subprocess.PIPE)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "queries.jsonl", "corpus.jsonl", "--top", "3"],
+        ["mine", "pairs.tsv", "corpus.jsonl", *EMBEDDED, "-n", "3"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_files_are_whole_before_anything_is_printed(folder, unread, words):
+    done = ended([*words, "-o", "out.jsonl"], folder, stdout=unread, stderr=subprocess.PIPE)
     assert done.returncode == UNREAD
-    assert len((folder / "run.jsonl").read_text().splitlines()) == 3 * 40
+    assert len((folder / "out.jsonl").read_text().splitlines()) == 3 * 40

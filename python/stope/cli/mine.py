@@ -336,9 +336,6 @@ def mine(
                 progress=bars.show,
             )
     counts = mined.summary()
-    show_mined(counts, jobs)
-    if jobs is not None:
-        mining_job.say_unknown(jobs)
     if summary is not None:
         with open_atomic(summary) as file:
             file.write(counts.to_json() + "\n")
@@ -349,6 +346,9 @@ def mine(
     if ids is not None and counts.num_negatives:
         write_jsonl(ids, mined.rows())
     written = None if refused else mined.export(output, format.value, scores=scores)
+    show_mined(counts, jobs)
+    if jobs is not None:
+        mining_job.say_unknown(jobs)
     give(counts, jobs, written, output)
     if written is None:
         raise ValueError(refused)
