@@ -69,7 +69,9 @@ def _end_when_unread() -> None:
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
+        if not isinstance(stream, io.TextIOWrapper):  # closed, or a program's that calls `main`
+            continue
+        if not stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode):
             continue
         pipe: Any = _Pipe(stream.fileno(), "wb", closefd=False)
         made = io.TextIOWrapper(

@@ -62,6 +62,18 @@ def test_a_pipe_that_is_read_changes_nothing(folder):
     assert failed.stderr.startswith(b"stope: ")
 
 
+def test_a_stream_of_the_program_that_calls_it_stays(succeeds):
+    said = succeeds(
+        "import contextlib, io, sys\n"
+        "from stope.__main__ import main\n"
+        "sys.argv = ['stope', '--version']\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as told, contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        "print('told', told.getvalue())"
+    )
+    assert said.startswith("told stope ")
+
+
 @pytest.mark.parametrize(
     "words",
     [
