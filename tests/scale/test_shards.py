@@ -198,6 +198,8 @@ def test_names():
         shards.named(np.array([0, 3]), names)
     with pytest.raises(TypeError, match="give an array of integers"):
         shards.named(np.array([0.5]), names)
+    with pytest.raises(ValueError, match="ids has 18446744073709551615, beyond int64"):
+        shards.named(np.uint64([2**64 - 1]), names)
 
 
 def part(scores, ids):

@@ -12,7 +12,7 @@ from stope import _arrays
 from stope._checks import shown
 from stope._host import on_host
 from stope._kinds import iterable, kinds
-from stope.lists import Lists, offsets_of
+from stope.lists import Lists, as_int64, offsets_of
 
 MOST = 2**62  # rows of a corpus
 
@@ -60,7 +60,7 @@ def _integers(ids: Any) -> NDArray[np.int64]:
         values = np.empty(0, object)
     if values.dtype.kind not in "iu":
         raise TypeError(f"ids is {shown(ids)}; give an array of integers")
-    return values.astype(np.int64)
+    return as_int64(values, "ids")
 
 
 def rows_of(matrices: dict[str, Any]) -> list[int]:
