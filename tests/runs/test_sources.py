@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("sentence_transformers", reason="needs the extra train")
 pytest.importorskip("yaml", reason="needs the extra train")
 
-from stope.data import Collection, Source, read_sources, write_beir, write_jsonl
+from stope.data import Collection, Source, read_source, read_sources, write_beir, write_jsonl
 from stope.runs import Config, run
 from stope.runs.judging import judges
 
@@ -174,6 +174,15 @@ def test_pairs_from_raw_text(here, kind):
     options = {"kind": kind}
     data = read_sources([Source(write("raw.jsonl", rows), pairs_from=options)])
     assert len(data.pairs.query_texts) >= 10
+
+
+def test_what_is_left_out_of_raw_text_is_counted(here):
+    rows = [{"text": "iron ore " * 40}, {"text": " "}, {"text": "copper wire " * 40}]
+    source = Source(write("raw.jsonl", rows), pairs_from="crops", skip_empty=True)
+    assert read_source(source).left_out == {"rows without text": 1}
+    corpus = write("c.jsonl", [*rows, {"text": None}])
+    source = dataclasses.replace(source, corpus=corpus)
+    assert read_source(source).left_out == {"rows without text": 3}
 
 
 # --- what judges -------------------------------------------------------------------------------

@@ -175,6 +175,8 @@ def _mined(context: typer.Context, what: Path, pairs: Path | None) -> Page:
     read = None
     if pairs is not None:
         chosen_source = {"split": "train", **options.of_source(context)}
-        read = read_source(Source(pairs, negatives="leave", **chosen_source)).pairs
+        source = read_source(Source(pairs, negatives="leave", **chosen_source))
+        terminal.say_left_out(pairs, source.left_out)
+        read = source.pairs
     layout = Layout(min_relevance=chosen["min_relevance"])
     return of_table(what, read, layout=layout, near=chosen["near"], most_rows=chosen["most_rows"])

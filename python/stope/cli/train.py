@@ -295,8 +295,14 @@ def train(
     if here == 0:
         _say_afresh(Path(config.output.folder), resume)
     with terminal.one_bar(quiet or here > 0) as bar:
+
+        def say(sentence: str) -> None:
+            if quiet and "; left out: " in sentence:  # of a source: as other commands do
+                terminal.say(f"{sentence}.")
+            bar.say(sentence)
+
         try:
-            report = run(config, resume=resume, progress=bar.show, say=bar.say)
+            report = run(config, resume=resume, progress=bar.show, say=say)
         except BaseException as error:
             if launched() > 1:  # torchrun asks to end, perhaps again; first it is said why
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)

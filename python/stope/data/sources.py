@@ -148,17 +148,16 @@ def read_source(
         folder = path_kind(folder, "folder").expanduser()
         folder.mkdir(parents=True, exist_ok=True)
     path = Path(source.path).expanduser()
+    left_out: Counter[str] = Counter()
     if source.pairs_from is not None:
         _refuse(source, _NOT_OF_RAW_TEXT, "pairs_from makes pairs, which")
-        columns = source.text_column, source.id_column
-        data = SourceData(
-            make_pairs(source.pairs_from, path, source.corpus, *columns, source.skip_empty, seed)
-        )
+        more = source.text_column, source.id_column, source.skip_empty, seed, left_out
+        pairs = make_pairs(source.pairs_from, path, source.corpus, *more)
+        data = SourceData(pairs, left_out=dict(left_out))
     elif path.is_dir():
         _refuse(source, _NOT_OF_FOLDERS, f"{path} is a BEIR folder, which")
         if source.unknown_ids == "keep":
             raise ValueError('unknown_ids is "keep", which evaluation has; use "error" or "drop"')
-        left_out: Counter[str] = Counter()
         pairs = _of_beir(source, path, folder, left_out)
         data = SourceData(pairs, left_out=dict(left_out))
     elif source.qrels is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -63,8 +64,11 @@ def make_pairs(
     id_column: str | None,
     skip_empty: bool,
     seed: int,
+    left_out: Counter[str],
 ) -> Pairs:
     """Make pairs from the documents at a path, a file or a BEIR folder; see `stope.data.Source`.
+
+    Rows that are left out count in left_out.
 
     Raises:
         ValueError: no row gave a pair (the sentence says why), or an option out of range.
@@ -79,11 +83,12 @@ def make_pairs(
     elif kind == "title":
         rows = _titled(path, text_column)
     else:
-        rows = read_texts(path, text_column, id_column, skip_empty=skip_empty)[1]
+        _, rows = read_texts(path, text_column, id_column, skip_empty=skip_empty, skipped=left_out)
     queries, positives = KINDS[kind](rows, **options).columns()
     if corpus is None:
         return Pairs.from_texts(queries, positives)
-    documents = list(iter_documents(Path(corpus).expanduser(), skip_empty=skip_empty))
+    file = Path(corpus).expanduser()
+    documents = list(iter_documents(file, skip_empty=skip_empty, skipped=left_out))
     return Pairs.from_texts(
         queries,
         positives,
