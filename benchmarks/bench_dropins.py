@@ -1,6 +1,7 @@
 """sentence-transformers' functions and stope's under the same names, whole calls.
 
     python benchmarks/bench_dropins.py [--rows paraphrase] [--count 100000] [--json PATH]
+    python benchmarks/bench_dropins.py --rows mine --embeddings queries.npy documents.npy
 
 Embeddings are given (a model that returns them), so that the search and what is made of it count.
 Each contender runs in a process of its own, which loads inputs and library first; wall and
@@ -26,6 +27,7 @@ DIM = 384
 FILLER = "which is as long as a passage of some forty words tends to be, " * 3
 SIZES = {"mine": (100_000, 4_000), "paraphrase": (20_000, 2_000), "rescore": (150, 20)}
 SIDES = ("library", "stope")
+FILES: list[str] = []  # of embeddings
 
 
 class Given:
@@ -51,8 +53,14 @@ class Given:
 
 
 def embeddings(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Clustered unit rows, a query for each document."""
+    """The files' first rows; or clustered unit rows, a query for each document."""
     import inputs
+
+    if FILES:
+        queries, documents = (np.load(path, mmap_mode="r")[:count] for path in FILES)
+        if not len(queries) == len(documents) == count:
+            raise SystemExit(f"--embeddings has {len(queries):,} rows; {count:,} are asked for")
+        return np.array(queries), np.array(documents)
 
     work = inputs.Work("dropin", "dropin", count, count, DIM, 1)
     made = inputs.make(work)
@@ -159,10 +167,18 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--quick", action="store_true", help="small sizes; says little on speed")
     parser.add_argument("--count", type=int, default=None, help="in place of each row's size")
+    parser.add_argument(
+        "--embeddings",
+        nargs=2,
+        default=[],
+        metavar=("QUERIES", "DOCUMENTS"),
+        help=".npy files of unit rows, a document for each query",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=None, metavar="PATH")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    FILES.extend(options.embeddings)
     if options.one:
         row, side, count, path = options.one
         measured(row, side, int(count), options.threads, path)
@@ -176,8 +192,10 @@ def main() -> int:
         for side in SIDES:
             with tempfile.TemporaryDirectory() as folder:
                 path = f"{folder}/facts.json"
-                command = [sys.executable, __file__, "--threads", str(options.threads), "--one"]
-                subprocess.run([*command, row, side, str(count), path], check=True)
+                command = [sys.executable, __file__, "--threads", str(options.threads)]
+                files = ["--embeddings", *FILES] if FILES else []
+                one = ["--one", row, side, str(count), path]
+                subprocess.run([*command, *files, *one], check=True)
                 facts[side] = json.loads(Path(path).read_text())
         both = [set(facts[side].pop("found")) for side in SIDES]
         shared = len(both[0] & both[1]) / len(both[0])
