@@ -28,6 +28,7 @@ FILLER = "which is as long as a passage of some forty words tends to be, " * 3
 SIZES = {"mine": (100_000, 4_000), "paraphrase": (20_000, 2_000), "rescore": (150, 20)}
 SIDES = ("library", "stope")
 FILES: list[str] = []  # of embeddings
+OURS: dict[str, Any] = {}  # options of our mine_hard_negatives alone
 
 
 class Given:
@@ -84,7 +85,8 @@ def mine(side: str, count: int) -> Any:
         Given({"query": queries, "document": documents}),
     )
     function = _function(side, "mine_hard_negatives")
-    return lambda: function(dataset, model, relative_margin=0.05, verbose=False)
+    own = OURS if side == "stope" else {}
+    return lambda: function(dataset, model, relative_margin=0.05, verbose=False, **own)
 
 
 def paraphrase(side: str, count: int) -> Any:
@@ -174,11 +176,13 @@ def main() -> int:
         metavar=("QUERIES", "DOCUMENTS"),
         help=".npy files of unit rows, a document for each query",
     )
+    parser.add_argument("--window", action="store_true", help="mine in the library's window, too")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=None, metavar="PATH")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     FILES.extend(options.embeddings)
+    OURS.update({"range_counts": "window"} if options.window else {})
     if options.one:
         row, side, count, path = options.one
         measured(row, side, int(count), options.threads, path)
@@ -194,10 +198,14 @@ def main() -> int:
                 path = f"{folder}/facts.json"
                 command = [sys.executable, __file__, "--threads", str(options.threads)]
                 files = ["--embeddings", *FILES] if FILES else []
+                files += ["--window"] if options.window else []
                 one = ["--one", row, side, str(count), path]
                 subprocess.run([*command, *files, *one], check=True)
                 facts[side] = json.loads(Path(path).read_text())
-        both = [set(facts[side].pop("found")) for side in SIDES]
+        found = [facts[side].pop("found") for side in SIDES]
+        for side, lines in zip(SIDES, found, strict=True):
+            facts[side]["rows"] = len(lines)
+        both = [set(lines) for lines in found]
         shared = len(both[0] & both[1]) / len(both[0])
         right = right and shared > 0.999
         ratio = facts["library"]["cpu"] / facts["stope"]["cpu"]
