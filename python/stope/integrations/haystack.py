@@ -80,9 +80,7 @@ class StopeDocumentStore(memory.InMemoryDocumentStore):  # type: ignore[misc,nam
         """The top_k documents whose embeddings are nearest, as Haystack's method of this name."""
         if not self._kept.index:  # Haystack says what is missing
             return list(super().embedding_retrieval(query_embedding, filters, top_k))
-        among = None
-        if filters:
-            among = [document.id for document in self.filter_documents(filters)]
+        among = [each.id for each in self.filter_documents(filters)] if filters else None
         keep = self.return_embedding if return_embedding is None else return_embedding
         return [
             replace(

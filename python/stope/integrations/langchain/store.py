@@ -107,13 +107,10 @@ class StopeVectorStore(stores.VectorStore):  # type: ignore[misc,name-defined]
         chosen = utils.maximal_marginal_relevance(taken(embedding), rows, lambda_mult, k)
         return [best[place] for place in chosen]
 
-    def _best(
-        self, embedding: Any, k: int, *, filter: Callable[[Any], bool] | None = None, **others: Any
-    ) -> list[tuple[Any, float]]:
+    def _best(self, embedding: Any, k: int, *, filter: Any = None, **others: Any) -> Any:
         if others:
             raise TypeError(f"{next(iter(others))} is no option of a search; give k and filter")
-        among = None if filter is None else self._kept.passing(filter)
-        return self._kept.best(embedding, k, among)
+        return self._kept.best(embedding, k, None if filter is None else self._kept.passing(filter))
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         """From 0 to 1: (1 + cosine) / 2 or 1 / (1 + distance); dot has no bounds."""
