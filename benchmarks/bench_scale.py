@@ -9,7 +9,7 @@ before each. The exit code is 1 where a median is further from the prediction th
 `memory`: peaks of the workers of a local Ray cluster beside what the plan says; 1 where one is
 above 1.3 times that. `corpus`: a made corpus of int8 rows, in eight files, through two workers of
 `--memory`; 1 where a worker took more, or the answer is not that of one process. Files are made in
-`--folder` and removed.
+`--folder` (default: build, which git ignores) and removed; a run that is killed leaves them there.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def main(arguments=None):
     for function in (plan, memory, corpus):
         part = parts.add_parser(function.__name__)
         part.set_defaults(run=function)
-        part.add_argument("--folder", type=Path, default=Path())
+        part.add_argument("--folder", type=Path, default=Path("build"), help="default: build")
         if function is plan:
             part.add_argument("--turns", type=int, default=3)
             part.add_argument("--threads", type=int, default=1)
@@ -212,6 +212,7 @@ def main(arguments=None):
             part.add_argument("--queries", type=int, default=512)
             part.add_argument("--memory", type=int, default=4 << 30)
     options = parser.parse_args(arguments)
+    options.folder.mkdir(parents=True, exist_ok=True)
     return options.run(options)
 
 
