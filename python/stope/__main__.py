@@ -20,10 +20,10 @@ def main() -> None:
     141 where nobody reads any more what it prints, as in ``stope doctor | head -1``.
     """
     _end_when_unread()
-    # Libraries make half a million objects as they are imported, which by default are looked
-    # through again and again meanwhile, and twice at the end: a fifth of a second each time.
-    gc.set_threshold(100_000, 50, 100)
     if sys.argv[1:2] != ["bench"]:  # which measures libraries as they are
+        # These make half a million objects as they are imported, which by default are looked
+        # through again and again meanwhile, and twice at the end: a fifth of a second each time.
+        gc.set_threshold(100_000, 50, 100)
         _sleep_while_waiting()
     if isinstance(sys.stdout, io.TextIOWrapper):  # whose encoding may lack letters of a text
         sys.stdout.reconfigure(errors="backslashreplace")

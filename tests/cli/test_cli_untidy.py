@@ -228,7 +228,7 @@ def test_judgements_without_an_answer_are_told_and_blamed(call, folder):
     (folder / "run.trec").write_text("q1 Q0 d1 1 2.0 x\nq2 Q0 d1 1 2.0 x\n")
     (folder / "j.tsv").write_text("q1\td1\t1\nq2\td1\t0\nq2\td2\t-1\n")
     done = call("evaluate", "run.trec", "j.tsv")
-    said = "j.tsv has no relevant document (of grade 1 at least) for 1 of 2 judged queries, which"
+    said = "j.tsv has no relevant document (of grade 1 at least) for 1 of 2 judged queries, where"
     assert said in done.stderr
     (folder / "j.tsv").write_text("q1\td1\t10001\n")
     said = one_sentence(call("evaluate", "run.trec", "j.tsv", code=1).stderr)

@@ -69,8 +69,9 @@ def test_the_other_names_have_the_values_of_ir_measures(run, qrels):
     result = evaluate(run, qrels, list(measures))
     for query in qrels:
         # Ids that trec_eval takes, without ties, and no query without documents: it divides by 0.
+        # Scores above 0: Compat's library takes that for what is not retrieved.
         order = sorted(run.get(query, {}), key=lambda name: (-run[query][name], name))
-        best = {repr(name): float(-rank) for rank, name in enumerate(order)}
+        best = {repr(name): float(len(order) - rank) for rank, name in enumerate(order)}
         judged = {repr(name): max(grade, -1) for name, grade in qrels[query].items()}
         for name, measure in measures.items():
             if name not in ("infAP", "Judged@2"):

@@ -146,7 +146,7 @@ def evaluate(
     if unanswered:
         terminal.say(
             f"{qrels} has no relevant document (of grade 1 at least) for {unanswered:,} of "
-            f"{counted(len(judged), 'judged queries')}, which score 0."
+            f"{counted(len(judged), 'judged queries')}, where none can be found."
         )
     _say_empty(run, scored)
     if baseline is not None and other is not None:
