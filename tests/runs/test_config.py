@@ -108,6 +108,14 @@ def test_round_trip(sections, tmp_path_factory):
     assert again.fingerprint() == config.fingerprint()
 
 
+@pytest.mark.parametrize("text", ["1e5", "-.5", "1.5e3", "+.5e3", "010", "0x10", "1_0", "1:30"])
+def test_texts_that_look_like_numbers_are_written_as_texts(text, tmp_path):
+    config = Config.from_dict({**LEAST, "data": text})
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    assert Config.from_yaml(file) == config
+
+
 def test_the_fingerprint_is_of_what_decides():
     first = Config.from_dict(LEAST)
     for same in ({"output": "other"}, {"training": {"threads": 1}}):

@@ -18,7 +18,6 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from stope._checks import shown
-from stope._extras import need
 from stope.adapters.recipe import AdapterPart, AdapterRecipe, AdapterSchedule
 from stope.data import Source
 from stope.encoders.prompts import TaskPrompts
@@ -31,7 +30,7 @@ from stope.runs.sections import (
     Prompts,
     SourceSection,
 )
-from stope.runs.yaml_text import change, parse_yaml
+from stope.runs.yaml_text import change, parse_yaml, yaml_of
 from stope.training.negatives.refresh import NegativeRefresh
 from stope.training.options import FieldsOf, Part, Word
 from stope.training.recipe import (
@@ -277,8 +276,7 @@ class Config(Part):
 
     def to_yaml(self) -> str:
         """What `from_yaml` reads."""
-        yaml = need("yaml", extra="train")
-        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True))
+        return yaml_of(self.to_dict())
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

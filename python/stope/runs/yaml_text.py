@@ -51,8 +51,7 @@ def parse_yaml(written: str, where: str) -> Any:
         letter: [each for each in known if each[0] not in _NUMBERS]
         for letter, known in Loader.yaml_implicit_resolvers.items()
     }
-    for tag, number in _NUMBERS.items():
-        Loader.add_implicit_resolver(tag, re.compile(number), list("-+.0123456789"))
+    _tell_numbers(Loader)
     try:
         _check_events(yaml.parse(written, Loader), where)
         loader = Loader(written)
@@ -71,6 +70,25 @@ def parse_yaml(written: str, where: str) -> Any:
         raise ValueError(
             said if said.startswith(where) else f"{where}: not plain YAML ({shown(said)[1:-1]})"
         ) from error
+
+
+def yaml_of(value: Any) -> str:
+    """Plain YAML that `parse_yaml` reads as this, and so do readers of YAML 1.1.
+
+    A text that either would take for a number stands in quotes.
+    """
+    yaml = need("yaml", extra="train")
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc, name-defined]
+        pass
+
+    _tell_numbers(Dumper)
+    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
+def _tell_numbers(reader_or_writer: Any) -> None:
+    for tag, number in _NUMBERS.items():
+        reader_or_writer.add_implicit_resolver(tag, re.compile(number), list("-+.0123456789"))
 
 
 def _check_events(events: Any, where: str) -> None:
