@@ -31,13 +31,13 @@ def small(seed, sizes, objective, **options):
     return queries, documents, given, forward, gradients
 
 
-def near(got, expected, note=""):
+def near(got, expected, note="", terms=0.05):
     """Equal up to float32 summation, measured against the largest of them.
 
-    Numbers below 0.05 are what is left of larger ones (of one dimension and one query, say).
+    Numbers below `terms` are what is left of larger ones (of one dimension and one query, say).
     """
     got, expected = (np.asarray(x, np.float64) for x in (got, expected))
-    largest = max(0.05, np.abs(expected).max(initial=0))
+    largest = max(terms, np.abs(expected).max(initial=0))
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * largest, err_msg=note)
 
 
@@ -51,17 +51,20 @@ def test_any_small_problem(seed, sizes, objective):
 
 @given(SEEDS, SIZES, st.sampled_from(SOFTMAX), st.sampled_from([0.5, 3.0]))
 def test_a_constant_per_row_changes_nothing(seed, sizes, objective, constant):
-    """A coordinate that all documents share adds to all of a row's scores alike."""
+    """A coordinate that all documents share adds to all of a row's scores alike.
+
+    Scores of up to 7 more are rounded by up to 2.4e-7 more each, whatever cancels afterwards.
+    """
     queries, documents, options, forward, gradients = small(seed, sizes, objective)
     ones, shifts = np.ones((len(documents), 1)), constant * np.arange(len(queries))[:, None] % 7
     shifted = [np.concatenate(pair, axis=1, dtype=np.float32) for pair in
                ((queries, shifts), (documents, ones))]  # fmt: skip
     again = stope.infonce_forward(*shifted, **options)
-    near(again.losses, forward.losses)
+    near(again.losses, forward.losses, terms=0.5)
     back = stope.infonce_backward(*shifted, again, **options)
-    near(back.queries[:, :-1], gradients.queries)
-    near(back.documents[:, :-1], gradients.documents)
-    assert np.abs(back.queries[:, -1]).max() <= 2e-5 * max(1e-3, np.abs(back.queries).max())
+    near(back.queries[:, :-1], gradients.queries, terms=0.5)
+    near(back.documents[:, :-1], gradients.documents, terms=0.5)
+    near(back.queries[:, -1], np.zeros(len(queries)), terms=0.5)
 
 
 @given(SEEDS, SIZES, st.sampled_from((*SOFTMAX, "hardness", "pairwise")))
