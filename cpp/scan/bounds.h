@@ -132,7 +132,8 @@ class Bounds {
     double base, slope;
   };
   Line highest(const QueryBound& q) const {
-    if (!euclidean()) return {absolute_, q.scale};
+    // No subnormal: an Intel processor takes a hundred cycles and more to multiply and add one.
+    if (!euclidean()) return {std::max(absolute_, 0x1p-126), q.scale};
     const double factor = (1 - slop_) / (1 + 0x1p-18) / (1 + 0x1p-20);
     return {absolute_ - q.square_low * (1 - 0x1p-20) * factor, 2 * q.scale * factor};
   }
