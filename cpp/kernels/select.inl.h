@@ -206,35 +206,59 @@ std::uint32_t select(const TileEntry* tile, std::int64_t stride, int rows, const
   return above == nullptr ? run(Flag<false>{}, Flag<false>{}) : run(Flag<false>{}, Flag<true>{});
 }
 
+// Of panels [first, first + kPanels), side by side, so that no maximum waits for the one before.
+template <typename Format, bool kBias, int kPanels>
+inline std::uint32_t column_hits(const TileEntry* tile, std::int64_t stride, int rows,
+                                 const stope::ColumnTerms& terms, const PanelRun& panels, int first,
+                                 std::uint32_t hits, std::uint64_t* masks) {
+  f32x16 least[kPanels], bias[kPanels], largest[kPanels];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) {
+    const PanelFooter* footer = footer_of(panels, first + p);
+    const f32x16 error = fma_f32(set_f32(terms.norm), load_f32(footer->norm),
+                                 mul_f32(set_f32(terms.residual), load_f32(footer->residual)));
+    least[p] = sub_f32(load_f32(terms.lower + (first + p) * kLanes), error);
+    if constexpr (kBias)
+      bias[p] = sub_f32(set_f32(0.0f), load_f32(terms.bias + (first + p) * kLanes));
+  }
+  const auto reached = [&](int r, int p) {
+    const f32x16 dot = Format::load_tile(tile + r * stride + (first + p) * kLanes);
+    f32x16 score = mul_f32(dot, set_f32(terms.scale[r]));
+    if constexpr (kBias) score = fma_f32(bias[p], set_f32(terms.half_square[r]), score);
+    return score;
+  };
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) largest[p] = reached(0, p);
+  for (int r = 1; r < rows; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) largest[p] = max_f32(largest[p], reached(r, p));
+  std::uint32_t any = 0;
+#pragma GCC unroll 4
+  for (int p = 0; p < kPanels; ++p) any |= mask_ge(largest[p], least[p]);
+  if (any == 0) return hits;
+  // Without branches: where one column hits, others often do.
+  for (int r = 0; r < rows; ++r) {
+    std::uint64_t mask = 0;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p)
+      mask |= std::uint64_t{mask_ge(reached(r, p), least[p])} << (kLanes * p);
+    const std::uint64_t before = (hits >> r & 1u) != 0 ? masks[r] : 0;
+    masks[r] = before | mask << (kLanes * first);
+    hits |= static_cast<std::uint32_t>(mask != 0) << r;
+  }
+  return hits;
+}
+
 template <typename Format, bool kBias>
 inline std::uint32_t select_columns_block(const TileEntry* tile, std::int64_t stride, int rows,
                                           const stope::ColumnTerms& terms, const PanelRun& panels,
                                           std::uint64_t* masks) {
   std::uint32_t hits = 0;
-  for (int p = 0; p < panels.count; ++p) {
-    const PanelFooter* footer = footer_of(panels, p);
-    const f32x16 error = fma_f32(set_f32(terms.norm), load_f32(footer->norm),
-                                 mul_f32(set_f32(terms.residual), load_f32(footer->residual)));
-    const f32x16 least = sub_f32(load_f32(terms.lower + p * kLanes), error);
-    f32x16 bias;
-    if constexpr (kBias) bias = sub_f32(set_f32(0.0f), load_f32(terms.bias + p * kLanes));
-    const auto reached = [&](int r) {
-      const f32x16 dot = Format::load_tile(tile + r * stride + p * kLanes);
-      f32x16 score = mul_f32(dot, set_f32(terms.scale[r]));
-      if constexpr (kBias) score = fma_f32(bias, set_f32(terms.half_square[r]), score);
-      return score;
-    };
-    f32x16 largest = reached(0);
-    for (int r = 1; r < rows; ++r) largest = max_f32(largest, reached(r));
-    if (mask_ge(largest, least) == 0) continue;
-    for (int r = 0; r < rows; ++r) {
-      const std::uint64_t mask = mask_ge(reached(r), least);
-      if (mask == 0) continue;
-      if ((hits >> r & 1u) == 0) masks[r] = 0;
-      masks[r] |= mask << (kLanes * p);
-      hits |= 1u << r;
-    }
-  }
+  int p = 0;
+  for (; p + 4 <= panels.count; p += 4)
+    hits = column_hits<Format, kBias, 4>(tile, stride, rows, terms, panels, p, hits, masks);
+  for (; p < panels.count; ++p)
+    hits = column_hits<Format, kBias, 1>(tile, stride, rows, terms, panels, p, hits, masks);
   return hits;
 }
 
