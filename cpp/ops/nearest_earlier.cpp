@@ -21,7 +21,7 @@ class NearestEarlier {
   explicit NearestEarlier(const NearestEarlierCall& call, Workspace workspace = {})
       : call_(call),
         blocks_(stope::kernels(), call.rows, call.rows, call.metric, nullptr,
-                call.threshold > -kInfinity),
+                call.threshold > -kInfinity, true),
         scorer_(blocks_.kernels(), call.rows, call.rows, call.metric),
         rows_{call.rows, call.order},
         block_rows_(blocks_.block_rows(call.rows.rows, blocks_for(call.execution.threads))),
@@ -58,20 +58,22 @@ class NearestEarlier {
     const auto least = [&](std::int64_t place) {
       return std::max(call_.threshold, call_.scores[rows_.row(place)]);
     };
-    blocks_.load_queries(rows_, queries, least, scratch, &fault_);
     blocks_.load_panels(rows_, columns, scratch, &fault_);
+    blocks_.load_queries(rows_, queries, least, scratch, &fault_, columns);
     if (fault_.noted()) return;
     blocks_.select(queries, columns, Reach::kEarlier, scratch,
                    [&](std::int64_t query, std::int64_t column, std::uint64_t mask,
                        const PanelRun& run, const TileEntry* dots) {
-                     collect(rows_.row(queries.first + query), query, columns.first + column, mask,
-                             run, dots, scratch);
+                     collect(queries, query, columns, columns.first + column, mask, run, dots,
+                             scratch);
                    });
   }
 
   // Of what passed in one row of a tile, whatever the others' bounds do not rule out is scored.
-  void collect(std::int64_t row, std::int64_t query, std::int64_t first_place, std::uint64_t mask,
-               const PanelRun& run, const TileEntry* dots, const BlockScratch& scratch) {
+  void collect(const Block& queries, std::int64_t query, const Block& columns,
+               std::int64_t first_place, std::uint64_t mask, const PanelRun& run,
+               const TileEntry* dots, const BlockScratch& scratch) {
+    const std::int64_t place = queries.first + query, row = rows_.row(place);
     float& best = call_.scores[row];
     std::int64_t& best_place = call_.ids[row];
     float uppers[kTileStride], least = std::max(call_.threshold, best);
@@ -94,10 +96,14 @@ class NearestEarlier {
         if (uppers[next] >= least) batch[open++] = places[next];
       if (open == 0) break;
       if (values == nullptr)
-        values = float_row(blocks_.kernels(), call_.rows, call_.metric, row, scratch.query);
+        values = blocks_.values_at(rows_, place, columns, scratch, scratch.query);
       float scores[ExactScorer::kBatch];
       scorer_.score(
-          row, values, [&](int i) { return rows_.row(batch[i]); }, open, scratch.rows, scores);
+          row, values, [&](int i) { return rows_.row(batch[i]); },
+          [&](int i, float* buffer) {
+            return blocks_.values_at(rows_, batch[i], columns, scratch, buffer);
+          },
+          open, scratch.rows, scores);
       for (int i = 0; i < open; ++i) {
         if (scores[i] < call_.threshold) continue;
         if (best_place >= 0 && (scores[i] < best || (scores[i] == best && batch[i] > best_place)))

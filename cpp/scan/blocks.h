@@ -169,14 +169,17 @@ struct BlockScratch {
   float* pack;   // [kLanes * depth]
   float* query;  // [depth]
   float* rows;   // [ExactScorer::scratch_floats(depth)]
+  float* kept;   // [kept rows][depth], the first of the columns
   HeadScratch heads;
 };
 
 class BlockScan {
  public:
-  // With `heads`, select looks at the first part of the depth where that spares products.
+  // With `heads`, select looks at the first part of the depth where that spares products; with
+  // `keeps`, columns that had to be normalised or widened are kept, as many as fit a cache, for
+  // values_at.
   BlockScan(const KernelTable& kernels, const Matrix& queries, const Matrix& corpus, Metric metric,
-            const void* packed, bool heads)
+            const void* packed, bool heads, bool keeps = false)
       : kernels_(kernels),
         scan_(packed == nullptr ? exact_scan(kernels, queries, corpus, metric)
                                 : packed_scan(kernels, queries, metric)),
@@ -184,7 +187,10 @@ class BlockScan {
         packed_(static_cast<const std::int8_t*>(packed)),
         shape_(corpus.columns, scan_.element_bytes),
         bounds_(metric, corpus.columns, &scan_ != &kernels.bfloat16, false),
-        heads_(kernels, scan_, shape_, bounds_, heads && packed == nullptr) {}
+        heads_(kernels, scan_, shape_, bounds_, heads && packed == nullptr),
+        kept_rows_(keeps && packed == nullptr && !read_in_place(corpus, metric)
+                       ? kKeptBytes / (corpus.columns * std::int64_t{sizeof(float)})
+                       : 0) {}
   BlockScan(const BlockScan&) = delete;  // heads_ refers to the others
   BlockScan& operator=(const BlockScan&) = delete;
 
@@ -205,20 +211,32 @@ class BlockScan {
     scratch.pack = workspace->take<float>(kLanes * shape_.depth);
     scratch.query = workspace->take<float>(shape_.depth);
     scratch.rows = workspace->take<float>(ExactScorer::scratch_floats(shape_.depth));
+    scratch.kept = workspace->take<float>(std::min(kept_rows_, panel_rows) * shape_.depth);
     scratch.heads = heads_.take(workspace, query_rows, panel_rows);
     return scratch;
   }
 
+  // The float row at a place, which is among the kept ones of the columns or made in `buffer`.
+  const float* values_at(const PlacedRows& rows, std::int64_t place, const Block& columns,
+                         const BlockScratch& scratch, float* buffer) const {
+    const std::int64_t column = place - columns.first;
+    if (column >= 0 && column < std::min(columns.count(), kept_rows_))
+      return scratch.kept + column * shape_.depth;
+    return float_row(kernels_, rows.matrix, metric_, rows.row(place), buffer);
+  }
+
   // Quantises the block's rows; least(place) is the score that a row's candidates must reach.
+  // `loaded` are the columns, where they were loaded before.
   template <typename Least>
   void load_queries(const PlacedRows& rows, const Block& block, Least&& least,
-                    const BlockScratch& scratch, RowFault* fault) const {
+                    const BlockScratch& scratch, RowFault* fault,
+                    const Block& loaded = {0, 0}) const {
     const float scale = fixed_scale(rows.matrix, metric_);
     const bool heads = heads_.cuts() > 0;
     for (std::int64_t i = 0; i < block.count(); ++i) {
       const std::int64_t row = rows.row(block.first + i);
       prefetch_ahead(rows, block.first + i, block.end);
-      const float* values = float_row(kernels_, rows.matrix, metric_, row, scratch.query);
+      const float* values = values_at(rows, block.first + i, loaded, scratch, scratch.query);
       RowStats stats;
       scan_.quantise(values, shape_.depth, shape_.depth_padded, scale,
                      scratch.codes + i * shape_.query_bytes, &stats);
@@ -244,8 +262,9 @@ class BlockScan {
       for (int c = 0; c < count; ++c) {
         ids[c] = rows.row(block.first + first + c);
         prefetch_ahead(rows, block.first + first + c, block.end);
-        values[c] =
-            float_row(kernels_, rows.matrix, metric_, ids[c], scratch.pack + c * shape_.depth);
+        float* row = first + c < kept_rows_ ? scratch.kept + (first + c) * shape_.depth
+                                            : scratch.pack + c * shape_.depth;
+        values[c] = float_row(kernels_, rows.matrix, metric_, ids[c], row);
       }
       std::int8_t* panel = scratch.panels + first / kLanes * shape_.bytes;
       pack_floats(scan_, values, ids, count, scale, shape_, panel, fault);
@@ -332,6 +351,7 @@ class BlockScan {
  private:
   static constexpr std::int64_t kBlockBytes = 3 << 20;  // of queries, and of panels
   static constexpr std::int64_t kPartBytes = 192 << 10;
+  static constexpr std::int64_t kKeptBytes = 3 << 20;
   static constexpr std::int64_t kLeastRows = 256;
   static constexpr std::int64_t kMostRows = 4096;  // a task should end before Ctrl-C seems dead
   static constexpr std::int64_t kMultiple = kMaxTilePanels * kLanes;
@@ -371,6 +391,7 @@ class BlockScan {
   PanelShape shape_;
   Bounds bounds_;
   Heads heads_;
+  const std::int64_t kept_rows_;
 };
 
 }  // namespace stope

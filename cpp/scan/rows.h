@@ -70,6 +70,16 @@ class ExactScorer {
   template <typename Ids>
   void score(std::int64_t query_row, const float* query, Ids ids, int count, float* scratch,
              float* scores) const {
+    const auto values = [&](int i, float* row) {
+      return float_row(kernels_, corpus_, metric_, ids(i), row);
+    };
+    score(query_row, query, ids, values, count, scratch, scores);
+  }
+
+  // As above, where values(i, row) gives the float row of ids(i), if need be in `row`.
+  template <typename Ids, typename Values>
+  void score(std::int64_t query_row, const float* query, Ids ids, Values values, int count,
+             float* scratch, float* scores) const {
     if (scored_as_int8(corpus_, metric_)) {
       const auto* q = static_cast<const std::int8_t*>(row_data(queries_, query_row));
       for (int i = 0; i < count; ++i)
@@ -78,8 +88,7 @@ class ExactScorer {
       return;
     }
     const float* rows[kBatch];
-    for (int i = 0; i < count; ++i)
-      rows[i] = float_row(kernels_, corpus_, metric_, ids(i), scratch + i * corpus_.columns);
+    for (int i = 0; i < count; ++i) rows[i] = values(i, scratch + i * corpus_.columns);
     const auto exact = metric_ == Metric::kEuclidean ? kernels_.exact_distance : kernels_.exact_dot;
     exact(&query, 1, rows, count, corpus_.columns, scores, kBatch);
   }

@@ -52,6 +52,7 @@ pairs = {"metric": "cosine", "threshold": 0.245}
 work = {
     "knn_graph": lambda: stope.knn_graph(x, 10),
     "nearest_earlier": lambda: stope.nearest_earlier(x),
+    "normalised": lambda: stope.nearest_earlier(x, metric="cosine"),
     "count": lambda: stope.pairs_above(x, count_only=True, **pairs),
     "sink": lambda: stope.pairs_above(x, sink=lambda *chunk: None, **pairs),
     "few": lambda: stope.pairs_above(x, metric="cosine", threshold=0.4),
@@ -105,6 +106,7 @@ def test_extra_memory_of_kmeans(succeeds):
     [
         ("knn_graph", 40_000 * (24 * 10 + 1208 + 12 * 10) / 2**20 + 14),
         ("nearest_earlier", 14),
+        ("normalised", 20),
         ("count", 14),
         ("sink", 180 + 14),
         ("few", 60),

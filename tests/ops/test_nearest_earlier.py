@@ -57,6 +57,22 @@ def test_every_isa_and_number_of_threads(metric, case, threads):
                 reference.assert_same(got, expected, f"n={n} {isa} {count} threads")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_more_rows_than_are_kept_normalised(dtype, threads):
+    """Of 4,000 dims 3 MiB hold 196 rows; blocks have 256 and more."""
+    rng = np.random.default_rng(2)
+    centers = rng.standard_normal((9, 4000))
+    x = (centers[rng.integers(9, size=600)] + rng.standard_normal((600, 4000))).astype(dtype)
+    order = rng.permutation(600)
+    expected = expected_nearest(stope.similarity(x, x, metric="cosine"), order)
+    for isa in stope.isa.available():
+        for count in (1, 3):
+            threads(count)
+            with stope.isa.only(isa):
+                got = stope.nearest_earlier(x, order, metric="cosine")
+            reference.assert_same(got, expected, f"{isa} {count} threads")
+
+
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("dim", [1, 15, 17, 64, 100])
 def test_ragged_shapes(metric, dim):

@@ -60,8 +60,8 @@ def nearest_earlier(
             a norm of 2^63 or more under ``dot`` or ``euclidean``.
         TypeError: a dtype that is not supported, such as float64 (cast it).
 
-    Memory beyond inputs and results: about 7 MiB a thread, less for small x, and with groups at
-    most 48 bytes a row; on a CUDA device that
+    Memory beyond inputs and results: about 7 MiB a thread (10 where rows are normalised or
+    widened), less for small x, and with groups at most 48 bytes a row; on a CUDA device that
     of :func:`stope.topk` with k = 1, and a copy of the order. There the scan is topk's, on the
     caller's stream, and a CUDA graph captures it as it does that.
 
