@@ -10,6 +10,7 @@
 // where slabs do, which depend on the threads.
 #pragma once
 
+#include "flush.inl.h"
 #include "kernel_table.h"
 
 namespace {
@@ -189,9 +190,11 @@ void accumulate_tile(Precision, const stope::InfonceProduct* product) {
   const std::int64_t down = p.transposed ? 1 : p.columns, along = p.transposed ? p.columns : 1;
   const std::int64_t inner = p.transposed ? p.rows : p.columns;
   const auto sum = p.transposed && p.add ? multiply<true> : multiply<false>;
+  const unsigned before = flush_subnormals();
   sum({static_cast<const float*>(p.weights), down, along}, p.transposed ? p.columns : p.rows,
       {static_cast<const float*>(p.inner), padded_depth(p.depth), kLanes}, p.depth,
       {inner, inner, p.add}, p.out, p.depth);
+  end_flush(before);
 }
 
 }  // namespace

@@ -6,7 +6,11 @@
 namespace {
 
 constexpr float kSmallestExponent = -87.3f;  // e^x is a normal number above
-constexpr float kSmallestPower = -126.0f;    // and 2^x above this
+// And 2^x above this, also where a polynomial comes out a little low: at -126 it would not be, and
+// every entry that is far below the others would cost a hundred cycles.
+constexpr float kSmallestPower = -125.99f;
+constexpr float kSmallestWeightPower = -80.0f;  // of weights, beside the largest
+constexpr float kSmallestWeight = 0x1p-80f;
 constexpr float kLog2E = 1.44269504088896341f;
 
 // e^x for x <= 88, within 2 units in the last place; 0 below kSmallestExponent.
@@ -38,13 +42,16 @@ inline f32x16 exp2_rough(f32x16 x, f32x16 smallest = set_f32(kSmallestPower)) {
   return times_power_of_two(p, n);
 }
 
-// The x above which factor * 2^x is a normal number: what is below costs a hundred cycles and more,
-// and comes to nothing in bfloat16.
+// The x above which factor * 2^x counts as a weight. Gradients are sums of products with weights,
+// and where some of these are no normal numbers, each costs a hundred cycles and more: so weights
+// end at 2^-80 of the largest, far from what float32 can tell, and all that is made of them is
+// normal.
 inline float smallest_power(float factor) {
   std::uint32_t bits;
   __builtin_memcpy(&bits, &factor, sizeof(bits));
   const int exponent = static_cast<int>(bits >> 23 & 0xff) - 127;
-  return kSmallestPower - static_cast<float>(exponent < 0 ? exponent : 0);
+  const float normal = kSmallestPower - static_cast<float>(exponent < 0 ? exponent : 0);
+  return normal < kSmallestWeightPower ? kSmallestWeightPower : normal;
 }
 
 }  // namespace

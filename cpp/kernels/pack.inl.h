@@ -5,6 +5,7 @@
 // Both sums are float32; `inflation` covers the rounding of any summation order.
 #pragma once
 
+#include "flush.inl.h"
 #include "format.inl.h"
 
 namespace {
@@ -204,17 +205,20 @@ inline void add_rows_block(const float* const* rows, const float* weights, std::
 
 void add_rows(const float* const* rows, const float* weights, std::int64_t count,
               std::int64_t depth, float* out) {
+  const unsigned before = flush_subnormals();
   constexpr int kWide = 8;  // two such blocks hide the latency of an FMA on any listed CPU
   std::int64_t at = 0;
   for (; at + kWide * kLanes <= depth; at += kWide * kLanes)
     add_rows_block<kWide>(rows, weights, count, at, out);
   for (; at + kLanes <= depth; at += kLanes) add_rows_block<1>(rows, weights, count, at, out);
-  if (at == depth) return;
-  const auto rest = static_cast<int>(depth - at);
-  f32x16 sum = load_partial_f32(out + at, rest);
-  for (std::int64_t e = 0; e < count; ++e)
-    sum = fma_f32(set_f32(weights[e]), load_partial_f32(rows[e] + at, rest), sum);
-  store_group(out + at, sum, rest);
+  if (at < depth) {
+    const auto rest = static_cast<int>(depth - at);
+    f32x16 sum = load_partial_f32(out + at, rest);
+    for (std::int64_t e = 0; e < count; ++e)
+      sum = fma_f32(set_f32(weights[e]), load_partial_f32(rows[e] + at, rest), sum);
+    store_group(out + at, sum, rest);
+  }
+  end_flush(before);
 }
 
 inline float root_mean_square(const float* row, std::int64_t depth) {

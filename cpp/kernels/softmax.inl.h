@@ -253,6 +253,7 @@ void weigh_row(float* scores, int count, int padded, const InfonceTerms& terms,
   const f32x16 first = set_f32(coefficients.first), second = set_f32(coefficients.second);
   const f32x16 less =
       set_f32(kKind == stope::kInfonceSigmoid ? -terms.shift : coefficients.reference);
+  const f32x16 least = mul_f32(abs_f32(first), set_f32(kSmallestWeight));
   f32x16 sum = zero, moments = zero;
   const auto weigh = [&](int c, f32x16 s, f32x16 log_weight) {
     const f32x16 x = logit<kFocal>(s, terms, log_weight, less);
@@ -266,6 +267,7 @@ void weigh_row(float* scores, int count, int padded, const InfonceTerms& terms,
     } else {
       weight = mul_f32(first, exp_f32(x));
     }
+    weight = where_le(abs_f32(weight), least, zero, weight);
     if constexpr (kKind != stope::kInfonceSoftmax || kFocal)
       weight = where_le(s, set_f32(kSmallestFinite), zero, weight);
     if constexpr (kKind == stope::kInfonceSigmoid) sum = add_f32(sum, weight);

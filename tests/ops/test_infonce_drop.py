@@ -374,3 +374,28 @@ def test_a_row_that_is_not_finite_is_named():
     documents[7, 3] = np.nan
     with pytest.raises(ValueError, match="documents has a NaN or an infinity in row 7"):
         stope.infonce_forward(queries, documents, **options, drop=1e-3)
+
+
+@isas
+@pytest.mark.parametrize("drop", [0.0, 1e-3])
+def test_products_below_normal_numbers_are_zeros(isa, drop):
+    """Encoders have dimensions of 1e-33; on some processors each such sum takes 100 cycles."""
+    rng = np.random.default_rng(3)
+    queries, documents = (rng.standard_normal((n, 48)).astype(np.float32) for n in (300, 1200))
+    documents[:300] = queries + np.float32(0.5) * documents[:300]
+    tiny = slice(None, None, 7)
+    for matrix in (queries, documents):
+        matrix[:, tiny] *= np.float32(1e-33)
+    options = {"metric": "dot", "temperature": 1.0, "drop": drop}
+    with stope.isa.only(isa):
+        forward = stope.infonce_forward(queries, documents, **options)
+        gradients = stope.infonce_backward(queries, documents, forward, **options)
+    assert (forward.kept < forward.negatives).any() == (drop > 0)
+    negatives = np.abs(gradients.documents[300:, tiny])
+    normal = negatives >= np.finfo(np.float32).tiny
+    assert (normal | (negatives == 0)).all()
+    assert normal.any()
+    expected = oracle.evaluate(queries, documents, metric="dot", temperature=1.0)[1].documents
+    np.testing.assert_allclose(
+        gradients.documents[300:, tiny], expected[300:, tiny], rtol=0, atol=1e-3 * 1e-33
+    )
