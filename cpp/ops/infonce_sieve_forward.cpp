@@ -6,9 +6,10 @@
 // it, bounded or canonical, holds at most drop * N. A row in which more was passed over than that
 // is sifted again at the level log(drop N / n), below which no n entries hold more.
 //
-// Extra memory: a slab's codes and rows, a block's, the entries of a slab, at most an eighth.
+// Extra memory: a slab's codes and rows, a block's, room for entries of a slab.
 #include <cmath>
 
+#include "infonce_harvest.h"
 #include "infonce_sieve.h"
 
 namespace stope {
@@ -17,7 +18,10 @@ namespace {
 constexpr double kReserve = 1.0 / 16;  // measured on embeddings of texts
 // Beyond 1 / so much of all entries the dense way is faster, whose products cost half in bfloat16.
 constexpr std::int64_t kMostShare[] = {7, 10};
-constexpr std::int64_t kRoomShare = 8;  // room for the entries of a slab: 1 / 8 of all
+// Room for the entries of a slab: an eighth of all or, where those are many, a 32nd, which is
+// near the share at which the dense way is faster.
+constexpr std::int64_t kRoomShare = 8, kLeastRoomShare = 32, kMuchRoom = 1 << 22;
+constexpr double kSafeRoom = 0.8;  // of that by a sample
 constexpr int kLevelSteps = 12;
 constexpr double kRough = 1e-5;  // more than the kernels' exponentials are off
 
@@ -26,14 +30,16 @@ class SieveForward : InfonceSieve {
   SieveForward(const InfonceProblem& problem, Workspace workspace)
       : InfonceSieve(problem, workspace), columns_(infonce_columns(problem)) {
     const std::int64_t threads = std::min(problem.execution.threads, kMaxInfonceThreads);
-    room_ = slab_rows_ * columns_ / kRoomShare + kMostTileColumns;
+    const std::int64_t pairs = slab_rows_ * columns_;
+    room_ = std::min(pairs / kRoomShare, std::max(pairs / kLeastRoomShare, kMuchRoom)) +
+            kMostTileColumns;
     for (std::int64_t t = 0; t < threads; ++t) {
-      Harvest& harvest = harvests_[t];
-      harvest.rows = workspace_.take<Row>(slab_rows_);
+      InfonceHarvest& harvest = harvests_[t];
+      harvest.rows = workspace_.take<SiftedRow>(slab_rows_);
       harvest.entries = workspace_.take<SiftedEntry>(room_);
       harvest.by_row = workspace_.take<float>(room_);
       harvest.starts = workspace_.take<std::int64_t>(slab_rows_ + 1);
-      for (Sweep& sweep : harvest.sweeps)
+      for (InfonceSweep& sweep : harvest.sweeps)
         sweep.counts = workspace_.take<std::uint32_t>(all_blocks());
     }
   }
@@ -52,6 +58,10 @@ class SieveForward : InfonceSieve {
     const std::int64_t pairs = strips * kInfonceStrip * columns_;
     const std::int64_t most_share = kMostShare[precision_ == Precision::kBFloat16 ? 1 : 0];
     if (overflow_ || (scored_ + 2 * kept_) / 3 * most_share > pairs) return false;
+    const double kept_share = static_cast<double>(kept_) / static_cast<double>(pairs);
+    if (kept_share * static_cast<double>(slab_rows_ * columns_) >
+        kSafeRoom * static_cast<double>(room_))
+      return false;
     ++done_;
     parallel(slabs_, [&](std::int64_t slab, int thread) {
       if (overflow_) return;
@@ -65,35 +75,9 @@ class SieveForward : InfonceSieve {
   }
 
  private:
-  // A row of a slab. Masses are relative to e^reference.
-  struct Row {
-    InfonceSums sums;   // of what passed, canonical
-    double rest;        // of what did not, as the scan has it
-    double certified;   // of what did not, at most
-    double least;       // the highest level so far
-    double first_mass;  // what the first block holds at least
-    bool held;          // while entries are thinned out: those below the level are not counted yet
-    bool again;         // sifted again, at a level that does not move
-  };
-
-  // The entries of a sweep, by pass, block, row and column.
-  struct Sweep {
-    std::int64_t count;
-    std::uint32_t* counts;  // of every block
-  };
-  struct Harvest {
-    Row* rows;
-    SiftedEntry* entries;
-    std::int64_t used, scored;  // entries, and how many were scored for them
-    std::int64_t crowd;         // of entries, that has to be thinned out
-    Sweep sweeps[2];            // of all rows, and of those that were sifted again
-    float* by_row;
-    std::int64_t* starts;
-  };
-
   void run_slab(std::int64_t begin, std::int64_t end, int thread, const InfonceForward& out,
                 const SlabMemory& memory) {
-    Harvest& harvest = harvests_[thread];
+    InfonceHarvest& harvest = harvests_[thread];
     find_canonical_limits(begin, end, thread);
     for (std::int64_t i = begin; i < end; ++i) {
       harvest.rows[i - begin] = {{-kInfinity, 0, 0}, 0, 0, kMinusInfinity, 0, false, false};
@@ -126,8 +110,8 @@ class SieveForward : InfonceSieve {
 
   void sweep(std::int64_t begin, std::int64_t end, int thread, int number,
              const InfonceForward& out) {
-    Harvest& harvest = harvests_[thread];
-    Sweep& sweep = harvest.sweeps[number];
+    InfonceHarvest& harvest = harvests_[thread];
+    InfonceSweep& sweep = harvest.sweeps[number];
     const std::int64_t before = harvest.used;
     std::int64_t block_number = 0, start = 0;
     const bool again = number > 0;
@@ -135,9 +119,10 @@ class SieveForward : InfonceSieve {
       sift(
           passes_[p], begin, end, thread,
           [&](const InfonceTile& tile) {
-            const Row* rows = harvest.rows + tile.slab_row;
-            return !overflow_ && (!again || std::any_of(rows, rows + tile.rows,
-                                                        [](const Row& row) { return row.again; }));
+            const SiftedRow* rows = harvest.rows + tile.slab_row;
+            return !overflow_ &&
+                   (!again || std::any_of(rows, rows + tile.rows,
+                                          [](const SiftedRow& row) { return row.again; }));
           },
           [&](auto...) { start = harvest.used; },
           [&](const InfonceTile& tile, int r, double error) {
@@ -153,7 +138,7 @@ class SieveForward : InfonceSieve {
   }
 
   // Raises the levels of all rows, leaving to the blocks to come their share of what may go.
-  void thin_out(std::int64_t blocks, std::int64_t rows, Harvest* harvest) {
+  void thin_out(std::int64_t blocks, std::int64_t rows, InfonceHarvest* harvest) {
     const double seen = static_cast<double>(blocks) / static_cast<double>(all_blocks());
     order_by_row(rows, harvest);
     for (std::int64_t r = 0; r < rows; ++r) harvest->rows[r].held = !raise(r, 0.8 * seen, harvest);
@@ -163,27 +148,12 @@ class SieveForward : InfonceSieve {
     harvest->crowd = std::max(harvest->crowd, harvest->used + room_ / 4);
   }
 
-  // Removes from the first sweep what keep(entry) refuses.
-  template <typename Keep>
-  static void retain(std::int64_t blocks, Harvest* harvest, Keep keep) {
-    Sweep& sweep = harvest->sweeps[0];
-    const SiftedEntry* from = harvest->entries;
-    SiftedEntry* to = harvest->entries;
-    for (std::int64_t b = 0; b < blocks; ++b) {
-      const SiftedEntry* first = to;
-      for (const SiftedEntry* last = from + sweep.counts[b]; from < last; ++from)
-        if (keep(*from)) *to++ = *from;
-      sweep.counts[b] = static_cast<std::uint32_t>(to - first);
-    }
-    sweep.count = harvest->used = to - harvest->entries;
-  }
-
   void sift_row(const InfonceTile& tile, int r, double error, int thread,
                 const InfonceForward& out) {
     const std::int64_t i = tile.first_row + r;
     const InfonceSpace& space = spaces_[thread];
-    Harvest& harvest = harvests_[thread];
-    Row& row = harvest.rows[tile.slab_row + r];
+    InfonceHarvest& harvest = harvests_[thread];
+    SiftedRow& row = harvest.rows[tile.slab_row + r];
     float* scores = space.tile + r * tile_stride_;
     const double slack = logit_error(tile, error);
     const bool documents = tile.pass->first_id >= 0 && !row.again;
@@ -219,15 +189,15 @@ class SieveForward : InfonceSieve {
   }
 
   // A lower bound of the first block's mass, by the scan's scores less their errors.
-  void begin_row(const InfonceTile& tile, const float* scores, double slack, Row* row) const {
+  void begin_row(const InfonceTile& tile, const float* scores, double slack, SiftedRow* row) const {
     InfonceSums sums = {-kInfinity, 0, 0};
     kernels_.infonce.fold(scores, tile.columns, NAN, tile.terms, &sums);
     row->sums.reference = sums.reference;
     row->first_mass = sums.first * std::exp(-slack);
   }
-  static bool begun(const Row& row) { return row.sums.reference != -kInfinity; }
+  static bool begun(const SiftedRow& row) { return row.sums.reference != -kInfinity; }
   // The best passes at any rate: it is the reference, or came as near to it as the scan's error.
-  double level_of(const Row& row, double slack) const {
+  double level_of(const SiftedRow& row, double slack) const {
     if (row.again) return row.least;
     const double mass = std::max(row.sums.first, row.first_mass);
     const double room = problem_.drop * mass - row.certified;
@@ -236,7 +206,7 @@ class SieveForward : InfonceSieve {
     return static_cast<double>(row.sums.reference) + std::min(level, -slack);
   }
 
-  bool is_low(const InfonceTile& tile, std::int64_t i, const Row& row, double slack) const {
+  bool is_low(const InfonceTile& tile, std::int64_t i, const SiftedRow& row, double slack) const {
     if (!begun(row) || tile.terms->log_weights != nullptr || has_own_logits(problem_)) return true;
     const auto positive = static_cast<double>(best_positive(i));
     return !(multiplier_of(problem_, tile.pass->kind) * positive > level_of(row, slack));
@@ -263,8 +233,12 @@ class SieveForward : InfonceSieve {
             bool low, const InfonceForward& out) const {
     const float positive = best_positive(i);
     std::int64_t above = 0;
-    if (low)
-      for (int c = 0; c < tile.columns; ++c) above += raw[c] > positive ? 1 : 0;
+    if (low) {
+      InfonceSurvey counted = {};
+      counted.best = kNoUpperLimit;
+      kernels_.infonce.survey(raw, tile.columns, positive, 0, &counted);
+      above = counted.above;
+    }
     for (int e = 0; e < passed.count; ++e) {
       above += passed.scores[e] > positive ? 1 : 0;
       if (low) above -= raw[passed.columns[e]] > positive ? 1 : 0;
@@ -277,8 +251,8 @@ class SieveForward : InfonceSieve {
 
   // Keeps what reaches the level, canonically, and counts the rest.
   void take(const InfonceTile& tile, int r, const Passed& passed, double level, int thread,
-            Row* row) {
-    Harvest& harvest = harvests_[thread];
+            SiftedRow* row) {
+    InfonceHarvest& harvest = harvests_[thread];
     if (harvest.used + passed.count > room_) {
       overflow_ = true;
       return;
@@ -318,7 +292,8 @@ class SieveForward : InfonceSieve {
   }
 
   // The mass of logits below `least`, by the kernels' exponentials.
-  double mass_below(const float* logits, const float* last, float least, const Row& row) const {
+  double mass_below(const float* logits, const float* last, float least,
+                    const SiftedRow& row) const {
     const InfonceSieveTerms sieve = {1.0f, nullptr, least, row.sums.reference};
     double mass = 0;
     std::uint64_t bits[kMostTileColumns / 64];
@@ -329,22 +304,9 @@ class SieveForward : InfonceSieve {
     return mass;
   }
 
-  void order_by_row(std::int64_t rows, Harvest* harvest) {
-    std::int64_t* starts = harvest->starts;
-    std::fill_n(starts, rows + 1, std::int64_t{0});
-    const SiftedEntry* entries = harvest->entries;
-    for (std::int64_t e = 0; e < harvest->used; ++e) ++starts[entries[e].row() + 1];
-    for (std::int64_t r = 0; r < rows; ++r) starts[r + 1] += starts[r];
-    for (std::int64_t e = 0; e < harvest->used; ++e)
-      harvest->by_row[starts[entries[e].row()]++] = entries[e].logit;
-    // Every start has moved to its row's end.
-    std::copy_backward(starts, starts + rows, starts + rows + 1);
-    starts[0] = 0;
-  }
-
   // The final level of row r, from what has passed. False where it has to be sifted again.
-  bool settle(std::int64_t r, Harvest* harvest) {
-    Row& row = harvest->rows[r];
+  bool settle(std::int64_t r, InfonceHarvest* harvest) {
+    SiftedRow& row = harvest->rows[r];
     if (raise(r, 1.0, harvest) || row.again) return true;
     // What has passed is a lower bound of the row's mass, and n entries below this level hold no
     // more than may go.
@@ -357,8 +319,8 @@ class SieveForward : InfonceSieve {
 
   // Raises the level of row r as far as `share` of what may still go allows. False where what lies
   // below the level by now is more than that already.
-  bool raise(std::int64_t r, double share, Harvest* harvest) const {
-    Row& row = harvest->rows[r];
+  bool raise(std::int64_t r, double share, InfonceHarvest* harvest) const {
+    SiftedRow& row = harvest->rows[r];
     const float* logits = harvest->by_row + harvest->starts[r];
     const float* last = harvest->by_row + harvest->starts[r + 1];
     const double allowed = share * (problem_.drop * row.sums.first * (1 - kRough) - row.certified);
@@ -390,7 +352,7 @@ class SieveForward : InfonceSieve {
     return true;
   }
 
-  void remember(const Harvest& harvest, const SlabMemory& memory) {
+  void remember(const InfonceHarvest& harvest, const SlabMemory& memory) {
     std::int64_t kept = 0;
     for (std::int64_t e = 0; e < harvest.used; ++e)
       kept += reaches(harvest, harvest.entries[e]) ? 1 : 0;
@@ -413,12 +375,9 @@ class SieveForward : InfonceSieve {
       memory.counts()[b] = static_cast<std::uint32_t>(to - first);
     }
   }
-  static bool reaches(const Harvest& harvest, const SiftedEntry& entry) {
-    return static_cast<double>(entry.logit) >= harvest.rows[entry.row()].least;
-  }
-
-  void finish(std::int64_t i, const Harvest& harvest, std::int64_t r, const InfonceForward& out) {
-    const Row& row = harvest.rows[r];
+  void finish(std::int64_t i, const InfonceHarvest& harvest, std::int64_t r,
+              const InfonceForward& out) {
+    const SiftedRow& row = harvest.rows[r];
     const float* logits = harvest.by_row + harvest.starts[r];
     const float* last = harvest.by_row + harvest.starts[r + 1];
     out.kept[i] = std::count_if(
@@ -433,7 +392,7 @@ class SieveForward : InfonceSieve {
 
   const std::int64_t columns_;
   std::int64_t room_ = 0;
-  Harvest harvests_[kMaxInfonceThreads];
+  InfonceHarvest harvests_[kMaxInfonceThreads];
   std::atomic<bool> overflow_ = false;
   std::atomic<std::int64_t> scored_ = 0, kept_ = 0;
 };

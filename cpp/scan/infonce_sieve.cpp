@@ -20,7 +20,7 @@ std::int64_t infonce_columns(const InfonceProblem& p) {
 }
 
 std::int64_t sieve_rows(const InfonceProblem& p) {
-  constexpr std::int64_t kMostPairs = 1 << 25;  // of a slab
+  constexpr std::int64_t kMostPairs = 1 << 28;  // of a slab
   const std::int64_t fit = std::clamp<std::int64_t>(kMostPairs / infonce_columns(p), 64, 1024);
   // At least eight tasks, whatever the threads.
   return std::min(fit, round_up(divide_up(p.queries.rows, 8), kInfonceSlabUnit));
@@ -145,9 +145,21 @@ void InfonceSieve::settle_at(float limit, const InfonceTile& tile, int r, double
   float* scores = spaces_[thread].tile + r * tile_stride_;
   const auto low = static_cast<float>(static_cast<double>(limit) - error * (1 + 0x1p-20));
   const auto high = static_cast<float>(static_cast<double>(limit) + error * (1 + 0x1p-20));
-  for (int c = 0; c < tile.columns; ++c) {
-    if (scores[c] >= low && scores[c] <= high) scores[c] = canonical(tile, r, c, thread);
+  InfonceSurvey from_low = {}, past_high = {};
+  from_low.best = past_high.best = kNoUpperLimit;
+  kernels_.infonce.survey(scores, tile.columns, std::nextafter(low, -kNoUpperLimit), 0, &from_low);
+  kernels_.infonce.survey(scores, tile.columns, high, 0, &past_high);
+  if (from_low.above == past_high.above) return;
+  const float *row = row_of(tile, r, sieves_[thread]), *columns[kMostTileColumns];
+  int places[kMostTileColumns + 1], count = 0;
+  for (int c = 0; c < tile.columns; ++c) {  // without branches that nothing predicts
+    places[count] = c;
+    count += static_cast<int>(scores[c] >= low) & static_cast<int>(scores[c] <= high);
   }
+  for (int e = 0; e < count; ++e) columns[e] = sieves_[thread].columns + places[e] * depth_;
+  float settled[kMostTileColumns];
+  kernels_.exact_dot(&row, 1, columns, count, depth_, settled, kMostTileColumns);
+  for (int e = 0; e < count; ++e) scores[places[e]] = settled[e];
 }
 
 void InfonceSieve::settle_limits(const InfonceTile& tile, int r, double error, int thread) const {

@@ -182,7 +182,7 @@ def infonce_forward(
             CUDA; while a CUDA graph is recorded, what would have to be read from the device.
 
     Memory beyond inputs and outputs: at most 8,704 packed rows per thread and statistics per query;
-    nothing grows with m · n. With ``drop`` at most 1,024 rows and 70 MB per thread (100 bytes a
+    nothing grows with m · n. With ``drop`` at most 1,024 rows and 110 MB per thread (24 bytes a
     column, if that is more) in place of those, and ``state`` holds up to 256 MB of what was kept;
     where that is too little, the backward pass scans again. On a CUDA device: at most 2,048 x 4,096
     scores (as many of a guide) and the packed rows of both sides. There ids, weights and limits are
