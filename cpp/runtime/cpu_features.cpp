@@ -56,6 +56,8 @@ CpuFeatures detect() {
   const Registers seven_one = cpuid(7, 1);
   const bool bf16 = bit(seven_one.eax, 5);
   found.avx512_bf16 = found.avx512 && bf16;
+  const Registers zero = cpuid(0, 0);
+  found.slow_pairs = zero.ebx == 0x756e6547;  // "Genu" of GenuineIntel
 #if defined(STOPE_EMULATE_AMX)
   constexpr bool kEmulated = true;
 #else

@@ -18,7 +18,7 @@ struct Registry {
   std::vector<const char*> names;  // ends in nullptr
 };
 
-// Tables start as the previous ISA's and overwrite what they improve; the last one is the default.
+// Tables start as the previous ISA's and overwrite what they improve.
 Registry make_registry() {
   Registry registry;
   const auto add = [&](void (*fill)(KernelTable*)) {
@@ -55,11 +55,20 @@ const KernelTable* find(const std::string& name, const char* source) {
                               "', which this machine cannot run; it has " + known);
 }
 
+// The last one, but that of pairs of bfloat16 where it would be slower than the one before.
+const KernelTable* default_table() {
+  const std::vector<KernelTable>& tables = registry().tables;
+#if defined(STOPE_X86)
+  const CpuFeatures& cpu = cpu_features();
+  if (cpu.avx512_bf16 && cpu.slow_pairs && !cpu.amx) return &tables[tables.size() - 2];
+#endif
+  return &tables.back();
+}
+
 std::atomic<const KernelTable*>& current() {
   static std::atomic<const KernelTable*> table{[] {
     const char* wanted = std::getenv("STOPE_ISA");
-    return wanted != nullptr && *wanted != '\0' ? find(wanted, "STOPE_ISA")
-                                                : &registry().tables.back();
+    return wanted != nullptr && *wanted != '\0' ? find(wanted, "STOPE_ISA") : default_table();
   }()};
   return table;
 }

@@ -15,7 +15,7 @@ from stope._checks import text
 
 
 def available() -> list[str]:
-    """Instruction sets that this machine can run, from the plainest to the fastest.
+    """Instruction sets that this machine can run, from the plainest to the widest.
 
     >>> "generic" in available()
     True
