@@ -23,11 +23,10 @@ def state_size(rows: int, columns: int, queue: int, options: Mapping[str, Any]) 
 
 
 def memory_size(rows: int, columns: int, queue: int, options: Mapping[str, Any]) -> int:
-    """Those for the entries; 0 where the backward pass finds them again."""
+    """Those for the entries; what does not fit, slab by slab, the backward pass finds again."""
     if not options.get("drop", 0.0) or options.get("partition", "joint") == "per_direction":
         return 0
     directions = options.get("directions", ())
     of_queries = ("query_to_query" in directions) + ("document_to_query" in directions)
     width = columns * (1 + ("document_to_document" in directions)) + queue + rows * of_queries
-    words = rows * width // _SHARE
-    return words if words <= _MOST else 0
+    return min(rows * width // _SHARE, _MOST)
