@@ -239,6 +239,23 @@ def alternatives(path):
     ]
 
 
+# Words that are not ours, beside what we say (left out, at most, as in).
+UNSAID = re.compile(r"\bleav\w+ away\b|\bleft away\b|\bat the most\b|\bas there(?=[.,;:)])")
+
+
+def test_words_are_idiomatic():
+    assert [UNSAID.sub("-", words) for words in ("as there.", "as there is", "Left out")] == [
+        *("-.", "as there is", "Left out")
+    ]
+    wrong = [
+        f"{relative(path)}: {match.group()}"
+        for path, text in texts()
+        if path.name != "test_docs.py"
+        for match in UNSAID.finditer(text)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_cited_paths_exist():
     missing = [
         f"{relative(path)} cites {name}"

@@ -48,7 +48,7 @@ class Limits:
         among: "corpus": all documents; "positives": those that are a positive of some query. A
             document that answers no query is only ever pushed away where it is a negative.
         num_negatives, metric, absolute_margin, relative_margin, max_score, min_score, range_min,
-            range_max, range_counts: as there.
+            range_max, range_counts: as for that function.
         sampling: "top" (the hardest), "random" within the range; or a way to draw from a pool of
             the hardest: the name of a `Sampling` (`stope.mining.sampling_names`) or its paper's,
             one such as ``SimANS(a=0.5)``, or its dictionary.

@@ -120,7 +120,8 @@ def mine_hard_negatives(
         anchor_column_name, positive_column_name: default: the first and the second column.
         corpus: more candidates than the positives.
         cross_encoder: scores the window's candidates and the positives anew, all queries' together,
-            each pair of texts once; read only where one of the four limits is given, as there.
+            each pair of texts once; like the library's, read only where one of the four limits is
+            given.
         range_min, range_max: the ranks, among eligible candidates, that negatives are taken from.
             Default: range_min + num_negatives + P, or range_min + 10 · num_negatives + P with
             margins or max_score, P the most positives of a query.

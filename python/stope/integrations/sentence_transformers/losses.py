@@ -138,7 +138,7 @@ class MultipleNegativesRankingLoss(_LibraryLoss):
 class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss, CachedInfoNCELoss):
     """The library's loss of this name: :class:`MultipleNegativesRankingLoss` in mini-batches.
 
-    Args, errors, memory and source: as there; mini_batch_size, mini_batch_num_tokens and
+    Args, errors, memory and source: as for that one; mini_batch_size, mini_batch_num_tokens and
     show_progress_bar as for :class:`InfoNCELoss`.
 
     >>> CachedMultipleNegativesRankingLoss.uses_gradient_cache
@@ -179,8 +179,8 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss, CachedInf
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     """The library's loss of this name: :class:`MultipleNegativesRankingLoss` in both directions.
 
-    Args, errors, memory and source: as there; it is directions=("query_to_doc", "doc_to_query") and
-    partition_mode="per_direction".
+    Args, errors, memory and source: as for that one, with partition_mode="per_direction" and
+    directions=("query_to_doc", "doc_to_query").
 
     >>> from stope.encoders import static_encoder
     >>> encoder = static_encoder(["red ore", "iron in rock", "deep pit"] * 9, dim=8)
@@ -300,7 +300,7 @@ class GISTEmbedLoss(_LibraryLoss):
 class CachedGISTEmbedLoss(GISTEmbedLoss, CachedInfoNCELoss):
     """The library's loss of this name: :class:`GISTEmbedLoss` in mini-batches.
 
-    Args, errors, memory and source: as there; mini_batch_size, mini_batch_num_tokens and
+    Args, errors, memory and source: as for that one; mini_batch_size, mini_batch_num_tokens and
     show_progress_bar as for :class:`InfoNCELoss`.
 
     >>> CachedGISTEmbedLoss.uses_gradient_cache

@@ -63,7 +63,7 @@ def encode(
         texts: a file of documents as `stope.data.iter_documents` takes it, or a folder of such, all
             with ids; a `ray.data.Dataset`; or a list of texts.
         role: "corpus" or "query", as `stope.encoders.encode_corpus` and `encode_queries` ask.
-        prompt, batch_size: as there.
+        prompt, batch_size: as for `stope.encoders.encode_corpus`.
         by_length: batch texts of a block by their length, which saves padding. Without, batches are
             those of `encode_corpus`.
         text_column, id_column: as for `stope.data.iter_documents`.

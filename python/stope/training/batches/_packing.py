@@ -1,12 +1,13 @@
 """Rows into a fixed number of batches, no query and no positive twice in one.
 
-A batch is a set of edges of the graph between queries and positives that share no end. So K batches
-of at most b rows hold, of n rows whose query q occurs d_q and whose positive p occurs d_p times,
+A batch is a set of edges of the graph between queries and positives that share no end. Of n rows
+whose query q occurs d_q and whose positive p occurs d_p times, K batches of at most b rows hold at
+most
 
     U(K) = min(K b, sum_q min(K, d_q), sum_p min(K, d_p))
 
-at the most, and U(K) / K falls as K grows. Rows that repeat on one side only reach U(K) here: rows
-of one query lie side by side and are dealt out like cards.
+where U(K) / K falls as K grows. Rows that repeat on one side only reach U(K) here: rows of one
+query lie side by side and are dealt out like cards.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ def settle(places: Ids, queries: Ids, positives: Ids, num_batches: int, longest:
         queries: number of each entry's query.
         positives: number of each entry's positive.
         num_batches: how many there are.
-        longest: entries a batch holds at the most.
+        longest: at most so many entries are in a batch.
     """
     places = places.copy()
     for side in (queries, positives):

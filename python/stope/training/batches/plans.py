@@ -17,7 +17,7 @@ class Plan(ABC):
 
     Attributes:
         num_batches: of each epoch, exactly; a multiple of the processes it was planned for.
-        batch_size: rows of a batch at the most.
+        batch_size: at most so many rows are in a batch.
         least: rows of a batch at the least, 2 or more.
     """
 
@@ -51,7 +51,7 @@ class Passes(Plan):
         rows: of the table.
         queries: number of each row's query.
         positives: number of each row's positive.
-        batch_size: rows of a batch at the most.
+        batch_size: at most so many rows are in a batch.
         seed: numbers that name the random stream.
         processes: num_batches becomes a multiple of it.
         named: what has these rows, for sentences.
@@ -178,7 +178,7 @@ class Shuffles(Plan):
 
     Args:
         count: of the rows.
-        batch_size: rows of a batch at the most.
+        batch_size: at most so many rows are in a batch.
         seed: of the orders.
         processes: num_batches becomes a multiple of it.
     """

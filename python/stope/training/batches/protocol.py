@@ -67,7 +67,7 @@ class Sizes(NamedTuple):
     """The numbers of a plan.
 
     Attributes:
-        batch_size: rows of a batch at the most, of each process.
+        batch_size: at most so many rows are in a batch, of each process.
         seed: of everything random.
         processes: batches of one step.
     """
@@ -125,7 +125,7 @@ class BatchSpec(Named, family="batches", members="kinds"):
 
         Args:
             table: numbers of the rows' queries, positives and, for some specs, sources.
-            batch_size: rows of a batch at the most, 2 or more; of each process.
+            batch_size: at most so many rows are in a batch, 2 or more; of each process.
             seed: 0 or more; with the epoch it decides everything.
             embeddings: float32 ``[queries, dim]``, one row for each query number, if the spec asks
                 for them.
