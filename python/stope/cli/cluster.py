@@ -11,7 +11,7 @@ import typer
 
 from stope._checks import counted
 from stope.cli import corpus as corpora
-from stope.cli import on_ray, terminal
+from stope.cli import on_ray, options, terminal
 from stope.cli.options import option
 
 
@@ -30,6 +30,7 @@ class Init(str, Enum):
 
 
 @corpora.of_corpus
+@options.shared(on_ray.of_cluster)
 def cluster(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -49,11 +50,6 @@ def cluster(
     ] = Init.plus_plus,
     max_iterations: Annotated[int, option("Rounds at most.", min=1)] = 25,
     seed: Annotated[int, option("Of the first centers.", min=0)] = 0,
-    ray: on_ray.Ray = None,
-    workers: on_ray.Workers = None,
-    worker_cpus: on_ray.WorkerCpus = 1,
-    worker_memory: on_ray.WorkerMemory = None,
-    worker_gpus: on_ray.WorkerGpus = 0,
 ) -> None:
     """Cluster documents by k-means: each belongs to its nearest center, exactly.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stope._checks import counted
 from stope.cli import corpus as corpora
-from stope.cli import on_ray, terminal
+from stope.cli import on_ray, options, terminal
 from stope.cli.options import option
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Keep(str, Enum):
 
 
 @corpora.of_corpus
+@options.shared(on_ray.of_cluster)
 def dedup(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -52,11 +53,6 @@ def dedup(
         Path | None,
         option("Also draw the scores with the threshold: .png (matplotlib).", default="none"),
     ] = None,
-    ray: on_ray.Ray = None,
-    workers: on_ray.Workers = None,
-    worker_cpus: on_ray.WorkerCpus = 1,
-    worker_memory: on_ray.WorkerMemory = None,
-    worker_gpus: on_ray.WorkerGpus = 0,
 ) -> None:
     """Leave out documents that are like one that is kept.
 

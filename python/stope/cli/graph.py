@@ -33,6 +33,7 @@ class Weights(str, Enum):
 
 
 @corpora.of_corpus
+@options.shared(on_ray.of_cluster)
 def graph(
     context: typer.Context,
     corpus: corpora.CorpusPath,
@@ -58,11 +59,6 @@ def graph(
     weights: Annotated[
         Weights, option("distance is 1 - cosine, or the euclidean one; connectivity is 1.")
     ] = Weights.score,
-    ray: on_ray.Ray = None,
-    workers: on_ray.Workers = None,
-    worker_cpus: on_ray.WorkerCpus = 1,
-    worker_memory: on_ray.WorkerMemory = None,
-    worker_gpus: on_ray.WorkerGpus = 0,
 ) -> None:
     """Join every document with its nearest others, exactly; write the sparse matrix of weights.
 

@@ -61,6 +61,7 @@ def _limit(text: str) -> Any:
 
 @reported
 @options.shared(options.of_pairs, before="threads")
+@options.shared(on_ray.of_cluster, before="quiet")
 def mine(
     context: typer.Context,
     pairs: Annotated[
@@ -233,11 +234,6 @@ def mine(
         ),
     ] = False,
     threads: options.Threads = None,
-    ray: on_ray.Ray = None,
-    workers: on_ray.Workers = None,
-    worker_cpus: on_ray.WorkerCpus = 1,
-    worker_memory: on_ray.WorkerMemory = None,
-    worker_gpus: on_ray.WorkerGpus = 0,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:

@@ -46,6 +46,17 @@ WorkerMemory = Annotated[
 WorkerGpus = Annotated[int, option("GPUs of a worker, for the encoder.", panel=_PANEL, min=0)]
 
 
+def of_cluster(
+    *,
+    ray: Ray = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = 1,
+    worker_memory: WorkerMemory = None,
+    worker_gpus: WorkerGpus = 0,
+) -> None:
+    """The options of what searches on a cluster, for `options.shared`."""
+
+
 class Command(TyperCommand):
     """A command whose option --ray may stand alone, which typer does not know."""
 

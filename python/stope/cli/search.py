@@ -43,6 +43,7 @@ class Fusion(str, Enum):
 
 
 @reported
+@options.shared(on_ray.of_cluster, before="as_json")
 def search(
     context: typer.Context,
     queries: Annotated[
@@ -100,11 +101,6 @@ def search(
     tag: Annotated[str, option("Last column of a TREC run.")] = "stope",
     batch_size: options.BatchSize = 256,
     threads: options.Threads = None,
-    ray: on_ray.Ray = None,
-    workers: on_ray.Workers = None,
-    worker_cpus: on_ray.WorkerCpus = 1,
-    worker_memory: on_ray.WorkerMemory = None,
-    worker_gpus: on_ray.WorkerGpus = 0,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -164,6 +160,9 @@ def search(
         _check_ids(queries, query_ids, "query")
         _check_ids(corpus or queries, corpus_ids, "document")
         _check_ids("--tag", [tag], "tag")
+    at_once = -(-1024 // batch_size) * batch_size
+    if context.params["ray"] is not None:  # it shares all out; the encoder's batches are the same
+        at_once = len(query_ids)
     with terminal.bars(quiet) as bars, on_ray.operations(context, output) as operations:
         retrievers: list[Retriever] = []
         if method in (Method.bm25, Method.hybrid):
@@ -199,8 +198,7 @@ def search(
             corpus_ids,
             k=min(_DEFAULT_K, len(corpus_ids)) if k is None else k,
             exclude_self=exclude_self,
-            # A cluster shares all queries out; batches of the encoder are the same either way.
-            batch_size=len(query_ids) if ray is not None else -(-1024 // batch_size) * batch_size,
+            batch_size=at_once,
             progress=bars.stage("search"),
         )
     _check_empty(run)
